@@ -1,0 +1,15 @@
+//! Gets every transcript and every summary out of RingCX.
+//!
+//! Data flows one way. `discover` reads interaction metadata window by window and queues what there is to fetch;
+//! `fetch` drains that queue into the archive; `deliver` hands what is new to other systems. They never call one
+//! another: they meet in the database. The daemon alone spawns, loops, sleeps and handles signals.
+
+// In the order of the flow; what people look through (cli, http) comes last.
+pub mod backoff;
+pub mod clock;
+pub mod model;
+
+
+
+
+

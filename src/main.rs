@@ -1,0 +1,3 @@
+//! Parses the command line, runs the command, maps its error to an exit status.
+
+fn main() {}
