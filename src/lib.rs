@@ -7,6 +7,7 @@
 // In the order of the flow; what people look through (cli, http) comes last.
 pub mod backoff;
 pub mod clock;
+pub mod config;
 pub mod model;
 
 

@@ -1,0 +1,178 @@
+use secrecy::ExposeSecret;
+
+use super::*;
+
+const ACCOUNT: &str = "[[accounts]]\nrc_account_id = 1\nsub_account_id = 2\n";
+
+fn token(settings: &Settings) -> &str {
+    match &settings.auth {
+        Auth::ApiToken { token, .. } => token.expose_secret(),
+        _ => panic!("another way to log in"),
+    }
+}
+
+#[test]
+fn a_secret_is_read_from_its_file_without_one_newline() {
+    let file = File::new(ACCOUNT);
+    for (content, secret) in [("00123\n", "00123"), ("a\r\n", "a"), ("a b", "a b"), (" a \n", " a ")] {
+        let path = file.beside("secret", content);
+        let settings = file.load(&[("RINGCX__AUTH__API_TOKEN_FILE", &path)]).unwrap().settings;
+        assert_eq!(token(&settings), secret, "{content:?}");
+    }
+}
+
+#[test]
+fn a_file_that_holds_no_secret_says_so_without_its_content() {
+    let file = File::new(ACCOUNT);
+    for (content, why) in [("", "it is empty"), ("\n", "it is empty"), ("hunter2\nhunter3\n", "holds a line break")] {
+        let path = file.beside("secret", content);
+        let errors = file.load(&[("RINGCX__AUTH__API_TOKEN_FILE", &path)]).unwrap_err();
+        let text = errors.to_string();
+        assert_eq!(errors.0.len(), 1, "{text}");
+        assert!(text.contains(why) && text.contains("RINGCX__AUTH__API_TOKEN_FILE"), "{text}");
+        assert!(!text.contains("hunter"), "{text}");
+    }
+    let errors = file.load(&[("RINGCX__AUTH__API_TOKEN_FILE", "/nowhere/secret")]).unwrap_err();
+    assert_eq!(errors.0.len(), 1);
+    assert!(errors.to_string().contains("auth.api_token_file") && errors.to_string().contains("/nowhere/secret"));
+    let errors = file.load(&[("RINGCX__AUTH__API_TOKEN_FILE", "/dev/zero")]).unwrap_err();
+    assert!(errors.to_string().contains("larger than 1 MiB"));
+}
+
+#[test]
+fn a_secret_and_its_file_from_one_source_contradict_each_other() {
+    let all = problems(&format!("{ACCOUNT}[auth]\napi_token = \"hunter2\"\napi_token_file = \"x\"\n"), &[]);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(all[0].starts_with("auth.api_token_file (local.toml:6): is given together with auth.api_token"), "{all:?}");
+    let all = problems(ACCOUNT, &[("RINGCX__AUTH__API_TOKEN", "hunter2"), ("RINGCX__AUTH__API_TOKEN_FILE", "x")]);
+    assert!(all.len() == 1 && all[0].contains("is given together with auth.api_token"), "{all:?}");
+}
+
+#[test]
+fn the_environment_overrides_a_secret_whichever_form_the_file_has() {
+    let file = File::new(&format!("{ACCOUNT}[auth]\napi_token_file = \"/nowhere\"\n"));
+    assert_eq!(token(&file.load(&[("RINGCX__AUTH__API_TOKEN", "mine")]).unwrap().settings), "mine");
+    let file = File::new(&format!("{ACCOUNT}[auth]\napi_token = \"theirs\"\n"));
+    let path = file.beside("secret", "mine\n");
+    assert_eq!(token(&file.load(&[("RINGCX__AUTH__API_TOKEN_FILE", &path)]).unwrap().settings), "mine");
+    // Left empty as in the sample, it is not given.
+    let file = File::new(&format!("{ACCOUNT}[auth]\napi_token = \"\"\napi_token_file = \"{path}\"\n"));
+    assert_eq!(token(&file.load(&[]).unwrap().settings), "mine");
+}
+
+#[test]
+fn credentials_are_read_again_from_their_files() {
+    let file = File::new("");
+    let (secret, jwt) = (file.beside("secret", "s1\n"), file.beside("jwt", "j1\n"));
+    let text = format!("{ACCOUNT}[auth]\nclient_id = \"a\"\nclient_secret_file = \"{secret}\"\njwt_file = \"{jwt}\"\n");
+    let auth = load_text(&text, &[]).unwrap().settings.auth;
+    assert!(!auth.files().is_empty());
+    file.beside("jwt", "j2\n");
+    let Auth::RingCentral { client_id, client_secret, jwt: token, .. } = auth.reread().unwrap() else {
+        panic!("another way to log in")
+    };
+    assert_eq!((client_id.as_str(), client_secret.expose_secret(), token.expose_secret()), ("a", "s1", "j2"));
+    std::fs::remove_file(&jwt).unwrap();
+    let error = auth.reread().unwrap_err().to_string();
+    assert!(error.contains("auth.jwt_file") && error.contains("failed to read"), "{error}");
+
+    let plain = load_text(LEAST, &[]).unwrap().settings.auth;
+    assert!(plain.files().is_empty());
+    assert!(matches!(plain.reread().unwrap(), Auth::ApiToken { token, .. } if token.expose_secret() == "token"));
+}
+
+#[test]
+fn secrets_of_sinks_come_from_files_too() {
+    let file = File::new("");
+    let (both, key) = (file.beside("both", "new\n\nold\n"), file.beside("key", "-----BEGIN\nkey\n-----END\n"));
+    let sinks = format!(
+        "{LEAST}[[sinks]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://x/hook\"\nsecrets_file = \"{both}\"\n\
+         [[sinks]]\nname = \"b\"\ntype = \"object_store\"\nurl = \"gs://x\"\n[sinks.options]\nGoogle_Service_Account_Key_File = \"{key}\"\n\
+         aws_web_identity_token_file = \"/stays/a/path\"\ntimeout = 5\nallow_http = true\nempty = \"\"\n"
+    );
+    let settings = load_text(&sinks, &[]).unwrap_or_else(|errors| panic!("{errors}")).settings;
+    let SinkKind::Webhook { secrets, url, .. } = &settings.sinks[0].kind else { panic!("no webhook") };
+    assert_eq!(secrets.iter().map(ExposeSecret::expose_secret).collect::<Vec<_>>(), ["new", "old"]);
+    assert_eq!(url.expose_secret(), "https://x/hook");
+    let SinkKind::ObjectStore { options, .. } = &settings.sinks[1].kind else { panic!("no object store") };
+    let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (k.as_str(), v.expose_secret())).collect();
+    assert_eq!(
+        options,
+        [
+            ("allow_http", "true"),
+            ("aws_web_identity_token_file", "/stays/a/path"),
+            ("google_service_account_key", "-----BEGIN\nkey\n-----END"),
+            ("timeout", "5"),
+        ]
+    );
+}
+
+/// Every secret is `hunter2`, so that it is found wherever it leaks.
+const SECRETIVE: &str = r#"
+[auth]
+client_id = "id"
+client_secret = "hunter2"
+jwt = "hunter2"
+[[accounts]]
+rc_account_id = "1"
+sub_account_id = "2"
+[database]
+url = "postgres://user:hunter2@host/database"
+[http]
+token = "hunter2"
+[[sinks]]
+name = "hook"
+type = "webhook"
+url = "https://host/hunter2"
+secrets = ["hunter2", "whsec_aHVudGVyMg=="]
+[[sinks]]
+name = "store"
+type = "object_store"
+url = "s3://bucket"
+options = { aws_secret_access_key = "hunter2" }
+"#;
+
+#[test]
+fn no_secret_is_in_the_debug_output_of_what_was_loaded() {
+    let debug = format!("{:#?}", load_text(SECRETIVE, &[]).unwrap_or_else(|errors| panic!("{errors}")));
+    assert!(debug.contains("bucket"));
+    assert!(!debug.contains("hunter2") && !debug.contains("aHVudGVyMg"), "{debug}");
+}
+
+#[test]
+fn no_secret_is_in_an_error_whatever_is_wrong_with_it() {
+    let broken = [
+        (r#"url = "postgres://user:hunter2@host/database""#, r#"url = "mysql://user:hunter2@host""#),
+        (r#"url = "postgres://user:hunter2@host/database""#, r#"url = "postgres://user:hunter2@host:hunter2/x""#),
+        (r#"url = "postgres://user:hunter2@host/database""#, r#"url = "sqlite:hunter2?x""#),
+        (r#"url = "https://host/hunter2""#, r#"url = "ftp://host/hunter2""#),
+        (r#"url = "https://host/hunter2""#, r#"url = "https://[hunter2""#),
+        (r#"url = "s3://bucket""#, r#"url = "s3://key:hunter2@bucket""#),
+        (r#"jwt = "hunter2""#, r#"jwt = hunter2"#),
+        (r#"jwt = "hunter2""#, r#"jwt = "hunter2"#),
+        (r#"jwt = "hunter2""#, "jwt = \"hunter2\\nhunter2\""),
+        (r#"jwt = "hunter2""#, r#"jwt = ["hunter2"]"#),
+        (r#"jwt = "hunter2""#, r#"jwtt = "hunter2""#),
+        (r#"jwt = "hunter2""#, "jwt = \"hunter2\"\npassword = \"hunter2\""),
+        (r#""whsec_aHVudGVyMg==""#, r#""whsec_hunter2!""#),
+        (r#""whsec_aHVudGVyMg==""#, r#"["hunter2"]"#),
+        (r#"options = { aws_secret_access_key = "hunter2" }"#, r#"options = "hunter2""#),
+        (r#"options = { aws_secret_access_key = "hunter2" }"#, r#"options = { aws_secret_access_key = ["hunter2"] }"#),
+        ("[http]\ntoken = \"hunter2\"", "http = \"hunter2\""),
+        ("[http]\ntoken = \"hunter2\"", "[http]\ntoken = { hunter = \"hunter2\" }"),
+    ];
+    for (from, to) in broken {
+        let text = SECRETIVE.replace(from, to);
+        assert_ne!(text, SECRETIVE, "{from}");
+        let errors = load_text(&text, &[]).unwrap_err();
+        assert!(!errors.to_string().contains("hunter2"), "{to}:\n{errors}");
+        assert!(!format!("{errors:?}").contains("hunter2"), "{to}:\n{errors:?}");
+    }
+    let kept_open =
+        ["RINGCX__SINKS__0__SECRETS", "RINGCX__SINKS", "RINGCX__AUTH", "RINGCX__SINKS__1__OPTIONS", "RINGCX__JWT"];
+    for name in kept_open {
+        let errors = load_text(SECRETIVE, &[(name, "[hunter2")]).unwrap_err();
+        assert!(errors.to_string().contains(name), "{errors}");
+        assert!(!errors.to_string().contains("hunter2"), "{name}:\n{errors}");
+    }
+}
