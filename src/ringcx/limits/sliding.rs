@@ -1,0 +1,204 @@
+//! Budgets of a few requests per window: when may the next one go? Pure arithmetic over a log of past requests.
+//!
+//! Exact for any sliding window: what it allows at a moment never makes a window hold more than its rule says, and it
+//! allows everything that does not.
+
+use std::time::Duration;
+
+use super::{GUARD, LATEST_ARRIVAL};
+use crate::clock::Time;
+
+/// Rules of the kind "at most 3 in any 60 s and at most 9 in any 15 min", all of which hold at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sliding {
+    rules: Vec<(u32, Duration)>,
+}
+
+/// A moment that never comes, for a rule that allows nothing.
+const NEVER: Time = Time(i64::MAX);
+
+impl Sliding {
+    /// From pairs of a count and the window in which so many may arrive. A count of zero allows nothing, ever; no
+    /// rule at all allows everything.
+    pub fn new(rules: impl IntoIterator<Item = (u32, Duration)>) -> Sliding {
+        Sliding { rules: rules.into_iter().collect() }
+    }
+
+    /// The rules, as given.
+    pub fn rules(&self) -> &[(u32, Duration)] {
+        &self.rules
+    }
+
+    /// How far back a log must reach: the longest window and the guard. Older entries change no answer.
+    pub fn memory(&self) -> Duration {
+        self.rules.iter().map(|(_, window)| *window).max().unwrap_or_default().saturating_add(GUARD)
+    }
+
+    /// The earliest moment, `now` or later, at which one more may be sent. `log` holds, in any order, when each past
+    /// request was counted at the latest (see [`LATEST_ARRIVAL`]).
+    ///
+    /// Entries from further ahead than a request can be under way were written before a clock was set back: they
+    /// count as if they were under way now.
+    pub fn earliest(&self, log: &[Time], now: Time) -> Time {
+        let mut log: Vec<Time> = log.iter().map(|at| (*at).min(now + LATEST_ARRIVAL)).collect();
+        log.sort_unstable();
+        self.rules.iter().map(|rule| free_at(rule, &log)).fold(now, Time::max)
+    }
+
+    /// May a request of low priority go at `candidate` such that it finds room itself and each of the `future` ones
+    /// (the live reads due in the longest window, in any order) still does at its due time, not later?
+    ///
+    /// A request that has yet to be sent is reckoned to be counted [`LATEST_ARRIVAL`] after it goes. `false` also
+    /// where a future one would have to wait without the candidate: low priority then makes nothing worse.
+    pub fn fits_with(&self, log: &[Time], candidate: Time, future: &[Time]) -> bool {
+        let mut counted: Vec<Time> = log.iter().map(|at| (*at).min(candidate + LATEST_ARRIVAL)).collect();
+        counted.sort_unstable();
+        let mut calls: Vec<Time> = future.iter().copied().chain([candidate]).collect();
+        calls.sort_unstable();
+        calls.into_iter().all(|at| {
+            let fits = self.rules.iter().all(|rule| free_at(rule, &counted) <= at);
+            let at = at + LATEST_ARRIVAL;
+            counted.insert(counted.partition_point(|earlier| *earlier <= at), at);
+            fits
+        })
+    }
+}
+
+/// When a rule has room for one more after a log in ascending order: once the entry that stands `count` places before
+/// it has left the window.
+fn free_at((count, window): &(u32, Duration), log: &[Time]) -> Time {
+    let count = usize::try_from(*count).unwrap_or(usize::MAX);
+    if count == 0 {
+        return NEVER;
+    }
+    match log.len().checked_sub(count).and_then(|place| log.get(place)) {
+        Some(entry) => *entry + window.saturating_add(GUARD),
+        None => Time(i64::MIN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn metadata() -> Sliding {
+        Sliding::new([(3, Duration::from_secs(60)), (9, Duration::from_secs(900))])
+    }
+
+    /// Whether one more at `at` finds room, counted the slow way.
+    fn has_room(rules: &[(u32, Duration)], counted: &[Time], at: Time) -> bool {
+        rules.iter().all(|(count, window)| {
+            let start = at - *window - GUARD;
+            counted.iter().filter(|entry| **entry > start).count() < *count as usize
+        })
+    }
+
+    fn rules() -> impl Strategy<Value = Vec<(u32, Duration)>> {
+        vec((1..6u32, (1..600u64).prop_map(Duration::from_millis)), 1..4)
+    }
+
+    fn times(span: std::ops::Range<i64>) -> impl Strategy<Value = Vec<Time>> {
+        vec(span.prop_map(Time), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn the_earliest_moment_is_the_first_that_a_counter_allows(
+            rules in rules(), log in times(-1500..4000),
+        ) {
+            let now = Time(0);
+            let clamped: Vec<Time> = log.iter().map(|at| (*at).min(now + LATEST_ARRIVAL)).collect();
+            let expected = (0..).map(Time).find(|at| has_room(&rules, &clamped, *at)).unwrap();
+            prop_assert_eq!(Sliding::new(rules).earliest(&log, now), expected);
+        }
+
+        #[test]
+        fn a_candidate_fits_when_a_counter_finds_room_for_all(
+            rules in rules(), log in times(-900..0), candidate in 0..500i64, future in times(0..9000),
+        ) {
+            let candidate = Time(candidate);
+            let mut calls = future.clone();
+            calls.push(candidate);
+            calls.sort();
+            let mut counted = log.clone();
+            let mut expected = true;
+            for call in calls {
+                expected &= has_room(&rules, &counted, call);
+                counted.push(call + LATEST_ARRIVAL);
+            }
+            prop_assert_eq!(Sliding::new(rules).fits_with(&log, candidate, &future), expected);
+        }
+
+        #[test]
+        fn sending_whenever_allowed_never_overfills_a_window_and_never_wastes_one(
+            lateness in vec(0..2000i64, 60),
+        ) {
+            let limits = metadata();
+            let (mut log, mut now) = (Vec::new(), Time(0));
+            for late in lateness {
+                now = limits.earliest(&log, now);
+                log.push(now.plus_millis(late));
+            }
+            let mut arrived = log;
+            arrived.sort();
+            for (count, window) in limits.rules() {
+                for pair in arrived.windows(*count as usize + 1) {
+                    prop_assert!(pair[*count as usize].since(pair[0]) > *window);
+                }
+            }
+            // 60 requests are six and two thirds windows of 15 min; lateness may cost 2 s in each.
+            prop_assert!(now <= Time::from_secs(900 * 6 + 120 + 20), "{}", now);
+        }
+    }
+
+    #[test]
+    fn three_go_at_once_and_the_fourth_after_a_minute() {
+        let limits = metadata();
+        let now = Time::from_secs(10_000);
+        assert_eq!(limits.earliest(&[], now), now);
+        assert_eq!(limits.earliest(&[now; 2], now), now);
+        assert_eq!(limits.earliest(&[now; 3], now), now + Duration::from_secs(60) + GUARD);
+        let spread: Vec<Time> = (0..9).map(|n| now - Duration::from_secs(70 * n)).collect();
+        assert_eq!(limits.earliest(&spread, now), now + Duration::from_secs(900 - 560) + GUARD);
+    }
+
+    #[test]
+    fn entries_from_a_clock_that_was_set_back_do_not_block_for_long() {
+        let limits = metadata();
+        let now = Time::from_secs(10_000);
+        let ahead = [now + Duration::from_secs(3600); 3];
+        assert_eq!(limits.earliest(&ahead, now), now + LATEST_ARRIVAL + Duration::from_secs(60) + GUARD);
+    }
+
+    #[test]
+    fn backfill_takes_what_live_reads_leave_and_no_more() {
+        let limits = metadata();
+        let (mut log, start) = (Vec::new(), Time::from_secs(1_000_000));
+        let mut backfill = 0;
+        // An hour, second by second: live reads every five minutes, backfill whenever it fits.
+        for second in 0..3600 {
+            let now = start + Duration::from_secs(second);
+            if second % 300 == 0 {
+                assert_eq!(limits.earliest(&log, now), now, "a live read waits at {second} s");
+                log.push(now);
+            }
+            let next = start + Duration::from_secs((second / 300 + 1) * 300);
+            let future: Vec<Time> = (0..3).map(|n| next + Duration::from_secs(300 * n)).collect();
+            if limits.fits_with(&log, now, &future) {
+                log.push(now);
+                backfill += 1;
+            }
+        }
+        assert!((20..=24).contains(&backfill), "{backfill} of the 24 that are left over");
+    }
+
+    #[test]
+    fn a_rule_of_zero_allows_nothing_and_no_rule_allows_all() {
+        let now = Time(5);
+        assert_eq!(Sliding::new([(0, Duration::from_secs(1))]).earliest(&[], now), NEVER);
+        assert_eq!(Sliding::new([]).earliest(&[now; 100], now), now);
+    }
+}

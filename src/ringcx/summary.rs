@@ -1,0 +1,92 @@
+//! Summaries: text, from another host, with the token in a cookie.
+//!
+//! The body is kept as received; [`summary_text`] reads it.
+
+use reqwest::StatusCode;
+
+use crate::model::{AccountId, Artifact, Endpoint};
+
+use super::call::{Call, not_yet};
+use super::error::{ApiError, Cause, sane_code};
+use super::limits::{Pacer, Permit};
+use super::transcript::{CAP, Shape, is_error};
+use super::{Api, Fetched, Login, path_segment};
+use crate::backoff::Fault;
+
+/// Fetches one of a segment's two summaries (contract.md, Summaries).
+///
+/// # Errors
+/// By [`ApiError::fault`]; a 200 that is a JSON object with `errorCode` set is [`Fault::NotYet`]. Asked for a
+/// transcript, which is none, it is [`Fault::Permanent`].
+pub async fn summary(
+    api: &Api,
+    login: &Login,
+    pacer: &Pacer,
+    permit: Permit,
+    account: &AccountId,
+    segment: &str,
+    which: Artifact,
+) -> Result<Fetched, ApiError> {
+    let endpoint = Endpoint::from(which);
+    let kind = match which {
+        Artifact::AgentSummary => "agent",
+        Artifact::AutoSummary => "auto",
+        Artifact::Transcript => {
+            return Err(ApiError::new(Fault::Permanent, endpoint, Cause::Settings, "a transcript is no summary"));
+        }
+    };
+    let url = format!(
+        "{}/voice/api/v1/summary/accounts/{}/segments/{}/{kind}",
+        api.hosts().summary,
+        path_segment(endpoint, &account.sub)?,
+        path_segment(endpoint, segment)?,
+    );
+    let call = Call { api, login, pacer, endpoint, budget: None };
+    let answer = call.answer(permit, |token| Ok(token.cookie(api.client().get(&url)))).await?;
+    if answer.status() == StatusCode::NO_CONTENT {
+        return Ok(Fetched::Empty);
+    }
+    answer.decoded()?;
+    let body = answer.bytes(CAP).await?;
+    let Ok(text) = std::str::from_utf8(&body) else {
+        return Err(ApiError::undecodable(endpoint, "it is not UTF-8"));
+    };
+    match judge(endpoint, text)? {
+        true => Ok(Fetched::Body(body)),
+        false => Ok(Fetched::Empty),
+    }
+}
+
+/// Whether a 200 holds a summary.
+fn judge(endpoint: Endpoint, text: &str) -> Result<bool, ApiError> {
+    let bare = text.trim_start_matches('\u{feff}').trim();
+    if bare.starts_with('{') {
+        let code = serde_json::from_str::<Shape>(bare).ok().and_then(|shape| shape.error_code);
+        if let Some(code) = code.filter(is_error) {
+            return Err(not_yet(endpoint, sane_code(&code)));
+        }
+    }
+    let start = bare.get(..9).or_else(|| bare.get(..5)).unwrap_or_default().to_ascii_lowercase();
+    if start == "<!doctype" || start.starts_with("<html") {
+        return Err(ApiError::undecodable(endpoint, "it is a web page"));
+    }
+    let is_empty = bare == "null" || summary_text(text.as_bytes()).is_some_and(|text| text.trim().is_empty());
+    Ok(!is_empty)
+}
+
+/// A summary as people read it: a body that is one JSON string is that string, any other is itself. `None` if it is
+/// not UTF-8.
+pub fn summary_text(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let bare = text.trim();
+    if bare.starts_with('"')
+        && let Ok(text) = serde_json::from_str::<String>(bare)
+    {
+        return Some(text);
+    }
+    Some(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+use super::*;
+use crate::clock::Clock;
+use crate::ringcx::Cause;
+use crate::ringcx::testing::{Reply, Server, account, api, login, ok, pacer, permanent, reply, ringcentral};
+
+async fn fetch(server: &Server, which: Artifact) -> Result<Fetched, ApiError> {
+    let clock = Clock::system();
+    let (api, pacer) = (api(server, clock.clone()), pacer(clock));
+    let permit = pacer.enter().await;
+    summary(&api, &permanent(&api), &pacer, permit, &account(), "s/1", which).await
+}
+
+#[tokio::test]
+async fn the_token_goes_in_a_lowercase_cookie_and_nowhere_else() {
+    let server = Server::start(|request| match request.target.split('?').next().unwrap() {
+        "/restapi/oauth/token" => ok(r#"{"access_token":"rc","expires_in":3600}"#),
+        "/api/auth/login/rc/accesstoken" => ok(r#"{"accessToken":"cx-token","refreshToken":"r"}"#),
+        _ => ok("It was about a bill."),
+    });
+    let clock = Clock::system();
+    let (api, pacer) = (api(&server, clock.clone()), pacer(clock));
+    let permit = pacer.enter().await;
+    let login = login(&api, ringcentral());
+    summary(&api, &login, &pacer, permit, &account(), "s/1", Artifact::AgentSummary).await.unwrap();
+    let request = server.seen().pop().unwrap();
+    assert_eq!(request.target, "/voice/api/v1/summary/accounts/99999999/segments/s%2F1/agent");
+    assert!(request.head.contains("\r\ncookie: access_token=cx-token\r\n"), "{}", request.head);
+    assert!(!request.head.to_ascii_lowercase().contains("authorization"), "{}", request.head);
+}
+
+#[tokio::test]
+async fn a_permanent_token_stands_in_the_cookie_too() {
+    let server = Server::start(|_| ok("x"));
+    fetch(&server, Artifact::AutoSummary).await.unwrap();
+    let request = server.seen().pop().unwrap();
+    assert!(request.target.ends_with("/auto"));
+    assert_eq!(request.header("cookie"), Some("access_token=permanent-token"));
+    assert_eq!(request.header("x-auth-token"), None);
+}
+
+#[tokio::test]
+async fn nothing_in_a_200_is_an_answer() {
+    for body in ["", "  \r\n", "\"\"", " \"\" ", "null", "\"  \"", "\u{feff}"] {
+        let server = Server::start(move |_| ok(body));
+        assert_eq!(fetch(&server, Artifact::AutoSummary).await.unwrap(), Fetched::Empty, "{body:?}");
+    }
+    let server = Server::start(|_| Reply::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()));
+    assert_eq!(fetch(&server, Artifact::AutoSummary).await.unwrap(), Fetched::Empty);
+}
+
+#[tokio::test]
+async fn text_and_a_json_string_are_kept_as_received() {
+    for body in ["It was about a bill.\n", "\"It was\\n\\u00e9\"", "\"Fine,\" said the customer.", "{\"text\":1}"] {
+        let server = Server::start(move |_| ok(body));
+        assert_eq!(fetch(&server, Artifact::AutoSummary).await.unwrap(), Fetched::Body(body.into()));
+    }
+}
+
+#[tokio::test]
+async fn an_error_in_a_200_and_a_web_page_are_no_summaries() {
+    let server = Server::start(|_| ok(r#"{"errorCode":"summary.pending","generalMessage":"x"}"#));
+    assert_eq!(fetch(&server, Artifact::AutoSummary).await.unwrap_err().fault, Fault::NotYet);
+    for body in ["<!DOCTYPE html><p>Sorry", "<html>é", "<html>"] {
+        let server = Server::start(move |_| ok(body));
+        assert_eq!(fetch(&server, Artifact::AutoSummary).await.unwrap_err().cause, Cause::Undecodable);
+    }
+    let server = Server::start(|_| ok(b"caf\xe9"));
+    assert_eq!(fetch(&server, Artifact::AutoSummary).await.unwrap_err().fault, Fault::Transient);
+    let server = Server::start(|_| reply(404, "", r#"{"errorCode":"not.found"}"#));
+    assert_eq!(fetch(&server, Artifact::AutoSummary).await.unwrap_err().fault, Fault::NotYet);
+}
+
+#[test]
+fn a_summary_is_read_as_people_would() {
+    let text = |body: &str| summary_text(body.as_bytes()).unwrap();
+    assert_eq!(text("plain\n"), "plain\n");
+    assert_eq!(text(" \"a\\n\\\"b\\\" \\u00e9\" "), "a\n\"b\" é");
+    assert_eq!(text("\"Fine,\" said Anna."), "\"Fine,\" said Anna.");
+    assert_eq!(text("{\"a\":1}"), "{\"a\":1}");
+    assert_eq!(text("\u{feff}x"), "x");
+    assert_eq!(text(""), "");
+    assert_eq!(summary_text(b"\xff"), None);
+}

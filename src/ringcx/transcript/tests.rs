@@ -1,0 +1,72 @@
+use super::*;
+use crate::backoff::Fault;
+use crate::clock::Clock;
+use crate::ringcx::testing::{Server, api, ok, pacer, permanent};
+
+fn checked(body: &str) -> Result<(), ApiError> {
+    check(&Bytes::copy_from_slice(body.as_bytes()))
+}
+
+#[test]
+fn a_transcript_may_lack_what_is_not_needed() {
+    for body in [
+        r#"{"channelClass":"VOICE","errorCode":null,"errorMessage":null,"transcript":[{"message":"yes"}]}"#,
+        r#"{"transcript":[]}"#,
+        r#"{"transcript":null}"#,
+        r#"{"channelClass":null}"#,
+        r#"{"channelClass":"DIGITAL","new":{"deep":[[[1]]]}}"#,
+        r#"{"transcript":[],"errorCode":""}"#,
+        r#"{"transcript":[],"errorCode":"0"}"#,
+        r#"{"transcript":[],"errorCode":0}"#,
+        r#"{"transcript":1,"transcript":[]}"#,
+        "\u{feff} {\"transcript\":[]} ",
+    ] {
+        assert!(checked(body).is_ok(), "{body}");
+    }
+}
+
+#[test]
+fn an_error_code_in_a_200_means_not_yet_whatever_else_is_there() {
+    for body in [
+        r#"{"errorCode":"TRANSCRIPT_PENDING","errorMessage":"Anna is not ready"}"#,
+        r#"{"transcript":[{"message":"half"}],"errorCode":"TRANSCRIPT_PENDING"}"#,
+    ] {
+        let error = checked(body).unwrap_err();
+        assert_eq!((error.fault, error.status), (Fault::NotYet, Some(200)));
+        assert_eq!(error.message, "failed to fetch a transcript: a 200 with an error code: TRANSCRIPT_PENDING");
+    }
+    for code in ["500", "{}", "true", r#""\ud800""#, r#""Anna said hello""#] {
+        let error = checked(&format!(r#"{{"transcript":[],"errorCode":{code}}}"#)).unwrap_err();
+        assert_eq!(error.fault, Fault::NotYet, "{code}");
+        assert!(!error.message.contains("Anna"));
+    }
+}
+
+#[test]
+fn what_is_no_transcript_is_undecodable_and_not_quoted() {
+    for body in ["", "null", "[]", "\"Anna\"", "<html>Anna", "{}", r#"{"transcript":"Anna"}"#, r#"{"transcript":["#] {
+        let error = checked(body).unwrap_err();
+        assert_eq!((error.fault, error.cause), (Fault::Transient, crate::ringcx::Cause::Undecodable), "{body}");
+        assert!(!format!("{error:?}").contains("Anna"));
+    }
+    assert!(check(&Bytes::from_static(b"{\"transcript\":[\"\xff\"]}")).is_err());
+}
+
+#[tokio::test]
+async fn the_body_is_kept_byte_for_byte_and_ids_are_encoded() {
+    const BODY: &str = "{ \"transcript\" : [ ], \"x\":1.50 }\n";
+    let server = Server::start(|_| ok(BODY));
+    let clock = Clock::system();
+    let (api, pacer) = (api(&server, clock.clone()), pacer(clock));
+    let account = AccountId::new("98 0", "99/9");
+    let permit = pacer.enter().await;
+    let fetched = transcript(&api, &permanent(&api), &pacer, permit, &account, "d?1", "p#1").await.unwrap();
+    assert_eq!(fetched, Fetched::Body(BODY.into()));
+    let request = &server.seen()[0];
+    assert_eq!(
+        request.target,
+        "/voice/api/cx/integration/v1/accounts/98%200/sub-accounts/99%2F9/transcripts/dialogs/d%3F1/segments/p%231"
+    );
+    assert_eq!(request.header("x-auth-token"), Some("permanent-token"));
+    assert_eq!(request.header("authorization"), None);
+}
