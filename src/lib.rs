@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod coverage;
 pub mod model;
 pub mod ringcx;
 pub mod standing;
