@@ -17,3 +17,4 @@ pub mod standing;
 
 
 
+pub mod sim;

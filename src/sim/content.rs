@@ -1,0 +1,333 @@
+//! What the simulated customers said, and what is recorded about it: believable, awkward, and always the same for the
+//! same seed. Pure.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+
+use super::chance::Dice;
+use super::options::Traffic;
+use super::segment::{Class, Kind, Segment, Version};
+use crate::clock::Time;
+use crate::model::Artifact;
+
+/// Stands in some of the conversations, summaries and notes, so that a test can look for what customers said in logs.
+pub const PLANTED: &str = "the heron counts nine lanterns";
+
+const AGENT_LINES: [&str; 10] = [
+    "Thank you for calling, how can I help you today?",
+    "Could you give me your order number, please?",
+    "I see. One moment while I look that up.",
+    "Grüß Gott! Ihre Bestellung Nr. 4711 geht morgen hinaus – versprochen.",
+    "Je suis désolée pour le délai ; le colis est déjà à l'entrepôt.",
+    "I have \"expedited\" it: you'll get an e-mail from us <no-reply@example.com>.",
+    "お待たせいたしました。ご確認ください。",
+    "That is C:\\Users\\you\\Documents, with a backslash.",
+    "Is there anything else I can do for you?",
+    "You're welcome. Have a good day! 😊",
+];
+const CONTACT_LINES: [&str; 10] = [
+    "Hi, my parcel hasn't arrived.",
+    "It's 0049-30-901820, and my name is O'Connor.",
+    "No.",
+    "¿Habla español? Mi señora está muy enfadada 😡",
+    "The card number ends in 4242, it was charged twice: £12.50 and £12.50.",
+    "So,\nfirst line,\nsecond line,\tand a tab.",
+    "Das ist ja wohl ein schlechter Scherz!",
+    "ok 👍🏽👨‍👩‍👧‍👦",
+    "Could you spell that? Łódź, with an Ł, then ó, then ź.",
+    "Great, thanks a lot, bye.",
+];
+const SUMMARY_LINES: [&str; 7] = [
+    "The customer called about a parcel that had not arrived.",
+    "The agent confirmed the address and arranged a second delivery.",
+    "Der Kunde wünscht einen Rückruf am Montag.",
+    "Refund of £12.50 was \"approved\" & noted.",
+    "La cliente souhaite être rappelée après 18 h — très agacée.",
+    "Sentiment: 😐 → 🙂.",
+    "Next step: follow up within 24h; ticket #88-1.",
+];
+const NAMES: [&str; 6] = ["Zoë Ångström", "Jean-Luc O'Neil", "李小龍", "María José", "Bob \"Bobby\" T.", "Ола"];
+
+/// A transcript's body.
+pub(super) fn transcript(seed: u64, segment: &Segment, traffic: &Traffic) -> Bytes {
+    let mut dice = Dice::new(seed, &[10]);
+    let (fewest, most) = traffic.utterances;
+    let count = fewest + dice.below(u64::from(most.saturating_sub(fewest)) + 1) as u32;
+    let planted = dice.hit(traffic.planted).then(|| dice.below(u64::from(count.max(1))) as u32);
+    let mut out = String::with_capacity(200 + 220 * count as usize);
+    let class = class_name(segment.class);
+    write_str(&mut out, format_args!("{{\"channelClass\":\"{class}\""));
+    out.push_str(dice.pick(&[",\"errorCode\":null,\"errorMessage\":null", "", ",\"errorCode\":null"]));
+    out.push_str(",\"transcript\":[");
+    let mut at = segment.placed.plus_millis(-i64::from(count) * 4_000);
+    let name = dice.pick(&NAMES);
+    for number in 0..count {
+        if number > 0 {
+            out.push(',');
+        }
+        at = at.plus_millis(500 + dice.below(3_500) as i64);
+        write_utterance(&mut out, &mut dice, (seed, name), at, planted == Some(number));
+    }
+    out.push_str("]}");
+    Bytes::from(out)
+}
+
+fn write_utterance(out: &mut String, dice: &mut Dice, (seed, name): (u64, &str), at: Time, planted: bool) {
+    let agent = dice.hit(0.5);
+    let kind = if agent { "agent" } else { "contact" };
+    write_str(out, format_args!("{{\"participantId\":\"{kind}-{:08x}\"", seed as u32));
+    match dice.below(4) {
+        0 => out.push_str(",\"participantName\":null"),
+        1 => {}
+        _ => {
+            out.push_str(",\"participantName\":");
+            write_json(out, if agent { "Agent 7" } else { name }, dice.hit(0.5));
+        }
+    }
+    write_str(out, format_args!(",\"participantType\":\"{kind}\""));
+    out.push_str(dice.pick(&[",\"rcUserId\":\"665127314\"", ",\"rcUserId\":null", ""]));
+    if !dice.hit(0.05) {
+        write_str(out, format_args!(",\"timestamp\":\"{}\"", at.0));
+    }
+    out.push_str(",\"message\":");
+    let line = dice.pick(if agent { &AGENT_LINES } else { &CONTACT_LINES });
+    if planted {
+        write_json(out, &format!("{line} {PLANTED}"), false);
+    } else {
+        write_json(out, line, dice.hit(0.2));
+    }
+    out.push('}');
+}
+
+/// A summary's text.
+pub(super) fn summary(seed: u64, artifact: Artifact, traffic: &Traffic) -> String {
+    let mut dice = Dice::new(seed, &[11, artifact as u64]);
+    let planted = dice.hit(traffic.planted);
+    let mut text = String::from(if dice.hit(0.1) { "\"Quoted\" at the start: " } else { "" });
+    for number in 0..=dice.below(4) {
+        if number > 0 {
+            text.push_str(dice.pick(&[" ", "\n", "\n- "]));
+        }
+        text.push_str(dice.pick(&SUMMARY_LINES));
+    }
+    if planted {
+        text.push(' ');
+        text.push_str(PLANTED);
+    }
+    write_str(&mut text, format_args!(" (case {})", dice.below(1_000_000)));
+    text
+}
+
+/// A segment's record, as an element of a metadata answer.
+pub(super) fn record(segment: &Segment, version: Version, traffic: &Traffic) -> String {
+    let mut dice = Dice::new(segment.seed, &[12]);
+    let odd = dice.hit(traffic.odd_records);
+    let planted = dice.hit(traffic.planted);
+    let mut out = Object::new();
+    let account = &segment.account.id;
+    out.text("subAccountId", &account.sub);
+    if let Some(dialog) = &segment.dialog_id {
+        out.text("dialogId", dialog);
+    }
+    let duration = 5_000 + dice.below(600_000) as i64;
+    let begin = segment.placed.plus_millis(-duration);
+    write_dialog(&mut out, segment, &mut dice, begin, duration);
+    out.text("segmentId", &segment.segment_id);
+    out.text("segmentType", kind_name(segment.kind));
+    let person = 400_000 + dice.below(100_000);
+    if odd && dice.hit(0.5) {
+        out.raw("segmentParticipantId", "null");
+    } else {
+        out.text("segmentParticipantId", &person.to_string());
+    }
+    out.text("segmentParticipantRcExtensionId", &(985_000_000 + person).to_string());
+    out.text("segmentStartTimeMs", &begin.rfc3339());
+    if let Some(end) = segment.end {
+        out.text("segmentEndTimeMs", &end.rfc3339());
+    }
+    if odd && dice.hit(0.3) {
+        out.text("segmentDurationMs", &duration.to_string());
+    } else {
+        out.raw("segmentDurationMs", &duration.to_string());
+    }
+    out.text("segmentAgentGroupId", &(70_000 + dice.below(9_999)).to_string());
+    write_notes(&mut out, &mut dice, version, odd, planted);
+    write_flags(&mut out, segment, &mut dice, version, begin);
+    if odd {
+        out.raw(
+            "xQualityScores",
+            "{\"mos\":4.50,\"jitter\":1e-3,\"tags\":[\"é\",\"\\u00e9\",null],\"big\":9007199254740993}",
+        );
+    }
+    out.finish()
+}
+
+fn write_dialog(out: &mut Object, segment: &Segment, dice: &mut Dice, begin: Time, duration: i64) {
+    let phone = |dice: &mut Dice| format!("+1650{:07}", dice.below(10_000_000));
+    let begin_dialog = begin.plus_millis(-(dice.below(60_000) as i64));
+    out.text("interactionId", &format!("2026{:026}", dice.next()));
+    out.text("channelId", &phone(dice));
+    let digital = dice.pick(&["ENGAGE_MESSAGING", "EMAIL", "MESSENGER", "WHATSAPP"]);
+    out.text("channelType", if segment.class == Class::Voice { "VOICE" } else { digital });
+    out.text("channelClass", class_name(segment.class));
+    out.text("channelEndpointAddress", &phone(dice));
+    out.text("contactEndpointAddress", &phone(dice));
+    out.text("dialogOrigination", dice.pick(&["INBOUND", "OUTBOUND"]));
+    out.text("dialogStartTimeMs", &begin_dialog.rfc3339());
+    out.text("dialogEndTimeMs", &segment.placed.rfc3339());
+    out.raw("dialogDurationMs", &(duration + begin.0 - begin_dialog.0).to_string());
+}
+
+fn write_notes(out: &mut Object, dice: &mut Dice, version: Version, odd: bool, planted: bool) {
+    match dice.below(3) {
+        0 if odd => {}
+        1 => out.raw("systemDisposition", "null"),
+        _ => out.text("systemDisposition", "ANSWER"),
+    }
+    out.text("agentDisposition", if version.edited { "Résolu, reopened" } else { "Success" });
+    let mut notes = String::from(if version.edited { "edited later: " } else { "" });
+    notes.push_str(dice.pick(&SUMMARY_LINES));
+    if planted {
+        notes.push(' ');
+        notes.push_str(PLANTED);
+    }
+    if odd && dice.hit(0.3) {
+        out.raw("agentNotes", "null");
+    } else {
+        out.text("agentNotes", &notes);
+    }
+}
+
+fn write_flags(out: &mut Object, segment: &Segment, dice: &mut Dice, version: Version, begin: Time) {
+    let recorded = segment.class == Class::Voice;
+    out.raw("hasRecording", if recorded { "true" } else { "false" });
+    let no = dice.below(4);
+    match (version.transcribed, no) {
+        (true, _) => out.raw("hasTranscript", "true"),
+        (false, 0) => out.raw("hasTranscript", "null"),
+        (false, 1) => {}
+        (false, _) => out.raw("hasTranscript", "false"),
+    }
+    if !recorded {
+        return out.raw("segmentEvents", "null");
+    }
+    let (from, to) = (begin.rfc3339(), segment.placed.rfc3339());
+    let event = |at: &str, kind: &str| {
+        format!("{{\"eventTimeMs\":\"{at}\",\"clientEventTimeMs\":\"{at}\",\"eventType\":\"{kind}\"}}")
+    };
+    out.raw("segmentEvents", &format!("[{},{}]", event(&from, "REC_START"), event(&to, "REC_STOP")));
+}
+
+/// A record that cannot be understood: of a wrong type, without an id, or no object.
+pub(super) fn mangled(segment: &Segment, dice: &mut Dice) -> String {
+    let mut id = String::new();
+    write_json(&mut id, &segment.segment_id, false);
+    match dice.below(6) {
+        0 => "{\"segmentId\":null,\"dialogId\":\"d-1\",\"hasTranscript\":true}".into(),
+        1 => format!("{{\"segmentId\":{{\"id\":{id}}},\"dialogId\":\"d-1\"}}"),
+        2 => format!("[{id}]"),
+        3 => format!(
+            "{{\"segmentId\":{id},\"dialogId\":\"d\",\"segmentEndTimeMs\":\"yesterday\",\"hasTranscript\":true}}"
+        ),
+        4 => format!("{{\"segmentId\":{id},\"dialogId\":null,\"hasTranscript\":true}}"),
+        _ => id,
+    }
+}
+
+/// An element that is no record.
+pub(super) fn junk(dice: &mut Dice) -> &'static str {
+    dice.pick(&["42", "\"maintenance\"", "null", "[]", "{}", "true", "{\"segmentId\":\"\"}"])
+}
+
+/// A text as one JSON string.
+pub(super) fn json_string(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    write_json(&mut out, text, text.len().is_multiple_of(3));
+    out
+}
+
+fn class_name(class: Class) -> &'static str {
+    match class {
+        Class::Voice => "VOICE",
+        Class::Digital => "DIGITAL",
+    }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Agent => "AGENT",
+        Kind::Queue => "QUEUE",
+        Kind::Ivr => "IVR",
+    }
+}
+
+/// A JSON object in the making.
+struct Object(String);
+
+impl Object {
+    fn new() -> Object {
+        let mut out = String::with_capacity(1_500);
+        out.push('{');
+        Object(out)
+    }
+
+    fn raw(&mut self, key: &str, value: &str) {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        write_str(&mut self.0, format_args!("\"{key}\":{value}"));
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.raw(key, "");
+        write_json(&mut self.0, value, false);
+    }
+
+    fn finish(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+fn write_str(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = out.write_fmt(text);
+}
+
+/// Appends a text as a JSON string; `ascii` escapes whatever is not ASCII.
+fn write_json(out: &mut String, text: &str, ascii: bool) {
+    out.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            letter if (letter as u32) < 0x20 || (ascii && !letter.is_ascii()) => {
+                for unit in letter.encode_utf16(&mut [0; 2]) {
+                    write_str(out, format_args!("\\u{unit:04x}"));
+                }
+            }
+            letter => out.push(letter),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_as_json_reads_back_as_it_was() {
+        for line in AGENT_LINES.iter().chain(&CONTACT_LINES).chain(&SUMMARY_LINES).chain(&NAMES) {
+            for ascii in [false, true] {
+                let mut out = String::new();
+                write_json(&mut out, line, ascii);
+                assert_eq!(serde_json::from_str::<String>(&out).unwrap(), *line);
+                assert!(!ascii || out.is_ascii());
+            }
+        }
+    }
+}
