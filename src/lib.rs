@@ -13,6 +13,7 @@ pub mod model;
 pub mod ringcx;
 pub mod standing;
 
+pub mod db;
 
 
 

@@ -1,0 +1,252 @@
+//! The database: every statement there is, for SQLite and Postgres alike.
+//!
+//! The stages meet here and nowhere else. A method is one thing that a stage needs done, in one transaction where it
+//! writes. What differs between the two databases is in `dialect.rs`; everything else is one text for both (`sql.rs`).
+
+mod accounts;
+mod announce;
+mod board;
+mod changed;
+mod coverage;
+mod dialect;
+mod error;
+mod guest;
+mod item;
+mod ledger;
+mod lock;
+mod name_lock;
+mod overview;
+mod read;
+mod replica;
+mod report;
+mod reserve;
+mod settle;
+mod sql;
+mod work;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{PgPool, SqlitePool};
+
+pub use accounts::{AccountRow, Owned, PauseRow};
+pub use announce::{Announced, Chunk};
+pub use board::{CoverageRow, FailureRow};
+pub use changed::Mark;
+pub use coverage::{BackfillRequest, Reading};
+pub use error::{DbError, DbFault};
+pub use item::{Item, Packed, pack, unpack};
+pub use ledger::{
+    ArtifactTally, AsideLedgerRow, CoveredRow, DayRow, IdCount, LedgerAccount, ReadRow, SettledRow, Snapshot,
+    UnfinishedRow,
+};
+pub use lock::FileLock;
+pub use name_lock::NameLock;
+pub use read::{ArtifactVersion, AsideRow, AttemptRow, ChangeRow, ExportRange, SegmentRow, SegmentSlot, SlotOutcome};
+pub use replica::{Assignment, Picture, ReplicaRow};
+pub use report::Counts;
+pub use settle::{Settled, Settlement};
+pub use sql::{Arg, Row, Stmt, Tx, sql};
+pub use work::{Claim, QueueFilter, QueueRow};
+
+static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How many rows one statement writes at the most: enough to make its cost small against the rows', few enough to
+/// stay far below either database's limit on arguments.
+pub(crate) const BULK: usize = 500;
+
+/// An open database. Cheap to clone.
+#[derive(Clone)]
+pub enum Db {
+    /// One file, one writer.
+    Sqlite(Arc<SqlitePools>),
+    /// A server.
+    Postgres(Arc<PgPools>),
+}
+
+/// SQLite's connections: one that writes, some that read.
+pub struct SqlitePools {
+    pub(crate) writer: SqlitePool,
+    pub(crate) reader: SqlitePool,
+    pub(crate) path: PathBuf,
+}
+
+/// Postgres' connections.
+pub struct PgPools {
+    pub(crate) pool: PgPool,
+}
+
+/// What a command means to do with the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Create it if it is not there, bring it up to date.
+    Own,
+    /// Only what is there and up to date; for commands that look.
+    Existing,
+}
+
+impl Db {
+    /// Opens the SQLite file at `path`.
+    ///
+    /// # Errors
+    /// Where the file or its folder cannot be created or read, or the file is from a newer version.
+    pub async fn open_sqlite(path: &Path, access: Access) -> Result<Db, DbError> {
+        if access == Access::Own {
+            lock::create_private(path)?;
+        } else if !path.exists() {
+            return Err(DbError::missing(path));
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(false)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10))
+            .foreign_keys(false)
+            .statement_cache_capacity(400)
+            .pragma("cache_size", "-8000")
+            .pragma("temp_store", "memory")
+            .pragma("secure_delete", "fast");
+        let pool = |most: u32| {
+            SqlitePoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(30)).idle_timeout(None)
+        };
+        let writer = connected(|| pool(1).connect_with(options.clone()), path).await?;
+        let reader = pool(4).connect_lazy_with(options.pragma("query_only", "true"));
+        let db = Db::Sqlite(Arc::new(SqlitePools { writer, reader, path: path.to_owned() }));
+        db.prepare(access).await?;
+        Ok(db)
+    }
+
+    /// Opens the Postgres database at `url`.
+    ///
+    /// # Errors
+    /// Where the server cannot be reached, refuses, or the database is from a newer version.
+    pub async fn open_postgres(url: &SecretString, access: Access, connections: u32) -> Result<Db, DbError> {
+        let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::url)?;
+        let options = options.application_name("ringcx-extractor").statement_cache_capacity(400);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections.max(2))
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options)
+            .await
+            .map_err(DbError::connect)?;
+        let db = Db::Postgres(Arc::new(PgPools { pool }));
+        db.prepare(access).await?;
+        Ok(db)
+    }
+
+    /// The SQLite file, where there is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Db::Sqlite(pools) => Some(&pools.path),
+            Db::Postgres(_) => None,
+        }
+    }
+
+    /// Applies the migrations that are missing; returns how many there were.
+    ///
+    /// # Errors
+    /// Where one fails (it is undone), or the database is from a newer version.
+    pub async fn migrate(&self) -> Result<usize, DbError> {
+        let before = self.applied().await?.len();
+        match self {
+            Db::Sqlite(pools) => self.migrate_sqlite(pools, before).await?,
+            Db::Postgres(pools) => POSTGRES.run(&pools.pool).await?,
+        }
+        Ok(self.applied().await?.len().saturating_sub(before))
+    }
+
+    /// On SQLite nothing keeps two processes that make the same file from migrating it at once, as on Postgres a lock does:
+    /// the slower one fails at what the other has just done. Where that got further, it goes on from there.
+    async fn migrate_sqlite(&self, pools: &SqlitePools, mut applied: usize) -> Result<(), DbError> {
+        loop {
+            let Err(error) = SQLITE.run(&pools.writer).await else { return Ok(()) };
+            let now = self.applied().await?.len();
+            if now <= applied {
+                return Err(error.into());
+            }
+            applied = now;
+        }
+    }
+
+    async fn prepare(&self, access: Access) -> Result<(), DbError> {
+        let newest = match self {
+            Db::Sqlite(_) => &SQLITE,
+            Db::Postgres(_) => &POSTGRES,
+        }
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0);
+        let held = self.applied().await?.into_iter().max().unwrap_or(0);
+        if held > newest {
+            return Err(DbError::newer(held, newest));
+        }
+        match access {
+            Access::Own => self.migrate().await.map(drop),
+            Access::Existing if held < newest => Err(DbError::older(held, newest)),
+            Access::Existing => Ok(()),
+        }
+    }
+
+    async fn applied(&self) -> Result<Vec<i64>, DbError> {
+        if !self.has_table("_sqlx_migrations").await? {
+            return Ok(Vec::new());
+        }
+        let rows = self.all(sql("select version from _sqlx_migrations where success")).await?;
+        rows.iter().map(|row| row.int(0)).collect()
+    }
+
+    /// A trivial statement that shows whether the database answers and takes writes.
+    pub async fn ping(&self) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        tx.all(sql("select 1")).await?;
+        tx.commit().await
+    }
+
+    /// Closes all connections; on SQLite this folds the write-ahead log back into the file.
+    pub async fn close(&self) {
+        match self {
+            Db::Sqlite(pools) => {
+                pools.reader.close().await;
+                pools.writer.close().await;
+            }
+            Db::Postgres(pools) => pools.pool.close().await,
+        }
+    }
+}
+
+/// The first connection. Whoever meets a file that another process is just making finds it locked, whatever the busy
+/// time-out: SQLite does not wait where the journal's mode changes.
+async fn connected<F: Future<Output = Result<SqlitePool, sqlx::Error>>>(
+    connect: impl Fn() -> F,
+    path: &Path,
+) -> Result<SqlitePool, DbError> {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let error = match connect().await {
+            Ok(pool) => return Ok(pool),
+            Err(error) => DbError::open(path, error),
+        };
+        if pause > Duration::from_secs(1) || error.fault() != DbFault::Away {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Db::Sqlite(_) => "Db::Sqlite",
+            Db::Postgres(_) => "Db::Postgres",
+        })
+    }
+}

@@ -1,0 +1,438 @@
+//! What metadata announced becomes segments, and work to do.
+//!
+//! A chunk of an answer is one transaction: its segments, their work and the ledger of what was announced commit
+//! together. A chunk stored twice is the same as once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::{Arg, BULK, Db, DbError, Item, Owned, Row, Stmt, Tx, item, sql};
+use crate::clock::Time;
+use crate::model::{Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, Wants};
+
+/// A part of a metadata answer.
+#[derive(Debug)]
+pub struct Chunk<'a> {
+    /// In whose name it is stored.
+    pub owned: Owned,
+    /// Why the window was read.
+    pub lane: Lane,
+    /// The window's stretch.
+    pub stretch: Stretch,
+    /// The present.
+    pub now: Time,
+    /// What to ask for.
+    pub wants: Wants,
+    /// What had been read before this answer: a segment that is new in there came late.
+    pub known: &'a Stretches,
+    /// What ended before is soon deleted by the vendor, and goes before the rest of its lane.
+    pub urgent_before: Option<Time>,
+    /// How soon a window that held a record set aside is read again, at first.
+    pub repair: Duration,
+    /// What could be understood.
+    pub records: &'a [SegmentRecord],
+    /// What could not.
+    pub asides: &'a [AsideRecord],
+}
+
+/// What a chunk, or a whole answer, changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Segments in the answer.
+    pub segments: u64,
+    /// Segments seen for the first time.
+    pub added: u64,
+    /// Segments whose metadata had changed.
+    pub changed: u64,
+    /// Among those, the ones whose `hasTranscript` turned true.
+    pub flipped: u64,
+    /// Work items queued.
+    pub queued: u64,
+    /// Records set aside.
+    pub aside: u64,
+    /// Order-free digest of the ids, upper half.
+    pub digest_high: i64,
+    /// Order-free digest of the ids, lower half.
+    pub digest_low: i64,
+}
+
+impl Announced {
+    /// Adds another part of the same answer.
+    pub fn add(&mut self, other: Announced) {
+        self.segments += other.segments;
+        self.added += other.added;
+        self.changed += other.changed;
+        self.flipped += other.flipped;
+        self.queued += other.queued;
+        self.aside += other.aside;
+        self.digest_high = self.digest_high.wrapping_add(other.digest_high);
+        self.digest_low = self.digest_low.wrapping_add(other.digest_low);
+    }
+}
+
+/// Two halves of a hash of a segment's id; their wrapping sums over a set of ids do not depend on the order.
+pub(super) fn id_digest(segment_id: &str) -> (i64, i64) {
+    let hash = Sha256::digest(segment_id.as_bytes());
+    let half = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&hash[at..at + 8]);
+        i64::from_be_bytes(bytes)
+    };
+    (half(0), half(8))
+}
+
+/// The first half of a hash: enough to tell whether metadata changed.
+fn short_hash(bytes: &[u8]) -> Vec<u8> {
+    Sha256::digest(bytes)[..16].to_vec()
+}
+
+/// The UTC day of a moment, as the ledger of announcements counts; -1 stands for "no end time".
+pub(super) fn day_of(ended: Time) -> i64 {
+    if ended == Time::NONE { -1 } else { ended.0.div_euclid(86_400_000) }
+}
+
+struct Known {
+    key: i64,
+    has_transcript: bool,
+    is_agent: bool,
+    asked: ArtifactSet,
+    ended: Time,
+    digest: Vec<u8>,
+}
+
+impl Db {
+    /// Stores a chunk of an answer.
+    ///
+    /// # Errors
+    /// `DbFault::Lost` where the account has another owner now; nothing is stored then.
+    pub async fn announce(&self, chunk: Chunk<'_>) -> Result<Announced, DbError> {
+        let mut sum = Announced { aside: chunk.asides.len() as u64, ..Announced::default() };
+        // An answer that names a segment twice: the last one counts, as it would in two answers.
+        let mut last: BTreeMap<&str, &SegmentRecord> = BTreeMap::new();
+        for record in chunk.records {
+            last.insert(&record.segment_id, record);
+        }
+        let records: Vec<&SegmentRecord> = last.into_values().collect();
+        let mut tx = self.begin().await?;
+        tx.hold(chunk.owned).await?;
+        let mut ledger = Ledger::default();
+        for part in records.chunks(BULK) {
+            tx.announce_part(&chunk, part, &mut sum, &mut ledger).await?;
+        }
+        tx.add_to_ledger(chunk.owned.account, ledger).await?;
+        tx.set_aside(&chunk).await?;
+        tx.commit().await?;
+        Ok(sum)
+    }
+}
+
+/// What to add to each day of the ledger: segments, digest.
+#[derive(Default)]
+struct Ledger(BTreeMap<i64, (i64, i64, i64)>);
+
+impl Ledger {
+    fn count(&mut self, ended: Time, digest: (i64, i64), sign: i64) {
+        let day = self.0.entry(day_of(ended)).or_default();
+        day.0 += sign;
+        day.1 = day.1.wrapping_add(digest.0.wrapping_mul(sign));
+        day.2 = day.2.wrapping_add(digest.1.wrapping_mul(sign));
+    }
+}
+
+/// Seconds as a power of two: 0 for less than 2, 1 for less than 4, and so on.
+pub(super) fn bucket(late: Duration) -> i64 {
+    i64::from(late.as_secs().max(1).ilog2())
+}
+
+impl Tx {
+    async fn announce_part(
+        &mut self,
+        chunk: &Chunk<'_>,
+        part: &[&SegmentRecord],
+        sum: &mut Announced,
+        ledger: &mut Ledger,
+    ) -> Result<(), DbError> {
+        let known = self.known_segments(chunk.owned.account, part).await?;
+        let (mut fresh, mut changed, mut work) = (Vec::new(), Vec::new(), Vec::new());
+        let mut late: BTreeMap<(&'static str, i64), i64> = BTreeMap::new();
+        for &record in part {
+            let digest = id_digest(&record.segment_id);
+            sum.segments += 1;
+            sum.digest_high = sum.digest_high.wrapping_add(digest.0);
+            sum.digest_low = sum.digest_low.wrapping_add(digest.1);
+            let ended = record.end.unwrap_or(Time::NONE);
+            let wanted = chunk.wants.of(record.has_transcript, record.is_agent);
+            let Some(held) = known.get(record.segment_id.as_str()) else {
+                sum.added += 1;
+                ledger.count(ended, digest, 1);
+                if let Some(end) = record.end.filter(|end| chunk.known.holding(*end).is_some()) {
+                    *late.entry(("appear", bucket(chunk.now.since(end)))).or_default() += 1;
+                }
+                fresh.push((record, wanted));
+                continue;
+            };
+            let hash = short_hash(record.raw.as_bytes());
+            let before = chunk.wants.of(held.has_transcript, held.is_agent);
+            // A setting that asks for more applies to what is found from then on; `backfill` asks for older ones.
+            let eligible = if chunk.lane == Lane::Backfill { wanted } else { wanted.minus(before) };
+            let missing = eligible.minus(held.asked);
+            work.extend(missing.iter().map(|artifact| (held.key, artifact, ended)));
+            if held.digest != hash {
+                sum.changed += 1;
+                if record.has_transcript && !held.has_transcript {
+                    sum.flipped += 1;
+                    if let Some(end) = record.end {
+                        *late.entry(("flip", bucket(chunk.now.since(end)))).or_default() += 1;
+                    }
+                }
+                if held.ended != ended {
+                    ledger.count(held.ended, digest, -1);
+                    ledger.count(ended, digest, 1);
+                }
+            }
+            if held.digest != hash || !missing.is_empty() {
+                changed.push((record, held, hash, held.asked.union(missing)));
+            }
+        }
+        self.update_segments(chunk, &changed).await?;
+        for (key, wanted, ended) in self.insert_segments(chunk, &fresh).await? {
+            work.extend(wanted.iter().map(|artifact| (key, artifact, ended)));
+        }
+        sum.queued += self.queue(chunk, &work).await?;
+        self.add_lateness(chunk.owned.account, late).await
+    }
+
+    async fn known_segments(
+        &mut self,
+        account: i64,
+        part: &[&SegmentRecord],
+    ) -> Result<HashMap<String, Known>, DbError> {
+        let stmt = Stmt::list(
+            "select segment_id, id, has_transcript, is_agent, asked, ended, digest from segment where account = $1 and segment_id in ",
+            vec![account.into()],
+            part.iter().map(|record| record.segment_id.as_str()),
+            "",
+        );
+        let read = |row: &Row| -> Result<(String, Known), DbError> {
+            let asked = ArtifactSet(i16::try_from(row.int(4)?).unwrap_or(0));
+            Ok((
+                row.text(0)?,
+                Known {
+                    key: row.int(1)?,
+                    has_transcript: row.flag(2)?,
+                    is_agent: row.flag(3)?,
+                    asked,
+                    ended: row.time(5)?,
+                    digest: row.bytes(6)?,
+                },
+            ))
+        };
+        self.all(stmt).await?.iter().map(read).collect()
+    }
+
+    async fn insert_segments(
+        &mut self,
+        chunk: &Chunk<'_>,
+        fresh: &[(&SegmentRecord, ArtifactSet)],
+    ) -> Result<Vec<(i64, ArtifactSet, Time)>, DbError> {
+        if fresh.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = fresh.iter().map(|(record, wanted)| {
+            let packed = item::pack(record.raw.as_bytes());
+            vec![
+                chunk.owned.account.into(),
+                Arg::from(&record.segment_id),
+                record.dialog_id.clone().into(),
+                record.end.unwrap_or(Time::NONE).into(),
+                record.has_transcript.into(),
+                record.is_agent.into(),
+                wanted.0.into(),
+                chunk.now.into(),
+                chunk.now.into(),
+                short_hash(record.raw.as_bytes()).into(),
+                packed.codec.into(),
+                packed.body.into(),
+            ]
+        });
+        let stmt = Stmt::rows(
+            "insert into segment (account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata) values ",
+            rows.collect(),
+            " returning id, segment_id",
+        );
+        let wanted: HashMap<&str, (ArtifactSet, Time)> = fresh
+            .iter()
+            .map(|(record, wanted)| (record.segment_id.as_str(), (*wanted, record.end.unwrap_or(Time::NONE))))
+            .collect();
+        let rows = self.all(stmt).await?;
+        rows.iter()
+            .map(|row| {
+                let (wanted, ended) = wanted.get(row.text(1)?.as_str()).copied().unwrap_or_default();
+                Ok((row.int(0)?, wanted, ended))
+            })
+            .collect()
+    }
+
+    async fn update_segments(
+        &mut self,
+        chunk: &Chunk<'_>,
+        changed: &[(&SegmentRecord, &Known, Vec<u8>, ArtifactSet)],
+    ) -> Result<(), DbError> {
+        if changed.is_empty() {
+            return Ok(());
+        }
+        // What is about to be replaced goes into the segment's history.
+        for (what, turned) in [("hasTranscript turned true", true), ("metadata changed", false)] {
+            let keys: Vec<i64> = changed
+                .iter()
+                .filter(|(record, held, hash, _)| {
+                    held.digest != *hash && (record.has_transcript && !held.has_transcript) == turned
+                })
+                .map(|(_, held, ..)| held.key)
+                .collect();
+            if keys.is_empty() {
+                continue;
+            }
+            let stmt = Stmt::list(
+                "insert into segment_version (segment, seen, what, codec, metadata)
+                 select id, cast($1 as bigint), cast($2 as text), codec, metadata from segment where id in ",
+                vec![chunk.now.into(), what.into()],
+                keys,
+                " on conflict (segment, seen) do nothing",
+            );
+            self.run(stmt).await?;
+        }
+        let rows = changed.iter().map(|(record, held, hash, asked)| {
+            let packed = item::pack(record.raw.as_bytes());
+            vec![
+                held.key.into(),
+                Arg::from(record.dialog_id.clone()),
+                record.end.unwrap_or(Time::NONE).into(),
+                record.has_transcript.into(),
+                record.is_agent.into(),
+                asked.0.into(),
+                chunk.now.into(),
+                hash.clone().into(),
+                packed.codec.into(),
+                packed.body.into(),
+            ]
+        });
+        let stmt = Stmt::rows(
+            "with v (id, dialog_id, ended, has_transcript, is_agent, asked, changed, digest, codec, metadata) as (values ",
+            rows.collect(),
+            ") update segment set dialog_id = coalesce(v.dialog_id, segment.dialog_id), ended = v.ended, has_transcript = v.has_transcript,
+             is_agent = v.is_agent, asked = v.asked, changed = v.changed, digest = v.digest, codec = v.codec, metadata = v.metadata
+             from v where segment.id = v.id",
+        );
+        self.run(stmt).await.map(drop)
+    }
+
+    async fn queue(&mut self, chunk: &Chunk<'_>, work: &[(i64, Artifact, Time)]) -> Result<u64, DbError> {
+        let mut queued = 0;
+        for part in work.chunks(BULK) {
+            let rows = part.iter().map(|(segment, artifact, ended)| {
+                // Among what is due, the earliest goes first.
+                let urgent = chunk.urgent_before.is_some_and(|before| *ended < before && *ended != Time::NONE);
+                vec![
+                    Item::of(*segment, *artifact).0.into(),
+                    (*segment).into(),
+                    artifact.code().into(),
+                    chunk.owned.account.into(),
+                    chunk.lane.code().into(),
+                    Arg::from(State::Open.code()),
+                    if urgent { *ended } else { chunk.now }.into(),
+                    chunk.now.into(),
+                ]
+            });
+            let stmt = Stmt::rows(
+                "insert into work (item, segment, artifact, account, lane, state, due, created) values ",
+                rows.collect(),
+                " on conflict (item) do nothing",
+            );
+            queued += self.run(stmt).await?;
+        }
+        Ok(queued)
+    }
+
+    /// One owner writes an account's ledger, so reading and writing it back is safe here.
+    async fn add_to_ledger(&mut self, account: i64, ledger: Ledger) -> Result<(), DbError> {
+        for (day, (segments, high, low)) in ledger.0 {
+            let stmt = sql("select segments, digest_high, digest_low from announced where account = $1 and day = $2");
+            let held = match self.first(stmt.bind(account).bind(day)).await? {
+                Some(row) => (row.int(0)?, row.int(1)?, row.int(2)?),
+                None => (0, 0, 0),
+            };
+            let stmt = sql(
+                "insert into announced (account, day, segments, digest_high, digest_low) values ($1, $2, $3, $4, $5)
+                 on conflict (account, day) do update set segments = excluded.segments,
+                 digest_high = excluded.digest_high, digest_low = excluded.digest_low",
+            );
+            let stmt = stmt.bind(account).bind(day).bind(held.0 + segments);
+            self.run(stmt.bind(held.1.wrapping_add(high)).bind(held.2.wrapping_add(low))).await?;
+        }
+        Ok(())
+    }
+
+    /// Counts how late things were.
+    pub(super) async fn add_lateness(
+        &mut self,
+        account: i64,
+        late: BTreeMap<(&'static str, i64), i64>,
+    ) -> Result<(), DbError> {
+        let rows: Vec<Vec<Arg>> = late
+            .into_iter()
+            .map(|((kind, bucket), count)| vec![account.into(), kind.into(), bucket.into(), count.into()])
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let stmt = Stmt::rows(
+            "insert into lateness (account, kind, bucket, count) values ",
+            rows,
+            " on conflict (account, kind, bucket) do update set count = lateness.count + excluded.count",
+        );
+        self.run(stmt).await.map(drop)
+    }
+
+    async fn set_aside(&mut self, chunk: &Chunk<'_>) -> Result<(), DbError> {
+        let account = chunk.owned.account;
+        let mut distinct: BTreeMap<Vec<u8>, &AsideRecord> = BTreeMap::new();
+        for aside in chunk.asides {
+            distinct.insert(short_hash(aside.raw.as_bytes()), aside);
+        }
+        let rows: Vec<Vec<Arg>> = distinct
+            .into_iter()
+            .map(|(digest, aside)| {
+                vec![
+                    account.into(),
+                    digest.into(),
+                    aside.segment_id.clone().into(),
+                    Arg::from(&aside.reason),
+                    aside.raw.clone().into_bytes().into(),
+                    chunk.now.into(),
+                    chunk.now.into(),
+                    Arg::from(1_i64),
+                    chunk.stretch.from.into(),
+                    chunk.stretch.to.into(),
+                    (chunk.now + chunk.repair).into(),
+                ]
+            })
+            .collect();
+        for part in rows.chunks(BULK) {
+            let stmt = Stmt::rows(
+                "insert into aside (account, digest, segment_id, reason, raw, first_seen, last_seen, times, from_ms, to_ms, due) values ",
+                part.to_vec(),
+                // Asked for again ever more rarely. Two windows that hold the same record narrow down where it lies.
+                " on conflict (account, digest) do update set last_seen = excluded.last_seen, times = aside.times + 1,
+                 reason = excluded.reason, resolved = null,
+                 due = excluded.last_seen + (excluded.due - excluded.last_seen) * (cast(1 as bigint) << cast(case when aside.times > 8 then 8 else aside.times end as int)),
+                 from_ms = case when excluded.from_ms > aside.from_ms and excluded.from_ms < aside.to_ms then excluded.from_ms else aside.from_ms end,
+                 to_ms = case when excluded.to_ms < aside.to_ms and excluded.to_ms > aside.from_ms then excluded.to_ms else aside.to_ms end",
+            );
+            self.run(stmt).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! Which stretches of time have been read, in which pass, and the log of single reads.
+
+use super::{Announced, Db, DbError, Owned, Tx, sql};
+use crate::clock::Time;
+use crate::model::{Lane, Stretch};
+
+/// How many single reads an account's log keeps.
+const LOG: i64 = 2000;
+
+/// One read of one window, as it is recorded when its whole answer is stored.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// When the request was sent.
+    pub at: Time,
+    /// When the whole answer was stored.
+    pub done: Time,
+    /// Why the window was read.
+    pub lane: Lane,
+    /// The stretch that the read vouches for.
+    pub stretch: Stretch,
+    /// What it brought.
+    pub announced: Announced,
+    /// What each pass gained by it.
+    pub passes: Vec<(String, Stretch)>,
+    /// Backfills that are complete with it.
+    pub finished: Vec<i64>,
+}
+
+/// A stretch of the past that a person asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackfillRequest {
+    /// Its number.
+    pub id: i64,
+    /// The account.
+    pub account: i64,
+    /// The range.
+    pub range: Stretch,
+    /// Newest windows first.
+    pub newest_first: bool,
+    /// When it was asked for.
+    pub created: Time,
+    /// When its last window was read.
+    pub finished: Option<Time>,
+}
+
+impl Db {
+    /// What an account's passes are satisfied with: pass, stretch, in order.
+    pub async fn coverage(&self, account: i64) -> Result<Vec<(String, Stretch)>, DbError> {
+        let stmt = sql("select pass, from_ms, to_ms from coverage where account = $1 order by pass, from_ms");
+        let rows = self.all(stmt.bind(account)).await?;
+        rows.iter().map(|row| Ok((row.text(0)?, Stretch { from: row.time(1)?, to: row.time(2)? }))).collect()
+    }
+
+    /// From when on a pass owes anything; fixed the first time it is asked for.
+    pub async fn level(&self, account: i64, pass: &str, base: Time) -> Result<Time, DbError> {
+        let mut tx = self.begin().await?;
+        let stmt = sql(
+            "insert into coverage_level (account, pass, base) values ($1, $2, $3) on conflict (account, pass) do nothing",
+        );
+        tx.run(stmt.bind(account).bind(pass).bind(base)).await?;
+        let stmt = sql("select base from coverage_level where account = $1 and pass = $2");
+        let row = tx.first(stmt.bind(account).bind(pass)).await?.ok_or_else(|| DbError::lost(account))?;
+        let held = row.time(0)?;
+        tx.commit().await?;
+        Ok(held)
+    }
+
+    /// Records that a window's whole answer is stored.
+    ///
+    /// # Errors
+    /// `DbFault::Lost` where the account has another owner now.
+    pub async fn record_reading(&self, owned: Owned, reading: &Reading) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        tx.hold(owned).await?;
+        for (pass, stretch) in &reading.passes {
+            tx.cover(owned.account, pass, *stretch, reading.at).await?;
+        }
+        for id in &reading.finished {
+            tx.run(sql("update backfill set finished = $2 where id = $1").bind(*id).bind(reading.done)).await?;
+            tx.run(
+                sql("delete from coverage where account = $1 and pass = $2")
+                    .bind(owned.account)
+                    .bind(format!("backfill:{id}")),
+            )
+            .await?;
+        }
+        // A record that was set aside and that a later read of its whole window no longer brings is settled.
+        let stmt = sql(
+            "update aside set resolved = $4 where account = $1 and resolved is null and from_ms >= $2 and to_ms <= $3 and last_seen < $5",
+        );
+        tx.run(
+            stmt.bind(owned.account)
+                .bind(reading.stretch.from)
+                .bind(reading.stretch.to)
+                .bind(reading.done)
+                .bind(reading.at),
+        )
+        .await?;
+        // One that was read only in part lies in the rest.
+        for stmt in [
+            "update aside set from_ms = $3 where account = $1 and resolved is null and last_seen < $4 and from_ms >= $2 and from_ms < $3 and to_ms > $3",
+            "update aside set to_ms = $2 where account = $1 and resolved is null and last_seen < $4 and to_ms > $2 and to_ms <= $3 and from_ms < $2",
+        ] {
+            let stmt = sql(stmt).bind(owned.account).bind(reading.stretch.from).bind(reading.stretch.to);
+            tx.run(stmt.bind(reading.at)).await?;
+        }
+        tx.log_reading(owned.account, reading).await?;
+        tx.commit().await
+    }
+
+    /// Asks for a stretch of the past.
+    pub async fn request_backfill(
+        &self,
+        account: i64,
+        range: Stretch,
+        newest_first: bool,
+        now: Time,
+    ) -> Result<i64, DbError> {
+        let mut tx = self.begin().await?;
+        let stmt = sql(
+            "insert into backfill (account, from_ms, to_ms, newest_first, created) values ($1, $2, $3, $4, $5) returning id",
+        );
+        let stmt = stmt.bind(account).bind(range.from).bind(range.to).bind(newest_first).bind(now);
+        let row = tx.first(stmt).await?.ok_or_else(|| DbError::lost(account))?;
+        let id = row.int(0)?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// What people asked for of the past; of all accounts, or one; finished ones too, or not.
+    pub async fn backfills(&self, account: Option<i64>, finished: bool) -> Result<Vec<BackfillRequest>, DbError> {
+        let stmt = sql("select id, account, from_ms, to_ms, newest_first, created, finished from backfill
+             where (account = $1 or $1 = -1) and (finished is null or $2 = 1) order by id");
+        let rows = self.all(stmt.bind(account.unwrap_or(-1)).bind(finished)).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(BackfillRequest {
+                    id: row.int(0)?,
+                    account: row.int(1)?,
+                    range: Stretch { from: row.time(2)?, to: row.time(3)? },
+                    newest_first: row.flag(4)?,
+                    created: row.time(5)?,
+                    finished: row.maybe_time(6)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Windows that held records set aside, and when each is to be read again.
+    pub async fn repairs(&self, account: i64) -> Result<Vec<(Stretch, Time)>, DbError> {
+        let stmt = sql(
+            "select from_ms, to_ms, min(due) from aside where account = $1 and resolved is null group by from_ms, to_ms order by 3 limit 100",
+        );
+        let rows = self.all(stmt.bind(account)).await?;
+        rows.iter().map(|row| Ok((Stretch { from: row.time(0)?, to: row.time(1)? }, row.time(2)?))).collect()
+    }
+}
+
+impl Tx {
+    /// Adds a stretch to a pass, merged with what it touches.
+    async fn cover(&mut self, account: i64, pass: &str, stretch: Stretch, at: Time) -> Result<(), DbError> {
+        let stmt = sql("delete from coverage where account = $1 and pass = $2 and from_ms <= $4 and to_ms >= $3
+             returning from_ms, to_ms, reads, first_read, last_read");
+        let touched = self.all(stmt.bind(account).bind(pass).bind(stretch.from).bind(stretch.to)).await?;
+        let (mut from, mut to, mut reads, mut first, mut last) = (stretch.from, stretch.to, 1, at, at);
+        for row in &touched {
+            from = from.min(row.time(0)?);
+            to = to.max(row.time(1)?);
+            reads += row.int(2)?;
+            first = first.min(row.time(3)?);
+            last = last.max(row.time(4)?);
+        }
+        let stmt = sql(
+            "insert into coverage (account, pass, from_ms, to_ms, reads, first_read, last_read) values ($1, $2, $3, $4, $5, $6, $7)",
+        );
+        let stmt = stmt.bind(account).bind(pass).bind(from).bind(to).bind(reads).bind(first).bind(last);
+        self.run(stmt).await.map(drop)
+    }
+
+    async fn log_reading(&mut self, account: i64, reading: &Reading) -> Result<(), DbError> {
+        let stmt = sql("select coalesce(max(nth), 0) + 1 from reading where account = $1");
+        let nth = self.first(stmt.bind(account)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(1);
+        let stmt = sql(
+            "insert into reading (account, nth, at, took, lane, from_ms, to_ms, announced, added, changed, flipped, aside, digest_high, digest_low)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        );
+        let sum = &reading.announced;
+        let stmt =
+            stmt.bind(account).bind(nth).bind(reading.at).bind(crate::clock::millis(reading.done.since(reading.at)));
+        let stmt = stmt.bind(reading.lane.name()).bind(reading.stretch.from).bind(reading.stretch.to);
+        let stmt = stmt.bind(sum.segments).bind(sum.added).bind(sum.changed).bind(sum.flipped).bind(sum.aside);
+        self.run(stmt.bind(sum.digest_high).bind(sum.digest_low)).await?;
+        self.run(sql("delete from reading where account = $1 and nth <= $2").bind(account).bind(nth - LOG))
+            .await
+            .map(drop)
+    }
+}

@@ -1,0 +1,49 @@
+//! Everything in which the two databases differ.
+
+use super::{Db, DbError, Stmt, Tx, sql};
+use crate::clock::Time;
+
+impl Db {
+    /// Whether a table of this name exists.
+    pub(super) async fn has_table(&self, name: &str) -> Result<bool, DbError> {
+        let stmt = match self {
+            Db::Sqlite(_) => sql("select count(*) from sqlite_master where type = 'table' and name = $1"),
+            Db::Postgres(_) => sql(
+                "select count(*) from information_schema.tables where table_schema = current_schema() and table_name = $1",
+            ),
+        };
+        Ok(self.first(stmt.bind(name)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(0) > 0)
+    }
+}
+
+impl Tx {
+    /// Keeps everyone else who asks for the same `key` waiting until this transaction ends. SQLite has one writer,
+    /// so there it is so already.
+    pub(super) async fn lock_key(&mut self, key: &str) -> Result<(), DbError> {
+        if self.is_postgres() {
+            self.all(sql("select 1 from (select pg_advisory_xact_lock(hashtextextended($1, 0))) held").bind(key))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// By how many milliseconds the clock that all users of this database share is ahead of `now`: none on SQLite, whose
+    /// users are on one machine.
+    pub(super) async fn clock_ahead(&mut self, now: Time) -> Result<i64, DbError> {
+        if !self.is_postgres() {
+            return Ok(0);
+        }
+        let stmt = sql("select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)");
+        let here = self.first(stmt).await?.map(|row| row.int(0)).transpose()?;
+        Ok(here.map_or(0, |here| here.saturating_sub(now.0)))
+    }
+
+    /// Reads an account's epoch and keeps it from changing until this transaction ends.
+    pub(super) fn epoch_of(&self, account: i64) -> Stmt {
+        if self.is_postgres() {
+            sql("select epoch from account where id = $1 for share").bind(account)
+        } else {
+            sql("select epoch from account where id = $1").bind(account)
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What can go wrong with the database, told apart by what helps.
+
+use std::path::Path;
+
+/// Who has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DbFault {
+    /// It is away, busy or overloaded: trying again helps.
+    Away,
+    /// The disk is full or read-only: making room helps, then trying again.
+    Full,
+    /// Another replica owns the account now.
+    Lost,
+    /// The program or the database is of the wrong version, or something is broken: a person must look.
+    Broken,
+}
+
+/// A database operation that did not happen.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct DbError {
+    message: String,
+    fault: DbFault,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl DbError {
+    /// Who has to act.
+    pub fn fault(&self) -> DbFault {
+        self.fault
+    }
+
+    /// Whether the same operation may succeed later without a change to the program.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.fault, DbFault::Away | DbFault::Full)
+    }
+
+    pub(crate) fn new(fault: DbFault, message: impl Into<String>) -> DbError {
+        DbError { message: message.into(), fault, source: None }
+    }
+
+    pub(super) fn encode(source: Box<dyn std::error::Error + Send + Sync>) -> DbError {
+        DbError { message: "failed to bind a value".into(), fault: DbFault::Broken, source: Some(source) }
+    }
+
+    pub(super) fn lost(account: i64) -> DbError {
+        DbError::new(DbFault::Lost, format!("account {account} has another owner now"))
+    }
+
+    pub(super) fn missing(path: &Path) -> DbError {
+        DbError::new(
+            DbFault::Broken,
+            format!(
+                "failed to open the database {}: there is no such file\nhint: `ringcx-extractor run` creates it; or point database.url at the right one",
+                path.display()
+            ),
+        )
+    }
+
+    pub(super) fn newer(held: i64, newest: i64) -> DbError {
+        DbError::new(
+            DbFault::Broken,
+            format!(
+                "failed to open the database: it is from a newer version of this program (migration {held}, this one knows {newest})\nhint: run that version again, or restore a backup made before the upgrade; nothing was changed"
+            ),
+        )
+    }
+
+    pub(super) fn older(held: i64, newest: i64) -> DbError {
+        DbError::new(
+            DbFault::Broken,
+            format!(
+                "failed to open the database: it is at migration {held}, this program needs {newest}\nhint: run `ringcx-extractor migrate` (`run` does it too)"
+            ),
+        )
+    }
+
+    pub(super) fn open(path: &Path, source: sqlx::Error) -> DbError {
+        let inner = DbError::from(source);
+        DbError {
+            message: format!(
+                "failed to open the database {}: {}\nhint: the file must be a SQLite database that this user may read and write, on a local disk with room",
+                path.display(),
+                inner.message
+            ),
+            ..inner
+        }
+    }
+
+    pub(super) fn create(path: &Path, source: std::io::Error) -> DbError {
+        DbError {
+            message: format!(
+                "failed to create the database {}: {source}\nhint: the folder must exist or be creatable, and be writable by this user",
+                path.display()
+            ),
+            fault: DbFault::Broken,
+            source: Some(Box::new(source)),
+        }
+    }
+
+    pub(super) fn url(_source: sqlx::Error) -> DbError {
+        // The source may quote the URL, which may hold a password.
+        DbError::new(
+            DbFault::Broken,
+            "failed to read database.url\nhint: postgres://user:password@host:5432/database, with special characters percent-encoded",
+        )
+    }
+
+    pub(super) fn connect(source: sqlx::Error) -> DbError {
+        let inner = DbError::from(source);
+        DbError {
+            message: format!(
+                "failed to reach the Postgres database: {}\nhint: is the server up, is the address in database.url right, may this user log in?",
+                inner.message
+            ),
+            ..inner
+        }
+    }
+}
+
+/// SQLite's primary result codes that say something about the disk.
+const SQLITE_READONLY: u32 = 8;
+const SQLITE_IOERR: u32 = 10;
+const SQLITE_CORRUPT: u32 = 11;
+const SQLITE_FULL: u32 = 13;
+const SQLITE_CANTOPEN: u32 = 14;
+const SQLITE_NOTADB: u32 = 26;
+
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> DbError {
+        let (fault, message) = match &error {
+            sqlx::Error::Database(inner) => {
+                let code = inner.code().map(|code| code.into_owned()).unwrap_or_default();
+                (fault_of(&code, inner.as_error().is::<sqlx::postgres::PgDatabaseError>()), inner.message().to_owned())
+            }
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => (DbFault::Away, error.to_string()),
+            sqlx::Error::PoolTimedOut => {
+                (DbFault::Away, "no connection to the database became free in time".to_owned())
+            }
+            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => (DbFault::Away, error.to_string()),
+            _ => (DbFault::Broken, error.to_string()),
+        };
+        DbError { message, fault, source: Some(Box::new(error)) }
+    }
+}
+
+fn fault_of(code: &str, postgres: bool) -> DbFault {
+    if postgres {
+        return match code.get(..2) {
+            // Connection, resources, operator intervention, system, serialisation and deadlock.
+            Some("53") if code == "53100" => DbFault::Full,
+            Some("08" | "53" | "57" | "58" | "40") => DbFault::Away,
+            Some("25") if code == "25006" => DbFault::Away,
+            _ => DbFault::Broken,
+        };
+    }
+    match code.parse::<u32>().unwrap_or(0) & 0xff {
+        SQLITE_FULL | SQLITE_READONLY | SQLITE_IOERR | SQLITE_CANTOPEN => DbFault::Full,
+        5 | 6 => DbFault::Away,
+        SQLITE_CORRUPT | SQLITE_NOTADB => DbFault::Broken,
+        _ => DbFault::Broken,
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for DbError {
+    fn from(error: sqlx::migrate::MigrateError) -> DbError {
+        let fault = match &error {
+            sqlx::migrate::MigrateError::Execute(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => DbFault::Away,
+            _ => DbFault::Broken,
+        };
+        DbError {
+            message: format!("failed to bring the database up to date: {error}"),
+            fault,
+            source: Some(Box::new(error)),
+        }
+    }
+}

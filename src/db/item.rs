@@ -1,0 +1,110 @@
+//! How a work item is numbered and how a body is packed.
+
+use std::cell::RefCell;
+use std::io::Read;
+
+use bytes::Bytes;
+use zstd::bulk::Compressor;
+
+use super::{DbError, DbFault};
+use crate::model::Artifact;
+
+/// One artifact of one segment: the segment's number in the database times four, plus the artifact's code. One
+/// number finds it in every table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Item(pub i64);
+
+impl Item {
+    /// The item for `artifact` of the segment with this number.
+    pub fn of(segment: i64, artifact: Artifact) -> Item {
+        Item(segment.saturating_mul(4) + i64::from(artifact.code()))
+    }
+
+    /// The segment's number.
+    pub fn segment(self) -> i64 {
+        self.0.div_euclid(4)
+    }
+
+    /// Which artifact.
+    pub fn artifact(self) -> Option<Artifact> {
+        i16::try_from(self.0.rem_euclid(4)).ok().and_then(Artifact::from_code)
+    }
+}
+
+/// Bytes as they lie in the database: as they came, or compressed where that is smaller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// 0 as they came, 1 zstd.
+    pub codec: i64,
+    /// The bytes.
+    pub body: Bytes,
+}
+
+const PLAIN: i64 = 0;
+const ZSTD: i64 = 1;
+const LEVEL: i32 = 3;
+/// Nothing that was stored unpacks to more; a corrupt length cannot exhaust memory.
+const LARGEST: u64 = 256 * 1024 * 1024;
+
+/// Shorter bodies are not worth the effort.
+const SHORTEST: usize = 64;
+
+thread_local! {
+    /// A compressor's tables are large: setting them up anew for each body would cost more than compressing it.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::new(LEVEL).ok());
+}
+
+/// Packs a body for the database.
+pub fn pack(body: &[u8]) -> Packed {
+    let packed = (body.len() >= SHORTEST).then(|| {
+        COMPRESSOR
+            .with_borrow_mut(|compressor| compressor.as_mut().and_then(|compressor| compressor.compress(body).ok()))
+    });
+    match packed.flatten() {
+        Some(packed) if packed.len() < body.len() => Packed { codec: ZSTD, body: packed.into() },
+        _ => Packed { codec: PLAIN, body: Bytes::copy_from_slice(body) },
+    }
+}
+
+/// The body as it came.
+///
+/// # Errors
+/// Where the stored bytes were damaged.
+pub fn unpack(codec: i64, packed: Vec<u8>) -> Result<Vec<u8>, DbError> {
+    let damaged = |why: String| DbError::new(DbFault::Broken, format!("failed to unpack a stored body: {why}"));
+    match codec {
+        PLAIN => Ok(packed),
+        ZSTD => {
+            let mut body = Vec::new();
+            let reader =
+                zstd::stream::read::Decoder::new(packed.as_slice()).map_err(|error| damaged(error.to_string()))?;
+            reader.take(LARGEST).read_to_end(&mut body).map_err(|error| damaged(error.to_string()))?;
+            Ok(body)
+        }
+        other => Err(damaged(format!("unknown codec {other}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_names_its_segment_and_artifact() {
+        for artifact in Artifact::ALL {
+            let item = Item::of(77, artifact);
+            assert_eq!((item.segment(), item.artifact()), (77, Some(artifact)));
+        }
+        assert_eq!(Item(7).artifact(), None);
+    }
+
+    #[test]
+    fn what_was_packed_comes_back_byte_for_byte() {
+        for body in [&b""[..], b"x", &[b'a'; 10_000], "äöü€😀".as_bytes()] {
+            let packed = pack(body);
+            assert_eq!(unpack(packed.codec, packed.body.to_vec()).unwrap(), body);
+        }
+        assert_eq!(pack(&[b'a'; 10_000]).codec, ZSTD);
+        assert!(unpack(ZSTD, b"not zstd".to_vec()).is_err());
+    }
+}

@@ -1,0 +1,159 @@
+//! Replicas: signs of life, and which of them owns which account.
+//!
+//! Who owns an account is written in its row, together with an epoch that grows at each change. All of it is timed by
+//! the database's clock, which the replicas share. A row is taken only from nobody, from oneself, or from a replica
+//! whose signs of life have stopped.
+
+use std::time::Duration;
+
+use super::{Db, DbError, Owned, Row, Stmt, Tx, sql};
+use crate::clock::{Time, millis};
+use crate::model::AccountId;
+
+/// What a replica last said of itself.
+#[derive(Debug, Clone)]
+pub struct ReplicaRow {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// When it started, by its own clock.
+    pub started: Time,
+    /// When it last said anything, by the database's clock.
+    pub heartbeat: Time,
+    /// When it let go in good order.
+    pub released: Option<Time>,
+    /// The figures that only it knows, as JSON.
+    pub stats: String,
+}
+
+/// Who owns an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The account's number.
+    pub account: i64,
+    /// Its ids.
+    pub id: AccountId,
+    /// The owner's name.
+    pub owner: Option<String>,
+    /// Which ownership this is.
+    pub epoch: i64,
+    /// When the last owner let go in good order.
+    pub let_go: Option<Time>,
+}
+
+/// The whole picture, as of one sign of life.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    /// The database's time.
+    pub now: Time,
+    /// All replicas that ever were.
+    pub replicas: Vec<ReplicaRow>,
+    /// All accounts.
+    pub accounts: Vec<Assignment>,
+}
+
+impl Picture {
+    /// Whether a replica gave a sign of life less than `lapse` ago and has not let go.
+    pub fn alive(&self, name: &str, lapse: Duration) -> bool {
+        self.replicas.iter().any(|replica| {
+            replica.name == name && replica.released.is_none() && self.now.since(replica.heartbeat) < lapse
+        })
+    }
+}
+
+impl Db {
+    /// Leaves a sign of life and returns the whole picture. `row.heartbeat` is ignored: the database's time counts;
+    /// on SQLite that is `now`.
+    pub async fn beat(&self, row: &ReplicaRow, now: Time) -> Result<Picture, DbError> {
+        let mut tx = self.begin().await?;
+        let here = now.plus_millis(tx.clock_ahead(now).await?);
+        let stmt = sql(
+            "insert into replica (name, version, started, heartbeat, released, stats) values ($1, $2, $3, $4, $5, $6)
+             on conflict (name) do update set version = excluded.version, started = excluded.started,
+             heartbeat = excluded.heartbeat, released = excluded.released, stats = excluded.stats",
+        );
+        let stmt = stmt.bind(&row.name).bind(&row.version).bind(row.started).bind(here);
+        tx.run(stmt.bind(row.released.map(|_| here)).bind(&row.stats)).await?;
+        tx.commit().await?;
+        // Read after the commit: whoever takes an account from now on sees this sign, whoever took one before is seen.
+        Ok(Picture { now: here, replicas: self.replicas().await?, accounts: self.assignments().await? })
+    }
+
+    /// Takes accounts, each unless a living replica other than `me` owns it; returns those that were taken.
+    pub async fn take(&self, accounts: &[i64], me: &str, lapse: Duration, now: Time) -> Result<Vec<Owned>, DbError> {
+        let mut taken = Vec::with_capacity(accounts.len());
+        let mut tx = self.begin().await?;
+        let here = now.plus_millis(tx.clock_ahead(now).await?);
+        for part in accounts.chunks(super::BULK) {
+            let stmt = Stmt::list(
+                "update account set owner = $1, epoch = epoch + 1 where (owner is null or owner = $1 or not exists
+                 (select 1 from replica r where r.name = account.owner and r.released is null and r.heartbeat > $2)) and id in ",
+                vec![me.into(), here.plus_millis(-millis(lapse)).into()],
+                part.iter().copied(),
+                " returning id, epoch",
+            );
+            for row in tx.all(stmt).await? {
+                taken.push(Owned { account: row.int(0)?, epoch: row.int(1)? });
+            }
+        }
+        tx.commit().await?;
+        Ok(taken)
+    }
+
+    /// Lets accounts go, with nothing of them under way.
+    pub async fn let_go(&self, owned: &[Owned], now: Time) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        let here = now.plus_millis(tx.clock_ahead(now).await?);
+        for owned in owned {
+            let stmt =
+                sql("update account set owner = null, epoch = epoch + 1, let_go = $3 where id = $1 and epoch = $2");
+            tx.run(stmt.bind(owned.account).bind(owned.epoch).bind(here)).await?;
+        }
+        tx.commit().await
+    }
+
+    /// All replicas that ever were, by name.
+    pub async fn replicas(&self) -> Result<Vec<ReplicaRow>, DbError> {
+        let rows = self
+            .all(sql("select name, version, started, heartbeat, released, stats from replica order by name"))
+            .await?;
+        let read = |row: &Row| -> Result<ReplicaRow, DbError> {
+            Ok(ReplicaRow {
+                name: row.text(0)?,
+                version: row.text(1)?,
+                started: row.time(2)?,
+                heartbeat: row.time(3)?,
+                released: row.maybe_time(4)?,
+                stats: row.text(5)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    async fn assignments(&self) -> Result<Vec<Assignment>, DbError> {
+        let rows = self.all(sql("select id, rc, sub, owner, epoch, let_go from account order by sub")).await?;
+        let read = |row: &Row| -> Result<Assignment, DbError> {
+            Ok(Assignment {
+                account: row.int(0)?,
+                id: AccountId::new(row.text(1)?, row.text(2)?),
+                owner: row.maybe_text(3)?,
+                epoch: row.int(4)?,
+                let_go: row.maybe_time(5)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+}
+
+impl Tx {
+    /// Makes sure that this ownership still holds, and that it goes on to until the end of the transaction.
+    ///
+    /// # Errors
+    /// `DbFault::Lost` where another epoch has begun.
+    pub(super) async fn hold(&mut self, owned: Owned) -> Result<(), DbError> {
+        let stmt = self.epoch_of(owned.account);
+        let held = self.first(stmt).await?.map(|row| row.int(0)).transpose()?;
+        if held == Some(owned.epoch) { Ok(()) } else { Err(DbError::lost(owned.account)) }
+    }
+}

@@ -1,0 +1,401 @@
+//! What became of claims: the archive, the feed, the end of the work and its record, in one transaction for many.
+//!
+//! A result counts only where the account's epoch still is the claim's, and only where its work row is still there:
+//! that row's removal is what makes a result arrive once, also when a commit that succeeded was reported as failed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::{Arg, BULK, Claim, Db, DbError, Item, Packed, Stmt, Tx, announce, item};
+use crate::clock::Time;
+use crate::model::{Artifact, Outcome, State};
+
+/// How many failed tries an item's record keeps.
+const STORY: u32 = 16;
+
+/// What became of one try.
+#[derive(Debug, Clone)]
+pub enum Settlement {
+    /// The API answered: with a body, or with the word that there is none.
+    Answered {
+        /// Which of the two.
+        outcome: Outcome,
+        /// The body, packed.
+        packed: Packed,
+        /// SHA-256 of the body as it came.
+        sha256: [u8; 32],
+        /// The body's size as it came, in bytes.
+        size: usize,
+        /// When the next visit is due, if there is to be one.
+        revisit: Option<Time>,
+    },
+    /// It was not tried, because all its like are missing at present; it waits until then.
+    Deferred {
+        /// When to look at it again.
+        due: Time,
+    },
+    /// It did not work and will be tried again, or has been given up.
+    Failed {
+        /// `Open` to try again, else why not.
+        state: State,
+        /// When to try again.
+        due: Time,
+        /// Answers of 404 and the like, this one included.
+        misses: u32,
+        /// Answers that asking again will hardly change, this one included.
+        refusals: u32,
+        /// The answer's status, if there was an answer.
+        status: Option<u16>,
+        /// Why, for people; never content.
+        reason: String,
+    },
+}
+
+/// A claim and what became of it.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// The claim, used up.
+    pub claim: Claim,
+    /// When the answer came.
+    pub at: Time,
+    /// What became of it.
+    pub settlement: Settlement,
+}
+
+impl Settlement {
+    /// The API answered with this body; hashes and packs it, which takes a little while for a large one.
+    pub fn stored(body: &Bytes, revisit: Option<Time>) -> Settlement {
+        Settlement::Answered {
+            outcome: Outcome::Stored,
+            packed: item::pack(body),
+            sha256: Sha256::digest(body).into(),
+            size: body.len(),
+            revisit,
+        }
+    }
+
+    /// The API answered that there is nothing.
+    pub fn not_populated(revisit: Option<Time>) -> Settlement {
+        Settlement::Answered {
+            outcome: Outcome::NotPopulated,
+            packed: item::pack(b""),
+            sha256: Sha256::digest(b"").into(),
+            size: 0,
+            revisit,
+        }
+    }
+}
+
+struct Held {
+    version: i64,
+    sha256: Vec<u8>,
+    outcome: i64,
+}
+
+impl Db {
+    /// Records what became of claims; `true` for those that counted. The others were no longer theirs to settle: the
+    /// account has another owner, or a person took the item away.
+    ///
+    /// # Errors
+    /// Then nothing of it happened, or, where the connection broke while committing, all of it may have: settling the
+    /// same again is safe.
+    pub async fn settle(&self, batch: &[Settled]) -> Result<Vec<bool>, DbError> {
+        let mut tx = self.begin().await?;
+        let valid = tx.valid_owners(batch).await?;
+        let theirs: Vec<&Settled> =
+            batch.iter().filter(|settled| valid.contains(&settled.claim.owned.account_epoch())).collect();
+        let (answered, failed): (Vec<&Settled>, Vec<&Settled>) =
+            theirs.iter().partition(|settled| matches!(settled.settlement, Settlement::Answered { .. }));
+        let removed = tx.remove(answered.iter().map(|settled| settled.claim.item)).await?;
+        let counted: Vec<&Settled> =
+            answered.into_iter().filter(|settled| removed.contains(&settled.claim.item)).collect();
+        tx.archive(&counted).await?;
+        tx.revisit(&counted).await?;
+        let updated = tx.postpone(&failed).await?;
+        tx.remember(&failed).await?;
+        tx.commit().await?;
+        Ok(batch
+            .iter()
+            .map(|settled| removed.contains(&settled.claim.item) || updated.contains(&settled.claim.item))
+            .collect())
+    }
+}
+
+impl super::Owned {
+    fn account_epoch(self) -> (i64, i64) {
+        (self.account, self.epoch)
+    }
+}
+
+impl Tx {
+    /// Which of the batch's ownerships still hold; they go on to hold until the transaction ends.
+    async fn valid_owners(&mut self, batch: &[Settled]) -> Result<HashSet<(i64, i64)>, DbError> {
+        let mut accounts: Vec<i64> = batch.iter().map(|settled| settled.claim.owned.account).collect();
+        accounts.sort_unstable();
+        accounts.dedup();
+        let tail = if self.is_postgres() { " order by id for share" } else { "" };
+        let mut valid = HashSet::new();
+        for part in accounts.chunks(BULK) {
+            let stmt = Stmt::list("select id, epoch from account where id in ", Vec::new(), part.iter().copied(), tail);
+            for row in self.all(stmt).await? {
+                valid.insert((row.int(0)?, row.int(1)?));
+            }
+        }
+        Ok(valid)
+    }
+
+    async fn remove(&mut self, items: impl Iterator<Item = Item>) -> Result<HashSet<Item>, DbError> {
+        let items: Vec<i64> = items.map(|item| item.0).collect();
+        let mut removed = HashSet::with_capacity(items.len());
+        for part in items.chunks(BULK) {
+            // A discarded item is a person's word, which a late answer does not overrule.
+            let stmt = Stmt::list(
+                "delete from work where item in ",
+                Vec::new(),
+                part.iter().copied(),
+                " and state = 0 returning item",
+            );
+            for row in self.all(stmt).await? {
+                removed.insert(Item(row.int(0)?));
+            }
+        }
+        Ok(removed)
+    }
+
+    async fn archive(&mut self, counted: &[&Settled]) -> Result<(), DbError> {
+        let held = self.newest_versions(counted.iter().filter(|settled| settled.claim.visit > 0)).await?;
+        let mut fresh: Vec<(&Settled, i64)> = Vec::with_capacity(counted.len());
+        let mut tallies: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+        let mut late = BTreeMap::<i64, BTreeMap<(&'static str, i64), i64>>::new();
+        for &settled in counted {
+            let claim = &settled.claim;
+            let tally = tallies.entry(claim.owned.account).or_default();
+            if claim.visit == 0 {
+                tally.1 += 1;
+                if let (Artifact::Transcript, Some(ended)) = (claim.artifact, claim.ended.known()) {
+                    let late = late.entry(claim.owned.account).or_default();
+                    *late.entry(("fetchable", announce::bucket(settled.at.since(ended)))).or_default() += 1;
+                }
+            }
+            if let Some(version) = next_version(settled, held.get(&claim.item)) {
+                tally.0 += 1;
+                fresh.push((settled, version));
+            }
+        }
+        let mut next = self.number(&tallies).await?;
+        let mut rows = Vec::with_capacity(fresh.len());
+        for (settled, version) in fresh {
+            let Settlement::Answered { outcome, packed, sha256, size, .. } = &settled.settlement else { continue };
+            let account = settled.claim.owned.account;
+            let feed = next.entry(account).or_default();
+            *feed += 1;
+            rows.push(vec![
+                Arg::from(settled.claim.item.0),
+                version.into(),
+                account.into(),
+                (*feed).into(),
+                outcome.code().into(),
+                settled.at.into(),
+                (*size).into(),
+                sha256.to_vec().into(),
+                packed.codec.into(),
+                packed.body.clone().into(),
+            ]);
+        }
+        while !rows.is_empty() {
+            let rest = rows.split_off(rows.len().min(BULK));
+            let stmt = Stmt::rows(
+                "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, codec, body) values ",
+                std::mem::replace(&mut rows, rest),
+                "",
+            );
+            self.run(stmt).await?;
+        }
+        for (account, late) in late {
+            self.add_lateness(account, late).await?;
+        }
+        Ok(())
+    }
+
+    async fn newest_versions<'a>(
+        &mut self,
+        revisited: impl Iterator<Item = &'a &'a Settled>,
+    ) -> Result<HashMap<Item, Held>, DbError> {
+        let items: Vec<i64> = revisited.map(|settled| settled.claim.item.0).collect();
+        let mut held: HashMap<Item, Held> = HashMap::with_capacity(items.len());
+        for part in items.chunks(BULK) {
+            let stmt = Stmt::list(
+                "select item, version, sha256, outcome from artifact where item in ",
+                Vec::new(),
+                part.iter().copied(),
+                " order by item, version",
+            );
+            for row in self.all(stmt).await? {
+                held.insert(
+                    Item(row.int(0)?),
+                    Held { version: row.int(1)?, sha256: row.bytes(2)?, outcome: row.int(3)? },
+                );
+            }
+        }
+        Ok(held)
+    }
+
+    /// Takes feed numbers for each account and counts what is done; returns the last number before the new ones.
+    async fn number(&mut self, tallies: &BTreeMap<i64, (i64, i64)>) -> Result<HashMap<i64, i64>, DbError> {
+        let mut next = HashMap::with_capacity(tallies.len());
+        let tallies: Vec<(&i64, &(i64, i64))> = tallies.iter().collect();
+        for part in tallies.chunks(BULK) {
+            let rows = part
+                .iter()
+                .map(|(account, (versions, done))| vec![(**account).into(), (*versions).into(), Arg::from(*done)]);
+            let stmt = Stmt::rows(
+                "with v (id, versions, finished) as (values ",
+                rows.collect(),
+                ") update account set feed = feed + v.versions, done = done + v.finished from v where account.id = v.id
+                 returning account.id, account.feed",
+            );
+            for row in self.all(stmt).await? {
+                let account = row.int(0)?;
+                let taken = part.iter().find(|(id, _)| **id == account).map_or(0, |(_, (versions, _))| *versions);
+                next.insert(account, row.int(1)? - taken);
+            }
+        }
+        Ok(next)
+    }
+
+    async fn revisit(&mut self, counted: &[&Settled]) -> Result<(), DbError> {
+        let rows: Vec<Vec<Arg>> = counted
+            .iter()
+            .filter_map(|settled| {
+                let Settlement::Answered { revisit: Some(due), .. } = &settled.settlement else { return None };
+                let claim = &settled.claim;
+                Some(vec![
+                    Arg::from(claim.item.0),
+                    claim.item.segment().into(),
+                    claim.artifact.code().into(),
+                    claim.owned.account.into(),
+                    crate::model::Lane::Revisit.code().into(),
+                    State::Open.code().into(),
+                    (*due).into(),
+                    settled.at.into(),
+                    (claim.visit + 1).into(),
+                ])
+            })
+            .collect();
+        for part in rows.chunks(BULK) {
+            let stmt = Stmt::rows(
+                "insert into work (item, segment, artifact, account, lane, state, due, created, visit) values ",
+                part.to_vec(),
+                " on conflict (item) do nothing",
+            );
+            self.run(stmt).await?;
+        }
+        Ok(())
+    }
+
+    async fn postpone(&mut self, failed: &[&Settled]) -> Result<HashSet<Item>, DbError> {
+        let mut updated = HashSet::new();
+        // A revisit that leads nowhere is over: what is held stays.
+        let over: Vec<Item> = failed
+            .iter()
+            .filter(|settled| {
+                settled.claim.visit > 0
+                    && matches!(&settled.settlement, Settlement::Failed { state, .. } if *state != State::Open)
+            })
+            .map(|settled| settled.claim.item)
+            .collect();
+        updated.extend(self.remove(over.into_iter()).await?);
+        for part in failed.chunks(BULK) {
+            let rows: Vec<Vec<Arg>> = part
+                .iter()
+                .filter(|settled| !updated.contains(&settled.claim.item))
+                .filter_map(|settled| postponed(settled))
+                .collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let stmt = Stmt::rows(
+                "with v (item, state, due, tries, misses, refusals, first_try, last_try, status, reason) as (values ",
+                rows,
+                ") update work set state = v.state, due = v.due, tries = v.tries, again = 1, misses = v.misses, refusals = v.refusals,
+                 first_try = v.first_try, last_try = coalesce(v.last_try, work.last_try), status = coalesce(v.status, work.status),
+                 reason = coalesce(v.reason, work.reason)
+                 from v where work.item = v.item and work.state = 0 returning work.item",
+            );
+            for row in self.all(stmt).await? {
+                updated.insert(Item(row.int(0)?));
+            }
+        }
+        Ok(updated)
+    }
+
+    /// Keeps the last few failed tries of each item, so that its story can be told.
+    async fn remember(&mut self, failed: &[&Settled]) -> Result<(), DbError> {
+        let rows: Vec<Vec<Arg>> = failed
+            .iter()
+            .filter_map(|settled| {
+                let Settlement::Failed { status, reason, .. } = &settled.settlement else { return None };
+                let nth = settled.claim.tries + 1;
+                Some(vec![
+                    Arg::from(settled.claim.item.0),
+                    (nth % STORY).into(),
+                    nth.into(),
+                    settled.at.into(),
+                    Arg::Int(status.map(i64::from)),
+                    Arg::from(reason),
+                ])
+            })
+            .collect();
+        for part in rows.chunks(BULK) {
+            let stmt = Stmt::rows(
+                "insert into attempt (item, slot, nth, at, status, reason) values ",
+                part.to_vec(),
+                " on conflict (item, slot) do update set nth = excluded.nth, at = excluded.at, status = excluded.status, reason = excluded.reason",
+            );
+            self.run(stmt).await?;
+        }
+        Ok(())
+    }
+}
+
+fn postponed(settled: &Settled) -> Option<Vec<Arg>> {
+    let claim = &settled.claim;
+    let (state, due, misses, refusals, status, reason) = match &settled.settlement {
+        Settlement::Answered { .. } => return None,
+        Settlement::Failed { state, due, misses, refusals, status, reason } => {
+            (state, due, misses, refusals, status, Some(reason.as_str()))
+        }
+        Settlement::Deferred { due } => (&State::Open, due, &claim.misses, &claim.refusals, &None, None),
+    };
+    let tries = if reason.is_some() { claim.tries.saturating_add(1) } else { claim.tries };
+    Some(vec![
+        claim.item.0.into(),
+        state.code().into(),
+        (*due).into(),
+        tries.into(),
+        (*misses).into(),
+        (*refusals).into(),
+        claim.first_try.unwrap_or(settled.at).into(),
+        Arg::Int(reason.map(|_| settled.at.0)),
+        Arg::Int(status.map(i64::from)),
+        reason.into(),
+    ])
+}
+
+/// The version under which an answer is kept; `None` where it says nothing new.
+fn next_version(settled: &Settled, held: Option<&Held>) -> Option<i64> {
+    let Settlement::Answered { outcome, sha256, .. } = &settled.settlement else { return None };
+    match held {
+        None => Some(1),
+        // A text that later reads as empty is not a text that changed; the one that is held stays the newest.
+        Some(held)
+            if *outcome == Outcome::NotPopulated
+                || (held.sha256 == sha256 && held.outcome == i64::from(outcome.code())) =>
+        {
+            None
+        }
+        Some(held) => Some(held.version + 1),
+    }
+}

@@ -1,0 +1,376 @@
+//! One statement text for both databases: arguments, rows and transactions that do not say which one is behind.
+//!
+//! Numbers are BIGINT, ids TEXT, bodies BYTEA or BLOB; nothing else is ever bound or read. That is what lets a statement
+//! stand once. Everything is bound; no value is ever written into a statement's text.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
+use sqlx::{Arguments, AssertSqlSafe, Row as _, SqlitePool, Transaction};
+
+use super::{Db, DbError};
+use crate::clock::Time;
+
+/// A value on its way into a statement.
+#[derive(Debug, Clone)]
+pub enum Arg {
+    /// BIGINT.
+    Int(Option<i64>),
+    /// TEXT.
+    Text(Option<String>),
+    /// BYTEA, BLOB.
+    Bytes(Option<Bytes>),
+}
+
+macro_rules! into_arg {
+    ($($from:ty => |$value:ident| $to:expr),+ $(,)?) => {$(
+        impl From<$from> for Arg {
+            fn from($value: $from) -> Arg { $to }
+        }
+    )+};
+}
+
+into_arg! {
+    i64 => |value| Arg::Int(Some(value)),
+    i16 => |value| Arg::Int(Some(i64::from(value))),
+    u32 => |value| Arg::Int(Some(i64::from(value))),
+    u64 => |value| Arg::Int(Some(i64::try_from(value).unwrap_or(i64::MAX))),
+    usize => |value| Arg::Int(Some(i64::try_from(value).unwrap_or(i64::MAX))),
+    bool => |value| Arg::Int(Some(i64::from(value))),
+    Time => |value| Arg::Int(Some(value.0)),
+    Option<Time> => |value| Arg::Int(value.map(|time| time.0)),
+    Option<i64> => |value| Arg::Int(value),
+    &str => |value| Arg::Text(Some(value.to_owned())),
+    &String => |value| Arg::Text(Some(value.clone())),
+    String => |value| Arg::Text(Some(value)),
+    Option<String> => |value| Arg::Text(value),
+    Option<&str> => |value| Arg::Text(value.map(str::to_owned)),
+    Vec<u8> => |value| Arg::Bytes(Some(value.into())),
+    Bytes => |value| Arg::Bytes(Some(value)),
+    Option<Bytes> => |value| Arg::Bytes(value),
+}
+
+/// A statement and its arguments.
+#[derive(Debug, Clone)]
+pub struct Stmt {
+    text: Text,
+    args: Vec<Arg>,
+}
+
+#[derive(Debug, Clone)]
+enum Text {
+    Fixed(&'static str),
+    Built(String),
+    /// Over many rows; how the placeholders look is the database's affair.
+    Rows {
+        head: &'static str,
+        width: usize,
+        count: usize,
+        tail: &'static str,
+    },
+}
+
+/// Starts a statement; `$1`, `$2` … are bound in order.
+pub fn sql(text: &'static str) -> Stmt {
+    Stmt { text: Text::Fixed(text), args: Vec::new() }
+}
+
+impl Stmt {
+    /// Binds the next argument.
+    #[must_use]
+    pub fn bind(mut self, value: impl Into<Arg>) -> Stmt {
+        self.args.push(value.into());
+        self
+    }
+
+    /// A statement over many rows: `head`, then the rows in parentheses, then `tail`. Nothing is bound elsewhere in it.
+    pub fn rows(head: &'static str, rows: Vec<Vec<Arg>>, tail: &'static str) -> Stmt {
+        let (width, count) = (rows.first().map_or(0, Vec::len), rows.len());
+        Stmt { text: Text::Rows { head, width, count, tail }, args: rows.into_iter().flatten().collect() }
+    }
+
+    /// A statement with a list, `head ($k,$k+1,…) tail`, after arguments already bound by `first`.
+    pub fn list(head: &str, first: Vec<Arg>, items: impl IntoIterator<Item = impl Into<Arg>>, tail: &str) -> Stmt {
+        let mut args = first;
+        let mut text = String::from(head);
+        text.push('(');
+        let before = args.len();
+        for item in items {
+            args.push(item.into());
+            let _ = write!(text, "{}${}", if args.len() == before + 1 { "" } else { "," }, args.len());
+        }
+        text.push(')');
+        text.push_str(tail);
+        Stmt { text: Text::Built(text), args }
+    }
+
+    /// A statement put together from parts of this program's own; never from input.
+    pub fn built(text: String) -> Stmt {
+        Stmt { text: Text::Built(text), args: Vec::new() }
+    }
+
+    fn text(&self, postgres: bool) -> AssertSqlSafe<String> {
+        AssertSqlSafe(match &self.text {
+            Text::Fixed(text) => (*text).to_owned(),
+            Text::Built(text) => text.clone(),
+            Text::Rows { head, width, count, tail } => rows_text(head, *width, *count, tail, postgres),
+        })
+    }
+
+    /// Whether the prepared statement is worth keeping: one over many rows rarely comes again with as many, and is large.
+    fn recurs(&self) -> bool {
+        !matches!(self.text, Text::Rows { .. })
+    }
+
+    fn sqlite(self) -> Result<(AssertSqlSafe<String>, SqliteArguments, bool), DbError> {
+        let (text, recurs) = (self.text(false), self.recurs());
+        let mut args = SqliteArguments::default();
+        for arg in self.args {
+            match arg {
+                Arg::Int(value) => args.add(value),
+                Arg::Text(value) => args.add(value),
+                Arg::Bytes(value) => args.add(value.map(Vec::from)),
+            }
+            .map_err(DbError::encode)?;
+        }
+        Ok((text, args, recurs))
+    }
+
+    fn postgres(self) -> Result<(AssertSqlSafe<String>, PgArguments, bool), DbError> {
+        let (text, recurs) = (self.text(true), self.recurs());
+        let mut args = PgArguments::default();
+        for arg in self.args {
+            match arg {
+                Arg::Int(value) => args.add(value),
+                // Postgres text cannot hold NUL; ids and texts that do are rare and only shown to people.
+                Arg::Text(value) => args.add(value.map(|text| text.replace('\0', "\u{fffd}"))),
+                Arg::Bytes(value) => args.add(value.map(Vec::from)),
+            }
+            .map_err(DbError::encode)?;
+        }
+        Ok((text, args, recurs))
+    }
+}
+
+/// SQLite looks a named placeholder up among all those before it, which takes for ever with thousands: there they stay
+/// nameless.
+fn rows_text(head: &str, width: usize, count: usize, tail: &str, postgres: bool) -> String {
+    let mut text = String::with_capacity(head.len() + tail.len() + count * (width * 7 + 3));
+    text.push_str(head);
+    let mut number = 0;
+    for row in 0..count {
+        text.push_str(if row == 0 { "(" } else { ",(" });
+        for column in 0..width {
+            number += 1;
+            text.push_str(if column == 0 { "" } else { "," });
+            if postgres {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "${number}");
+            } else {
+                text.push('?');
+            }
+        }
+        text.push(')');
+    }
+    text.push_str(tail);
+    text
+}
+
+/// One row of a result, read by position.
+pub enum Row {
+    /// From SQLite.
+    Sqlite(SqliteRow),
+    /// From Postgres.
+    Postgres(PgRow),
+}
+
+macro_rules! column {
+    ($(#[$doc:meta])* $name:ident -> $type:ty) => {
+        $(#[$doc])*
+        pub fn $name(&self, index: usize) -> Result<$type, DbError> {
+            Ok(match self {
+                Row::Sqlite(row) => row.try_get(index)?,
+                Row::Postgres(row) => row.try_get(index)?,
+            })
+        }
+    };
+}
+
+impl Row {
+    column! {
+        /// A number that is never null.
+        int -> i64
+    }
+    column! {
+        /// A number or null.
+        maybe_int -> Option<i64>
+    }
+    column! {
+        /// A text that is never null.
+        text -> String
+    }
+    column! {
+        /// A text or null.
+        maybe_text -> Option<String>
+    }
+    column! {
+        /// Bytes that are never null.
+        bytes -> Vec<u8>
+    }
+    column! {
+        /// Bytes or null.
+        maybe_bytes -> Option<Vec<u8>>
+    }
+
+    /// A moment that is never null.
+    pub fn time(&self, index: usize) -> Result<Time, DbError> {
+        self.int(index).map(Time)
+    }
+
+    /// A moment or null.
+    pub fn maybe_time(&self, index: usize) -> Result<Option<Time>, DbError> {
+        Ok(self.maybe_int(index)?.map(Time))
+    }
+
+    /// A number as yes or no.
+    pub fn flag(&self, index: usize) -> Result<bool, DbError> {
+        Ok(self.int(index)? != 0)
+    }
+
+    /// A count: a number that is never negative.
+    pub fn count(&self, index: usize) -> Result<u64, DbError> {
+        Ok(u64::try_from(self.int(index)?).unwrap_or(0))
+    }
+}
+
+/// A transaction on SQLite, begun and ended by plain statements. SQLite ends one by itself where the disk is full, after which
+/// the driver's own count of open transactions is wrong for good; so a connection whose transaction did not commit is
+/// closed, which undoes what is left of it, and the next one is a new one.
+pub struct SqliteTx {
+    connection: PoolConnection<Sqlite>,
+    committed: bool,
+}
+
+impl SqliteTx {
+    /// Begins with `how`: `begin immediate` to write, `begin` to read.
+    pub(super) async fn begin(pool: &SqlitePool, how: &'static str) -> Result<SqliteTx, DbError> {
+        let mut tx = SqliteTx { connection: pool.acquire().await?, committed: false };
+        sqlx::query(how).execute(&mut *tx.connection).await?;
+        Ok(tx)
+    }
+
+    async fn commit(mut self) -> Result<(), DbError> {
+        sqlx::query("commit").execute(&mut *self.connection).await?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for SqliteTx {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// A transaction that writes. Dropped without [`Tx::commit`], it never happened.
+pub enum Tx {
+    /// On SQLite, begun immediately: a deferred one that turns to writing is refused at once.
+    Sqlite(SqliteTx),
+    /// On Postgres.
+    Postgres(Transaction<'static, Postgres>),
+}
+
+impl Tx {
+    /// Runs a statement; returns how many rows it touched.
+    pub async fn run(&mut self, stmt: Stmt) -> Result<u64, DbError> {
+        Ok(match self {
+            Tx::Sqlite(tx) => {
+                let (text, args, recurs) = stmt.sqlite()?;
+                sqlx::query_with(text, args).persistent(recurs).execute(&mut *tx.connection).await?.rows_affected()
+            }
+            Tx::Postgres(tx) => {
+                let (text, args, recurs) = stmt.postgres()?;
+                sqlx::query_with(text, args).persistent(recurs).execute(&mut **tx).await?.rows_affected()
+            }
+        })
+    }
+
+    /// Runs a statement and returns its rows.
+    pub async fn all(&mut self, stmt: Stmt) -> Result<Vec<Row>, DbError> {
+        Ok(match self {
+            Tx::Sqlite(tx) => {
+                let (text, args, recurs) = stmt.sqlite()?;
+                let rows = sqlx::query_with(text, args).persistent(recurs).fetch_all(&mut *tx.connection).await?;
+                rows.into_iter().map(Row::Sqlite).collect()
+            }
+            Tx::Postgres(tx) => {
+                let (text, args, recurs) = stmt.postgres()?;
+                let rows = sqlx::query_with(text, args).persistent(recurs).fetch_all(&mut **tx).await?;
+                rows.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    /// Runs a statement and returns its first row, if there is one.
+    pub async fn first(&mut self, stmt: Stmt) -> Result<Option<Row>, DbError> {
+        Ok(self.all(stmt).await?.into_iter().next())
+    }
+
+    /// Makes it durable.
+    pub async fn commit(self) -> Result<(), DbError> {
+        match self {
+            Tx::Sqlite(tx) => tx.commit().await?,
+            Tx::Postgres(tx) => tx.commit().await?,
+        }
+        Ok(())
+    }
+
+    /// Whether this is Postgres, for `dialect.rs`.
+    pub(super) fn is_postgres(&self) -> bool {
+        matches!(self, Tx::Postgres(_))
+    }
+}
+
+impl Db {
+    /// Begins a transaction that writes.
+    pub async fn begin(&self) -> Result<Tx, DbError> {
+        Ok(match self {
+            Db::Sqlite(pools) => Tx::Sqlite(SqliteTx::begin(&pools.writer, "begin immediate").await?),
+            Db::Postgres(pools) => Tx::Postgres(pools.pool.begin().await?),
+        })
+    }
+
+    /// Reads rows, outside any transaction.
+    pub async fn all(&self, stmt: Stmt) -> Result<Vec<Row>, DbError> {
+        Ok(match self {
+            Db::Sqlite(pools) => {
+                let (text, args, recurs) = stmt.sqlite()?;
+                let rows = sqlx::query_with(text, args).persistent(recurs).fetch_all(&pools.reader).await?;
+                rows.into_iter().map(Row::Sqlite).collect()
+            }
+            Db::Postgres(pools) => {
+                let (text, args, recurs) = stmt.postgres()?;
+                let rows = sqlx::query_with(text, args).persistent(recurs).fetch_all(&pools.pool).await?;
+                rows.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    /// Reads the first row, if there is one.
+    pub async fn first(&self, stmt: Stmt) -> Result<Option<Row>, DbError> {
+        Ok(self.all(stmt).await?.into_iter().next())
+    }
+
+    /// Runs one statement in a transaction of its own.
+    pub async fn run(&self, stmt: Stmt) -> Result<u64, DbError> {
+        let mut tx = self.begin().await?;
+        let touched = tx.run(stmt).await?;
+        tx.commit().await?;
+        Ok(touched)
+    }
+}

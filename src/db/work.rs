@@ -1,0 +1,265 @@
+//! The work table: what is due, when something next will be, and what people do with items by hand.
+
+use std::time::Duration;
+
+use super::{Arg, Db, DbError, Item, Owned, Row, Stmt, sql};
+use crate::clock::Time;
+use crate::model::{Artifact, ArtifactSet, Lane, State};
+
+/// The right to try one item, in the name of an ownership. Nothing is written when it is taken: who owns the account
+/// works its items, and a result is accepted only from the epoch that still holds. Settling consumes it.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Which item.
+    pub item: Item,
+    /// In whose name.
+    pub owned: Owned,
+    /// Which artifact.
+    pub artifact: Artifact,
+    /// How urgent.
+    pub lane: Lane,
+    /// The segment's id in RingCX.
+    pub segment_id: String,
+    /// The dialog's id in RingCX.
+    pub dialog_id: Option<String>,
+    /// When the segment ended.
+    pub ended: Time,
+    /// When it is, or was, due.
+    pub due: Time,
+    /// Tries so far.
+    pub tries: u32,
+    /// Among them, answers of 404 or like it.
+    pub misses: u32,
+    /// Among them, answers that asking again will hardly change.
+    pub refusals: u32,
+    /// When it was first tried.
+    pub first_try: Option<Time>,
+    /// How long it was paused since.
+    pub paused: Duration,
+    /// 0 until it has been answered; then which visit this is.
+    pub visit: u32,
+}
+
+/// The parts of the index on what is due: by artifact, lane, and first tries or retries.
+fn classes(artifacts: ArtifactSet) -> impl Iterator<Item = String> {
+    artifacts.iter().flat_map(|artifact| {
+        Lane::ALL.into_iter().flat_map(move |lane| {
+            [0, 1].map(|again| {
+                format!("w.artifact = {} and w.lane = {} and w.again = {again}", artifact.code(), lane.code())
+            })
+        })
+    })
+}
+
+const CLAIM: &str = "w.item, w.lane, s.segment_id, s.dialog_id, s.ended, w.due, w.tries, w.misses, w.refusals, w.first_try, w.paused, w.visit";
+
+fn claim(owned: Owned, row: &Row) -> Result<Option<Claim>, DbError> {
+    let item = Item(row.int(0)?);
+    let lane = i16::try_from(row.int(1)?).ok().and_then(Lane::from_code);
+    let (Some(artifact), Some(lane)) = (item.artifact(), lane) else { return Ok(None) };
+    let small = |index: usize| -> Result<u32, DbError> { Ok(u32::try_from(row.int(index)?).unwrap_or(u32::MAX)) };
+    Ok(Some(Claim {
+        item,
+        owned,
+        artifact,
+        lane,
+        segment_id: row.text(2)?,
+        dialog_id: row.maybe_text(3)?,
+        ended: row.time(4)?,
+        due: row.time(5)?,
+        tries: small(6)?,
+        misses: small(7)?,
+        refusals: small(8)?,
+        first_try: row.maybe_time(9)?,
+        paused: Duration::from_millis(row.count(10)?),
+        visit: small(11)?,
+    }))
+}
+
+/// Which items a person asks about.
+#[derive(Debug, Clone, Default)]
+pub struct QueueFilter {
+    /// Only of this account.
+    pub account: Option<i64>,
+    /// Only in these states; all if empty.
+    pub states: Vec<State>,
+    /// Only of this segment.
+    pub segment_id: Option<String>,
+    /// Only this artifact.
+    pub artifact: Option<Artifact>,
+    /// At most so many; 0 for all.
+    pub limit: u32,
+}
+
+/// An unfinished item, for people.
+#[derive(Debug, Clone)]
+pub struct QueueRow {
+    /// Which item.
+    pub item: Item,
+    /// The sub-account.
+    pub sub: String,
+    /// The segment's id in RingCX.
+    pub segment_id: String,
+    /// When the segment ended.
+    pub ended: Time,
+    /// Which artifact.
+    pub artifact: Artifact,
+    /// How urgent.
+    pub lane: Lane,
+    /// Where it stands.
+    pub state: State,
+    /// When it is due.
+    pub due: Time,
+    /// Tries so far.
+    pub tries: u32,
+    /// When it was first tried.
+    pub first_try: Option<Time>,
+    /// The last answer's status.
+    pub status: Option<i64>,
+    /// Why the last try failed.
+    pub reason: Option<String>,
+}
+
+impl Db {
+    /// Up to `most` items of each lane, first tries and retries apart, that are due, the earliest first; only of
+    /// `artifacts`.
+    pub async fn due(
+        &self,
+        owned: Owned,
+        artifacts: ArtifactSet,
+        now: Time,
+        most: usize,
+    ) -> Result<Vec<Claim>, DbError> {
+        if artifacts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let parts: Vec<String> = classes(artifacts)
+            .map(|class| {
+                format!(
+                    "select {CLAIM} from (select * from work w where w.account = $1 and {class} and w.state = 0 and w.due <= $2
+                     order by w.due limit $3) w join segment s on s.id = w.segment"
+                )
+            })
+            .collect();
+        let stmt = Stmt::built(parts.join(" union all ")).bind(owned.account).bind(now).bind(most);
+        let rows = self.all(stmt).await?;
+        Ok(rows.iter().map(|row| claim(owned, row)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    /// When the next item of `artifacts` that is not due yet will be.
+    pub async fn next_due(&self, account: i64, artifacts: ArtifactSet, now: Time) -> Result<Option<Time>, DbError> {
+        if artifacts.is_empty() {
+            return Ok(None);
+        }
+        let parts: Vec<String> = classes(artifacts)
+            .map(|class| {
+                format!("select (select min(w.due) from work w where w.account = $1 and {class} and w.state = 0 and w.due > $2) as due")
+            })
+            .collect();
+        let text = format!("select min(due) from ({}) earliest", parts.join(" union all "));
+        let row = self.first(Stmt::built(text).bind(account).bind(now)).await?;
+        Ok(row.map(|row| row.maybe_time(0)).transpose()?.flatten())
+    }
+
+    /// Makes all open items of one artifact due that were put off without a try; returns how many.
+    pub async fn undefer(&self, account: i64, artifact: Artifact, now: Time) -> Result<u64, DbError> {
+        let stmt = sql(
+            "update work set due = $3 where account = $1 and artifact = $2 and state = 0 and tries = 0 and due > $3 and visit = 0",
+        );
+        self.run(stmt.bind(account).bind(artifact.code()).bind(now)).await
+    }
+
+    /// Items that are not finished, for people: what gave up first, then by due time.
+    pub async fn queue(&self, filter: &QueueFilter) -> Result<Vec<QueueRow>, DbError> {
+        let (clause, args) = filter.clause();
+        let limit = if filter.limit == 0 { i64::from(u32::MAX) } else { i64::from(filter.limit) };
+        let mut stmt = Stmt::built(format!(
+            "select w.item, a.sub, s.segment_id, s.ended, w.lane, w.state, w.due, w.tries, w.first_try, w.status, w.reason
+             from work w join segment s on s.id = w.segment join account a on a.id = w.account
+             where {clause} order by w.state desc, w.due, w.item limit {limit}"
+        ));
+        for arg in args {
+            stmt = stmt.bind(arg);
+        }
+        let mut items = Vec::new();
+        for row in self.all(stmt).await? {
+            let item = Item(row.int(0)?);
+            let lane = i16::try_from(row.int(4)?).ok().and_then(Lane::from_code);
+            let state = i16::try_from(row.int(5)?).ok().and_then(State::from_code);
+            let (Some(artifact), Some(lane), Some(state)) = (item.artifact(), lane, state) else { continue };
+            items.push(QueueRow {
+                item,
+                sub: row.text(1)?,
+                segment_id: row.text(2)?,
+                ended: row.time(3)?,
+                artifact,
+                lane,
+                state,
+                due: row.time(6)?,
+                tries: u32::try_from(row.int(7)?).unwrap_or(u32::MAX),
+                first_try: row.maybe_time(8)?,
+                status: row.maybe_int(9)?,
+                reason: row.maybe_text(10)?,
+            });
+        }
+        Ok(items)
+    }
+
+    /// Makes items due at once, with their horizon counted afresh; returns how many. Discarded ones are revived too.
+    pub async fn retry_items(&self, filter: &QueueFilter, now: Time) -> Result<u64, DbError> {
+        let (clause, args) = filter.clause();
+        let number = args.len() + 1;
+        let mut stmt = Stmt::built(format!(
+            "update work set state = 0, due = ${number}, tries = 0, again = 0, misses = 0, refusals = 0, first_try = null, paused = 0
+             where item in (select w.item from work w join segment s on s.id = w.segment where {clause})"
+        ));
+        for arg in args {
+            stmt = stmt.bind(arg);
+        }
+        self.run(stmt.bind(now)).await
+    }
+
+    /// Gives items up for good; returns how many.
+    pub async fn discard_items(&self, filter: &QueueFilter, why: &str) -> Result<u64, DbError> {
+        let (clause, args) = filter.clause();
+        let number = args.len() + 1;
+        let mut stmt = Stmt::built(format!(
+            "update work set state = 3, reason = ${number} where item in
+             (select w.item from work w join segment s on s.id = w.segment where {clause} and w.state <> 3)"
+        ));
+        for arg in args {
+            stmt = stmt.bind(arg);
+        }
+        self.run(stmt.bind(why)).await
+    }
+
+    /// Whether an account has anything that is due; cheap, for waking up after a person changed the queue.
+    pub async fn has_due(&self, account: i64, now: Time) -> Result<bool, DbError> {
+        let stmt = sql("select 1 from work where account = $1 and state = 0 and due <= $2 limit 1");
+        Ok(self.first(stmt.bind(account).bind(now)).await?.is_some())
+    }
+}
+
+impl QueueFilter {
+    fn clause(&self) -> (String, Vec<Arg>) {
+        let mut args = Vec::new();
+        let mut parts = vec!["w.visit = 0".to_owned()];
+        if let Some(account) = self.account {
+            args.push(account.into());
+            parts.push(format!("w.account = ${}", args.len()));
+        }
+        if let Some(segment) = &self.segment_id {
+            args.push(segment.into());
+            parts.push(format!("s.segment_id = ${}", args.len()));
+        }
+        if let Some(artifact) = self.artifact {
+            args.push(artifact.code().into());
+            parts.push(format!("w.artifact = ${}", args.len()));
+        }
+        if !self.states.is_empty() {
+            let codes: Vec<String> = self.states.iter().map(|state| state.code().to_string()).collect();
+            parts.push(format!("w.state in ({})", codes.join(",")));
+        }
+        (parts.join(" and "), args)
+    }
+}

@@ -1,0 +1,91 @@
+//! A private Postgres for the tests of one process: started at the first use, socket only, gone with the process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use secrecy::SecretString;
+
+static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+struct Cluster {
+    folder: PathBuf,
+    /// A shell that stops the server and removes its folder when its standard input ends: when this process does,
+    /// however it does.
+    _keeper: Child,
+}
+
+/// The URL of an empty database of its own. Fails the test where Postgres is not installed.
+pub fn database() -> SecretString {
+    let cluster = CLUSTER.get_or_init(Cluster::start);
+    let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    cluster.psql(&format!("create database {name}"));
+    SecretString::from(format!("postgres://postgres@localhost/{name}?host={}", cluster.folder.display()))
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let folder = tempfile::Builder::new().prefix("rxpg").tempdir_in("/tmp").expect("a temporary folder").keep();
+        let data = folder.join("data");
+        let bin = |name: &str| binary(name).display().to_string();
+        // The server refuses to run as root.
+        let root = std::env::var("USER").is_ok_and(|user| user == "root") || Path::new("/root/.").read_dir().is_ok();
+        let user = if root { "setpriv --reuid=postgres --regid=postgres --init-groups" } else { "" };
+        if root {
+            run(&format!("chown postgres:postgres {}", folder.display()));
+        }
+        run(&format!(
+            "{user} {} -D {} -U postgres -A trust -E UTF8 --locale=C --no-sync >{}/initdb.log 2>&1",
+            bin("initdb"),
+            data.display(),
+            folder.display()
+        ));
+        let script = format!(
+            "trap '' INT TERM HUP; {user} {} -D {} -k {} -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200 \
+             </dev/null >{2}/log 2>&1 & pid=$!; read -r _; kill -QUIT $pid; wait $pid; rm -rf {2}",
+            bin("postgres"),
+            data.display(),
+            folder.display(),
+        );
+        let keeper = Command::new("sh").arg("-c").arg(script).stdin(Stdio::piped()).spawn().expect("sh");
+        let cluster = Cluster { folder, _keeper: keeper };
+        for _ in 0..200 {
+            if cluster.try_psql("select 1") {
+                return cluster;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("the test's Postgres did not start; see {}/log", cluster.folder.display());
+    }
+
+    fn psql(&self, statement: &str) {
+        assert!(self.try_psql(statement), "psql failed: {statement}");
+    }
+
+    fn try_psql(&self, statement: &str) -> bool {
+        Command::new(binary("psql"))
+            .args(["-h", &self.folder.display().to_string(), "-U", "postgres", "-qc", statement])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+}
+
+fn run(command: &str) {
+    let status = Command::new("sh").arg("-c").arg(command).status().expect("sh");
+    assert!(status.success(), "failed: {command}");
+}
+
+fn binary(name: &str) -> PathBuf {
+    let debian = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|dir| dir.path().join("bin").join(name));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = debian.chain(std::env::split_paths(&path).map(|dir| dir.join(name))).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is not installed; hint: apt-get install postgresql"))
+}
