@@ -13,9 +13,17 @@ pub mod model;
 pub mod ringcx;
 pub mod standing;
 
+pub mod account;
 pub mod db;
+pub mod discover;
+pub mod fetch;
 
+pub mod metrics;
+pub mod status;
 
+pub mod daemon;
+pub mod http;
+pub mod telemetry;
 
 
 pub mod sim;

@@ -1,0 +1,138 @@
+//! What every stage needs to work for one account: its ids, its place in the database, its share of the API.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Tick};
+use crate::config::AccountPolicy;
+use crate::db::{Db, Owned};
+use crate::model::{AccountId, Lane};
+use crate::ringcx::limits::{Budget, Pacer};
+use crate::ringcx::{Api, Login};
+
+/// An account that this process works on.
+pub struct Account {
+    /// Its ids in RingCX.
+    pub id: AccountId,
+    /// For people.
+    pub name: Option<String>,
+    /// What is wanted of it.
+    pub policy: AccountPolicy,
+    /// How many days the vendor keeps its data, where it said so.
+    pub retention_days: Option<i64>,
+    /// The right to write for it.
+    pub owned: Owned,
+    /// Where everything is kept.
+    pub db: Db,
+    /// The API.
+    pub api: Api,
+    /// The login that sees it.
+    pub login: Login,
+    /// Its requests a minute; shared with other accounts where the limit is the login's.
+    pub pacer: Pacer,
+    /// Its metadata reads.
+    pub metadata: Arc<Budget>,
+    /// The time.
+    pub clock: Clock,
+    /// Rung when work may have been queued.
+    pub work: Notify,
+    /// Rung when there may be more to discover than was planned.
+    pub discover: Notify,
+    /// Figures that only this process knows.
+    pub live: Live,
+}
+
+/// Figures of an account that only its owner knows.
+#[derive(Debug, Default)]
+pub struct Live {
+    running: AtomicU64,
+    lanes: Mutex<[Minute; 4]>,
+}
+
+impl Live {
+    /// Items claimed and not yet settled.
+    pub fn running(&self) -> u64 {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Sets the number of items claimed and not yet settled.
+    pub fn set_running(&self, running: usize) {
+        self.running.store(running as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a request of a lane.
+    pub fn count(&self, lane: Lane, now: Tick) {
+        self.lanes()[slot(lane)].add(now);
+    }
+
+    /// Requests in the last minute, lane by lane.
+    pub fn by_lane(&self, now: Tick) -> impl Iterator<Item = (Lane, u64)> {
+        let mut lanes = self.lanes();
+        Lane::ALL.map(|lane| (lane, lanes[slot(lane)].sum(now))).into_iter()
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, [Minute; 4]> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn slot(lane: Lane) -> usize {
+    usize::try_from(lane.code()).unwrap_or(0).min(Lane::ALL.len() - 1)
+}
+
+const MINUTE: usize = 60;
+
+/// Counts by second, of the last minute.
+#[derive(Debug)]
+struct Minute {
+    seconds: [u32; MINUTE],
+    newest: u64,
+}
+
+impl Default for Minute {
+    fn default() -> Minute {
+        Minute { seconds: [0; MINUTE], newest: 0 }
+    }
+}
+
+impl Minute {
+    fn add(&mut self, now: Tick) {
+        self.turn(now);
+        let second = &mut self.seconds[now.0.as_secs() as usize % MINUTE];
+        *second = second.saturating_add(1);
+    }
+
+    fn sum(&mut self, now: Tick) -> u64 {
+        self.turn(now);
+        self.seconds.iter().map(|count| u64::from(*count)).sum()
+    }
+
+    /// Forgets the seconds that are more than a minute ago.
+    fn turn(&mut self, now: Tick) {
+        let second = now.0.as_secs();
+        for passed in self.newest.saturating_add(1).max(second.saturating_sub(MINUTE as u64 - 1))..=second {
+            self.seconds[passed as usize % MINUTE] = 0;
+        }
+        self.newest = self.newest.max(second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_lanes_requests_are_forgotten_after_a_minute() {
+        let live = Live::default();
+        let at = |secs| Tick(Duration::from_secs(secs));
+        for second in 1000..1100 {
+            live.count(Lane::Backfill, at(second));
+        }
+        let sum = |now| live.by_lane(at(now)).find(|(lane, _)| *lane == Lane::Backfill).map(|(_, sum)| sum);
+        assert_eq!((sum(1099), sum(1129), sum(1159), sum(9999)), (Some(60), Some(30), Some(0), Some(0)));
+    }
+}

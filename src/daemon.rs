@@ -1,0 +1,101 @@
+//! The daemon: opens what is needed, takes its accounts, runs a discovery loop and a drain loop for each, and ends in good
+//! order.
+//!
+//! Only here are tasks spawned. A task that ends before it was told to stops all others and becomes the exit status.
+//! Normal work and recovery after a crash are the same: accounts are taken under a new epoch, and nobody assumes who
+//! worked on them before.
+
+pub mod beat;
+pub mod discovery;
+pub mod drain;
+pub mod roster;
+pub mod session;
+pub mod shared;
+pub mod sharing;
+pub mod signals;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::{DatabaseUrl, Settings};
+use crate::db::{Access, Db, DbError, DbFault, FileLock};
+use shared::Shared;
+
+/// Between tries to open a database that is away.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// How long the end of everything may take before the process gives up on order.
+const LAST_ORDERS: Duration = Duration::from_secs(9);
+
+/// Opens the database that the settings name; on SQLite under a lock that keeps a second daemon out.
+///
+/// # Errors
+/// Where it cannot be opened, or another daemon holds it.
+pub async fn open(settings: &Settings) -> anyhow::Result<(Db, Option<FileLock>)> {
+    match &settings.database.url {
+        DatabaseUrl::Sqlite(path) => {
+            let lock = FileLock::take(path)?;
+            Ok((Db::open_sqlite(path, Access::Own).await?, Some(lock)))
+        }
+        DatabaseUrl::Postgres(url) => Ok((Db::open_postgres(url, Access::Own, 12).await?, None)),
+    }
+}
+
+/// Opens the database, waiting for one that is merely away: a server may start later than this program.
+async fn open_patiently(settings: &Settings, clock: &Clock) -> anyhow::Result<(Db, Option<FileLock>)> {
+    loop {
+        match open(settings).await {
+            Err(error) if is_away(&error) => {
+                tracing::warn!("{error:#}; trying again");
+                clock.sleep(AGAIN).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<DbError>().is_some_and(|error| error.fault() == DbFault::Away)
+}
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// Where it cannot start, or a part of it ended of itself.
+pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
+    let opened = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        opened = open_patiently(&settings, &clock) => opened,
+    };
+    let (db, lock) = opened?;
+    let shared = Shared::new(settings, db.clone(), clock)?;
+    let name = db.lock_name(&shared.settings.database.instance).await?;
+    let listener = crate::http::bind(&shared.settings.http).await?;
+    let mut tasks = tokio::task::JoinSet::new();
+    if let Some(listener) = listener {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { crate::http::serve(listener, shared, stop).await.context("the HTTP server failed") });
+    }
+    {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { session::run(shared, name, stop).await });
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.context("a part of the daemon ended abnormally").and_then(|result| result);
+        if outcome.is_ok() {
+            outcome = match ended {
+                Ok(()) if !stop.is_cancelled() => Err(anyhow::anyhow!("a part of the daemon ended of itself")),
+                ended => ended,
+            };
+        }
+        stop.cancel();
+    }
+    // Close what is open, so that SQLite folds its log back; a database that hangs must not keep us.
+    let _ = tokio::time::timeout(Duration::from_secs(2), db.close()).await;
+    drop(lock);
+    outcome
+}

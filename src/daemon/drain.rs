@@ -1,0 +1,399 @@
+//! Drains one account's work: claims what is due, lets requests go at the account's pace, hands results to the committer.
+//!
+//! The loop around `fetch`. It sleeps until something is queued, settled or due; an idle account costs nothing.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::account::Account;
+use crate::backoff::Fault;
+use crate::clock::Time;
+use crate::db::{Claim, DbError, Item, PauseRow, Settled, Settlement};
+use crate::fetch::absence::Absence;
+use crate::fetch::committer::{Acknowledgement, Committer, Storage, Submission};
+use crate::fetch::schedule::{Class, Schedule, class};
+use crate::fetch::{Patience, attempt};
+use crate::model::{Artifact, ArtifactSet, Endpoint, State};
+use crate::ringcx::ApiError;
+use crate::ringcx::limits::Permit;
+use crate::standing::{Meaning, Standing};
+
+/// How long an item whose result was not accepted is left alone, lest it be fetched over and over.
+const LEFT_ALONE: Duration = Duration::from_secs(30);
+/// How long requests under way may take when the daemon ends.
+const LAST_ORDERS: Duration = Duration::from_secs(5);
+/// Between looks at a database that is away.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+type Turn = Pin<Box<dyn Future<Output = Permit> + Send>>;
+/// A claim that was tried: when the answer came and what it means, already hashed and packed; or what went wrong.
+type Tried = (Claim, Result<(Time, Settlement), ApiError>);
+
+/// Drains one account's work.
+pub struct Drain {
+    account: Arc<Account>,
+    patience: Arc<Patience>,
+    concurrency: usize,
+    committer: Committer,
+    schedule: Schedule,
+    /// Claimed and not settled: waiting, under way, or on its way into the database; then with the time at which it will
+    /// be due again, if it will.
+    held: HashMap<Item, Option<Time>>,
+    left_alone: HashMap<Item, Time>,
+    requests: JoinSet<Tried>,
+    acknowledged: (mpsc::UnboundedSender<Acknowledgement>, mpsc::UnboundedReceiver<Acknowledgement>),
+    standing: BTreeMap<Artifact, Standing>,
+    absence: BTreeMap<Artifact, Absence>,
+    /// Classes of which the database holds more than was handed out.
+    more: HashSet<Class>,
+    refill: bool,
+    next: Option<Time>,
+}
+
+impl Drain {
+    /// For an account; nothing happens before [`Drain::run`].
+    pub fn new(account: Arc<Account>, patience: Patience, concurrency: usize, committer: Committer) -> Drain {
+        Drain {
+            account,
+            patience: Arc::new(patience),
+            concurrency: concurrency.max(1),
+            committer,
+            schedule: Schedule::default(),
+            held: HashMap::new(),
+            left_alone: HashMap::new(),
+            requests: JoinSet::new(),
+            acknowledged: mpsc::unbounded_channel(),
+            standing: BTreeMap::new(),
+            absence: BTreeMap::new(),
+            more: HashSet::new(),
+            refill: true,
+            next: None,
+        }
+    }
+
+    /// Takes up a pause that was recorded before this process began.
+    pub fn take_up(&mut self, pause: &PauseRow) {
+        if let Some(artifact) = Artifact::ALL.into_iter().find(|artifact| Endpoint::from(*artifact) == pause.endpoint) {
+            self.standing.entry(artifact).or_default().resume_from(pause.since, pause.until, pause.times);
+        }
+    }
+
+    /// Works until `stop`, then lets what is under way finish.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut storage = self.committer.storage();
+        let mut turn: Option<Turn> = None;
+        while !stop.is_cancelled() {
+            let stores = *storage.borrow_and_update() == Storage::Ok;
+            if self.refill || self.runs_low() {
+                self.refill().await;
+            }
+            let open = self.open();
+            let wants = stores && self.requests.len() < self.concurrency && self.schedule.has(open);
+            if wants {
+                self.send_at_once(open).await;
+            }
+            let wants = wants && self.requests.len() < self.concurrency && self.schedule.has(open);
+            if !wants {
+                turn = None;
+            } else if turn.is_none() {
+                let pacer = self.account.pacer.clone();
+                turn = Some(Box::pin(async move { pacer.enter().await }));
+            }
+            self.account.live.set_running(self.requests.len());
+            let account = self.account.clone();
+            let next = self.next;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(acknowledgement) = self.acknowledged.1.recv() => self.acknowledge(acknowledgement),
+                Some(tried) = self.requests.join_next(), if !self.requests.is_empty() => self.tried(tried).await,
+                permit = async { match turn.as_mut() { Some(turn) => turn.await, None => std::future::pending().await } } => {
+                    turn = None;
+                    self.send(permit).await;
+                }
+                () = account.work.notified() => self.refill = true,
+                () = async { match next { Some(next) => account.clock.sleep_until_time(next).await, None => std::future::pending().await } } => {
+                    self.next = None;
+                    self.refill = true;
+                }
+                _ = storage.changed() => self.refill = true,
+            }
+        }
+        drop(turn);
+        self.finish().await;
+    }
+
+    /// Sends while the pace allows it without waiting.
+    async fn send_at_once(&mut self, open: ArtifactSet) {
+        while self.requests.len() < self.concurrency && self.schedule.has(open) {
+            let Ok(permit) = self.account.pacer.try_enter() else { return };
+            self.send(permit).await;
+        }
+    }
+
+    /// Which artifacts may be asked for now.
+    fn open(&self) -> ArtifactSet {
+        let now = self.account.clock.now();
+        Artifact::ALL
+            .into_iter()
+            .filter(|artifact| self.standing.get(artifact).is_none_or(|standing| standing.open(now)))
+            .collect()
+    }
+
+    /// How many claims of a class are fetched at once.
+    fn portion(&self) -> usize {
+        (self.concurrency * 16).max(64)
+    }
+
+    fn runs_low(&self) -> bool {
+        let low = self.portion() / 4;
+        self.more.iter().any(|class| self.schedule.held(*class) < low)
+    }
+
+    async fn refill(&mut self) {
+        let now = self.account.clock.now();
+        self.left_alone.retain(|_, until| *until > now);
+        let open = self.open();
+        match self.claims(open, now).await {
+            Ok(()) => self.refill = false,
+            Err(error) => {
+                if error.is_passing() {
+                    // The session says it, once for all accounts.
+                    tracing::debug!(account = %self.account.id, %error, "failed to read the work table");
+                } else {
+                    tracing::warn!(account = %self.account.id, %error, "failed to read the work table");
+                }
+                self.refill = false;
+                self.more.clear();
+                self.next = Some(now + PATIENCE);
+            }
+        }
+    }
+
+    async fn claims(&mut self, open: ArtifactSet, now: Time) -> Result<(), DbError> {
+        let portion = self.portion();
+        let most = portion + self.held.len() + self.left_alone.len();
+        let due = self.account.db.due(self.account.owned, open, now, most).await?;
+        let mut handed: HashMap<Class, usize> = HashMap::new();
+        self.more.clear();
+        for claim in due {
+            let class = class(&claim);
+            let handed = handed.entry(class).or_default();
+            *handed += 1;
+            if self.left_alone.contains_key(&claim.item) || self.held.contains_key(&claim.item) {
+                // Known already.
+            } else if self.schedule.held(class) < portion {
+                self.held.insert(claim.item, None);
+                self.schedule.push(claim);
+            } else {
+                // However often the bell rings, no more are held here than will soon be tried.
+                self.more.insert(class);
+            }
+            if *handed >= most {
+                self.more.insert(class);
+            }
+        }
+        let due = self.account.db.next_due(self.account.owned.account, open, now).await?;
+        let pauses = self
+            .standing
+            .values()
+            .filter_map(|standing| standing.pause())
+            .map(|pause| pause.until.max(now + Duration::from_millis(50)));
+        self.next = due.into_iter().chain(pauses).chain(self.left_alone.values().copied()).min();
+        Ok(())
+    }
+
+    /// Lets the next claim go with this permit; without one the permit's place is given back.
+    async fn send(&mut self, permit: Permit) {
+        let now = self.account.clock.now();
+        while let Some(claim) = self.schedule.pop(self.open()) {
+            let last = now >= self.patience.last_try(&claim, now);
+            if !self.absence.entry(claim.artifact).or_default().admit(last, now) {
+                let jitter = rand::rng().random();
+                let settlement = self.patience.defer(&claim, now, jitter);
+                self.settle(claim, settlement, now).await;
+                continue;
+            }
+            if !self.standing.entry(claim.artifact).or_default().admit(now) {
+                self.schedule.put_back(claim);
+                return;
+            }
+            let account = self.account.clone();
+            account.live.count(claim.lane, account.clock.tick());
+            let patience = self.patience.clone();
+            self.requests.spawn(async move {
+                let answer = attempt(&account, &claim, permit).await;
+                let result = answer.map(|answer| {
+                    let now = account.clock.now();
+                    (now, patience.answered(&claim, &answer, now))
+                });
+                (claim, result)
+            });
+            return;
+        }
+    }
+
+    async fn tried(&mut self, tried: Result<Tried, tokio::task::JoinError>) {
+        let (claim, result) = match tried {
+            Ok(tried) => tried,
+            Err(error) => {
+                // A bug took the request down. Which claim it had is unknown: forget all that are not waiting.
+                tracing::error!(account = %self.account.id, %error, "a request ended abnormally; what was under way is claimed anew");
+                self.held.clear();
+                self.schedule = Schedule::default();
+                self.refill = true;
+                return;
+            }
+        };
+        let now = self.account.clock.now();
+        if !matches!(&result, Err(error) if error.fault == Fault::RateLimited) {
+            self.account.pacer.succeeded();
+        }
+        let standing = self.standing.entry(claim.artifact).or_default();
+        let meaning = match &result {
+            Ok(_) => standing.answered(),
+            Err(error) if error.endpoint == Endpoint::Login && !error.is_refusal() => {
+                let wait = error.retry_in.unwrap_or(PATIENCE).max(PATIENCE);
+                standing.rest(now, now + wait);
+                Meaning::Account
+            }
+            Err(error) => {
+                let first = self.patience.backoff.initial();
+                standing.failed(error.fault, &claim.segment_id, now, first, rand::rng().random())
+            }
+        };
+        match (&result, meaning) {
+            (Err(error), Meaning::Account) => return self.account_fault(claim, error).await,
+            (_, Meaning::Recovered(since)) => self.recovered(claim.artifact, since, now).await,
+            _ => {}
+        }
+        match result {
+            Ok((at, settlement)) => {
+                self.found(claim.artifact, now).await;
+                self.settle(claim, settlement, at).await;
+            }
+            Err(error) => {
+                if error.fault == Fault::NotYet {
+                    self.absence.entry(claim.artifact).or_default().missed(claim.misses.saturating_add(1), now);
+                }
+                let settlement = self.patience.failed(&claim, &error, now, rand::rng().random());
+                self.log_failure(&claim, &error, &settlement);
+                self.settle(claim, settlement, now).await;
+            }
+        }
+    }
+
+    fn log_failure(&self, claim: &Claim, error: &ApiError, settlement: &Settlement) {
+        let Settlement::Failed { state, due, .. } = settlement else { return };
+        let (account, segment, artifact) = (&self.account.id, &claim.segment_id, claim.artifact);
+        match state {
+            State::Open => {
+                tracing::debug!(%account, segment, %artifact, again = %due, %error, "not fetched; trying again later");
+            }
+            State::Failed => {
+                tracing::error!(%account, segment, %artifact, %error, "failed for good; `queue list` shows it, `queue retry` tries it again");
+            }
+            _ if claim.visit == 0 => {
+                tracing::warn!(%account, segment, %artifact, "still not there at the horizon; given up")
+            }
+            _ => {}
+        }
+    }
+
+    async fn settle(&mut self, claim: Claim, settlement: Settlement, at: Time) {
+        let due = match &settlement {
+            Settlement::Answered { revisit, .. } => *revisit,
+            Settlement::Deferred { due } => Some(*due),
+            Settlement::Failed { state, due, .. } => (*state == State::Open).then_some(*due),
+        };
+        self.held.insert(claim.item, due);
+        let done = self.acknowledged.0.clone();
+        self.committer.submit(Submission { settled: Settled { claim, at, settlement }, done }).await;
+    }
+
+    fn acknowledge(&mut self, first: Acknowledgement) {
+        let mut next = Some(first);
+        while let Some((item, counted)) = next {
+            let due = self.held.remove(&item).flatten();
+            let alone = (!counted).then(|| self.account.clock.now() + LEFT_ALONE);
+            if let Some(until) = alone {
+                self.left_alone.insert(item, until);
+            }
+            self.next = self.next.into_iter().chain(due).chain(alone).min();
+            next = self.acknowledged.1.try_recv().ok();
+        }
+    }
+
+    /// The fault is not the item's: it goes back as it was, and the endpoint or the account rests.
+    async fn account_fault(&mut self, claim: Claim, error: &ApiError) {
+        let artifact = claim.artifact;
+        if error.fault == Fault::RateLimited {
+            tracing::warn!(account = %self.account.id, endpoint = %artifact, retry_after = ?error.retry_after, "refused with 429; slowing down");
+            self.account.pacer.refused(error.retry_after);
+            self.schedule.put_back(claim);
+            return;
+        }
+        self.held.remove(&claim.item);
+        for claim in self.schedule.drain(artifact) {
+            self.held.remove(&claim.item);
+        }
+        self.more.retain(|(paused, ..)| *paused != artifact);
+        let Some(pause) = self.standing.get(&artifact).and_then(Standing::pause) else { return };
+        self.next = Some(self.next.map_or(pause.until, |next| next.min(pause.until)));
+        let row = PauseRow {
+            account: self.account.owned.account,
+            endpoint: artifact.into(),
+            since: pause.since,
+            until: pause.until,
+            times: pause.times,
+            status: error.status.map(i64::from),
+            reason: error.to_string(),
+        };
+        tracing::warn!(account = %self.account.id, endpoint = %artifact, until = %row.until, %error,
+            hint = error.hint().unwrap_or_default(), "paused");
+        if let Err(error) = self.account.db.pause(&row).await {
+            tracing::warn!(account = %self.account.id, %error, "failed to record a pause");
+        }
+    }
+
+    async fn recovered(&mut self, artifact: Artifact, since: Time, now: Time) {
+        tracing::info!(account = %self.account.id, endpoint = %artifact, "works again");
+        let waited = Some((since, now));
+        if let Err(error) = self.account.db.resume(self.account.owned.account, artifact.into(), waited).await {
+            tracing::warn!(account = %self.account.id, %error, "failed to record the end of a pause");
+        }
+        self.refill = true;
+    }
+
+    async fn found(&mut self, artifact: Artifact, now: Time) {
+        if !self.absence.entry(artifact).or_default().found() {
+            return;
+        }
+        tracing::info!(account = %self.account.id, endpoint = %artifact, "there after all; asking for what was put off");
+        if let Err(error) = self.account.db.undefer(self.account.owned.account, artifact, now).await {
+            tracing::warn!(account = %self.account.id, %error, "failed to bring forward what was put off");
+        }
+        self.refill = true;
+    }
+
+    /// Lets what is under way finish, within reason; the rest is claimed anew by whoever comes next.
+    async fn finish(mut self) {
+        let clock = self.account.clock.clone();
+        let requests = async {
+            while let Some(tried) = self.requests.join_next().await {
+                self.tried(tried).await;
+            }
+        };
+        if tokio::time::timeout(LAST_ORDERS, requests).await.is_err() {
+            tracing::info!(account = %self.account.id, at = %clock.now(), "requests still under way are left to the next start");
+        }
+        self.account.live.set_running(0);
+    }
+}

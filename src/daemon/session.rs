@@ -1,0 +1,410 @@
+//! A daemon's accounts: taking them, working on them, letting them go.
+//!
+//! One loop: leave a sign of life, look at the whole picture, take and let go what the sharing says, start and end the
+//! accounts' tasks accordingly. On SQLite there is nobody to share with and the first turn takes everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::drain::Drain;
+use super::roster::{Roster, Wanted};
+use super::shared::{self, Shared};
+use super::sharing::{Share, share};
+use super::{beat, discovery};
+use crate::account::{Account, Live};
+use crate::backoff::Backoff;
+use crate::clock::{Tick, Time};
+use crate::config::LimitScope;
+use crate::coverage::Rules;
+use crate::db::{Assignment, DbError, NameLock, Owned, Picture};
+use crate::discover::{Discoverer, Policy};
+use crate::fetch::Patience;
+use crate::fetch::committer::Committer;
+use crate::model::Endpoint;
+use crate::ringcx::limits::{LATEST_ARRIVAL, Lapse, Pacer};
+
+/// How often a sign of life is left.
+const BEAT: Duration = Duration::from_secs(2);
+/// A replica without a sign of life for so long, by the database's clock, is taken for dead.
+const LAPSE: Duration = Duration::from_secs(10);
+/// How long after a sign of life its replica may still send: so long before [`LAPSE`] that what it sent has arrived.
+const SENDS_FOR: Duration = Duration::from_secs(7);
+/// What happened longer ago than this matters to no limit of a minute.
+const FORGOTTEN: Duration = Duration::from_secs(75);
+/// How long results may wait for a database that is away once everything else has ended.
+const LAST_WRITES: Duration = Duration::from_secs(3);
+
+/// Works until `stop`.
+///
+/// # Errors
+/// Where a part of it ended of itself, or waiting will not help.
+pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -> anyhow::Result<()> {
+    let gave_up = CancellationToken::new();
+    let (committer, writer) = Committer::new(shared.db.clone(), gave_up.clone());
+    let mut writers: JoinSet<()> = JoinSet::new();
+    writers.spawn(writer.run());
+    let roster = Roster::new(shared.clone());
+    let started = shared.clock.now();
+    let mut session = Session {
+        committer,
+        held: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        pacer: None,
+        name,
+        roster,
+        started,
+        rings: None,
+        ready: false,
+        stop: stop.clone(),
+        shared: shared.clone(),
+    };
+    let outcome = session.work().await;
+    session.end().await;
+    drop(session);
+    // All who had results have handed them over; the writer ends when they are written.
+    let written = async { while writers.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_WRITES, written).await.is_err() {
+        tracing::warn!("the database did not take the last results; they will be fetched again");
+        gave_up.cancel();
+    }
+    outcome
+}
+
+/// An account that is worked on, or about to be let go.
+struct Held {
+    account: Arc<Account>,
+    stop: CancellationToken,
+    /// Tasks that have not ended.
+    running: u8,
+    /// Whether it is to be let go once they have.
+    leaving: bool,
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    committer: Committer,
+    held: BTreeMap<i64, Held>,
+    /// Each names the account that it works for.
+    tasks: JoinSet<(i64, anyhow::Result<()>)>,
+    /// The login's pacer, where all accounts share one.
+    pacer: Option<Pacer>,
+    name: NameLock,
+    roster: Roster,
+    started: Time,
+    rings: Option<i64>,
+    ready: bool,
+    stop: CancellationToken,
+}
+
+impl Session {
+    async fn work(&mut self) -> anyhow::Result<()> {
+        let mut storage = self.committer.storage();
+        // Said once, not every two seconds for as long as it lasts.
+        let (mut away, mut started) = (false, false);
+        while !self.stop.is_cancelled() {
+            let turn = self.shared.clock.tick();
+            let stop = self.stop.clone();
+            let done = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                done = self.turn(turn) => done,
+            };
+            match done {
+                Ok(()) => {
+                    if std::mem::take(&mut away) {
+                        tracing::info!("the database is back");
+                    }
+                    if !std::mem::replace(&mut started, true) {
+                        super::signals::ready();
+                    }
+                }
+                Err(error) if error.downcast_ref::<DbError>().is_some_and(DbError::is_passing) => {
+                    if !std::mem::replace(&mut away, true) {
+                        tracing::warn!(%error, "the database is away; what needs it waits");
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            // Also while the database is away: waiting for it is what is to be done then.
+            super::signals::alive();
+            self.shared.set_storage(storage.borrow_and_update().clone());
+            let due = turn + BEAT;
+            loop {
+                tokio::select! {
+                    () = self.stop.cancelled() => return Ok(()),
+                    Some(ended) = self.tasks.join_next() => self.ended(ended)?,
+                    Ok(()) = storage.changed() => self.shared.set_storage(storage.borrow_and_update().clone()),
+                    () = self.shared.clock.sleep_until(due) => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One sign of life, and what follows from the picture that it brings.
+    async fn turn(&mut self, tick: Tick) -> anyhow::Result<()> {
+        self.hold_name().await?;
+        self.roster.look().await?;
+        let row = beat::row(&self.shared, self.started, None);
+        let picture = self.shared.db.beat(&row, self.shared.clock.now()).await?;
+        self.drop_lost(&picture);
+        if self.shared.db.file().is_none() {
+            for held in self.held.values() {
+                held.account.pacer.deadline(Some(tick + SENDS_FOR));
+            }
+        }
+        self.answer_bell().await?;
+        self.leave_room().await?;
+        let together = self.shared.settings.limits.scope == LimitScope::Login;
+        let wanted: BTreeSet<i64> = self.roster.wanted().keys().copied().collect();
+        let share = share(&picture, &wanted, &self.shared.settings.database.instance, LAPSE, together);
+        self.let_go(&share.let_go, &picture).await?;
+        self.take(&share, &picture, tick).await?;
+        if !self.ready && self.roster.known() {
+            self.ready = true;
+            self.shared.set_session(true);
+            tracing::info!(
+                accounts = self.held.len(),
+                of = wanted.len(),
+                instance = self.shared.settings.database.instance,
+                "working"
+            );
+        }
+        Ok(())
+    }
+
+    async fn hold_name(&mut self) -> anyhow::Result<()> {
+        if self.name.still().await.is_err() {
+            self.name = self.shared.db.lock_name(&self.shared.settings.database.instance).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends work on accounts that have another owner now: what is under way for them will not count.
+    fn drop_lost(&mut self, picture: &Picture) {
+        let epochs: BTreeMap<i64, i64> = picture.accounts.iter().map(|row| (row.account, row.epoch)).collect();
+        for (key, held) in &mut self.held {
+            if epochs.get(key) != Some(&held.account.owned.epoch) && !held.stop.is_cancelled() {
+                tracing::warn!(account = %held.account.id, "another replica has taken this account over");
+                held.account.pacer.deadline(Some(Tick::default()));
+                held.stop.cancel();
+            }
+        }
+        self.publish();
+    }
+
+    async fn answer_bell(&mut self) -> Result<(), DbError> {
+        let rings = self.shared.db.rings().await?;
+        if self.rings.replace(rings).is_some_and(|before| before != rings) {
+            for held in self.held.values() {
+                held.account.work.notify_one();
+                held.account.discover.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives requests of commands such as `check` their place in the budgets.
+    async fn leave_room(&self) -> Result<(), DbError> {
+        for (id, account) in self.shared.db.guests().await? {
+            let Some(held) = self.held.get(&account) else { continue };
+            if let Ok(mut permit) = held.account.pacer.try_enter() {
+                // It goes from another process: as far as anyone here can know, it may arrive for as long as any.
+                permit.sent();
+                drop(permit);
+                let now = self.shared.clock.now();
+                self.shared.db.leave_room(id, now, now - FORGOTTEN).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn let_go(&mut self, accounts: &[i64], picture: &Picture) -> Result<(), DbError> {
+        for key in accounts {
+            match self.held.get_mut(key) {
+                Some(held) if !held.leaving => {
+                    held.leaving = true;
+                    held.stop.cancel();
+                }
+                _ => {}
+            }
+        }
+        // What an earlier process of this name owned, and nobody works on.
+        let left = picture.accounts.iter().filter(|row| accounts.contains(&row.account));
+        let left = left.filter(|row| !self.held.contains_key(&row.account));
+        let left = left.map(|row| Owned { account: row.account, epoch: row.epoch });
+        let ended = self.held.values().filter(|held| held.leaving && held.running == 0);
+        let over: Vec<Owned> = ended.map(|held| held.account.owned).chain(left).collect();
+        if !over.is_empty() {
+            self.shared.db.let_go(&over, self.shared.clock.now()).await?;
+        }
+        // Those that were lost, or have just been let go, are nobody's of ours any more.
+        self.held.retain(|_, held| held.running > 0 || !held.stop.is_cancelled());
+        self.publish();
+        Ok(())
+    }
+
+    async fn take(&mut self, share: &Share, picture: &Picture, tick: Tick) -> anyhow::Result<()> {
+        let free: Vec<i64> = share.take.iter().copied().filter(|key| !self.held.contains_key(key)).collect();
+        // What is ours by name and not worked on was an earlier process's of the same name.
+        let me = &self.shared.settings.database.instance.clone();
+        let own = picture.accounts.iter().filter(|row| {
+            row.owner.as_ref() == Some(me)
+                && !self.held.contains_key(&row.account)
+                && !share.let_go.contains(&row.account)
+                && self.roster.wanted().contains_key(&row.account)
+        });
+        let take: Vec<i64> = free.into_iter().chain(own.map(|row| row.account)).collect();
+        if take.is_empty() {
+            return Ok(());
+        }
+        let pauses = self.shared.db.pauses().await?;
+        for owned in self.shared.db.take(&take, me, LAPSE, self.shared.clock.now()).await? {
+            let Some(wanted) = self.roster.wanted().get(&owned.account).cloned() else { continue };
+            let before = picture.accounts.iter().find(|row| row.account == owned.account);
+            let account = Arc::new(self.account(wanted, owned, lapse(picture, before, me), tick));
+            let mut discoverer = Discoverer::load(account.clone(), self.policy(&account)?).await?;
+            let mut drain = Drain::new(
+                account.clone(),
+                Patience { backoff: self.backoff()?, revisit: self.shared.settings.fetch.revisit.clone() },
+                self.shared.settings.fetch.concurrency,
+                self.committer.clone(),
+            );
+            for pause in pauses.iter().filter(|pause| pause.account == owned.account) {
+                match pause.endpoint {
+                    Endpoint::Metadata => discoverer.take_up(pause),
+                    _ => drain.take_up(pause),
+                }
+            }
+            let stop = self.stop.child_token();
+            let (key, ends) = (owned.account, stop.clone());
+            let (followed, until) = (account.clone(), stop.clone());
+            self.tasks.spawn(async move { (key, discovery::run(followed, discoverer, until).await) });
+            self.tasks.spawn(async move {
+                drain.run(ends).await;
+                (key, Ok(()))
+            });
+            self.held.insert(key, Held { account, stop, running: 2, leaving: false });
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn account(&mut self, wanted: Wanted, owned: Owned, lapse: Lapse, tick: Tick) -> Account {
+        let Shared { db, clock, api, login, settings, .. } = &*self.shared;
+        let pacer = match (settings.limits.scope, &self.pacer) {
+            (LimitScope::Login, Some(pacer)) => pacer.clone(),
+            _ => {
+                let pacer = Pacer::new(settings.limits.requests_per_minute, clock.clone());
+                pacer.start_after_lapse(lapse);
+                pacer
+            }
+        };
+        self.pacer = Some(pacer.clone());
+        if db.file().is_none() {
+            pacer.deadline(Some(tick + SENDS_FOR));
+        }
+        Account {
+            metadata: shared::metadata_budget(&settings.limits, &wanted.id.sub, db, clock),
+            id: wanted.id,
+            name: wanted.name,
+            policy: wanted.policy,
+            retention_days: wanted.retention_days,
+            owned,
+            db: db.clone(),
+            api: api.clone(),
+            login: login.clone(),
+            pacer,
+            clock: clock.clone(),
+            work: Notify::new(),
+            discover: Notify::new(),
+            live: Live::default(),
+        }
+    }
+
+    /// A task ended: as told, or of itself, which ends everything.
+    fn ended(&mut self, ended: Result<(i64, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Result<()> {
+        let (key, result) = ended.context("a task ended abnormally")?;
+        let Some(held) = self.held.get_mut(&key) else { return result };
+        held.running = held.running.saturating_sub(1);
+        if held.stop.is_cancelled() {
+            return Ok(());
+        }
+        result.with_context(|| format!("work on account {} ended", held.account.id))?;
+        Err(anyhow::anyhow!("work on account {} ended of itself", held.account.id))
+    }
+
+    /// Ends all work in good order and lets everything go.
+    async fn end(&mut self) {
+        for held in self.held.values() {
+            held.stop.cancel();
+        }
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let in_order = tokio::time::timeout(super::LAST_ORDERS, all).await.is_ok();
+        if !in_order {
+            tracing::warn!("some tasks did not end in time; what they had under way is left to the next start");
+            self.tasks.abort_all();
+        }
+        let owned: Vec<Owned> = self.held.values().map(|held| held.account.owned).collect();
+        self.held.clear();
+        self.publish();
+        self.shared.set_session(false);
+        let now = self.shared.clock.now();
+        let goodbye = async {
+            self.shared.db.let_go(&owned, now).await?;
+            self.shared.db.beat(&beat::row(&self.shared, self.started, Some(now)), now).await
+        };
+        match tokio::time::timeout(Duration::from_secs(1), goodbye).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "failed to say goodbye"),
+            Err(_) => tracing::debug!("failed to say goodbye in time"),
+        }
+    }
+
+    fn publish(&self) {
+        let working = self.held.values().filter(|held| !held.stop.is_cancelled());
+        self.shared.set_accounts(working.map(|held| held.account.clone()).collect());
+    }
+
+    fn backoff(&self) -> anyhow::Result<Backoff> {
+        let fetch = &self.shared.settings.fetch;
+        Ok(Backoff::new(fetch.retry_initial, fetch.retry_max, fetch.give_up_after)?)
+    }
+
+    fn policy(&self, account: &Account) -> anyhow::Result<Policy> {
+        let discovery = &self.shared.settings.discovery;
+        let days = account.retention_days.and_then(|days| u64::try_from(days).ok()).filter(|days| *days > 0);
+        let rules = Rules {
+            window: discovery.window,
+            offset: discovery.offset,
+            interval: discovery.interval,
+            max_window: discovery.max_window,
+            sliding: shared::metadata_limits(&self.shared.settings.limits).rules().to_vec(),
+            retention: days.map(|days| Duration::from_secs(days * 86_400)),
+        };
+        Ok(Policy { rules, rechecks: discovery.rechecks.clone(), start: discovery.start, backoff: self.backoff()? })
+    }
+}
+
+/// What is known of whoever used an account's budget before `me`.
+fn lapse(picture: &Picture, before: Option<&Assignment>, me: &str) -> Lapse {
+    let Some(before) = before else { return Lapse::Fresh };
+    let Some(owner) = &before.owner else {
+        let Some(let_go) = before.let_go else { return Lapse::Fresh };
+        let ago = picture.now.since(let_go);
+        return if ago > FORGOTTEN { Lapse::Fresh } else { Lapse::Released { ago } };
+    };
+    // By now our own sign of life stands in our row: an earlier process of our name may have sent until just now.
+    let seen = picture.replicas.iter().find(|replica| replica.name == *owner && owner != me);
+    let ago = seen.map_or(Duration::ZERO, |replica| picture.now.since(replica.heartbeat));
+    match ago {
+        ago if ago > FORGOTTEN => Lapse::Fresh,
+        last_seen_ago if owner == me => Lapse::Died { last_seen_ago, sends_for: Duration::ZERO, in_flight: 0 },
+        last_seen_ago => Lapse::Died { last_seen_ago, sends_for: SENDS_FOR + LATEST_ARRIVAL, in_flight: 8 },
+    }
+}

@@ -1,0 +1,148 @@
+//! What the parts of one daemon share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+
+use crate::account::Account;
+use crate::clock::Clock;
+use crate::config::{Auth, Limits, Settings};
+use crate::db::Db;
+use crate::fetch::committer::Storage;
+use crate::metrics::Metrics;
+use crate::ringcx::limits::{Budget, Sliding};
+use crate::ringcx::{Api, Credentials, Hosts, Login};
+
+/// One daemon's common ground.
+pub struct Shared {
+    /// The settings.
+    pub settings: Settings,
+    /// The database.
+    pub db: Db,
+    /// The time.
+    pub clock: Clock,
+    /// The API.
+    pub api: Api,
+    /// The login that all accounts share.
+    pub login: Login,
+    /// What is counted as it happens: the API's requests.
+    pub metrics: Arc<Metrics>,
+    accounts: RwLock<Vec<Arc<Account>>>,
+    storage: watch::Sender<Storage>,
+    session: AtomicBool,
+    beats: AtomicU64,
+}
+
+impl Shared {
+    /// Builds the API client and the login; talks to nobody yet.
+    ///
+    /// # Errors
+    /// Where the settings make no client.
+    pub fn new(settings: Settings, db: Db, clock: Clock) -> anyhow::Result<Arc<Shared>> {
+        let api = Api::new(
+            hosts(&settings),
+            clock.real(settings.api.request_timeout).max(settings.api.request_timeout),
+            clock.clone(),
+        )
+        .context("failed to set up the API client")?;
+        let metrics = Arc::new(Metrics::new());
+        api.set_observer(metrics.clone());
+        let login = login(&settings, &api, &db, &clock);
+        Ok(Arc::new(Shared {
+            settings,
+            db,
+            clock,
+            api,
+            login,
+            metrics,
+            accounts: RwLock::default(),
+            storage: watch::Sender::new(Storage::Ok),
+            session: AtomicBool::new(false),
+            beats: AtomicU64::new(0),
+        }))
+    }
+
+    /// The accounts that this process works on now.
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        self.accounts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the accounts that this process works on.
+    pub fn set_accounts(&self, accounts: Vec<Arc<Account>>) {
+        *self.accounts.write().unwrap_or_else(PoisonError::into_inner) = accounts;
+    }
+
+    /// Whether the database takes results.
+    pub fn storage(&self) -> watch::Receiver<Storage> {
+        self.storage.subscribe()
+    }
+
+    /// Says whether the database takes results.
+    pub fn set_storage(&self, storage: Storage) {
+        self.storage.send_if_modified(|held| {
+            let changed = *held != storage;
+            *held = storage;
+            changed
+        });
+    }
+
+    /// Whether this replica is the one that works, rather than standing by.
+    pub fn in_session(&self) -> bool {
+        self.session.load(Ordering::Relaxed)
+    }
+
+    /// Says whether this replica works or stands by.
+    pub fn set_session(&self, works: bool) {
+        self.session.store(works, Ordering::Relaxed);
+    }
+
+    /// Counts a sign of life; returns how many there were.
+    pub fn beat(&self) -> u64 {
+        self.beats.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// The vendor's hosts, from the settings.
+pub fn hosts(settings: &Settings) -> Hosts {
+    Hosts {
+        platform: settings.api.platform_url.clone(),
+        ringcx: settings.api.ringcx_url.clone(),
+        summary: settings.api.summary_url.clone(),
+    }
+}
+
+/// The login, from the settings; its exchanges are limited together with those of every other process on the database.
+pub fn login(settings: &Settings, api: &Api, db: &Db, clock: &Clock) -> Login {
+    let limits = Sliding::new([(settings.limits.token_exchanges_per_minute.get(), Duration::from_secs(60))]);
+    let exchanges = Arc::new(Budget::new(Arc::new(db.clone()), "login".to_owned(), limits, clock.clone()));
+    let auth = settings.auth.clone();
+    let reread = Arc::new(move || auth.reread().map(|auth| credentials(&auth)).map_err(|error| error.to_string()));
+    Login::new(api.clone(), credentials(&settings.auth), Some(reread), exchanges)
+}
+
+/// The metadata budget of one sub-account.
+pub fn metadata_budget(limits: &Limits, sub: &str, db: &Db, clock: &Clock) -> Arc<Budget> {
+    let key = format!("metadata:{sub}");
+    Arc::new(Budget::new(Arc::new(db.clone()), key, metadata_limits(limits), clock.clone()))
+}
+
+/// What the vendor allows of metadata reads.
+pub fn metadata_limits(limits: &Limits) -> Sliding {
+    Sliding::new([
+        (limits.metadata_per_minute.get(), Duration::from_secs(60)),
+        (limits.metadata_per_15_minutes.get(), Duration::from_secs(900)),
+    ])
+}
+
+fn credentials(auth: &Auth) -> Credentials {
+    match auth.clone() {
+        Auth::RingCentral { client_id, client_secret, jwt, .. } => {
+            Credentials::RingCentral { client_id, client_secret, jwt }
+        }
+        Auth::Engage { username, password, platform_id, .. } => Credentials::Engage { username, password, platform_id },
+        Auth::ApiToken { token, .. } => Credentials::ApiToken(token),
+    }
+}

@@ -1,0 +1,104 @@
+//! Moves what is due from the work table into the archive.
+//!
+//! Asks `ringcx`, writes `db` through the committer. A try is a step: take a claim, ask, say what became of it. The
+//! artifact and the end of the claim commit together: a crash may repeat a fetch, never lose one. The daemon's drain
+//! loop decides when a step is taken; what goes next, how an endpoint stands and when to try again are pure.
+
+pub mod absence;
+pub mod committer;
+pub mod schedule;
+
+use std::time::Duration;
+
+use crate::account::Account;
+use crate::backoff::{Backoff, Fault, Tried, Verdict};
+use crate::clock::Time;
+use crate::db::{Claim, Settlement};
+use crate::model::{Artifact, Outcome, State};
+use crate::ringcx::limits::Permit;
+use crate::ringcx::{self, ApiError, Cause, Fetched};
+
+/// Asks for one item.
+///
+/// # Errors
+/// What the API answered instead, or that it did not.
+pub async fn attempt(account: &Account, claim: &Claim, permit: Permit) -> Result<Fetched, ApiError> {
+    let Account { api, login, pacer, id, .. } = account;
+    match (claim.artifact, &claim.dialog_id) {
+        (Artifact::Transcript, Some(dialog)) => {
+            ringcx::transcript(api, login, pacer, permit, id, dialog, &claim.segment_id).await
+        }
+        (Artifact::Transcript, None) => Err(ApiError::new(
+            Fault::Permanent,
+            claim.artifact.into(),
+            Cause::Settings,
+            "the segment's metadata names no dialog, without which its transcript cannot be asked for",
+        )),
+        (which, _) => ringcx::summary(api, login, pacer, permit, id, &claim.segment_id, which).await,
+    }
+}
+
+/// When answered artifacts are asked for again, and when failed ones are.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// After failures.
+    pub backoff: Backoff,
+    /// After answers that may change, each counted from the first answer.
+    pub revisit: Vec<Duration>,
+}
+
+impl Patience {
+    /// What an answer means for its item.
+    pub fn answered(&self, claim: &Claim, answer: &Fetched, now: Time) -> Settlement {
+        let revisit = |outcome| self.next_visit(claim, outcome, now);
+        match answer {
+            Fetched::Body(body) => Settlement::stored(body, revisit(Outcome::Stored)),
+            Fetched::Empty => Settlement::not_populated(revisit(Outcome::NotPopulated)),
+        }
+    }
+
+    /// What a fault that is the item's own means for it.
+    pub fn failed(&self, claim: &Claim, error: &ApiError, now: Time, jitter: f64) -> Settlement {
+        let misses = claim.misses.saturating_add(u32::from(error.fault == Fault::NotYet));
+        let refusals = claim.refusals.saturating_add(u32::from(error.fault == Fault::Permanent));
+        let tried = Tried {
+            tries: claim.tries.saturating_add(1),
+            refusals,
+            first_try: claim.first_try.unwrap_or(now),
+            paused: claim.paused,
+        };
+        let (state, due) = match self.backoff.next(error.fault, tried, error.retry_after, now, jitter) {
+            Verdict::TryAgain { at } => (State::Open, at),
+            Verdict::GaveUp => (State::Unavailable, now),
+            Verdict::NeedsAPerson => (State::Failed, now),
+        };
+        // What was answered before and is missing at a later visit stays as it was.
+        let state = if claim.visit > 0 && error.fault == Fault::NotYet { State::Unavailable } else { state };
+        Settlement::Failed { state, due, misses, refusals, status: error.status, reason: error.to_string() }
+    }
+
+    /// Puts an item off untried, while its like are never there; not beyond its last try.
+    pub fn defer(&self, claim: &Claim, now: Time, jitter: f64) -> Settlement {
+        let due = now + self.backoff.delay(u32::MAX, jitter);
+        Settlement::Deferred { due: due.min(self.last_try(claim, now)).max(now.plus_millis(1)) }
+    }
+
+    /// When an item that is never there gets its last try.
+    pub fn last_try(&self, claim: &Claim, now: Time) -> Time {
+        let first_try = claim.first_try.unwrap_or(now);
+        self.backoff.horizon(&Tried { tries: claim.tries, refusals: 0, first_try, paused: claim.paused })
+    }
+
+    /// Summaries that are empty and those that agents write may change; transcripts do not.
+    fn next_visit(&self, claim: &Claim, outcome: Outcome, now: Time) -> Option<Time> {
+        let may_change = match claim.artifact {
+            Artifact::Transcript => false,
+            Artifact::AgentSummary => true,
+            Artifact::AutoSummary => outcome == Outcome::NotPopulated,
+        };
+        let visit = usize::try_from(claim.visit).unwrap_or(usize::MAX);
+        let after = *self.revisit.get(visit).filter(|_| may_change)?;
+        let before = visit.checked_sub(1).and_then(|earlier| self.revisit.get(earlier)).copied().unwrap_or_default();
+        Some(now + after.saturating_sub(before))
+    }
+}

@@ -1,0 +1,71 @@
+use std::time::Duration;
+
+use super::super::picture::{Failure, Paused, Row};
+use super::super::testing::{NOW, picture, row};
+use super::super::verdict::{Finding, Level};
+use super::*;
+
+const PACE: Pace = Pace { lag: Duration::from_secs(900) };
+
+fn drawn(picture: Option<&Picture>, line: &str) -> String {
+    let findings = vec![Finding { level: Level::Behind, what: line.to_owned(), todo: "<i>do</i>".to_owned() }];
+    let verdict = Verdict { level: Level::Behind, line: line.to_owned(), findings };
+    page(&View { verdict: &verdict, picture, samples: &[], pace: PACE, now: NOW, instance: "<b>host</b>" }, 7)
+}
+
+const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\" autofocus onfocus=\"alert(3)";
+
+#[test]
+fn everything_from_outside_is_escaped() {
+    let paused = Paused { endpoint: HOSTILE.into(), until: None, reason: HOSTILE.into(), status: Some(403) };
+    let row = Row { name: Some(HOSTILE.into()), sub: HOSTILE.into(), paused: vec![paused], ..row("x") };
+    let mut picture = picture(vec![row]);
+    picture.failures =
+        vec![Failure { accounts: HOSTILE.into(), artifact: "transcript", reason: HOSTILE.into(), items: 1 }];
+    let page = drawn(Some(&picture), HOSTILE);
+    assert_eq!(page.matches("<script").count(), 1, "only our own");
+    assert_eq!(page.matches("</script").count(), 1);
+    assert!(!page.contains("<img") && !page.contains("<i>") && !page.contains("<b>"));
+    assert!(!page.contains("\" autofocus"));
+    assert!(page.contains("&lt;/script&gt;"));
+}
+
+#[test]
+fn the_policy_allows_just_the_style_and_script_that_are_in_the_page() {
+    let page = drawn(None, "x");
+    let within = |open: &str, close: &str| {
+        let from = page.find(open).unwrap() + open.len();
+        page[from..from + page[from..].find(close).unwrap()].to_owned()
+    };
+    for text in [within("<style>", "</style>"), within("<script>", "</script>")] {
+        let hash = STANDARD.encode(Sha256::digest(text.as_bytes()));
+        assert!(policy().contains(&format!("'sha256-{hash}'")));
+    }
+    assert!(!policy().contains("unsafe"));
+    assert!(!page.contains(" style=") && !page.contains(" onclick="), "neither would be allowed");
+}
+
+#[test]
+fn nothing_is_loaded_from_anywhere_else() {
+    let page = drawn(Some(&picture(vec![row("one")])), "x");
+    for (at, _) in page.match_indices("http") {
+        let rest = &page[at..(at + 30).min(page.len())];
+        assert!(rest.starts_with("http-equiv") || rest.starts_with("http://www.w3.org/2000/svg"), "{rest}");
+    }
+}
+
+#[test]
+fn accounts_that_need_attention_come_first_then_those_that_are_behind() {
+    let mut late = row("c-late");
+    late.watermark = Some(NOW - Duration::from_secs(800));
+    let mut failed = row("d-failed");
+    failed.work.failed = 1;
+    let page = drawn(Some(&picture(vec![row("a"), row("b"), late, failed])), "x");
+    let at = |sub: &str| page.find(&format!("data-key=\"{sub}\"")).unwrap();
+    assert!(at("d-failed") < at("c-late") && at("c-late") < at("a") && at("a") < at("b"));
+}
+
+#[test]
+fn a_page_without_a_picture_says_so() {
+    assert!(drawn(None, "x").contains("the database has not answered since the start"));
+}

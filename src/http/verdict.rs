@@ -1,0 +1,267 @@
+//! The one line that says how things stand, why, and what to do. Pure.
+//!
+//! Four levels, and the worst counts: in trouble (something will not get better without a person), incomplete (something
+//! is missing from the archive that should be there), behind (it gets on, but late), healthy.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::clock::Time;
+
+use super::picture::{Picture, Row};
+use super::ready::{Readiness, What};
+use super::words::{count, span};
+
+/// How things stand, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Level {
+    Healthy,
+    Behind,
+    Incomplete,
+    Trouble,
+}
+
+impl Level {
+    /// For people, at the head of a line.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Level::Healthy => "Healthy",
+            Level::Behind => "Behind",
+            Level::Incomplete => "Incomplete",
+            Level::Trouble => "In trouble",
+        }
+    }
+
+    /// For style and script.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Level::Healthy => "healthy",
+            Level::Behind => "behind",
+            Level::Incomplete => "incomplete",
+            Level::Trouble => "trouble",
+        }
+    }
+
+    /// So that nobody has to tell colours apart.
+    pub(super) const fn sign(self) -> &'static str {
+        match self {
+            Level::Healthy => "✓",
+            Level::Behind => "~",
+            Level::Incomplete => "!",
+            Level::Trouble => "✕",
+        }
+    }
+}
+
+/// Something that is not as it should be, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) level: Level,
+    pub(super) what: String,
+    pub(super) todo: String,
+}
+
+/// How things stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) level: Level,
+    /// Without the level's words.
+    pub(super) line: String,
+    /// Worst first.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// How late is late.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// A healthy account's watermark is never further behind than this.
+    pub(super) lag: Duration,
+}
+
+/// A backlog that takes longer, with the whole budget, makes an account late.
+const BACKLOG: Duration = Duration::from_secs(900);
+
+impl Pace {
+    /// By the settings: a window may be read `offset` after its end, the next one `interval` later; one that failed and
+    /// had to be read again is no reason for concern yet.
+    pub(super) fn of(offset: Duration, interval: Duration) -> Pace {
+        Pace { lag: offset + interval * 2 + Duration::from_secs(60) }
+    }
+
+    /// How one account stands.
+    pub(super) fn level(self, row: &Row, now: Time) -> Level {
+        if row.missing || row.paused.iter().any(|pause| pause.refused()) {
+            Level::Trouble
+        } else if row.work.failed > 0 || !row.gaps.is_zero() {
+            Level::Incomplete
+        } else if self.late(row, now) || !row.paused.is_empty() || backlog([row].into_iter()) > BACKLOG {
+            Level::Behind
+        } else {
+            Level::Healthy
+        }
+    }
+
+    fn late(self, row: &Row, now: Time) -> bool {
+        row.lag(now).is_some_and(|lag| lag > self.lag)
+    }
+}
+
+/// How long what is due takes, where these accounts share one budget.
+fn backlog<'a>(rows: impl Iterator<Item = &'a Row>) -> Duration {
+    let (items, limit) =
+        rows.fold((0, 1), |(items, _), row| (items + row.work.ready + row.work.running, row.limit.max(1)));
+    Duration::from_secs(items * 60 / limit)
+}
+
+/// Judges it all.
+pub(super) fn judge(readiness: &Readiness, picture: Option<&Picture>, pace: Pace, now: Time) -> Verdict {
+    let mut findings = of_readiness(readiness);
+    if let Some(picture) = picture {
+        findings.extend(of_pauses(picture));
+        findings.extend(of_missing(picture));
+        findings.extend(of_failures(picture));
+        findings.extend(of_gaps(picture));
+        findings.extend(of_lag(picture, pace, now));
+        findings.extend(of_backlog(picture));
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    match findings.first() {
+        Some(worst) if worst.level > Level::Healthy => {
+            Verdict { level: worst.level, line: worst.what.clone(), findings }
+        }
+        _ => Verdict { level: Level::Healthy, line: good(readiness, picture, now), findings },
+    }
+}
+
+/// What there is to say where nothing is wrong.
+fn good(readiness: &Readiness, picture: Option<&Picture>, now: Time) -> String {
+    if let Some(waits) = readiness.reasons.iter().find(|reason| reason.what == What::Leases) {
+        return waits.detail.clone();
+    }
+    let rows = picture.map(|picture| picture.rows.as_slice()).unwrap_or_default();
+    let unread = rows.iter().filter(|row| row.watermark.is_none()).count();
+    let worst = rows.iter().filter_map(|row| row.lag(now)).max();
+    match worst {
+        _ if rows.is_empty() => "no account is known yet".to_owned(),
+        Some(worst) if unread == 0 => {
+            format!("everything that ended up to {} ago has been found, without a gap", span(worst))
+        }
+        _ => format!("starting; nothing has been read yet of {}", accounts(unread)),
+    }
+}
+
+fn of_readiness(readiness: &Readiness) -> Vec<Finding> {
+    let finding = |reason: &super::ready::Reason| Finding {
+        level: match reason.what {
+            What::Leases => Level::Healthy,
+            // Where it was merely out of reach, the daemon is still ready.
+            What::Login if readiness.ready => Level::Behind,
+            _ => Level::Trouble,
+        },
+        what: reason.detail.clone(),
+        todo: reason.hint.clone(),
+    };
+    // What concerns single accounts is counted below rather than listed.
+    readiness.reasons.iter().filter(|reason| reason.account.is_none()).map(finding).collect()
+}
+
+fn of_pauses(picture: &Picture) -> Vec<Finding> {
+    let mut groups: BTreeMap<(&str, bool), (u64, &super::picture::Paused)> = BTreeMap::new();
+    for pause in picture.rows.iter().flat_map(|row| &row.paused) {
+        groups.entry((&pause.endpoint, pause.refused())).or_insert((0, pause)).0 += 1;
+    }
+    let finding = |((endpoint, refused), (paused, example)): ((&str, bool), (u64, &super::picture::Paused))| Finding {
+        level: if refused { Level::Trouble } else { Level::Behind },
+        what: format!(
+            "{} paused for {}: {}",
+            endpoint.replace('_', " "),
+            super::words::count(paused, "account", "accounts"),
+            example.reason
+        ),
+        todo: example.hint().to_owned(),
+    };
+    groups.into_iter().map(finding).collect()
+}
+
+fn of_missing(picture: &Picture) -> Option<Finding> {
+    let missing = picture.rows.iter().filter(|row| row.missing).count();
+    (missing > 0).then(|| Finding {
+        level: Level::Trouble,
+        what: format!("the login no longer sees {}", accounts(missing)),
+        todo: "give the login's user access again, or leave the account out in the settings; what is stored stays"
+            .to_owned(),
+    })
+}
+
+fn of_failures(picture: &Picture) -> Vec<Finding> {
+    let items: u64 = picture.rows.iter().map(|row| row.work.failed).sum();
+    let failed = (items > 0).then(|| Finding {
+        level: Level::Incomplete,
+        what: format!("{} failed and will not work without a person", count(items, "item", "items")),
+        todo: "see below why; `ringcx-extractor queue list` names them, `queue retry` or `queue discard` settles them"
+            .to_owned(),
+    });
+    let refused = picture.status.sinks.iter().filter(|sink| sink.failed > 0).map(|sink| Finding {
+        level: Level::Incomplete,
+        what: format!("sink {} refused {} for good", sink.name, count(sink.failed, "event", "events")),
+        todo: "`ringcx-extractor deliver status` says why; `deliver retry` sends them again".to_owned(),
+    });
+    failed.into_iter().chain(refused).collect()
+}
+
+fn of_gaps(picture: &Picture) -> Option<Finding> {
+    let gaps: Vec<Duration> = picture.rows.iter().map(|row| row.gaps).filter(|gap| !gap.is_zero()).collect();
+    (!gaps.is_empty()).then(|| Finding {
+        level: Level::Incomplete,
+        what: format!("{} of {} never read so far", span(gaps.iter().sum()), accounts(gaps.len())),
+        todo: "nothing to do: gaps are read by themselves, the newest first, as the metadata budget allows; `ringcx-extractor \
+               audit` lists them"
+            .to_owned(),
+    })
+}
+
+fn of_lag(picture: &Picture, pace: Pace, now: Time) -> Option<Finding> {
+    // Whatever has a gap or is paused is behind for that reason, which has been named.
+    let explained =
+        |row: &Row| row.missing || !row.gaps.is_zero() || row.paused.iter().any(|pause| pause.endpoint == "metadata");
+    let late: Vec<&Row> = picture.rows.iter().filter(|row| pace.late(row, now) && !explained(row)).collect();
+    let worst = late.iter().max_by_key(|row| row.lag(now))?;
+    let others = match late.len() {
+        1 => String::new(),
+        many => format!(", and {} more", many - 1),
+    };
+    Some(Finding {
+        level: Level::Behind,
+        what: format!("{} is {} behind{others}", worst.title(), span(worst.lag(now).unwrap_or_default())),
+        todo: format!(
+            "nothing to do for a while: it catches up in wider windows; if it grows, look for warnings in the log (up to {} is normal)",
+            span(pace.lag)
+        ),
+    })
+}
+
+fn of_backlog(picture: &Picture) -> Option<Finding> {
+    let longest = if picture.one_budget {
+        backlog(picture.rows.iter())
+    } else {
+        picture.rows.iter().map(|row| backlog([row].into_iter())).max().unwrap_or_default()
+    };
+    let items: u64 = picture.rows.iter().map(|row| row.work.ready + row.work.running).sum();
+    (longest > BACKLOG).then(|| Finding {
+        level: Level::Behind,
+        what: format!(
+            "{} due; at the limit that takes {} at least",
+            count(items, "item is", "items are"),
+            span(longest)
+        ),
+        todo: "nothing to do: what is new goes first; if it never shrinks, ask the vendor for a higher limit"
+            .to_owned(),
+    })
+}
+
+fn accounts(number: usize) -> String {
+    count(u64::try_from(number).unwrap_or(u64::MAX), "account", "accounts")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::clock::Time;
+
+fn figures() -> Figures {
+    let account = AccountFigures {
+        sub: "9\"9\n\\{}".to_owned(),
+        watermark: Some(Time(1_800_000_000_000)),
+        work: WorkFigures { ready: 1, waiting: 2, running: 3, done: 4, unavailable: 5, failed: 6 },
+        requests_last_minute: 118,
+        request_limit: 120,
+        refused: 7,
+        paused: vec![Endpoint::Metadata],
+        oldest_unfinished_seconds: 41,
+        gaps_seconds: 600,
+        drain_seconds: 3,
+    };
+    Figures {
+        now: Time(1_800_000_300_000),
+        database_up: true,
+        accounts: vec![account],
+        sinks: vec![SinkFigures { name: "lake".to_owned(), pending: 3, failed: 1 }],
+        lateness: vec![("appear".to_owned(), 9, 4), ("appear".to_owned(), 40, 1), ("flip".to_owned(), 0, 2)],
+        ..Figures::default()
+    }
+}
+
+fn page(format: Format) -> String {
+    let metrics = Metrics::new();
+    metrics.request(Endpoint::Transcript, Some(200), Duration::from_millis(120));
+    metrics.request(Endpoint::Transcript, Some(404), Duration::from_millis(80));
+    metrics.request(Endpoint::Login, None, Duration::from_secs(30));
+    metrics.render(&figures(), format).unwrap()
+}
+
+/// The names of the families, from the samples.
+fn sampled(page: &str) -> BTreeSet<String> {
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    let names = samples.filter_map(|line| line.split(['{', ' ']).next());
+    names
+        .map(|name| ["_bucket", "_sum", "_count"].iter().fold(name, |name, end| name.trim_end_matches(end)).to_owned())
+        .collect()
+}
+
+#[test]
+fn every_metric_has_help_a_type_and_our_prefix() {
+    for format in [Format::OpenMetrics, Format::Text] {
+        let page = page(format);
+        for name in sampled(&page) {
+            let family = if format == Format::Text { name.as_str() } else { name.trim_end_matches("_total") };
+            assert!(name.starts_with("ringcx_"), "{name}");
+            assert!(page.contains(&format!("# HELP {family} ")), "{name} has no help:\n{page}");
+            assert!(page.contains(&format!("# TYPE {family} ")), "{name} has no type:\n{page}");
+        }
+        assert!(sampled(&page).len() > 20, "{page}");
+    }
+}
+
+#[test]
+fn what_is_measured_in_seconds_says_so_in_name_and_unit() {
+    let page = page(Format::OpenMetrics);
+    for line in page.lines().filter_map(|line| line.strip_prefix("# UNIT ")) {
+        let (name, unit) = line.split_once(' ').unwrap();
+        assert!(unit == "seconds" && name.ends_with("_seconds"), "{line}");
+    }
+    for name in sampled(&page).iter().filter(|name| name.ends_with("_seconds")) {
+        assert!(page.contains(&format!("# UNIT {name} seconds")), "{name}");
+    }
+    assert!(page.ends_with("# EOF\n"));
+}
+
+#[test]
+fn the_older_format_names_counters_as_they_are_sampled_and_has_no_units() {
+    let page = page(Format::Text);
+    assert!(page.contains("# TYPE ringcx_requests_total counter\n"), "{page}");
+    assert!(page.contains("# HELP ringcx_refused_total "));
+    assert!(!page.contains("# UNIT") && !page.contains("# EOF"));
+}
+
+#[test]
+fn requests_are_counted_by_endpoint_and_outcome() {
+    let page = page(Format::Text);
+    assert!(page.contains("ringcx_requests_total{endpoint=\"transcript\",outcome=\"ok\"} 1\n"), "{page}");
+    assert!(page.contains("ringcx_requests_total{endpoint=\"transcript\",outcome=\"not_found\"} 1\n"));
+    assert!(page.contains("ringcx_requests_total{endpoint=\"login\",outcome=\"no_answer\"} 1\n"));
+    assert!(page.contains("ringcx_request_duration_seconds_count{endpoint=\"transcript\"} 2\n"));
+}
+
+#[test]
+fn a_hostile_account_id_stays_within_its_label() {
+    let page = page(Format::Text);
+    let line = page.lines().find(|line| line.starts_with("ringcx_lag_seconds{")).unwrap();
+    assert_eq!(line, r#"ringcx_lag_seconds{sub_account="9\"9\n\\{}"} 300.0"#);
+}
+
+#[test]
+fn lateness_is_a_histogram_by_kind_and_what_is_later_than_all_bounds_counts_too() {
+    let page = page(Format::Text);
+    let of = |rest: &str| {
+        let line = page.lines().find(|line| line.starts_with(rest)).unwrap_or_else(|| panic!("no {rest}:\n{page}"));
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(of("ringcx_lateness_seconds_bucket{le=\"512.0\",kind=\"appear\"}"), "0");
+    assert_eq!(of("ringcx_lateness_seconds_bucket{le=\"1024.0\",kind=\"appear\"}"), "4");
+    assert_eq!(of("ringcx_lateness_seconds_bucket{le=\"+Inf\",kind=\"appear\"}"), "5");
+    assert_eq!(of("ringcx_lateness_seconds_count{kind=\"appear\"}"), "5");
+    assert_eq!(of("ringcx_lateness_seconds_bucket{le=\"2.0\",kind=\"flip\"}"), "2");
+}
+
+#[test]
+fn scrapers_that_ask_for_openmetrics_get_it() {
+    let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1";
+    assert_eq!(Format::accepted(Some(accept)), Format::OpenMetrics);
+    assert_eq!(Format::accepted(Some("*/*")), Format::Text);
+    assert_eq!(Format::accepted(None), Format::Text);
+}

@@ -1,0 +1,194 @@
+//! From rows to [`Status`]: pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use super::{AccountStats, AccountStatus, Gap, Pause, ReplicaStats, ReplicaStatus, SILENCE, SinkStatus, Status, Work};
+use crate::clock::Time;
+use crate::config::{Account, Accounts, LimitScope, Settings};
+use crate::coverage::{Coverage, Pass};
+use crate::db::{AccountRow, Counts, PauseRow, ReplicaRow};
+use crate::model::{AccountId, Stretch};
+
+/// What was read from the database.
+pub(super) struct Read {
+    pub(super) accounts: Vec<AccountRow>,
+    pub(super) coverage: Vec<(i64, Stretch)>,
+    pub(super) counts: BTreeMap<i64, Counts>,
+    pub(super) pauses: Vec<PauseRow>,
+    pub(super) replicas: Vec<ReplicaRow>,
+    /// The time by the clock of the replicas' signs of life.
+    pub(super) here: Time,
+}
+
+pub(super) fn status(read: Read, settings: &Settings, instance: &str, now: Time) -> Status {
+    let stats = live_stats(&read.replicas, read.here);
+    let mut coverage: HashMap<i64, Vec<Stretch>> = HashMap::new();
+    for (account, stretch) in &read.coverage {
+        coverage.entry(*account).or_default().push(*stretch);
+    }
+    let mut accounts: Vec<AccountStatus> = read
+        .accounts
+        .iter()
+        .map(|row| {
+            let figures = Figures {
+                counts: read.counts.get(&row.key).copied().unwrap_or_default(),
+                live: coverage.remove(&row.key).unwrap_or_default(),
+                pauses: read.pauses.iter().filter(|pause| pause.account == row.key).collect(),
+                stats: stats.get(&*row.id.sub).cloned().unwrap_or_default(),
+            };
+            known(row, figures, settings, now)
+        })
+        .collect();
+    for account in listed(settings) {
+        match accounts.iter_mut().find(|held| held.sub_account_id == *account.id.sub) {
+            Some(held) => held.name = account.name.clone().or(held.name.take()),
+            None => accounts.push(blank(&account.id, account.name.clone(), settings)),
+        }
+    }
+    accounts.sort_by(|a, b| a.sub_account_id.cmp(&b.sub_account_id));
+    drain(&mut accounts, settings);
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        now: now.rfc3339_secs(),
+        instance: instance.to_owned(),
+        accounts,
+        sinks: settings.sinks.iter().map(|sink| sink_status(&sink.name)).collect(),
+        replicas: read.replicas.iter().map(|row| replica(row, read.here)).collect(),
+    }
+}
+
+struct Figures<'a> {
+    counts: Counts,
+    live: Vec<Stretch>,
+    pauses: Vec<&'a PauseRow>,
+    stats: AccountStats,
+}
+
+fn listed(settings: &Settings) -> &[Account] {
+    match &settings.accounts {
+        Accounts::Listed(listed) => listed,
+        Accounts::Discovered(_) => &[],
+    }
+}
+
+/// An account that the database does not know yet.
+fn blank(id: &AccountId, name: Option<String>, settings: &Settings) -> AccountStatus {
+    AccountStatus {
+        rc_account_id: id.rc.to_string(),
+        sub_account_id: id.sub.to_string(),
+        name,
+        owner: None,
+        watermark: None,
+        lag_seconds: None,
+        work: Work::default(),
+        oldest_unfinished_seconds: None,
+        requests_last_minute: 0,
+        requests_by_lane: BTreeMap::new(),
+        refused: 0,
+        holds_until: None,
+        drain_seconds: 0,
+        requests_per_minute: settings.limits.requests_per_minute.get(),
+        live_start: None,
+        gaps: Vec::new(),
+        paused: Vec::new(),
+        missing_since: None,
+    }
+}
+
+fn known(row: &AccountRow, figures: Figures<'_>, settings: &Settings, now: Time) -> AccountStatus {
+    let Figures { counts, live, pauses, stats } = figures;
+    let coverage = row.live_start.map(|start| {
+        let mut coverage = Coverage::new(start);
+        live.into_iter().for_each(|stretch| coverage.restore(Pass::Live, stretch));
+        coverage
+    });
+    let watermark = coverage.as_ref().and_then(Coverage::watermark);
+    AccountStatus {
+        owner: row.owner.clone(),
+        watermark: watermark.map(Time::rfc3339_secs),
+        lag_seconds: watermark.map(|watermark| now.since(watermark).as_secs()),
+        work: Work {
+            // Those being fetched are due as well; the heartbeat that told of them may be older than the rest.
+            ready: counts.ready.saturating_sub(stats.running),
+            waiting: counts.waiting,
+            running: stats.running.min(counts.ready),
+            done: row.done,
+            unavailable: counts.unavailable,
+            failed: counts.failed,
+            discarded: counts.discarded,
+        },
+        oldest_unfinished_seconds: counts.oldest.map(|oldest| now.since(oldest).as_secs()),
+        requests_last_minute: stats.requests_last_minute,
+        requests_by_lane: stats.by_lane,
+        refused: stats.refused,
+        holds_until: stats.paused_until,
+        live_start: row.live_start.map(Time::rfc3339_secs),
+        gaps: coverage.as_ref().map(gaps).unwrap_or_default(),
+        paused: pauses.into_iter().map(pause).collect(),
+        missing_since: row.missing_since.map(Time::rfc3339_secs),
+        ..blank(&row.id, row.name.clone(), settings)
+    }
+}
+
+fn gaps(coverage: &Coverage) -> Vec<Gap> {
+    let Some(edge) = coverage.live_edge() else { return Vec::new() };
+    let gap = |stretch: &Stretch| Gap {
+        from: stretch.from.rfc3339_secs(),
+        to: stretch.to.rfc3339_secs(),
+        seconds: stretch.width().as_secs(),
+    };
+    coverage.gaps(edge).as_slice().iter().map(gap).collect()
+}
+
+fn pause(row: &PauseRow) -> Pause {
+    Pause {
+        endpoint: row.endpoint.name().to_owned(),
+        since: row.since.rfc3339_secs(),
+        until: row.until.rfc3339_secs(),
+        reason: row.reason.clone(),
+        status: row.status,
+    }
+}
+
+/// One request an item, at the budget's rate; where all accounts share one budget, an account with work left waits for all.
+fn drain(accounts: &mut [AccountStatus], settings: &Settings) {
+    let limit = u64::from(settings.limits.requests_per_minute.get());
+    let all: u64 = accounts.iter().map(|account| account.work.unfinished()).sum();
+    for account in accounts {
+        let requests = match (settings.limits.scope, account.work.unfinished()) {
+            (_, 0) => 0,
+            (LimitScope::SubAccount, own) => own,
+            (LimitScope::Login, _) => all,
+        };
+        account.drain_seconds = requests.saturating_mul(60).div_ceil(limit);
+    }
+}
+
+/// What the daemons that are alive said last, by sub-account id.
+fn live_stats(replicas: &[ReplicaRow], now: Time) -> BTreeMap<String, AccountStats> {
+    let mut alive: Vec<&ReplicaRow> = replicas.iter().filter(|row| is_alive(row, now)).collect();
+    alive.sort_by_key(|row| row.heartbeat);
+    // Should two speak of the same account, the later one counts.
+    alive.iter().flat_map(|row| serde_json::from_str::<ReplicaStats>(&row.stats).unwrap_or_default().accounts).collect()
+}
+
+fn is_alive(row: &ReplicaRow, now: Time) -> bool {
+    row.released.is_none()
+        && now.since(row.heartbeat) <= SILENCE
+        && row.heartbeat.since(now) <= Duration::from_secs(3600)
+}
+
+fn replica(row: &ReplicaRow, now: Time) -> ReplicaStatus {
+    ReplicaStatus {
+        name: row.name.clone(),
+        version: row.version.clone(),
+        alive: is_alive(row, now),
+        started: row.started.rfc3339_secs(),
+        heartbeat: row.heartbeat.rfc3339_secs(),
+    }
+}
+
+fn sink_status(name: &str) -> SinkStatus {
+    SinkStatus { name: name.to_owned(), pending: 0, failed: 0, last_delivered: None }
+}

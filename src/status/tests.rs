@@ -1,0 +1,170 @@
+//! The shape that programs rely on, and the arithmetic behind it.
+
+use std::num::NonZeroU32;
+
+use super::assemble::{Read, status};
+use super::*;
+use crate::config::LimitScope;
+use crate::db::{AccountRow, Counts, PauseRow, ReplicaRow};
+use crate::model::{AccountId, Endpoint, Stretch};
+
+fn now() -> Time {
+    Time::parse("2026-11-20T10:00:00Z").unwrap()
+}
+
+fn settings() -> Settings {
+    let variables = [
+        ("RINGCX__AUTH__API_TOKEN", "token"),
+        ("RINGCX__ACCOUNTS__0__RC_ACCOUNT_ID", "980634004"),
+        ("RINGCX__ACCOUNTS__0__SUB_ACCOUNT_ID", "99999999"),
+        ("RINGCX__DATABASE__INSTANCE", "host-1"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("empty.toml");
+    std::fs::write(&file, "").unwrap();
+    crate::config::load(Some(&file), variables).unwrap().settings
+}
+
+fn account(key: i64, sub: &str) -> AccountRow {
+    AccountRow {
+        key,
+        id: AccountId::new("980634004", sub),
+        name: None,
+        owner: Some("host-1".to_owned()),
+        live_start: Time::parse("2026-11-20T09:00:00Z"),
+        retention_days: None,
+        missing_since: None,
+        done: 812,
+        feed: 812,
+    }
+}
+
+fn replica(heartbeat: Time) -> ReplicaRow {
+    ReplicaRow {
+        name: "host-1".to_owned(),
+        version: "0.1.0".to_owned(),
+        started: now() - Duration::from_secs(3600),
+        heartbeat,
+        released: None,
+        stats: r#"{"accounts":{"99999999":{"running":1,"requests_last_minute":118,"refused":0,"paused_until":null}}}"#
+            .to_owned(),
+    }
+}
+
+fn stretch(from: &str, to: &str) -> Stretch {
+    let at = |time: &str| Time::parse(&format!("2026-11-20T{time}Z")).unwrap();
+    Stretch { from: at(from), to: at(to) }
+}
+
+fn read() -> Read {
+    let oldest = Some(now() - Duration::from_secs(41));
+    let counts = Counts { ready: 1, waiting: 3, unavailable: 2, oldest, ..Counts::default() };
+    Read {
+        accounts: vec![account(1, "99999999")],
+        coverage: vec![(1, stretch("09:00:00", "09:55:00"))],
+        counts: [(1, counts)].into(),
+        pauses: Vec::new(),
+        replicas: vec![replica(now() - Duration::from_secs(2))],
+        here: now(),
+    }
+}
+
+fn gathered(read: Read, settings: &Settings) -> Status {
+    status(read, settings, "host-1", now())
+}
+
+#[test]
+fn the_documented_example_comes_out_key_for_key() {
+    let text = serde_json::to_string(&gathered(read(), &settings())).unwrap();
+    let documented = concat!(
+        r#"{"version":"0.1.0","now":"2026-11-20T10:00:00Z","instance":"host-1","#,
+        r#""accounts":[{"rc_account_id":"980634004","sub_account_id":"99999999","name":null,"owner":"host-1","#,
+        r#""watermark":"2026-11-20T09:55:00Z","lag_seconds":300,"#,
+        r#""work":{"ready":0,"waiting":3,"running":1,"done":812,"unavailable":2,"failed":0,"discarded":0},"#,
+        r#""oldest_unfinished_seconds":41,"requests_last_minute":118,"drain_seconds":2,"#,
+    );
+    assert!(text.starts_with(&documented.replace("0.1.0", env!("CARGO_PKG_VERSION"))), "{text}");
+    assert!(text.contains(r#""sinks":[]"#), "{text}");
+}
+
+#[test]
+fn an_account_that_nothing_is_known_of_is_shown_all_the_same() {
+    let nothing =
+        Read { accounts: Vec::new(), coverage: Vec::new(), counts: BTreeMap::new(), replicas: Vec::new(), ..read() };
+    let all = gathered(nothing, &settings());
+    let [account] = all.accounts.as_slice() else { panic!("{all:?}") };
+    assert_eq!(
+        (account.watermark.as_ref(), account.lag_seconds, account.oldest_unfinished_seconds),
+        (None, None, None)
+    );
+    assert_eq!((account.work, account.drain_seconds), (Work::default(), 0));
+}
+
+#[test]
+fn an_account_that_the_settings_no_longer_name_is_still_shown() {
+    let mut read = read();
+    read.accounts.push(account(2, "11111111"));
+    let subs: Vec<String> =
+        gathered(read, &settings()).accounts.into_iter().map(|account| account.sub_account_id).collect();
+    assert_eq!(subs, ["11111111", "99999999"]);
+}
+
+#[test]
+fn the_watermark_stops_at_the_first_gap_and_the_gap_is_named() {
+    let mut read = read();
+    read.coverage = vec![(1, stretch("09:00:00", "09:20:00")), (1, stretch("09:30:00", "09:55:00"))];
+    let account = gathered(read, &settings()).accounts.remove(0);
+    assert_eq!(account.watermark.as_deref(), Some("2026-11-20T09:20:00Z"));
+    let gap = Gap { from: "2026-11-20T09:20:00Z".into(), to: "2026-11-20T09:30:00Z".into(), seconds: 600 };
+    assert_eq!(account.gaps, [gap]);
+}
+
+#[test]
+fn what_a_silent_or_released_replica_said_no_longer_counts() {
+    let silent = replica(now() - Duration::from_secs(31));
+    let released = ReplicaRow { released: Some(now()), ..replica(now()) };
+    let broken = ReplicaRow { stats: "{}x".to_owned(), ..replica(now()) };
+    for row in [silent, released, broken] {
+        let all = gathered(Read { replicas: vec![row.clone()], ..read() }, &settings());
+        assert_eq!(all.accounts[0].requests_last_minute, 0, "{row:?}");
+        assert_eq!((all.accounts[0].work.ready, all.accounts[0].work.running), (1, 0), "{row:?}");
+    }
+}
+
+#[test]
+fn where_the_login_is_the_limit_an_account_waits_for_all() {
+    let mut settings = settings();
+    settings.limits.requests_per_minute = NonZeroU32::new(60).unwrap();
+    let more = || {
+        let mut read = read();
+        read.accounts.push(account(2, "11111111"));
+        read.accounts.push(account(3, "22222222"));
+        read.counts.insert(2, Counts { waiting: 96, ..Counts::default() });
+        read
+    };
+    let drains =
+        |settings: &Settings| gathered(more(), settings).accounts.iter().map(|a| a.drain_seconds).collect::<Vec<_>>();
+    assert_eq!(drains(&settings), [96, 0, 4]);
+    settings.limits.scope = LimitScope::Login;
+    assert_eq!(drains(&settings), [100, 0, 100]);
+}
+
+#[test]
+fn a_pause_says_since_when_until_when_and_why() {
+    let mut read = read();
+    read.pauses = vec![PauseRow {
+        account: 1,
+        endpoint: Endpoint::Transcript,
+        since: now() - Duration::from_secs(60),
+        until: now() + Duration::from_secs(60),
+        times: 1,
+        status: Some(403),
+        reason: "failed to fetch a transcript: 403".to_owned(),
+    }];
+    let paused = gathered(read, &settings()).accounts.remove(0).paused;
+    assert_eq!(
+        serde_json::to_string(&paused).unwrap(),
+        r#"[{"endpoint":"transcript","since":"2026-11-20T09:59:00Z","until":"2026-11-20T10:01:00Z","reason":"failed to fetch a transcript: 403","status":403}]"#
+    );
+}
