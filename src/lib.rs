@@ -18,12 +18,16 @@ pub mod db;
 pub mod discover;
 pub mod fetch;
 
+pub mod audit;
+pub mod export;
 pub mod metrics;
+pub mod reading;
 pub mod status;
 
 pub mod daemon;
 pub mod http;
 pub mod telemetry;
 
+pub mod cli;
 
 pub mod sim;

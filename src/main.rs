@@ -1,3 +1,33 @@
 //! Parses the command line, runs the command, maps its error to an exit status.
 
-fn main() {}
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use ringcx_extractor::cli::{self, Cli, failure};
+use ringcx_extractor::ringcx;
+
+/// How long a thread that is still at work when the command is done may hold up the end.
+const LINGER: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    ringcx::install_tls();
+    match run(Cli::parse()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            failure::print(&error);
+            ExitCode::from(failure::status(&error))
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the threads that this program runs on")?;
+    let outcome = runtime.block_on(cli::execute(cli));
+    runtime.shutdown_timeout(LINGER);
+    outcome
+}

@@ -1,0 +1,247 @@
+use super::judge::judge;
+use super::*;
+use crate::db::IdCount;
+use crate::model::State;
+
+/// A Tuesday at noon.
+const NOW: Time = Time::from_secs(1_795_521_600);
+const MINUTE: i64 = 60_000;
+
+/// A moment so many minutes before [`NOW`].
+fn ago(minutes: i64) -> Time {
+    NOW.plus_millis(-minutes * MINUTE)
+}
+
+/// From so many minutes ago to so many.
+fn stretch(from: i64, to: i64) -> Stretch {
+    Stretch { from: ago(from), to: ago(to) }
+}
+
+fn covered(pass: &str, stretch: Stretch) -> CoveredRow {
+    CoveredRow { account: 1, pass: pass.to_owned(), stretch, reads: 4, first: ago(115), last: ago(1) }
+}
+
+fn question() -> Question {
+    Question {
+        from: None,
+        to: None,
+        account: None,
+        now: NOW,
+        offset: Duration::from_secs(300),
+        interval: Duration::from_secs(300),
+        configured: Vec::new(),
+    }
+}
+
+/// An account that was read from two hours ago up to six minutes ago, with ten segments, all of them well.
+fn facts() -> Facts {
+    let count = IdCount { segments: 10, digest_high: 5, digest_low: -5 };
+    let tally = ArtifactTally { asked: 8, stored: 7, not_populated: 1, ..ArtifactTally::default() };
+    Facts {
+        account: LedgerAccount {
+            key: 1,
+            id: AccountId::new("1", "20"),
+            name: None,
+            live_start: Some(ago(120)),
+            missing_since: None,
+        },
+        alive: true,
+        pause: None,
+        covered: vec![covered("live", stretch(120, 6))],
+        reads: Vec::new(),
+        backfills: Vec::new(),
+        segments: (10, 8),
+        tallies: [tally; 3],
+        unfinished: Vec::new(),
+        settled: Vec::new(),
+        aside_counts: (0, 0),
+        asides: Vec::new(),
+        lateness: Vec::new(),
+        days: vec![DayRow { account: 1, day: 20_780, announced: count, held: count }],
+    }
+}
+
+fn with_gap() -> Facts {
+    Facts { covered: vec![covered("live", stretch(120, 60)), covered("live", stretch(50, 6))], ..facts() }
+}
+
+fn only(audit: &Audit) -> &Problem {
+    assert_eq!(audit.problems.len(), 1, "{:?}", audit.problems);
+    &audit.problems[0]
+}
+
+#[test]
+fn an_archive_in_which_nothing_is_missing_is_complete() {
+    let audit = judge(&question(), vec![facts()]);
+    assert!(audit.complete, "{:?}", audit.problems);
+    assert_eq!(
+        audit.verdict,
+        "complete: no gap, 10 segments announced and held, 24 transcripts and summaries asked for: 21 stored, 3 empty"
+    );
+    let account = &audit.accounts[0];
+    assert_eq!(account.range, Some(stretch(120, 6).into()));
+    assert_eq!(account.watermark, Some(Moment(ago(6))));
+    assert_eq!(account.artifacts[0].not_requested, 2);
+}
+
+#[test]
+fn a_gap_is_named_exactly_although_the_watermark_stands_before_it() {
+    let audit = judge(&question(), vec![with_gap()]);
+    let account = &audit.accounts[0];
+    assert_eq!(account.watermark, Some(Moment(ago(60))));
+    assert_eq!(account.gaps.len(), 1);
+    assert_eq!((account.gaps[0].from, account.gaps[0].to), (Moment(ago(60)), Moment(ago(50))));
+    assert_eq!(account.gaps[0].cause, Cause::NeverRead);
+    assert_eq!(audit.verdict, "NOT complete: 1 gap");
+    let problem = only(&audit);
+    assert!(problem.hint.contains(&format!("backfill --from {} --to {}", Moment(ago(60)), Moment(ago(50)))));
+}
+
+#[test]
+fn a_gap_says_what_keeps_it_open() {
+    let cause = |facts: Facts| judge(&question(), vec![facts]).accounts[0].gaps[0].cause;
+    assert_eq!(cause(Facts { backfills: vec![(3, stretch(90, 55))], ..with_gap() }), Cause::BeingBackfilled);
+    let pause = PauseRow {
+        account: 1,
+        endpoint: Endpoint::Metadata,
+        since: ago(30),
+        until: NOW,
+        times: 3,
+        status: Some(403),
+        reason: "failed to read interaction metadata: 403".to_owned(),
+    };
+    assert_eq!(cause(Facts { pause: Some(pause), ..with_gap() }), Cause::PausedMetadata);
+    let mut stalled = with_gap();
+    stalled.covered.iter_mut().for_each(|row| row.last = ago(20));
+    assert_eq!(cause(stalled.clone()), Cause::ReadsFailing);
+    assert_eq!(cause(Facts { alive: false, ..stalled }), Cause::NeverRead);
+}
+
+#[test]
+fn what_lies_before_the_first_read_is_a_gap_only_where_it_was_asked_for() {
+    assert!(judge(&question(), vec![facts()]).complete);
+    let asked = Question { from: Some(ago(180)), ..question() };
+    let audit = judge(&asked, vec![facts()]);
+    let gap = &audit.accounts[0].gaps[0];
+    assert_eq!((gap.from, gap.to, gap.cause), (Moment(ago(180)), Moment(ago(120)), Cause::NeverRead));
+    assert!(gap.why.contains("before the first read"), "{}", gap.why);
+}
+
+#[test]
+fn what_cannot_have_been_read_yet_is_no_gap_and_what_should_have_been_is_one() {
+    let asked = Question { to: Some(NOW), ..question() };
+    let audit = judge(&asked, vec![facts()]);
+    assert!(audit.complete, "{:?}", audit.problems);
+    assert!(audit.accounts[0].notes.iter().any(|note| note.contains("not to be read yet")));
+    let behind = Facts { covered: vec![covered("live", stretch(120, 60))], alive: false, ..facts() };
+    let audit = judge(&asked, vec![behind.clone()]);
+    let gap = &audit.accounts[0].gaps[0];
+    assert_eq!((gap.from, gap.to), (Moment(ago(60)), Moment(ago(5))));
+    // Without an end being asked for, it goes as far as was read, and says how far that is behind.
+    let audit = judge(&question(), vec![behind]);
+    assert!(audit.complete);
+    assert!(audit.accounts[0].notes.iter().any(|note| note.contains("1h behind")), "{:?}", audit.accounts[0].notes);
+}
+
+#[test]
+fn a_tail_of_coverage_that_was_taken_away_is_missed_because_of_the_log() {
+    let read = ReadRow {
+        account: 1,
+        at: ago(1),
+        took: Duration::from_millis(300),
+        lane: "live".to_owned(),
+        stretch: stretch(20, 6),
+        announced: 3,
+        added: 3,
+        changed: 0,
+        flipped: 0,
+        aside: 0,
+    };
+    let facts = Facts { covered: vec![covered("live", stretch(120, 20))], reads: vec![read], ..facts() };
+    let audit = judge(&question(), vec![facts]);
+    assert_eq!((audit.accounts[0].gaps[0].from, audit.accounts[0].gaps[0].to), (Moment(ago(20)), Moment(ago(6))));
+}
+
+#[test]
+fn pending_unavailable_and_discarded_are_explained_and_failed_is_not() {
+    let mut facts = facts();
+    facts.tallies[0] =
+        ArtifactTally { asked: 10, stored: 7, pending: 1, unavailable: 1, discarded: 1, ..ArtifactTally::default() };
+    let audit = judge(&question(), vec![facts.clone()]);
+    assert!(audit.complete, "{:?}", audit.problems);
+    assert!(audit.verdict.ends_with("21 stored, 2 empty, 1 pending, 1 unavailable, 1 discarded"), "{}", audit.verdict);
+    facts.tallies[0] = ArtifactTally { asked: 10, stored: 8, failed: 2, ..ArtifactTally::default() };
+    facts.unfinished.push(UnfinishedRow {
+        account: 1,
+        artifact: Artifact::Transcript,
+        state: State::Failed,
+        status: Some(400),
+        reason: Some("the request was refused (400)".to_owned()),
+        count: 2,
+        due: NOW,
+    });
+    let audit = judge(&question(), vec![facts]);
+    assert_eq!(audit.verdict, "NOT complete: 2 failed");
+    assert!(only(&audit).what.contains("refused (400)"));
+}
+
+#[test]
+fn what_is_held_must_be_what_was_announced_in_number_and_in_ids() {
+    let mut fewer = facts();
+    fewer.days[0].held.segments = 9;
+    let audit = judge(&question(), vec![fewer]);
+    assert_eq!(audit.verdict, "NOT complete: 1 day that does not add up");
+    assert!(only(&audit).what.contains("10 segments were announced, 9 held"), "{}", only(&audit).what);
+    let mut others = facts();
+    others.days[0].held.digest_low = 6;
+    let audit = judge(&question(), vec![others]);
+    assert!(only(&audit).what.contains("not the same ones"), "{}", only(&audit).what);
+    assert!(!audit.accounts[0].ledger.agrees);
+}
+
+#[test]
+fn an_artifact_that_is_nowhere_is_unexplained() {
+    let mut facts = facts();
+    facts.tallies[1].stored -= 1;
+    facts.tallies[1].lost = 1;
+    let audit = judge(&question(), vec![facts]);
+    assert_eq!(audit.verdict, "NOT complete: 1 artifact unexplained");
+    assert_eq!(audit.accounts[0].artifacts[1].unexplained, 1);
+}
+
+#[test]
+fn records_set_aside_keep_it_from_being_complete_until_they_are_settled() {
+    let audit = judge(&question(), vec![Facts { aside_counts: (2, 1), ..facts() }]);
+    assert_eq!(audit.verdict, "NOT complete: 2 records set aside");
+    assert!(judge(&question(), vec![Facts { aside_counts: (0, 3), ..facts() }]).complete);
+}
+
+#[test]
+fn an_account_of_the_settings_of_which_nothing_was_read_is_missing() {
+    let configured = vec![(AccountId::new("1", "10"), Some("New".to_owned())), (AccountId::new("1", "20"), None)];
+    let audit = judge(&Question { configured, ..question() }, vec![facts()]);
+    assert_eq!(audit.verdict, "NOT complete: 1 account never read");
+    assert_eq!(only(&audit).sub_account_id, "10");
+    assert_eq!(audit.accounts.iter().map(|account| &*account.sub_account_id).collect::<Vec<_>>(), ["10", "20"]);
+    assert!(!judge(&question(), Vec::new()).complete);
+}
+
+#[test]
+fn the_json_names_moments_as_everything_else_does() {
+    let mut facts = with_gap();
+    facts.lateness = vec![("appear".to_owned(), 0, 1), ("appear".to_owned(), 9, 2), ("flip".to_owned(), 10, 3)];
+    let json = serde_json::to_value(judge(&question(), vec![facts])).unwrap();
+    assert_eq!(json["complete"], false);
+    let account = &json["accounts"][0];
+    assert_eq!(account["gaps"][0]["from"], "2026-11-24T11:00:00Z");
+    assert_eq!(account["gaps"][0]["cause"], "never_read");
+    assert_eq!(account["watermark"], "2026-11-24T11:00:00Z");
+    assert_eq!(account["artifacts"][0]["artifact"], "transcript");
+    assert_eq!(account["artifacts"][0]["erased"], 0);
+    assert_eq!(account["late"]["appeared"], 3);
+    assert_eq!(account["late"]["flipped"], 3);
+    assert_eq!(account["late"]["histogram"][0]["from_seconds"], 0);
+    assert_eq!(account["late"]["histogram"][1]["from_seconds"], 512);
+    assert_eq!(account["late"]["histogram"][1]["to_seconds"], 1024);
+    assert_eq!(json["problems"][0]["kind"], "gap");
+}

@@ -1,0 +1,274 @@
+//! `audit`: whether anything is missing, and where everything else went.
+//!
+//! Reads the database; prints a verdict, what to do about each problem, and the ledger behind it.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+use super::{Context, terminal, words};
+use crate::audit::{AccountAudit, ArtifactAudit, Audit, Question, audit};
+use crate::config::Accounts;
+use crate::db::Access;
+use crate::reading::clean;
+
+/// How many reads, items and records the table shows; `--json` has them all.
+const SHOWN: usize = 20;
+
+/// Options of `audit`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only what ended at or after: a time, a date, or a span back from now [default: each account's first read]
+    #[arg(long, value_name = "T")]
+    from: Option<String>,
+    /// Only what ended before [default: what has been read]
+    #[arg(long, value_name = "T")]
+    to: Option<String>,
+    /// Only this account: sub-account id or name
+    #[arg(long, value_name = "SUB|NAME")]
+    account: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Compares what was announced with what is held; exit status 0 only if nothing is missing and nothing unexplained.
+///
+/// # Errors
+/// Where the range is none, or the settings or the database cannot be read.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    let (from, to) = context.range(args.from.as_deref(), args.to.as_deref())?;
+    let settings = context.settings()?;
+    let db = context.open(Access::Existing).await?;
+    let account = match &args.account {
+        None => None,
+        Some(wanted) => Some(context.account(&db, wanted).await?.id.sub.to_string()),
+    };
+    let configured = match &settings.accounts {
+        Accounts::Listed(listed) => listed.iter().map(|account| (account.id.clone(), account.name.clone())).collect(),
+        Accounts::Discovered(_) => Vec::new(),
+    };
+    let (offset, interval) = (settings.discovery.offset, settings.discovery.interval);
+    let question = Question { from, to, account, now: context.clock.now(), offset, interval, configured };
+    let answer = audit(&db, &question).await?;
+    db.close().await;
+    let text = if args.json { serde_json::to_string_pretty(&answer)? + "\n" } else { table(&answer) };
+    terminal::print(&text)?;
+    Ok(u8::from(!answer.complete))
+}
+
+/// The answer for people.
+fn table(audit: &Audit) -> String {
+    let mut text = format!("{}\n", audit.verdict);
+    for problem in &audit.problems {
+        let _ = writeln!(text, "\n  account {}: {}", plain(&problem.sub_account_id), plain(&problem.what));
+        let _ = writeln!(text, "  hint: {}", plain(&problem.hint));
+    }
+    for account in &audit.accounts {
+        describe(&mut text, account);
+    }
+    text
+}
+
+fn describe(text: &mut String, account: &AccountAudit) {
+    let name = account.name.as_deref().map(|name| format!(" ({})", plain(name))).unwrap_or_default();
+    let _ = writeln!(text, "\naccount {}{name}", plain(&account.sub_account_id));
+    let Some(range) = &account.range else {
+        let _ = writeln!(text, "  nothing to look at: nothing that ended in that time can have been read yet");
+        notes(text, account);
+        return;
+    };
+    let _ = writeln!(text, "  range      {range}");
+    if let Some(watermark) = account.watermark {
+        let _ = writeln!(text, "  watermark  {watermark}: read without a gap from the first read up to there");
+    }
+    let segments = &account.segments;
+    let _ = writeln!(
+        text,
+        "  segments   {} announced, {} of them with a transcript",
+        segments.announced, segments.with_transcript
+    );
+    let ledger = &account.ledger;
+    let verdict = if ledger.agrees { "agree in number and in ids" } else { "do NOT agree" };
+    let _ = writeln!(
+        text,
+        "  ledger     {} announced and {} held, counted over {}: they {verdict}",
+        ledger.announced,
+        ledger.held,
+        words::count(ledger.days, "day")
+    );
+    if !account.artifacts.is_empty() {
+        indented(text, &outcomes(&account.artifacts));
+    }
+    passes(text, account);
+    for gap in &account.gaps {
+        let _ = writeln!(text, "  gap        {} to {}: {}", gap.from, gap.to, plain(&gap.why));
+    }
+    unfinished(text, account);
+    asides(text, account);
+    lateness(text, account);
+    reads(text, account);
+    notes(text, account);
+}
+
+fn notes(text: &mut String, account: &AccountAudit) {
+    for note in &account.notes {
+        let _ = writeln!(text, "  note: {}", plain(note));
+    }
+}
+
+type Column = (&'static str, fn(&ArtifactAudit) -> u64);
+
+const COLUMNS: [Column; 10] = [
+    ("asked for", |of| of.asked),
+    ("stored", |of| of.stored),
+    ("empty", |of| of.not_populated),
+    ("pending", |of| of.pending),
+    ("unavailable", |of| of.unavailable),
+    ("failed", |of| of.failed),
+    ("discarded", |of| of.discarded),
+    ("erased", |of| of.erased),
+    ("unexplained", |of| of.unexplained),
+    ("not asked for", |of| of.not_requested),
+];
+
+/// Artifacts in rows, outcomes in columns.
+fn outcomes(artifacts: &[ArtifactAudit]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(std::iter::once("").chain(COLUMNS.iter().map(|(name, _)| *name)));
+    for artifact in artifacts {
+        let counts = COLUMNS.iter().map(|(_, of)| Cell::new(of(artifact)).set_alignment(CellAlignment::Right));
+        table.add_row(std::iter::once(Cell::new(artifact.artifact)).chain(counts));
+    }
+    table.to_string()
+}
+
+fn indented(text: &mut String, table: &str) {
+    for line in table.lines() {
+        let _ = writeln!(text, "  {}", line.trim_end());
+    }
+}
+
+fn passes(text: &mut String, account: &AccountAudit) {
+    for pass in &account.passes {
+        let hidden = pass.stretches.len().saturating_sub(SHOWN);
+        for stretch in pass.stretches.iter().skip(hidden) {
+            let _ = writeln!(
+                text,
+                "  read       {:<14} {} to {} in {}, {} to {}",
+                pass.pass,
+                stretch.from,
+                stretch.to,
+                words::count(stretch.reads, "read"),
+                stretch.first_read,
+                stretch.last_read
+            );
+        }
+        more(text, hidden, "earlier piece");
+    }
+}
+
+fn unfinished(text: &mut String, account: &AccountAudit) {
+    for row in account.unfinished.iter().take(SHOWN) {
+        let status = row.status.map(|status| format!(" ({status})")).unwrap_or_default();
+        let reason = match &row.reason {
+            Some(reason) => format!(": {}{status}", plain(reason)),
+            None => ": not tried yet".to_owned(),
+        };
+        let next = row.next_try.map(|at| format!("; next try {at}")).unwrap_or_default();
+        let _ = writeln!(text, "  {:<10} {} {}{reason}{next}", row.outcome, row.count, row.artifact);
+    }
+    more(text, account.unfinished.len().saturating_sub(SHOWN), "other reason");
+    let failed: Vec<_> = account.items.iter().filter(|item| item.outcome == "failed").collect();
+    for item in failed.iter().take(SHOWN) {
+        let ended = item.segment_end.map(|end| format!(", ended {end}")).unwrap_or_default();
+        let _ = writeln!(text, "  failed     {} of segment {}{ended}", item.artifact, plain(&item.segment_id));
+    }
+    more(text, failed.len().saturating_sub(SHOWN), "other failed item");
+}
+
+fn asides(text: &mut String, account: &AccountAudit) {
+    let aside = &account.aside;
+    if aside.unresolved + aside.resolved > 0 {
+        let _ = writeln!(
+            text,
+            "  set aside  {} not understood, {} more that a later read brought in good order",
+            aside.unresolved, aside.resolved
+        );
+    }
+    for record in aside.records.iter().take(SHOWN) {
+        let segment = record.segment_id.as_deref().map(|id| format!(" segment {}", plain(id))).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  aside     {segment} {}: {}; received {}, to be read again {}",
+            record.window,
+            plain(&record.reason),
+            words::count(record.times, "time"),
+            record.next_read
+        );
+    }
+    more(text, aside.records.len().saturating_sub(SHOWN), "other record");
+}
+
+fn lateness(text: &mut String, account: &AccountAudit) {
+    let late = &account.late;
+    if late.histogram.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "  late       {} appeared after their time had been read, {} got their transcript later",
+        late.appeared, late.flipped
+    );
+    for (kind, what) in [("appear", "appeared"), ("flip", "hasTranscript"), ("fetchable", "transcript")] {
+        let counts: Vec<String> = late
+            .histogram
+            .iter()
+            .filter(|bucket| bucket.kind == kind)
+            .map(|bucket| format!("{} under {}", bucket.count, span(bucket.to_seconds)))
+            .collect();
+        if !counts.is_empty() {
+            let _ = writeln!(text, "             {what:<14} {} after the end", counts.join(", "));
+        }
+    }
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+fn reads(text: &mut String, account: &AccountAudit) {
+    let hidden = account.reads.len().saturating_sub(SHOWN);
+    if account.reads.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "  the last reads:");
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["sent", "why", "window", "announced", "new", "changed", "flipped", "aside"]);
+    for read in account.reads.iter().skip(hidden) {
+        let counts = [read.announced, read.added, read.changed, read.flipped, read.aside];
+        let counts = counts.map(|count| Cell::new(count).set_alignment(CellAlignment::Right));
+        let words = [read.at.to_string(), read.lane.clone(), format!("{} to {}", read.from, read.to)].map(Cell::new);
+        table.add_row(words.into_iter().chain(counts));
+    }
+    indented(text, &table.to_string());
+    more(text, hidden, "earlier read");
+}
+
+fn more(text: &mut String, hidden: usize, what: &str) {
+    if hidden > 0 {
+        let _ = writeln!(text, "             and {}: see `--json`", words::count(hidden as u64, what));
+    }
+}
+
+/// Text from elsewhere as one line of a terminal may show it.
+fn plain(text: &str) -> String {
+    clean(text).replace('\n', " ")
+}

@@ -1,0 +1,147 @@
+//! One account: asks for one metadata window, within the budgets, and drops what comes.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{Line, Reach};
+use crate::clock::{Clock, Time};
+use crate::db::Db;
+use crate::model::{AccountId, Window};
+use crate::ringcx::limits::{Budget, Pacer};
+use crate::ringcx::{self, Record};
+
+/// The longest wait for a place in a budget.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a replica may be silent and still count as at work.
+const ALIVE: Duration = Duration::from_secs(10);
+
+/// How often to look whether room has been left.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Has the daemon that works on the account, if there is one, leave room for one more request: its own count knows nothing
+/// of this process's.
+///
+/// # Errors
+/// A line for people where it does not within [`PATIENCE`].
+async fn room(db: &Db, id: &AccountId, clock: &Clock) -> Result<(), String> {
+    let failed = |error: crate::db::DbError| format!("failed to ask the running daemon for room: {error}");
+    let account = db.enrol(id, None, clock.now()).await.map_err(failed)?;
+    let here = db.here(clock.now()).await.map_err(failed)?;
+    let replicas = db.replicas().await.map_err(failed)?;
+    let owner = replicas.iter().find(|replica| Some(&replica.name) == account.owner.as_ref());
+    if !owner.is_some_and(|owner| owner.released.is_none() && here.since(owner.heartbeat) <= ALIVE) {
+        return db.note_use(account.key, ALIVE, clock.now()).await.map_err(failed);
+    }
+    let asked = db.ask_for_room(account.key, clock.now()).await.map_err(failed)?;
+    let until = clock.tick() + PATIENCE;
+    while clock.tick() < until {
+        if db.has_room(asked).await.map_err(failed)? {
+            return Ok(());
+        }
+        clock.sleep(LOOK).await;
+    }
+    Err("not asked: the running daemon left no room in its budget in time, as it does while it is paused after a 429 or its limit is very low\nhint: look at `status`, or try again".to_owned())
+}
+
+/// Asks for the window that a daemon would read now.
+pub(super) async fn check(
+    reach: &Reach<'_>,
+    id: &AccountId,
+    name: Option<&str>,
+    pacer: &Pacer,
+    budget: &Budget,
+    db: &Db,
+) -> Line {
+    let what = match name {
+        Some(name) => format!("account {} ({name})", id.sub),
+        None => format!("account {}", id.sub),
+    };
+    let clock = &reach.context.clock;
+    match free_at(budget, clock).await {
+        Ok(free) if free > clock.now() + PATIENCE => return Line::bad(&what, &used_up(free, clock.now())),
+        Ok(_) => {}
+        Err(why) => return Line::bad(&what, &why),
+    }
+    if let Err(why) = room(db, id, clock).await {
+        return Line::bad(&what, &why);
+    }
+    let window = window(reach.api.api_now(), reach.settings.discovery.window, reach.settings.discovery.offset);
+    let (sender, mut receiver) = mpsc::channel(2);
+    let asked = async {
+        let permit = pacer.enter().await;
+        ringcx::metadata(&reach.api, &reach.login, pacer, permit, budget, id, window, sender).await
+    };
+    let dropped = async {
+        let mut transcribed = 0_u64;
+        while let Some(batch) = receiver.recv().await {
+            transcribed += batch.iter().filter(|record| is_transcribed(record)).count() as u64;
+        }
+        transcribed
+    };
+    let (read, transcribed) = tokio::join!(asked, dropped);
+    match read {
+        Ok(read) => Line::good(&what, &found(read.announced, transcribed, read.aside, window)),
+        Err(error) => Line::refused(&what, &error),
+    }
+}
+
+/// When the metadata budget has room for one more.
+async fn free_at(budget: &Budget, clock: &Clock) -> Result<Time, String> {
+    let log = budget.log().await.map_err(|error| format!("failed to read the metadata budget: {error}"))?;
+    Ok(budget.limits().earliest(&log, clock.now()))
+}
+
+fn used_up(free: Time, now: Time) -> String {
+    format!(
+        "not asked: its budget of metadata requests is used up, and free again at {} (in {} s)\nhint: try again then, or lower discovery if this is always so",
+        free.rfc3339_secs(),
+        free.since(now).as_secs().saturating_add(1)
+    )
+}
+
+/// The window of this width that ends `offset` behind `now`, in whole seconds.
+fn window(now: Time, width: Duration, offset: Duration) -> Window {
+    let seconds = u32::try_from(width.as_secs()).unwrap_or(u32::MAX).max(1);
+    Window { start: (now - offset).floor_secs() - i64::from(seconds), seconds }
+}
+
+fn is_transcribed(record: &Record) -> bool {
+    matches!(record, Record::Segment(segment) if segment.has_transcript)
+}
+
+fn found(announced: u64, transcribed: u64, aside: u64, window: Window) -> String {
+    let mut text = format!(
+        "{announced} segments ended from {} to {}, {transcribed} of them with a transcript",
+        window.begin().rfc3339_secs(),
+        window.end().rfc3339_secs()
+    );
+    if aside > 0 {
+        text.push_str(&format!("; {aside} records could not be understood"));
+    }
+    if announced == 0 {
+        text.push_str(" (none is well possible: then nobody spoke)");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_ends_the_offset_behind_now_on_a_whole_second() {
+        let now = Time(1_790_000_000_750);
+        let window = window(now, Duration::from_secs(900), Duration::from_secs(300));
+        assert_eq!(window.end(), Time::from_secs(1_789_999_700));
+        assert_eq!(window.begin(), Time::from_secs(1_789_998_800));
+    }
+
+    #[test]
+    fn a_used_up_budget_says_when_it_is_free_again() {
+        let now = Time::from_secs(1_790_000_000);
+        let line = Line::bad("account 1", &used_up(now + Duration::from_secs(40), now));
+        assert!(line.found.contains("in 41 s"), "{}", line.found);
+        assert!(line.hint.is_some());
+    }
+}

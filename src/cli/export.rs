@@ -1,0 +1,109 @@
+//! `export`: the archive, streamed to standard output or into a file.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::terminal::{self, Stdout};
+use super::{Context, UsageError, words};
+use crate::db::{Access, Db, ExportRange};
+use crate::export::{self, Format, Selection, Target};
+
+/// Options of `export`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How to write it
+    #[arg(long, value_enum, default_value = "jsonl")]
+    pub format: Format,
+    /// Segments that ended at or after this time
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Segments that ended before this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Only this account: its sub-account id or name
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<String>,
+    /// Only what has changed since an earlier export: the number that it printed last, on standard error
+    #[arg(long, value_name = "NUMBER")]
+    pub changed_since: Option<i64>,
+    /// Write to this file, whole or not at all, compressed if its name ends in .zst [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Writes the archive.
+///
+/// # Errors
+/// Where the database cannot be read, or the output not be written.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    let (from, to) = context.range(args.from.as_deref(), args.to.as_deref())?;
+    let db = context.open(Access::Existing).await?;
+    let account = match &args.account {
+        Some(account) => Some(context.account(&db, account).await?.key),
+        None => None,
+    };
+    let range = ExportRange { from, to, account };
+    let selection = Selection { range, since: since(&db, args.changed_since).await? };
+    let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    let target = match file {
+        Some(path) => Target::file(path)?,
+        None => Target::stream(Stdout),
+    };
+    // Before anything is read: what changes from here on is for the next export.
+    let mark = db.mark(context.clock.now()).await;
+    let bar = match file {
+        Some(_) => bar(db.count_segments(range).await?),
+        None => ProgressBar::hidden(),
+    };
+    // An interrupt must not leave half a file behind.
+    let count = tokio::select! {
+        count = fill(&db, &selection, args.format, target, &bar) => count?,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted: the export is not complete"),
+    };
+    bar.finish_and_clear();
+    db.close().await;
+    if let Some(path) = file {
+        terminal::remark(&format!("exported {} to {}", words::count(count, "segment"), path.display()));
+    }
+    match mark {
+        Ok(number) => terminal::remark(&format!("for what changes from here on: --changed-since {number}")),
+        Err(error) => terminal::remark(&format!("warning: no number for --changed-since this time: {error}")),
+    }
+    Ok(0)
+}
+
+async fn fill(
+    db: &Db,
+    selection: &Selection,
+    format: Format,
+    mut target: Target,
+    bar: &ProgressBar,
+) -> anyhow::Result<u64> {
+    let count = export::write(db, selection, format, &mut target, &mut |written| bar.inc(written)).await?;
+    target.finish()?;
+    Ok(count)
+}
+
+async fn since(db: &Db, number: Option<i64>) -> anyhow::Result<Option<crate::db::Mark>> {
+    let Some(number) = number else { return Ok(None) };
+    match db.marked(number).await? {
+        Some(mark) => Ok(Some(mark)),
+        None => Err(UsageError(format!(
+            "failed to read --changed-since: {number} is not a number that an export from this database printed lately\n\
+             hint: export without it once, and keep the number that is printed last; 0 stands for the beginning"
+        ))
+        .into()),
+    }
+}
+
+/// On standard error, and only where that is a terminal.
+fn bar(total: u64) -> ProgressBar {
+    let template = "{spinner} {wide_bar} {human_pos}/{human_len} segments, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

@@ -1,0 +1,113 @@
+//! Errors as people read them, and their exit status.
+
+use std::error::Error;
+use std::io;
+
+use super::UsageError;
+use super::terminal::{self, Closed};
+use crate::config::{ConfigError, ConfigErrors};
+use crate::ringcx::ApiError;
+
+const RED: &str = "\x1b[1;31m";
+const CYAN: &str = "\x1b[1;36m";
+const PLAIN: &str = "\x1b[0m";
+
+/// The exit status: 0 where only the reader of standard output has gone, 2 for usage and settings, else 1.
+pub fn status(error: &anyhow::Error) -> u8 {
+    let any = |test: fn(&(dyn Error + 'static)) -> bool| error.chain().any(test);
+    if any(is_closed) {
+        0
+    } else if any(|cause| cause.is::<UsageError>() || cause.is::<ConfigErrors>() || cause.is::<ConfigError>()) {
+        2
+    } else {
+        1
+    }
+}
+
+/// Says it on standard error; in colour on a terminal.
+pub fn print(error: &anyhow::Error) {
+    if error.chain().any(is_closed) {
+        return;
+    }
+    terminal::remark(text(error).trim_end());
+}
+
+fn is_closed(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<Closed>())
+}
+
+/// `error: …`, what it came of, then what to do.
+fn text(error: &anyhow::Error) -> String {
+    let mut said: Vec<String> = Vec::new();
+    let mut hints: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        if let Some(errors) = cause.downcast_ref::<ConfigErrors>() {
+            // It has its own layout, a hint to each problem.
+            said.push(errors.to_string().trim_end().to_owned());
+            break;
+        }
+        let (hint, message): (Vec<String>, Vec<String>) =
+            cause.to_string().lines().map(str::to_owned).partition(|line| line.trim_start().starts_with("hint:"));
+        let api = cause.downcast_ref::<ApiError>().and_then(ApiError::hint);
+        let hint = hint.iter().map(|line| line.trim_start().trim_start_matches("hint:").trim());
+        for hint in hint.chain(api) {
+            if !hints.iter().any(|held| held == hint) {
+                hints.push(hint.to_owned());
+            }
+        }
+        let message = message.join("\n").trim().to_owned();
+        // Some errors quote their cause already.
+        if !message.is_empty() && !said.iter().any(|before| before.contains(&message)) {
+            said.push(message);
+        }
+    }
+    let mut lines = Vec::new();
+    for (i, message) in said.iter().enumerate() {
+        lines.push(if i == 0 { format!("{RED}error:{PLAIN} {message}") } else { format!("  because: {message}") });
+    }
+    lines.extend(hints.iter().map(|hint| format!("{CYAN}hint:{PLAIN} {hint}")));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+
+    fn plain(error: &anyhow::Error) -> String {
+        text(error).replace(RED, "").replace(CYAN, "").replace(PLAIN, "")
+    }
+
+    #[test]
+    fn causes_follow_the_error_and_hints_come_last_and_once() {
+        let inner = anyhow!("failed to open it: no room\nhint: make room");
+        let error = inner.context("failed to export\nhint: make room\nhint: or write elsewhere");
+        assert_eq!(
+            plain(&error),
+            "error: failed to export\n  because: failed to open it: no room\nhint: make room\nhint: or write elsewhere"
+        );
+    }
+
+    #[test]
+    fn a_cause_that_was_quoted_is_not_said_twice() {
+        let error = anyhow!("no room").context("failed to write: no room");
+        assert_eq!(plain(&error), "error: failed to write: no room");
+    }
+
+    #[test]
+    fn usage_and_settings_exit_with_2_and_other_failures_with_1() {
+        let problem = ConfigError { key: "a".into(), place: None, what: "b".into(), hint: "c".into() };
+        assert_eq!(status(&UsageError("no".into()).into()), 2);
+        assert_eq!(status(&anyhow::Error::from(ConfigErrors(vec![problem])).context("x")), 2);
+        assert_eq!(status(&anyhow!("no")), 1);
+    }
+
+    #[test]
+    fn only_our_own_closed_pipe_ends_quietly() {
+        let ours = Err::<(), _>(io::Error::new(io::ErrorKind::BrokenPipe, Closed)).context("failed to write");
+        assert_eq!(status(&ours.unwrap_err()), 0);
+        let theirs = Err::<(), _>(io::Error::from(io::ErrorKind::BrokenPipe)).context("failed to ask the database");
+        assert_eq!(status(&theirs.unwrap_err()), 1);
+    }
+}

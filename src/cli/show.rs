@@ -1,0 +1,74 @@
+//! `show`: one segment, or all of a dialog, with the whole story of how it came to be held.
+
+mod history;
+mod page;
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::{Context, terminal};
+use crate::db::{Access, Db, SegmentRow};
+use crate::export::{Entry, Line};
+use history::History;
+
+/// Options of `show`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The segment's id
+    #[arg(value_name = "SEGMENT_ID", required_unless_present = "dialog")]
+    pub segment: Option<String>,
+    /// All segments of this dialog
+    #[arg(long, value_name = "DIALOG_ID", conflicts_with = "segment")]
+    pub dialog: Option<String>,
+    /// Print JSON, a line a segment: as `export` does, and its history
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The line of an export, and the history.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    line: Line,
+    history: &'a History,
+}
+
+/// Prints it.
+///
+/// # Errors
+/// Where there is no such segment or the database cannot be read.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    let db = context.open(Access::Existing).await?;
+    let segments = find(&db, &args).await?;
+    let slots = db.slots(&segments).await?;
+    let now = context.clock.now();
+    for (i, (segment, slots)) in segments.into_iter().zip(slots).enumerate() {
+        let history = History::read(&db, &segment).await?;
+        let entry = Entry { segment, slots };
+        let text = if args.json {
+            format!("{}\n", serde_json::to_string(&Told { line: Line::of(&entry), history: &history })?)
+        } else {
+            let gap = if i > 0 { "\n\n" } else { "" };
+            format!("{gap}{}", page::render(&entry, &history, now, terminal::width()))
+        };
+        terminal::print(&text)?;
+    }
+    db.close().await;
+    Ok(0)
+}
+
+async fn find(db: &Db, args: &Args) -> anyhow::Result<Vec<SegmentRow>> {
+    const HINT: &str = "hint: ids are opaque, each letter counts; `ringcx-extractor audit` shows what has been read, \
+                        `backfill` reads more of the past";
+    let (segments, what) = match (&args.segment, &args.dialog) {
+        (_, Some(dialog)) => (db.segments_of_dialog(dialog).await?, format!("dialog {dialog:?}")),
+        (segment, None) => {
+            let segment = segment.as_deref().unwrap_or_default();
+            (db.segments_named(segment).await?, format!("segment {segment:?}"))
+        }
+    };
+    if segments.is_empty() {
+        bail!("failed to find the {what} in the archive\n{HINT}");
+    }
+    Ok(segments)
+}

@@ -1,0 +1,188 @@
+//! What an export looks like, entry by entry.
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::model::AccountId;
+
+fn slot(outcome: SlotOutcome) -> SegmentSlot {
+    let answered = matches!(outcome, SlotOutcome::Stored(_) | SlotOutcome::NotPopulated);
+    let fetched = answered.then(|| Time::parse("2024-07-22T11:30:00.5Z").unwrap());
+    SegmentSlot { outcome, fetched, version: 1, due: None, tries: 0, reason: None }
+}
+
+fn stored(body: &[u8]) -> SegmentSlot {
+    slot(SlotOutcome::Stored(body.to_vec()))
+}
+
+fn entry(metadata: &str, slots: [SegmentSlot; 3]) -> Entry {
+    let segment = SegmentRow {
+        key: 1,
+        account: AccountId::new("980634004", "99999999"),
+        account_key: 1,
+        segment_id: "seg-1".to_owned(),
+        dialog_id: Some("dia-1".to_owned()),
+        ended: Time::parse("2024-07-22T11:24:47Z"),
+        has_transcript: true,
+        first_seen: Time::from_secs(0),
+        metadata: metadata.to_owned(),
+    };
+    Entry { segment, slots }
+}
+
+fn rendered(entry: &Entry, format: Format) -> String {
+    let mut out = Vec::new();
+    render(entry, format, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_line_has_the_documented_keys_in_their_order() {
+    let body = br#"{"channelClass":"VOICE","transcript":[]}"#;
+    let entry = entry("{}", [stored(body), stored(b"\"A \\u00fc\\nsummary\""), slot(SlotOutcome::NotPopulated)]);
+    assert_eq!(
+        rendered(&entry, Format::Jsonl),
+        concat!(
+            r#"{"rc_account_id":"980634004","sub_account_id":"99999999","dialog_id":"dia-1","segment_id":"seg-1","#,
+            r#""segment_end":"2024-07-22T11:24:47.000Z","metadata":{},"#,
+            r#""transcript":{"outcome":"stored","fetched_at":"2024-07-22T11:30:00.500Z","body":{"channelClass":"VOICE","transcript":[]}},"#,
+            r#""agent_summary":{"outcome":"stored","fetched_at":"2024-07-22T11:30:00.500Z","text":"A ü\nsummary"},"#,
+            r#""auto_summary":{"outcome":"not_populated","fetched_at":"2024-07-22T11:30:00.500Z"}}"#,
+            "\n"
+        )
+    );
+}
+
+#[test]
+fn what_the_api_sent_is_neither_reformatted_nor_broken_over_lines() {
+    let metadata =
+        "{\"big\":123456789012345678901234567890, \"e\":1.10,\r\n \"twice\":1,\"twice\":2,\"lone\":\"\\ud800\"}";
+    let line =
+        rendered(&entry(metadata, [stored(b"\xef\xbb\xbf{\n}"), stored(b"raw \xff"), stored(b"")]), Format::Jsonl);
+    assert_eq!(line.matches('\n').count(), 1);
+    assert!(
+        line.contains(
+            r#""metadata":{"big":123456789012345678901234567890, "e":1.10,   "twice":1,"twice":2,"lone":"\ud800"},"#
+        ),
+        "{line}"
+    );
+    assert!(line.contains(r#""body":{ }"#), "{line}");
+    assert!(line.contains("\"text\":\"raw \u{fffd}\""), "{line}");
+}
+
+#[test]
+fn a_body_that_is_no_json_is_still_a_line_of_json() {
+    let line = rendered(
+        &entry("oops", [stored(b"{\"a\":"), slot(SlotOutcome::Failed), slot(SlotOutcome::NotRequested)]),
+        Format::Jsonl,
+    );
+    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(value["metadata"], "oops");
+    assert_eq!(value["transcript"]["body"], "{\"a\":");
+    assert_eq!(value["agent_summary"], serde_json::json!({"outcome":"failed"}));
+    assert_eq!(value["auto_summary"], serde_json::json!({"outcome":"not_requested"}));
+}
+
+#[test]
+fn every_outcome_has_its_documented_name() {
+    let all = [
+        SlotOutcome::Stored(Vec::new()),
+        SlotOutcome::NotPopulated,
+        SlotOutcome::Pending,
+        SlotOutcome::Unavailable,
+        SlotOutcome::Failed,
+        SlotOutcome::Discarded,
+        SlotOutcome::NotRequested,
+    ];
+    assert_eq!(
+        all.each_ref().map(outcome_name),
+        ["stored", "not_populated", "pending", "unavailable", "failed", "discarded", "not_requested"]
+    );
+}
+
+#[test]
+fn a_segment_without_end_and_dialog_says_null() {
+    let mut entry = entry("{}", [slot(SlotOutcome::Pending), slot(SlotOutcome::Pending), slot(SlotOutcome::Pending)]);
+    (entry.segment.ended, entry.segment.dialog_id) = (None, None);
+    let line = rendered(&entry, Format::Jsonl);
+    assert!(line.contains(r#""dialog_id":null,"segment_id":"seg-1","segment_end":null,"#), "{line}");
+}
+
+#[test]
+fn a_row_reads_back_as_it_was_whatever_its_cells_hold() {
+    let summary = "says \"yes\", then\r\nleaves";
+    let body = br#"{"transcript":[{"participantType":"agent","message":"a, \"b\""}]}"#;
+    let entry =
+        entry(r#"{"channelClass":"VOICE"}"#, [stored(body), stored(summary.as_bytes()), slot(SlotOutcome::Pending)]);
+    let mut out = Vec::new();
+    csv::header(&mut out).unwrap();
+    render(&entry, Format::Csv, &mut out).unwrap();
+    let text = String::from_utf8(out.clone()).unwrap();
+    assert!(text.contains(r#""says ""yes"", then"#), "{text}");
+    assert!(text.ends_with("\r\n"), "{text}");
+    let mut reader = ::csv::Reader::from_reader(out.as_slice());
+    let header = reader.headers().unwrap().clone();
+    let row = reader.records().next().unwrap().unwrap();
+    let cell = |name: &str| row.get(header.iter().position(|column| column == name).unwrap()).unwrap().to_owned();
+    assert_eq!(cell("agent_summary"), summary);
+    assert_eq!(cell("transcript"), "agent: a, \"b\"\n");
+    assert_eq!(cell("channel_class"), "VOICE");
+    assert_eq!((cell("auto_summary"), cell("auto_summary_outcome")), (String::new(), "pending".to_owned()));
+}
+
+#[test]
+fn text_to_read_cannot_steer_a_terminal() {
+    let body = br#"{"transcript":[{"participantName":"\u001b[2JJane","timestamp":"0","message":"Hi\u0007 there"}]}"#;
+    let text =
+        rendered(&entry("{}", [stored(body), stored(b"\x1b]0;x\x07sum"), slot(SlotOutcome::Pending)]), Format::Text);
+    assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
+    assert!(text.contains("00:00 Jane: Hi there\n"), "{text}");
+    assert!(text.contains("agent summary:\nsum\n"), "{text}");
+    assert!(text.contains("(auto summary: pending)"), "{text}");
+}
+
+fn names(folder: &std::path::Path) -> Vec<String> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_file_appears_whole_and_private_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.jsonl");
+    std::fs::write(&path, "old").unwrap();
+    let mut target = Target::file(&path).unwrap();
+    target.write_all(b"new").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    drop(target);
+    assert_eq!(names(folder.path()), ["out.jsonl"]);
+    let mut target = Target::file(&path).unwrap();
+    target.write_all(b"new").unwrap();
+    target.finish().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    assert_eq!(names(folder.path()), ["out.jsonl"]);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_name_that_ends_in_zst_is_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.jsonl.zst");
+    let mut target = Target::file(&path).unwrap();
+    target.write_all(&[b'a'; 100_000]).unwrap();
+    target.finish().unwrap();
+    assert!(std::fs::metadata(&path).unwrap().len() < 1000);
+    let mut back = Vec::new();
+    zstd::Decoder::new(std::fs::File::open(&path).unwrap()).unwrap().read_to_end(&mut back).unwrap();
+    assert_eq!(back, [b'a'; 100_000]);
+}
+
+#[test]
+fn a_folder_is_no_file_and_a_device_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(Target::file(folder.path()).err().unwrap().to_string().contains("it is a folder"));
+    let mut null = Target::file(std::path::Path::new("/dev/null")).unwrap();
+    null.write_all(b"x").unwrap();
+    null.finish().unwrap();
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+}

@@ -1,0 +1,303 @@
+//! What the API sent, as people read it: a transcript's phrases, a summary's text, laid out for a page or a terminal.
+//!
+//! Pure. Reads leniently: whatever is null, missing or of another type than documented is left out, never an error. What
+//! goes to a terminal passes through [`clean`] first, so that no message can move the cursor or hide another.
+
+use serde_json::Value;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// One thing that someone said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phrase {
+    /// When, in milliseconds since 1970.
+    pub at: Option<i64>,
+    /// The speaker's name.
+    pub name: Option<String>,
+    /// `agent`, `contact` or whatever else the API calls the speaker.
+    pub kind: Option<String>,
+    /// The speaker's id within the conversation.
+    pub participant: Option<String>,
+    /// What was said.
+    pub text: String,
+}
+
+/// A transcript.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Conversation {
+    /// `VOICE`, `DIGITAL`.
+    pub channel: Option<String>,
+    /// In the order in which they came.
+    pub phrases: Vec<Phrase>,
+}
+
+impl Conversation {
+    /// Reads a transcript's body; `None` where it is no JSON object.
+    pub fn parse(body: &[u8]) -> Option<Conversation> {
+        let text = String::from_utf8_lossy(body);
+        let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}')).ok()?;
+        let object = value.as_object()?;
+        let phrases = match object.get("transcript") {
+            Some(Value::Array(phrases)) => phrases.iter().filter_map(phrase).collect(),
+            _ => Vec::new(),
+        };
+        Some(Conversation { channel: object.get("channelClass").and_then(word), phrases })
+    }
+
+    /// When the first phrase was said, in milliseconds since 1970.
+    pub fn start(&self) -> Option<i64> {
+        self.phrases.iter().filter_map(|phrase| phrase.at).min()
+    }
+
+    /// A line a phrase: `00:07 Jane Doe (agent): Hello.` Without control characters; line breaks within a phrase become
+    /// spaces.
+    pub fn plain(&self) -> String {
+        let start = self.start();
+        let mut lines = String::new();
+        for phrase in &self.phrases {
+            let text = clean(&phrase.text).split_whitespace().collect::<Vec<_>>().join(" ");
+            if let Some(offset) = phrase.offset(start) {
+                lines.push_str(&offset);
+                lines.push(' ');
+            }
+            lines.push_str(&phrase.speaker());
+            lines.push_str(": ");
+            lines.push_str(&text);
+            lines.push('\n');
+        }
+        lines
+    }
+}
+
+fn phrase(value: &Value) -> Option<Phrase> {
+    let object = value.as_object()?;
+    let field = |name: &str| object.get(name).and_then(word);
+    Some(Phrase {
+        at: object.get("timestamp").and_then(millis),
+        name: field("participantName"),
+        kind: field("participantType"),
+        participant: field("participantId"),
+        text: field("message").unwrap_or_default(),
+    })
+}
+
+impl Phrase {
+    /// Who said it, without control characters, on one line: `Jane Doe (agent)`.
+    pub fn speaker(&self) -> String {
+        let kind = self.kind.as_deref();
+        let said = match (self.name.as_deref(), kind) {
+            (Some(name), Some(kind)) => format!("{name} ({kind})"),
+            (Some(name), None) => name.to_owned(),
+            (None, Some(kind)) => kind.to_owned(),
+            (None, None) => match &self.participant {
+                Some(id) => format!("participant {id}"),
+                None => "unknown speaker".to_owned(),
+            },
+        };
+        one_line(&said)
+    }
+
+    /// How long after `start`: `mm:ss`, from an hour on `h:mm:ss`.
+    pub fn offset(&self, start: Option<i64>) -> Option<String> {
+        let secs = self.at?.saturating_sub(start?).max(0) / 1000;
+        let (hours, minutes, secs) = (secs / 3600, secs / 60 % 60, secs % 60);
+        Some(if hours > 0 { format!("{hours}:{minutes:02}:{secs:02}") } else { format!("{minutes:02}:{secs:02}") })
+    }
+}
+
+/// A text or a number as text; nothing for the rest, and for a text that is empty.
+pub fn word(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// Milliseconds since 1970, as a number or a text.
+fn millis(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+/// The text without control characters and terminal escape sequences, and without the marks that turn the direction of
+/// what follows. Line breaks stay, tabs become spaces.
+pub fn clean(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        match character {
+            '\n' | '\u{2028}' | '\u{2029}' => kept.push('\n'),
+            '\t' => kept.push(' '),
+            '\u{1b}' => rest = after_escape(rest),
+            '\u{9b}' => rest = after_parameters(rest.clone()).unwrap_or(rest),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
+            _ if character.is_control() => {}
+            _ => kept.push(character),
+        }
+    }
+    kept
+}
+
+/// [`clean`], on one line.
+pub fn one_line(text: &str) -> String {
+    clean(text).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What follows an escape sequence. One that is not complete costs its first character only: the rest, which may be all
+/// that a customer said, stays readable.
+fn after_escape(rest: std::str::Chars<'_>) -> std::str::Chars<'_> {
+    let mut next = rest.clone();
+    match next.next() {
+        Some('[') => after_parameters(next).unwrap_or(rest),
+        // A command to the terminal, such as its title, up to its terminator.
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            let mut end = next.clone();
+            loop {
+                match end.next() {
+                    Some('\u{7}' | '\u{9c}') => return end,
+                    Some('\u{1b}') if end.as_str().starts_with('\\') => {
+                        end.next();
+                        return end;
+                    }
+                    Some('\n') | None => return rest,
+                    Some(_) => {}
+                }
+            }
+        }
+        Some('@'..='~') => next,
+        _ => rest,
+    }
+}
+
+/// What follows the parameters and the final letter of a control sequence; `None` where it is none.
+fn after_parameters(mut rest: std::str::Chars<'_>) -> Option<std::str::Chars<'_>> {
+    loop {
+        match rest.next()? {
+            '\u{20}'..='\u{3f}' => {}
+            '\u{40}'..='\u{7e}' => return Some(rest),
+            _ => return None,
+        }
+    }
+}
+
+/// Lays clean text out in lines of at most `width` columns, broken between words where possible; line breaks stay. At
+/// least one line, which may be empty.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(2);
+    let mut lines = Vec::new();
+    for paragraph in text.trim_end().split('\n') {
+        let mut line = String::new();
+        let mut used = 0;
+        for word in paragraph.split_whitespace() {
+            for piece in pieces(word, width) {
+                let wide = piece.width();
+                if used > 0 && used + 1 + wide > width {
+                    lines.push(std::mem::take(&mut line));
+                    used = 0;
+                }
+                if used > 0 {
+                    line.push(' ');
+                    used += 1;
+                }
+                line.push_str(&piece);
+                used += wide;
+            }
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// A word in pieces of at most `width` columns.
+fn pieces(word: &str, width: usize) -> Vec<String> {
+    if word.width() <= width {
+        return vec![word.to_owned()];
+    }
+    let mut pieces = vec![String::new()];
+    let mut used = 0;
+    for character in word.chars() {
+        let wide = character.width().unwrap_or(0);
+        if used + wide > width {
+            pieces.push(String::new());
+            used = 0;
+        }
+        if let Some(piece) = pieces.last_mut() {
+            piece.push(character);
+        }
+        used += wide;
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_transcript_is_read_with_whatever_is_missing_left_out() {
+        let body = br#"{"channelClass":"VOICE","errorCode":null,"new":[1],"transcript":[
+            {"participantName":"Jane Doe","participantType":"agent","timestamp":"1721651880000","message":"Hello"},
+            {"participantType":"contact","timestamp":1721651887500,"message":"Hi\nthere"},
+            {"participantId":17,"timestamp":null,"message":"?"}, null, {"message":null}]}"#;
+        let read = Conversation::parse(body).unwrap();
+        assert_eq!(read.channel.as_deref(), Some("VOICE"));
+        assert_eq!(
+            read.plain(),
+            "00:00 Jane Doe (agent): Hello\n00:07 contact: Hi there\nparticipant 17: ?\nunknown speaker: \n"
+        );
+    }
+
+    #[test]
+    fn what_is_no_transcript_is_not_read_as_one() {
+        assert_eq!(Conversation::parse(b"[]"), None);
+        assert_eq!(Conversation::parse(b"oops"), None);
+        assert_eq!(Conversation::parse(br#"{"transcript":"no"}"#), Some(Conversation::default()));
+    }
+
+    #[test]
+    fn from_an_hour_on_the_offset_says_the_hour() {
+        let phrase = |at| Phrase { at, name: None, kind: None, participant: None, text: String::new() };
+        assert_eq!(phrase(Some(3_661_000)).offset(Some(0)).as_deref(), Some("1:01:01"));
+        assert_eq!(phrase(Some(599_999)).offset(Some(0)).as_deref(), Some("09:59"));
+        assert_eq!(phrase(None).offset(Some(0)), None);
+    }
+
+    #[test]
+    fn nothing_that_moves_a_cursor_gets_through() {
+        assert_eq!(clean("a\x1b[31mred\x1b[0m b"), "ared b");
+        assert_eq!(clean("\x1b]0;title\x07x\x1b]8;;http://e\x1b\\y"), "xy");
+        assert_eq!(clean("a\r\nb\tc\x08\u{7f}\u{9b}2Jd"), "a\nb cd");
+        assert_eq!(clean("\u{202e}evil\u{2066}"), "evil");
+        assert_eq!(clean("\x1b]never ended"), "]never ended");
+        assert_eq!(clean("naïve 👩‍💻 日本"), "naïve 👩‍💻 日本");
+    }
+
+    #[test]
+    fn text_is_wrapped_between_words_and_long_words_are_broken() {
+        assert_eq!(wrap("the quick brown fox", 9), ["the quick", "brown fox"]);
+        assert_eq!(wrap("abcdefgh ij", 5), ["abcde", "fgh", "ij"]);
+        assert_eq!(wrap("a\n\nb\n", 5), ["a", "", "b"]);
+        assert_eq!(wrap("日本語です", 4), ["日本", "語で", "す"]);
+        assert_eq!(wrap("", 5), [""]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_leaves_a_control_character_but_line_breaks(text in "(\\PC|[\\x00-\\x1f\\x7f\\u{80}-\\u{9f}]|\\x1b[\\[\\]P]){0,40}") {
+            prop_assert!(clean(&text).chars().all(|character| character == '\n' || !character.is_control()));
+        }
+
+        #[test]
+        fn wrapped_lines_fit_and_keep_every_letter(text in "[a-z 日\\n]{0,80}", width in 2_usize..20) {
+            let lines = wrap(&text, width);
+            prop_assert!(lines.iter().all(|line| line.width() <= width));
+            let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+            prop_assert_eq!(letters(&lines.concat()), letters(&text));
+        }
+    }
+}

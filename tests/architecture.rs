@@ -1,0 +1,71 @@
+//! The arrows between modules point one way: API, discovery, work table, fetch, archive, and last those who look.
+
+#![allow(clippy::unwrap_used, reason = "a source tree that cannot be read has no architecture")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Who must not know of whom, and whom nobody below the daemon may know of.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    ("clock", &["*"]),
+    ("model", &["*", "-clock"]),
+    ("backoff", &["*", "-clock"]),
+    ("coverage", &["*", "-clock", "-model"]),
+    ("standing", &["*", "-clock", "-backoff"]),
+    ("sim", &["*", "-clock", "-model"]),
+    ("config", &["*", "-clock", "-model"]),
+    ("ringcx", &["*", "-clock", "-model", "-backoff"]),
+    ("db", &["*", "-clock", "-model", "-ringcx"]),
+    ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
+    ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
+    ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
+    ("http", &["discover", "cli", "sim"]),
+    ("daemon", &["cli", "sim"]),
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The modules that a file uses, from its `crate::` paths, tests left out.
+fn used(text: &str) -> BTreeSet<&str> {
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let paths = code.flat_map(|line| line.split("crate::").skip(1));
+    paths
+        .map(|rest| rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or(""))
+        .collect()
+}
+
+#[test]
+fn no_arrow_points_against_the_flow() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let (mut wrong, mut looked) = (Vec::new(), BTreeSet::new());
+    for file in files {
+        let place = file.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        let module = place.split(['/', '.']).next().unwrap().to_owned();
+        let Some((_, rules)) = FORBIDDEN.iter().find(|(name, _)| *name == module) else { continue };
+        if place.ends_with("tests.rs") || place.contains("/tests/") || place.ends_with("testing.rs") {
+            continue;
+        }
+        looked.insert(module.clone());
+        let text = std::fs::read_to_string(&file).unwrap();
+        for user in used(&text) {
+            let excepted = rules.contains(&format!("-{user}").as_str()) || user == module;
+            if (rules.contains(&"*") || rules.contains(&user)) && !excepted {
+                wrong.push(format!("{place} uses crate::{user}"));
+            }
+        }
+    }
+    assert_eq!(looked.len(), FORBIDDEN.len(), "a module of the list is not there any more");
+    assert_eq!(wrong, Vec::<String>::new(), "arrows that point the wrong way");
+}
