@@ -1,0 +1,131 @@
+//! The limits, end to end: the real binary against the simulator's exact counters, which count when a request arrives.
+//!
+//! The quick test runs with all the others. Those at the vendor's real limits take some five minutes, together:
+//!
+//! ```sh
+//! cargo test --release --test limits_e2e -- --ignored
+//! ```
+
+mod support;
+
+use std::time::Duration;
+
+use ringcx_extractor::clock::Tick;
+use ringcx_extractor::model::Endpoint;
+use ringcx_extractor::sim::{Burst, SimLimits};
+use support::daemon::plan::strings;
+use support::daemon::{Place, Plan, Rig};
+
+e2e! {
+    kills_in_the_middle_of_a_backlog_cause_no_refusal,
+    #[ignore = "takes four minutes"]
+    three_minutes_at_the_real_limits_use_all_of_them_and_meet_none,
+    #[ignore = "takes four minutes"]
+    a_kill_every_ten_seconds_at_the_real_limits_causes_no_refusal,
+    #[ignore = "takes five minutes"]
+    beside_another_user_it_settles_at_what_is_left_over,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The vendor's limits on both sides, but for so many requests a minute, and a backlog of so many transcripts.
+async fn rig(place: Place, per_minute: u32, others: f64, backlog: u32) -> Rig {
+    let plan = Plan::history()
+        .transcripts_only()
+        // Once in two minutes, and once again later: what nine metadata requests in 15 minutes can carry.
+        .set("discovery.window", "2m")
+        .set("discovery.interval", "2m")
+        .set("discovery.max_window", "1h")
+        .set("discovery.rechecks", strings(&["3m"]))
+        .set("limits.requests_per_minute", i64::from(per_minute))
+        .set("limits.metadata_per_minute", 3)
+        .set("limits.metadata_per_15_minutes", 9)
+        .set("limits.token_exchanges_per_minute", 5)
+        .sim(|sim| {
+            sim.limits =
+                SimLimits { requests_per_minute: per_minute, others_per_minute: others, ..SimLimits::default() };
+            sim.keep_arrivals = true;
+            // The backlog alone, and all of it within the first window.
+            sim.traffic.per_minute = 0.0;
+            sim.traffic.transcribed = 1.0;
+        });
+    let rig = Rig::new(place, plan).await;
+    rig.sim.add_burst(&rig.main_account(), Burst { from: rig.begin - 15 * SECOND, width: 10 * SECOND, count: backlog });
+    rig
+}
+
+fn meets_no_limit(rig: &Rig) {
+    rig.kept_the_contract();
+    let stats = rig.sim.stats();
+    assert_eq!(stats.refused_in_all(), 0, "requests beyond a limit: {:?}", stats.refused);
+}
+
+async fn kills_in_the_middle_of_a_backlog_cause_no_refusal(place: Place) {
+    let mut rig = rig(place, 1200, 0.0, 300).await;
+    for _ in 0..2 {
+        rig.start();
+        rig.asks().await;
+        rig.clock.sleep(3 * SECOND).await;
+        rig.kill().await;
+    }
+    rig.start();
+    rig.complete().await;
+    meets_no_limit(&rig);
+    assert!(rig.sim.stats().peak_per_minute <= 1200);
+}
+
+async fn three_minutes_at_the_real_limits_use_all_of_them_and_meet_none(place: Place) {
+    let mut rig = rig(place, 120, 0.0, 600).await;
+    let account = rig.main_account();
+    rig.start();
+    rig.asks().await;
+    rig.until("the account is asked", async || !rig.sim.arrivals(&account).is_empty()).await;
+    let first = rig.sim.arrivals(&account)[0];
+    rig.clock.sleep_until(first + 3 * MINUTE + 30 * SECOND).await;
+    meets_no_limit(&rig);
+    let arrivals = rig.sim.arrivals(&account);
+    for minute in 0..3 {
+        let sent = within(&arrivals, first + minute * MINUTE, MINUTE);
+        assert!(sent >= 118, "minute {minute} used {sent} of 120 requests");
+    }
+    assert!(rig.sim.stats().peak_per_minute <= 120);
+}
+
+/// How many arrived in a stretch of time.
+fn within(arrivals: &[Tick], from: Tick, width: Duration) -> usize {
+    arrivals.iter().filter(|at| **at >= from && **at < from + width).count()
+}
+
+async fn a_kill_every_ten_seconds_at_the_real_limits_causes_no_refusal(place: Place) {
+    let mut rig = rig(place, 120, 0.0, 600).await;
+    for _ in 0..20 {
+        rig.start();
+        rig.clock.sleep(10 * SECOND).await;
+        rig.kill().await;
+    }
+    meets_no_limit(&rig);
+    let stats = rig.sim.stats();
+    let transcripts = stats.requests.get(&Endpoint::Transcript).copied().unwrap_or(0);
+    // Two seconds of each start go by in silence; logins, five a minute, hold up one start in six.
+    assert!(transcripts >= 160, "hardly anything was done between the kills: {stats:?}");
+}
+
+async fn beside_another_user_it_settles_at_what_is_left_over(place: Place) {
+    let mut rig = rig(place, 120, 60.0, 600).await;
+    rig.start();
+    rig.asks().await;
+    rig.clock.sleep(3 * MINUTE).await;
+    let (ok, refused) = counts(&rig);
+    rig.clock.sleep(2 * MINUTE).await;
+    let (ok, refused) = (counts(&rig).0 - ok, counts(&rig).1 - refused);
+    rig.kept_the_contract();
+    assert!(ok >= 2 * 45, "of the 60 a minute that were left over, {} were used", ok / 2);
+    assert!(refused <= 12, "{refused} refusals in two minutes");
+}
+
+/// Transcripts served, and requests refused.
+fn counts(rig: &Rig) -> (u64, u64) {
+    let stats = rig.sim.stats();
+    (stats.ok(Endpoint::Transcript), stats.refused_in_all())
+}
