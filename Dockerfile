@@ -1,0 +1,48 @@
+# Builds the image. Both bases are arguments, so that a mirror or a local image can stand in:
+#
+#     docker build -t ringcx-extractor .
+#     docker build -t ringcx-extractor --build-arg BASE=my/debian-12 .
+#
+# BASE needs glibc and libgcc of BUILD_BASE's age or newer, and CA certificates; no shell, no user of its own.
+ARG BUILD_BASE=rust:1.95-bookworm
+ARG BASE=gcr.io/distroless/cc-debian12:nonroot
+
+FROM ${BUILD_BASE} AS build
+WORKDIR /src
+
+# The dependencies first, against an empty program: they are built again only when they change.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src benches \
+    && echo 'fn main() {}' > src/main.rs \
+    && : > src/lib.rs \
+    && echo 'fn main() {}' > benches/throughput.rs \
+    && cargo build --release --locked \
+    && rm -r src
+
+# Then the program. Its files may be older than the empty ones: the time stamps say that it has to be built.
+COPY migrations migrations
+COPY src src
+RUN touch src/main.rs src/lib.rs \
+    && cargo build --release --locked \
+    && mkdir -p /image/usr/local/bin \
+    && cp target/release/ringcx-extractor /image/usr/local/bin/
+
+# Given to the user that it runs as, a volume that is mounted here empty takes over its owner.
+RUN mkdir -p -m 0700 /state/ringcx-extractor
+
+FROM ${BASE}
+COPY --from=build /image/ /
+COPY --from=build --chown=65532:65532 /state/ /var/lib/
+
+# By number, so that Kubernetes can see that it is not root.
+USER 65532:65532
+# Settings are looked for in /etc/ringcx-extractor/config.toml; the archive is data/ringcx-extractor.db in here unless
+# they say otherwise. Nothing else is written to.
+WORKDIR /var/lib/ringcx-extractor
+VOLUME ["/var/lib/ringcx-extractor"]
+EXPOSE 8480
+# Exit status 0 while GET /healthz of http.listen answers.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 CMD ["/usr/local/bin/ringcx-extractor", "health"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/ringcx-extractor"]
+CMD ["run"]
