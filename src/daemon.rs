@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{DatabaseUrl, Settings};
+use crate::config::{Accounts, DatabaseUrl, Settings};
 use crate::db::{Access, Db, DbError, DbFault, FileLock};
 use shared::Shared;
 
@@ -57,6 +57,22 @@ async fn open_patiently(settings: &Settings, clock: &Clock) -> anyhow::Result<(D
     }
 }
 
+/// Settings of the interface that this version reads and does not act on: nobody should rely on them unknowingly.
+fn warn_of_what_is_not_there(settings: &Settings) {
+    if !settings.sinks.is_empty() {
+        tracing::warn!(
+            "[[sinks]] is set, but this version delivers nothing yet; what it would have delivered stays in the archive"
+        );
+    }
+    let kept = match &settings.accounts {
+        Accounts::Listed(listed) => listed.iter().any(|account| account.policy.retention.is_some()),
+        Accounts::Discovered(how) => how.policy.retention.is_some(),
+    };
+    if kept {
+        tracing::warn!("retention is set, but this version deletes nothing yet: everything is kept");
+    }
+}
+
 fn is_away(error: &anyhow::Error) -> bool {
     error.downcast_ref::<DbError>().is_some_and(|error| error.fault() == DbFault::Away)
 }
@@ -71,6 +87,7 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
         opened = open_patiently(&settings, &clock) => opened,
     };
     let (db, lock) = opened?;
+    warn_of_what_is_not_there(&settings);
     let shared = Shared::new(settings, db.clone(), clock)?;
     let name = db.lock_name(&shared.settings.database.instance).await?;
     let listener = crate::http::bind(&shared.settings.http).await?;
