@@ -205,7 +205,9 @@ impl Drain {
             .standing
             .values()
             .filter_map(|standing| standing.pause())
-            .map(|pause| pause.until.max(now + Duration::from_millis(50)));
+            // One that is over waits for the answer of the request that went to see, which wakes us anyway.
+            .map(|pause| pause.until)
+            .filter(|until| *until > now);
         self.next = due.into_iter().chain(pauses).chain(self.left_alone.values().copied()).min();
         Ok(())
     }

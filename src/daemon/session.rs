@@ -263,6 +263,10 @@ impl Session {
         if take.is_empty() {
             return Ok(());
         }
+        if self.held.is_empty() {
+            // A login's budget that was another's meanwhile: what this pacer remembers is not the whole truth any more.
+            self.pacer = None;
+        }
         let pauses = self.shared.db.pauses().await?;
         for owned in self.shared.db.take(&take, me, LAPSE, self.shared.clock.now()).await? {
             let Some(wanted) = self.roster.wanted().get(&owned.account).cloned() else { continue };
