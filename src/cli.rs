@@ -7,16 +7,21 @@ pub mod audit;
 pub mod backfill;
 pub mod check;
 pub mod completions;
+pub mod deliver;
 pub mod demo;
+pub mod erase;
 pub mod export;
 pub mod failure;
 pub mod health;
+pub mod hold;
 pub mod migrate;
 pub mod queue;
 pub mod run;
+pub mod search;
 pub mod show;
 pub mod status;
 pub mod terminal;
+pub mod verify;
 pub mod words;
 
 #[cfg(test)]
@@ -66,12 +71,22 @@ pub enum Command {
     Backfill(backfill::Args),
     /// Look at work items, above all those that gave up, and settle them
     Queue(queue::Args),
+    /// Find conversations by what was said or written
+    Search(search::Args),
     /// Show one segment to read: the conversation, its summaries and its history
     Show(show::Args),
     /// Write out the archive, in order of end time
     Export(export::Args),
     /// Show what was read and when, every gap, and what became of each segment
     Audit(audit::Args),
+    /// Look at delivery to other systems, and send again
+    Deliver(deliver::Args),
+    /// Erase conversations for good, as the law may ask for
+    Erase(erase::Args),
+    /// Keep conversations from retention and erasure, or stop doing so
+    Hold(hold::Args),
+    /// Read the archive again and find whatever was altered
+    Verify(verify::Args),
     /// Ask a running daemon whether it is alive; for containers
     Health(health::Args),
     /// Bring the database up to date (`run` does it too)
@@ -93,9 +108,14 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Status(args) => status::run(args, &context).await,
         Command::Backfill(args) => backfill::run(args, &context).await,
         Command::Queue(args) => queue::run(args, &context).await,
+        Command::Search(args) => search::run(args, &context).await,
         Command::Show(args) => show::run(args, &context).await,
         Command::Export(args) => export::run(args, &context).await,
         Command::Audit(args) => audit::run(args, &context).await,
+        Command::Deliver(args) => deliver::run(args, &context).await,
+        Command::Erase(args) => erase::run(args, &context).await,
+        Command::Hold(args) => hold::run(args, &context).await,
+        Command::Verify(args) => verify::run(args, &context).await,
         Command::Health(args) => health::run(args, &context).await,
         Command::Migrate(args) => migrate::run(args, &context).await,
         Command::Completions(args) => completions::run(args, &context).await,

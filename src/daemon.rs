@@ -6,13 +6,16 @@
 //! worked on them before.
 
 pub mod beat;
+pub mod delivery;
 pub mod discovery;
 pub mod drain;
+pub mod indexing;
 pub mod roster;
 pub mod session;
 pub mod shared;
 pub mod sharing;
 pub mod signals;
+pub mod upkeep;
 
 use std::time::Duration;
 
@@ -99,6 +102,18 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     {
         let (shared, stop) = (shared.clone(), stop.clone());
         tasks.spawn(async move { session::run(shared, name, stop).await });
+    }
+    {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { delivery::run(shared, stop).await.context("delivery ended") });
+    }
+    {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { indexing::run(shared, stop).await.context("indexing ended") });
+    }
+    {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { upkeep::run(shared, stop).await.context("upkeep ended") });
     }
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {

@@ -18,6 +18,16 @@ pub mod db;
 pub mod discover;
 pub mod fetch;
 
+pub mod event;
+pub mod redact;
+pub mod sink;
+
+pub mod deliver;
+pub mod index;
+pub mod keeping;
+pub mod proof;
+pub mod search;
+
 pub mod audit;
 pub mod export;
 pub mod metrics;

@@ -46,7 +46,7 @@ const LAST_WRITES: Duration = Duration::from_secs(3);
 /// Where a part of it ended of itself, or waiting will not help.
 pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -> anyhow::Result<()> {
     let gave_up = CancellationToken::new();
-    let (committer, writer) = Committer::new(shared.db.clone(), gave_up.clone());
+    let (committer, writer) = Committer::new(shared.db.clone(), shared.stored_sender(), gave_up.clone());
     let mut writers: JoinSet<()> = JoinSet::new();
     writers.spawn(writer.run());
     let roster = Roster::new(shared.clone());

@@ -32,6 +32,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     accounts: RwLock<Vec<Arc<Account>>>,
     storage: watch::Sender<Storage>,
+    stored: watch::Sender<u64>,
     session: AtomicBool,
     beats: AtomicU64,
 }
@@ -60,6 +61,7 @@ impl Shared {
             metrics,
             accounts: RwLock::default(),
             storage: watch::Sender::new(Storage::Ok),
+            stored: watch::Sender::new(0),
             session: AtomicBool::new(false),
             beats: AtomicU64::new(0),
         }))
@@ -87,6 +89,16 @@ impl Shared {
             *held = storage;
             changed
         });
+    }
+
+    /// Changes whenever results have been written: for those who follow the archive.
+    pub fn stored(&self) -> watch::Receiver<u64> {
+        self.stored.subscribe()
+    }
+
+    /// For the one who writes results.
+    pub fn stored_sender(&self) -> watch::Sender<u64> {
+        self.stored.clone()
     }
 
     /// Whether this replica is the one that works, rather than standing by.

@@ -53,16 +53,18 @@ pub struct Writer {
     db: Db,
     queue: mpsc::Receiver<Submission>,
     storage: watch::Sender<Storage>,
+    stored: watch::Sender<u64>,
     gave_up: CancellationToken,
 }
 
 impl Committer {
     /// A committer and the writer behind it. `gave_up` ends a wait for a database that is away, when the process has
-    /// to end; what was not written then is fetched again by the next one.
-    pub fn new(db: Db, gave_up: CancellationToken) -> (Committer, Writer) {
+    /// to end; what was not written then is fetched again by the next one. `stored` counts what was written, for those
+    /// who follow the archive.
+    pub fn new(db: Db, stored: watch::Sender<u64>, gave_up: CancellationToken) -> (Committer, Writer) {
         let (sender, receiver) = mpsc::channel(BATCH * 4);
         let (storage, watched) = watch::channel(Storage::Ok);
-        (Committer { queue: sender, storage: watched }, Writer { db, queue: receiver, storage, gave_up })
+        (Committer { queue: sender, storage: watched }, Writer { db, queue: receiver, storage, stored, gave_up })
     }
 
     /// Hands a result over; waits while too many others wait.
@@ -100,6 +102,7 @@ impl Writer {
         while let Some((settled, done)) = parts.pop() {
             match self.persist(&settled).await {
                 Ok(counted) => {
+                    self.stored.send_modify(|stored| *stored += counted.len() as u64);
                     for ((settled, done), counted) in settled.iter().zip(done).zip(counted) {
                         let _ = done.send((settled.claim.item, counted));
                     }

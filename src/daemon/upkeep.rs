@@ -1,0 +1,16 @@
+//! What is done now and then: retention, daily manifests.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::shared::Shared;
+
+/// Goes on until `stop`.
+///
+/// # Errors
+/// Where waiting will not help.
+pub async fn run(_shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
+    stop.cancelled().await;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Proof: the hash chain over each account's feed and its daily manifests.

@@ -1,0 +1,1 @@
+//! The full-text index: what is indexed, how far, and what matches.

@@ -1,0 +1,1 @@
+//! Keeps the full-text index up with the archive, from its own cursor in each account's feed.

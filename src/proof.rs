@@ -1,0 +1,1 @@
+//! Shows that nothing was altered: leaves, chains, manifests. Pure; `db` keeps them.

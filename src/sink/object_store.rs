@@ -1,0 +1,1 @@
+//! Objects in a bucket or a folder, by account and hour of storing.

@@ -1,0 +1,1 @@
+//! HTTP requests, signed as Standard Webhooks.
