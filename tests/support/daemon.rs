@@ -158,6 +158,11 @@ impl Rig {
         self.process.is_running()
     }
 
+    /// The most memory that the daemon has held, in kilobytes.
+    pub fn peak_memory(&self) -> u64 {
+        self.process.peak_memory()
+    }
+
     /// Everything that the daemon has printed, over all its runs.
     pub fn log(&self) -> String {
         self.process.log()

@@ -83,6 +83,13 @@ impl Process {
         kill_process(pid, signal).expect("a process to signal");
     }
 
+    pub(super) fn peak_memory(&self) -> u64 {
+        let daemon = self.daemon.as_ref().expect("a daemon that runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("its status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse().ok()).expect("its peak")
+    }
+
     pub(super) fn is_running(&mut self) -> bool {
         self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().expect("its state").is_none())
     }

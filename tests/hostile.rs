@@ -1,0 +1,37 @@
+//! A server, or something in its place, that does what no honest one would: each deed is survived with bounded memory and
+//! without a token leaving for elsewhere, and in the end nothing is missing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
+
+mod support;
+
+use std::time::Duration;
+
+use support::daemon::{Place, Plan, Rig};
+use support::villain::{Deed, Villain};
+
+e2e! {
+    whatever_a_server_does_is_survived_and_nothing_is_lost,
+}
+
+/// More than this at its peak, in kilobytes, would be what a hostile answer made it hold.
+const MEMORY: u64 = 200 * 1024;
+
+async fn whatever_a_server_does_is_survived_and_nothing_is_lost(place: Place) {
+    // Each deed thrice: to logins, to metadata, to transcripts and summaries, as they come.
+    let villain = Villain::start(3, 3 * Deed::ALL.len() as u64).await;
+    let plan = Plan::live(4 * Duration::from_secs(1))
+        .set("api.request_timeout", "1s")
+        .set("api.ringcx_url", villain.url())
+        .set("api.summary_url", villain.url());
+    let mut rig = Rig::new(place, plan).await;
+    villain.passes_on_to(&rig.sim.base_url());
+    rig.start();
+    rig.until("every deed is done", async || villain.deeds().len() == 3 * Deed::ALL.len()).await;
+    rig.settled().await;
+    assert!(rig.is_running());
+    assert_eq!(villain.stolen(), Vec::<String>::new(), "a token followed a redirect");
+    let peak = rig.peak_memory();
+    assert!(peak < MEMORY, "{peak} kB at its peak");
+    rig.stop().await;
+}
