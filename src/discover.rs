@@ -297,7 +297,7 @@ impl Discoverer {
                 self.cooling = cooled(&self.cooling, want.stretch);
                 self.cooling.push(Cooling { stretch: want.stretch, until, max_width });
                 tracing::warn!(account = %self.account.id, lane = %want.lane, window = %want.stretch, again = %until, %error,
-                    hint = error.hint().unwrap_or_default(), "failed to read a window; trying again later");
+                    hint = error.hint(), "failed to read a window; trying again later");
             }
         }
     }
@@ -305,7 +305,7 @@ impl Discoverer {
     async fn pause(&self, error: &ApiError, now: Time) {
         let Some(pause) = self.standing.pause() else { return };
         tracing::error!(account = %self.account.id, endpoint = %Endpoint::Metadata, until = %pause.until, %error,
-            hint = error.hint().unwrap_or_default(), "paused");
+            hint = error.hint(), "paused");
         let row = PauseRow {
             account: self.account.owned.account,
             endpoint: Endpoint::Metadata,

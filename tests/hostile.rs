@@ -7,11 +7,13 @@ mod support;
 
 use std::time::Duration;
 
+use ringcx_extractor::sim::Faults;
 use support::daemon::{Place, Plan, Rig};
 use support::villain::{Deed, Villain};
 
 e2e! {
     whatever_a_server_does_is_survived_and_nothing_is_lost,
+    running_out_of_files_is_waited_out,
 }
 
 /// More than this at its peak, in kilobytes, would be what a hostile answer made it hold.
@@ -33,5 +35,20 @@ async fn whatever_a_server_does_is_survived_and_nothing_is_lost(place: Place) {
     assert_eq!(villain.stolen(), Vec::<String>::new(), "a token followed a redirect");
     let peak = rig.peak_memory();
     assert!(peak < MEMORY, "{peak} kB at its peak");
+    rig.stop().await;
+}
+
+async fn running_out_of_files_is_waited_out(place: Place) {
+    let plan = Plan::live(8 * Duration::from_secs(1)).set("http.listen", "127.0.0.1:0");
+    let plan = plan.sim(|sim| sim.faults = Faults::everywhere(0.03));
+    let mut rig = Rig::started(place, plan).await;
+    rig.asks().await;
+    // Not one more file or connection than are open now; those to the API die one by one of the faults.
+    rig.limit_files(Some(8));
+    rig.says("Too many open files").await;
+    rig.clock.sleep(Duration::from_secs(3)).await;
+    assert!(rig.is_running(), "it goes on");
+    rig.limit_files(None);
+    rig.settled().await;
     rig.stop().await;
 }

@@ -359,7 +359,7 @@ impl Drain {
             reason: error.to_string(),
         };
         tracing::warn!(account = %self.account.id, endpoint = %artifact, until = %row.until, %error,
-            hint = error.hint().unwrap_or_default(), "paused");
+            hint = error.hint(), "paused");
         if let Err(error) = self.account.db.pause(&row).await {
             tracing::warn!(account = %self.account.id, %error, "failed to record a pause");
         }

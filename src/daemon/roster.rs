@@ -83,7 +83,7 @@ impl Roster {
                         self.due = Some(now + how.interval);
                     }
                     Err(error) => {
-                        let hint = error.hint().unwrap_or_default();
+                        let hint = error.hint();
                         tracing::error!(%error, hint, "failed to list the sub-accounts; trying again");
                     }
                 }

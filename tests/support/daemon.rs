@@ -158,6 +158,11 @@ impl Rig {
         self.process.is_running()
     }
 
+    /// Lets the daemon open so many files and no more; `None` for as many as usual.
+    pub fn limit_files(&self, most: Option<u64>) {
+        self.process.limit_files(most);
+    }
+
     /// The most memory that the daemon has held, in kilobytes.
     pub fn peak_memory(&self) -> u64 {
         self.process.peak_memory()

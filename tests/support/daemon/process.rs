@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ringcx_extractor::clock::Clock;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 /// How long a command other than `run` may take.
 const COMMAND: Duration = Duration::from_secs(60);
@@ -81,6 +81,14 @@ impl Process {
         let daemon = self.daemon.as_ref().expect("a daemon that runs");
         let pid = Pid::from_raw(i32::try_from(daemon.id()).expect("a process id")).expect("a process id");
         kill_process(pid, signal).expect("a process to signal");
+    }
+
+    pub(super) fn limit_files(&self, most: Option<u64>) {
+        let daemon = self.daemon.as_ref().expect("a daemon that runs");
+        let pid = Pid::from_raw(i32::try_from(daemon.id()).expect("a process id")).expect("a process id");
+        let usual = getrlimit(Resource::Nofile);
+        let limit = Rlimit { current: most.or(usual.current), maximum: usual.maximum };
+        prlimit(Some(pid), Resource::Nofile, limit).expect("the right to limit it");
     }
 
     pub(super) fn peak_memory(&self) -> u64 {
