@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod discovery;
 pub mod drain;
 pub mod indexing;
+pub mod manifests;
 pub mod roster;
 pub mod session;
 pub mod shared;

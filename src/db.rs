@@ -51,6 +51,7 @@ pub use ledger::{
 };
 pub use lock::FileLock;
 pub use name_lock::NameLock;
+pub use proof::{Chain, EntryPage, EntryRow, MetadataRow};
 pub use read::{ArtifactVersion, AsideRow, AttemptRow, ChangeRow, ExportRange, SegmentRow, SegmentSlot, SlotOutcome};
 pub use replica::{Assignment, Picture, ReplicaRow};
 pub use report::Counts;

@@ -33,6 +33,7 @@ pub mod export;
 pub mod metrics;
 pub mod reading;
 pub mod status;
+pub mod verify;
 
 pub mod daemon;
 pub mod http;

@@ -15,10 +15,12 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("sim", &["*", "-clock", "-model"]),
     ("config", &["*", "-clock", "-model"]),
     ("ringcx", &["*", "-clock", "-model", "-backoff"]),
-    ("db", &["*", "-clock", "-model", "-ringcx"]),
+    ("proof", &["*", "-clock", "-model"]),
+    ("db", &["*", "-clock", "-model", "-ringcx", "-proof"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
+    ("verify", &["*", "-clock", "-model", "-db", "-proof"]),
     ("http", &["discover", "cli", "sim"]),
     ("daemon", &["cli", "sim"]),
 ];

@@ -84,7 +84,7 @@ pub(super) fn id_digest(segment_id: &str) -> (i64, i64) {
 }
 
 /// The first half of a hash: enough to tell whether metadata changed.
-fn short_hash(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn short_hash(bytes: &[u8]) -> Vec<u8> {
     Sha256::digest(bytes)[..16].to_vec()
 }
 

@@ -32,7 +32,7 @@ const DAY: i64 = 86_400_000;
 const NO_DAY: i64 = -1;
 
 /// The whole database as of one moment, to be read only.
-pub struct Snapshot(Tx);
+pub struct Snapshot(pub(super) Tx);
 
 impl Db {
     /// Takes a snapshot; it keeps nobody from writing.

@@ -1,16 +1,19 @@
 //! What became of claims: the archive, the feed, the end of the work and its record, in one transaction for many.
 //!
 //! A result counts only where the account's epoch still is the claim's, and only where its work row is still there:
-//! that row's removal is what makes a result arrive once, also when a commit that succeeded was reported as failed.
+//! that row's removal is what makes a result arrive once, also when a commit that succeeded was reported as failed. Each
+//! new entry of a feed lengthens the account's hash chain in the same transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
+use rand::Rng as _;
 use sha2::{Digest, Sha256};
 
 use super::{Arg, BULK, Claim, Db, DbError, Item, Packed, Stmt, Tx, announce, item};
 use crate::clock::Time;
 use crate::model::{Artifact, Outcome, State};
+use crate::proof::{Entry, SALT, START, link};
 
 /// How many failed tries an item's record keeps.
 const STORY: u32 = 16;
@@ -88,6 +91,21 @@ impl Settlement {
     }
 }
 
+/// An account as the batch finds it, and, with each of its entries, as the batch leaves it.
+struct Owner {
+    epoch: i64,
+    sub: String,
+    feed: i64,
+    head: Vec<u8>,
+}
+
+/// What a batch does to an account: new entries, and items answered for the first time.
+#[derive(Default)]
+struct Tally {
+    entries: i64,
+    done: i64,
+}
+
 struct Held {
     version: i64,
     sha256: Vec<u8>,
@@ -103,15 +121,20 @@ impl Db {
     /// same again is safe.
     pub async fn settle(&self, batch: &[Settled]) -> Result<Vec<bool>, DbError> {
         let mut tx = self.begin().await?;
-        let valid = tx.valid_owners(batch).await?;
-        let theirs: Vec<&Settled> =
-            batch.iter().filter(|settled| valid.contains(&settled.claim.owned.account_epoch())).collect();
+        let mut owners = tx.owners(batch).await?;
+        let theirs: Vec<&Settled> = batch
+            .iter()
+            .filter(|settled| {
+                let owned = settled.claim.owned;
+                owners.get(&owned.account).is_some_and(|owner| owner.epoch == owned.epoch)
+            })
+            .collect();
         let (answered, failed): (Vec<&Settled>, Vec<&Settled>) =
             theirs.iter().partition(|settled| matches!(settled.settlement, Settlement::Answered { .. }));
         let removed = tx.remove(answered.iter().map(|settled| settled.claim.item)).await?;
         let counted: Vec<&Settled> =
             answered.into_iter().filter(|settled| removed.contains(&settled.claim.item)).collect();
-        tx.archive(&counted).await?;
+        tx.archive(&counted, &mut owners).await?;
         tx.revisit(&counted).await?;
         let updated = tx.postpone(&failed).await?;
         tx.remember(&failed).await?;
@@ -123,27 +146,23 @@ impl Db {
     }
 }
 
-impl super::Owned {
-    fn account_epoch(self) -> (i64, i64) {
-        (self.account, self.epoch)
-    }
-}
-
 impl Tx {
-    /// Which of the batch's ownerships still hold; they go on to hold until the transaction ends.
-    async fn valid_owners(&mut self, batch: &[Settled]) -> Result<HashSet<(i64, i64)>, DbError> {
+    /// The batch's accounts; what is read of them goes on to hold until the transaction ends.
+    async fn owners(&mut self, batch: &[Settled]) -> Result<HashMap<i64, Owner>, DbError> {
         let mut accounts: Vec<i64> = batch.iter().map(|settled| settled.claim.owned.account).collect();
         accounts.sort_unstable();
         accounts.dedup();
         let tail = if self.is_postgres() { " order by id for share" } else { "" };
-        let mut valid = HashSet::new();
+        let mut owners = HashMap::with_capacity(accounts.len());
         for part in accounts.chunks(BULK) {
-            let stmt = Stmt::list("select id, epoch from account where id in ", Vec::new(), part.iter().copied(), tail);
+            let head = "select id, epoch, sub, feed, chain from account where id in ";
+            let stmt = Stmt::list(head, Vec::new(), part.iter().copied(), tail);
             for row in self.all(stmt).await? {
-                valid.insert((row.int(0)?, row.int(1)?));
+                let head = row.maybe_bytes(4)?.unwrap_or(START.to_vec());
+                owners.insert(row.int(0)?, Owner { epoch: row.int(1)?, sub: row.text(2)?, feed: row.int(3)?, head });
             }
         }
-        Ok(valid)
+        Ok(owners)
     }
 
     async fn remove(&mut self, items: impl Iterator<Item = Item>) -> Result<HashSet<Item>, DbError> {
@@ -164,50 +183,37 @@ impl Tx {
         Ok(removed)
     }
 
-    async fn archive(&mut self, counted: &[&Settled]) -> Result<(), DbError> {
+    async fn archive(&mut self, counted: &[&Settled], owners: &mut HashMap<i64, Owner>) -> Result<(), DbError> {
         let held = self.newest_versions(counted.iter().filter(|settled| settled.claim.visit > 0)).await?;
         let mut fresh: Vec<(&Settled, i64)> = Vec::with_capacity(counted.len());
-        let mut tallies: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+        let mut tallies: BTreeMap<i64, Tally> = BTreeMap::new();
         let mut late = BTreeMap::<i64, BTreeMap<(&'static str, i64), i64>>::new();
         for &settled in counted {
             let claim = &settled.claim;
             let tally = tallies.entry(claim.owned.account).or_default();
             if claim.visit == 0 {
-                tally.1 += 1;
+                tally.done += 1;
                 if let (Artifact::Transcript, Some(ended)) = (claim.artifact, claim.ended.known()) {
                     let late = late.entry(claim.owned.account).or_default();
                     *late.entry(("fetchable", announce::bucket(settled.at.since(ended)))).or_default() += 1;
                 }
             }
             if let Some(version) = next_version(settled, held.get(&claim.item)) {
-                tally.0 += 1;
+                tally.entries += 1;
                 fresh.push((settled, version));
             }
         }
-        let mut next = self.number(&tallies).await?;
-        let mut rows = Vec::with_capacity(fresh.len());
-        for (settled, version) in fresh {
-            let Settlement::Answered { outcome, packed, sha256, size, .. } = &settled.settlement else { continue };
-            let account = settled.claim.owned.account;
-            let feed = next.entry(account).or_default();
-            *feed += 1;
-            rows.push(vec![
-                Arg::from(settled.claim.item.0),
-                version.into(),
-                account.into(),
-                (*feed).into(),
-                outcome.code().into(),
-                settled.at.into(),
-                (*size).into(),
-                sha256.to_vec().into(),
-                packed.codec.into(),
-                packed.body.clone().into(),
-            ]);
-        }
+        let mut rows: Vec<Vec<Arg>> = fresh
+            .into_iter()
+            .filter_map(|(settled, version)| {
+                owners.get_mut(&settled.claim.owned.account)?.append(settled, version, rand::rng().random())
+            })
+            .collect();
+        self.advance(&tallies, owners).await?;
         while !rows.is_empty() {
             let rest = rows.split_off(rows.len().min(BULK));
             let stmt = Stmt::rows(
-                "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, codec, body) values ",
+                "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, salt, codec, body) values ",
                 std::mem::replace(&mut rows, rest),
                 "",
             );
@@ -242,27 +248,27 @@ impl Tx {
         Ok(held)
     }
 
-    /// Takes feed numbers for each account and counts what is done; returns the last number before the new ones.
-    async fn number(&mut self, tallies: &BTreeMap<i64, (i64, i64)>) -> Result<HashMap<i64, i64>, DbError> {
-        let mut next = HashMap::with_capacity(tallies.len());
-        let tallies: Vec<(&i64, &(i64, i64))> = tallies.iter().collect();
-        for part in tallies.chunks(BULK) {
-            let rows = part
-                .iter()
-                .map(|(account, (versions, done))| vec![(**account).into(), (*versions).into(), Arg::from(*done)]);
+    /// Moves each account's feed and chain on to where its new entries have brought them, and counts what is done.
+    async fn advance(&mut self, tallies: &BTreeMap<i64, Tally>, owners: &HashMap<i64, Owner>) -> Result<(), DbError> {
+        let rows: Vec<Vec<Arg>> = tallies
+            .iter()
+            .map(|(account, tally)| {
+                // No entry, no link: a chain that has not begun stays so.
+                let owner = owners.get(account).filter(|_| tally.entries > 0);
+                let head = Arg::Bytes(owner.map(|owner| owner.head.clone().into()));
+                vec![(*account).into(), tally.entries.into(), tally.done.into(), head]
+            })
+            .collect();
+        for part in rows.chunks(BULK) {
             let stmt = Stmt::rows(
-                "with v (id, versions, finished) as (values ",
-                rows.collect(),
-                ") update account set feed = feed + v.versions, done = done + v.finished from v where account.id = v.id
-                 returning account.id, account.feed",
+                "with v (id, entries, finished, chain) as (values ",
+                part.to_vec(),
+                ") update account set feed = feed + v.entries, done = done + v.finished, chain = coalesce(v.chain, account.chain)
+                 from v where account.id = v.id",
             );
-            for row in self.all(stmt).await? {
-                let account = row.int(0)?;
-                let taken = part.iter().find(|(id, _)| **id == account).map_or(0, |(_, (versions, _))| *versions);
-                next.insert(account, row.int(1)? - taken);
-            }
+            self.run(stmt).await?;
         }
-        Ok(next)
+        Ok(())
     }
 
     async fn revisit(&mut self, counted: &[&Settled]) -> Result<(), DbError> {
@@ -357,6 +363,40 @@ impl Tx {
             self.run(stmt).await?;
         }
         Ok(())
+    }
+}
+
+impl Owner {
+    /// Takes an answer into the account's feed and chain; its row.
+    fn append(&mut self, settled: &Settled, version: i64, salt: [u8; SALT]) -> Option<Vec<Arg>> {
+        let Settlement::Answered { outcome, packed, sha256, size, .. } = &settled.settlement else { return None };
+        self.feed += 1;
+        let entry = Entry {
+            salt: &salt,
+            feed: self.feed,
+            sub: &self.sub,
+            segment_id: &settled.claim.segment_id,
+            artifact: settled.claim.artifact.code().into(),
+            version,
+            outcome: outcome.code().into(),
+            fetched: settled.at.0,
+            size: i64::try_from(*size).unwrap_or(i64::MAX),
+            sha256,
+        };
+        self.head = link(&self.head, &entry.leaf()).to_vec();
+        Some(vec![
+            settled.claim.item.0.into(),
+            version.into(),
+            settled.claim.owned.account.into(),
+            entry.feed.into(),
+            entry.outcome.into(),
+            entry.fetched.into(),
+            entry.size.into(),
+            sha256.to_vec().into(),
+            salt.to_vec().into(),
+            packed.codec.into(),
+            packed.body.clone().into(),
+        ])
     }
 }
 

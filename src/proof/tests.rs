@@ -1,0 +1,181 @@
+//! Any change shows, and what was erased does not.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::AccountId;
+
+#[derive(Debug, Clone)]
+struct Kept {
+    salt: Vec<u8>,
+    segment_id: String,
+    artifact: i64,
+    version: i64,
+    outcome: i64,
+    fetched: i64,
+    size: i64,
+    sha256: Vec<u8>,
+}
+
+impl Kept {
+    fn leaf(&self, feed: i64) -> Hash {
+        let Kept { artifact, version, outcome, fetched, size, .. } = *self;
+        let (salt, segment_id, sha256) = (&*self.salt, &*self.segment_id, &*self.sha256);
+        Entry { salt, feed, sub: "7", segment_id, artifact, version, outcome, fetched, size, sha256 }.leaf()
+    }
+}
+
+fn kept() -> impl Strategy<Value = Kept> {
+    let numbers = (0_i64..3, 1_i64..9, 0_i64..2, any::<i64>(), 0_i64..99_999);
+    (prop::collection::vec(any::<u8>(), SALT), "[a-z0-9/ ]{1,9}", numbers, prop::collection::vec(any::<u8>(), 32))
+        .prop_map(|(salt, segment_id, (artifact, version, outcome, fetched, size), sha256)| Kept {
+            salt,
+            segment_id,
+            artifact,
+            version,
+            outcome,
+            fetched,
+            size,
+            sha256,
+        })
+}
+
+fn head(entries: &[Kept]) -> Hash {
+    (1..).zip(entries).fold(START, |head, (feed, entry)| link(&head, &entry.leaf(feed)))
+}
+
+/// Changes one field; `bit` says how.
+fn change(entry: &mut Kept, field: usize, bit: u32) {
+    let mask = 1_i64 << (bit % 63);
+    match field {
+        0 => entry.salt[bit as usize % SALT] ^= 1 << (bit % 8),
+        1 => entry.segment_id.push('x'),
+        2 => entry.artifact ^= mask,
+        3 => entry.version ^= mask,
+        4 => entry.outcome ^= mask,
+        5 => entry.fetched ^= mask,
+        6 => entry.size ^= mask,
+        _ => entry.sha256[bit as usize % 32] ^= 1 << (bit % 8),
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_change_to_any_field_of_any_entry_changes_the_head(
+        entries in prop::collection::vec(kept(), 1..8), at in any::<prop::sample::Index>(), field in 0_usize..8, bit in any::<u32>(),
+    ) {
+        let mut changed = entries.clone();
+        let at = at.index(entries.len());
+        change(&mut changed[at], field, bit);
+        prop_assert_ne!(head(&entries), head(&changed));
+    }
+
+    #[test]
+    fn a_missing_added_or_moved_entry_changes_the_head(
+        entries in prop::collection::vec(kept(), 2..8), one in any::<prop::sample::Index>(), other in any::<prop::sample::Index>(),
+    ) {
+        let whole = head(&entries);
+        let (one, other) = (one.index(entries.len()), other.index(entries.len()));
+        let mut less = entries.clone();
+        let removed = less.remove(one);
+        prop_assert_ne!(whole, head(&less));
+        let mut more = entries.clone();
+        more.insert(one, removed);
+        prop_assert_ne!(whole, head(&more));
+        if one != other {
+            let mut moved = entries;
+            moved.swap(one, other);
+            prop_assert_ne!(whole, head(&moved));
+        }
+    }
+
+    #[test]
+    fn the_leaf_of_an_erased_entry_keeps_the_chain_whole(
+        entries in prop::collection::vec(kept(), 1..8), at in any::<prop::sample::Index>(),
+    ) {
+        let leaves: Vec<Hash> = (1..).zip(&entries).map(|(feed, entry)| entry.leaf(feed)).collect();
+        let erased = at.index(entries.len());
+        let walked = (0..entries.len()).fold(START, |head, index| {
+            let leaf = if index == erased { leaves[index] } else { entries[index].leaf(index as i64 + 1) };
+            link(&head, &leaf)
+        });
+        prop_assert_eq!(walked, head(&entries));
+    }
+
+    #[test]
+    fn hexadecimal_comes_back(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        prop_assert_eq!(unhex(&hex(&bytes)), Some(bytes));
+    }
+}
+
+#[test]
+fn fields_do_not_run_into_each_other() {
+    let of = |first: &[u8], second: &[u8]| Fields::new(b"x").bytes(first).bytes(second).hash();
+    assert_ne!(of(b"ab", b"c"), of(b"a", b"bc"));
+    assert_ne!(of(b"", b"a"), of(b"a", b""));
+}
+
+/// The example in `docs/proof.md`: what other programs rely on must never change.
+#[test]
+fn the_bytes_are_those_that_were_written_down() {
+    let salt = [7; SALT];
+    let sha256 = Sha256::digest(b"hello");
+    let entry = Entry {
+        salt: &salt,
+        feed: 1,
+        sub: "99999999",
+        segment_id: "a-1",
+        artifact: 1,
+        version: 1,
+        outcome: 0,
+        fetched: 1_800_000_000_000,
+        size: 5,
+        sha256: &sha256,
+    };
+    let leaf = entry.leaf();
+    let guide = include_str!("../../docs/proof.md");
+    assert!(guide.contains(&hex(&leaf)), "leaf {}", hex(&leaf));
+    let head = link(&START, &leaf);
+    assert!(guide.contains(&hex(&head)), "head {}", hex(&head));
+    let mut manifest = manifest();
+    manifest.head = head.to_vec();
+    assert!(guide.contains(&hex(&manifest.digest())), "manifest {}", hex(&manifest.digest()));
+}
+
+fn manifest() -> Manifest {
+    let mut manifest = Manifest {
+        sub: "99999999".to_owned(),
+        day: 20_832,
+        from: 0,
+        feed: 1,
+        head: link(&START, &START).to_vec(),
+        segments: 1,
+        ledger: ledger([[20_832, 1, 2, 3]].into_iter()).to_vec(),
+        sealed: 1_800_000_060_000,
+        previous: START.to_vec(),
+        hash: Vec::new(),
+    };
+    manifest.hash = manifest.digest().to_vec();
+    manifest
+}
+
+#[test]
+fn a_line_is_read_back_and_refused_where_anything_in_it_was_altered() {
+    let line = Line::manifest(&AccountId::new("1", "99999999"), &manifest());
+    let text = serde_json::to_string(&line).unwrap();
+    assert!(text.contains(r#""type":"manifest""#) && text.contains(r#""day":"2027-01-14""#), "{text}");
+    assert_eq!(Line::parse(&text), Ok(line));
+    for (from, to) in [
+        (r#""feed":1"#, r#""feed":2"#),
+        (r#""from":0"#, r#""from":1"#),
+        (r#""segments":1"#, r#""segments":0"#),
+        ("2027-01-14", "2027-01-15"),
+        ("T08:01:00.000Z", "T08:01:00.001Z"),
+        ("\"99999999\"", "\"99999998\""),
+    ] {
+        assert!(text.contains(from), "{from} in {text}");
+        assert_eq!(Line::parse(&text.replace(from, to)), Err(LineError::Altered), "{from}");
+    }
+    assert!(matches!(Line::parse("{}"), Err(LineError::Foreign(_))));
+    assert!(matches!(Line::parse(&text.replace(&hex(&manifest().head), "00")), Err(LineError::Foreign(_))));
+}
