@@ -7,12 +7,16 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand::RngCore;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::daemon::manifests::Sealer;
-use ringcx_extractor::db::{Arg, Chunk, Claim, Db, Owned, Settled, Settlement, sql};
+use ringcx_extractor::db::{Access, Arg, Chunk, Claim, Db, Owned, Settled, Settlement, sql};
 use ringcx_extractor::model::{AccountId, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants};
 use ringcx_extractor::proof::Line;
 use ringcx_extractor::verify::{self, Problem, ProblemKind, Question, Report};
+use sqlx::SqlitePool;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::SqliteConnectOptions;
 use support::TestDb;
 
 on_both! {
@@ -555,6 +559,53 @@ async fn pages_do_not_matter(test: TestDb) {
     run(&test.db, "delete from artifact where feed between 1999 and 2003 or feed > 4400").await;
     let missing = |from, to| (ProblemKind::Missing, None, Some(from), Some(to));
     assert_eq!(said(&problems(&test.db).await), [missing(1999, 2003), missing(4401, 4500)]);
+    // Bodies so large that each fills a page or nearly so.
+    let owned = own(&test.db, "8").await;
+    announce(&test.db, owned, &[record("large", 1)]).await;
+    let settle = |(size, claim): (usize, Claim)| {
+        let mut body = vec![0; size * 1024 * 1024];
+        rand::rng().fill_bytes(&mut body);
+        Settled { claim, at: NOW, settlement: Settlement::stored(&body.into(), None) }
+    };
+    let batch: Vec<Settled> = [3, 5, 1].into_iter().zip(claims(&test.db, owned).await).map(settle).collect();
+    assert_eq!(test.db.settle(&batch).await.unwrap(), [true; 3]);
+    for (after, upto, held) in [(0, 2, 2), (2, 3, 1)] {
+        let page = test.db.entries(owned.account, after, 3).await.unwrap();
+        assert_eq!((page.upto, page.rows.len()), (upto, held));
+    }
+    assert!(problems(&test.db).await.iter().all(|problem| problem.sub_account_id == "7"));
+}
+
+/// A database as version 4 left it, brought up to date.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_from_before_the_chain_is_taken_over_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("archive.db");
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let pool = SqlitePool::connect_with(options).await.unwrap();
+    let all = sqlx::migrate!("migrations/sqlite");
+    let before = all.iter().filter(|migration| migration.version < 5).cloned().collect::<Vec<_>>();
+    Migrator { migrations: before.into(), ..Migrator::DEFAULT }.run(&pool).await.unwrap();
+    for text in [
+        "insert into account (rc, sub, created, feed, done) values ('1', '7', 0, 1, 1)",
+        "insert into segment (account, segment_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata)
+         values (1, 'a', 1000, 1, 1, 1, 0, 0, x'44136fa355b3678a1146ad16f7e8649e', 0, x'7b7d')",
+        "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, codec, body)
+         values (4, 1, 1, 1, 0, 0, 2, x'44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a', 0, x'7b7d')",
+    ] {
+        sqlx::query(text).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+    let db = Db::open_sqlite(&path, Access::Own).await.unwrap();
+    db.run(sql("insert into announced (account, day, segments, digest_high, digest_low) values (1, 0, 0, 0, 0)"))
+        .await
+        .unwrap();
+    settle_ledger(&db).await;
+    let owned = own(&db, "7").await;
+    fill(&db, owned, &["b"]).await;
+    let report = verified_against(&db, Vec::new()).await;
+    assert_eq!(report.problems, []);
+    assert_eq!((report.accounts[0].chain_from, report.accounts[0].feed), (1, 4));
 }
 
 async fn what_was_exported_is_read_back(test: TestDb) {
