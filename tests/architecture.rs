@@ -16,6 +16,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("config", &["*", "-clock", "-model"]),
     ("ringcx", &["*", "-clock", "-model", "-backoff"]),
     ("db", &["*", "-clock", "-model", "-ringcx"]),
+    ("redact", &["*", "-config"]),
+    ("table", &["*"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),

@@ -92,7 +92,7 @@ fn ids(lines: &[serde_json::Value]) -> Vec<&str> {
 }
 
 async fn changed(db: &Db, mark: &Mark, range: ExportRange) -> Vec<String> {
-    let lines = exported(db, &Selection { range, since: Some(mark.clone()) }).await;
+    let lines = exported(db, &Selection { range, since: Some(mark.clone()), ..Selection::default() }).await;
     ids(&lines).into_iter().map(str::to_owned).collect()
 }
 

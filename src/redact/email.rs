@@ -50,7 +50,8 @@ fn domain(text: &str) -> Option<usize> {
         }
         end += label.len() + usize::from(index > 0);
         let letters = label.trim_end_matches('-');
-        let is_top = letters.chars().count() >= 2 && letters.chars().all(char::is_alphabetic) || label.starts_with("xn--");
+        let is_top =
+            letters.chars().count() >= 2 && letters.chars().all(char::is_alphabetic) || label.starts_with("xn--");
         if index > 0 && is_top {
             best = Some(end - (label.len() - letters.len()));
         }

@@ -125,7 +125,9 @@ fn unquoted(token: &str) -> Option<Cow<'_, str>> {
         return token.get(1..token.len().checked_sub(1)?).map(Cow::Borrowed);
     }
     let bytes = serde_json::Deserializer::from_str(token).deserialize_byte_buf(Bytes).ok()?;
-    Some(Cow::Owned(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())))
+    Some(Cow::Owned(
+        String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    ))
 }
 
 struct Bytes;

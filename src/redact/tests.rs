@@ -161,7 +161,8 @@ fn in_metadata_notes_and_the_customers_end_change_and_ids_and_times_stay() {
     let metadata = r#"{"segmentId":"p-4155552671","channelId":"2013770791","channelEndpointAddress":"7312066731",
         "contactEndpointAddress":"+1324","agentNotes":"call 415-555-2671","segmentEndTimeMs":"2024-07-22T11:24:47.000Z",
         "interactionId":"202407221928172035020000000572","segmentDurationMs":7000,"agentDisposition":"Success"}"#;
-    let expected = metadata.replace("2013770791", "[phone]").replace("+1324", "[phone]").replace("415-555-2671", "[phone]");
+    let expected =
+        metadata.replace("2013770791", "[phone]").replace("+1324", "[phone]").replace("415-555-2671", "[phone]");
     assert_eq!(all().metadata(metadata), expected);
     let digital = r#"{"channelId":"672daeb8cd026600070ca39f","contactEndpointAddress":"jane@example.com"}"#;
     assert_eq!(all().metadata(digital), digital.replace("jane@example.com", "[email]"));
