@@ -124,3 +124,34 @@ async fn a_folder_that_cannot_be_made_is_named_with_what_to_do() {
     assert!(error.message.starts_with(&format!("failed to write below {place}: ")), "{error}");
     assert!(error.message.contains("\nhint: "), "{error}");
 }
+
+/// Not part of a usual run: it takes a server. `S3_ENDPOINT=http://127.0.0.1:5000 cargo test --test object_store -- --ignored`
+/// with one such as `moto_server`, and a bucket `lake` in it.
+#[tokio::test]
+#[ignore = "takes an S3 server"]
+async fn a_bucket_takes_both_formats_and_a_retry_replaces() {
+    let endpoint = std::env::var("S3_ENDPOINT").unwrap();
+    let options = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect::<BTreeMap<_, _>>()
+    };
+    let keys = options(&[
+        ("aws_endpoint", &endpoint),
+        ("aws_allow_http", "true"),
+        ("aws_region", "us-east-1"),
+        ("aws_access_key_id", "test"),
+        ("aws_secret_access_key", "test"),
+    ]);
+    let name = object_name("a/b", STORED, 1, 3);
+    for format in [ObjectFormat::Jsonl, ObjectFormat::Parquet] {
+        let sink = ObjectStoreSink::new("s3://lake/some/prefix", format, &keys).unwrap();
+        sink.put(&name, &events()[..1]).await.unwrap();
+        sink.put(&name, &events()).await.unwrap();
+        let mut large = events();
+        large[2].body = vec![b'x'; 40 << 20];
+        sink.put("large", &large).await.unwrap();
+    }
+    let sink = ObjectStoreSink::new("s3://nowhere", ObjectFormat::Jsonl, &keys).unwrap();
+    let error = sink.put(&name, &events()).await.unwrap_err();
+    println!("{error}");
+    assert_eq!(error.status, Some(404));
+}

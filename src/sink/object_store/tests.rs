@@ -95,7 +95,7 @@ async fn a_batch_is_put_below_the_prefix_with_its_type() {
         ResponseTemplate::new(if text.lines().count() == 2 { 200 } else { 400 }).insert_header("etag", "\"e\"")
     };
     Mock::given(method("PUT"))
-        .and(path("/bucket/a/b/77%2F/x.jsonl"))
+        .and(path("/bucket/a/b/77%252F/x.jsonl"))
         .and(header("content-type", "application/x-ndjson"))
         .respond_with(lines)
         .expect(1)
@@ -135,9 +135,8 @@ async fn a_store_that_fails_is_asked_again_a_few_times_only() {
 
 #[tokio::test]
 async fn a_store_that_is_not_there_is_told_as_such() {
-    let server = MockServer::start().await;
-    let gone = server.uri();
-    drop(server);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let gone = format!("http://127.0.0.1:{port}");
     let message = told(bucket(&gone).put("x", &[event("s")]).await.unwrap_err());
     assert!(message.contains("it cannot be reached"), "{message}");
     let mut no_keys = options(&[("aws_metadata_endpoint", &gone), ("aws_allow_http", "true"), ("aws_endpoint", &gone)]);
