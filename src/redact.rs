@@ -204,13 +204,14 @@ impl Redactor {
     /// Addresses, cards and telephones in a piece that begins at `offset`, each where no earlier kind was found.
     fn known_finds(&self, piece: &str, offset: usize, finds: &mut Vec<Find>) {
         let mut rest = Cow::Borrowed(piece);
-        let kinds: [(bool, usize, fn(&str) -> Vec<Range<usize>>); 3] =
-            [(self.email, EMAIL, email::find), (self.card, CARD, digits::cards), (self.phone, PHONE, digits::phones)];
-        for (on, what, find) in kinds {
-            if !on {
-                continue;
-            }
-            for place in find(&rest) {
+        for (on, what) in [(self.email, EMAIL), (self.card, CARD), (self.phone, PHONE)] {
+            let places = match what {
+                _ if !on => continue,
+                EMAIL => email::find(&rest),
+                CARD => digits::cards(&rest),
+                _ => digits::phones(&rest),
+            };
+            for place in places {
                 finds.push(Find { place: offset + place.start..offset + place.end, what });
                 let blank = "\u{1}".repeat(place.len());
                 rest.to_mut().replace_range(place, &blank);
