@@ -147,7 +147,10 @@ async fn a_bucket_takes_both_formats_and_a_retry_replaces() {
         sink.put(&name, &events()[..1]).await.unwrap();
         sink.put(&name, &events()).await.unwrap();
         let mut large = events();
-        large[2].body = vec![b'x'; 40 << 20];
+        // As good as random, so that no compression makes it small.
+        let noise =
+            (0..20_u64 << 20).map(|n| b'a' + u8::try_from(n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60).unwrap());
+        large[2].body = noise.collect();
         sink.put("large", &large).await.unwrap();
     }
     let sink = ObjectStoreSink::new("s3://nowhere", ObjectFormat::Jsonl, &keys).unwrap();

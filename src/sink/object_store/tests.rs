@@ -1,6 +1,6 @@
 //! Names, options, and what is told of failures.
 
-use wiremock::matchers::{header, method, path};
+use wiremock::matchers::{header, method, path, path_regex};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
@@ -102,6 +102,33 @@ async fn a_batch_is_put_below_the_prefix_with_its_type() {
         .mount(&server)
         .await;
     bucket(&server.uri()).put("77%2F/x", &[event("s1"), event("s2")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn google_and_azure_are_put_to_alike() {
+    let key = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, "very-secret-key");
+    for (url, status, word) in [("gs://bucket/a", 403, "AccessDenied"), ("az://bucket/a", 404, "ContainerNotFound")] {
+        let server = MockServer::start().await;
+        let answer = ResponseTemplate::new(201).insert_header("etag", "\"e\"");
+        Mock::given(method("PUT")).and(path_regex("/bucket/a/x.parquet$")).respond_with(answer).mount(&server).await;
+        let body = format!("<Error><Code>{word}</Code><Message>said by a customer</Message></Error>");
+        let refusal = ResponseTemplate::new(status).set_body_string(body);
+        Mock::given(method("PUT")).respond_with(refusal).with_priority(9).mount(&server).await;
+        let uri = server.uri();
+        let pairs: &[(&str, &str)] = match url.starts_with("gs") {
+            true => &[("google_base_url", &uri), ("google_bearer_token", "very-secret-key"), ("allow_http", "true")],
+            false => &[
+                ("azure_endpoint", &uri),
+                ("azure_storage_account_name", "name"),
+                ("azure_storage_account_key", &key),
+                ("azure_allow_http", "true"),
+            ],
+        };
+        let sink = ObjectStoreSink::new(url, ObjectFormat::Parquet, &options(pairs)).unwrap();
+        sink.put("x", &[event("s")]).await.unwrap();
+        let message = told(sink.put("elsewhere/x", &[event("s")]).await.unwrap_err());
+        assert!(message.contains(&format!("({status} {word})")), "{message}");
+    }
 }
 
 #[tokio::test]
