@@ -149,8 +149,8 @@ async fn a_bucket_takes_both_formats_and_a_retry_replaces() {
         let mut large = events();
         // As good as random, so that no compression makes it small.
         let noise =
-            (0..20_u64 << 20).map(|n| b'a' + u8::try_from(n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60).unwrap());
-        large[2].body = noise.collect();
+            std::iter::successors(Some(1_u64), |n| Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1)));
+        large[2].body = noise.take(20 << 20).map(|n| b'a' + u8::try_from(n >> 60).unwrap()).collect();
         sink.put("large", &large).await.unwrap();
     }
     let sink = ObjectStoreSink::new("s3://nowhere", ObjectFormat::Jsonl, &keys).unwrap();

@@ -110,7 +110,11 @@ async fn google_and_azure_are_put_to_alike() {
     for (url, status, word) in [("gs://bucket/a", 403, "AccessDenied"), ("az://bucket/a", 404, "ContainerNotFound")] {
         let server = MockServer::start().await;
         let answer = ResponseTemplate::new(201).insert_header("etag", "\"e\"");
-        Mock::given(method("PUT")).and(path_regex("/bucket/a/x.parquet$")).respond_with(answer).mount(&server).await;
+        Mock::given(method("PUT"))
+            .and(path_regex("/bucket/a(/|%2F)x(\\.|%2E)parquet$"))
+            .respond_with(answer)
+            .mount(&server)
+            .await;
         let body = format!("<Error><Code>{word}</Code><Message>said by a customer</Message></Error>");
         let refusal = ResponseTemplate::new(status).set_body_string(body);
         Mock::given(method("PUT")).respond_with(refusal).with_priority(9).mount(&server).await;
