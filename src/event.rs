@@ -31,3 +31,17 @@ pub struct Event {
     /// The body as it came: a transcript's JSON, a summary's bytes; redacted likewise.
     pub body: Vec<u8>,
 }
+
+impl Event {
+    /// Placeholder until the delivery's own is merged.
+    pub fn id(&self) -> uuid::Uuid {
+        let name = format!("{}/{}/{}/{}", self.account, self.segment_id, self.artifact, self.version);
+        uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, name.as_bytes())
+    }
+
+    /// Placeholder until the delivery's own is merged.
+    pub fn cloud_event(&self) -> Vec<u8> {
+        let data = serde_json::json!({"segment_id": self.segment_id});
+        serde_json::json!({"specversion": "1.0", "id": self.id().to_string(), "data": data}).to_string().into_bytes()
+    }
+}

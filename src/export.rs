@@ -6,6 +6,7 @@
 
 mod csv;
 mod jsonl;
+mod parquet;
 mod target;
 mod text;
 
@@ -18,7 +19,9 @@ use anyhow::Context as _;
 
 use crate::clock::Time;
 use crate::db::{Db, DbError, ExportRange, Mark, SegmentRow, SegmentSlot, SlotOutcome};
+use crate::model::Artifact;
 use crate::reading::Conversation;
+use crate::redact::Redactor;
 use crate::ringcx::summary_text;
 
 pub use jsonl::{Line, Part};
@@ -36,8 +39,17 @@ pub enum Format {
     Jsonl,
     /// A row a segment, transcripts as plain text
     Csv,
+    /// A row a segment, in typed columns
+    Parquet,
     /// To read
     Text,
+}
+
+impl Format {
+    /// Whether it is for programs only, and compressed already.
+    pub const fn is_packed(self) -> bool {
+        matches!(self, Format::Parquet)
+    }
 }
 
 /// What to write.
@@ -47,6 +59,8 @@ pub struct Selection {
     pub range: ExportRange,
     /// Only what has changed since.
     pub since: Option<Mark>,
+    /// What is taken out of it.
+    pub redact: Redactor,
 }
 
 /// A segment and how each of its artifacts stands, in the order of [`crate::model::Artifact::ALL`].
@@ -56,6 +70,69 @@ pub struct Entry {
     pub segment: SegmentRow,
     /// Its artifacts.
     pub slots: [SegmentSlot; 3],
+}
+
+impl Entry {
+    /// The same without what is to be taken out.
+    #[must_use]
+    pub fn redacted(mut self, redactor: &Redactor) -> Entry {
+        if redactor.is_idle() {
+            return self;
+        }
+        self.segment.metadata = redactor.metadata(&self.segment.metadata).into_owned();
+        for (artifact, slot) in Artifact::ALL.into_iter().zip(&mut self.slots) {
+            if let SlotOutcome::Stored(body) = &mut slot.outcome {
+                *body = match artifact {
+                    Artifact::Transcript => redactor.transcript(body).into_owned(),
+                    Artifact::AgentSummary | Artifact::AutoSummary => redactor.summary(body).into_owned(),
+                };
+            }
+        }
+        self
+    }
+}
+
+/// One way of writing segments.
+trait Rows: Send {
+    /// Writes one more, now or together with others.
+    fn push(&mut self, entry: &Entry) -> anyhow::Result<()>;
+
+    /// Writes what is left to write.
+    fn finish(self: Box<Self>) -> anyhow::Result<()>;
+}
+
+/// Segments one after the other, as text of any kind.
+struct Passages<'o> {
+    out: &'o mut (dyn Write + Send),
+    render: fn(&Entry, &mut Vec<u8>) -> anyhow::Result<()>,
+    buffer: Vec<u8>,
+}
+
+impl Rows for Passages<'_> {
+    fn push(&mut self, entry: &Entry) -> anyhow::Result<()> {
+        self.buffer.clear();
+        (self.render)(entry, &mut self.buffer)?;
+        Ok(self.out.write_all(&self.buffer)?)
+    }
+
+    fn finish(self: Box<Self>) -> anyhow::Result<()> {
+        Ok(self.out.flush()?)
+    }
+}
+
+fn rows<'o>(format: Format, out: &'o mut (dyn Write + Send)) -> anyhow::Result<Box<dyn Rows + 'o>> {
+    let render = match format {
+        Format::Jsonl => jsonl::line,
+        Format::Csv => {
+            let mut header = Vec::new();
+            csv::header(&mut header)?;
+            out.write_all(&header)?;
+            csv::row
+        }
+        Format::Parquet => return Ok(Box::new(parquet::Segments::new(out)?)),
+        Format::Text => text::page,
+    };
+    Ok(Box::new(Passages { out, render, buffer: Vec::new() }))
 }
 
 /// Writes what is selected; returns how many segments there were. `progress` is told of each page.
@@ -69,28 +146,25 @@ pub async fn write(
     out: &mut (dyn Write + Send),
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> anyhow::Result<u64> {
+    const FAILED: &str = "failed to write the export";
+    let mut rows = rows(format, out).context(FAILED)?;
     let mut last: Option<SegmentRow> = None;
     let mut count = 0;
-    let mut buffer = Vec::new();
-    if format == Format::Csv {
-        csv::header(&mut buffer)?;
-    }
     loop {
         let page = page(db, selection, last.as_ref()).await.context("failed to read the archive")?;
         let Some(end) = page.last().cloned() else { break };
         for part in page.chunks(BODIES) {
             let slots = db.slots(part).await.context("failed to read the archive")?;
             for (segment, slots) in part.iter().zip(slots) {
-                render(&Entry { segment: segment.clone(), slots }, format, &mut buffer)?;
-                out.write_all(&buffer).context("failed to write the export")?;
-                buffer.clear();
+                let entry = Entry { segment: segment.clone(), slots }.redacted(&selection.redact);
+                rows.push(&entry).context(FAILED)?;
             }
         }
         count += page.len() as u64;
         progress(page.len() as u64);
         last = Some(end);
     }
-    out.write_all(&buffer).and_then(|()| out.flush()).context("failed to write the export")?;
+    rows.finish().context(FAILED)?;
     Ok(count)
 }
 
@@ -99,18 +173,6 @@ async fn page(db: &Db, selection: &Selection, last: Option<&SegmentRow>) -> Resu
         Some(mark) => db.segments_changed_after(selection.range, mark, last, PAGE).await,
         None => db.segments_after(selection.range, last, PAGE).await,
     }
-}
-
-fn render(entry: &Entry, format: Format, out: &mut Vec<u8>) -> anyhow::Result<()> {
-    match format {
-        Format::Jsonl => {
-            serde_json::to_writer(&mut *out, &Line::of(entry))?;
-            out.push(b'\n');
-        }
-        Format::Csv => csv::row(entry, out)?,
-        Format::Text => text::page(entry, out),
-    }
-    Ok(())
 }
 
 /// The outcome's name in exports.

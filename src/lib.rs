@@ -21,6 +21,7 @@ pub mod fetch;
 pub mod event;
 pub mod redact;
 pub mod sink;
+pub mod table;
 
 pub mod deliver;
 pub mod index;

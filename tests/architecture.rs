@@ -17,6 +17,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("ringcx", &["*", "-clock", "-model", "-backoff"]),
     ("proof", &["*", "-clock", "-model"]),
     ("db", &["*", "-clock", "-model", "-ringcx", "-proof"]),
+    ("redact", &["*", "-config"]),
+    ("table", &["*"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),

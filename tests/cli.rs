@@ -152,6 +152,36 @@ fn an_export_to_a_file_is_whole_private_and_says_where_to_go_on() {
 }
 
 #[test]
+fn a_table_is_written_whole_and_holds_every_segment() {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let folder = folder();
+    fill(folder.path(), 1200);
+    let output = run(folder.path(), &["export", "--format", "parquet", "-o", "out.parquet"]);
+    assert!(err(&output).starts_with("exported 1200 segments to out.parquet\n"), "{}", err(&output));
+    let path = folder.path().join("out.parquet");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let reader = SerializedFileReader::new(std::fs::File::open(&path).unwrap()).unwrap();
+    assert_eq!(reader.metadata().file_metadata().num_rows(), 1200);
+    let piped = run(folder.path(), &["export", "--format", "parquet"]);
+    assert_eq!(piped.stdout, std::fs::read(&path).unwrap());
+}
+
+#[test]
+fn an_export_leaves_out_what_it_is_told_to() {
+    let folder = folder();
+    fill(folder.path(), 2);
+    let args = ["export", "--redact", "card,email", "--redact", "phone", "--redact-pattern", "note=x{200}"];
+    let text = out(&run(folder.path(), &args));
+    assert_eq!(text.matches(r#""agentNotes":"[note]""#).count(), 2, "{text}");
+    assert!(text.contains(r#""segmentId":"s000001""#), "{text}");
+    for wrong in ["x", "=x", "n=(", "n=x*"] {
+        let output = run(folder.path(), &["export", "--redact-pattern", wrong]);
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
+        assert!(err(&output).contains("hint: give a name and what to match"), "{}", err(&output));
+    }
+}
+
+#[test]
 fn a_folder_that_is_not_there_is_named() {
     let folder = folder();
     fill(folder.path(), 1);

@@ -92,7 +92,7 @@ fn ids(lines: &[serde_json::Value]) -> Vec<&str> {
 }
 
 async fn changed(db: &Db, mark: &Mark, range: ExportRange) -> Vec<String> {
-    let lines = exported(db, &Selection { range, since: Some(mark.clone()) }).await;
+    let lines = exported(db, &Selection { range, since: Some(mark.clone()), ..Selection::default() }).await;
     ids(&lines).into_iter().map(str::to_owned).collect()
 }
 
@@ -114,7 +114,7 @@ async fn an_export_holds_every_segment_once_and_in_order(test: TestDb) {
     assert_eq!(lines[0]["transcript"]["body"], serde_json::json!({"transcript":[]}));
     assert_eq!(lines[1]["transcript"], serde_json::json!({"outcome":"pending"}));
     let range = ExportRange { from: Some(Time(1)), to: Some(Time(2)), account: Some(b.account) };
-    assert_eq!(exported(&test.db, &Selection { range, since: None }).await.len(), 300);
+    assert_eq!(exported(&test.db, &Selection { range, ..Selection::default() }).await.len(), 300);
     assert_eq!(changed(&test.db, &test.db.marked(0).await.unwrap().unwrap(), ExportRange::default()).await.len(), 702);
 }
 

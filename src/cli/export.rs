@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use regex::Regex;
 
 use super::terminal::{self, Stdout};
 use super::{Context, UsageError, words};
+use crate::config::Redact;
 use crate::db::{Access, Db, ExportRange};
 use crate::export::{self, Format, Selection, Target};
+use crate::redact::Redactor;
 
 /// Options of `export`.
 #[derive(Debug, clap::Args)]
@@ -29,9 +33,26 @@ pub struct Args {
     /// Only what has changed since an earlier export: the number that it printed last, on standard error
     #[arg(long, value_name = "NUMBER")]
     pub changed_since: Option<i64>,
+    /// Take these out of texts, metadata and summaries; the archive keeps them
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    pub redact: Vec<Kind>,
+    /// Take out what a regular expression matches, and put [NAME] in its place
+    #[arg(long, value_name = "NAME=REGEX")]
+    pub redact_pattern: Vec<String>,
     /// Write to this file, whole or not at all, compressed if its name ends in .zst [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// What `--redact` takes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Numbers of payment cards
+    Card,
+    /// E-mail addresses
+    Email,
+    /// Telephone numbers
+    Phone,
 }
 
 /// Writes the archive.
@@ -40,15 +61,24 @@ pub struct Args {
 /// Where the database cannot be read, or the output not be written.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let (from, to) = context.range(args.from.as_deref(), args.to.as_deref())?;
+    let redact = redactor(&args.redact, &args.redact_pattern)?;
+    let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    if args.format.is_packed() && file.is_none() && terminal::is_terminal() {
+        return Err(UsageError(
+            "failed to export: Parquet is nothing for a terminal\nhint: name a file with --output, or redirect"
+                .to_owned(),
+        )
+        .into());
+    }
     let db = context.open(Access::Existing).await?;
     let account = match &args.account {
         Some(account) => Some(context.account(&db, account).await?.key),
         None => None,
     };
     let range = ExportRange { from, to, account };
-    let selection = Selection { range, since: since(&db, args.changed_since).await? };
-    let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    let selection = Selection { range, since: since(&db, args.changed_since).await?, redact };
     let target = match file {
+        Some(path) if args.format.is_packed() => Target::packed_file(path)?,
         Some(path) => Target::file(path)?,
         None => Target::stream(Stdout),
     };
@@ -97,6 +127,38 @@ async fn since(db: &Db, number: Option<i64>) -> anyhow::Result<Option<crate::db:
         ))
         .into()),
     }
+}
+
+fn redactor(kinds: &[Kind], patterns: &[String]) -> Result<Redactor, UsageError> {
+    let mut rules: Vec<Redact> = kinds
+        .iter()
+        .map(|kind| match kind {
+            Kind::Card => Redact::Card,
+            Kind::Email => Redact::Email,
+            Kind::Phone => Redact::Phone,
+        })
+        .collect();
+    for given in patterns {
+        let failed = |why: &str| {
+            UsageError(format!(
+                "failed to read --redact-pattern {given}: {why}\nhint: give a name and what to match, such as 'order=ORD-\\d+'"
+            ))
+        };
+        let Some((name, pattern)) = given.split_once('=').filter(|(name, _)| !name.trim().is_empty()) else {
+            return Err(failed("it has no name"));
+        };
+        match Regex::new(pattern) {
+            Ok(pattern) if pattern.is_match("") => return Err(failed("it matches the empty string, so everywhere")),
+            Ok(pattern) => rules.push(Redact::Pattern { name: name.trim().to_owned(), pattern }),
+            Err(error) => {
+                let text = error.to_string();
+                let why =
+                    text.lines().rev().find_map(|line| line.trim().strip_prefix("error: ")).unwrap_or("too large");
+                return Err(failed(&format!("it is no regular expression: {why}")));
+            }
+        }
+    }
+    Ok(Redactor::new(&rules))
 }
 
 /// On standard error, and only where that is a terminal.

@@ -88,17 +88,22 @@ fn the_help_of_each_command_for_looking_is_what_people_were_told() {
     Usage: ringcx-extractor export [OPTIONS]
 
     Options:
-          --config <FILE>           Settings to use [default: $RINGCX_CONFIG, ./config/local.toml or
-                                    /etc/ringcx-extractor/config.toml]
-          --format <FORMAT>         How to write it [default: jsonl] [possible values: jsonl, csv, text]
-          --from <TIME>             Segments that ended at or after this time
-          --to <TIME>               Segments that ended before this time
-          --account <ACCOUNT>       Only this account: its sub-account id or name
-          --changed-since <NUMBER>  Only what has changed since an earlier export: the number that it
-                                    printed last, on standard error
-      -o, --output <FILE>           Write to this file, whole or not at all, compressed if its name ends
-                                    in .zst [default: standard output]
-      -h, --help                    Print help (see more with '--help')
+          --config <FILE>                Settings to use [default: $RINGCX_CONFIG, ./config/local.toml
+                                         or /etc/ringcx-extractor/config.toml]
+          --format <FORMAT>              How to write it [default: jsonl] [possible values: jsonl, csv,
+                                         parquet, text]
+          --from <TIME>                  Segments that ended at or after this time
+          --to <TIME>                    Segments that ended before this time
+          --account <ACCOUNT>            Only this account: its sub-account id or name
+          --changed-since <NUMBER>       Only what has changed since an earlier export: the number that
+                                         it printed last, on standard error
+          --redact <KIND>                Take these out of texts, metadata and summaries; the archive
+                                         keeps them [possible values: card, email, phone]
+          --redact-pattern <NAME=REGEX>  Take out what a regular expression matches, and put [NAME] in
+                                         its place
+      -o, --output <FILE>                Write to this file, whole or not at all, compressed if its name
+                                         ends in .zst [default: standard output]
+      -h, --help                         Print help (see more with '--help')
 
     ---- queue
     Look at work items, above all those that gave up, and settle them

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::{Entry, outcome_name, rfc3339, summary_of};
 use crate::db::{SegmentSlot, SlotOutcome};
+use crate::reading::json_line;
 
 /// A line of the export.
 #[derive(Debug, Serialize)]
@@ -32,6 +33,13 @@ pub struct Part {
     text: Option<String>,
 }
 
+/// Appends a segment's line.
+pub(super) fn line(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    serde_json::to_writer(&mut *out, &Line::of(entry))?;
+    out.push(b'\n');
+    Ok(())
+}
+
 impl Line {
     /// The line for a segment.
     pub fn of(entry: &Entry) -> Line {
@@ -42,7 +50,7 @@ impl Line {
             dialog_id: segment.dialog_id.clone(),
             segment_id: segment.segment_id.clone(),
             segment_end: rfc3339(segment.ended),
-            metadata: raw(segment.metadata.as_bytes()),
+            metadata: json_line(segment.metadata.as_bytes()),
             transcript: Part::transcript(transcript),
             agent_summary: Part::summary(agent),
             auto_summary: Part::summary(auto),
@@ -58,7 +66,7 @@ impl Part {
     /// A transcript: its body as it came.
     pub fn transcript(slot: &SegmentSlot) -> Part {
         let body = match &slot.outcome {
-            SlotOutcome::Stored(body) => Some(raw(body)),
+            SlotOutcome::Stored(body) => Some(json_line(body)),
             _ => None,
         };
         Part { body, ..Part::bare(slot) }
@@ -68,14 +76,4 @@ impl Part {
     pub fn summary(slot: &SegmentSlot) -> Part {
         Part { text: summary_of(slot), ..Part::bare(slot) }
     }
-}
-
-/// JSON as it came, but on one line: line breaks can stand only between its tokens, and become spaces. What is no JSON
-/// after all becomes a JSON string.
-fn raw(bytes: &[u8]) -> Box<RawValue> {
-    let text = String::from_utf8_lossy(bytes);
-    let line = text.trim_start_matches('\u{feff}').trim().replace(['\n', '\r'], " ");
-    RawValue::from_string(line)
-        .or_else(|_| serde_json::value::to_raw_value(&*text))
-        .unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

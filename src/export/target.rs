@@ -35,13 +35,25 @@ impl Target {
     /// # Errors
     /// Where its folder cannot be written to.
     pub fn file(path: &Path) -> anyhow::Result<Target> {
+        let compressed = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zst"));
+        Target::open(path, compressed)
+    }
+
+    /// The same, never compressed, for what is so already.
+    ///
+    /// # Errors
+    /// Where its folder cannot be written to.
+    pub fn packed_file(path: &Path) -> anyhow::Result<Target> {
+        Target::open(path, false)
+    }
+
+    fn open(path: &Path, compressed: bool) -> anyhow::Result<Target> {
         let failed = || {
             format!(
                 "failed to create {}\nhint: the folder must exist, with room, and be writable by this user",
                 path.display()
             )
         };
-        let compressed = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zst"));
         match std::fs::metadata(path) {
             Ok(there) if there.is_dir() => {
                 bail!("failed to create {}: it is a folder\nhint: name a file", path.display())

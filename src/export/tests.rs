@@ -31,10 +31,16 @@ fn entry(metadata: &str, slots: [SegmentSlot; 3]) -> Entry {
     Entry { segment, slots }
 }
 
-fn rendered(entry: &Entry, format: Format) -> String {
+fn bytes(entry: &Entry, format: Format) -> Vec<u8> {
     let mut out = Vec::new();
-    render(entry, format, &mut out).unwrap();
-    String::from_utf8(out).unwrap()
+    let mut rows = rows(format, &mut out).unwrap();
+    rows.push(entry).unwrap();
+    rows.finish().unwrap();
+    out
+}
+
+fn rendered(entry: &Entry, format: Format) -> String {
+    String::from_utf8(bytes(entry, format)).unwrap()
 }
 
 #[test]
@@ -115,9 +121,7 @@ fn a_row_reads_back_as_it_was_whatever_its_cells_hold() {
     let body = br#"{"transcript":[{"participantType":"agent","message":"a, \"b\""}]}"#;
     let entry =
         entry(r#"{"channelClass":"VOICE"}"#, [stored(body), stored(summary.as_bytes()), slot(SlotOutcome::Pending)]);
-    let mut out = Vec::new();
-    csv::header(&mut out).unwrap();
-    render(&entry, Format::Csv, &mut out).unwrap();
+    let out = bytes(&entry, Format::Csv);
     let text = String::from_utf8(out.clone()).unwrap();
     assert!(text.contains(r#""says ""yes"", then"#), "{text}");
     assert!(text.ends_with("\r\n"), "{text}");
@@ -185,4 +189,127 @@ fn a_folder_is_no_file_and_a_device_is_not_replaced() {
     null.write_all(b"x").unwrap();
     null.finish().unwrap();
     assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+}
+
+/// A row as JSON, times in milliseconds.
+fn json(row: &::parquet::record::Row) -> serde_json::Value {
+    use ::parquet::record::Field;
+    let value = |field: &Field| match field {
+        Field::Null => serde_json::Value::Null,
+        Field::Str(text) => text.as_str().into(),
+        Field::Long(number) | Field::TimestampMillis(number) => (*number).into(),
+        other => panic!("{other:?} is of no kind that we write"),
+    };
+    row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn table(entries: &[Entry]) -> Vec<serde_json::Value> {
+    use ::parquet::file::reader::{FileReader, SerializedFileReader};
+    let mut out = Vec::new();
+    let mut rows = rows(Format::Parquet, &mut out).unwrap();
+    for entry in entries {
+        rows.push(entry).unwrap();
+    }
+    rows.finish().unwrap();
+    let reader = SerializedFileReader::new(bytes::Bytes::from(out)).unwrap();
+    let rows = reader.get_row_iter(None).unwrap();
+    rows.map(|row| json(&row.unwrap())).collect()
+}
+
+/// Entries of every outcome, with bodies that are odd in every way.
+fn odd() -> Vec<Entry> {
+    let body = br#"{"channelClass":"VOICE","big":12345678901234567890123,"one":1.0,"transcript":[
+        {"participantName":"Jane","participantType":"agent","timestamp":"1721651880000","message":"card 4111 1111 1111 1111\nnul \u0000 \ud800"}]}"#;
+    let metadata = r#"{"channelClass":"VOICE","segmentType":"AGENT","segmentStartTimeMs":"2024-07-22T11:24:40.250Z",
+        "agentDisposition":"Success","contactEndpointAddress":"2013770791"}"#;
+    let mut nameless = entry("oops", [stored(b"no json"), slot(SlotOutcome::Failed), stored(b"raw \xff")]);
+    (nameless.segment.ended, nameless.segment.dialog_id) = (None, None);
+    vec![
+        entry(metadata, [stored(body), stored(b"\"A \\u00fc\\nsummary\""), slot(SlotOutcome::NotPopulated)]),
+        nameless,
+        entry("{}", [slot(SlotOutcome::Pending), slot(SlotOutcome::Unavailable), slot(SlotOutcome::NotRequested)]),
+        entry("{}", [slot(SlotOutcome::Discarded), stored(b""), stored("mail a@b.co".as_bytes())]),
+    ]
+}
+
+/// A line with the columns of a table.
+fn flat(entry: &Entry) -> serde_json::Value {
+    use serde_json::value::RawValue;
+    use serde_json::{Value, json};
+    #[derive(serde::Deserialize)]
+    struct Raw {
+        metadata: Box<RawValue>,
+        transcript: Body,
+    }
+    #[derive(serde::Deserialize)]
+    struct Body {
+        body: Option<Box<RawValue>>,
+    }
+    let text = rendered(entry, Format::Jsonl);
+    let raw: Raw = serde_json::from_str(&text).unwrap();
+    let line: Value = serde_json::from_str(&text.replace("\\ud800", "")).unwrap();
+    let millis = |value: &Value| value.as_str().map(|text| Time::parse(text).unwrap().0);
+    let csv = bytes(entry, Format::Csv);
+    let mut csv = ::csv::Reader::from_reader(csv.as_slice());
+    let names = csv.headers().unwrap().clone();
+    let cells = csv.records().next().unwrap().unwrap();
+    let cell = |name: &str| {
+        let cell = cells.get(names.iter().position(|column| column == name).unwrap()).unwrap();
+        (!cell.is_empty()).then(|| cell.to_owned())
+    };
+    let part = |name: &str, key: &str| line[name].get(key).cloned().unwrap_or_default();
+    json!({
+        "rc_account_id": line["rc_account_id"], "sub_account_id": line["sub_account_id"],
+        "dialog_id": line["dialog_id"], "segment_id": line["segment_id"], "segment_end": millis(&line["segment_end"]),
+        "channel_class": cell("channel_class"), "channel_type": cell("channel_type"), "segment_type": cell("segment_type"),
+        "segment_start": cell("segment_start").map(|text| Time::parse(&text).unwrap().0),
+        "agent_disposition": cell("agent_disposition"), "metadata": raw.metadata.get(),
+        "transcript_outcome": part("transcript", "outcome"), "transcript_fetched_at": millis(&part("transcript", "fetched_at")),
+        "transcript": raw.transcript.body.map(|body| body.get().to_owned()), "transcript_text": cell("transcript"),
+        "agent_summary_outcome": part("agent_summary", "outcome"),
+        "agent_summary_fetched_at": millis(&part("agent_summary", "fetched_at")), "agent_summary": part("agent_summary", "text"),
+        "auto_summary_outcome": part("auto_summary", "outcome"),
+        "auto_summary_fetched_at": millis(&part("auto_summary", "fetched_at")), "auto_summary": part("auto_summary", "text"),
+    })
+}
+
+#[test]
+fn a_table_holds_what_the_lines_hold_row_for_row() {
+    let entries = odd();
+    let rows = table(&entries);
+    assert_eq!(rows.len(), entries.len());
+    for (row, entry) in rows.into_iter().zip(&entries) {
+        assert_eq!(row, flat(entry));
+    }
+}
+
+#[test]
+fn every_format_is_without_what_is_taken_out() {
+    use crate::config::Redact;
+    let redactor = Redactor::new(&[Redact::Card, Redact::Email, Redact::Phone]);
+    let entries: Vec<Entry> = odd().into_iter().map(|entry| entry.redacted(&redactor)).collect();
+    let rows = serde_json::Value::from(table(&entries)).to_string();
+    let mut all = vec![rows];
+    for format in [Format::Jsonl, Format::Csv, Format::Text] {
+        all.push(entries.iter().map(|entry| rendered(entry, format)).collect());
+    }
+    for text in all {
+        assert!(text.contains("[card]") && text.contains("[email]"), "{text}");
+        for secret in ["4111 1111", "a@b.co", "2013770791"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+    let line = rendered(&entries[0], Format::Jsonl);
+    assert!(line.contains(r#""big":12345678901234567890123,"one":1.0,"#), "{line}");
+    assert!(line.contains(r#""contactEndpointAddress":"[phone]""#), "{line}");
+}
+
+#[test]
+fn what_is_compressed_already_is_not_compressed_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.parquet.zst");
+    let mut target = Target::packed_file(&path).unwrap();
+    target.write_all(b"PAR1").unwrap();
+    target.finish().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"PAR1");
 }

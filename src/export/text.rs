@@ -8,7 +8,7 @@ use crate::db::SegmentSlot;
 use crate::reading::{clean, one_line, word};
 
 /// Appends a segment's passage.
-pub(super) fn page(entry: &Entry, out: &mut Vec<u8>) {
+pub(super) fn page(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
     let Entry { segment, slots: [transcript, agent, auto] } = entry;
     let metadata: Value = serde_json::from_str(&segment.metadata).unwrap_or_default();
     let ended = segment.ended.map_or_else(|| "at an unknown time".to_owned(), Time::rfc3339_secs);
@@ -30,6 +30,7 @@ pub(super) fn page(entry: &Entry, out: &mut Vec<u8>) {
     summary("auto summary", auto, &mut text);
     text.push('\n');
     out.extend_from_slice(text.as_bytes());
+    Ok(())
 }
 
 fn summary(name: &str, slot: &SegmentSlot, text: &mut String) {

@@ -1,0 +1,106 @@
+//! A segment as a row of an Apache Parquet file, with what JSON lines hold in columns.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use super::{Entry, Rows, conversation_of, outcome_name, summary_of};
+use crate::clock::Time;
+use crate::db::{SegmentSlot, SlotOutcome};
+use crate::reading::{json_line, word};
+use crate::table::{Cell, Column, Kind, Table};
+
+const COLUMNS: [Column; 21] = [
+    ("rc_account_id", Kind::Word),
+    ("sub_account_id", Kind::Word),
+    ("dialog_id", Kind::Word),
+    ("segment_id", Kind::Word),
+    ("segment_end", Kind::Time),
+    ("channel_class", Kind::Word),
+    ("channel_type", Kind::Word),
+    ("segment_type", Kind::Word),
+    ("segment_start", Kind::Time),
+    ("agent_disposition", Kind::Word),
+    ("metadata", Kind::Text),
+    ("transcript_outcome", Kind::Word),
+    ("transcript_fetched_at", Kind::Time),
+    ("transcript", Kind::Text),
+    ("transcript_text", Kind::Text),
+    ("agent_summary_outcome", Kind::Word),
+    ("agent_summary_fetched_at", Kind::Time),
+    ("agent_summary", Kind::Text),
+    ("auto_summary_outcome", Kind::Word),
+    ("auto_summary_fetched_at", Kind::Time),
+    ("auto_summary", Kind::Text),
+];
+
+/// Rows on their way into a file.
+pub(super) struct Segments<'o>(Table<&'o mut (dyn Write + Send)>);
+
+impl<'o> Segments<'o> {
+    /// Begins the file.
+    pub(super) fn new(out: &'o mut (dyn Write + Send)) -> io::Result<Segments<'o>> {
+        Ok(Segments(Table::new(out, "segment", &COLUMNS)?))
+    }
+}
+
+impl Rows for Segments<'_> {
+    fn push(&mut self, entry: &Entry) -> anyhow::Result<()> {
+        Ok(self.0.push(row(entry))?)
+    }
+
+    fn finish(self: Box<Self>) -> anyhow::Result<()> {
+        Ok(self.0.finish()?)
+    }
+}
+
+fn row(entry: &Entry) -> [Cell; 21] {
+    let Entry { segment, slots: [transcript, agent, auto] } = entry;
+    let metadata: Value = serde_json::from_str(&segment.metadata).unwrap_or_default();
+    let field = |name: &str| Cell::text(metadata.get(name).and_then(word));
+    let start = metadata.get("segmentStartTimeMs").and_then(word);
+    let start = start.and_then(|start| Time::parse(&start).or_else(|| start.parse().ok().map(Time)));
+    [
+        Cell::Text(segment.account.rc.to_string()),
+        Cell::Text(segment.account.sub.to_string()),
+        Cell::text(segment.dialog_id.clone()),
+        Cell::Text(segment.segment_id.clone()),
+        time(segment.ended),
+        field("channelClass"),
+        field("channelType"),
+        field("segmentType"),
+        time(start),
+        field("agentDisposition"),
+        Cell::Text(json(segment.metadata.as_bytes())),
+        outcome(transcript),
+        time(transcript.fetched),
+        Cell::text(body(transcript).map(json)),
+        Cell::text(conversation_of(transcript).map(|conversation| conversation.plain())),
+        outcome(agent),
+        time(agent.fetched),
+        Cell::text(summary_of(agent)),
+        outcome(auto),
+        time(auto.fetched),
+        Cell::text(summary_of(auto)),
+    ]
+}
+
+/// The same text as in a line of JSON: whatever came, it can be read as JSON.
+fn json(bytes: &[u8]) -> String {
+    Box::<str>::from(json_line(bytes)).into_string()
+}
+
+fn body(slot: &SegmentSlot) -> Option<&[u8]> {
+    match &slot.outcome {
+        SlotOutcome::Stored(body) => Some(body),
+        _ => None,
+    }
+}
+
+fn time(time: Option<Time>) -> Cell {
+    Cell::number(time.map(|time| time.0))
+}
+
+fn outcome(slot: &SegmentSlot) -> Cell {
+    Cell::Text(outcome_name(&slot.outcome).to_owned())
+}

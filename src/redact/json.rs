@@ -1,0 +1,145 @@
+//! JSON whose strings are edited where they stand; everything between them stays byte for byte.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, IgnoredAny, Visitor};
+
+/// What a string in JSON is, by the name under which it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// An id, a time, a kind: never touched.
+    Fixed,
+    /// Where a customer can be reached: a telephone number whatever its form, or an address.
+    Endpoint,
+    /// Anything that a person may have said or written; so is every name that is not known here.
+    Text,
+}
+
+/// Where the customer is. RingCX gives the caller's number as the channel's id of a call.
+const ENDPOINTS: [&str; 2] = ["contactEndpointAddress", "channelId"];
+/// Words that the API chooses from, and the company's own end of the line.
+const FIXED: [&str; 6] =
+    ["timestamp", "channelClass", "dialogOrigination", "systemDisposition", "errorCode", "channelEndpointAddress"];
+/// How the names of ids, times and kinds end.
+const ENDINGS: [&str; 6] = ["Id", "Ids", "Ms", "Time", "Type", "Class"];
+
+fn role(name: &str) -> Role {
+    if ENDPOINTS.contains(&name) {
+        Role::Endpoint
+    } else if FIXED.contains(&name) || ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+        Role::Fixed
+    } else {
+        Role::Text
+    }
+}
+
+/// By the name as it stands there, quotes and all; one with escapes is none that is known.
+pub(super) fn role_of_token(token: &str) -> Role {
+    role(token.get(1..token.len().saturating_sub(1)).unwrap_or(""))
+}
+
+/// Whether the text is one JSON string.
+pub(super) fn is_string(text: &str) -> bool {
+    let (_, bare) = after_mark(text);
+    bare.trim_start().starts_with('"') && serde_json::from_str::<IgnoredAny>(bare).is_ok()
+}
+
+/// The JSON with each string for which `edit` gives another replaced by that; borrowed where that is none. `None` if the
+/// text is no JSON.
+pub(super) fn edit(text: &str, edit: impl Fn(Role, &str) -> Option<String>) -> Option<Cow<'_, str>> {
+    let (mark, json) = after_mark(text);
+    serde_json::from_str::<IgnoredAny>(json).ok()?;
+    let mut edited = String::new();
+    let mut kept = 0;
+    for (token, role) in strings(json) {
+        let raw = &json[token.clone()];
+        let Some(new) = unquoted(raw).and_then(|text| edit(role, &text)) else { continue };
+        edited.push_str(&json[kept..token.start]);
+        edited.push_str(&serde_json::to_string(&new).ok()?);
+        kept = token.end;
+    }
+    if kept == 0 {
+        return Some(Cow::Borrowed(text));
+    }
+    Some(Cow::Owned(format!("{mark}{edited}{}", &json[kept..])))
+}
+
+/// A byte order mark, and what follows it.
+fn after_mark(text: &str) -> (&str, &str) {
+    text.split_at(if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 })
+}
+
+/// The strings that are values, each with what it is, in JSON that has been checked.
+fn strings(json: &str) -> Vec<(std::ops::Range<usize>, Role)> {
+    // Within an object whose last name was of this role, or within an array that stands there.
+    let mut nest: Vec<(bool, Role)> = Vec::new();
+    let mut found = Vec::new();
+    let (mut at, mut is_name) = (0, false);
+    let bytes = json.as_bytes();
+    while let Some(byte) = bytes.get(at) {
+        let here = nest.last().map_or(Role::Text, |(_, role)| *role);
+        let mut next = at + 1;
+        match byte {
+            b'{' | b'[' => {
+                is_name = *byte == b'{';
+                nest.push((is_name, here));
+            }
+            b'}' | b']' => {
+                nest.pop();
+            }
+            b',' => is_name = nest.last().is_some_and(|(is_object, _)| *is_object),
+            b'"' => {
+                next = string_end(bytes, at);
+                match nest.last_mut() {
+                    Some((_, name)) if is_name => {
+                        *name = role_of_token(&json[at..next]);
+                        is_name = false;
+                    }
+                    _ => found.push((at..next, here)),
+                }
+            }
+            _ => {}
+        }
+        at = next;
+    }
+    found
+}
+
+/// Where the string that begins at `start` is over.
+fn string_end(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+/// What a JSON string says; half a surrogate pair, which no text can hold, becomes the replacement character.
+fn unquoted(token: &str) -> Option<Cow<'_, str>> {
+    if !token.contains('\\') {
+        return token.get(1..token.len().checked_sub(1)?).map(Cow::Borrowed);
+    }
+    let bytes = serde_json::Deserializer::from_str(token).deserialize_byte_buf(Bytes).ok()?;
+    Some(Cow::Owned(
+        String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    ))
+}
+
+struct Bytes;
+
+impl Visitor<'_> for Bytes {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+        Ok(bytes.to_vec())
+    }
+}
