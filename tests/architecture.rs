@@ -18,6 +18,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("db", &["*", "-clock", "-model", "-ringcx"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
+    ("search", &["discover", "fetch", "index", "daemon", "cli", "http", "sim", "status"]),
+    ("index", &["discover", "fetch", "coverage", "ringcx", "daemon", "cli", "http", "sim", "status"]),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
     ("http", &["discover", "cli", "sim"]),
     ("daemon", &["cli", "sim"]),

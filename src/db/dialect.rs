@@ -14,6 +14,15 @@ impl Db {
         };
         Ok(self.first(stmt.bind(name)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(0) > 0)
     }
+
+    /// Runs a statement that no transaction may hold.
+    pub(super) async fn alone(&self, text: &'static str) -> Result<(), DbError> {
+        match self {
+            Db::Sqlite(pools) => sqlx::query(text).execute(&pools.writer).await.map(drop)?,
+            Db::Postgres(pools) => sqlx::query(text).execute(&pools.pool).await.map(drop)?,
+        }
+        Ok(())
+    }
 }
 
 impl Tx {
@@ -23,6 +32,17 @@ impl Tx {
         if self.is_postgres() {
             self.all(sql("select 1 from (select pg_advisory_xact_lock(hashtextextended($1, 0))) held").bind(key))
                 .await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps whoever asks for `key` by [`Tx::lock_key`] waiting until this transaction ends, but not those who share it.
+    pub(super) async fn share_key(&mut self, key: &str) -> Result<(), DbError> {
+        if self.is_postgres() {
+            self.all(
+                sql("select 1 from (select pg_advisory_xact_lock_shared(hashtextextended($1, 0))) held").bind(key),
+            )
+            .await?;
         }
         Ok(())
     }
