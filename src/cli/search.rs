@@ -118,6 +118,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         sources: args.artifact.into_iter().map(Source::from).collect(),
     };
     let order = if args.newest { Order::Newest } else { Order::Best };
+    let standing = standing(&db).await?;
     let findings = search::find(&db, &query, &filters, order, args.limit).await?;
     if args.json {
         let lines: Result<Vec<String>, _> = findings.hits.iter().map(print::json).collect();
@@ -125,13 +126,16 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     } else if !findings.hits.is_empty() {
         terminal::print(&print::table(&findings.hits, terminal::width()))?;
     }
-    remark(&db, &findings, args.limit).await?;
+    remark(&findings, args.limit);
+    if let Some(standing) = standing {
+        terminal::remark(&standing);
+    }
     db.close().await;
     Ok(0)
 }
 
 /// What people should know of the result, on standard error.
-async fn remark(db: &Db, findings: &Findings, limit: usize) -> anyhow::Result<()> {
+fn remark(findings: &Findings, limit: usize) {
     if findings.hits.is_empty() {
         terminal::remark("nothing was found");
     }
@@ -147,13 +151,14 @@ async fn remark(db: &Db, findings: &Findings, limit: usize) -> anyhow::Result<()
             search::LOOKED_AT
         ));
     }
+}
+
+/// What the index lacks, where it lacks anything. To be asked before the search: what is indexed meanwhile may be missing
+/// from what was found.
+async fn standing(db: &Db) -> anyhow::Result<Option<String>> {
     if db.index_version().await? != Some(words::VERSION) {
-        terminal::remark("the archive is not indexed yet; `ringcx-extractor run` does it while it runs");
-        return Ok(());
+        return Ok(Some("the archive is not indexed yet; `ringcx-extractor run` does it while it runs".to_owned()));
     }
     let behind = db.index_behind().await?;
-    if behind > 0 {
-        terminal::remark(&format!("the index is {} behind the archive", count(behind, "change")));
-    }
-    Ok(())
+    Ok((behind > 0).then(|| format!("the index is {} behind the archive", count(behind, "change"))))
 }

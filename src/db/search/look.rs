@@ -105,7 +105,7 @@ fn postgres(lookup: &Lookup, bounds: (i64, i64), limit: usize) -> Stmt {
     let text = format!(
         "select doc from (
          (select doc from search_block where many = 0 and {PLACE} and {} order by doc desc limit $3)
-         union all (select doc from ({many}) m order by doc desc limit $3)) f order by doc desc limit $3",
+         union all (select distinct doc from ({many}) m order by doc desc limit $3)) f order by doc desc limit $3",
         word(4)
     );
     args.into_iter().fold(Stmt::built(text), |stmt, arg| stmt.bind(arg))

@@ -76,8 +76,8 @@ impl Db {
     /// Where the database fails; it can be called again.
     pub async fn purge_index(&self) -> Result<(), DbError> {
         if matches!(self, Db::Postgres(_)) {
-            // Dead rows, and what the GIN indexes say of them, go with a vacuum, which no transaction may hold.
-            return self.alone("vacuum search_block").await;
+            // Dead rows, and what the GIN indexes say of them, go with a vacuum.
+            return self.vacuum_postgres("vacuum search_block").await;
         }
         // A negative number first marks everything that there is for merging, which leaves deleted words behind.
         let mut pages = -PAGES;
@@ -92,7 +92,23 @@ impl Db {
             }
             pages = PAGES;
         }
-        self.alone("pragma wal_checkpoint(truncate)").await
+        self.overwrite_free().await?;
+        self.fold_log().await
+    }
+
+    /// Overwrites what is left in pages of the file that nothing uses any more, by using them once more.
+    async fn overwrite_free(&self) -> Result<(), DbError> {
+        self.run(sql("create table if not exists search_scratch (zeros blob not null)")).await?;
+        loop {
+            let free = self.first(sql("select freelist_count from pragma_freelist_count")).await?;
+            let free = free.map(|row| row.int(0)).transpose()?.unwrap_or(0).min(PAGES);
+            if free == 0 {
+                break;
+            }
+            let stmt = sql("insert into search_scratch (zeros) select zeroblob($1 * page_size) from pragma_page_size");
+            self.run(stmt.bind(free)).await?;
+        }
+        self.run(sql("drop table search_scratch")).await.map(drop)
     }
 
     /// Empties the index where it was built by another version of the words, so that it is built anew. Returns whether.
