@@ -14,7 +14,6 @@
 )]
 
 #[path = "../tests/support/postgres.rs"]
-#[expect(dead_code, reason = "the tests use all of it")]
 mod postgres;
 
 use std::fmt::Write as _;
@@ -123,7 +122,7 @@ async fn fill(db: &Db, owned: &[Owned], transcripts: u64, words: &[String]) -> u
             asides: &[],
         };
         db.announce(chunk).await.unwrap();
-        let claims = db.due(owned, only, NOW, CHUNK as u32).await.unwrap();
+        let claims = db.due(owned, only, NOW, CHUNK as usize).await.unwrap();
         let mut batch = Vec::with_capacity(claims.len());
         for claim in claims {
             let body = Bytes::from(transcript(words, &mut chance));
@@ -204,8 +203,8 @@ const KINDS: &[Kind] = &[
         account: false,
     },
     Kind {
-        name: "a beginning of two letters",
-        query: |words, chance| format!("{}*", middling(words, chance).chars().take(2).collect::<String>()),
+        name: "a beginning of three letters",
+        query: |words, chance| format!("{}*", middling(words, chance).chars().take(3).collect::<String>()),
         order: Order::Best,
         account: false,
     },

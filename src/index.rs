@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::db::{Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Owned};
+use crate::db::{Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Owned, TodoRow};
 use crate::search::{Document, Source, words};
 
 /// Versions that one transaction indexes.
@@ -58,8 +58,28 @@ impl Indexer {
             return self.sweep().await;
         }
         let batch = self.filled(batch).await?;
-        self.db.write_index(&batch).await?;
+        match self.db.write_index(&batch).await {
+            Err(error) if error.fault() == DbFault::Broken => self.one_by_one(batch).await?,
+            written => written.map(drop)?,
+        }
         Ok(Progress::Did)
+    }
+
+    /// Something about one of the documents is unacceptable to the database: that one is left out, and the index goes on.
+    async fn one_by_one(&self, mut batch: IndexBatch) -> Result<(), DbError> {
+        let stay = batch.slices.iter().map(|slice| IndexSlice { to: slice.after, ..*slice }).collect::<Vec<_>>();
+        for entry in std::mem::take(&mut batch.entries) {
+            let item = entry.item;
+            let of_it = |todo: &&TodoRow| todo.segment == item.div_euclid(4) && entry.version == 0;
+            let todos = batch.todos.iter().filter(of_it).cloned().collect();
+            match self.db.write_index(&IndexBatch { slices: stay.clone(), todos, entries: vec![entry] }).await {
+                Err(error) if error.fault() == DbFault::Broken => {
+                    tracing::warn!(item, %error, "failed to index a document; it is left out");
+                }
+                written => written.map(drop)?,
+            }
+        }
+        self.db.write_index(&batch).await.map(drop)
     }
 
     /// What to take from the feeds: a fair share of each, those furthest behind first.

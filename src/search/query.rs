@@ -9,8 +9,8 @@ use crate::db::Needle;
 const MOST_TERMS: usize = 32;
 /// Words that a phrase may have: fewer than two blocks of the index overlap by.
 const LONGEST_PHRASE: usize = 32;
-/// Letters that a beginning must have: shorter ones would match half the archive.
-const SHORTEST_PREFIX: usize = 2;
+/// Letters that a beginning must have: shorter ones would match half the archive, and the index knows beginnings of so many.
+const SHORTEST_PREFIX: usize = 3;
 
 /// A query that was understood: every one of `all` must be met, by any of its alternatives, and nothing of `none` may
 /// occur.
@@ -176,7 +176,7 @@ mod tests {
         assert!(why("").contains("no word"));
         assert!(why("?! \"\" *").contains("no word"));
         assert!(why("-late").contains("only says what must not"));
-        assert!(why("a*").contains("2 letters"));
+        assert!(why("re*").contains("3 letters") && why("\"is re\"*").contains("3 letters"));
         assert!(why("a OR -b").contains("OR joins"));
         assert!(why(&"x ".repeat(33)).contains("more than 32"));
         assert!(why(&format!("\"{}\"", "x ".repeat(33))).contains("at most 32"));

@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use super::super::read::{SEGMENT, segment};
-use super::super::{Arg, BULK, Db, DbError, SegmentRow, Stmt, item, sql};
+use super::super::{Arg, BULK, Db, DbError, Row, SegmentRow, Stmt, item, sql};
 use super::{Doc, account_word};
 use crate::clock::Time;
+
+/// Blocks that are looked through on Postgres before its index is asked.
+const NEWEST: i64 = 1000;
 
 /// A word, or several in a row; the last may be the beginning of a longer one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +114,10 @@ fn postgres(lookup: &Lookup, bounds: (i64, i64), limit: usize) -> Stmt {
     args.into_iter().fold(Stmt::built(text), |stmt, arg| stmt.bind(arg))
 }
 
+fn docs(rows: &[Row]) -> Result<Vec<Doc>, DbError> {
+    rows.iter().map(|row| row.int(0).map(Doc)).collect()
+}
+
 impl Db {
     /// The newest documents that match, those with greater numbers first.
     ///
@@ -118,18 +125,42 @@ impl Db {
     /// Where the database cannot be read.
     pub async fn look_up(&self, lookup: &Lookup, before: Option<Doc>, limit: usize) -> Result<Vec<Doc>, DbError> {
         let bounds = lookup.bounds(before);
-        let stmt = match self {
-            Db::Sqlite(_) => {
-                sql("select rowid from search_text where search_text match $1 and rowid >= $2 and rowid < $3
-                 order by rowid desc limit $4")
-                .bind(fts(lookup))
-                .bind(bounds.0)
-                .bind(bounds.1)
-                .bind(limit)
+        if matches!(self, Db::Postgres(_)) {
+            return self.look_up_postgres(lookup, bounds, limit).await;
+        }
+        let stmt = sql("select rowid from search_text where search_text match $1 and rowid >= $2 and rowid < $3
+             order by rowid desc limit $4");
+        docs(&self.all(stmt.bind(fts(lookup)).bind(bounds.0).bind(bounds.1).bind(limit)).await?)
+    }
+
+    /// Postgres finds all that match before it knows which are the newest, which takes long where nearly everything does;
+    /// and it does not know what reading a long list of words costs. So the newest documents are looked through first, and
+    /// only where too few of them match, the index is asked, and made to be.
+    async fn look_up_postgres(
+        &self,
+        lookup: &Lookup,
+        (first, end): (i64, i64),
+        limit: usize,
+    ) -> Result<Vec<Doc>, DbError> {
+        // A phrase is looked for in every document that has its words: worth another look at few.
+        let phrase = lookup.all.iter().flatten().any(|needle| needle.words.len() > 1);
+        for window in if phrase { &[NEWEST, NEWEST * 10][..] } else { &[NEWEST][..] } {
+            let stmt = sql("select min(doc), count(*) from (select doc from search_block where doc >= $1 and doc < $2
+                 order by doc desc limit $3) w");
+            let Some(row) = self.first(stmt.bind(first).bind(end).bind(*window)).await? else { break };
+            let (Some(low), held) = (row.maybe_int(0)?, row.int(1)?) else { return Ok(Vec::new()) };
+            let found = docs(&self.all(postgres(lookup, (low, end), limit)).await?)?;
+            if found.len() >= limit || held < *window {
+                return Ok(found);
             }
-            Db::Postgres(_) => postgres(lookup, bounds, limit),
-        };
-        self.all(stmt).await?.iter().map(|row| row.int(0).map(Doc)).collect()
+        }
+        let mut tx = self.begin().await?;
+        for setting in ["set local enable_seqscan = off", "set local enable_indexscan = off", "set local jit = off"] {
+            tx.run(sql(setting)).await?;
+        }
+        let found = docs(&tx.all(postgres(lookup, (first, end), limit)).await?)?;
+        tx.commit().await?;
+        Ok(found)
     }
 
     /// What these documents are, in the same order; those whose segment is gone are left out.

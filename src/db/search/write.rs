@@ -317,12 +317,15 @@ impl Tx {
                     (0_i64..).zip(blocks).map(|(nth, words)| vec![doc.0.into(), nth.into(), many.into(), words.into()]),
                 );
             }
-            let stmt = Stmt::rows(
-                "with v (doc, block, many, words) as (values ",
-                rows,
-                ") insert into search_block (doc, block, many, words) select doc, block, many, cast(words as tsvector) from v",
-            );
-            self.run(stmt).await?;
+            for rows in rows.chunks(BULK) {
+                let stmt = Stmt::rows(
+                    "with v (doc, block, many, words) as (values ",
+                    rows.to_vec(),
+                    ") insert into search_block (doc, block, many, words)
+                     select doc, block, many, cast(words as tsvector) from v",
+                );
+                self.run(stmt).await?;
+            }
         }
         Ok(())
     }
