@@ -55,6 +55,7 @@ pub use proof::{Chain, EntryPage, EntryRow, MetadataRow};
 pub use read::{ArtifactVersion, AsideRow, AttemptRow, ChangeRow, ExportRange, SegmentRow, SegmentSlot, SlotOutcome};
 pub use replica::{Assignment, Picture, ReplicaRow};
 pub use report::Counts;
+pub use search::{Doc, FoundRow, IndexBatch, IndexEntry, IndexRow, IndexSlice, Lookup, Needle, TodoRow};
 pub use settle::{Settled, Settlement};
 pub use sql::{Arg, Row, Stmt, Tx, sql};
 pub use work::{Claim, QueueFilter, QueueRow};

@@ -309,6 +309,14 @@ pub struct SegmentRecord {
     pub raw: String,
 }
 
+/// Whether metadata may hold agents' notes: a quick look that leaves out the records that say there are none.
+pub fn may_have_notes(metadata: &str) -> bool {
+    metadata.split("\"agentNotes\"").skip(1).any(|after| {
+        let value = after.trim_start().strip_prefix(':').map_or(after, str::trim_start);
+        !value.starts_with("null") && !value.starts_with("\"\"")
+    })
+}
+
 /// One element of a metadata answer that could not be understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AsideRecord {

@@ -21,6 +21,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("table", &["*"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
+    ("search", &["discover", "fetch", "index", "daemon", "cli", "http", "sim", "status"]),
+    ("index", &["discover", "fetch", "coverage", "ringcx", "daemon", "cli", "http", "sim", "status"]),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
     ("verify", &["*", "-clock", "-model", "-db", "-proof"]),
     ("http", &["discover", "cli", "sim"]),

@@ -1,15 +1,164 @@
 //! `search`: full text over transcripts, summaries and agents' notes.
 
-use super::{Context, UsageError};
+mod print;
+
+use clap::ValueEnum;
+
+use super::words::count;
+use super::{Context, UsageError, terminal};
+use crate::db::{Access, Db};
+use crate::model::Artifact;
+use crate::search::{self, Filters, Findings, Order, Source, words};
+
+/// Hits that are shown at the most: they are held in memory.
+const MOST: usize = 10_000;
+
+const QUERY_HELP: &str = "\
+Query:
+  refund late           both words, in any order
+  '\"charged twice\"'     the phrase
+  'refun*'              words that begin so
+  'refund -late'        without that word, phrase or beginning
+  'refund OR money'     either of them
+  Accents, capital letters and punctuation do not count. What begins with a hyphen goes after `--`.";
 
 /// Options of `search`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = QUERY_HELP)]
+pub struct Args {
+    /// What to look for: words, "phrases", beginnings*, -exclusions
+    #[arg(required = true, value_name = "QUERY")]
+    pub query: Vec<String>,
+    /// Segments that ended at or after this time
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Segments that ended before this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Only this account: its sub-account id or name
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<String>,
+    /// Only this channel: VOICE, DIGITAL, EMAIL …
+    #[arg(long)]
+    pub channel: Option<String>,
+    /// Only this direction: INBOUND or OUTBOUND
+    #[arg(long)]
+    pub direction: Option<String>,
+    /// Only with this agent: the participant's id in RingCX, or a name in the transcript
+    #[arg(long)]
+    pub agent: Option<String>,
+    /// Only what ended so, as the agent or the system says
+    #[arg(long)]
+    pub disposition: Option<String>,
+    /// Only in these
+    #[arg(long, value_enum)]
+    pub artifact: Vec<Kind>,
+    /// Newest first, instead of best first
+    #[arg(long)]
+    pub newest: bool,
+    /// At most so many
+    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    pub limit: usize,
+    /// Print JSON, a hit a line
+    #[arg(long)]
+    pub json: bool,
+}
 
-/// Does it.
+/// What can be looked through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Kind {
+    /// What was said
+    Transcript,
+    /// What the agent wrote
+    AgentSummary,
+    /// What was written automatically
+    AutoSummary,
+    /// What the agent noted
+    AgentNotes,
+}
+
+impl From<Kind> for Source {
+    fn from(kind: Kind) -> Source {
+        match kind {
+            Kind::Transcript => Source::Artifact(Artifact::Transcript),
+            Kind::AgentSummary => Source::Artifact(Artifact::AgentSummary),
+            Kind::AutoSummary => Source::Artifact(Artifact::AutoSummary),
+            Kind::AgentNotes => Source::Notes,
+        }
+    }
+}
+
+/// Prints what was found.
 ///
 /// # Errors
-/// Always, yet.
-pub async fn run(_args: Args, _context: &Context) -> anyhow::Result<u8> {
-    Err(UsageError("`search` is not there yet".to_owned()).into())
+/// Where the query cannot be meant or the database not be read.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    let query = search::parse(&args.query.join(" ")).map_err(|error| UsageError(error.to_string()))?;
+    let (from, to) = context.range(args.from.as_deref(), args.to.as_deref())?;
+    if args.limit == 0 || args.limit > MOST {
+        return Err(UsageError(format!(
+            "failed to read --limit: it must be between 1 and {MOST}\nhint: `export` writes out everything"
+        ))
+        .into());
+    }
+    let db = context.open(Access::Existing).await?;
+    let account = match &args.account {
+        Some(account) => Some(context.account(&db, account).await?.key),
+        None => None,
+    };
+    let filters = Filters {
+        from,
+        to,
+        account,
+        channel: args.channel,
+        direction: args.direction,
+        agent: args.agent,
+        disposition: args.disposition,
+        sources: args.artifact.into_iter().map(Source::from).collect(),
+    };
+    let order = if args.newest { Order::Newest } else { Order::Best };
+    let standing = standing(&db).await?;
+    let findings = search::find(&db, &query, &filters, order, args.limit).await?;
+    if args.json {
+        let lines: Result<Vec<String>, _> = findings.hits.iter().map(print::json).collect();
+        terminal::print(&lines?.concat())?;
+    } else if !findings.hits.is_empty() {
+        terminal::print(&print::table(&findings.hits, terminal::width()))?;
+    }
+    remark(&findings, args.limit);
+    if let Some(standing) = standing {
+        terminal::remark(&standing);
+    }
+    db.close().await;
+    Ok(0)
+}
+
+/// What people should know of the result, on standard error.
+fn remark(findings: &Findings, limit: usize) {
+    if findings.hits.is_empty() {
+        terminal::remark("nothing was found");
+    }
+    if findings.more {
+        let of = if findings.only_newest { ", the best of the newest matches" } else { "" };
+        terminal::remark(&format!(
+            "there are more than these {limit}{of}: --limit shows more, --newest the newest first"
+        ));
+    }
+    if findings.gave_up {
+        terminal::remark(&format!(
+            "only the newest {} matches were compared with the filters; --from and --to choose others",
+            search::LOOKED_AT
+        ));
+    }
+}
+
+/// What the index lacks, where it lacks anything. To be asked before the search: what is indexed meanwhile may be missing
+/// from what was found.
+async fn standing(db: &Db) -> anyhow::Result<Option<String>> {
+    if db.index_version().await? != Some(words::VERSION) {
+        return Ok(Some("the archive is not indexed yet; `ringcx-extractor run` does it while it runs".to_owned()));
+    }
+    let behind = db.index_behind().await?;
+    Ok((behind > 0).then(|| format!("the index is {} behind the archive", count(behind, "change"))))
 }

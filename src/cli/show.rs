@@ -42,18 +42,25 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let segments = find(&db, &args).await?;
     let slots = db.slots(&segments).await?;
     let now = context.clock.now();
+    let mut pages = match &args.dialog {
+        Some(dialog) if !args.json && segments.len() > 1 => page::dialog(dialog, &segments),
+        _ => String::new(),
+    };
     for (i, (segment, slots)) in segments.into_iter().zip(slots).enumerate() {
         let history = History::read(&db, &segment).await?;
         let entry = Entry { segment, slots };
-        let text = if args.json {
-            format!("{}\n", serde_json::to_string(&Told { line: Line::of(&entry), history: &history })?)
+        if args.json {
+            let told = Told { line: Line::of(&entry), history: &history };
+            terminal::print(&format!("{}\n", serde_json::to_string(&told)?))?;
         } else {
-            let gap = if i > 0 { "\n\n" } else { "" };
-            format!("{gap}{}", page::render(&entry, &history, now, terminal::width()))
-        };
-        terminal::print(&text)?;
+            pages.push_str(if i > 0 { "\n\n" } else { "" });
+            pages.push_str(&page::render(&entry, &history, now, terminal::width()));
+        }
     }
     db.close().await;
+    if !args.json {
+        terminal::page(&pages)?;
+    }
     Ok(0)
 }
 

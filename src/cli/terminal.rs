@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::process::{Command, Stdio};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 
@@ -49,6 +50,34 @@ pub fn table<const N: usize>(header: [&str; N], elastic: usize, width: usize) ->
 pub fn print(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(closed)
+}
+
+/// Writes text to standard output, through a pager where that is a terminal that the text does not fit on: `$PAGER`, else
+/// `less`; an empty `$PAGER` stands for none.
+///
+/// # Errors
+/// With [`Closed`] in it where the reader has gone.
+pub fn page(text: &str) -> io::Result<()> {
+    let rows = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+    let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".to_owned());
+    if !is_terminal() || text.lines().count() < rows || pager.trim().is_empty() {
+        return print(text);
+    }
+    let mut command = Command::new("sh");
+    command.args(["-c", &pager]).stdin(Stdio::piped());
+    if std::env::var_os("LESS").is_none() {
+        command.env("LESS", "FRX");
+    }
+    let Ok(mut child) = command.spawn() else { return print(text) };
+    if let Some(mut input) = child.stdin.take() {
+        // Whoever has read enough closes the pager: nothing is wrong.
+        let _ = input.write_all(text.as_bytes());
+    }
+    match child.wait() {
+        // The shell's word that there is no such command.
+        Ok(status) if status.code() == Some(127) => print(text),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a remark to standard error. That it cannot be written is no reason to fail.

@@ -1,16 +1,73 @@
-//! Keeps the full-text index up with the archive.
+//! Keeps the full-text index up with the archive: a step, another while there is something to do, then a wait for more.
+//!
+//! The index is no condition of anything else: whatever befalls it is said, tried again, and keeps nothing else from going
+//! on. An account where nothing happens costs nothing: one look at all accounts now and then, and one when results come.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
+use crate::db::Owned;
+use crate::index::{Indexer, Progress};
+
+/// Between two looks when nobody says that there is something: for what metadata brings.
+const TICK: Duration = Duration::from_secs(10);
+/// What comes within so long is indexed together.
+const GATHER: Duration = Duration::from_millis(200);
+/// Between tries when the index cannot be written.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Goes on until `stop`.
 ///
 /// # Errors
-/// Where waiting will not help.
-pub async fn run(_shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
-    stop.cancelled().await;
+/// None, yet: an index that cannot be written is tried again.
+pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
+    let indexer = Indexer::new(shared.db.clone());
+    let mut stored = shared.stored();
+    let mut complained = false;
+    while !stop.is_cancelled() {
+        stored.mark_unchanged();
+        let owned = owned(&shared);
+        // A step that is under way is dropped when the daemon ends: it is simply done again.
+        let step = tokio::select! {
+            () = stop.cancelled() => break,
+            step = indexer.step(&owned), if !owned.is_empty() => step,
+            () = std::future::ready(()), if owned.is_empty() => Ok(Progress::Idle),
+        };
+        match step {
+            Ok(Progress::Did) => complained = false,
+            Ok(Progress::Idle) => {
+                complained = false;
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep(TICK) => {}
+                    changed = stored.changed() => if changed.is_ok() { pause(&stop, GATHER).await },
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut complained, true) && !error.is_passing() {
+                    tracing::warn!(%error, "failed to bring the full-text index up to date; it is tried again");
+                }
+                pause(&stop, PATIENCE).await;
+            }
+        }
+    }
     Ok(())
+}
+
+/// The accounts that this process works for now.
+fn owned(shared: &Shared) -> Vec<Owned> {
+    if !shared.in_session() {
+        return Vec::new();
+    }
+    shared.accounts().iter().map(|account| account.owned).collect()
+}
+
+async fn pause(stop: &CancellationToken, span: Duration) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(span) => {}
+    }
 }

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::{Arg, BULK, Db, DbError, Item, Owned, Row, Stmt, Tx, item, sql};
 use crate::clock::Time;
-use crate::model::{Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, Wants};
+use crate::model::{
+    Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, Wants, may_have_notes,
+};
 
 /// A part of a metadata answer.
 #[derive(Debug)]
@@ -197,9 +199,17 @@ impl Tx {
             }
         }
         self.update_segments(chunk, &changed).await?;
-        for (key, wanted, ended) in self.insert_segments(chunk, &fresh).await? {
+        // What the index holds of a segment depends on its notes and its end time.
+        let mut anew: Vec<(i64, Time)> = changed
+            .iter()
+            .filter(|(_, held, hash, _)| held.digest != *hash)
+            .map(|(_, held, ..)| (held.key, held.ended))
+            .collect();
+        for (key, wanted, ended, notes) in self.insert_segments(chunk, &fresh).await? {
             work.extend(wanted.iter().map(|artifact| (key, artifact, ended)));
+            anew.extend(notes.then_some((key, ended)));
         }
+        self.index_anew(chunk.owned.account, &anew).await?;
         sum.queued += self.queue(chunk, &work).await?;
         self.add_lateness(chunk.owned.account, late).await
     }
@@ -236,7 +246,7 @@ impl Tx {
         &mut self,
         chunk: &Chunk<'_>,
         fresh: &[(&SegmentRecord, ArtifactSet)],
-    ) -> Result<Vec<(i64, ArtifactSet, Time)>, DbError> {
+    ) -> Result<Vec<(i64, ArtifactSet, Time, bool)>, DbError> {
         if fresh.is_empty() {
             return Ok(Vec::new());
         }
@@ -262,15 +272,18 @@ impl Tx {
             rows.collect(),
             " returning id, segment_id",
         );
-        let wanted: HashMap<&str, (ArtifactSet, Time)> = fresh
+        let wanted: HashMap<&str, (ArtifactSet, Time, bool)> = fresh
             .iter()
-            .map(|(record, wanted)| (record.segment_id.as_str(), (*wanted, record.end.unwrap_or(Time::NONE))))
+            .map(|(record, wanted)| {
+                let ended = record.end.unwrap_or(Time::NONE);
+                (record.segment_id.as_str(), (*wanted, ended, may_have_notes(&record.raw)))
+            })
             .collect();
         let rows = self.all(stmt).await?;
         rows.iter()
             .map(|row| {
-                let (wanted, ended) = wanted.get(row.text(1)?.as_str()).copied().unwrap_or_default();
-                Ok((row.int(0)?, wanted, ended))
+                let (wanted, ended, notes) = wanted.get(row.text(1)?.as_str()).copied().unwrap_or_default();
+                Ok((row.int(0)?, wanted, ended, notes))
             })
             .collect()
     }

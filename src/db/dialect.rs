@@ -1,7 +1,12 @@
 //! Everything in which the two databases differ.
 
-use super::{Db, DbError, Stmt, Tx, sql};
+use std::time::Duration;
+
+use super::{Db, DbError, DbFault, Stmt, Tx, sql};
 use crate::clock::Time;
+
+/// How often folding the log is tried.
+const FOLDS: u32 = 50;
 
 impl Db {
     /// Whether a table of this name exists.
@@ -14,6 +19,28 @@ impl Db {
         };
         Ok(self.first(stmt.bind(name)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(0) > 0)
     }
+
+    /// Runs a vacuum, which no transaction may hold; nothing on SQLite.
+    pub(super) async fn vacuum_postgres(&self, text: &'static str) -> Result<(), DbError> {
+        if let Db::Postgres(pools) = self {
+            sqlx::query(text).execute(&pools.pool).await?;
+        }
+        Ok(())
+    }
+
+    /// Folds SQLite's log back into the file and empties it; waits a little for those who are reading.
+    pub(super) async fn fold_log(&self) -> Result<(), DbError> {
+        let Db::Sqlite(pools) = self else { return Ok(()) };
+        for _ in 0..FOLDS {
+            let (busy, ..): (i64, i64, i64) =
+                sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&pools.writer).await?;
+            if busy == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(DbError::new(DbFault::Away, "failed to empty the database's log: someone keeps reading"))
+    }
 }
 
 impl Tx {
@@ -23,6 +50,17 @@ impl Tx {
         if self.is_postgres() {
             self.all(sql("select 1 from (select pg_advisory_xact_lock(hashtextextended($1, 0))) held").bind(key))
                 .await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps whoever asks for `key` by [`Tx::lock_key`] waiting until this transaction ends, but not those who share it.
+    pub(super) async fn share_key(&mut self, key: &str) -> Result<(), DbError> {
+        if self.is_postgres() {
+            self.all(
+                sql("select 1 from (select pg_advisory_xact_lock_shared(hashtextextended($1, 0))) held").bind(key),
+            )
+            .await?;
         }
         Ok(())
     }

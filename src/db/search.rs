@@ -1,1 +1,25 @@
 //! The full-text index: what is indexed, how far, and what matches.
+//!
+//! Both databases hold the same documents under the same numbers, made of the words that they are given; neither cuts
+//! text up by itself. On SQLite a document is a row of an FTS5 table without content, on Postgres one tsvector, or several
+//! that overlap. Nothing of the text is kept but its words.
+
+mod blocks;
+mod doc;
+mod look;
+mod purge;
+mod write;
+
+pub use doc::Doc;
+pub use look::{FoundRow, Lookup, Needle};
+pub use write::{IndexBatch, IndexEntry, IndexRow, IndexSlice, TodoRow};
+
+/// Words that two neighbouring blocks of a document have in common; no phrase that is looked up may be longer.
+pub const OVERLAP: usize = 64;
+
+/// Marks the word that stands for an account, so that a search for one account is as quick as any. No text has it.
+const ACCOUNT: char = '\u{e000}';
+
+fn account_word(account: i64) -> String {
+    format!("{ACCOUNT}{account}")
+}

@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr;
 use super::history::History;
 use crate::cli::words::{count, relative, span};
 use crate::clock::Time;
-use crate::db::SegmentSlot;
+use crate::db::{SegmentRow, SegmentSlot};
 use crate::export::{Entry, conversation_of, outcome_name, summary_of};
 use crate::model::Artifact;
 use crate::reading::{Conversation, clean, one_line, word, wrap};
@@ -57,6 +57,20 @@ pub(super) fn render(entry: &Entry, history: &History, now: Time, width: usize) 
         page.paragraph(&format!("{at}  "), &one_line(&what));
     }
     page.text
+}
+
+/// What stands above a dialog of several segments.
+pub(super) fn dialog(dialog_id: &str, segments: &[SegmentRow]) -> String {
+    let time = |segment: Option<&SegmentRow>| {
+        segment.and_then(|segment| segment.ended).map_or_else(|| "an unknown time".to_owned(), Time::rfc3339_secs)
+    };
+    format!(
+        "{BOLD}Dialog {}{PLAIN}\n{}, the first ended at {}, the last at {}\n\n\n",
+        one_line(dialog_id),
+        count(segments.len() as u64, "segment"),
+        time(segments.first()),
+        time(segments.last()),
+    )
 }
 
 struct Page {
@@ -161,7 +175,7 @@ fn standing(slot: &SegmentSlot, now: Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::{SegmentRow, SlotOutcome};
+    use crate::db::SlotOutcome;
     use crate::model::AccountId;
 
     fn slot(outcome: SlotOutcome) -> SegmentSlot {

@@ -1,0 +1,91 @@
+//! Cuts a document's words into what one tsvector of Postgres can hold.
+//!
+//! A tsvector counts positions up to 16,383, keeps 256 of each word, and holds a megabyte. A document beyond that lies in
+//! several blocks, each of which begins with the last words of the one before, so that no phrase is lost between them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::OVERLAP;
+
+/// Positions of a block.
+const POSITIONS: usize = 12_000;
+/// Positions of one word in a block.
+const SAME: usize = 250;
+/// Bytes that a block may take, with what each word costs besides.
+const BYTES: usize = 400_000;
+const EACH: usize = 12;
+
+/// The blocks, as tsvectors in their text form; `mark` is in each of them. A word without a letter or digit of its own is a
+/// gap between what two speakers said.
+pub(super) fn blocks(words: &str, mark: &str) -> Vec<String> {
+    let words: Vec<&str> = words.split(' ').filter(|word| !word.is_empty()).collect();
+    let mut blocks = Vec::new();
+    let mut start = 0;
+    loop {
+        let (block, end) = block(&words, start, mark);
+        blocks.push(block);
+        if end >= words.len() {
+            return blocks;
+        }
+        start = end - OVERLAP;
+    }
+}
+
+/// One block from `start` on, and where it ends: always beyond what it overlaps with the next.
+fn block(words: &[&str], start: usize, mark: &str) -> (String, usize) {
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let (mut end, mut bytes) = (start, 0);
+    for (index, word) in words.iter().enumerate().skip(start).take(POSITIONS) {
+        let held = places.entry(word).or_default();
+        if held.len() >= SAME || bytes > BYTES {
+            break;
+        }
+        held.push(index - start + 1);
+        bytes += word.len() + EACH;
+        end = index + 1;
+    }
+    let mut text = String::with_capacity(bytes);
+    // Words are letters and digits: nothing in them needs more than the quotes.
+    let _ = write!(text, "'{mark}'");
+    for (word, places) in places.iter().filter(|(word, _)| is_word(word)) {
+        let _ = write!(text, " '{word}'");
+        for (nth, place) in places.iter().enumerate() {
+            let _ = write!(text, "{}{place}", if nth == 0 { ':' } else { ',' });
+        }
+    }
+    (text, end)
+}
+
+fn is_word(word: &str) -> bool {
+    word.starts_with(|letter: char| !letter.is_whitespace()) && !word.contains(['\'', '\\'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_document_is_one_block_with_its_positions() {
+        assert_eq!(blocks("b a b \u{2029} c", "m"), ["'m' 'a':2 'b':1,3 'c':5"]);
+        assert_eq!(blocks("", "m"), ["'m'"]);
+    }
+
+    #[test]
+    fn blocks_overlap_and_end_before_a_limit() {
+        let same = vec!["la"; 1000].join(" ");
+        let cut = blocks(&same, "m");
+        assert!(cut.len() > 4 && cut.iter().all(|block| block.matches(',').count() < 256));
+        let many: Vec<String> = (0..30_000).map(|n| format!("w{n}")).collect();
+        let cut = blocks(&many.join(" "), "m");
+        assert_eq!(cut.len(), 3);
+        let held: Vec<std::collections::HashSet<&str>> =
+            cut.iter().map(|block| block.split(' ').filter_map(|word| word.split('\'').nth(1)).collect()).collect();
+        for pair in many.windows(OVERLAP) {
+            assert!(held.iter().any(|block| pair.iter().all(|word| block.contains(word.as_str()))), "{pair:?}");
+        }
+        let long: Vec<String> = (0..9000).map(|n| format!("{n}{}", "é".repeat(120))).collect();
+        let long = long.join(" ");
+        assert!(blocks(&long, "m").iter().all(|block| block.len() < 900_000));
+    }
+}

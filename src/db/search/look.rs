@@ -1,0 +1,266 @@
+//! Looking things up: which documents match, newest first, and what they are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+
+use super::super::read::{SEGMENT, segment};
+use super::super::{Arg, BULK, Db, DbError, Row, SegmentRow, Stmt, item, sql};
+use super::{Doc, account_word};
+use crate::clock::Time;
+
+/// Blocks that are looked through on Postgres before its index is asked.
+const NEWEST: i64 = 1000;
+
+/// A word, or several in a row; the last may be the beginning of a longer one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needle {
+    /// As they are indexed: letters and digits only.
+    pub words: Vec<String>,
+    /// Whether the last word may go on.
+    pub prefix: bool,
+}
+
+/// What to look up.
+#[derive(Debug, Clone, Default)]
+pub struct Lookup {
+    /// Each must occur, in any of its alternatives.
+    pub all: Vec<Vec<Needle>>,
+    /// None may occur.
+    pub none: Vec<Needle>,
+    /// Only of this account.
+    pub account: Option<i64>,
+    /// Ended at or after, to the second.
+    pub from: Option<Time>,
+    /// Ended before, to the second.
+    pub to: Option<Time>,
+}
+
+/// A document that matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundRow {
+    /// The document.
+    pub doc: Doc,
+    /// Its item; code 3 is the agent's notes.
+    pub item: i64,
+    /// When the segment ended.
+    pub ended: Option<Time>,
+}
+
+impl Lookup {
+    /// The numbers that documents may have: from the first on, before the second.
+    fn bounds(&self, before: Option<Doc>) -> (i64, i64) {
+        let first = self.from.map_or(0, |from| Doc::first_at(from).0);
+        // The second in which it ends may hold some that ended before it.
+        let end = self.to.map_or(i64::MAX, |to| Doc::first_at(to.plus_millis(1000)).0);
+        (first, before.map_or(end, |before| before.0.min(end)))
+    }
+
+    fn clauses(&self) -> Vec<Vec<Needle>> {
+        let account = self.account.map(|account| vec![Needle { words: vec![account_word(account)], prefix: false }]);
+        account.into_iter().chain(self.all.iter().cloned()).collect()
+    }
+}
+
+/// As FTS5 reads it.
+fn fts(lookup: &Lookup) -> String {
+    let needle = |needle: &Needle| format!("\"{}\"{}", needle.words.join(" "), if needle.prefix { " *" } else { "" });
+    let choice = |choice: &[Needle]| format!("({})", choice.iter().map(needle).collect::<Vec<_>>().join(" OR "));
+    let clauses: Vec<String> = lookup.clauses().iter().map(|clause| choice(clause)).collect();
+    let mut text = format!("({})", clauses.join(" AND "));
+    if !lookup.none.is_empty() {
+        let _ = write!(text, " NOT {}", choice(&lookup.none));
+    }
+    text
+}
+
+/// As Postgres reads it.
+fn tsquery(choice: &[Needle]) -> String {
+    let needle = |needle: &Needle| {
+        let words: Vec<String> = needle.words.iter().map(|word| format!("'{word}'")).collect();
+        format!("({}{})", words.join(" <-> "), if needle.prefix { ":*" } else { "" })
+    };
+    format!("({})", choice.iter().map(needle).collect::<Vec<_>>().join(" | "))
+}
+
+/// On Postgres, a document in one block is judged by that; for the few in several, each condition may be met in another
+/// one, and what must not occur may in none.
+fn postgres(lookup: &Lookup, bounds: (i64, i64), limit: usize) -> Stmt {
+    const PLACE: &str = "doc >= $1 and doc < $2";
+    let clauses: Vec<String> = lookup.clauses().iter().map(|clause| tsquery(clause)).collect();
+    let none = (!lookup.none.is_empty()).then(|| tsquery(&lookup.none));
+    let mut single = clauses.join(" & ");
+    if let Some(none) = &none {
+        let _ = write!(single, " & !{none}");
+    }
+    let word = |nth: usize| format!("words @@ cast(cast(${nth} as text) as tsquery)");
+    let mut args: Vec<Arg> = vec![bounds.0.into(), bounds.1.into(), limit.into(), single.into()];
+    let mut many = String::new();
+    for (nth, clause) in clauses.into_iter().enumerate() {
+        args.push(clause.into());
+        let join = if nth == 0 { "" } else { " intersect " };
+        let _ = write!(many, "{join}select doc from search_block where many = 1 and {PLACE} and {}", word(args.len()));
+    }
+    if let Some(none) = none {
+        args.push(none.into());
+        let _ =
+            write!(many, " except select doc from search_block where many = 1 and {PLACE} and {}", word(args.len()));
+    }
+    let text = format!(
+        "select doc from (
+         (select doc from search_block where many = 0 and {PLACE} and {} order by doc desc limit $3)
+         union all (select distinct doc from ({many}) m order by doc desc limit $3)) f order by doc desc limit $3",
+        word(4)
+    );
+    args.into_iter().fold(Stmt::built(text), |stmt, arg| stmt.bind(arg))
+}
+
+fn docs(rows: &[Row]) -> Result<Vec<Doc>, DbError> {
+    rows.iter().map(|row| row.int(0).map(Doc)).collect()
+}
+
+impl Db {
+    /// The newest documents that match, those with greater numbers first.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn look_up(&self, lookup: &Lookup, before: Option<Doc>, limit: usize) -> Result<Vec<Doc>, DbError> {
+        let bounds = lookup.bounds(before);
+        if matches!(self, Db::Postgres(_)) {
+            return self.look_up_postgres(lookup, bounds, limit).await;
+        }
+        let stmt = sql("select rowid from search_text where search_text match $1 and rowid >= $2 and rowid < $3
+             order by rowid desc limit $4");
+        docs(&self.all(stmt.bind(fts(lookup)).bind(bounds.0).bind(bounds.1).bind(limit)).await?)
+    }
+
+    /// Postgres finds all that match before it knows which are the newest, which takes long where nearly everything does;
+    /// and it does not know what reading a long list of words costs. So the newest documents are looked through first, and
+    /// only where too few of them match, the index is asked, and made to be.
+    async fn look_up_postgres(
+        &self,
+        lookup: &Lookup,
+        (first, end): (i64, i64),
+        limit: usize,
+    ) -> Result<Vec<Doc>, DbError> {
+        // A phrase is looked for in every document that has its words: worth another look at few.
+        let phrase = lookup.all.iter().flatten().any(|needle| needle.words.len() > 1);
+        for window in if phrase { &[NEWEST, NEWEST * 10][..] } else { &[NEWEST][..] } {
+            let stmt = sql("select min(doc), count(*) from (select doc from search_block where doc >= $1 and doc < $2
+                 order by doc desc limit $3) w");
+            let Some(row) = self.first(stmt.bind(first).bind(end).bind(*window)).await? else { break };
+            let (Some(low), held) = (row.maybe_int(0)?, row.int(1)?) else { return Ok(Vec::new()) };
+            let found = docs(&self.all(postgres(lookup, (low, end), limit)).await?)?;
+            if found.len() >= limit || held < *window {
+                return Ok(found);
+            }
+        }
+        let mut tx = self.begin().await?;
+        for setting in ["set local enable_seqscan = off", "set local enable_indexscan = off", "set local jit = off"] {
+            tx.run(sql(setting)).await?;
+        }
+        let found = docs(&tx.all(postgres(lookup, (first, end), limit)).await?)?;
+        tx.commit().await?;
+        Ok(found)
+    }
+
+    /// What these documents are, in the same order; those whose segment is gone are left out.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn found(&self, docs: &[Doc]) -> Result<Vec<FoundRow>, DbError> {
+        let highest = self.first(sql("select max(id) from segment")).await?;
+        let highest = highest.map(|row| row.maybe_int(0)).transpose()?.flatten().unwrap_or(0) * 4 + 3;
+        let mut segments: Vec<i64> =
+            docs.iter().flat_map(|doc| doc.items(highest)).map(|item| item.div_euclid(4)).collect();
+        segments.sort_unstable();
+        segments.dedup();
+        let mut ends: HashMap<i64, Time> = HashMap::with_capacity(segments.len());
+        for part in segments.chunks(BULK) {
+            let stmt = Stmt::list("select id, ended from segment where id in ", Vec::new(), part.iter().copied(), "");
+            for row in self.all(stmt).await? {
+                ends.insert(row.int(0)?, row.time(1)?);
+            }
+        }
+        let found = |doc: &Doc| {
+            doc.items(highest).find_map(|item| {
+                let ended = *ends.get(&item.div_euclid(4))?;
+                (Doc::of(item, ended) == *doc).then_some(FoundRow { doc: *doc, item, ended: ended.known() })
+            })
+        };
+        Ok(docs.iter().filter_map(found).collect())
+    }
+
+    /// The newest version of each of these items that has a body: its version and the body as received.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn newest_bodies(&self, items: &[i64]) -> Result<BTreeMap<i64, (i64, Vec<u8>)>, DbError> {
+        let mut bodies = BTreeMap::new();
+        for part in items.chunks(BULK) {
+            let stmt = Stmt::list(
+                "select item, version, outcome, codec, body from artifact where item in ",
+                Vec::new(),
+                part.iter().copied(),
+                " order by item, version",
+            );
+            let mut newest = BTreeMap::new();
+            for row in self.all(stmt).await? {
+                newest.insert(row.int(0)?, row);
+            }
+            for (item, row) in newest.into_iter().filter(|(_, row)| row.int(2).is_ok_and(|outcome| outcome == 0)) {
+                bodies.insert(item, (row.int(1)?, item::unpack(row.int(3)?, row.bytes(4)?)?));
+            }
+        }
+        Ok(bodies)
+    }
+
+    /// These segments, by number.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn segments_of(&self, keys: &[i64]) -> Result<BTreeMap<i64, SegmentRow>, DbError> {
+        let mut segments = BTreeMap::new();
+        for part in keys.chunks(BULK) {
+            let head = format!("select {SEGMENT} from segment s join account a on a.id = s.account where s.id in ");
+            for row in self.all(Stmt::list(&head, Vec::new(), part.iter().copied(), "")).await? {
+                let segment = segment(&row)?;
+                segments.insert(segment.key, segment);
+            }
+        }
+        Ok(segments)
+    }
+
+    /// How many changes the index has not followed yet.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn index_behind(&self) -> Result<u64, DbError> {
+        // A sum of BIGINT is NUMERIC on Postgres.
+        let stmt = sql(
+            "select cast((select coalesce(sum(a.feed - coalesce(c.feed, 0)), 0) from account a left join search_cursor c on c.account = a.id)
+             + (select count(*) from search_todo) as bigint)",
+        );
+        self.first(stmt).await?.map_or(Ok(0), |row| row.count(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needle(words: &[&str], prefix: bool) -> Needle {
+        Needle { words: words.iter().map(|word| (*word).to_owned()).collect(), prefix }
+    }
+
+    #[test]
+    fn each_database_gets_the_query_in_its_own_tongue() {
+        let lookup = Lookup {
+            all: vec![vec![needle(&["late", "ref"], true), needle(&["soon"], false)]],
+            none: vec![needle(&["ok"], false)],
+            account: Some(7),
+            ..Lookup::default()
+        };
+        assert_eq!(fts(&lookup), "((\"\u{e000}7\") AND (\"late ref\" * OR \"soon\")) NOT (\"ok\")");
+        assert_eq!(tsquery(&lookup.all[0]), "(('late' <-> 'ref':*) | ('soon'))");
+    }
+}

@@ -1,0 +1,345 @@
+//! Keeping the index: what the archive has that the index has not, and the one transaction that changes that.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::{Arg, BULK, Db, DbError, Owned, Row, Stmt, Tx, item, sql};
+use super::blocks::blocks;
+use super::{Doc, account_word};
+use crate::clock::Time;
+
+/// A stretch of an account's feed, after `after` up to and with `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexSlice {
+    /// In whose name it is indexed.
+    pub owned: Owned,
+    /// The last number that is indexed.
+    pub after: i64,
+    /// The last number of the stretch.
+    pub to: i64,
+}
+
+/// A version of an artifact, as the feed brings it.
+#[derive(Debug, Clone)]
+pub struct IndexRow {
+    /// The account.
+    pub account: i64,
+    /// Its item.
+    pub item: i64,
+    /// Its version.
+    pub version: i64,
+    /// When its segment ended.
+    pub ended: Time,
+    /// The body as received; `None` where there is none.
+    pub body: Option<Vec<u8>>,
+}
+
+/// A segment of which something must be indexed anew.
+#[derive(Debug, Clone)]
+pub struct TodoRow {
+    /// The account.
+    pub account: i64,
+    /// The segment.
+    pub segment: i64,
+    /// When it ended, as far as the index knows.
+    pub was: Time,
+    /// How often it was asked for.
+    pub times: i64,
+    /// When it ended, and its metadata; `None` where the segment is gone.
+    pub now: Option<(Time, String)>,
+}
+
+/// A document to be.
+#[derive(Debug, Clone)]
+pub struct IndexEntry {
+    /// The account.
+    pub account: i64,
+    /// Its item; code 3 is the agent's notes.
+    pub item: i64,
+    /// The version of the artifact that the words are of; 0 for notes.
+    pub version: i64,
+    /// When its segment ended.
+    pub ended: Time,
+    /// The words, joined by single spaces; none where nothing of it is to be found.
+    pub words: String,
+}
+
+/// What one transaction changes.
+#[derive(Debug, Default)]
+pub struct IndexBatch {
+    /// What of the feeds it covers.
+    pub slices: Vec<IndexSlice>,
+    /// What was to be indexed anew.
+    pub todos: Vec<TodoRow>,
+    /// The documents of both.
+    pub entries: Vec<IndexEntry>,
+}
+
+/// Rows of a statement that writes documents: each is long.
+const DOCS: usize = 100;
+
+impl Db {
+    /// How far each account's feed has got, and how far the index has followed, for those that it has not caught up with.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn index_lags(&self) -> Result<Vec<(i64, i64, i64)>, DbError> {
+        let stmt =
+            sql("select a.id, coalesce(c.feed, 0), a.feed from account a left join search_cursor c on c.account = a.id
+             where a.feed > coalesce(c.feed, 0)");
+        let rows = self.all(stmt).await?;
+        rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?, row.int(2)?))).collect()
+    }
+
+    /// How large what the slices cover is: account, number in the feed, bytes; in order.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn index_sizes(&self, slices: &[IndexSlice]) -> Result<Vec<(i64, i64, u64)>, DbError> {
+        let mut sizes = Vec::new();
+        for part in slices.chunks(BULK) {
+            let stmt = Stmt::rows(
+                COVERED,
+                covered(part),
+                ") select x.account, x.feed, x.size from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high",
+            );
+            for row in self.all(stmt).await? {
+                sizes.push((row.int(0)?, row.int(1)?, row.count(2)?));
+            }
+        }
+        sizes.sort_unstable();
+        Ok(sizes)
+    }
+
+    /// What the slices cover; of an item that comes twice, only the later version.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn index_rows(&self, slices: &[IndexSlice]) -> Result<Vec<IndexRow>, DbError> {
+        let mut newest: HashMap<i64, IndexRow> = HashMap::new();
+        for part in slices.chunks(BULK) {
+            let stmt = Stmt::rows(
+                COVERED,
+                covered(part),
+                ") select x.account, x.item, x.version, x.outcome, x.codec, x.body, s.ended
+                 from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high
+                 join segment s on s.id = x.item / 4",
+            );
+            for row in self.all(stmt).await? {
+                let row = index_row(&row)?;
+                if newest.get(&row.item).is_none_or(|held| held.version < row.version) {
+                    newest.insert(row.item, row);
+                }
+            }
+        }
+        Ok(newest.into_values().collect())
+    }
+
+    /// Segments of these accounts that must be indexed anew.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn index_todos(&self, accounts: &[i64], limit: usize) -> Result<Vec<TodoRow>, DbError> {
+        let mut todos = Vec::new();
+        for part in accounts.chunks(BULK) {
+            if todos.len() >= limit {
+                break;
+            }
+            let stmt = Stmt::list(
+                "select t.account, t.segment, t.was, t.times, s.ended, s.codec, s.metadata
+                 from search_todo t left join segment s on s.id = t.segment where t.account in ",
+                Vec::new(),
+                part.iter().copied(),
+                &format!(" limit {limit}"),
+            );
+            for row in self.all(stmt).await? {
+                todos.push(todo_row(&row)?);
+            }
+        }
+        Ok(todos)
+    }
+
+    /// Changes the index and moves the cursors, in one transaction. Whatever was erased, given to another owner or changed
+    /// again in the meantime is left alone. Returns how many documents were written or removed.
+    ///
+    /// # Errors
+    /// Then nothing of it happened; doing the same again is safe.
+    pub async fn write_index(&self, batch: &IndexBatch) -> Result<u64, DbError> {
+        let mut tx = self.begin().await?;
+        tx.share_key(super::purge::KEY).await?;
+        let owned = tx.held_of(batch).await?;
+        let todos = tx.claim_todos(batch, &owned).await?;
+        let still = tx.still_there(batch).await?;
+        let mut drop: Vec<Doc> = Vec::new();
+        for todo in batch.todos.iter().filter(|todo| todos.contains(&(todo.segment, todo.was.0))) {
+            let moved = todo.now.as_ref().is_none_or(|(ended, _)| *ended != todo.was);
+            let first = if moved { 0 } else { 3 };
+            drop.extend((first..4).map(|code| Doc::of(todo.segment * 4 + code, todo.was)));
+        }
+        let notes: HashSet<i64> = todos.iter().map(|(segment, _)| *segment).collect();
+        let (mut put, mut empty) = (Vec::new(), Vec::new());
+        for entry in batch.entries.iter().filter(|entry| owned.contains(&entry.account)) {
+            let counts = match entry.version {
+                0 => notes.contains(&entry.item.div_euclid(4)),
+                version => still.contains(&(entry.item, version)),
+            };
+            if counts {
+                if entry.words.is_empty() { &mut empty } else { &mut put }.push(entry);
+            }
+        }
+        drop.extend(empty.iter().map(|entry| Doc::of(entry.item, entry.ended)));
+        tx.drop_docs(&drop).await?;
+        tx.put_docs(&put).await?;
+        tx.move_cursors(batch.slices.iter().filter(|slice| owned.contains(&slice.owned.account))).await?;
+        tx.commit().await?;
+        Ok((drop.len() + put.len()) as u64)
+    }
+}
+
+const COVERED: &str = "with c (account, low, high) as (values ";
+
+fn covered(slices: &[IndexSlice]) -> Vec<Vec<Arg>> {
+    slices.iter().map(|slice| vec![slice.owned.account.into(), slice.after.into(), slice.to.into()]).collect()
+}
+
+fn index_row(row: &Row) -> Result<IndexRow, DbError> {
+    let body = if row.int(3)? == 0 { Some(item::unpack(row.int(4)?, row.bytes(5)?)?) } else { None };
+    Ok(IndexRow { account: row.int(0)?, item: row.int(1)?, version: row.int(2)?, body, ended: row.time(6)? })
+}
+
+fn todo_row(row: &Row) -> Result<TodoRow, DbError> {
+    let now = match row.maybe_time(4)? {
+        Some(ended) => {
+            let metadata = item::unpack(row.int(5)?, row.bytes(6)?)?;
+            Some((ended, String::from_utf8_lossy(&metadata).into_owned()))
+        }
+        None => None,
+    };
+    Ok(TodoRow { account: row.int(0)?, segment: row.int(1)?, was: row.time(2)?, times: row.int(3)?, now })
+}
+
+impl Tx {
+    /// The batch's accounts that still are its owner's. An owner that comes after this look finds the cursor a little back
+    /// at worst and does the same again; so no lock is held on accounts, which those who store results are waiting for.
+    async fn held_of(&mut self, batch: &IndexBatch) -> Result<HashSet<i64>, DbError> {
+        let epochs: HashMap<i64, i64> =
+            batch.slices.iter().map(|slice| (slice.owned.account, slice.owned.epoch)).collect();
+        // What changes without a slice is not bound to an owner: whoever does it, it is the same.
+        let mut held: HashSet<i64> = batch.todos.iter().map(|todo| todo.account).collect();
+        let accounts: Vec<i64> = epochs.keys().copied().collect();
+        for part in accounts.chunks(BULK) {
+            let stmt = Stmt::list("select id, epoch from account where id in ", Vec::new(), part.iter().copied(), "");
+            for row in self.all(stmt).await? {
+                let account = row.int(0)?;
+                if epochs.get(&account) == Some(&row.int(1)?) {
+                    held.insert(account);
+                } else {
+                    held.remove(&account);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Takes what was to be done off the list, unless it was asked for again since it was read.
+    async fn claim_todos(&mut self, batch: &IndexBatch, held: &HashSet<i64>) -> Result<HashSet<(i64, i64)>, DbError> {
+        let mut claimed = HashSet::new();
+        let todos: Vec<&TodoRow> = batch.todos.iter().filter(|todo| held.contains(&todo.account)).collect();
+        for part in todos.chunks(BULK) {
+            let rows = part
+                .iter()
+                .map(|todo| vec![todo.account.into(), todo.segment.into(), Arg::from(todo.was), todo.times.into()]);
+            let stmt = Stmt::rows(
+                "delete from search_todo where (account, segment, was, times) in (values ",
+                rows.collect(),
+                ") returning segment, was",
+            );
+            for row in self.all(stmt).await? {
+                claimed.insert((row.int(0)?, row.int(1)?));
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// The versions among the batch's that the archive still holds.
+    async fn still_there(&mut self, batch: &IndexBatch) -> Result<HashSet<(i64, i64)>, DbError> {
+        let items: Vec<i64> = batch.entries.iter().filter(|entry| entry.version > 0).map(|entry| entry.item).collect();
+        let mut still = HashSet::with_capacity(items.len());
+        for part in items.chunks(BULK) {
+            let stmt =
+                Stmt::list("select item, version from artifact where item in ", Vec::new(), part.iter().copied(), "");
+            for row in self.all(stmt).await? {
+                still.insert((row.int(0)?, row.int(1)?));
+            }
+        }
+        Ok(still)
+    }
+
+    /// Removes documents from the index.
+    pub(super) async fn drop_docs(&mut self, docs: &[Doc]) -> Result<u64, DbError> {
+        let head = if self.is_postgres() {
+            "delete from search_block where doc in "
+        } else {
+            "delete from search_text where rowid in "
+        };
+        let mut dropped = 0;
+        for part in docs.chunks(BULK) {
+            dropped += self.run(Stmt::list(head, Vec::new(), part.iter().map(|doc| doc.0), "")).await?;
+        }
+        Ok(dropped)
+    }
+
+    /// Writes documents, in place of those with the same number.
+    async fn put_docs(&mut self, entries: &[&IndexEntry]) -> Result<(), DbError> {
+        if self.is_postgres() {
+            let docs: Vec<Doc> = entries.iter().map(|entry| Doc::of(entry.item, entry.ended)).collect();
+            self.drop_docs(&docs).await?;
+            return self.put_blocks(entries).await;
+        }
+        for part in entries.chunks(DOCS) {
+            let rows = part.iter().map(|entry| {
+                let doc = Doc::of(entry.item, entry.ended);
+                vec![Arg::from(doc.0), format!("{} {}", entry.words, account_word(entry.account)).into()]
+            });
+            let head = "insert or replace into search_text (rowid, words) values ";
+            self.run(Stmt::rows(head, rows.collect(), "")).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_blocks(&mut self, entries: &[&IndexEntry]) -> Result<(), DbError> {
+        for part in entries.chunks(DOCS) {
+            let mut rows: Vec<Vec<Arg>> = Vec::with_capacity(part.len());
+            for entry in part {
+                let doc = Doc::of(entry.item, entry.ended);
+                let blocks = blocks(&entry.words, &account_word(entry.account));
+                let many = blocks.len() > 1;
+                rows.extend(
+                    (0_i64..).zip(blocks).map(|(nth, words)| vec![doc.0.into(), nth.into(), many.into(), words.into()]),
+                );
+            }
+            for rows in rows.chunks(BULK) {
+                let stmt = Stmt::rows(
+                    "with v (doc, block, many, words) as (values ",
+                    rows.to_vec(),
+                    ") insert into search_block (doc, block, many, words)
+                     select doc, block, many, cast(words as tsvector) from v",
+                );
+                self.run(stmt).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn move_cursors(&mut self, slices: impl Iterator<Item = &IndexSlice>) -> Result<(), DbError> {
+        let rows: Vec<Vec<Arg>> = slices.map(|slice| vec![slice.owned.account.into(), Arg::from(slice.to)]).collect();
+        for part in rows.chunks(BULK) {
+            let stmt = Stmt::rows(
+                "insert into search_cursor (account, feed) values ",
+                part.to_vec(),
+                " on conflict (account) do update set feed = excluded.feed",
+            );
+            self.run(stmt).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! What is looked through of an artifact: what each speaker said, a summary's text, the agent's notes.
+//!
+//! Pure. The index, the ranking and the passage that is shown all read a body through here, so they see the same words.
+
+use serde_json::Value;
+
+use super::words;
+use crate::model::Artifact;
+use crate::reading::{Conversation, one_line};
+use crate::ringcx::summary_text;
+
+/// Stands between what two speakers said, so that no phrase is found across them. No query can ask for it.
+pub const BREAK: &str = "\u{2029}";
+
+/// What a document is of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// An artifact.
+    Artifact(Artifact),
+    /// What the agent noted in the metadata.
+    Notes,
+}
+
+impl Source {
+    /// All of them, in the order of their codes.
+    pub const ALL: [Source; 4] = [
+        Source::Artifact(Artifact::Transcript),
+        Source::Artifact(Artifact::AgentSummary),
+        Source::Artifact(Artifact::AutoSummary),
+        Source::Notes,
+    ];
+
+    /// What the item with this number is.
+    pub fn of_item(item: i64) -> Source {
+        match item.rem_euclid(4) {
+            0 => Source::ALL[0],
+            1 => Source::ALL[1],
+            2 => Source::ALL[2],
+            _ => Source::Notes,
+        }
+    }
+
+    /// The name in output and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Artifact(artifact) => artifact.name(),
+            Source::Notes => "agent_notes",
+        }
+    }
+}
+
+/// One utterance, or the whole of a text without speakers. On one line, without control characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Who said it, where that is known.
+    pub speaker: Option<String>,
+    /// How far into the conversation.
+    pub offset: Option<String>,
+    /// The text.
+    pub text: String,
+}
+
+/// The text of a document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Document {
+    /// In order.
+    pub parts: Vec<Part>,
+}
+
+impl Document {
+    /// Reads an artifact's body.
+    pub fn read(source: Source, body: &[u8]) -> Document {
+        match source {
+            Source::Artifact(Artifact::Transcript) => Document::conversation(body),
+            Source::Artifact(_) => Document::text(&summary_text(body).unwrap_or_default()),
+            Source::Notes => Document::text(&notes(&String::from_utf8_lossy(body)).unwrap_or_default()),
+        }
+    }
+
+    fn text(text: &str) -> Document {
+        let text = one_line(text);
+        let part = Part { speaker: None, offset: None, text };
+        Document { parts: if part.text.is_empty() { Vec::new() } else { vec![part] } }
+    }
+
+    fn conversation(body: &[u8]) -> Document {
+        let Some(conversation) = Conversation::parse(body) else { return Document::default() };
+        let start = conversation.start();
+        let part = |phrase: &crate::reading::Phrase| Part {
+            speaker: Some(phrase.speaker()),
+            offset: phrase.offset(start),
+            text: one_line(&phrase.text),
+        };
+        Document { parts: conversation.phrases.iter().map(part).collect() }
+    }
+
+    /// Its words joined by single spaces, with [`BREAK`] where the speaker changes: what is indexed.
+    pub fn words(&self) -> String {
+        let mut joined = String::with_capacity(self.parts.iter().map(|part| part.text.len() + 4).sum());
+        let mut before: Option<&Option<String>> = None;
+        for part in &self.parts {
+            if before.is_some_and(|before| *before != part.speaker) {
+                append(&mut joined, BREAK);
+            }
+            words::each(&part.text, |word, _| append(&mut joined, word));
+            before = Some(&part.speaker);
+        }
+        joined
+    }
+}
+
+fn append(joined: &mut String, word: &str) {
+    if !joined.is_empty() {
+        joined.push(' ');
+    }
+    joined.push_str(word);
+}
+
+/// The agent's notes in a segment's metadata.
+pub fn notes(metadata: &str) -> Option<String> {
+    if !metadata.contains("agentNotes") {
+        return None;
+    }
+    let value: Value = serde_json::from_str(metadata).ok()?;
+    value.get("agentNotes").and_then(crate::reading::word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_phrase_reaches_across_two_speakers() {
+        let body = r#"{"transcript":[{"participantName":"A","message":"I want"},{"participantName":"A","message":"my money"},
+            {"participantName":"B","message":"Back it comes\u001b[2J"},{"participantName":"B","message":null}]}"#;
+        let document = Document::read(Source::ALL[0], body.as_bytes());
+        assert_eq!(document.words(), "i want my money \u{2029} back it comes");
+        assert_eq!(document.parts[2].speaker.as_deref(), Some("B"));
+    }
+
+    #[test]
+    fn summaries_and_notes_are_one_text() {
+        assert_eq!(Document::read(Source::ALL[1], b"\"Two\\nlines\"").words(), "two lines");
+        assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":"Call\tback"}"#).words(), "call back");
+        assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":null}"#), Document::default());
+        assert_eq!(Document::read(Source::ALL[0], b"oops"), Document::default());
+    }
+
+    #[test]
+    fn an_item_says_what_it_is() {
+        for (item, source) in Source::ALL.into_iter().enumerate() {
+            assert_eq!(Source::of_item(40 + item as i64), source);
+        }
+    }
+}

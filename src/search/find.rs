@@ -1,0 +1,283 @@
+//! From a query to what people get to see: candidates from the index, newest first, page by page; their texts judged; the
+//! best of them with a passage each.
+//!
+//! Reads `db`. The index only proposes; each text is judged as it is now, so both databases answer alike and a text that
+//! was replaced a moment ago is not shown for what it said before. Memory does not grow with the archive.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::document::{Document, Source};
+use super::query::Query;
+use super::score::{Judged, judge};
+use super::words::words;
+use crate::clock::Time;
+use crate::db::{Db, DbError, Doc, FoundRow, Lookup, SegmentRow};
+use crate::reading::{Conversation, word};
+
+/// Matches that are ranked: the newest.
+pub const RANKED: usize = 500;
+/// Matches that are looked at for those that the filters let through.
+pub const LOOKED_AT: usize = 20_000;
+/// Documents whose texts are held at a time.
+const BODIES: usize = 50;
+
+/// What else must be so.
+#[derive(Debug, Clone, Default)]
+pub struct Filters {
+    /// Segments that ended at or after.
+    pub from: Option<Time>,
+    /// Segments that ended before.
+    pub to: Option<Time>,
+    /// Only this account.
+    pub account: Option<i64>,
+    /// `channelClass` or `channelType`.
+    pub channel: Option<String>,
+    /// `dialogOrigination`.
+    pub direction: Option<String>,
+    /// The agent's id, or the name of someone who takes part in the conversation.
+    pub agent: Option<String>,
+    /// What the agent or the system said of how it ended.
+    pub disposition: Option<String>,
+    /// Only these; none stands for all.
+    pub sources: Vec<Source>,
+}
+
+/// In which order, and what that costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The best of the newest [`RANKED`] first.
+    Best,
+    /// By end time.
+    Newest,
+}
+
+/// Something that was found.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// The segment.
+    pub segment: SegmentRow,
+    /// What of it.
+    pub source: Source,
+    /// Which version of the artifact; 0 for notes.
+    pub version: i64,
+    /// How good it is, and the passage.
+    pub judged: Judged,
+}
+
+/// What a search came to.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// The hits, in order.
+    pub hits: Vec<Hit>,
+    /// Whether there are more than were asked for.
+    pub more: bool,
+    /// Whether only the newest matches were ranked.
+    pub only_newest: bool,
+    /// Whether it was given up before the filters had seen every match.
+    pub gave_up: bool,
+}
+
+/// A hit of which the segment is yet to be read.
+struct Candidate {
+    row: FoundRow,
+    version: i64,
+    judged: Judged,
+}
+
+/// Finds what meets the query and the filters; at most `limit`.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn find(db: &Db, query: &Query, filters: &Filters, order: Order, limit: usize) -> Result<Findings, DbError> {
+    let lookup = Lookup {
+        all: query.all.clone(),
+        none: query.none.clone(),
+        account: filters.account,
+        from: filters.from,
+        to: filters.to,
+    };
+    let enough = if order == Order::Best { RANKED.max(limit.saturating_add(1)) } else { limit.saturating_add(1) };
+    let page = enough.clamp(BODIES, RANKED);
+    let (mut findings, mut seen, mut looked_at) = (Findings::default(), 0, 0);
+    let mut best: Vec<Candidate> = Vec::new();
+    let mut before: Option<Doc> = None;
+    'pages: loop {
+        let docs = db.look_up(&lookup, before, page).await?;
+        let Some(last) = docs.last().copied() else { break };
+        before = Some(last);
+        looked_at += docs.len();
+        let rows = admitted(db, filters, db.found(&docs).await?).await?;
+        for part in rows.chunks(BODIES) {
+            for candidate in judged(db, query, part).await? {
+                seen += 1;
+                best.push(candidate);
+            }
+            if best.len() > enough * 2 {
+                rank(&mut best, order, limit + 1);
+            }
+            if seen >= enough {
+                findings.only_newest = order == Order::Best;
+                break 'pages;
+            }
+        }
+        if docs.len() < page {
+            break;
+        }
+        if looked_at >= LOOKED_AT.max(enough) {
+            findings.gave_up = true;
+            break;
+        }
+    }
+    rank(&mut best, order, limit + 1);
+    findings.more = best.len() > limit;
+    best.truncate(limit);
+    findings.hits = hits(db, best, order).await?;
+    Ok(findings)
+}
+
+fn rank(candidates: &mut Vec<Candidate>, order: Order, limit: usize) {
+    candidates.sort_by(|a, b| {
+        let by_score = match order {
+            Order::Best => b.judged.score.total_cmp(&a.judged.score),
+            Order::Newest => std::cmp::Ordering::Equal,
+        };
+        by_score.then(b.row.doc.cmp(&a.row.doc))
+    });
+    candidates.truncate(limit);
+}
+
+/// What is asked for of the metadata, to be compared with it again and again.
+struct Asked<'a> {
+    filters: &'a Filters,
+    agent: Option<Vec<String>>,
+}
+
+impl Asked<'_> {
+    fn of(filters: &Filters) -> Asked<'_> {
+        Asked { filters, agent: filters.agent.as_deref().map(words) }
+    }
+
+    fn needs_metadata(&self) -> bool {
+        let filters = self.filters;
+        [&filters.channel, &filters.direction, &filters.agent, &filters.disposition].iter().any(|one| one.is_some())
+    }
+
+    /// Whether the metadata is as asked, but for the agent.
+    fn admits(&self, metadata: &Value) -> bool {
+        let says = |wanted: &Option<String>, keys: &[&str]| {
+            wanted.as_deref().is_none_or(|wanted| keys.iter().any(|key| alike(metadata.get(key), wanted)))
+        };
+        says(&self.filters.channel, &["channelClass", "channelType"])
+            && says(&self.filters.direction, &["dialogOrigination"])
+            && says(&self.filters.disposition, &["agentDisposition", "systemDisposition"])
+    }
+
+    fn names_agent(&self, metadata: &Value) -> bool {
+        self.filters.agent.as_deref().is_none_or(|agent| alike(metadata.get("segmentParticipantId"), agent))
+    }
+
+    /// Whether someone of this name takes part; any of the names that someone has will do.
+    fn takes_part(&self, transcript: &[u8]) -> bool {
+        let Some(wanted) = self.agent.as_ref().filter(|wanted| !wanted.is_empty()) else { return false };
+        let conversation = Conversation::parse(transcript).unwrap_or_default();
+        let mut names: Vec<&str> = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.iter().any(|name| words(name).windows(wanted.len()).any(|part| part == wanted.as_slice()))
+    }
+}
+
+/// Two texts that people would call the same: small and capital letters, accents and punctuation do not count.
+fn alike(value: Option<&Value>, wanted: &str) -> bool {
+    value.and_then(word).is_some_and(|value| {
+        value.trim() == wanted.trim() || {
+            let value = words(&value);
+            !value.is_empty() && value == words(wanted)
+        }
+    })
+}
+
+/// The documents that the filters let through.
+async fn admitted(db: &Db, filters: &Filters, rows: Vec<FoundRow>) -> Result<Vec<FoundRow>, DbError> {
+    let within = |row: &FoundRow| match row.ended {
+        Some(ended) => filters.from.is_none_or(|from| ended >= from) && filters.to.is_none_or(|to| ended < to),
+        None => filters.from.is_none() && filters.to.is_none(),
+    };
+    let wanted = |row: &FoundRow| filters.sources.is_empty() || filters.sources.contains(&Source::of_item(row.item));
+    let mut rows: Vec<FoundRow> = rows.into_iter().filter(|row| within(row) && wanted(row)).collect();
+    let asked = Asked::of(filters);
+    if !asked.needs_metadata() {
+        return Ok(rows);
+    }
+    let segments = db.segments_of(&keys(&rows)).await?;
+    let metadata: BTreeMap<i64, Value> = segments
+        .into_iter()
+        .map(|(key, segment)| (key, serde_json::from_str(&segment.metadata).unwrap_or_default()))
+        .collect();
+    let metadata_of = |row: &FoundRow| metadata.get(&row.item.div_euclid(4));
+    rows.retain(|row| metadata_of(row).is_some_and(|metadata| asked.admits(metadata)));
+    if filters.agent.is_none() {
+        return Ok(rows);
+    }
+    let mut admitted = Vec::with_capacity(rows.len());
+    for part in rows.chunks(BODIES) {
+        let transcripts: Vec<i64> = keys(part).iter().map(|key| key * 4).collect();
+        let bodies = db.newest_bodies(&transcripts).await?;
+        let takes_part =
+            |row: &FoundRow| bodies.get(&(row.item.div_euclid(4) * 4)).is_some_and(|(_, body)| asked.takes_part(body));
+        let named = |row: &FoundRow| metadata_of(row).is_some_and(|metadata| asked.names_agent(metadata));
+        admitted.extend(part.iter().filter(|row| named(row) || takes_part(row)));
+    }
+    Ok(admitted)
+}
+
+fn keys(rows: &[FoundRow]) -> Vec<i64> {
+    let mut keys: Vec<i64> = rows.iter().map(|row| row.item.div_euclid(4)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// Reads the texts of these documents and judges them.
+async fn judged(db: &Db, query: &Query, rows: &[FoundRow]) -> Result<Vec<Candidate>, DbError> {
+    let (notes, items): (Vec<&FoundRow>, Vec<&FoundRow>) =
+        rows.iter().partition(|row| Source::of_item(row.item) == Source::Notes);
+    let items: Vec<i64> = items.iter().map(|row| row.item).collect();
+    let mut bodies = db.newest_bodies(&items).await?;
+    let segments: Vec<i64> = notes.iter().map(|row| row.item.div_euclid(4)).collect();
+    for (key, segment) in db.segments_of(&segments).await? {
+        bodies.insert(key * 4 + 3, (0, segment.metadata.into_bytes()));
+    }
+    let candidate = |row: &FoundRow| {
+        let (version, body) = bodies.get(&row.item)?;
+        let judged = judge(&Document::read(Source::of_item(row.item), body), query)?;
+        Some(Candidate { row: *row, version: *version, judged })
+    };
+    Ok(rows.iter().filter_map(candidate).collect())
+}
+
+/// The same with their segments; what ended in the same second is put in order here.
+async fn hits(db: &Db, best: Vec<Candidate>, order: Order) -> Result<Vec<Hit>, DbError> {
+    let rows: Vec<FoundRow> = best.iter().map(|candidate| candidate.row).collect();
+    let segments = db.segments_of(&keys(&rows)).await?;
+    let hit = |candidate: Candidate| {
+        let segment = segments.get(&candidate.row.item.div_euclid(4))?.clone();
+        let source = Source::of_item(candidate.row.item);
+        Some(Hit { segment, source, version: candidate.version, judged: candidate.judged })
+    };
+    let mut hits: Vec<Hit> = best.into_iter().filter_map(hit).collect();
+    hits.sort_by(|a, b| {
+        let by_score = match order {
+            Order::Best => b.judged.score.total_cmp(&a.judged.score),
+            Order::Newest => std::cmp::Ordering::Equal,
+        };
+        by_score
+            .then_with(|| b.segment.ended.cmp(&a.segment.ended))
+            .then_with(|| a.segment.account.sub.cmp(&b.segment.account.sub))
+            .then_with(|| a.segment.segment_id.cmp(&b.segment.segment_id))
+            .then_with(|| a.source.cmp(&b.source))
+    });
+    Ok(hits)
+}

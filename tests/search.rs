@@ -1,0 +1,406 @@
+//! Full-text search on both databases: the same archive, the same hits in the same order.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringcx_extractor::clock::Time;
+use ringcx_extractor::db::{Chunk, Claim, Db, Owned, Settled, Settlement};
+use ringcx_extractor::index::{Indexer, Progress};
+use ringcx_extractor::model::{
+    AccountId, Artifact, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants,
+};
+use ringcx_extractor::search::{Filters, Findings, Order, Source, find, parse};
+use serde_json::json;
+use support::TestDb;
+use support::daemon::{Place, Plan, Rig};
+
+on_both! {
+    words_phrases_beginnings_and_exclusions_find_what_they_say,
+    a_phrase_is_found_wherever_it_stands_in_a_very_long_transcript,
+    notes_are_found_and_follow_the_metadata,
+    a_newer_version_replaces_the_older,
+    filters_narrow_and_pages_are_gone_through,
+    the_best_come_first_and_the_newest_on_request,
+    a_segment_that_moved_in_time_is_found_where_it_is_now,
+    the_index_goes_on_where_it_was_and_belongs_to_the_owner,
+    what_was_taken_out_is_gone_for_good,
+    another_version_of_the_words_builds_the_index_anew,
+}
+
+mod through_the_binary {
+    use super::what_a_running_daemon_stores_is_found;
+
+    crate::e2e! { what_a_running_daemon_stores_is_found }
+}
+
+const NOW: Time = Time(1_800_000_000_000);
+
+async fn own(db: &Db, sub: &str) -> Owned {
+    let account = db.enrol(&AccountId::new("1", sub), None, NOW).await.unwrap();
+    db.take(&[account.key], "test", Duration::from_secs(10), NOW).await.unwrap().remove(0)
+}
+
+/// A segment that ended so many seconds after the test's beginning of time.
+fn record(id: &str, second: i64, metadata: serde_json::Value) -> SegmentRecord {
+    let mut raw = json!({"segmentId": id, "segmentEndTimeMs": ended(second).0, "agentNotes": null});
+    raw.as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
+    SegmentRecord {
+        segment_id: id.to_owned(),
+        dialog_id: Some(format!("d-{id}")),
+        end: Some(ended(second)),
+        has_transcript: true,
+        is_agent: true,
+        raw: raw.to_string(),
+    }
+}
+
+fn ended(second: i64) -> Time {
+    Time(1_700_000_000_000 + second * 1000)
+}
+
+async fn announce(db: &Db, owned: Owned, records: &[SegmentRecord]) {
+    let chunk = Chunk {
+        owned,
+        lane: Lane::Live,
+        stretch: Stretch { from: Time(0), to: NOW },
+        now: NOW,
+        wants: Wants { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
+        known: &Stretches::default(),
+        urgent_before: None,
+        repair: Duration::from_secs(60),
+        records,
+        asides: &[],
+    };
+    db.announce(chunk).await.unwrap();
+}
+
+async fn claim(db: &Db, owned: Owned, segment: &str, artifact: Artifact) -> Claim {
+    let due = db.due(owned, ArtifactSet::ALL, NOW + Duration::from_secs(86_400), 50_000).await.unwrap();
+    due.into_iter().find(|claim| claim.segment_id == segment && claim.artifact == artifact).unwrap()
+}
+
+async fn answer(db: &Db, owned: Owned, segment: &str, artifact: Artifact, body: &str) {
+    let claim = claim(db, owned, segment, artifact).await;
+    let settlement = Settlement::stored(&Bytes::copy_from_slice(body.as_bytes()), Some(NOW));
+    assert_eq!(db.settle(&[Settled { claim, at: NOW, settlement }]).await.unwrap(), [true]);
+}
+
+fn said(phrases: &[(&str, &str)]) -> String {
+    let phrases: Vec<_> = phrases
+        .iter()
+        .map(|(name, text)| json!({"participantName": name, "participantType": "agent", "timestamp": "1000", "message": text}))
+        .collect();
+    json!({"channelClass": "VOICE", "transcript": phrases}).to_string()
+}
+
+/// A segment whose transcript is this.
+async fn told(db: &Db, owned: Owned, id: &str, second: i64, phrases: &[(&str, &str)]) {
+    announce(db, owned, &[record(id, second, json!({}))]).await;
+    answer(db, owned, id, Artifact::Transcript, &said(phrases)).await;
+}
+
+async fn index(db: &Db, owned: &[Owned]) {
+    let indexer = Indexer::new(db.clone());
+    while indexer.step(owned).await.unwrap() == Progress::Did {}
+    assert_eq!(db.index_behind().await.unwrap(), 0);
+}
+
+async fn search(db: &Db, query: &str, filters: &Filters, order: Order, limit: usize) -> Findings {
+    find(db, &parse(query).unwrap(), filters, order, limit).await.unwrap()
+}
+
+/// The ids that a query finds, newest first.
+async fn ids(db: &Db, query: &str) -> String {
+    names(&search(db, query, &Filters::default(), Order::Newest, 100).await)
+}
+
+fn names(findings: &Findings) -> String {
+    findings.hits.iter().map(|hit| hit.segment.segment_id.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+async fn words_phrases_beginnings_and_exclusions_find_what_they_say(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    let corpus = [
+        ("s1", "Ich warte auf die Rückerstattung, Größe L. It's O'Connor."),
+        ("s2", "The refund was charged twice, twice, I say; order-123 for john@example.com"),
+        ("s3", "My refund? charged once. Łódź, déjà vu"),
+        ("s4", "お待たせいたしました。ご確認ください。 李小龍"),
+        ("s5", "don't refuse the refunds 50% ☂ NULL '); drop table search_text; --"),
+    ];
+    for (nth, (id, text)) in (0..).zip(corpus) {
+        told(&test.db, owned, id, nth, &[("Jane", text)]).await;
+    }
+    told(&test.db, owned, "s6", 9, &[("Jane", "was it charged"), ("Joe", "twice you say")]).await;
+    index(&test.db, &[owned]).await;
+    for (query, found) in [
+        ("REFUND", "s3 s2"),
+        ("ref*", "s5 s3 s2"),
+        ("refund charged", "s3 s2"),
+        ("\"charged twice\"", "s2"),
+        ("charged -once", "s6 s2"),
+        ("ref* -refund", "s5"),
+        ("charged -\"charged twice\"", "s6 s3"),
+        ("once OR größe", "s3 s1"),
+        ("rückerstattung", "s1"),
+        ("Ruckerstattung groesse", ""),
+        ("grosse", "s1"),
+        ("lodz deja", "s3"),
+        ("o'connor", "s1"),
+        ("john@example.com", "s2"),
+        ("example.com john", "s2"),
+        ("order-123", "s2"),
+        ("order-124", ""),
+        ("小龍", "s4"),
+        ("龍小", ""),
+        ("ご確認", "s4"),
+        ("don’t", "s5"),
+        ("\"twice i say\"*", "s2"),
+        ("\"charged twi\"*", "s2"),
+        ("nothing", ""),
+    ] {
+        assert_eq!(ids(&test.db, query).await, found, "{query}");
+    }
+}
+
+async fn a_phrase_is_found_wherever_it_stands_in_a_very_long_transcript(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    let mut text: Vec<String> =
+        (0..40_000).map(|n| if n % 3 == 0 { "the".to_owned() } else { format!("w{n}") }).collect();
+    text[39_999] = "last".to_owned();
+    text[0] = "first".to_owned();
+    told(&test.db, owned, "long", 1, &[("Jane", &text.join(" "))]).await;
+    told(&test.db, owned, "same", 2, &[("Jane", &"la ".repeat(5000))]).await;
+    told(&test.db, owned, "short", 3, &[("Jane", "first and last")]).await;
+    index(&test.db, &[owned]).await;
+    assert_eq!(ids(&test.db, "first last").await, "short long", "in different blocks");
+    assert_eq!(ids(&test.db, "first -last").await, "");
+    assert_eq!(ids(&test.db, "w1 -w39998").await, "");
+    assert_eq!(ids(&test.db, "\"la la la\" -first").await, "same");
+    // Wherever a block ends, the phrase across it is whole in the next one.
+    for start in (1..39_980).step_by(173) {
+        let phrase = format!("\"{}\"", text[start..start + 12].join(" "));
+        assert_eq!(ids(&test.db, &phrase).await, "long", "{start}");
+    }
+    let hit = search(&test.db, "w20000", &Filters::default(), Order::Best, 1).await.hits.remove(0);
+    let passage = hit.judged.passage;
+    assert_eq!(&passage.text[passage.matches[0].clone()], "w20000");
+}
+
+async fn notes_are_found_and_follow_the_metadata(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    announce(
+        &test.db,
+        owned,
+        &[record("n1", 1, json!({"agentNotes": "Ruft  am\nMontag zurück"})), record("n2", 2, json!({}))],
+    )
+    .await;
+    index(&test.db, &[owned]).await;
+    let found = search(&test.db, "montag zuruck", &Filters::default(), Order::Best, 5).await;
+    assert_eq!((names(&found).as_str(), found.hits[0].source, found.hits[0].version), ("n1", Source::Notes, 0));
+    assert_eq!(found.hits[0].judged.passage.text, "Ruft am Montag zurück");
+    announce(
+        &test.db,
+        owned,
+        &[record("n1", 1, json!({"agentNotes": "Dienstag"})), record("n2", 2, json!({"agentNotes": "Montag"}))],
+    )
+    .await;
+    // The text is judged as it is now, also while the index still knows it as it was.
+    assert_eq!(ids(&test.db, "montag").await, "");
+    assert_eq!(test.db.index_behind().await.unwrap(), 2);
+    index(&test.db, &[owned]).await;
+    assert_eq!((ids(&test.db, "montag").await, ids(&test.db, "dienstag").await), ("n2".to_owned(), "n1".to_owned()));
+    announce(&test.db, owned, &[record("n1", 1, json!({}))]).await;
+    index(&test.db, &[owned]).await;
+    assert_eq!(ids(&test.db, "dienstag").await, "");
+}
+
+async fn a_newer_version_replaces_the_older(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    announce(&test.db, owned, &[record("v", 1, json!({}))]).await;
+    for text in ["alpha beta", "beta gamma"] {
+        answer(&test.db, owned, "v", Artifact::AgentSummary, text).await;
+        index(&test.db, &[owned]).await;
+    }
+    assert_eq!((ids(&test.db, "alpha").await, ids(&test.db, "gamma").await), (String::new(), "v".to_owned()));
+    // Two versions in one step: the later one counts.
+    for text in ["delta", "epsilon"] {
+        answer(&test.db, owned, "v", Artifact::AgentSummary, text).await;
+    }
+    index(&test.db, &[owned]).await;
+    assert_eq!(
+        (ids(&test.db, "delta OR gamma").await, ids(&test.db, "epsilon").await),
+        (String::new(), "v".to_owned())
+    );
+    let claim = claim(&test.db, owned, "v", Artifact::AgentSummary).await;
+    test.db.settle(&[Settled { claim, at: NOW, settlement: Settlement::not_populated(None) }]).await.unwrap();
+    index(&test.db, &[owned]).await;
+    assert_eq!(ids(&test.db, "epsilon").await, "v", "a text that later reads as empty is still the newest");
+}
+
+async fn filters_narrow_and_pages_are_gone_through(test: TestDb) {
+    let (a, b) = (own(&test.db, "a").await, own(&test.db, "b").await);
+    let voice = json!({"channelClass": "VOICE", "channelType": "VOICE", "dialogOrigination": "INBOUND", "segmentParticipantId": "449438",
+        "agentDisposition": "Résolu, reopened", "systemDisposition": "ANSWER"});
+    let mail = json!({"channelClass": "DIGITAL", "channelType": "EMAIL", "dialogOrigination": "OUTBOUND", "agentDisposition": null});
+    announce(&test.db, a, &[record("a1", 1, voice), record("a2", 2, mail.clone())]).await;
+    answer(&test.db, a, "a1", Artifact::Transcript, &said(&[("Zoë Ångström", "common word")])).await;
+    answer(&test.db, a, "a2", Artifact::Transcript, &said(&[("Bob", "common word")])).await;
+    answer(&test.db, a, "a1", Artifact::AutoSummary, "common summary").await;
+    let records: Vec<SegmentRecord> = (0..1200).map(|n| record(&format!("b{n}"), 100 + n, mail.clone())).collect();
+    announce(&test.db, b, &records).await;
+    let claims = test.db.due(b, ArtifactSet::NONE.with(Artifact::AgentSummary), NOW, 5000).await.unwrap();
+    let stored =
+        |claim| Settled { claim, at: NOW, settlement: Settlement::stored(&Bytes::from_static(b"common thing"), None) };
+    test.db.settle(&claims.into_iter().map(stored).collect::<Vec<_>>()).await.unwrap();
+    index(&test.db, &[a, b]).await;
+    let some = |text: &str| Some(text.to_owned());
+    let none = Filters::default;
+    for (filters, found) in [
+        (Filters { channel: some("voice"), ..none() }, "a1 a1"),
+        (Filters { channel: some("email"), account: Some(a.account), ..none() }, "a2"),
+        (Filters { direction: some("inbound"), ..none() }, "a1 a1"),
+        (Filters { agent: some("449438"), ..none() }, "a1 a1"),
+        (Filters { agent: some("angstrom"), ..none() }, "a1 a1"),
+        (Filters { agent: some("bob"), ..none() }, "a2"),
+        (Filters { agent: some("nobody"), ..none() }, ""),
+        (Filters { disposition: some("resolu reopened"), ..none() }, "a1 a1"),
+        (Filters { disposition: some("answer"), sources: vec![Source::ALL[2]], ..none() }, "a1"),
+        (Filters { from: Some(ended(1)), to: Some(ended(2)), ..none() }, "a1 a1"),
+        (Filters { from: Some(ended(2)), to: Some(ended(100)), ..none() }, "a2"),
+        (Filters { from: Some(ended(1299)), ..none() }, "b1199"),
+        (Filters { to: Some(Time(ended(2).0 + 1)), account: Some(a.account), ..none() }, "a2 a1 a1"),
+        (Filters { account: Some(b.account), to: Some(ended(102)), ..none() }, "b1 b0"),
+    ] {
+        assert_eq!(names(&search(&test.db, "common", &filters, Order::Newest, 20).await), found, "{filters:?}");
+        let best = search(&test.db, "common", &filters, Order::Best, 20).await;
+        assert_eq!(best.hits.len(), found.split_whitespace().count(), "{filters:?}");
+    }
+    let all = search(&test.db, "common", &none(), Order::Newest, 2000).await;
+    assert_eq!((all.hits.len(), all.more, all.only_newest), (1203, false, false));
+    for rare in ["word", "\"common word\"", "word -thing", "wor* common"] {
+        assert_eq!(ids(&test.db, rare).await, "a2 a1", "behind all the others: {rare}");
+    }
+    let ranked = search(&test.db, "common", &none(), Order::Best, 20).await;
+    assert_eq!((ranked.hits.len(), ranked.more, ranked.only_newest), (20, true, true));
+}
+
+async fn the_best_come_first_and_the_newest_on_request(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    let long = format!("late {} refund", "and so on ".repeat(80));
+    told(&test.db, owned, "near", 1, &[("Jane", "your refund is late")]).await;
+    told(&test.db, owned, "apart", 2, &[("Jane", "your refund"), ("Joe", "it is late")]).await;
+    told(&test.db, owned, "far", 3, &[("Jane", &long)]).await;
+    told(&test.db, owned, "often", 4, &[("Jane", "refund late refund late refund late")]).await;
+    told(&test.db, owned, "twin", 5, &[("Jane", "your refund is late")]).await;
+    index(&test.db, &[owned]).await;
+    let best = search(&test.db, "refund late", &Filters::default(), Order::Best, 10).await;
+    assert_eq!(names(&best), "often twin near apart far");
+    assert_eq!(ids(&test.db, "refund late").await, "twin often far apart near");
+    let few = search(&test.db, "refund late", &Filters::default(), Order::Newest, 2).await;
+    assert_eq!((names(&few).as_str(), few.more), ("twin often", true));
+}
+
+async fn a_segment_that_moved_in_time_is_found_where_it_is_now(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    let unknown = SegmentRecord { end: None, ..record("m", 0, json!({"agentNotes": "noted"})) };
+    announce(&test.db, owned, &[unknown]).await;
+    answer(&test.db, owned, "m", Artifact::Transcript, &said(&[("Jane", "spoken")])).await;
+    index(&test.db, &[owned]).await;
+    assert_eq!(ids(&test.db, "noted OR spoken").await, "m m");
+    let range = Filters { from: Some(ended(0)), ..Filters::default() };
+    assert_eq!(names(&search(&test.db, "spoken", &range, Order::Newest, 5).await), "");
+    announce(&test.db, owned, &[record("m", 50, json!({"agentNotes": "noted"}))]).await;
+    announce(&test.db, owned, &[record("m", 60, json!({"agentNotes": "noted"}))]).await;
+    index(&test.db, &[owned]).await;
+    let found = search(&test.db, "noted OR spoken", &range, Order::Newest, 5).await;
+    assert_eq!((names(&found).as_str(), found.hits[0].segment.ended), ("m m", Some(ended(60))));
+    assert_eq!(ids(&test.db, "noted OR spoken").await, "m m", "nothing stayed behind");
+}
+
+async fn the_index_goes_on_where_it_was_and_belongs_to_the_owner(test: TestDb) {
+    let before = own(&test.db, "a").await;
+    told(&test.db, before, "s1", 1, &[("Jane", "once")]).await;
+    index(&test.db, &[before]).await;
+    told(&test.db, before, "s2", 2, &[("Jane", "once more")]).await;
+    let after = own(&test.db, "a").await;
+    // Whoever lost the account moves nothing.
+    Indexer::new(test.db.clone()).step(&[before]).await.unwrap();
+    assert_eq!((ids(&test.db, "once").await.as_str(), test.db.index_behind().await.unwrap()), ("s1", 1));
+    assert_eq!(Indexer::new(test.db.clone()).step(&[]).await.unwrap(), Progress::Idle);
+    index(&test.db, &[after]).await;
+    assert_eq!(ids(&test.db, "once").await, "s2 s1");
+}
+
+async fn what_was_taken_out_is_gone_for_good(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    told(&test.db, owned, "s1", 1, &[("Jane", "the XYLOPHONIST remembers")]).await;
+    told(&test.db, owned, "s2", 2, &[("Jane", "the VIOLINIST remembers")]).await;
+    announce(&test.db, owned, &[record("s1", 1, json!({"agentNotes": "ZYMURGIST"}))]).await;
+    index(&test.db, &[owned]).await;
+    announce(&test.db, owned, &[record("s1", 7, json!({"agentNotes": "ZYMURGIST"}))]).await;
+    let segment = test.db.segments_named("s1").await.unwrap().remove(0);
+    let items: Vec<i64> = (0..4).map(|code| segment.key * 4 + code).collect();
+    let mut tx = test.db.begin().await.unwrap();
+    assert_eq!(tx.unindex(&items).await.unwrap(), 2);
+    tx.commit().await.unwrap();
+    assert_eq!(ids(&test.db, "remembers OR zymurgist").await, "s2");
+    assert_eq!(test.db.index_behind().await.unwrap(), 0);
+    test.db.purge_index().await.unwrap();
+    assert_eq!(ids(&test.db, "remembers").await, "s2");
+    if let Some(file) = test.db.file() {
+        let bytes = std::fs::read(file).unwrap();
+        let holds = |word: &[u8]| bytes.windows(word.len()).any(|part| part == word);
+        // The bodies are in capital letters: what is in small ones is the index.
+        assert!(!holds(b"ylophonist") && !holds(b"ymurgist"), "a word that was taken out can be read in the file");
+        assert!(holds(b"iolinist"), "the test looks in the wrong place");
+        let log = file.with_extension("db-wal");
+        assert!(!log.exists() || std::fs::read(log).unwrap().is_empty());
+    }
+    // What is indexed from then on is found as ever.
+    told(&test.db, owned, "s3", 3, &[("Jane", "remembers too")]).await;
+    index(&test.db, &[owned]).await;
+    assert_eq!(ids(&test.db, "remembers").await, "s3 s2");
+}
+
+async fn another_version_of_the_words_builds_the_index_anew(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    told(&test.db, owned, "s1", 1, &[("Jane", "once")]).await;
+    announce(&test.db, owned, &[record("s2", 2, json!({"agentNotes": "once noted"}))]).await;
+    index(&test.db, &[owned]).await;
+    assert!(test.db.prepare_index(-1).await.unwrap());
+    assert_eq!(ids(&test.db, "once").await, "");
+    assert!(test.db.index_behind().await.unwrap() > 0);
+    index(&test.db, &[owned]).await;
+    assert_eq!(ids(&test.db, "once").await, "s2 s1");
+}
+
+async fn what_a_running_daemon_stores_is_found(place: Place) {
+    let plan = Plan::history().sim(|sim| sim.traffic.planted = 1.0);
+    let rig = Rig::started(place, plan).await;
+    rig.settled().await;
+    let args = ["search", "\"the heron counts nine lanterns\"", "--json", "--limit", "1000"];
+    let mut hits: Vec<serde_json::Value> = Vec::new();
+    rig.until("the index has followed", async || {
+        let output = rig.run(&args).await;
+        assert_eq!(output.status, 0, "{}", output.err);
+        hits = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        !output.err.contains("behind") && hits.iter().any(|hit| hit["artifact"] == "transcript")
+    })
+    .await;
+    let of = |artifact: &str| hits.iter().filter(|hit| hit["artifact"] == artifact).count();
+    let transcripts = rig.world().iter().filter(|entry| entry.has_transcript).count();
+    assert_eq!(of("transcript"), transcripts);
+    assert!(of("agent_notes") > 0 && of("agent_summary") > 0, "{} hits", hits.len());
+    let text = rig.output(&["search", "heron", "lant*", "--newest", "--limit", "3"]).await;
+    assert!(text.contains("heron counts nine lanterns") && !text.contains('\u{1b}'), "{text}");
+    let nothing = rig.run(&["search", "hippogriff"]).await;
+    assert_eq!((nothing.status, nothing.out.as_str()), (0, ""));
+    assert!(nothing.err.contains("nothing was found"));
+    let refused = rig.run(&["search", "--", "-heron"]).await;
+    assert_eq!(refused.status, 2);
+    assert!(refused.err.contains("hint:"), "{}", refused.err);
+}
