@@ -3,8 +3,10 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Entry, outcome_name, rfc3339, summary_of};
+use super::{Entry, outcome_name, rfc3339};
 use crate::db::{SegmentSlot, SlotOutcome};
+use crate::event::{Part, raw};
+use crate::model::Artifact;
 
 /// A line of the export.
 #[derive(Debug, Serialize)]
@@ -20,18 +22,6 @@ pub struct Line {
     auto_summary: Part,
 }
 
-/// An artifact in a line.
-#[derive(Debug, Serialize)]
-pub struct Part {
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fetched_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<Box<RawValue>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-}
-
 impl Line {
     /// The line for a segment.
     pub fn of(entry: &Entry) -> Line {
@@ -43,39 +33,17 @@ impl Line {
             segment_id: segment.segment_id.clone(),
             segment_end: rfc3339(segment.ended),
             metadata: raw(segment.metadata.as_bytes()),
-            transcript: Part::transcript(transcript),
-            agent_summary: Part::summary(agent),
-            auto_summary: Part::summary(auto),
+            transcript: part(Artifact::Transcript, transcript),
+            agent_summary: part(Artifact::AgentSummary, agent),
+            auto_summary: part(Artifact::AutoSummary, auto),
         }
     }
 }
 
-impl Part {
-    fn bare(slot: &SegmentSlot) -> Part {
-        Part { outcome: outcome_name(&slot.outcome), fetched_at: rfc3339(slot.fetched), body: None, text: None }
+/// How an artifact stands; its body, where there is one.
+fn part(artifact: Artifact, slot: &SegmentSlot) -> Part {
+    match &slot.outcome {
+        SlotOutcome::Stored(body) => Part::stored(artifact, slot.fetched, body),
+        outcome => Part::bare(outcome_name(outcome), slot.fetched),
     }
-
-    /// A transcript: its body as it came.
-    pub fn transcript(slot: &SegmentSlot) -> Part {
-        let body = match &slot.outcome {
-            SlotOutcome::Stored(body) => Some(raw(body)),
-            _ => None,
-        };
-        Part { body, ..Part::bare(slot) }
-    }
-
-    /// A summary: its text.
-    pub fn summary(slot: &SegmentSlot) -> Part {
-        Part { text: summary_of(slot), ..Part::bare(slot) }
-    }
-}
-
-/// JSON as it came, but on one line: line breaks can stand only between its tokens, and become spaces. What is no JSON
-/// after all becomes a JSON string.
-fn raw(bytes: &[u8]) -> Box<RawValue> {
-    let text = String::from_utf8_lossy(bytes);
-    let line = text.trim_start_matches('\u{feff}').trim().replace(['\n', '\r'], " ");
-    RawValue::from_string(line)
-        .or_else(|_| serde_json::value::to_raw_value(&*text))
-        .unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

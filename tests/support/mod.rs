@@ -4,6 +4,7 @@
 
 pub mod daemon;
 pub mod postgres;
+pub mod receiver;
 
 use ringcx_extractor::db::{Access, Db};
 use tempfile::TempDir;

@@ -13,7 +13,7 @@ fn account(sub: &str, paused: Vec<Paused>) -> Standing {
 
 fn healthy() -> Facts {
     let accounts = vec![account("one", Vec::new()), account("two", Vec::new())];
-    Facts { database: Ok(()), login: LoginState::Good { at: Time(0) }, works: true, accounts }
+    Facts { database: Ok(()), login: LoginState::Good { at: Time(0) }, works: true, accounts, sinks: Vec::new() }
 }
 
 fn failing(refused: bool) -> LoginState {
