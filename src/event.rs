@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact};
+use crate::reading::json_line;
 
-pub use part::{Part, raw, text_of};
+pub use part::{Part, text_of};
 
 /// The project's own namespace of event ids; never to be changed, or everything would look new to those who have it.
 pub const NAMESPACE: Uuid = Uuid::from_u128(0x5c1f_0a7e_9d3b_4e62_8a4d_2b6f_71c0_e935);
@@ -108,7 +109,7 @@ impl Event {
                 dialog_id: self.dialog_id.as_deref(),
                 segment_id: &self.segment_id,
                 segment_end: self.ended.map(Time::rfc3339),
-                metadata: raw(self.metadata.as_bytes()),
+                metadata: json_line(self.metadata.as_bytes()),
                 transcript: part(Artifact::Transcript),
                 agent_summary: part(Artifact::AgentSummary),
                 auto_summary: part(Artifact::AutoSummary),

@@ -19,8 +19,9 @@ use anyhow::Context as _;
 use crate::clock::Time;
 use crate::db::{Db, DbError, ExportRange, Mark, SegmentRow, SegmentSlot, SlotOutcome};
 use crate::reading::Conversation;
+use crate::ringcx::summary_text;
 
-pub use jsonl::Line;
+pub use jsonl::{Line, Part};
 pub use target::Target;
 
 /// Segments whose metadata is held at a time.
@@ -128,7 +129,9 @@ pub fn outcome_name(outcome: &SlotOutcome) -> &'static str {
 /// A summary's text, whatever its bytes; `None` where there is none.
 pub fn summary_of(slot: &SegmentSlot) -> Option<String> {
     match &slot.outcome {
-        SlotOutcome::Stored(body) => Some(crate::event::text_of(body)),
+        SlotOutcome::Stored(body) => {
+            Some(summary_text(body).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()))
+        }
         _ => None,
     }
 }

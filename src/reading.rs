@@ -4,6 +4,7 @@
 //! goes to a terminal passes through [`clean`] first, so that no message can move the cursor or hide another.
 
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// One thing that someone said.
@@ -120,6 +121,14 @@ fn millis(value: &Value) -> Option<i64> {
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
+}
+
+/// JSON as it came, but on one line: line breaks can stand only between its tokens, and become spaces. What is no JSON
+/// after all becomes a JSON string.
+pub fn json_line(bytes: &[u8]) -> Box<RawValue> {
+    let text = String::from_utf8_lossy(bytes);
+    let line = text.trim_start_matches('\u{feff}').trim().replace(['\n', '\r'], " ");
+    RawValue::from_string(line).or_else(|_| to_raw_value(&*text)).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// The text without control characters and terminal escape sequences, and without the marks that turn the direction of

@@ -18,7 +18,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("db", &["*", "-clock", "-model", "-ringcx"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
-    ("event", &["*", "-clock", "-model", "-ringcx"]),
+    ("event", &["*", "-clock", "-model", "-reading", "-ringcx"]),
     ("sink", &["*", "-clock", "-model", "-ringcx", "-config", "-event"]),
     ("deliver", &["*", "-clock", "-model", "-backoff", "-config", "-db", "-event", "-redact", "-sink"]),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),

@@ -27,6 +27,8 @@ e2e! {
     a_private_address_is_not_connected_to_by_default,
     a_new_sink_begins_with_the_archive_or_with_now_and_a_replay_sends_the_rest,
     a_sink_gets_only_what_it_asks_for,
+    a_redirect_is_not_followed_and_says_where_it_points,
+    a_daemon_that_ends_does_not_wait_for_a_receiver_that_does_not_answer,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -119,7 +121,8 @@ fn as_the_ledger_says(rig: &Rig, events: &[Value]) -> BTreeSet<String> {
                 assert!(event.is_none(), "an event of {artifact} of {}, which is empty", entry.segment_id);
                 continue;
             };
-            let event = event.unwrap_or_else(|| panic!("no event of {artifact} of {}", entry.segment_id));
+            assert!(event.is_some(), "no event of {artifact} of {}", entry.segment_id);
+            let event = event.unwrap();
             assert_eq!(event["specversion"], "1.0");
             let source = format!("/accounts/{}/sub-accounts/{}", entry.account.rc, entry.account.sub);
             assert_eq!(event["source"], source.as_str());
@@ -210,7 +213,7 @@ async fn a_webhook_gets_every_event_signed_with_all_secrets(place: Place) {
 /// Whether an event is one in so many, always the same ones.
 fn one_in(many: u32, received: &Received) -> bool {
     let id = received.id();
-    u32::from_str_radix(&id[..6], 16).unwrap() % many == 0
+    u32::from_str_radix(&id[..6], 16).unwrap().is_multiple_of(many)
 }
 
 async fn whatever_the_receiver_answers_nothing_is_lost_and_what_it_refuses_is_kept_for_a_retry(place: Place) {
@@ -373,4 +376,31 @@ async fn a_sink_gets_only_what_it_asks_for(place: Place) {
     let is_voice =
         |id: &str| world.iter().any(|entry| entry.segment_id == id && entry.metadata["channelType"] == "VOICE");
     assert!(!voice.is_empty() && voice.iter().all(|event| is_voice(event["subject"].as_str().unwrap())));
+}
+
+async fn a_redirect_is_not_followed_and_says_where_it_points(place: Place) {
+    let receiver = Receiver::start(|_| Reply::To("https://elsewhere.example/private?token=secret-token")).await;
+    let rig = Rig::started(place, with(Plan::history(), vec![webhook(&receiver.url, &[])])).await;
+    rig.settled().await;
+    rig.until("the sink rests", async || sink_named(&rig, "hook").await["state"] == "resting").await;
+    let status = sink_named(&rig, "hook").await;
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("302") && reason.contains("elsewhere.example"), "{reason}");
+    assert_eq!(status["failed"], 0, "{status}");
+    nothing_secret_is_said(&rig).await;
+}
+
+async fn a_daemon_that_ends_does_not_wait_for_a_receiver_that_does_not_answer(place: Place) {
+    let receiver = Receiver::start(|_| Reply::Never).await;
+    let hook = webhook(&receiver.url, &[("timeout", "1h".into())]);
+    let mut rig = Rig::started(place, with(Plan::history(), vec![hook, jsonl("lake", &[])])).await;
+    rig.settled().await;
+    rig.until("the receiver is asked", async || receiver.requests() > 0).await;
+    rig.until("the other sink has everything", async || sink_named(&rig, "lake").await["pending"] == 0).await;
+    rig.stop().await;
+    receiver.answer(|_| Reply::Status(200));
+    rig.start();
+    rig.until("everything is delivered", async || sink_named(&rig, "hook").await["pending"] == 0).await;
+    let events: Vec<Value> = receiver.taken().into_iter().map(|received| received.event).collect();
+    as_the_ledger_says(&rig, &events);
 }

@@ -21,6 +21,9 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Objects wait for more anyway.
 const GATHER_OBJECTS: Duration = Duration::from_secs(1);
 
+/// How long what is under way may take when everything ends.
+const LAST_ORDERS: Duration = Duration::from_secs(6);
+
 /// Goes on until `stop`.
 ///
 /// # Errors
@@ -30,9 +33,18 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result
     for sink in &shared.settings.sinks {
         tasks.spawn(follow(shared.clone(), sink.clone(), stop.clone()));
     }
+    // A sink's task ends before only where it panics; that ends everything, as any other part of the daemon would.
+    while !tasks.is_empty() && !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            Some(ended) = tasks.join_next() => ended.context("a sink's task ended abnormally")?,
+        }
+    }
     stop.cancelled().await;
-    while let Some(ended) = tasks.join_next().await {
-        ended.context("a sink's task ended abnormally")?;
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_ORDERS, all).await.is_err() {
+        tracing::warn!("a sink did not take in time what was under way; it is delivered again");
+        tasks.abort_all();
     }
     Ok(())
 }

@@ -15,9 +15,9 @@ use super::judge::{Flow, Ruling};
 use super::{Deliverer, Progress};
 use crate::clock::Time;
 use crate::db::{Batch, Behind, Db, DbError, Head, Move, Owned, Pass, Window};
-use crate::event::{Event, segment};
+use crate::event::Event;
 use crate::sink::SinkError;
-use crate::sink::object_store::ObjectStoreSink;
+use crate::sink::object_store::{ObjectStoreSink, object_name};
 
 /// An object holds at most so many events.
 const EVENTS: i64 = 2_000;
@@ -25,6 +25,8 @@ const EVENTS: i64 = 2_000;
 const BYTES: u64 = 8 * 1024 * 1024;
 /// An object is written at the latest so long after its first event was stored.
 const LINGER: Duration = Duration::from_secs(60);
+/// An object holds what was stored within one hour.
+const HOUR: i64 = 3_600_000;
 /// So many objects are written at once.
 const PUTS: usize = 4;
 /// So many accounts are looked at in one step.
@@ -111,7 +113,7 @@ impl Deliverer {
                 }
                 Next::Object { upto, stored } => {
                     let first = account.cursor + 1;
-                    let name = name(&account.id.sub, stored, "", first, upto);
+                    let name = object_name(&account.id.sub, stored, first, upto);
                     fresh.push(Batch { account: key, first, last: upto, name });
                 }
             }
@@ -128,7 +130,7 @@ impl Deliverer {
 /// Decides about what is wanted of a part of a feed that ends with `end`; `full` where more follows.
 fn next(wanted: &[&Head], end: i64, full: bool, now: Time) -> Next {
     let Some(first) = wanted.first() else { return Next::Skip };
-    let hour = |time: Time| time.0.div_euclid(3_600_000);
+    let hour = |time: Time| time.0.div_euclid(HOUR);
     let mut size = 0;
     let fits = wanted.iter().position(|head| {
         size += head.size;
@@ -140,12 +142,6 @@ fn next(wanted: &[&Head], end: i64, full: bool, now: Time) -> Next {
         None if full || now >= due => Next::Object { upto: end, stored: first.fetched },
         None => Next::Wait { until: due },
     }
-}
-
-/// An object's name: account, day and hour as lakes partition them, then the numbers that it holds.
-fn name(sub: &str, stored: Time, mark: &str, first: i64, last: i64) -> String {
-    let when = stored.timestamp().strftime("date=%Y-%m-%d/hour=%H");
-    format!("account={}/{when}/{mark}{first:012}-{last:012}", segment(sub))
 }
 
 /// Writes an object; how far the cursor may go then, and how many events are in it.
@@ -167,12 +163,13 @@ async fn write(
     Ok((step, put.map(|()| gathered.events.len() as u64)))
 }
 
-/// Writes events as objects by hour of storing, named after what they hold.
+/// Writes events of one account once more, as objects by hour of storing; their names end with `mark`.
 pub(super) async fn put_by_hour(store: &ObjectStoreSink, events: &[Event], mark: &str) -> Result<(), SinkError> {
-    let hour = |event: &Event| event.stored.0.div_euclid(3_600_000);
+    let hour = |event: &Event| event.stored.0.div_euclid(HOUR);
     for part in events.chunk_by(|one, other| hour(one) == hour(other)) {
         let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
-        store.put(&name(&first.account.sub, first.stored, mark, first.feed, last.feed), part).await?;
+        let name = object_name(&first.account.sub, first.stored, first.feed, last.feed);
+        store.put(&format!("{name}{mark}"), part).await?;
     }
     Ok(())
 }
@@ -214,11 +211,5 @@ mod tests {
         assert_eq!(decide(&heads, 9, false, 3_600_500), Next::Object { upto: 5, stored: Time(3_599_000) });
         let heads = [head(3, 0, BYTES + 1), head(4, 1, 1)];
         assert_eq!(decide(&heads, 4, false, 2), Next::Object { upto: 3, stored: Time(0) });
-    }
-
-    #[test]
-    fn names_sort_by_time_and_cannot_leave_their_place() {
-        let stored = Time::parse("2026-11-26T13:59:59Z").unwrap();
-        assert_eq!(name("../9", stored, "", 7, 12), "account=..%2F9/date=2026-11-26/hour=13/000000000007-000000000012");
     }
 }

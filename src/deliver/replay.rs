@@ -11,7 +11,7 @@ use crate::clock::Tick;
 use crate::db::{DbError, Head, Move, Pass, ReplayRow, Replayed, Window};
 
 /// So many numbers of the feed are looked at in one step, where few of them are to be sent.
-const LOOK: i64 = 500;
+const LOOK: i64 = 2_000;
 
 impl Deliverer {
     /// Goes on with the oldest replay, if it is time to.
@@ -52,7 +52,7 @@ impl Deliverer {
         };
         let (rulings, flow) = match store {
             Some(store) => {
-                let sent = objects::put_by_hour(&store, &gathered.events, &format!("replay-{}-", replay.id)).await;
+                let sent = objects::put_by_hour(&store, &gathered.events, &format!("-replay-{}", replay.id)).await;
                 objects::ruled(sent, gathered.events.len())
             }
             None => self.judged(&gathered.events, sink).await?,

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Time;
 use crate::model::Artifact;
+use crate::reading::json_line;
 use crate::ringcx::summary_text;
 
 /// An artifact in a line of an export, or in an event.
@@ -29,7 +30,7 @@ impl Part {
     pub fn stored(artifact: Artifact, fetched: Option<Time>, body: &[u8]) -> Part {
         let bare = Part::bare("stored", fetched);
         match artifact {
-            Artifact::Transcript => Part { body: Some(raw(body)), ..bare },
+            Artifact::Transcript => Part { body: Some(json_line(body)), ..bare },
             Artifact::AgentSummary | Artifact::AutoSummary => Part { text: Some(text_of(body)), ..bare },
         }
     }
@@ -38,14 +39,4 @@ impl Part {
 /// A summary's text, whatever its bytes.
 pub fn text_of(body: &[u8]) -> String {
     summary_text(body).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
-}
-
-/// JSON as it came, but on one line: line breaks can stand only between its tokens, and become spaces. What is no JSON
-/// after all becomes a JSON string.
-pub fn raw(bytes: &[u8]) -> Box<RawValue> {
-    let text = String::from_utf8_lossy(bytes);
-    let line = text.trim_start_matches('\u{feff}').trim().replace(['\n', '\r'], " ");
-    RawValue::from_string(line)
-        .or_else(|_| serde_json::value::to_raw_value(&*text))
-        .unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

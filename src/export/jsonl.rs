@@ -5,8 +5,9 @@ use serde_json::value::RawValue;
 
 use super::{Entry, outcome_name, rfc3339};
 use crate::db::{SegmentSlot, SlotOutcome};
-use crate::event::{Part, raw};
+pub use crate::event::Part;
 use crate::model::Artifact;
+use crate::reading::json_line;
 
 /// A line of the export.
 #[derive(Debug, Serialize)]
@@ -32,7 +33,7 @@ impl Line {
             dialog_id: segment.dialog_id.clone(),
             segment_id: segment.segment_id.clone(),
             segment_end: rfc3339(segment.ended),
-            metadata: raw(segment.metadata.as_bytes()),
+            metadata: json_line(segment.metadata.as_bytes()),
             transcript: part(Artifact::Transcript, transcript),
             agent_summary: part(Artifact::AgentSummary, agent),
             auto_summary: part(Artifact::AutoSummary, auto),

@@ -22,6 +22,8 @@ pub enum Reply {
     To(&'static str),
     /// The connection breaks.
     Reset,
+    /// No answer comes.
+    Never,
 }
 
 /// A request as it came.
@@ -115,6 +117,7 @@ async fn receive(State(inside): State<Arc<Mutex<Inside>>>, headers: HeaderMap, b
         Reply::Status(status) => answer(status).body("said by the receiver".to_owned()),
         Reply::Later(seconds) => answer(429).header("retry-after", seconds).body(String::new()),
         Reply::To(place) => answer(302).header("location", place).body(String::new()),
+        Reply::Never => std::future::pending().await,
         // Ends the connection's task, and with it the connection.
         Reply::Reset => std::panic::resume_unwind(Box::new(())),
     }
