@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
-use ringcx_extractor::config::{Sink, SinkKind, SinkStart};
-use ringcx_extractor::db::{Chunk, Db, Move, Owned, Pass, Settled, Settlement, SinkView, sql};
+use ringcx_extractor::config::{ObjectFormat, Sink, SinkKind, SinkStart};
+use ringcx_extractor::db::{Batch, Chunk, Db, Move, Owned, Pass, Settled, Settlement, SinkView, sql};
 use ringcx_extractor::deliver::{Deliverer, Means, Progress};
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants,
@@ -32,6 +32,8 @@ on_both! {
     a_new_version_is_another_event,
     what_is_damaged_in_the_archive_is_reported_and_passed_over,
     a_backlog_goes_out_once_each_and_in_order,
+    what_gathers_within_a_minute_becomes_one_object,
+    an_object_that_was_decided_is_written_with_the_same_bounds_whatever_came_since,
 }
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -358,4 +360,77 @@ async fn a_backlog_goes_out_once_each_and_in_order(test: TestDb) {
     let sent = lines.iter().filter(|line| line["data"]["sub_account_id"] == "other");
     let sent: Vec<&str> = sent.map(|line| line["subject"].as_str().unwrap()).collect();
     assert_eq!(sent, feed, "the feed's order");
+}
+
+fn objects(world: &World) -> Sink {
+    let kind = SinkKind::ObjectStore {
+        url: format!("file://{}", world.folder().display()),
+        format: ObjectFormat::Jsonl,
+        options: Default::default(),
+    };
+    sink(SinkStart::Beginning, kind)
+}
+
+/// The objects below the sink's folder: name without extension, and how many events each holds.
+fn found(world: &World) -> Vec<(String, usize)> {
+    let mut found = Vec::new();
+    let mut folders = vec![world.folder()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(world.folder()).unwrap().to_str().unwrap().to_owned();
+            let text = std::fs::read_to_string(&path).unwrap();
+            found.push((name.split('.').next().unwrap().to_owned(), text.lines().count()));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn object(first: i64, last: i64) -> String {
+    ringcx_extractor::sink::object_store::object_name("sub", NOW, first, last)
+}
+
+async fn what_gathers_within_a_minute_becomes_one_object(test: TestDb) {
+    let world = World::new(test).await;
+    std::fs::create_dir(world.folder()).unwrap();
+    world.store(0..3).await;
+    let mut deliverer = world.deliverer(objects(&world));
+    idle(&mut deliverer).await;
+    assert_eq!(found(&world), []);
+    world.store(3..5).await;
+    world.clock.advance(MINUTE);
+    idle(&mut deliverer).await;
+    assert_eq!(found(&world), [(object(1, 5), 5)]);
+    assert_eq!(world.figures().await, (0, 0, 0, 5));
+    assert!(world.db().batches(world.view().await.row.key).await.unwrap().is_empty());
+}
+
+async fn an_object_that_was_decided_is_written_with_the_same_bounds_whatever_came_since(test: TestDb) {
+    let world = World::new(test).await;
+    world.store(0..3).await;
+    // A folder that cannot be: the object is decided, and not written.
+    std::fs::write(world.folder(), "in the way").unwrap();
+    let mut deliverer = world.deliverer(objects(&world));
+    world.clock.advance(MINUTE);
+    idle(&mut deliverer).await;
+    let key = world.view().await.row.key;
+    let decided = Batch { account: world.owned.account, first: 1, last: 3, name: object(1, 3) };
+    assert_eq!(world.db().batches(key).await.unwrap(), [decided]);
+    assert_eq!(world.figures().await, (3, 0, 0, 0));
+    std::fs::remove_file(world.folder()).unwrap();
+    std::fs::create_dir(world.folder()).unwrap();
+    world.store(3..5).await;
+    // Another process, after a crash.
+    let mut deliverer = world.deliverer(objects(&world));
+    idle(&mut deliverer).await;
+    assert_eq!(found(&world), [(object(1, 3), 3)]);
+    world.clock.advance(2 * MINUTE);
+    idle(&mut deliverer).await;
+    assert_eq!(found(&world).len(), 2);
+    assert_eq!(found(&world)[1].1, 2);
 }
