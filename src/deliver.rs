@@ -136,6 +136,8 @@ impl Deliverer {
         if let Some(pass) = &self.unrecorded {
             self.means.db.record_pass(pass).await?;
             self.unrecorded = None;
+            // It may have stopped the sink.
+            self.look = Tick::default();
         }
         let now = self.means.clock.tick();
         let sink = self.look_up(now).await?;
@@ -288,6 +290,14 @@ impl Deliverer {
 /// What to do about a sink that said that it wants nothing more.
 pub const STOPPED: &str =
     "give it another url, take it out of the settings, or start it again with `ringcx-extractor deliver retry`";
+
+/// Why the sink wants nothing more, where it said so.
+fn stopped(flow: &Flow) -> Option<String> {
+    match flow {
+        Flow::Stop(error) => Some(error.message.clone()),
+        Flow::On | Flow::Rest(_) => None,
+    }
+}
 
 /// The delay after so many tries, between the bounds, with jitter.
 fn delay((first, longest): (Duration, Duration), tries: u32) -> Duration {

@@ -19,7 +19,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
     ("event", &["*", "-clock", "-model", "-reading", "-ringcx"]),
-    ("sink", &["*", "-clock", "-model", "-ringcx", "-config", "-event"]),
+    ("sink", &["*", "-clock", "-model", "-ringcx", "-config", "-event", "-reading", "-table"]),
     ("deliver", &["*", "-clock", "-model", "-backoff", "-config", "-db", "-event", "-redact", "-sink"]),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
     ("http", &["discover", "cli", "sim"]),

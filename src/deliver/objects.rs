@@ -102,12 +102,9 @@ impl Deliverer {
                 continue;
             }
             looked += 1;
-            let window =
-                Window { account: key, after: account.cursor, upto: account.feed.min(account.cursor + EVENTS) };
-            let heads = self.means.db.feed_heads(&[window]).await?;
-            let wanted: Vec<&Head> = heads.iter().filter(|head| self.filter.wants(head)).collect();
-            match next(&wanted, window.upto, full, now) {
-                Next::Skip => pass.moves.push(Move { owned: account.owned, upto: window.upto, delivered: 0 }),
+            let end = account.feed.min(account.cursor + EVENTS);
+            match self.next(account, end, full, now).await? {
+                Next::Skip => pass.moves.push(Move { owned: account.owned, upto: end, delivered: 0 }),
                 Next::Wait { until } => {
                     self.objects_after.insert(key, tick + until.since(now));
                 }
@@ -124,6 +121,16 @@ impl Deliverer {
         }
         let batches = behind.iter().filter_map(|account| Some((account.owned, held.remove(&account.owned.account)?)));
         Ok(batches.take(ACCOUNTS).collect())
+    }
+}
+
+impl Deliverer {
+    /// What is to become of an account's feed between the cursor and `end`.
+    async fn next(&self, account: &Behind, end: i64, full: bool, now: Time) -> Result<Next, DbError> {
+        let window = Window { account: account.owned.account, after: account.cursor, upto: end };
+        let heads = self.means.db.feed_heads(&[window]).await?;
+        let wanted: Vec<&Head> = heads.iter().filter(|head| self.filter.wants(head)).collect();
+        Ok(next(&wanted, end, full, now))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::gather::{self, Gathered};
 use super::judge::{self, Flow, Judge, Key, Ruling};
-use super::{AGAIN, Deliverer, Progress, delay, share};
+use super::{AGAIN, Deliverer, Progress, delay, share, stopped};
 use crate::clock::Time;
 use crate::db::{Behind, DbError, Item, Missed, Move, Pass, Window};
 use crate::event::Event;
@@ -42,9 +42,7 @@ impl Deliverer {
         let skipped = unwanted.iter().map(|account| Move { owned: account.owned, upto: account.feed, delivered: 0 });
         pass.moves.extend(skipped);
         let nothing = pass.moves.is_empty() && pass.missed.is_empty() && pass.cleared.is_empty();
-        if let Flow::Stop(error) = &flow {
-            pass.stopped = Some(error.message.clone());
-        }
+        pass.stopped = stopped(&flow);
         if !nothing || pass.stopped.is_some() {
             self.tell(&pass);
             self.record(pass).await?;

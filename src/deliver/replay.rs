@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::gather;
+use super::gather::{self, Gathered};
 use super::judge::{Flow, Ruling};
 use super::outlet::Outlet;
 use super::pass::new_miss;
-use super::{Deliverer, Progress, TICK, objects};
+use super::{Deliverer, Progress, TICK, objects, stopped};
 use crate::clock::Tick;
 use crate::db::{DbError, Head, Move, Pass, ReplayRow, Replayed, Window};
 
@@ -32,19 +32,7 @@ impl Deliverer {
     }
 
     async fn send_once_more(&mut self, sink: i64, replay: &ReplayRow, now: Tick) -> Result<Progress, DbError> {
-        let end = replay.until.min(replay.feed.saturating_add(LOOK));
-        let window = Window { account: replay.owned.account, after: replay.feed, upto: end };
-        let wanted = match self.filter.wants_account(&replay.account.sub) {
-            true => self.means.db.feed_heads(&[window]).await?,
-            false => Vec::new(),
-        };
-        let wanted: Vec<Head> =
-            wanted.into_iter().filter(|head| self.filter.wants(head) && replay.stored.contains(head.fetched)).collect();
-        // Half a second's worth at a time, so that what is new does not wait long.
-        let most = usize::try_from(replay.rate.div_ceil(2)).unwrap_or(1);
-        let upto = wanted.get(most).map_or(end, |next| next.feed - 1);
-        let keys: Vec<(i64, i64)> = wanted.iter().take(most).map(|head| (head.account, head.feed)).collect();
-        let gathered = gather::build(&self.means.db, &self.filter, &keys).await?;
+        let (gathered, upto) = self.next_of(replay).await?;
         let mut pass = Pass { sink, at: self.means.clock.now(), ..Pass::default() };
         let store = match &self.outlet {
             Some(Outlet::Objects(store)) => Some(store.clone()),
@@ -69,9 +57,7 @@ impl Deliverer {
         step.over = step.upto >= replay.until;
         pass.moves.push(Move { owned: replay.owned, upto: 0, delivered: step.sent });
         pass.replayed = Some(step);
-        if let Flow::Stop(error) = &flow {
-            pass.stopped = Some(error.message.clone());
-        }
+        pass.stopped = stopped(&flow);
         let events = u32::try_from(gathered.events.len()).unwrap_or(u32::MAX);
         self.replay_after = now + Duration::from_secs(1) * events / replay.rate;
         self.tell(&pass);
@@ -80,5 +66,22 @@ impl Deliverer {
             tracing::info!(sink = self.settings.name, account = %replay.account, "a replay is over");
         }
         Ok(if self.follow(&flow) { Progress::Did } else { Progress::Idle(now) })
+    }
+
+    /// The events that come next, half a second's worth at the most, so that what is new does not wait long; and up to which
+    /// number of the feed that is.
+    async fn next_of(&self, replay: &ReplayRow) -> Result<(Gathered, i64), DbError> {
+        let end = replay.until.min(replay.feed.saturating_add(LOOK));
+        let window = Window { account: replay.owned.account, after: replay.feed, upto: end };
+        let heads = match self.filter.wants_account(&replay.account.sub) {
+            true => self.means.db.feed_heads(&[window]).await?,
+            false => Vec::new(),
+        };
+        let wanted = |head: &&Head| self.filter.wants(head) && replay.stored.contains(head.fetched);
+        let wanted: Vec<&Head> = heads.iter().filter(wanted).collect();
+        let most = usize::try_from(replay.rate.div_ceil(2)).unwrap_or(1);
+        let upto = wanted.get(most).map_or(end, |next| next.feed - 1);
+        let keys: Vec<(i64, i64)> = wanted.iter().take(most).map(|head| (head.account, head.feed)).collect();
+        Ok((gather::build(&self.means.db, &self.filter, &keys).await?, upto))
     }
 }
