@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::gather::{self, Gathered};
-use super::judge::{Flow, Ruling};
+use super::judge::Ruling;
 use super::outlet::Outlet;
 use super::pass::new_miss;
 use super::{Deliverer, Progress, TICK, objects, stopped};
