@@ -63,11 +63,6 @@ async fn open_patiently(settings: &Settings, clock: &Clock) -> anyhow::Result<(D
 
 /// Settings of the interface that this version reads and does not act on: nobody should rely on them unknowingly.
 fn warn_of_what_is_not_there(settings: &Settings) {
-    if !settings.sinks.is_empty() {
-        tracing::warn!(
-            "[[sinks]] is set, but this version delivers nothing yet; what it would have delivered stays in the archive"
-        );
-    }
     let kept = match &settings.accounts {
         Accounts::Listed(listed) => listed.iter().any(|account| account.policy.retention.is_some()),
         Accounts::Discovered(how) => how.policy.retention.is_some(),

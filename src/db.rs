@@ -43,6 +43,10 @@ pub use announce::{Announced, Chunk};
 pub use board::{CoverageRow, FailureRow};
 pub use changed::Mark;
 pub use coverage::{BackfillRequest, Reading};
+pub use deliver::{
+    Batch, Behind, FeedRow, Head, Missed, Move, Pass, ReplayRequest, ReplayRow, Replayed, SinkFailure, SinkOfAccount,
+    SinkRow, SinkView, Window,
+};
 pub use error::{DbError, DbFault};
 pub use item::{Item, Packed, pack, unpack};
 pub use ledger::{

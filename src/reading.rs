@@ -131,6 +131,31 @@ pub fn json_line(bytes: &[u8]) -> Box<RawValue> {
     RawValue::from_string(line).or_else(|_| to_raw_value(&*text)).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
+/// Escapes what Unicode, though not JSON, takes for the end of a line, from `start` on: readers such as Python's
+/// `splitlines` would cut a line of JSON in two there. Within JSON these can stand in strings only.
+pub fn unbroken(line: &mut Vec<u8>, start: usize) {
+    const ENDS: [(&[u8], &[u8]); 3] =
+        [(b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085")];
+    let ends = |at: &[u8]| ENDS.iter().find(|(end, _)| at.starts_with(end));
+    if !(start..line.len()).any(|at| ends(&line[at..]).is_some()) {
+        return;
+    }
+    let rest = line.split_off(start);
+    let mut at = 0;
+    while at < rest.len() {
+        match ends(&rest[at..]) {
+            Some((end, escaped)) => {
+                line.extend_from_slice(escaped);
+                at += end.len();
+            }
+            None => {
+                line.push(rest[at]);
+                at += 1;
+            }
+        }
+    }
+}
+
 /// The text without control characters and terminal escape sequences, and without the marks that turn the direction of
 /// what follows. Line breaks stay, tabs become spaces.
 pub fn clean(text: &str) -> String {
@@ -246,6 +271,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_line_of_json_is_one_line_to_everyone() {
+        let json = "[\"a\u{2028}b\u{2029}c\u{85}d€\"]";
+        let mut line = b"before\xe2\x80\xa8".to_vec();
+        let start = line.len();
+        line.extend_from_slice(json.as_bytes());
+        unbroken(&mut line, start);
+        assert_eq!(&line[start..], "[\"a\\u2028b\\u2029c\\u0085d€\"]".as_bytes());
+        let read: Value = serde_json::from_slice(&line[start..]).unwrap();
+        assert_eq!(read, serde_json::from_str::<Value>(json).unwrap());
+    }
 
     #[test]
     fn a_transcript_is_read_with_whatever_is_missing_left_out() {

@@ -7,28 +7,46 @@ pub mod webhook;
 use std::time::Duration;
 
 /// What kept a sink from taking something.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SinkError {
-    /// What failed, why, and what to do.
+    /// For people; never content, and of an address its host at most.
     pub message: String,
-    /// What it means for what waits.
+    /// What it means.
     pub kind: SinkErrorKind,
-    /// The answer's status, where there was one.
+    /// The answer's status, where there was an answer.
     pub status: Option<u16>,
-    /// How long the sink asked to be left alone.
+    /// How long the sink asks to be left alone.
     pub retry_after: Option<Duration>,
 }
 
-/// What a failure means for what waits.
+/// What a failure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SinkErrorKind {
-    /// The whole sink cannot be reached or refuses for now.
+    /// The whole sink cannot be reached, or refuses for now.
     Away,
-    /// This event is refused and asking again will not change it.
+    /// This event is refused, and asking again will not change it.
     Refused,
     /// This event fails and may succeed later.
     Event,
-    /// 410: nothing more is wanted.
+    /// Nothing more is wanted (410).
     Gone,
+}
+
+impl SinkError {
+    /// Without an answer.
+    pub fn new(kind: SinkErrorKind, message: impl Into<String>) -> SinkError {
+        SinkError { message: message.into(), kind, status: None, retry_after: None }
+    }
+
+    /// The whole sink is away.
+    pub fn away(message: impl Into<String>) -> SinkError {
+        SinkError::new(SinkErrorKind::Away, message)
+    }
+
+    /// Whether the refusal looks like one of the whole address rather than of this event: a redirect, credentials that do
+    /// not count, an address where nothing is.
+    pub fn looks_like_a_wrong_setting(&self) -> bool {
+        self.kind == SinkErrorKind::Refused && matches!(self.status, Some(300..=399 | 401 | 403 | 404 | 405 | 407))
+    }
 }

@@ -4,6 +4,7 @@
 //! requests under way, it leaves in its heartbeat as [`ReplicaStats`].
 
 mod assemble;
+mod sinks;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,21 @@ pub struct ReplicaStats {
     /// By sub-account id.
     #[serde(default)]
     pub accounts: BTreeMap<String, AccountStats>,
+    /// Sinks that take nothing at present, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sinks: BTreeMap<String, SinkRest>,
+}
+
+/// Why and until when a sink is left alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SinkRest {
+    /// Since when it takes nothing, RFC 3339.
+    pub since: String,
+    /// When it is tried again, RFC 3339.
+    pub until: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// Of one account.
@@ -160,12 +176,56 @@ pub struct Pause {
 pub struct SinkStatus {
     /// From the settings.
     pub name: String,
-    /// Events still to be delivered.
+    /// `jsonl`, `webhook` or `object_store`; null for one that is no longer in the settings.
+    #[serde(rename = "type")]
+    pub kind: Option<&'static str>,
+    /// Whether it takes what it is given.
+    pub state: SinkState,
+    /// Events still to be delivered; some of them may turn out not to be wanted.
     pub pending: u64,
+    /// Among them, those that failed and wait for another try.
+    pub waiting: u64,
     /// Events that were refused for good.
     pub failed: u64,
+    /// Events that were delivered, redeliveries included.
+    pub delivered: u64,
     /// RFC 3339.
     pub last_delivered: Option<String>,
+    /// Since when it rests or is stopped, RFC 3339.
+    pub since: Option<String>,
+    /// When it is tried again where it rests, RFC 3339.
+    pub resting_until: Option<String>,
+    /// Why it rests or is stopped.
+    pub reason: Option<String>,
+}
+
+/// Whether a sink takes what it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkState {
+    /// It does, as far as is known.
+    Active,
+    /// No daemon has seen it yet.
+    New,
+    /// Not at present; it is tried again by itself.
+    Resting,
+    /// It said that it wants nothing more; a person has to act.
+    Stopped,
+    /// It is no longer in the settings; where it stood is kept.
+    NotInTheSettings,
+}
+
+impl SinkState {
+    /// For people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            SinkState::Active => "active",
+            SinkState::New => "new",
+            SinkState::Resting => "resting",
+            SinkState::Stopped => "stopped",
+            SinkState::NotInTheSettings => "not in the settings",
+        }
+    }
 }
 
 /// How a replica stands.
@@ -183,6 +243,16 @@ pub struct ReplicaStatus {
     pub heartbeat: String,
 }
 
+/// How all sinks stand: those of the settings in their order, then those that are no longer in them.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn sinks(db: &Db, settings: &Settings, now: Time) -> Result<Vec<SinkStatus>, DbError> {
+    let (views, accounts, replicas) = (db.sink_views().await?, db.accounts().await?, db.replicas().await?);
+    let rests = sinks::rests(&replicas, db.here(now).await?);
+    Ok(sinks::all(settings, &views, &accounts, &rests))
+}
+
 /// Gathers it.
 ///
 /// # Errors
@@ -194,6 +264,7 @@ pub async fn gather(db: &Db, settings: &Settings, instance: &str, now: Time) -> 
         counts: db.counts(now).await?,
         pauses: db.pauses().await?,
         replicas: db.replicas().await?,
+        sinks: db.sink_views().await?,
         here: db.here(now).await?,
     };
     Ok(assemble::status(read, settings, instance, now))

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -66,11 +67,18 @@ fn plan(length: Duration) -> Plan {
         toml::Value::Table(account)
     });
     let listed: Vec<toml::Value> = listed.collect();
-    Plan::live(length).set("accounts", listed).set("limits.requests_per_minute", 240).sim(move |sim| {
-        sim.accounts = ids;
-        sim.limits.requests_per_minute = 240;
-        sim.traffic.per_minute = 20.0;
-    })
+    let mut sink = toml::Table::new();
+    for (key, value) in [("name", "lake"), ("type", "jsonl"), ("path", "out")] {
+        sink.insert(key.into(), value.into());
+    }
+    let sinks = vec![toml::Value::Table(sink)];
+    Plan::live(length).set("sinks", sinks).set("accounts", listed).set("limits.requests_per_minute", 240).sim(
+        move |sim| {
+            sim.accounts = ids;
+            sim.limits.requests_per_minute = 240;
+            sim.traffic.per_minute = 20.0;
+        },
+    )
 }
 
 async fn owners(rig: &Rig) -> Vec<String> {
@@ -87,6 +95,26 @@ async fn owners(rig: &Rig) -> Vec<String> {
 fn shared_by(owners: &[String], names: &[&str]) -> bool {
     let each = ACCOUNTS as usize / names.len();
     names.iter().all(|name| owners.iter().filter(|owner| owner == name).count() == each)
+}
+
+/// Waits until everything is delivered, and finds an event of every transcript in the files of one replica or another.
+async fn delivered(rig: &Rig) {
+    rig.until("everything is delivered", async || rig.json(&["status", "--json"]).await["sinks"][0]["pending"] == 0)
+        .await;
+    let mut missing: BTreeSet<String> =
+        rig.world().into_iter().filter(|entry| entry.has_transcript).map(|entry| entry.segment_id).collect();
+    for file in std::fs::read_dir(rig.place.folder.path().join("out")).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        // One that was killed and never came back may have left a torn line at the end.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        for line in whole.lines() {
+            let event: Value = serde_json::from_str(line).expect("a whole line");
+            if event["type"] == "com.ringcx.transcript" {
+                missing.remove(event["subject"].as_str().unwrap());
+            }
+        }
+    }
+    assert!(missing.is_empty(), "nobody delivered {missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,6 +137,7 @@ async fn replicas_share_take_over_and_hand_over() {
     three.signal(Signal::KILL);
     rig.until_within(15 * SECOND, "one has taken over", async || shared_by(&owners(&rig).await, &["one"])).await;
     rig.settled().await;
+    delivered(&rig).await;
     drop(one);
 }
 
@@ -137,6 +166,7 @@ async fn killed_stopped_and_continued_at_random_nothing_is_lost_and_no_limit_bro
     }
     assert!(kills > 4, "hardly anything happened");
     rig.settled().await;
+    delivered(&rig).await;
     let owners = owners(&rig).await;
     assert_eq!(owners.len(), ACCOUNTS as usize, "{owners:?}");
 }

@@ -4,7 +4,8 @@ use super::shared::Shared;
 use crate::account::Account;
 use crate::clock::Time;
 use crate::db::ReplicaRow;
-use crate::status::{AccountStats, ReplicaStats};
+use crate::deliver::Resting;
+use crate::status::{AccountStats, ReplicaStats, SinkRest};
 
 /// The replica's row; `released` once nothing of it is under way any more.
 pub fn row(shared: &Shared, started: Time, released: Option<Time>) -> ReplicaRow {
@@ -31,7 +32,12 @@ pub fn stats(shared: &Shared) -> ReplicaStats {
             paused_until: usage.paused_until.map(|until| (now + until.since(tick)).rfc3339()),
         }
     };
+    let rest = |(name, resting): (String, Resting)| {
+        let (since, until) = (resting.since.rfc3339_secs(), resting.until.rfc3339_secs());
+        (name, SinkRest { since, until, reason: resting.reason })
+    };
     ReplicaStats {
+        sinks: shared.sinks.resting().into_iter().map(rest).collect(),
         accounts: shared.accounts().iter().map(|account| (account.id.sub.to_string(), of(account))).collect(),
     }
 }

@@ -200,6 +200,7 @@ impl Session {
 
     async fn answer_bell(&mut self) -> Result<(), DbError> {
         let rings = self.shared.db.rings().await?;
+        self.shared.set_rings(rings);
         if self.rings.replace(rings).is_some_and(|before| before != rings) {
             for held in self.held.values() {
                 held.account.work.notify_one();

@@ -11,6 +11,7 @@ use crate::account::Account;
 use crate::clock::Clock;
 use crate::config::{Auth, Limits, Settings};
 use crate::db::Db;
+use crate::deliver::Board;
 use crate::fetch::committer::Storage;
 use crate::metrics::Metrics;
 use crate::ringcx::limits::{Budget, Sliding};
@@ -33,6 +34,9 @@ pub struct Shared {
     accounts: RwLock<Vec<Arc<Account>>>,
     storage: watch::Sender<Storage>,
     stored: watch::Sender<u64>,
+    rings: watch::Sender<i64>,
+    /// Which sinks rest, and why.
+    pub sinks: Arc<Board>,
     session: AtomicBool,
     beats: AtomicU64,
 }
@@ -62,6 +66,8 @@ impl Shared {
             accounts: RwLock::default(),
             storage: watch::Sender::new(Storage::Ok),
             stored: watch::Sender::new(0),
+            rings: watch::Sender::new(0),
+            sinks: Arc::default(),
             session: AtomicBool::new(false),
             beats: AtomicU64::new(0),
         }))
@@ -99,6 +105,16 @@ impl Shared {
     /// For the one who writes results.
     pub fn stored_sender(&self) -> watch::Sender<u64> {
         self.stored.clone()
+    }
+
+    /// Changes whenever a person has changed something that a running daemon should notice.
+    pub fn rings(&self) -> watch::Receiver<i64> {
+        self.rings.subscribe()
+    }
+
+    /// Says how often the bell was rung.
+    pub fn set_rings(&self, rings: i64) {
+        self.rings.send_if_modified(|held| std::mem::replace(held, rings) != rings);
     }
 
     /// Whether this replica is the one that works, rather than standing by.

@@ -3,9 +3,11 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Entry, outcome_name, rfc3339, summary_of};
+use super::{Entry, outcome_name, rfc3339};
 use crate::db::{SegmentSlot, SlotOutcome};
-use crate::reading::json_line;
+pub use crate::event::Part;
+use crate::model::Artifact;
+use crate::reading::{json_line, unbroken};
 
 /// A line of the export.
 #[derive(Debug, Serialize)]
@@ -21,21 +23,11 @@ pub struct Line {
     auto_summary: Part,
 }
 
-/// An artifact in a line.
-#[derive(Debug, Serialize)]
-pub struct Part {
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fetched_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<Box<RawValue>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-}
-
 /// Appends a segment's line.
 pub(super) fn line(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    let start = out.len();
     serde_json::to_writer(&mut *out, &Line::of(entry))?;
+    unbroken(out, start);
     out.push(b'\n');
     Ok(())
 }
@@ -51,29 +43,17 @@ impl Line {
             segment_id: segment.segment_id.clone(),
             segment_end: rfc3339(segment.ended),
             metadata: json_line(segment.metadata.as_bytes()),
-            transcript: Part::transcript(transcript),
-            agent_summary: Part::summary(agent),
-            auto_summary: Part::summary(auto),
+            transcript: part(Artifact::Transcript, transcript),
+            agent_summary: part(Artifact::AgentSummary, agent),
+            auto_summary: part(Artifact::AutoSummary, auto),
         }
     }
 }
 
-impl Part {
-    fn bare(slot: &SegmentSlot) -> Part {
-        Part { outcome: outcome_name(&slot.outcome), fetched_at: rfc3339(slot.fetched), body: None, text: None }
-    }
-
-    /// A transcript: its body as it came.
-    pub fn transcript(slot: &SegmentSlot) -> Part {
-        let body = match &slot.outcome {
-            SlotOutcome::Stored(body) => Some(json_line(body)),
-            _ => None,
-        };
-        Part { body, ..Part::bare(slot) }
-    }
-
-    /// A summary: its text.
-    pub fn summary(slot: &SegmentSlot) -> Part {
-        Part { text: summary_of(slot), ..Part::bare(slot) }
+/// How an artifact stands; its body, where there is one.
+fn part(artifact: Artifact, slot: &SegmentSlot) -> Part {
+    match &slot.outcome {
+        SlotOutcome::Stored(body) => Part::stored(artifact, slot.fetched, body),
+        outcome => Part::bare(outcome_name(outcome), slot.fetched),
     }
 }

@@ -16,6 +16,7 @@ use crate::daemon::shared::Shared;
 use crate::db::{DbError, DbFault};
 use crate::fetch::committer::Storage;
 use crate::ringcx::LoginState;
+use crate::status::SinkState;
 
 use super::picture::{Paused, Picture};
 
@@ -61,6 +62,7 @@ pub(super) enum What {
     Login,
     Accounts,
     Leases,
+    Sink,
 }
 
 /// Something that stands in the way, or that one should know.
@@ -106,6 +108,8 @@ pub(super) struct Facts {
     /// Whether this replica works, rather than waiting for its turn.
     pub(super) works: bool,
     pub(super) accounts: Vec<Standing>,
+    /// Sinks that take nothing: whether a person has to act, name, reason.
+    pub(super) sinks: Vec<(bool, String, String)>,
 }
 
 /// How an account stands.
@@ -146,7 +150,12 @@ pub(super) fn facts(shared: &Shared, ping: Result<(), Trouble>, picture: Option<
         }
     };
     let accounts = shared.accounts().iter().map(standing).collect();
-    Facts { database, login: shared.login.state(), works: shared.in_session(), accounts }
+    let sinks = picture.map(|picture| picture.status.sinks.as_slice()).unwrap_or_default();
+    let sinks = sinks
+        .iter()
+        .filter(|sink| matches!(sink.state, SinkState::Resting | SinkState::Stopped))
+        .map(|sink| (sink.state == SinkState::Stopped, sink.name.clone(), sink.reason.clone().unwrap_or_default()));
+    Facts { database, login: shared.login.state(), works: shared.in_session(), accounts, sinks: sinks.collect() }
 }
 
 /// Judges them.
@@ -192,6 +201,15 @@ pub(super) fn judge(facts: &Facts) -> Readiness {
             "nothing to do: it takes over by itself when it is needed",
         ));
     }
+    // What was stored is there, whoever takes it: no sink makes the daemon unready.
+    reasons.extend(facts.sinks.iter().map(|(stopped, name, why)| match stopped {
+        true => reason(What::Sink, format!("sink {name} is stopped: {why}"), crate::deliver::STOPPED),
+        false => reason(
+            What::Sink,
+            format!("sink {name} takes nothing at present: {why}"),
+            "nothing to do if it passes: the sink is tried again by itself, and nothing is lost",
+        ),
+    }));
     Readiness { ready, reasons, paused: facts.accounts.iter().flat_map(paused).collect() }
 }
 

@@ -14,7 +14,7 @@ use crate::daemon::shared::Shared;
 use crate::metrics::{AccountFigures, Figures, SinkFigures, WorkFigures};
 use crate::model::Endpoint;
 use crate::ringcx::LoginState;
-use crate::status::AccountStatus;
+use crate::status::{AccountStatus, SinkState};
 
 use super::board::Board;
 use super::fresh::Fresh;
@@ -173,7 +173,14 @@ impl Site {
             accounts: accounts.unwrap_or_default(),
             sinks: sinks
                 .iter()
-                .map(|sink| SinkFigures { name: sink.name.clone(), pending: sink.pending, failed: sink.failed })
+                .map(|sink| SinkFigures {
+                    name: sink.name.clone(),
+                    pending: sink.pending,
+                    failed: sink.failed,
+                    last_delivered: sink.last_delivered.as_deref().and_then(Time::parse),
+                    resting: sink.state == SinkState::Resting,
+                    stopped: sink.state == SinkState::Stopped,
+                })
                 .collect(),
             lateness: picture.map(|picture| picture.lateness.clone()).unwrap_or_default(),
         }

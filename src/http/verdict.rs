@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Time;
+use crate::status::SinkState;
 
 use super::picture::{Picture, Row};
 use super::ready::{Readiness, What};
@@ -161,8 +162,9 @@ fn of_readiness(readiness: &Readiness) -> Vec<Finding> {
         what: reason.detail.clone(),
         todo: reason.hint.clone(),
     };
-    // What concerns single accounts is counted below rather than listed.
-    readiness.reasons.iter().filter(|reason| reason.account.is_none()).map(finding).collect()
+    // What concerns single accounts is counted below rather than listed; sinks are told of there too.
+    let general = |reason: &&super::ready::Reason| reason.account.is_none() && reason.what != What::Sink;
+    readiness.reasons.iter().filter(general).map(finding).collect()
 }
 
 fn of_pauses(picture: &Picture) -> Vec<Finding> {
@@ -206,7 +208,25 @@ fn of_failures(picture: &Picture) -> Vec<Finding> {
         what: format!("sink {} refused {} for good", sink.name, count(sink.failed, "event", "events")),
         todo: "`ringcx-extractor deliver status` says why; `deliver retry` sends them again".to_owned(),
     });
-    failed.into_iter().chain(refused).collect()
+    let stands = picture.status.sinks.iter().filter_map(|sink| {
+        let reason = sink.reason.as_deref().unwrap_or("no reason is known");
+        match sink.state {
+            SinkState::Stopped => Some(Finding {
+                level: Level::Trouble,
+                what: format!("sink {} is stopped: {reason}", sink.name),
+                todo: crate::deliver::STOPPED.to_owned(),
+            }),
+            SinkState::Resting => Some(Finding {
+                level: Level::Behind,
+                what: format!("sink {} takes nothing at present: {reason}", sink.name),
+                todo: "nothing to do if it passes: the sink is tried again by itself and nothing is lost; `ringcx-extractor \
+                       deliver retry` tries it at once"
+                    .to_owned(),
+            }),
+            SinkState::Active | SinkState::New | SinkState::NotInTheSettings => None,
+        }
+    });
+    failed.into_iter().chain(refused).chain(stands).collect()
 }
 
 fn of_gaps(picture: &Picture) -> Option<Finding> {

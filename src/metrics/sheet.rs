@@ -82,6 +82,12 @@ pub struct SinkFigures {
     pub pending: u64,
     /// Events that were given up.
     pub failed: u64,
+    /// When the last event was delivered.
+    pub last_delivered: Option<Time>,
+    /// Whether it takes nothing at present.
+    pub resting: bool,
+    /// Whether it wants nothing more.
+    pub stopped: bool,
 }
 
 /// What can be paused.
@@ -216,6 +222,28 @@ impl Sheet {
         };
         self.gauge("sink_pending_events", "Events that wait for delivery", None, each(|sink| sink.pending));
         self.gauge("sink_failed_events", "Events that were given up", None, each(|sink| sink.failed));
+        let last = figures
+            .sinks
+            .iter()
+            .filter_map(|sink| Some((vec![("sink", sink.name.clone())], in_seconds(sink.last_delivered?))));
+        self.gauge(
+            "sink_last_delivered",
+            "When the last event was delivered (seconds since 1970)",
+            Some(Unit::Seconds),
+            last.collect(),
+        );
+        self.gauge(
+            "sink_resting",
+            "1 where the sink takes nothing at present and is tried again by itself",
+            None,
+            each(|sink| u64::from(sink.resting)),
+        );
+        self.gauge(
+            "sink_stopped",
+            "1 where the sink said that it wants nothing more, and a person has to act",
+            None,
+            each(|sink| u64::from(sink.stopped)),
+        );
     }
 
     fn lateness(&mut self, figures: &Figures) {

@@ -20,7 +20,7 @@ fn figures() -> Figures {
         now: Time(1_800_000_300_000),
         database_up: true,
         accounts: vec![account],
-        sinks: vec![SinkFigures { name: "lake".to_owned(), pending: 3, failed: 1 }],
+        sinks: vec![SinkFigures { name: "lake".to_owned(), pending: 3, failed: 1, ..SinkFigures::default() }],
         lateness: vec![("appear".to_owned(), 9, 4), ("appear".to_owned(), 40, 1), ("flip".to_owned(), 0, 2)],
         ..Figures::default()
     }

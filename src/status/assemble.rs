@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::{AccountStats, AccountStatus, Gap, Pause, ReplicaStats, ReplicaStatus, SILENCE, SinkStatus, Status, Work};
+use super::{AccountStats, AccountStatus, Gap, Pause, ReplicaStats, ReplicaStatus, SILENCE, Status, Work, sinks};
 use crate::clock::Time;
 use crate::config::{Account, Accounts, LimitScope, Settings};
 use crate::coverage::{Coverage, Pass};
-use crate::db::{AccountRow, Counts, PauseRow, ReplicaRow};
+use crate::db::{AccountRow, Counts, PauseRow, ReplicaRow, SinkView};
 use crate::model::{AccountId, Stretch};
 
 /// What was read from the database.
@@ -17,6 +17,7 @@ pub(super) struct Read {
     pub(super) counts: BTreeMap<i64, Counts>,
     pub(super) pauses: Vec<PauseRow>,
     pub(super) replicas: Vec<ReplicaRow>,
+    pub(super) sinks: Vec<SinkView>,
     /// The time by the clock of the replicas' signs of life.
     pub(super) here: Time,
 }
@@ -53,7 +54,7 @@ pub(super) fn status(read: Read, settings: &Settings, instance: &str, now: Time)
         now: now.rfc3339_secs(),
         instance: instance.to_owned(),
         accounts,
-        sinks: settings.sinks.iter().map(|sink| sink_status(&sink.name)).collect(),
+        sinks: sinks::configured(settings, &read.sinks, &read.accounts, &sinks::rests(&read.replicas, read.here)),
         replicas: read.replicas.iter().map(|row| replica(row, read.here)).collect(),
     }
 }
@@ -173,7 +174,7 @@ fn live_stats(replicas: &[ReplicaRow], now: Time) -> BTreeMap<String, AccountSta
     alive.iter().flat_map(|row| serde_json::from_str::<ReplicaStats>(&row.stats).unwrap_or_default().accounts).collect()
 }
 
-fn is_alive(row: &ReplicaRow, now: Time) -> bool {
+pub(super) fn is_alive(row: &ReplicaRow, now: Time) -> bool {
     row.released.is_none()
         && now.since(row.heartbeat) <= SILENCE
         && row.heartbeat.since(now) <= Duration::from_secs(3600)
@@ -187,8 +188,4 @@ fn replica(row: &ReplicaRow, now: Time) -> ReplicaStatus {
         started: row.started.rfc3339_secs(),
         heartbeat: row.heartbeat.rfc3339_secs(),
     }
-}
-
-fn sink_status(name: &str) -> SinkStatus {
-    SinkStatus { name: name.to_owned(), pending: 0, failed: 0, last_delivered: None }
 }

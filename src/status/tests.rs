@@ -61,6 +61,7 @@ fn read() -> Read {
     let oldest = Some(now() - Duration::from_secs(41));
     let counts = Counts { ready: 1, waiting: 3, unavailable: 2, oldest, ..Counts::default() };
     Read {
+        sinks: Vec::new(),
         accounts: vec![account(1, "99999999")],
         coverage: vec![(1, stretch("09:00:00", "09:55:00"))],
         counts: [(1, counts)].into(),

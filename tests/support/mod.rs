@@ -5,6 +5,7 @@
 pub mod daemon;
 pub mod postgres;
 pub mod villain;
+pub mod receiver;
 
 use ringcx_extractor::db::{Access, Db};
 use tempfile::TempDir;

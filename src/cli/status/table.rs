@@ -22,7 +22,16 @@ pub(super) fn render(status: &Status, width: usize) -> String {
         troubles(account, now, &mut text);
     }
     for sink in &status.sinks {
-        text.push_str(&format!("\nsink {}: {} pending, {} failed\n", sink.name, sink.pending, sink.failed));
+        let last = sink.last_delivered.as_deref().and_then(Time::parse);
+        let last = last.map_or_else(
+            || "nothing delivered yet".to_owned(),
+            |last| format!("last delivered {}", relative(last, now)),
+        );
+        let (state, name) = (sink.state.words(), &sink.name);
+        text.push_str(&format!("\nsink {name}: {state}, {} pending, {} failed, {last}\n", sink.pending, sink.failed));
+        if let Some(reason) = &sink.reason {
+            text.push_str(&format!("  {}\n  hint: `ringcx-extractor deliver status` says more\n", one_line(reason)));
+        }
     }
     replicas(status, now, &mut text);
     text

@@ -158,11 +158,12 @@ fn sinks(sinks: &[SinkStatus]) -> Markup {
             section.sinks {
                 h2 { "Sinks" }
                 table {
-                    thead { tr { th scope="col" { "Sink" } th scope="col" { "Pending" } th scope="col" { "Failed" } th scope="col" { "Last delivered" } } }
+                    thead { tr { th scope="col" { "Sink" } th scope="col" { "State" } th scope="col" { "Pending" } th scope="col" { "Failed" } th scope="col" { "Last delivered" } } }
                     tbody {
                         @for sink in sinks {
                             tr {
                                 td data-label="Sink" { (sink.name) }
+                                td data-label="State" { (sink.state.words()) }
                                 td.number data-label="Pending" { (number(sink.pending)) }
                                 td.number data-label="Failed" { (number(sink.failed)) }
                                 td data-label="Last delivered" { (sink.last_delivered.as_deref().unwrap_or("never")) }

@@ -13,7 +13,7 @@ fn account(sub: &str, paused: Vec<Paused>) -> Standing {
 
 fn healthy() -> Facts {
     let accounts = vec![account("one", Vec::new()), account("two", Vec::new())];
-    Facts { database: Ok(()), login: LoginState::Good { at: Time(0) }, works: true, accounts }
+    Facts { database: Ok(()), login: LoginState::Good { at: Time(0) }, works: true, accounts, sinks: Vec::new() }
 }
 
 fn failing(refused: bool) -> LoginState {
@@ -94,4 +94,16 @@ fn the_body_is_what_the_documentation_says() {
     assert_eq!(json["reasons"][0]["what"], "accounts");
     assert!(json["reasons"][0]["account"].is_null() && json["reasons"][0]["hint"].is_string());
     assert_eq!(json["paused"][0]["until"], "1970-01-01T00:01:00Z");
+}
+
+#[test]
+fn a_sink_that_takes_nothing_is_named_and_leaves_the_daemon_ready() {
+    let sinks =
+        vec![(true, "hook".to_owned(), "it answered 410".to_owned()), (false, "lake".to_owned(), "no room".to_owned())];
+    let readiness = judge(&Facts { sinks, ..healthy() });
+    assert!(readiness.ready);
+    assert_eq!(whats(&readiness), [What::Sink, What::Sink]);
+    assert!(readiness.reasons[0].detail.contains("hook is stopped: it answered 410"));
+    assert!(readiness.reasons[0].hint.contains("deliver retry"));
+    assert!(readiness.reasons[1].detail.contains("lake takes nothing at present: no room"));
 }
