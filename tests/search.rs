@@ -381,6 +381,7 @@ async fn another_version_of_the_words_builds_the_index_anew(test: TestDb) {
 async fn what_a_running_daemon_stores_is_found(place: Place) {
     let plan = Plan::history().sim(|sim| sim.traffic.planted = 1.0);
     let rig = Rig::started(place, plan).await;
+    rig.until("the daemon is up", async || rig.account().await.is_object()).await;
     rig.settled().await;
     let args = ["search", "\"the heron counts nine lanterns\"", "--json", "--limit", "1000"];
     let mut hits: Vec<serde_json::Value> = Vec::new();

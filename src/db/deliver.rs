@@ -280,7 +280,7 @@ impl Db {
     pub async fn record_pass(&self, pass: &Pass) -> Result<HashSet<i64>, DbError> {
         let mut tx = self.begin().await?;
         let held = tx.still_owned(pass.moves.iter().map(|step| step.owned)).await?;
-        tx.advance(pass, &held).await?;
+        tx.forward_cursors(pass, &held).await?;
         tx.clear_missed(pass, &held).await?;
         tx.keep_missed(pass, &held).await?;
         if let Some(step) = pass.replayed {
@@ -346,7 +346,7 @@ impl Tx {
         Ok(held)
     }
 
-    async fn advance(&mut self, pass: &Pass, held: &HashSet<i64>) -> Result<(), DbError> {
+    async fn forward_cursors(&mut self, pass: &Pass, held: &HashSet<i64>) -> Result<(), DbError> {
         // One row an account: a statement may touch each only once.
         let mut moves: BTreeMap<i64, Move> = BTreeMap::new();
         for step in pass.moves.iter().filter(|step| held.contains(&step.owned.account)) {
