@@ -23,7 +23,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{Accounts, DatabaseUrl, Settings};
+use crate::config::{DatabaseUrl, Settings};
 use crate::db::{Access, Db, DbError, DbFault, FileLock};
 use shared::Shared;
 
@@ -66,13 +66,6 @@ fn warn_of_what_is_not_there(settings: &Settings) {
         tracing::warn!(
             "[[sinks]] is set, but this version delivers nothing yet; what it would have delivered stays in the archive"
         );
-    }
-    let kept = match &settings.accounts {
-        Accounts::Listed(listed) => listed.iter().any(|account| account.policy.retention.is_some()),
-        Accounts::Discovered(how) => how.policy.retention.is_some(),
-    };
-    if kept {
-        tracing::warn!("retention is set, but this version deletes nothing yet: everything is kept");
     }
 }
 

@@ -16,6 +16,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("config", &["*", "-clock", "-model"]),
     ("ringcx", &["*", "-clock", "-model", "-backoff"]),
     ("db", &["*", "-clock", "-model", "-ringcx"]),
+    ("keeping", &["*", "-clock", "-model", "-db"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
