@@ -49,8 +49,8 @@ pub use keep::{
     AsideText, Done, Entry, Erased, Erasing, Gone, Hold, JournalRow, Scrubbed, SegmentRef, Texts, Tombstone,
 };
 pub use ledger::{
-    ArtifactTally, AsideLedgerRow, CoveredRow, DayRow, GoneTally, IdCount, LedgerAccount, ReadRow, SettledRow, Snapshot,
-    UnfinishedRow,
+    ArtifactTally, AsideLedgerRow, CoveredRow, DayRow, GoneTally, IdCount, LedgerAccount, ReadRow, SettledRow,
+    Snapshot, UnfinishedRow,
 };
 pub use lock::FileLock;
 pub use name_lock::NameLock;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::db::{AsideText, Db, DbError, Done, Entry, Erased, Erasing, Gone, Hold, Owned, SegmentRef, Texts};
 use crate::model::Subject;
-use judge::{aside_held_by, aside_is_meant, held_by, is_meant};
 pub use judge::slack;
+use judge::{aside_held_by, aside_is_meant, held_by, is_meant};
 
 /// Segments that go in one transaction: few enough not to hold up results.
 const BATCH: usize = 100;
@@ -128,11 +128,8 @@ async fn divided(
     holds: &[Hold],
     segments: &[SegmentRef],
 ) -> Result<(Vec<(SegmentRef, Hold)>, Vec<SegmentRef>), DbError> {
-    let texts = if holds.iter().any(|hold| hold.subject.is_contact()) {
-        texts_of(db, segments).await?
-    } else {
-        HashMap::new()
-    };
+    let texts =
+        if holds.iter().any(|hold| hold.subject.is_contact()) { texts_of(db, segments).await? } else { HashMap::new() };
     let (mut held, mut free) = (Vec::new(), Vec::new());
     for segment in segments {
         match held_by(holds, segment, texts.get(&segment.key)) {

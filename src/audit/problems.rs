@@ -132,12 +132,9 @@ pub(super) fn verdict(accounts: &[AccountAudit], problems: &[Problem]) -> String
         gone.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}")).collect();
     let held = match gone.is_empty() {
         true => format!("{} announced and held", segments(announced)),
-        false => format!(
-            "{} announced, {} held, {}",
-            segments(announced),
-            announced - erased - expired,
-            gone.join(", ")
-        ),
+        false => {
+            format!("{} announced, {} held, {}", segments(announced), announced - erased - expired, gone.join(", "))
+        }
     };
     let parts = [
         (sum(|artifact| artifact.stored), "stored"),
@@ -151,7 +148,5 @@ pub(super) fn verdict(accounts: &[AccountAudit], problems: &[Problem]) -> String
         parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
     let asked = sum(|artifact| artifact.asked);
     let became = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
-    format!(
-        "complete: no gap, {held}, {asked} transcripts and summaries asked for{became}"
-    )
+    format!("complete: no gap, {held}, {asked} transcripts and summaries asked for{became}")
 }

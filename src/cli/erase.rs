@@ -91,7 +91,8 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let subject = args.about.subject()?;
     if subject.is_none() && !args.journal && !args.rewrite {
-        let what = "nothing is named\nhint: --segment, --dialog or --contact says what to erase; --journal shows what was";
+        let what =
+            "nothing is named\nhint: --segment, --dialog or --contact says what to erase; --journal shows what was";
         return Err(UsageError(what.to_owned()).into());
     }
     let db = context.open(Access::Existing).await?;
@@ -126,8 +127,7 @@ async fn erase(args: &Args, subject: Subject, db: &Db, context: &Context) -> any
         bail!("nothing was erased\nhint: answer yes, or give --yes");
     }
     let bar = bar(found.segments.len() as u64, "erasing");
-    let (erased, found) =
-        keeping::erase(db, &request, found, context.clock.now(), &mut |count| bar.inc(count)).await?;
+    let (erased, found) = keeping::erase(db, &request, found, context.clock.now(), &mut |count| bar.inc(count)).await?;
     bar.finish_and_clear();
     if erased != Erased::default() {
         db.ring().await?;
@@ -230,7 +230,9 @@ fn agreed() -> anyhow::Result<bool> {
 async fn scrub(db: &Db, rewrite: bool, context: &Context) -> anyhow::Result<()> {
     let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     spinner.set_message("writing the database file anew, so that no trace is left in it");
-    spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    spinner.set_style(
+        ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     spinner.enable_steady_tick(Duration::from_millis(200));
     let scrubbed = db.scrub(rewrite, &context.clock).await;
     spinner.finish_and_clear();

@@ -68,7 +68,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         };
         let entry = Entry { who: who(), what: Done::Hold, subject, hold: None, reason: args.reason.clone() };
         let id = db.place_hold(&entry, account, context.clock.now()).await?;
-        terminal::print(&format!("placed hold {id}: what it names is kept, and whatever of it is found from now on\n"))?;
+        terminal::print(&format!(
+            "placed hold {id}: what it names is kept, and whatever of it is found from now on\n"
+        ))?;
     }
     db.close().await;
     Ok(0)

@@ -74,7 +74,10 @@ async fn find(db: &Db, args: &Args) -> anyhow::Result<Vec<SegmentRow>> {
             Gone::Erased => "was erased on request, or is not to be taken in, since",
             Gone::Expired => "went because it was past retention, at",
         };
-        bail!("the {what} {why} {}\nhint: `ringcx-extractor erase --journal` tells who and why", stone.at.rfc3339_secs());
+        bail!(
+            "the {what} {why} {}\nhint: `ringcx-extractor erase --journal` tells who and why",
+            stone.at.rfc3339_secs()
+        );
     }
     if segments.is_empty() {
         bail!("failed to find the {what} in the archive\n{HINT}");

@@ -103,7 +103,9 @@ impl Upkeep {
         }
         match self.shared.db.forget_for_good().await {
             Ok(()) => self.forgotten = Some(now),
-            Err(error) => tracing::warn!(%error, "failed to have the index forget what retention took; trying again later"),
+            Err(error) => {
+                tracing::warn!(%error, "failed to have the index forget what retention took; trying again later")
+            }
         }
     }
 }

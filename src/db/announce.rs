@@ -286,11 +286,7 @@ impl Tx {
         } else {
             "insert into segment (account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata) values "
         };
-        let stmt = Stmt::rows(
-            head,
-            rows.collect(),
-            " returning id, segment_id",
-        );
+        let stmt = Stmt::rows(head, rows.collect(), " returning id, segment_id");
         let wanted: HashMap<&str, (ArtifactSet, Time)> = fresh
             .iter()
             .map(|(record, wanted)| (record.segment_id.as_str(), (*wanted, record.end.unwrap_or(Time::NONE))))

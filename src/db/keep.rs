@@ -180,9 +180,11 @@ impl Tx {
         self.unindex(&items).await?;
         self.undeliver(&items).await?;
         self.seal_erased(account, &items).await?;
-        for head in
-            ["delete from artifact where item in ", "delete from attempt where item in ", "delete from work where item in "]
-        {
+        for head in [
+            "delete from artifact where item in ",
+            "delete from attempt where item in ",
+            "delete from work where item in ",
+        ] {
             for part in items.chunks(BULK) {
                 self.run(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await?;
             }
@@ -196,12 +198,7 @@ impl Tx {
     }
 
     /// Removes records set aside: those that were named, and those of the segments. What they were about is not to come back.
-    async fn take_asides(
-        &mut self,
-        key: &ArchiveKey,
-        erasing: &Erasing<'_>,
-        going: &[Going],
-    ) -> Result<u64, DbError> {
+    async fn take_asides(&mut self, key: &ArchiveKey, erasing: &Erasing<'_>, going: &[Going]) -> Result<u64, DbError> {
         let mut taken = 0;
         for part in erasing.asides.chunks(BULK) {
             let head = "delete from aside where account = $1 and digest in ";

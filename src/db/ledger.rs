@@ -283,11 +283,9 @@ impl Snapshot {
         let (from, to) = (whole.from.map_or(i64::MIN, day_of), whole.to.map_or(i64::MAX, day_of));
         // Segments without an end time lie in no range but the whole.
         let from = if whole.from.is_some() || whole.to.is_some() { from.max(NO_DAY + 1) } else { from };
-        let stmt = sql(
-            "select account, kind, cast(sum(segments) as bigint), cast(sum(transcripts) as bigint),
+        let stmt = sql("select account, kind, cast(sum(segments) as bigint), cast(sum(transcripts) as bigint),
              cast(sum(agent_summaries) as bigint), cast(sum(auto_summaries) as bigint) from erased
-             where ($1 = -1 or account = $1) and day >= $2 and day < $3 group by account, kind",
-        );
+             where ($1 = -1 or account = $1) and day >= $2 and day < $3 group by account, kind");
         let mut gone: BTreeMap<i64, GoneTally> = BTreeMap::new();
         for row in self.0.all(stmt.bind(whole.account.unwrap_or(-1)).bind(from).bind(to)).await? {
             let tally = gone.entry(row.int(0)?).or_default();

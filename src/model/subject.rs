@@ -112,11 +112,12 @@ impl Subject {
 
 /// Whether an id or a name occurs in a text, and not as a part of a longer one.
 pub fn occurs(text: &str, word: &str) -> bool {
-    let part = |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '-' || letter == '_');
+    let part =
+        |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '-' || letter == '_');
     !word.is_empty()
-        && text.match_indices(word).any(|(at, found)| {
-            !part(text[..at].chars().next_back()) && !part(text[at + found.len()..].chars().next())
-        })
+        && text
+            .match_indices(word)
+            .any(|(at, found)| !part(text[..at].chars().next_back()) && !part(text[at + found.len()..].chars().next()))
 }
 
 fn text(value: &Value) -> Option<String> {
