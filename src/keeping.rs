@@ -44,6 +44,9 @@ pub struct Found {
     pub asides: Vec<(i64, Vec<u8>)>,
     /// Records set aside that a hold keeps.
     pub held_asides: Vec<Hold>,
+    /// Segments that are not meant, with a telephone number that ends as the one that is meant: it may be the same with
+    /// or without its country code.
+    pub alike: u64,
     /// An id that is not held, and not to be taken in when it is announced.
     pub unknown: Option<(i64, String)>,
     newest_hold: i64,
@@ -79,7 +82,7 @@ pub async fn look(db: &Db, request: &Request, progress: &mut (dyn FnMut(u64) + S
     let holds = db.holds(request.account).await?;
     let mut found = Found { newest_hold, ..Found::default() };
     let meant = if request.subject.is_contact() {
-        with_contact(db, request, progress).await?
+        with_contact(db, request, &mut found, progress).await?
     } else {
         db.segments_meant(&request.subject, request.account).await?
     };
@@ -95,6 +98,7 @@ pub async fn look(db: &Db, request: &Request, progress: &mut (dyn FnMut(u64) + S
     {
         match holds.iter().find(|hold| hold.subject.names(id, None)) {
             Some(hold) => found.held_asides.push(hold.clone()),
+            None if db.tombstone(id, Some(account)).await?.is_some() => {}
             None => found.unknown = Some((account, id.clone())),
         }
     }
@@ -105,6 +109,7 @@ pub async fn look(db: &Db, request: &Request, progress: &mut (dyn FnMut(u64) + S
 async fn with_contact(
     db: &Db,
     request: &Request,
+    found: &mut Found,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Vec<SegmentRef>, DbError> {
     let (mut meant, mut after) = (Vec::new(), i64::MIN);
@@ -114,7 +119,14 @@ async fn with_contact(
         after = last.key;
         progress(page.len() as u64);
         let texts = texts_of(db, &page).await?;
-        meant.extend(page.into_iter().filter(|segment| is_meant(&request.subject, segment, texts.get(&segment.key))));
+        for segment in page {
+            let texts = texts.get(&segment.key);
+            if is_meant(&request.subject, &segment, texts) {
+                meant.push(segment);
+            } else if texts.is_some_and(|texts| texts.metadata.iter().any(|raw| request.subject.resembles(raw))) {
+                found.alike += 1;
+            }
+        }
     }
 }
 

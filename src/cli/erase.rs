@@ -173,6 +173,12 @@ fn sighted(found: &Found, only_to_say: bool) -> String {
     if !found.asides.is_empty() {
         text += &format!("to erase: {} that had been set aside\n", words::count(found.asides.len() as u64, "record"));
     }
+    if found.alike > 0 {
+        text += &format!(
+            "note: {} with a telephone number that ends alike, not among these: try it with and without its country code\n",
+            words::count(found.alike, "segment")
+        );
+    }
     if found.unknown.is_some() {
         text += "the segment is not in the archive: it will not be taken in, should it be announced\n";
     }

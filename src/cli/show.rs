@@ -68,7 +68,7 @@ async fn find(db: &Db, args: &Args) -> anyhow::Result<Vec<SegmentRow>> {
         }
     };
     if let (true, Some(segment)) = (segments.is_empty(), &args.segment)
-        && let Some(stone) = db.tombstone(segment).await?
+        && let Some(stone) = db.tombstone(segment, None).await?
     {
         let why = match stone.gone {
             Gone::Erased => "was erased on request, or is not to be taken in, since",

@@ -38,7 +38,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result
 
 struct Upkeep {
     shared: Arc<Shared>,
-    /// When the index last forgot; `None` while there is nothing for it to forget.
+    /// When the index last forgot; `None` until it first has.
     forgotten: Option<Tick>,
 }
 

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// Fewer digits are no telephone number: they could be an extension, or anything.
 const SHORTEST_NUMBER: usize = 5;
+/// Of fewer digits at the end, many different numbers have the same.
+const SHORTEST_NATIONAL: usize = 7;
 
 /// What is to be erased or kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +80,22 @@ impl Subject {
             Subject::Dialog(id) => text(&record["dialogId"]).as_ref() == Some(id),
             Subject::Contact(value) => means(&record["contactEndpointAddress"], &normal(value)),
         }
+    }
+
+    /// Whether the metadata has another telephone number that ends as this one does, as the same number would with and
+    /// without its country code.
+    pub fn resembles(&self, raw: &str) -> bool {
+        let Subject::Contact(value) = self else { return false };
+        let Ok(record) = serde_json::from_str::<Value>(raw) else { return false };
+        let Some(other) = text(&record["contactEndpointAddress"]).filter(|other| is_number(other)) else {
+            return false;
+        };
+        let national = |value: &str| normal(value).trim_start_matches('0').to_owned();
+        let (one, other) = (national(value), national(&other));
+        is_number(value)
+            && one != other
+            && one.len().min(other.len()) >= SHORTEST_NATIONAL
+            && (one.ends_with(&other) || other.ends_with(&one))
     }
 
     /// Whether a contact in this transcript is meant.
@@ -167,6 +185,19 @@ mod tests {
             assert!(!contact(value).in_metadata(metadata), "{value}");
         }
         assert!(contact("2013770791").in_metadata(r#"{"contactEndpointAddress":2013770791}"#));
+    }
+
+    #[test]
+    fn a_number_without_its_country_code_is_told_to_be_alike() {
+        let metadata = r#"{"contactEndpointAddress":"+49 30 1234567"}"#;
+        for value in ["030 1234567", "301234567", "1234567"] {
+            assert!(contact(value).resembles(metadata) && !contact(value).in_metadata(metadata), "{value}");
+        }
+        for value in ["004930 1234567", "234567", "+49 30 1234568", "jane", ""] {
+            assert!(!contact(value).resembles(metadata), "{value}");
+        }
+        assert!(contact("+49 30 1234567").resembles(r#"{"contactEndpointAddress":"0301234567"}"#));
+        assert!(!contact("1234567").resembles(r#"{"contactEndpointAddress":"jane"}"#));
     }
 
     #[test]

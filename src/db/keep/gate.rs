@@ -188,14 +188,16 @@ impl Db {
         held(self.first(sql(HELD).bind(KEY)).await?)
     }
 
-    /// Whether and when a segment of this id was erased, in whichever account.
+    /// Whether and when a segment of this id was erased, in this account or in any.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn tombstone(&self, segment_id: &str) -> Result<Option<Tombstone>, DbError> {
+    pub async fn tombstone(&self, segment_id: &str, account: Option<i64>) -> Result<Option<Tombstone>, DbError> {
         let Some(key) = self.held_key().await? else { return Ok(None) };
-        let stmt = sql("select t.at, t.kind from account a join tombstone t on t.account = a.id where t.hash = $1");
-        let row = self.first(stmt.bind(key.segment(segment_id))).await?;
+        let stmt = sql(
+            "select t.at, t.kind from account a join tombstone t on t.account = a.id where t.hash = $1 and ($2 = -1 or a.id = $2)",
+        );
+        let row = self.first(stmt.bind(key.segment(segment_id)).bind(account.unwrap_or(-1))).await?;
         row.map(|row| Ok(Tombstone { at: row.time(0)?, gone: Gone::from_code(row.int(1)?) })).transpose()
     }
 }
