@@ -75,11 +75,13 @@ async fn what_was_erased_stays_gone_through_recheck_backfill_and_restart(place: 
 
 async fn a_segment_erased_while_it_is_fetched_stays_gone(place: Place) {
     let plan = Plan::history().sim(|sim| {
+        sim.traffic.per_minute = 0.01;
         let slow = Rates { slow: 1.0, slow_for: millis(2_500, 3_000), ..Rates::default() };
         sim.faults = Faults { transcript: slow, summary: slow, ..Faults::default() };
-        sim.traffic.per_minute = 6.0;
     });
-    let rig = Rig::started(place, plan).await;
+    let mut rig = Rig::new(place, plan).await;
+    rig.sim.add_segment(SegmentScript::new(&rig.main_account(), rig.begin - 5 * SECOND));
+    rig.start();
     rig.until("requests are under way", async || {
         rig.sim.stats().requests.get(&Endpoint::Transcript).is_some_and(|asked| *asked > 0)
             && !ids(&rig).await.is_empty()
