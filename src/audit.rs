@@ -19,8 +19,8 @@ pub use report::{
 
 use crate::clock::Time;
 use crate::db::{
-    ArtifactTally, AsideLedgerRow, CoveredRow, DayRow, Db, DbError, ExportRange, LedgerAccount, PauseRow, ReadRow,
-    SettledRow, Snapshot, UnfinishedRow,
+    ArtifactTally, AsideLedgerRow, CoveredRow, DayRow, Db, DbError, ExportRange, GoneTally, LedgerAccount, PauseRow,
+    ReadRow, SettledRow, Snapshot, UnfinishedRow,
 };
 use crate::model::{AccountId, Artifact, Endpoint, Stretch};
 
@@ -61,6 +61,7 @@ struct Facts {
     segments: (u64, u64),
     /// In the order of [`Artifact::ALL`].
     tallies: [ArtifactTally; 3],
+    gone: GoneTally,
     unfinished: Vec<UnfinishedRow>,
     settled: Vec<SettledRow>,
     /// Not settled, settled.
@@ -126,6 +127,7 @@ async fn gather(
     let mut backfills = by_account(snapshot.open_backfills().await?, |row| row.0);
     let segments = snapshot.segment_counts(range).await?;
     let tallies = snapshot.artifact_tallies(range).await?;
+    let gone = snapshot.gone(range).await?;
     let mut unfinished = by_account(snapshot.unfinished(range).await?, |row| row.account);
     let mut settled = by_account(snapshot.settled(range).await?, |row| row.account);
     let aside_counts = snapshot.aside_counts(range).await?;
@@ -146,6 +148,7 @@ async fn gather(
             backfills: backfills.into_iter().map(|(_, id, stretch)| (id, stretch)).collect(),
             segments: segments.get(&key).copied().unwrap_or_default(),
             tallies: Artifact::ALL.map(|artifact| tallies.get(&(key, artifact)).copied().unwrap_or_default()),
+            gone: gone.get(&key).copied().unwrap_or_default(),
             unfinished: unfinished.remove(&key).unwrap_or_default(),
             settled: settled.remove(&key).unwrap_or_default(),
             aside_counts: aside_counts.get(&key).copied().unwrap_or_default(),

@@ -11,12 +11,12 @@ pub mod discovery;
 pub mod drain;
 pub mod indexing;
 pub mod manifests;
+pub mod retention;
 pub mod roster;
 pub mod session;
 pub mod shared;
 pub mod sharing;
 pub mod signals;
-pub mod upkeep;
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{Accounts, DatabaseUrl, Settings};
+use crate::config::{DatabaseUrl, Settings};
 use crate::db::{Access, Db, DbError, DbFault, FileLock};
 use shared::Shared;
 
@@ -61,17 +61,6 @@ async fn open_patiently(settings: &Settings, clock: &Clock) -> anyhow::Result<(D
     }
 }
 
-/// Settings of the interface that this version reads and does not act on: nobody should rely on them unknowingly.
-fn warn_of_what_is_not_there(settings: &Settings) {
-    let kept = match &settings.accounts {
-        Accounts::Listed(listed) => listed.iter().any(|account| account.policy.retention.is_some()),
-        Accounts::Discovered(how) => how.policy.retention.is_some(),
-    };
-    if kept {
-        tracing::warn!("retention is set, but this version deletes nothing yet: everything is kept");
-    }
-}
-
 fn is_away(error: &anyhow::Error) -> bool {
     error.downcast_ref::<DbError>().is_some_and(|error| error.fault() == DbFault::Away)
 }
@@ -86,7 +75,6 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
         opened = open_patiently(&settings, &clock) => opened,
     };
     let (db, lock) = opened?;
-    warn_of_what_is_not_there(&settings);
     let shared = Shared::new(settings, db.clone(), clock)?;
     let name = db.lock_name(&shared.settings.database.instance).await?;
     let listener = crate::http::bind(&shared.settings.http).await?;
@@ -109,7 +97,11 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     }
     {
         let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { upkeep::run(shared, stop).await.context("upkeep ended") });
+        tasks.spawn(async move { retention::run(shared, stop).await.context("retention ended") });
+    }
+    {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { manifests::run(shared, stop).await.context("the daily manifests ended") });
     }
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {

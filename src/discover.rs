@@ -195,11 +195,13 @@ impl Discoverer {
         asides: &[AsideRecord],
     ) -> Result<Announced, DbError> {
         loop {
+            let now = self.account.clock.now();
+            let kept_since = self.account.policy.retention.map(|kept| now - kept);
             let chunk = Chunk {
                 owned: self.account.owned,
                 lane: want.lane,
                 stretch: want.stretch,
-                now: self.account.clock.now(),
+                now,
                 wants: self.account.policy.wants,
                 known: &self.coverage.live,
                 urgent_before: self
@@ -211,7 +213,7 @@ impl Discoverer {
                 records,
                 asides,
             };
-            match self.account.db.announce(chunk).await {
+            match self.account.db.announce_kept(chunk, kept_since).await {
                 Err(error) if error.is_passing() => {
                     tracing::warn!(account = %self.account.id, %error, "failed to store metadata; trying again");
                     self.account.clock.sleep(PATIENCE).await;

@@ -1,1 +1,367 @@
 //! What is kept and what goes: retention, lawful erasure, legal hold.
+//!
+//! Finds what a request or retention is about, sets aside what a hold keeps, and has `db` take the rest, a hundred segments
+//! a transaction. Knows neither the API nor the stages: whatever they have under way for something erased finds neither
+//! its work nor a way back in.
+
+mod judge;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::db::{AsideText, Db, DbError, Done, Entry, Erased, Erasing, Gone, Hold, Owned, SegmentRef, Texts};
+use crate::model::Subject;
+pub use judge::slack;
+use judge::{aside_held_by, aside_is_meant, held_by, is_meant};
+
+/// Segments that go in one transaction: few enough not to hold up results.
+const BATCH: usize = 100;
+/// Segments whose texts are read at once.
+const PAGE: usize = 250;
+
+/// An erasure that someone asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What is to go.
+    pub subject: Subject,
+    /// Only of this account.
+    pub account: Option<i64>,
+    /// Who asks.
+    pub who: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// What an erasure is about.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// Segments to go.
+    pub segments: Vec<SegmentRef>,
+    /// Segments that a hold keeps.
+    pub held: Vec<(SegmentRef, Hold)>,
+    /// Records set aside that are to go: account and digest.
+    pub asides: Vec<(i64, Vec<u8>)>,
+    /// Records set aside that a hold keeps.
+    pub held_asides: Vec<Hold>,
+    /// Segments that are not meant, with a telephone number that ends as the one that is meant: it may be the same with
+    /// or without its country code.
+    pub alike: u64,
+    /// An id that is not held, and not to be taken in when it is announced.
+    pub unknown: Option<(i64, String)>,
+    newest_hold: i64,
+}
+
+impl Found {
+    /// Whether there is nothing to go and nothing kept.
+    pub fn is_nothing(&self) -> bool {
+        self.segments.is_empty() && self.asides.is_empty() && self.unknown.is_none() && !self.is_held()
+    }
+
+    /// Whether a hold keeps anything of it.
+    pub fn is_held(&self) -> bool {
+        !self.held.is_empty() || !self.held_asides.is_empty()
+    }
+
+    /// The holds that keep something of it, each once, with how much it keeps.
+    pub fn holds(&self) -> Vec<(&Hold, u64)> {
+        let mut holds: BTreeMap<i64, (&Hold, u64)> = BTreeMap::new();
+        for hold in self.held.iter().map(|(_, hold)| hold).chain(&self.held_asides) {
+            holds.entry(hold.id).or_insert((hold, 0)).1 += 1;
+        }
+        holds.into_values().collect()
+    }
+}
+
+/// Looks what an erasure is about. `progress` is told how many segments have been looked through.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn look(db: &Db, request: &Request, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Found, DbError> {
+    let newest_hold = db.newest_hold().await?;
+    let holds = db.holds(request.account).await?;
+    let mut found = Found { newest_hold, ..Found::default() };
+    let meant = if request.subject.is_contact() {
+        with_contact(db, request, &mut found, progress).await?
+    } else {
+        db.segments_meant(&request.subject, request.account).await?
+    };
+    for page in meant.chunks(PAGE) {
+        let (held, free) = divided(db, &holds, page).await?;
+        found.held.extend(held);
+        found.segments.extend(free);
+    }
+    look_aside(db, request, &holds, &mut found).await?;
+    if let (Subject::Segment(id), Some(account)) = (&request.subject, request.account)
+        && found.segments.is_empty()
+        && !found.is_held()
+    {
+        match holds.iter().find(|hold| hold.subject.names(id, None)) {
+            Some(hold) => found.held_asides.push(hold.clone()),
+            None if db.tombstone(id, Some(account)).await?.is_some() => {}
+            None => found.unknown = Some((account, id.clone())),
+        }
+    }
+    Ok(found)
+}
+
+/// All segments with a contact. Nothing but their texts tells, so all of them are read.
+async fn with_contact(
+    db: &Db,
+    request: &Request,
+    found: &mut Found,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Vec<SegmentRef>, DbError> {
+    let (mut meant, mut after) = (Vec::new(), i64::MIN);
+    loop {
+        let page = db.segment_page(request.account, after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(meant) };
+        after = last.key;
+        progress(page.len() as u64);
+        let texts = texts_of(db, &page).await?;
+        for segment in page {
+            let texts = texts.get(&segment.key);
+            if is_meant(&request.subject, &segment, texts) {
+                meant.push(segment);
+            } else if texts.is_some_and(|texts| texts.metadata.iter().any(|raw| request.subject.resembles(raw))) {
+                found.alike += 1;
+            }
+        }
+    }
+}
+
+async fn texts_of(db: &Db, segments: &[SegmentRef]) -> Result<HashMap<i64, Texts>, DbError> {
+    db.texts_of(&segments.iter().map(|segment| segment.key).collect::<Vec<_>>()).await
+}
+
+/// Tells segments that a hold keeps from those that none does. Their texts are read only where a hold is on a contact.
+async fn divided(
+    db: &Db,
+    holds: &[Hold],
+    segments: &[SegmentRef],
+) -> Result<(Vec<(SegmentRef, Hold)>, Vec<SegmentRef>), DbError> {
+    let texts =
+        if holds.iter().any(|hold| hold.subject.is_contact()) { texts_of(db, segments).await? } else { HashMap::new() };
+    let (mut held, mut free) = (Vec::new(), Vec::new());
+    for segment in segments {
+        match held_by(holds, segment, texts.get(&segment.key)) {
+            Some(hold) => held.push((segment.clone(), hold.clone())),
+            None => free.push(segment.clone()),
+        }
+    }
+    Ok((held, free))
+}
+
+/// Looks through the records set aside, which are few.
+async fn look_aside(db: &Db, request: &Request, holds: &[Hold], found: &mut Found) -> Result<(), DbError> {
+    let going: HashSet<(i64, &str)> =
+        found.segments.iter().map(|segment| (segment.account, segment.segment_id.as_str())).collect();
+    let (mut asides, mut kept) = (Vec::new(), Vec::new());
+    let mut last: Option<AsideText> = None;
+    loop {
+        let page = db.aside_page(request.account, None, last.as_ref(), PAGE).await?;
+        for aside in page.iter().filter(|aside| aside_is_meant(&request.subject, &going, aside)) {
+            match aside_held_by(holds, aside) {
+                Some(hold) => kept.push(hold.clone()),
+                None => asides.push((aside.account, aside.digest.clone())),
+            }
+        }
+        match page.into_iter().next_back() {
+            Some(end) => last = Some(end),
+            None => break,
+        }
+    }
+    found.asides = asides;
+    found.held_asides = kept;
+    Ok(())
+}
+
+/// Erases what was found. Where a hold was placed meanwhile, or the segment announced, it looks again, and what is kept now
+/// is in the answer. What a hold keeps of the request is noted in the journal.
+///
+/// # Errors
+/// Where the database fails; what was erased before stays erased.
+pub async fn erase(
+    db: &Db,
+    request: &Request,
+    mut found: Found,
+    now: Time,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<(Erased, Found), DbError> {
+    let mut sum = Erased::default();
+    while !erase_found(db, request, &found, now, &mut sum, progress).await? {
+        found = look(db, request, &mut |_| {}).await?;
+    }
+    if found.is_held() {
+        let counts = (found.held.len() as u64, found.held_asides.len() as u64);
+        for (hold, _) in found.holds() {
+            let entry = Entry { hold: Some(hold.id), ..entry(request, Done::Refused) };
+            db.note_in_journal(&entry, request.account, counts, now).await?;
+        }
+    }
+    Ok((sum, found))
+}
+
+/// `false` where it has to be looked for again.
+async fn erase_found(
+    db: &Db,
+    request: &Request,
+    found: &Found,
+    now: Time,
+    sum: &mut Erased,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<bool, DbError> {
+    let entry = entry(request, Done::Erase);
+    for (account, part) in parts(found) {
+        let erasing = Erasing {
+            account,
+            owned: None,
+            segments: &part.segments,
+            asides: &part.asides,
+            unknown: &part.unknown,
+            gone: Gone::Erased,
+            newest_hold: found.newest_hold,
+            at: now,
+            entry: &entry,
+        };
+        let Some(erased) = db.erase(&erasing).await? else { return Ok(false) };
+        sum.add(erased);
+        progress(erased.segments);
+    }
+    Ok(true)
+}
+
+fn entry(request: &Request, what: Done) -> Entry {
+    Entry {
+        who: request.who.clone(),
+        what,
+        subject: Some(request.subject.clone()),
+        hold: None,
+        reason: request.reason.clone(),
+    }
+}
+
+#[derive(Default)]
+struct Part {
+    segments: Vec<i64>,
+    asides: Vec<Vec<u8>>,
+    unknown: Vec<String>,
+}
+
+/// What was found in portions, each of one account.
+fn parts(found: &Found) -> Vec<(i64, Part)> {
+    let mut whole: BTreeMap<i64, Part> = BTreeMap::new();
+    for segment in &found.segments {
+        whole.entry(segment.account).or_default().segments.push(segment.key);
+    }
+    for (account, digest) in &found.asides {
+        whole.entry(*account).or_default().asides.push(digest.clone());
+    }
+    if let Some((account, id)) = &found.unknown {
+        whole.entry(*account).or_default().unknown.push(id.clone());
+    }
+    let mut parts = Vec::new();
+    for (account, mut part) in whole {
+        while part.segments.len() > BATCH {
+            let rest = part.segments.split_off(BATCH);
+            parts.push((account, Part { segments: std::mem::replace(&mut part.segments, rest), ..Part::default() }));
+        }
+        parts.push((account, part));
+    }
+    parts
+}
+
+/// How far retention has looked through an account.
+#[derive(Debug, Clone, Copy)]
+pub struct Cursor(Time, i64);
+
+impl Default for Cursor {
+    fn default() -> Cursor {
+        Cursor(Time::NONE, i64::MIN)
+    }
+}
+
+/// Whether an account has anything that is past its retention by so much that taking it is worth the while.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn is_due(db: &Db, account: i64, retention: Duration, now: Time) -> Result<bool, DbError> {
+    let cutoff = now - retention - slack(retention);
+    let Cursor(ended, key) = Cursor::default();
+    Ok(!db.segments_past(account, cutoff, (ended, key), 1).await?.is_empty()
+        || !db.aside_page(Some(account), Some(cutoff), None, 1).await?.is_empty())
+}
+
+/// Takes the next of an account's segments that are past retention and that no hold keeps; `None` once there are no more.
+///
+/// # Errors
+/// `DbFault::Lost` where the account has another owner now.
+pub async fn expire(
+    db: &Db,
+    owned: Owned,
+    cutoff: Time,
+    who: &str,
+    now: Time,
+    cursor: &mut Cursor,
+) -> Result<Option<Erased>, DbError> {
+    let newest_hold = db.newest_hold().await?;
+    let holds = db.holds(Some(owned.account)).await?;
+    let page = db.segments_past(owned.account, cutoff, (cursor.0, cursor.1), BATCH).await?;
+    let Some(last) = page.last() else { return Ok(None) };
+    let next = Cursor(last.ended, last.key);
+    let (_, free) = divided(db, &holds, &page).await?;
+    let segments: Vec<i64> = free.iter().map(|segment| segment.key).collect();
+    let taken = take(db, owned, &segments, &[], (newest_hold, who, now)).await?;
+    // Where a hold was placed meanwhile, the same page is looked at again.
+    if taken.is_some() {
+        *cursor = next;
+    }
+    Ok(Some(taken.unwrap_or_default()))
+}
+
+/// Takes an account's records set aside that lie in windows past retention.
+///
+/// # Errors
+/// `DbFault::Lost` where the account has another owner now.
+pub async fn expire_asides(db: &Db, owned: Owned, cutoff: Time, who: &str, now: Time) -> Result<Erased, DbError> {
+    let newest_hold = db.newest_hold().await?;
+    let holds = db.holds(Some(owned.account)).await?;
+    let mut sum = Erased::default();
+    let mut last: Option<AsideText> = None;
+    loop {
+        let page = db.aside_page(Some(owned.account), Some(cutoff), last.as_ref(), BATCH).await?;
+        let free = page.iter().filter(|aside| aside_held_by(&holds, aside).is_none());
+        let digests: Vec<Vec<u8>> = free.map(|aside| aside.digest.clone()).collect();
+        let Some(taken) = take(db, owned, &[], &digests, (newest_hold, who, now)).await? else { return Ok(sum) };
+        sum.add(taken);
+        match page.into_iter().next_back() {
+            Some(end) => last = Some(end),
+            None => return Ok(sum),
+        }
+    }
+}
+
+async fn take(
+    db: &Db,
+    owned: Owned,
+    segments: &[i64],
+    asides: &[Vec<u8>],
+    (newest_hold, who, at): (i64, &str, Time),
+) -> Result<Option<Erased>, DbError> {
+    if segments.is_empty() && asides.is_empty() {
+        return Ok(Some(Erased::default()));
+    }
+    let entry = Entry { who: who.to_owned(), what: Done::Retention, subject: None, hold: None, reason: None };
+    let erasing = Erasing {
+        account: owned.account,
+        owned: Some(owned),
+        segments,
+        asides,
+        unknown: &[],
+        gone: Gone::Expired,
+        newest_hold,
+        at,
+        entry: &entry,
+    };
+    db.erase(&erasing).await
+}

@@ -1,6 +1,7 @@
 //! The words that every stage shares: ids, time ranges, artifacts, outcomes and states. Pure data, no I/O.
 
 mod stretch;
+mod subject;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Time;
 
 pub use stretch::{Stretch, Stretches, Window};
+pub use subject::{Subject, occurs};
 
 /// Names a RingCX sub-account: `rcAccountId` of the main account, and the sub-account's own id. Both are opaque.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

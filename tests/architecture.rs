@@ -19,6 +19,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("db", &["*", "-clock", "-model", "-ringcx", "-proof"]),
     ("redact", &["*", "-config"]),
     ("table", &["*"]),
+    ("keeping", &["*", "-clock", "-model", "-db"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
     ("search", &["discover", "fetch", "index", "daemon", "cli", "http", "sim", "status"]),

@@ -54,7 +54,7 @@ fn untouched(rc: &str, sub: &str, name: Option<String>) -> AccountAudit {
         watermark: None,
         passes: Vec::new(),
         gaps: Vec::new(),
-        segments: Segments { announced: 0, with_transcript: 0 },
+        segments: Segments { announced: 0, with_transcript: 0, erased: 0, expired: 0 },
         artifacts: Vec::new(),
         unfinished: Vec::new(),
         items: Vec::new(),
@@ -80,10 +80,11 @@ fn account(question: &Question, facts: Facts) -> AccountAudit {
         let (since, until) = (Moment(pause.since), Moment(pause.until));
         notes.push(format!("metadata is paused since {since}, to be tried again at {until}: {}", pause.reason));
     }
-    if (question.from.is_some() || question.to.is_some()) && !facts.days.is_empty() {
+    let (erased, expired) = (facts.gone.erased, facts.gone.expired);
+    if (question.from.is_some() || question.to.is_some()) && (!facts.days.is_empty() || erased + expired > 0) {
         notes.push("counts against announcements are of whole UTC days: all those that the range touches".to_owned());
     }
-    let announced = facts.segments.0;
+    let announced = facts.segments.0 + erased + expired;
     AccountAudit {
         rc_account_id: facts.account.id.rc.to_string(),
         sub_account_id: facts.account.id.sub.to_string(),
@@ -92,13 +93,13 @@ fn account(question: &Question, facts: Facts) -> AccountAudit {
         watermark,
         passes: passes(&facts, range),
         gaps,
-        segments: Segments { announced, with_transcript: facts.segments.1 },
+        segments: Segments { announced, with_transcript: facts.segments.1, erased, expired },
         artifacts: artifacts(&facts),
         unfinished: unfinished(&facts),
         items: items(&facts),
         late: lateness(&facts),
         aside: asides(&facts),
-        ledger: ledger(&facts.days),
+        ledger: ledger(&facts.days, i64::try_from(erased + expired).unwrap_or(i64::MAX)),
         reads: reads(&facts),
         notes,
     }
@@ -179,10 +180,11 @@ fn passes(facts: &Facts, range: Option<Stretch>) -> Vec<Pass> {
 }
 
 fn artifacts(facts: &Facts) -> Vec<ArtifactAudit> {
-    let each = Artifact::ALL.into_iter().zip(&facts.tallies);
-    each.map(|(artifact, tally)| ArtifactAudit {
+    let gone = facts.gone.erased + facts.gone.expired;
+    let each = Artifact::ALL.into_iter().zip(&facts.tallies).zip(facts.gone.asked);
+    each.map(|((artifact, tally), erased)| ArtifactAudit {
         artifact: artifact.name(),
-        asked: tally.asked,
+        asked: tally.asked + erased,
         stored: tally.stored,
         not_populated: tally.not_populated,
         pending: tally.pending,
@@ -190,8 +192,8 @@ fn artifacts(facts: &Facts) -> Vec<ArtifactAudit> {
         unavailable: tally.unavailable,
         failed: tally.failed,
         discarded: tally.discarded,
-        erased: 0,
-        not_requested: facts.segments.0.saturating_sub(tally.asked),
+        erased,
+        not_requested: (facts.segments.0 + gone).saturating_sub(tally.asked + erased),
         unexplained: tally.lost.saturating_add(tally.stray),
     })
     .collect()
@@ -257,9 +259,9 @@ fn asides(facts: &Facts) -> Asides {
     Asides { unresolved: facts.aside_counts.0, resolved: facts.aside_counts.1, records: records.collect() }
 }
 
-fn ledger(days: &[DayRow]) -> Ledger {
+fn ledger(days: &[DayRow], gone: i64) -> Ledger {
     let differs = |day: &&DayRow| day.announced != day.held;
-    let total = |of: fn(&DayRow) -> IdCount| days.iter().map(|day| of(day).segments).sum();
+    let total = |of: fn(&DayRow) -> IdCount| days.iter().map(|day| of(day).segments).sum::<i64>();
     let differences: Vec<DayDifference> = days
         .iter()
         .filter(differs)
@@ -268,8 +270,9 @@ fn ledger(days: &[DayRow]) -> Ledger {
     Ledger {
         agrees: differences.is_empty(),
         days: days.len() as u64,
-        announced: total(|day| day.announced),
+        announced: total(|day| day.announced).saturating_add(gone),
         held: total(|day| day.held),
+        gone,
         differences,
     }
 }

@@ -123,7 +123,19 @@ pub(super) fn verdict(accounts: &[AccountAudit], problems: &[Problem]) -> String
     }
     let sum =
         |of: fn(&ArtifactAudit) -> u64| -> u64 { accounts.iter().flat_map(|account| &account.artifacts).map(of).sum() };
-    let announced: u64 = accounts.iter().map(|account| account.segments.announced).sum();
+    let of = |which: fn(&super::report::Segments) -> u64| -> u64 {
+        accounts.iter().map(|account| which(&account.segments)).sum()
+    };
+    let (announced, erased, expired) = (of(|all| all.announced), of(|all| all.erased), of(|all| all.expired));
+    let gone = [(erased, "erased"), (expired, "past retention")];
+    let gone: Vec<String> =
+        gone.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}")).collect();
+    let held = match gone.is_empty() {
+        true => format!("{} announced and held", segments(announced)),
+        false => {
+            format!("{} announced, {} held, {}", segments(announced), announced - erased - expired, gone.join(", "))
+        }
+    };
     let parts = [
         (sum(|artifact| artifact.stored), "stored"),
         (sum(|artifact| artifact.not_populated), "empty"),
@@ -136,8 +148,5 @@ pub(super) fn verdict(accounts: &[AccountAudit], problems: &[Problem]) -> String
         parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
     let asked = sum(|artifact| artifact.asked);
     let became = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
-    format!(
-        "complete: no gap, {} announced and held, {asked} transcripts and summaries asked for{became}",
-        segments(announced)
-    )
+    format!("complete: no gap, {held}, {asked} transcripts and summaries asked for{became}")
 }

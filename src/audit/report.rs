@@ -198,13 +198,17 @@ pub enum Cause {
     ReadsFailing,
 }
 
-/// Segments that were announced.
+/// Segments that were announced. What is gone is counted by whole UTC days: all those that the range touches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Segments {
-    /// In all.
+    /// In all, those that are gone included.
     pub announced: u64,
-    /// Those with a transcript, as last read.
+    /// Those with a transcript, as last read, among those that are held.
     pub with_transcript: u64,
+    /// Those that were erased on request.
+    pub erased: u64,
+    /// Those that went because they were past retention.
+    pub expired: u64,
 }
 
 /// What became of one artifact of all segments; from `stored` to `not_requested` they add up to the segments, where
@@ -229,7 +233,7 @@ pub struct ArtifactAudit {
     pub failed: u64,
     /// A person gave it up.
     pub discarded: u64,
-    /// Erased as the law or a person demanded.
+    /// Asked for, and gone with its segment: erased on request, or past retention.
     pub erased: u64,
     /// Never asked for.
     pub not_requested: u64,
@@ -332,10 +336,12 @@ pub struct Ledger {
     pub agrees: bool,
     /// How many days were compared.
     pub days: u64,
-    /// Segments as they were counted when they were announced.
+    /// Segments as they were counted when they were announced, those that are gone since included.
     pub announced: i64,
     /// Segments that are held.
     pub held: i64,
+    /// Segments that are gone, erased on request or past retention; with those held they are those announced.
+    pub gone: i64,
     /// The days that differ.
     pub differences: Vec<DayDifference>,
 }
@@ -345,7 +351,7 @@ pub struct Ledger {
 pub struct DayDifference {
     /// The day; null stands for segments without an end time.
     pub day: Option<String>,
-    /// Segments announced.
+    /// Segments announced, without those that are gone since.
     pub announced: i64,
     /// Segments held.
     pub held: i64,

@@ -52,6 +52,7 @@ fn facts() -> Facts {
         backfills: Vec::new(),
         segments: (10, 8),
         tallies: [tally; 3],
+        gone: GoneTally::default(),
         unfinished: Vec::new(),
         settled: Vec::new(),
         aside_counts: (0, 0),
@@ -82,6 +83,23 @@ fn an_archive_in_which_nothing_is_missing_is_complete() {
     assert_eq!(account.range, Some(stretch(120, 6).into()));
     assert_eq!(account.watermark, Some(Moment(ago(6))));
     assert_eq!(account.artifacts[0].not_requested, 2);
+}
+
+#[test]
+fn what_is_gone_is_counted_and_keeps_nothing_from_being_complete() {
+    let gone = GoneTally { erased: 2, expired: 1, asked: [3, 2, 2] };
+    let audit = judge(&question(), vec![Facts { gone, ..facts() }]);
+    assert!(audit.complete, "{:?}", audit.problems);
+    assert_eq!(
+        audit.verdict,
+        "complete: no gap, 13 segments announced, 10 held, 2 erased, 1 past retention, 31 transcripts and summaries asked for: 21 stored, 3 empty, 7 erased"
+    );
+    let account = &audit.accounts[0];
+    assert_eq!((account.segments.announced, account.segments.erased, account.segments.expired), (13, 2, 1));
+    assert_eq!((account.ledger.announced, account.ledger.held, account.ledger.gone), (13, 10, 3));
+    let transcripts = &account.artifacts[0];
+    let sum = transcripts.stored + transcripts.not_populated + transcripts.erased + transcripts.not_requested;
+    assert_eq!((transcripts.asked, transcripts.erased, sum), (11, 3, 13));
 }
 
 #[test]

@@ -88,13 +88,21 @@ fn describe(text: &mut String, account: &AccountAudit) {
         "  segments   {} announced, {} of them with a transcript",
         segments.announced, segments.with_transcript
     );
+    if segments.erased + segments.expired > 0 {
+        let _ = writeln!(
+            text,
+            "  gone       {} of them erased on request, {} past retention: `ringcx-extractor erase --journal` tells of it",
+            segments.erased, segments.expired
+        );
+    }
     let ledger = &account.ledger;
     let verdict = if ledger.agrees { "agree in number and in ids" } else { "do NOT agree" };
     let _ = writeln!(
         text,
-        "  ledger     {} announced and {} held, counted over {}: they {verdict}",
+        "  ledger     {} announced and {} held{}, counted over {}: they {verdict}",
         ledger.announced,
         ledger.held,
+        if ledger.gone > 0 { format!(" and {} gone", ledger.gone) } else { String::new() },
         words::count(ledger.days, "day")
     );
     if !account.artifacts.is_empty() {

@@ -7,7 +7,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::{Context, terminal};
-use crate::db::{Access, Db, SegmentRow};
+use crate::db::{Access, Db, Gone, SegmentRow};
 use crate::export::{Entry, Line};
 use history::History;
 
@@ -74,6 +74,18 @@ async fn find(db: &Db, args: &Args) -> anyhow::Result<Vec<SegmentRow>> {
             (db.segments_named(segment).await?, format!("segment {segment:?}"))
         }
     };
+    if let (true, Some(segment)) = (segments.is_empty(), &args.segment)
+        && let Some(stone) = db.tombstone(segment, None).await?
+    {
+        let why = match stone.gone {
+            Gone::Erased => "was erased on request, or is not to be taken in, since",
+            Gone::Expired => "went because it was past retention, at",
+        };
+        bail!(
+            "the {what} {why} {}\nhint: `ringcx-extractor erase --journal` tells who and why",
+            stone.at.rfc3339_secs()
+        );
+    }
     if segments.is_empty() {
         bail!("failed to find the {what} in the archive\n{HINT}");
     }

@@ -26,9 +26,14 @@ fn the_help_is_what_people_were_told() {
       status       Show accounts, how far they are read, what work is left and the budget
       backfill     Have past time windows read
       queue        Look at work items, above all those that gave up, and settle them
+      search       Find conversations by what was said or written
       show         Show one segment to read: the conversation, its summaries and its history
       export       Write out the archive, in order of end time
       audit        Show what was read and when, every gap, and what became of each segment
+      deliver      Look at delivery to other systems, and send again
+      erase        Erase conversations for good, as the law may ask for
+      hold         Keep conversations from retention and erasure, or stop doing so
+      verify       Read the archive again and find whatever was altered
       health       Ask a running daemon whether it is alive; for containers
       migrate      Bring the database up to date (`run` does it too)
       completions  Print shell completions
@@ -137,6 +142,23 @@ fn retry_needs_exactly_one_choice() {
     assert!(!parse("x queue retry --state open"));
     assert!(!parse("x show"));
     assert!(!parse("x show seg-1 --dialog dia-1"));
+}
+
+#[test]
+fn an_erasure_or_a_hold_names_one_thing() {
+    let parse = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+    assert!(parse("x erase --segment a --account Support --reason why --dry-run"));
+    assert!(parse("x erase --contact +12013770791 --yes --quick"));
+    assert!(parse("x erase --journal --json --dialog a"));
+    assert!(parse("x erase --rewrite"));
+    assert!(!parse("x erase --segment a --dialog b"));
+    assert!(!parse("x erase --rewrite --segment a"));
+    assert!(!parse("x erase --segment a --json"));
+    assert!(parse("x hold --contact a --account Support"));
+    assert!(parse("x hold --list --json"));
+    assert!(parse("x hold --release 7 --reason over"));
+    assert!(!parse("x hold --release 7 --segment a"));
+    assert!(!parse("x hold --list --dialog a"));
 }
 
 fn row(key: i64, sub: &str, name: Option<&str>) -> AccountRow {

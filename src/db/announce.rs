@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::keep::Gate;
 use super::{Arg, BULK, Db, DbError, Item, Owned, Row, Stmt, Tx, item, sql};
 use crate::clock::Time;
 use crate::model::{
@@ -110,7 +111,16 @@ impl Db {
     /// # Errors
     /// `DbFault::Lost` where the account has another owner now; nothing is stored then.
     pub async fn announce(&self, chunk: Chunk<'_>) -> Result<Announced, DbError> {
-        let mut sum = Announced { aside: chunk.asides.len() as u64, ..Announced::default() };
+        self.announce_kept(chunk, None).await
+    }
+
+    /// Stores a chunk of an answer, but nothing new that ended before `kept_since`, where one is given, and nothing that
+    /// was erased; either still counts as announced by the answer.
+    ///
+    /// # Errors
+    /// `DbFault::Lost` where the account has another owner now; nothing is stored then.
+    pub async fn announce_kept(&self, chunk: Chunk<'_>, kept_since: Option<Time>) -> Result<Announced, DbError> {
+        let mut sum = Announced::default();
         // An answer that names a segment twice: the last one counts, as it would in two answers.
         let mut last: BTreeMap<&str, &SegmentRecord> = BTreeMap::new();
         for record in chunk.records {
@@ -119,12 +129,15 @@ impl Db {
         let records: Vec<&SegmentRecord> = last.into_values().collect();
         let mut tx = self.begin().await?;
         tx.hold(chunk.owned).await?;
+        let gate = tx.gate(chunk.owned.account, kept_since).await?;
         let mut ledger = Ledger::default();
         for part in records.chunks(BULK) {
-            tx.announce_part(&chunk, part, &mut sum, &mut ledger).await?;
+            tx.announce_part(&chunk, &gate, part, &mut sum, &mut ledger).await?;
         }
         tx.add_to_ledger(chunk.owned.account, ledger).await?;
-        tx.set_aside(&chunk).await?;
+        let asides = tx.may_be_aside(&gate, chunk.stretch, chunk.asides).await?;
+        sum.aside = asides.len() as u64;
+        tx.set_aside(&chunk, &asides).await?;
         tx.commit().await?;
         Ok(sum)
     }
@@ -132,10 +145,10 @@ impl Db {
 
 /// What to add to each day of the ledger: segments, digest.
 #[derive(Default)]
-struct Ledger(BTreeMap<i64, (i64, i64, i64)>);
+pub(super) struct Ledger(BTreeMap<i64, (i64, i64, i64)>);
 
 impl Ledger {
-    fn count(&mut self, ended: Time, digest: (i64, i64), sign: i64) {
+    pub(super) fn count(&mut self, ended: Time, digest: (i64, i64), sign: i64) {
         let day = self.0.entry(day_of(ended)).or_default();
         day.0 += sign;
         day.1 = day.1.wrapping_add(digest.0.wrapping_mul(sign));
@@ -152,11 +165,15 @@ impl Tx {
     async fn announce_part(
         &mut self,
         chunk: &Chunk<'_>,
+        gate: &Gate,
         part: &[&SegmentRecord],
         sum: &mut Announced,
         ledger: &mut Ledger,
     ) -> Result<(), DbError> {
         let known = self.known_segments(chunk.owned.account, part).await?;
+        let unknown: Vec<&SegmentRecord> =
+            part.iter().copied().filter(|record| !known.contains_key(record.segment_id.as_str())).collect();
+        let kept_out = self.kept_out(gate, &unknown).await?;
         let (mut fresh, mut changed, mut work) = (Vec::new(), Vec::new(), Vec::new());
         let mut late: BTreeMap<(&'static str, i64), i64> = BTreeMap::new();
         for &record in part {
@@ -167,6 +184,9 @@ impl Tx {
             let ended = record.end.unwrap_or(Time::NONE);
             let wanted = chunk.wants.of(record.has_transcript, record.is_agent);
             let Some(held) = known.get(record.segment_id.as_str()) else {
+                if kept_out.contains(&record.segment_id) {
+                    continue;
+                }
                 sum.added += 1;
                 ledger.count(ended, digest, 1);
                 if let Some(end) = record.end.filter(|end| chunk.known.holding(*end).is_some()) {
@@ -250,9 +270,12 @@ impl Tx {
         if fresh.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = fresh.iter().map(|(record, wanted)| {
+        let next = self.next_segment().await?;
+        let rows = fresh.iter().enumerate().map(|(nth, (record, wanted))| {
             let packed = item::pack(record.raw.as_bytes());
-            vec![
+            // The database numbers the rows after the first by itself.
+            let number = next.map(|next| Arg::Int((nth == 0).then_some(next)));
+            let values = [
                 chunk.owned.account.into(),
                 Arg::from(&record.segment_id),
                 record.dialog_id.clone().into(),
@@ -265,13 +288,15 @@ impl Tx {
                 short_hash(record.raw.as_bytes()).into(),
                 packed.codec.into(),
                 packed.body.into(),
-            ]
+            ];
+            number.into_iter().chain(values).collect()
         });
-        let stmt = Stmt::rows(
-            "insert into segment (account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata) values ",
-            rows.collect(),
-            " returning id, segment_id",
-        );
+        let head = if next.is_some() {
+            "insert into segment (id, account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata) values "
+        } else {
+            "insert into segment (account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata) values "
+        };
+        let stmt = Stmt::rows(head, rows.collect(), " returning id, segment_id");
         let wanted: HashMap<&str, (ArtifactSet, Time, bool)> = fresh
             .iter()
             .map(|(record, wanted)| {
@@ -370,7 +395,7 @@ impl Tx {
     }
 
     /// One owner writes an account's ledger, so reading and writing it back is safe here.
-    async fn add_to_ledger(&mut self, account: i64, ledger: Ledger) -> Result<(), DbError> {
+    pub(super) async fn add_to_ledger(&mut self, account: i64, ledger: Ledger) -> Result<(), DbError> {
         for (day, (segments, high, low)) in ledger.0 {
             let stmt = sql("select segments, digest_high, digest_low from announced where account = $1 and day = $2");
             let held = match self.first(stmt.bind(account).bind(day)).await? {
@@ -409,10 +434,10 @@ impl Tx {
         self.run(stmt).await.map(drop)
     }
 
-    async fn set_aside(&mut self, chunk: &Chunk<'_>) -> Result<(), DbError> {
+    async fn set_aside(&mut self, chunk: &Chunk<'_>, asides: &[&AsideRecord]) -> Result<(), DbError> {
         let account = chunk.owned.account;
         let mut distinct: BTreeMap<Vec<u8>, &AsideRecord> = BTreeMap::new();
-        for aside in chunk.asides {
+        for &aside in asides {
             distinct.insert(short_hash(aside.raw.as_bytes()), aside);
         }
         let rows: Vec<Vec<Arg>> = distinct

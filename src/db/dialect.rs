@@ -84,4 +84,35 @@ impl Tx {
             sql("select epoch from account where id = $1").bind(account)
         }
     }
+
+    /// Reads an account's epoch and keeps everyone from writing for the account until this transaction ends. On SQLite there
+    /// is one writer.
+    pub(super) fn epoch_alone(&self, account: i64) -> Stmt {
+        if self.is_postgres() {
+            sql("select epoch from account where id = $1 for update").bind(account)
+        } else {
+            sql("select epoch from account where id = $1").bind(account)
+        }
+    }
+
+    /// Sees to it that no number of a segment is used again after its deletion: whoever still works on the old one would
+    /// take the new one for it. Postgres never does; SQLite gives the next number after the highest in use.
+    pub(super) async fn keep_numbers_unused(&mut self) -> Result<(), DbError> {
+        if self.is_postgres() {
+            return Ok(());
+        }
+        let stmt = sql("insert into meta (key, value) select 'segment.newest', cast(coalesce(max(id), 0) as text) from segment where true
+             on conflict (key) do update set value = excluded.value where cast(excluded.value as integer) > cast(meta.value as integer)");
+        self.run(stmt).await.map(drop)
+    }
+
+    /// The number that the next segment must be given, where the database would give it one that was used before.
+    pub(super) async fn next_segment(&mut self) -> Result<Option<i64>, DbError> {
+        if self.is_postgres() {
+            return Ok(None);
+        }
+        let stmt = sql("select cast(value as integer) + 1 from meta where key = 'segment.newest'
+             and cast(value as integer) > (select coalesce(max(id), 0) from segment)");
+        self.first(stmt).await?.map(|row| row.int(0)).transpose()
+    }
 }

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use rows::{
-    ArtifactTally, AsideLedgerRow, CoveredRow, DayRow, IdCount, LedgerAccount, ReadRow, SettledRow, UnfinishedRow,
+    ArtifactTally, AsideLedgerRow, CoveredRow, DayRow, GoneTally, IdCount, LedgerAccount, ReadRow, SettledRow,
+    UnfinishedRow,
 };
 
 use super::announce::{day_of, id_digest};
@@ -274,6 +275,29 @@ impl Snapshot {
         }
         let row = |((account, day), (announced, held))| DayRow { account, day, announced, held };
         Ok(days.into_iter().map(row).collect())
+    }
+
+    /// What is gone of the days that the range touches, by account.
+    pub async fn gone(&mut self, range: ExportRange) -> Result<BTreeMap<i64, GoneTally>, DbError> {
+        let whole = whole_days(range);
+        let (from, to) = (whole.from.map_or(i64::MIN, day_of), whole.to.map_or(i64::MAX, day_of));
+        // Segments without an end time lie in no range but the whole.
+        let from = if whole.from.is_some() || whole.to.is_some() { from.max(NO_DAY + 1) } else { from };
+        let stmt = sql("select account, kind, cast(sum(segments) as bigint), cast(sum(transcripts) as bigint),
+             cast(sum(agent_summaries) as bigint), cast(sum(auto_summaries) as bigint) from erased
+             where ($1 = -1 or account = $1) and day >= $2 and day < $3 group by account, kind");
+        let mut gone: BTreeMap<i64, GoneTally> = BTreeMap::new();
+        for row in self.0.all(stmt.bind(whole.account.unwrap_or(-1)).bind(from).bind(to)).await? {
+            let tally = gone.entry(row.int(0)?).or_default();
+            match row.int(1)? {
+                0 => tally.erased += row.count(2)?,
+                _ => tally.expired += row.count(2)?,
+            }
+            for (asked, index) in tally.asked.iter_mut().zip(3..) {
+                *asked += row.count(index)?;
+            }
+        }
+        Ok(gone)
     }
 
     /// Shows every segment in the range, page by page: account, day, digest of its id.

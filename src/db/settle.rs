@@ -137,7 +137,10 @@ impl Db {
         tx.archive(&counted, &mut owners).await?;
         tx.revisit(&counted).await?;
         let updated = tx.postpone(&failed).await?;
-        tx.remember(&failed).await?;
+        // What was erased meanwhile has no work row to postpone, and must get no story either.
+        let remembered: Vec<&Settled> =
+            failed.into_iter().filter(|settled| updated.contains(&settled.claim.item)).collect();
+        tx.remember(&remembered).await?;
         tx.commit().await?;
         Ok(batch
             .iter()

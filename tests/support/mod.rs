@@ -4,8 +4,8 @@
 
 pub mod daemon;
 pub mod postgres;
-pub mod villain;
 pub mod receiver;
+pub mod villain;
 
 use ringcx_extractor::db::{Access, Db};
 use tempfile::TempDir;

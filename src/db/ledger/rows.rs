@@ -87,6 +87,17 @@ pub struct ArtifactTally {
     pub next_due: Option<Time>,
 }
 
+/// Segments that were announced and are gone, by the whole UTC days that a range touches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GoneTally {
+    /// Erased on request.
+    pub erased: u64,
+    /// Gone by retention.
+    pub expired: u64,
+    /// Of how many of either each artifact had been asked for, in the order of [`Artifact::ALL`].
+    pub asked: [u64; 3],
+}
+
 /// Unfinished items that have an artifact, a state and a last answer in common.
 #[derive(Debug, Clone)]
 pub struct UnfinishedRow {

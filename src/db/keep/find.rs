@@ -1,0 +1,182 @@
+//! Finding what an erasure, a hold or retention is about.
+
+use std::collections::HashMap;
+
+use super::super::{BULK, Db, DbError, Row, Stmt, item, sql};
+use crate::clock::Time;
+use crate::model::Subject;
+
+/// A segment by its ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentRef {
+    /// Its number in the database.
+    pub key: i64,
+    /// Its account's number.
+    pub account: i64,
+    /// Its account.
+    pub sub: String,
+    /// Its id in RingCX.
+    pub segment_id: String,
+    /// Its dialog's id.
+    pub dialog_id: Option<String>,
+    /// When it ended; [`Time::NONE`] where that is not known.
+    pub ended: Time,
+}
+
+/// All the texts of a segment that can tell who its contact is.
+#[derive(Debug, Clone, Default)]
+pub struct Texts {
+    /// Metadata, all that was ever received.
+    pub metadata: Vec<String>,
+    /// Transcripts, all versions.
+    pub transcripts: Vec<Vec<u8>>,
+}
+
+/// A record that was set aside.
+#[derive(Debug, Clone)]
+pub struct AsideText {
+    /// Its account's number.
+    pub account: i64,
+    /// What it is known by.
+    pub digest: Vec<u8>,
+    /// Its segment's id, where that much could be read.
+    pub segment_id: Option<String>,
+    /// As received.
+    pub raw: String,
+}
+
+const REF: &str = "s.id, s.account, a.sub, s.segment_id, s.dialog_id, s.ended";
+
+fn segment_ref(row: &Row) -> Result<SegmentRef, DbError> {
+    Ok(SegmentRef {
+        key: row.int(0)?,
+        account: row.int(1)?,
+        sub: row.text(2)?,
+        segment_id: row.text(3)?,
+        dialog_id: row.maybe_text(4)?,
+        ended: row.time(5)?,
+    })
+}
+
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+impl Db {
+    /// The segments that ids alone tell to be meant; none for a contact.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn segments_meant(&self, subject: &Subject, account: Option<i64>) -> Result<Vec<SegmentRef>, DbError> {
+        let (from, id) = match subject {
+            Subject::Segment(id) => ("account a join segment s on s.account = a.id where s.segment_id = $1", id),
+            Subject::Dialog(id) => ("segment s join account a on a.id = s.account where s.dialog_id = $1", id),
+            Subject::Contact(_) => return Ok(Vec::new()),
+        };
+        let stmt = Stmt::built(format!("select {REF} from {from} and ($2 = -1 or s.account = $2) order by s.id"));
+        self.all(stmt.bind(id).bind(account.unwrap_or(-1))).await?.iter().map(segment_ref).collect()
+    }
+
+    /// The next page of all segments.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn segment_page(
+        &self,
+        account: Option<i64>,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<SegmentRef>, DbError> {
+        let stmt = Stmt::built(format!(
+            "select {REF} from segment s join account a on a.id = s.account
+             where s.id > $1 and ($2 = -1 or s.account = $2) order by s.id limit {limit}"
+        ));
+        self.all(stmt.bind(after).bind(account.unwrap_or(-1))).await?.iter().map(segment_ref).collect()
+    }
+
+    /// The next page of an account's segments that ended before `cutoff`, after the one given by end and number. One
+    /// without an end time counts from when it was first seen.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn segments_past(
+        &self,
+        account: i64,
+        cutoff: Time,
+        after: (Time, i64),
+        limit: usize,
+    ) -> Result<Vec<SegmentRef>, DbError> {
+        let stmt = Stmt::built(format!(
+            "select {REF} from segment s join account a on a.id = s.account
+             where s.account = $1 and s.ended < $2 and s.ended >= $3 and (s.ended, s.id) > ($3, $4)
+             and (s.ended <> $5 or s.first_seen < $2) order by s.ended, s.id limit {limit}"
+        ));
+        let stmt = stmt.bind(account).bind(cutoff).bind(after.0).bind(after.1).bind(Time::NONE);
+        self.all(stmt).await?.iter().map(segment_ref).collect()
+    }
+
+    /// What tells the contacts of these segments.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn texts_of(&self, keys: &[i64]) -> Result<HashMap<i64, Texts>, DbError> {
+        let mut texts: HashMap<i64, Texts> = HashMap::with_capacity(keys.len());
+        for part in keys.chunks(BULK) {
+            for head in [
+                "select id, codec, metadata from segment where id in ",
+                "select segment, codec, metadata from segment_version where segment in ",
+            ] {
+                for row in self.all(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await? {
+                    let metadata = lossy(item::unpack(row.int(1)?, row.bytes(2)?)?);
+                    texts.entry(row.int(0)?).or_default().metadata.push(metadata);
+                }
+            }
+            // A segment's transcript is its item of code 0.
+            let head = "select item, codec, body from artifact where outcome = 0 and item in ";
+            for row in self.all(Stmt::list(head, Vec::new(), part.iter().map(|key| key * 4), "")).await? {
+                let body = item::unpack(row.int(1)?, row.bytes(2)?)?;
+                texts.entry(row.int(0)?.div_euclid(4)).or_default().transcripts.push(body);
+            }
+        }
+        Ok(texts)
+    }
+
+    /// The next page of records set aside, settled or not; only of windows that ended before `cutoff`, where one is given.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn aside_page(
+        &self,
+        account: Option<i64>,
+        cutoff: Option<Time>,
+        after: Option<&AsideText>,
+        limit: usize,
+    ) -> Result<Vec<AsideText>, DbError> {
+        let stmt = Stmt::built(format!(
+            "select account, digest, segment_id, raw from aside where ($1 = -1 or account = $1) and to_ms < $2
+             and (account, digest) > ($3, $4) order by account, digest limit {limit}"
+        ));
+        let stmt = stmt.bind(account.unwrap_or(-1)).bind(cutoff.unwrap_or(Time(i64::MAX)));
+        let stmt = stmt.bind(after.map_or(-1, |after| after.account));
+        let rows = self.all(stmt.bind(after.map_or_else(Vec::new, |after| after.digest.clone()))).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(AsideText {
+                    account: row.int(0)?,
+                    digest: row.bytes(1)?,
+                    segment_id: row.maybe_text(2)?,
+                    raw: lossy(row.bytes(3)?),
+                })
+            })
+            .collect()
+    }
+
+    /// The number of the newest hold; 0 where there is none.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn newest_hold(&self) -> Result<i64, DbError> {
+        let row = self.first(sql("select coalesce(max(id), 0) from hold")).await?;
+        row.map_or(Ok(0), |row| row.int(0))
+    }
+}

@@ -1,0 +1,123 @@
+//! Who is meant, who is held, and when retention acts. Pure.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crate::db::{AsideText, Hold, SegmentRef, Texts};
+use crate::model::{Subject, occurs};
+
+/// How long retention lets things gather at the most.
+const LONGEST_SLACK: Duration = Duration::from_secs(24 * 3600);
+
+/// How far past retention the oldest may be before anything is taken: so that it is done in portions, and not every hour for
+/// a handful.
+pub fn slack(retention: Duration) -> Duration {
+    (retention / 100).min(LONGEST_SLACK)
+}
+
+/// Whether a request is about this segment.
+pub(super) fn is_meant(subject: &Subject, segment: &SegmentRef, texts: Option<&Texts>) -> bool {
+    subject.names(&segment.segment_id, segment.dialog_id.as_deref())
+        || (subject.is_contact()
+            && texts.is_some_and(|texts| {
+                texts.metadata.iter().any(|metadata| subject.in_metadata(metadata))
+                    || texts.transcripts.iter().any(|transcript| subject.in_transcript(transcript))
+            }))
+}
+
+/// The first hold that keeps this segment.
+pub(super) fn held_by<'a>(holds: &'a [Hold], segment: &SegmentRef, texts: Option<&Texts>) -> Option<&'a Hold> {
+    holds.iter().find(|hold| concerns(hold, segment.account) && is_meant(&hold.subject, segment, texts))
+}
+
+/// Whether a request, or the erasure of these segments, is about this record.
+pub(super) fn aside_is_meant(subject: &Subject, going: &HashSet<(i64, &str)>, aside: &AsideText) -> bool {
+    let with_a_segment = match &aside.segment_id {
+        Some(id) => subject.names(id, None) || going.contains(&(aside.account, id.as_str())),
+        None => going.iter().any(|(account, id)| *account == aside.account && occurs(&aside.raw, id)),
+    };
+    with_a_segment || subject.in_record(&aside.raw)
+}
+
+/// The first hold that keeps this record.
+pub(super) fn aside_held_by<'a>(holds: &'a [Hold], aside: &AsideText) -> Option<&'a Hold> {
+    holds.iter().find(|hold| {
+        concerns(hold, aside.account)
+            && (aside.segment_id.as_deref().is_some_and(|id| hold.subject.names(id, None))
+                || hold.subject.in_record(&aside.raw))
+    })
+}
+
+fn concerns(hold: &Hold, account: i64) -> bool {
+    hold.account.is_none_or(|own| own == account)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Time;
+
+    fn segment(account: i64, id: &str, dialog: Option<&str>) -> SegmentRef {
+        SegmentRef {
+            key: 1,
+            account,
+            sub: "1".into(),
+            segment_id: id.into(),
+            dialog_id: dialog.map(str::to_owned),
+            ended: Time(0),
+        }
+    }
+
+    fn hold(id: i64, account: Option<i64>, subject: Subject) -> Hold {
+        Hold { id, account, subject, reason: None, placed: Time(0), who: "me".into() }
+    }
+
+    fn texts(contact: &str) -> Texts {
+        Texts { metadata: vec![format!(r#"{{"contactEndpointAddress":"{contact}"}}"#)], transcripts: Vec::new() }
+    }
+
+    fn aside(account: i64, id: Option<&str>, raw: &str) -> AsideText {
+        AsideText { account, digest: vec![1], segment_id: id.map(str::to_owned), raw: raw.into() }
+    }
+
+    #[test]
+    fn a_hold_keeps_what_it_names_in_its_account_only() {
+        let holds = [
+            hold(1, Some(2), Subject::Segment("s".into())),
+            hold(2, None, Subject::Dialog("d".into())),
+            hold(3, None, Subject::Contact("+49 30 123456".into())),
+        ];
+        let by = |segment: &SegmentRef, texts: Option<&Texts>| held_by(&holds, segment, texts).map(|hold| hold.id);
+        assert_eq!(by(&segment(2, "s", None), None), Some(1));
+        assert_eq!(by(&segment(1, "s", None), None), None);
+        assert_eq!(by(&segment(1, "s", Some("d")), None), Some(2));
+        assert_eq!(by(&segment(1, "t", None), Some(&texts("004930123456"))), Some(3));
+        assert_eq!(by(&segment(1, "t", None), Some(&texts("030123456"))), None);
+    }
+
+    #[test]
+    fn a_record_goes_with_its_segment_or_for_what_it_says() {
+        let contact = Subject::Contact("jane@example.com".into());
+        let going = HashSet::from([(1, "s-1")]);
+        assert!(aside_is_meant(&contact, &going, &aside(1, Some("s-1"), "{}")));
+        assert!(aside_is_meant(&contact, &going, &aside(1, None, r#"{"segmentId":["s-1"]}"#)));
+        assert!(aside_is_meant(&contact, &going, &aside(1, None, "mail JANE@example.com")));
+        assert!(!aside_is_meant(&contact, &going, &aside(2, Some("s-1"), "{}")));
+        assert!(!aside_is_meant(&contact, &going, &aside(1, Some("s-2"), r#"{"note":"like s-1"}"#)));
+    }
+
+    #[test]
+    fn a_hold_keeps_a_record_too() {
+        let holds = [hold(1, None, Subject::Segment("s".into())), hold(2, Some(7), Subject::Dialog("d".into()))];
+        assert!(aside_held_by(&holds, &aside(1, Some("s"), "x")).is_some());
+        assert!(aside_held_by(&holds, &aside(7, None, "broken, of dialog d")).is_some());
+        assert!(aside_held_by(&holds, &aside(1, None, "broken, of dialog d")).is_none());
+    }
+
+    #[test]
+    fn retention_waits_for_a_hundredth_and_never_for_more_than_a_day() {
+        let secs = Duration::from_secs;
+        assert_eq!(slack(secs(100)), secs(1));
+        assert_eq!(slack(secs(2555 * 86_400)), secs(86_400));
+    }
+}

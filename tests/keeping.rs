@@ -1,0 +1,570 @@
+//! What is erased is gone and does not come back; what is held stays; retention takes what is past it; and all of it is
+//! counted and written down. On both databases.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
+
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringcx_extractor::audit::{Audit, Question, audit};
+use ringcx_extractor::clock::{Clock, Time};
+use ringcx_extractor::db::{
+    Announced, Chunk, Claim, Db, DbFault, Done, Entry, Erased, ExportRange, Gone, Owned, Reading, Scrubbed, Settled,
+    Settlement, sql,
+};
+use ringcx_extractor::keeping::{self, Cursor, Found, Request};
+use ringcx_extractor::model::{
+    AccountId, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, Subject, SummariesFor, Wants,
+};
+use support::TestDb;
+
+on_both! {
+    what_is_erased_does_not_come_back_and_is_counted,
+    a_dialog_goes_whole_and_in_all_accounts,
+    a_contact_is_found_in_metadata_old_and_new_and_in_transcripts,
+    what_was_under_way_for_an_erased_segment_counts_for_nothing,
+    a_number_once_used_is_never_used_again,
+    an_id_that_is_not_there_yet_is_kept_out,
+    records_set_aside_go_too_and_stay_away,
+    a_hold_keeps_what_it_names,
+    a_hold_placed_between_looking_and_erasing_is_heeded,
+    retention_takes_what_is_past_it_and_nothing_else,
+    retention_is_its_owners_alone,
+    what_is_past_retention_when_it_is_announced_is_not_taken_in,
+    what_is_announced_while_it_is_erased_does_not_stay,
+    the_journal_only_grows,
+    thousands_go_at_once,
+}
+
+const DAY: i64 = 86_400_000;
+const NOW: Time = Time(20_000 * DAY + DAY / 2);
+const ALL: Wants = Wants { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+
+fn ago(minutes: i64) -> Time {
+    NOW.plus_millis(-minutes * 60_000)
+}
+
+fn record(id: &str, dialog: &str, end: Option<Time>, contact: &str) -> SegmentRecord {
+    SegmentRecord {
+        segment_id: id.to_owned(),
+        dialog_id: Some(dialog.to_owned()),
+        end,
+        has_transcript: true,
+        is_agent: true,
+        raw: format!(r#"{{"segmentId":"{id}","dialogId":"{dialog}","contactEndpointAddress":"{contact}"}}"#),
+    }
+}
+
+async fn own(db: &Db, sub: &str) -> Owned {
+    let account = db.enrol(&AccountId::new("1", sub), None, NOW).await.unwrap();
+    db.take(&[account.key], "test", Duration::from_secs(10), NOW).await.unwrap().remove(0)
+}
+
+const READ: Stretch = Stretch { from: Time(20_000 * DAY - 300 * DAY), to: Time(20_000 * DAY + DAY / 2 - 360_000) };
+
+async fn announce(db: &Db, owned: Owned, records: &[SegmentRecord]) -> Announced {
+    announce_all(db, owned, Lane::Recheck, (records, &[]), None).await
+}
+
+async fn announce_all(
+    db: &Db,
+    owned: Owned,
+    lane: Lane,
+    (records, asides): (&[SegmentRecord], &[AsideRecord]),
+    kept_since: Option<Time>,
+) -> Announced {
+    let known = Stretches::default();
+    let repair = Duration::from_secs(60);
+    let (stretch, urgent_before) = (READ, None);
+    let chunk =
+        Chunk { owned, lane, stretch, now: NOW, wants: ALL, known: &known, urgent_before, repair, records, asides };
+    db.announce_kept(chunk, kept_since).await.unwrap()
+}
+
+async fn claims(db: &Db, owned: Owned) -> Vec<Claim> {
+    db.due(owned, ArtifactSet::ALL, NOW, 50_000).await.unwrap()
+}
+
+fn stored(claim: Claim, body: String) -> Settled {
+    Settled { claim, at: NOW, settlement: Settlement::stored(&Bytes::from(body), Some(NOW + Duration::from_secs(60))) }
+}
+
+fn failed(claim: Claim, reason: &str) -> Settled {
+    let (state, due, reason) = (State::Open, NOW, reason.to_owned());
+    Settled {
+        claim,
+        at: NOW,
+        settlement: Settlement::Failed { state, due, misses: 1, refusals: 0, status: Some(404), reason },
+    }
+}
+
+/// Announces, and fetches everything.
+async fn filled(db: &Db, owned: Owned, records: &[SegmentRecord]) {
+    let announced = announce(db, owned, records).await;
+    db.start_live(owned.account, READ.from).await.unwrap();
+    let reading = Reading {
+        at: NOW,
+        done: NOW,
+        lane: Lane::Live,
+        stretch: READ,
+        announced,
+        passes: vec![("live".to_owned(), READ)],
+        finished: Vec::new(),
+    };
+    db.record_reading(owned, &reading).await.unwrap();
+    let batch: Vec<Settled> =
+        claims(db, owned).await.into_iter().map(|claim| stored(claim, "said".to_owned())).collect();
+    for part in batch.chunks(1000) {
+        assert!(db.settle(part).await.unwrap().iter().all(|counted| *counted));
+    }
+}
+
+fn request(subject: Subject) -> Request {
+    Request { subject, account: None, who: "officer@host".to_owned(), reason: Some("a request".to_owned()) }
+}
+
+fn segment(id: &str) -> Subject {
+    Subject::Segment(id.to_owned())
+}
+
+async fn erase(db: &Db, request: &Request) -> (Erased, Found) {
+    let found = keeping::look(db, request, &mut |_| {}).await.unwrap();
+    let done = keeping::erase(db, request, found, NOW, &mut |_| {}).await.unwrap();
+    db.forget_for_good().await.unwrap();
+    done
+}
+
+async fn ids(db: &Db) -> Vec<String> {
+    let segments = db.segments_after(ExportRange::default(), None, 100_000).await.unwrap();
+    segments.into_iter().map(|segment| segment.segment_id).collect()
+}
+
+async fn count(db: &Db, table: &'static str) -> i64 {
+    db.first(ringcx_extractor::db::Stmt::built(format!("select count(*) from {table}")))
+        .await
+        .unwrap()
+        .unwrap()
+        .int(0)
+        .unwrap()
+}
+
+async fn ask(db: &Db) -> Audit {
+    let question = Question {
+        from: None,
+        to: None,
+        account: None,
+        now: NOW,
+        offset: Duration::from_secs(300),
+        interval: Duration::from_secs(300),
+        configured: Vec::new(),
+    };
+    audit(db, &question).await.unwrap()
+}
+
+async fn hold(db: &Db, subject: Subject, account: Option<i64>) -> i64 {
+    let entry =
+        Entry { who: "officer@host".into(), what: Done::Hold, subject: Some(subject), hold: None, reason: None };
+    db.place_hold(&entry, account, NOW).await.unwrap()
+}
+
+async fn what_is_erased_does_not_come_back_and_is_counted(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let records = [
+        record("one", "d1", Some(ago(100)), "1"),
+        record("two", "d2", Some(ago(90)), "2"),
+        record("three", "d3", None, "3"),
+    ];
+    filled(db, owned, &records).await;
+    for id in ["one", "three"] {
+        let (erased, found) = erase(db, &request(segment(id))).await;
+        assert_eq!((erased, found.is_held()), (Erased { segments: 1, records: 0, unknown: 0 }, false));
+    }
+    assert_eq!(ids(db).await, ["two"]);
+    for (table, left) in [("artifact", 3), ("work", 3), ("attempt", 0), ("segment_version", 0), ("tombstone", 2)] {
+        assert_eq!(count(db, table).await, left, "{table}");
+    }
+    let fresh = own(db, "a").await;
+    for lane in [Lane::Recheck, Lane::Backfill] {
+        let again = announce_all(db, fresh, lane, (&records, &[]), None).await;
+        assert_eq!((again.segments, again.added, again.queued), (3, 0, 0), "it still counts as announced, and no more");
+    }
+    assert_eq!(ids(db).await, ["two"]);
+    let answer = ask(db).await;
+    assert!(answer.complete, "{:?}", answer.problems);
+    let account = &answer.accounts[0];
+    assert_eq!((account.segments.announced, account.segments.erased, account.ledger.held), (3, 2, 1));
+    assert!(account.artifacts.iter().all(|artifact| (artifact.asked, artifact.stored, artifact.erased) == (3, 1, 2)));
+    assert_eq!(db.tombstone("one", None).await.unwrap().map(|stone| stone.gone), Some(Gone::Erased));
+    assert_eq!(db.tombstone("two", None).await.unwrap(), None);
+    let (_, found) = erase(db, &request(segment("one"))).await;
+    assert!(found.is_nothing());
+}
+
+async fn a_dialog_goes_whole_and_in_all_accounts(test: TestDb) {
+    let db = &test.db;
+    let (first, second) = (own(db, "a").await, own(db, "b").await);
+    let end = Some(ago(100));
+    filled(db, first, &[record("one", "d", end, "1"), record("two", "d", end, "1"), record("three", "e", end, "1")])
+        .await;
+    filled(db, second, &[record("one", "d", end, "1")]).await;
+    let of_one = Request { account: Some(second.account), ..request(Subject::Dialog("d".into())) };
+    assert_eq!(erase(db, &of_one).await.0.segments, 1);
+    assert_eq!(erase(db, &request(Subject::Dialog("d".into()))).await.0.segments, 2);
+    assert_eq!(ids(db).await, ["three"]);
+    assert!(ask(db).await.complete);
+}
+
+async fn a_contact_is_found_in_metadata_old_and_new_and_in_transcripts(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let end = Some(ago(100));
+    let records = [
+        record("now", "d1", end, "+1 (201) 377-0791"),
+        record("before", "d2", end, "0012013770791"),
+        record("national", "d3", end, "2013770791"),
+        record("spoken", "d4", end, ""),
+        record("agent", "d5", end, ""),
+    ];
+    announce(db, owned, &records).await;
+    announce(db, owned, &[record("before", "d2", end, "changed")]).await;
+    let said = |kind: &str| {
+        format!(r#"{{"transcript":[{{"participantType":"{kind}","participantName":"12013770791","message":"x"}}]}}"#)
+    };
+    let batch: Vec<Settled> = claims(db, owned)
+        .await
+        .into_iter()
+        .map(|claim| {
+            let kind = if claim.segment_id == "spoken" { "contact" } else { "agent" };
+            stored(claim, said(kind))
+        })
+        .collect();
+    db.settle(&batch).await.unwrap();
+    let (erased, found) = erase(db, &request(Subject::Contact("+12013770791".into()))).await;
+    assert_eq!((erased.segments, found.alike), (3, 1));
+    assert_eq!(ids(db).await, ["agent", "national"]);
+}
+
+async fn what_was_under_way_for_an_erased_segment_counts_for_nothing(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    announce(db, owned, &[record("one", "d", Some(ago(100)), "1"), record("two", "d2", Some(ago(90)), "1")]).await;
+    let mut batch = Vec::new();
+    for (nth, claim) in claims(db, owned).await.into_iter().filter(|claim| claim.segment_id == "one").enumerate() {
+        let revisited = Claim { visit: 1, ..claim.clone() };
+        batch.push(match nth {
+            0 => stored(claim, "secret".into()),
+            1 => failed(claim, "secret"),
+            _ => {
+                let settlement = Settlement::Failed {
+                    state: State::Unavailable,
+                    due: NOW,
+                    misses: 1,
+                    refusals: 0,
+                    status: None,
+                    reason: "secret".into(),
+                };
+                Settled { claim: revisited, at: NOW, settlement }
+            }
+        });
+    }
+    assert_eq!(batch.len(), 3);
+    erase(db, &request(segment("one"))).await;
+    assert_eq!(db.settle(&batch).await.unwrap(), [false, false, false]);
+    for (table, left) in [("artifact", 0), ("attempt", 0), ("work", 3), ("segment", 1)] {
+        assert_eq!(count(db, table).await, left, "{table}");
+    }
+}
+
+async fn a_number_once_used_is_never_used_again(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let end = Some(ago(100));
+    announce(db, owned, &[record("one", "d", end, "1"), record("two", "d", end, "1")]).await;
+    let late = claims(db, owned).await.into_iter().find(|claim| claim.segment_id == "two").unwrap();
+    erase(db, &request(segment("two"))).await;
+    announce(db, owned, &[record("three", "d", end, "1"), record("four", "d", end, "1")]).await;
+    erase(db, &request(segment("four"))).await;
+    announce(db, owned, &[record("five", "d", end, "1")]).await;
+    let mut keys = Vec::new();
+    for id in ["one", "three", "five"] {
+        keys.push(db.segments_named(id).await.unwrap()[0].key);
+    }
+    assert!(keys.iter().all(|key| *key != late.item.segment()), "{keys:?}");
+    // What came late for the erased one must not become another's.
+    assert_eq!(db.settle(&[stored(late, "of two".into())]).await.unwrap(), [false]);
+    assert_eq!(count(db, "artifact").await, 0);
+    assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+}
+
+async fn an_id_that_is_not_there_yet_is_kept_out(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    filled(db, owned, &[record("other", "d", Some(ago(100)), "1")]).await;
+    let (_, found) = erase(db, &request(segment("early"))).await;
+    assert!(found.is_nothing(), "without an account it cannot be kept out");
+    let named = Request { account: Some(owned.account), ..request(segment("early")) };
+    assert_eq!(erase(db, &named).await.0, Erased { segments: 0, records: 0, unknown: 1 });
+    assert!(erase(db, &named).await.1.is_nothing(), "once is enough");
+    assert_eq!(ask(db).await.accounts[0].segments.erased, 0, "nothing was announced yet");
+    for _ in 0..2 {
+        let again = announce(db, owned, &[record("early", "d", Some(ago(50)), "1")]).await;
+        assert_eq!((again.segments, again.added), (1, 0));
+    }
+    assert_eq!(ids(db).await, ["other"]);
+    let answer = ask(db).await;
+    assert!(answer.complete);
+    assert_eq!(answer.accounts[0].segments.erased, 1, "counted once, when it was announced");
+}
+
+async fn records_set_aside_go_too_and_stay_away(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let aside = |id: Option<&str>, raw: &str| AsideRecord {
+        segment_id: id.map(str::to_owned),
+        reason: "it is broken".to_owned(),
+        raw: raw.to_owned(),
+    };
+    let asides = [
+        aside(Some("one"), r#"{"segmentId":"one","hasTranscript":"?"}"#),
+        aside(None, "mail of Jane@Example.com, cut o"),
+        aside(Some("two"), r#"{"segmentId":"two","contactEndpointAddress":"JANE@example.com"}"#),
+        aside(None, "mail of joe@example.com"),
+    ];
+    let first = announce_all(db, owned, Lane::Live, (&[], &asides), None).await;
+    assert_eq!(first.aside, 4);
+    assert_eq!(erase(db, &request(segment("one"))).await.0.records, 1);
+    assert_eq!(erase(db, &request(Subject::Contact("jane@example.com".into()))).await.0.records, 2);
+    let again = announce_all(db, owned, Lane::Recheck, (&[], &asides), None).await;
+    assert_eq!(again.aside, 1);
+    assert_eq!(count(db, "aside").await, 1);
+    // Understood at last, it is kept out all the same, and counted.
+    announce(db, owned, &[record("one", "d", Some(ago(50)), "1")]).await;
+    assert_eq!(ids(db).await, Vec::<String>::new());
+    assert_eq!(ask(db).await.accounts[0].segments.erased, 1);
+}
+
+async fn a_hold_keeps_what_it_names(test: TestDb) {
+    let db = &test.db;
+    let (owned, other) = (own(db, "a").await, own(db, "b").await);
+    let end = Some(ago(100));
+    filled(db, owned, &[record("one", "d", end, "+49 30 123456"), record("two", "d", end, "1")]).await;
+    filled(db, other, &[record("one", "d", end, "1")]).await;
+    let kept = hold(db, Subject::Contact("004930123456".into()), None).await;
+    let (erased, found) = erase(db, &request(Subject::Dialog("d".into()))).await;
+    assert_eq!((erased.segments, found.held.len()), (2, 1), "the others go");
+    assert_eq!(found.holds()[0].0.id, kept);
+    assert_eq!(ids(db).await, ["one"]);
+    // In another account it keeps nothing.
+    assert!(db.release_hold(kept, "officer@host", None, NOW).await.unwrap().is_some());
+    hold(db, segment("one"), Some(other.account)).await;
+    assert_eq!(erase(db, &request(segment("one"))).await.0.segments, 1);
+    let journal = db.journal(None).await.unwrap();
+    let said: Vec<&str> = journal.iter().map(|row| row.what.as_str()).collect();
+    assert_eq!(said, ["hold", "erase", "erase", "refused", "release", "hold", "erase"]);
+    assert!(db.release_hold(99, "officer@host", None, NOW).await.unwrap().is_none());
+    let of_contact = db.journal(Some(&Subject::Contact("+49 30 123 456".into()))).await.unwrap();
+    assert_eq!(of_contact.len(), 2, "it was held and released");
+}
+
+async fn a_hold_placed_between_looking_and_erasing_is_heeded(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    filled(db, owned, &[record("one", "d", Some(ago(100)), "1"), record("two", "d", Some(ago(100)), "1")]).await;
+    let request = request(Subject::Dialog("d".into()));
+    let found = keeping::look(db, &request, &mut |_| {}).await.unwrap();
+    hold(db, segment("two"), None).await;
+    let (erased, found) = keeping::erase(db, &request, found, NOW, &mut |_| {}).await.unwrap();
+    assert_eq!((erased.segments, found.held.len()), (1, 1));
+    assert_eq!(ids(db).await, ["two"]);
+}
+
+async fn expire_all(db: &Db, owned: Owned, cutoff: Time) -> u64 {
+    let (mut cursor, mut taken) = (Cursor::default(), 0);
+    while let Some(erased) = keeping::expire(db, owned, cutoff, "retention@test", NOW, &mut cursor).await.unwrap() {
+        taken += erased.segments;
+    }
+    taken
+}
+
+async fn retention_takes_what_is_past_it_and_nothing_else(test: TestDb) {
+    let db = &test.db;
+    let (owned, other) = (own(db, "a").await, own(db, "b").await);
+    let day = |days: i64| Some(NOW.plus_millis(-days * DAY));
+    let records = [
+        record("old", "d1", day(40), "1"),
+        record("held", "d2", day(41), "1"),
+        record("young", "d3", day(20), "1"),
+        record("endless", "d4", None, "1"),
+    ];
+    filled(db, owned, &records).await;
+    filled(db, other, &[record("theirs", "d1", day(40), "1")]).await;
+    hold(db, Subject::Dialog("d2".into()), None).await;
+    let month = Duration::from_secs(30 * 86_400);
+    assert!(keeping::is_due(db, owned.account, month, NOW).await.unwrap());
+    assert!(!keeping::is_due(db, owned.account, 3 * month, NOW).await.unwrap());
+    let cutoff = NOW - month;
+    assert_eq!(expire_all(db, owned, cutoff).await, 1);
+    assert_eq!(expire_all(db, owned, cutoff).await, 0);
+    assert_eq!(ids(db).await, ["endless", "held", "theirs", "young"]);
+    assert_eq!(announce_all(db, owned, Lane::Backfill, (&records, &[]), Some(cutoff)).await.added, 0);
+    // Without an end time it counts from when it was first seen.
+    assert_eq!(expire_all(db, owned, NOW + Duration::from_secs(1)).await, 2);
+    assert_eq!(ids(db).await, ["held", "theirs"]);
+    // Kept for ever from now on, it does not come back either.
+    assert_eq!(announce(db, owned, &records).await.added, 0);
+    let answer = ask(db).await;
+    assert!(answer.complete, "{:?}", answer.problems);
+    assert_eq!((answer.accounts[0].segments.expired, answer.accounts[0].segments.announced), (3, 4));
+}
+
+async fn retention_is_its_owners_alone(test: TestDb) {
+    let db = &test.db;
+    let before = own(db, "a").await;
+    filled(db, before, &[record("one", "d", Some(ago(100)), "1")]).await;
+    own(db, "a").await;
+    let error = keeping::expire(db, before, NOW, "retention@test", NOW, &mut Cursor::default()).await.unwrap_err();
+    assert_eq!(error.fault(), DbFault::Lost);
+    assert_eq!(ids(db).await, ["one"]);
+}
+
+async fn what_is_past_retention_when_it_is_announced_is_not_taken_in(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    hold(db, Subject::Contact("keep@example.com".into()), None).await;
+    let records = [
+        record("past", "d1", Some(ago(100)), "1"),
+        record("held", "d2", Some(ago(100)), "keep@example.com"),
+        record("edge", "d3", Some(ago(60)), "1"),
+        record("endless", "d4", None, "1"),
+    ];
+    let sum = announce_all(db, owned, Lane::Backfill, (&records, &[]), Some(ago(60))).await;
+    assert_eq!((sum.segments, sum.added, sum.queued), (4, 3, 9));
+    assert_eq!(ids(db).await, ["endless", "held", "edge"]);
+    // Kept for longer from now on, it is taken in.
+    assert_eq!(announce(db, owned, &records).await.added, 1);
+}
+
+async fn what_is_announced_while_it_is_erased_does_not_stay(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    filled(db, owned, &[record("other", "d", Some(ago(100)), "1")]).await;
+    for round in 0..15 {
+        let id = format!("s{round}");
+        let records = [record(&id, "d2", Some(ago(90)), "1"), record("other", "d", Some(ago(100)), "1")];
+        announce(db, owned, &records).await;
+        let late: Vec<Settled> = claims(db, owned).await.into_iter().map(|claim| failed(claim, "secret")).collect();
+        let about = request(segment(&id));
+        let ((erased, _), _, _, settled) = tokio::join!(
+            erase(db, &about),
+            announce(db, owned, &records),
+            announce(db, owned, &records),
+            db.settle(&late),
+        );
+        settled.unwrap();
+        assert_eq!(erased.segments, 1);
+    }
+    assert_eq!(ids(db).await, ["other"]);
+    assert_eq!((count(db, "work").await, count(db, "attempt").await), (3, 0));
+    assert!(ask(db).await.complete);
+}
+
+async fn the_journal_only_grows(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    filled(db, owned, &[record("one", "d", Some(ago(100)), "1")]).await;
+    erase(db, &request(segment("one"))).await;
+    for text in ["update journal set who = 'nobody'", "delete from journal"] {
+        assert!(db.run(sql(text)).await.is_err(), "{text}");
+    }
+    let row = db.journal(None).await.unwrap().remove(0);
+    assert_eq!((row.who.as_str(), row.what.as_str(), row.segments), ("officer@host", "erase", 1));
+    assert_eq!((row.sub.as_deref(), row.reason.as_deref(), row.at), (Some("a"), Some("a request"), NOW));
+    assert_eq!(db.journal(Some(&segment("one"))).await.unwrap().len(), 1);
+    assert_eq!(db.journal(Some(&segment("two"))).await.unwrap().len(), 0);
+}
+
+async fn thousands_go_at_once(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let records: Vec<SegmentRecord> = (0..2500)
+        .map(|n| record(&format!("s{n}"), if n % 5 == 0 { "other" } else { "d" }, Some(ago(n)), "1"))
+        .collect();
+    filled(db, owned, &records).await;
+    assert_eq!(erase(db, &request(Subject::Dialog("d".into()))).await.0.segments, 2000);
+    let again = announce(db, owned, &records).await;
+    assert_eq!((again.segments, again.added), (2500, 0));
+    let answer = ask(db).await;
+    assert!(answer.complete, "{:?}", answer.problems);
+    assert_eq!((answer.accounts[0].segments.erased, answer.accounts[0].ledger.held), (2000, 500));
+}
+
+/// Words that are planted wherever a segment leaves something, each short enough not to be compressed.
+fn word(what: &str, n: usize) -> String {
+    format!("zq{what}{:07x}qz", (n * 48_271 + 11) % 0x0fff_ffff)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn not_a_word_of_what_was_erased_is_left_in_the_files() {
+    let test = support::sqlite().await;
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let numbers: HashMap<String, usize> = (0..1800).map(|n| (word("id", n), n)).collect();
+    // A file in which rows have moved about: many, of all lengths, changed again and again.
+    for round in 0..30 {
+        let records: Vec<SegmentRecord> = (round * 60..round * 60 + 60).map(|n| planted(n, 0)).collect();
+        announce(db, owned, &records).await;
+        let changed: Vec<SegmentRecord> = (0..round * 60).step_by(7).map(|n| planted(n, round)).collect();
+        announce(db, owned, &changed).await;
+        let batch: Vec<Settled> = claims(db, owned)
+            .await
+            .into_iter()
+            .filter(|claim| claim.item.0 % 5 != 0)
+            .map(|claim| {
+                let n = numbers[&claim.segment_id];
+                if claim.item.0 % 3 == 0 { failed(claim, &word("reason", n)) } else { stored(claim, word("said", n)) }
+            })
+            .collect();
+        db.settle(&batch).await.unwrap();
+        let raw = format!("{} {}", word("aside", round), "x".repeat(round * 9));
+        let aside = AsideRecord { segment_id: Some(planted(round * 60, 0).segment_id), reason: "broken".into(), raw };
+        announce_all(db, owned, Lane::Live, (&[], &[aside]), None).await;
+    }
+    let gone: Vec<usize> = (0..1800).filter(|n| n % 3 != 1).collect();
+    let before = files(&test);
+    assert!(gone.iter().filter(|n| before.contains(&word("said", **n))).count() > 300, "nothing was planted");
+    assert!(gone.iter().filter(|n| before.contains(&word("reason", **n))).count() > 300, "nothing was planted");
+    assert_eq!(erase(db, &request(Subject::Dialog("to go".into()))).await.0.segments, 1200);
+    assert_eq!(db.scrub(true, &Clock::system()).await.unwrap(), Scrubbed::Clean);
+    let after = files(&test);
+    for n in gone {
+        for what in ["id", "note", "said", "reason"] {
+            assert!(!after.contains(&word(what, n)), "a word is left: {what} of segment {n}");
+        }
+    }
+    for round in (0..30).filter(|round| round * 60 % 3 != 1) {
+        assert!(!after.contains(&word("aside", round)), "a word is left: a record set aside");
+    }
+    assert!(after.contains(&word("id", 1)), "what was not erased is still there");
+}
+
+fn planted(n: usize, version: usize) -> SegmentRecord {
+    let id = word("id", n);
+    let note = format!("{} v{version}{}", word("note", n), "-".repeat((n + version) % 30));
+    let dialog = if n % 3 == 1 { "to stay" } else { "to go" };
+    SegmentRecord { raw: note, segment_id: id, ..record("", dialog, Some(ago(200)), "") }
+}
+
+/// All planted words that lie anywhere in the database's folder.
+fn files(test: &TestDb) -> HashSet<String> {
+    let planted = regex::Regex::new("zq[a-z]+?[0-9a-f]{7}qz").unwrap();
+    let mut words = HashSet::new();
+    for entry in std::fs::read_dir(test.folder.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        words.extend(planted.find_iter(&String::from_utf8_lossy(&bytes)).map(|word| word.as_str().to_owned()));
+    }
+    words
+}
