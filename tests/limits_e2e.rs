@@ -25,6 +25,8 @@ e2e! {
     a_kill_every_ten_seconds_at_the_real_limits_causes_no_refusal,
     #[ignore = "takes five minutes"]
     beside_another_user_it_settles_at_what_is_left_over,
+    #[ignore = "takes two minutes"]
+    the_time_to_drain_is_as_long_as_was_said,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -145,4 +147,41 @@ async fn beside_another_user_it_settles_at_what_is_left_over(place: Place) {
 fn counts(rig: &Rig) -> (u64, u64) {
     let stats = rig.sim.stats();
     (stats.ok(Endpoint::Transcript), stats.refused_in_all())
+}
+
+async fn the_time_to_drain_is_as_long_as_was_said(place: Place) {
+    let (other, third) = match place.is_sqlite() {
+        true => (Place::sqlite(), Place::sqlite()),
+        false => (Place::postgres().await, Place::postgres().await),
+    };
+    tokio::join!(
+        drains(place, 600, 400, "sub_account"),
+        drains(other, 120, 120, "sub_account"),
+        drains(third, 600, 400, "login")
+    );
+}
+
+/// Compares what `status` says once a backlog is known with how long that takes.
+async fn drains(place: Place, per_minute: u32, backlog: u32, scope: &str) {
+    let mut rig = rig(place, per_minute, 0.0, backlog).await;
+    rig.set("limits.scope", scope);
+    rig.start();
+    let mut said = None;
+    rig.until("the backlog is being worked off", async || {
+        let account = rig.account().await;
+        let known = account["work"]["done"].as_u64() > Some(0) && unfinished(&account) > u64::from(backlog) / 2;
+        said = known.then(|| (rig.clock.tick(), account["drain_seconds"].as_u64().unwrap_or(0)));
+        known
+    })
+    .await;
+    let (from, said) = said.expect("what it said");
+    rig.until_within(4 * MINUTE, "it is drained", async || unfinished(&rig.account().await) == 0).await;
+    let taken = rig.clock.tick().since(from).as_secs_f64();
+    println!("{}, {scope}, {per_minute} a minute: {said} s said, {taken:.1} s taken", name(&rig));
+    assert!((taken / said as f64 - 1.0).abs() < 0.15, "{said} s said, {taken:.1} s taken");
+    meets_no_limit(&rig);
+}
+
+fn unfinished(account: &serde_json::Value) -> u64 {
+    ["ready", "waiting", "running"].iter().filter_map(|state| account["work"][state].as_u64()).sum()
 }

@@ -184,6 +184,14 @@ fn arrived_since(rig: &Rig, since: Tick) -> usize {
     ids().iter().flat_map(|id| rig.sim.arrivals(id)).filter(|at| *at >= since).count()
 }
 
+/// The longest time since then in which nothing arrived.
+fn longest_silence(rig: &Rig, since: Tick) -> Duration {
+    let mut arrivals: Vec<Tick> = ids().iter().flat_map(|id| rig.sim.arrivals(id)).filter(|at| *at >= since).collect();
+    arrivals.insert(0, since);
+    arrivals.sort_unstable();
+    arrivals.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap_or_default()
+}
+
 /// Finds the whole budget used for five seconds, once whoever has it has begun.
 async fn all_of_it_is_used(rig: &Rig, who: &str) {
     let begun = rig.clock.tick();
@@ -214,10 +222,14 @@ async fn accounts_that_share_one_budget_change_hands_together_and_it_is_used_in_
     all_of_it_is_used(&rig, "two").await;
     one.signal(Signal::CONT);
     rig.says("another replica has taken this account over").await;
-    // Two leaves in good order: one takes back what it had, and must not go by what it remembers of it.
+    // Two leaves in good order: one takes back what it had, and must not go by what it remembers of it, but leave the two
+    // seconds in which two's last requests may still arrive.
+    let left = rig.clock.tick();
     two.signal(Signal::TERM);
     all_belong_to(&rig, "one").await;
     all_of_it_is_used(&rig, "one, which had it before,").await;
+    let silence = longest_silence(&rig, left);
+    assert!(silence >= 2 * SECOND, "one began {silence:?} after two had ended");
     // Three is there when one is killed.
     let three = Replica::start(&rig, "three");
     rig.clock.sleep(3 * SECOND).await;
