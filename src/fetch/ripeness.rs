@@ -32,7 +32,7 @@ impl Ripeness {
     pub fn wait(&mut self, age: Duration) -> Option<Duration> {
         let ripe = self.ripe.filter(|ripe| unripe(age, *ripe))?;
         self.asked = self.asked.wrapping_add(1);
-        (self.asked % EXPLORE != 0).then(|| ripe.saturating_sub(age))
+        (!self.asked.is_multiple_of(EXPLORE)).then(|| ripe.saturating_sub(age))
     }
 
     /// Takes note of one that was found at `age`, first asked for at `asked`, in vain if `late`. `true` where waiting has
