@@ -166,15 +166,14 @@ async fn drains(place: Place, per_minute: u32, backlog: u32, scope: &str) {
     let mut rig = rig(place, per_minute, 0.0, backlog).await;
     rig.set("limits.scope", scope);
     rig.start();
-    let mut said = None;
+    let (mut from, mut said) = (rig.clock.tick(), 0);
     rig.until("the backlog is being worked off", async || {
         let account = rig.account().await;
         let known = account["work"]["done"].as_u64() > Some(0) && unfinished(&account) > u64::from(backlog) / 2;
-        said = known.then(|| (rig.clock.tick(), account["drain_seconds"].as_u64().unwrap_or(0)));
+        (from, said) = (rig.clock.tick(), account["drain_seconds"].as_u64().unwrap_or(0));
         known
     })
     .await;
-    let (from, said) = said.expect("what it said");
     rig.until_within(4 * MINUTE, "it is drained", async || unfinished(&rig.account().await) == 0).await;
     let taken = rig.clock.tick().since(from).as_secs_f64();
     println!("{}, {scope}, {per_minute} a minute: {said} s said, {taken:.1} s taken", name(&rig));
