@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::model::{Lane, Stretch, Stretches, Window};
+use crate::sliding::Sliding;
 
 mod budget;
 mod planner;
@@ -198,8 +199,8 @@ pub struct Rules {
     pub interval: Duration,
     /// Widest request.
     pub max_window: Duration,
-    /// The metadata limits: at most so many requests in any stretch of time of that length.
-    pub sliding: Vec<(u32, Duration)>,
+    /// The metadata limits.
+    pub sliding: Sliding,
     /// After how long the vendor deletes what it has, where that is known.
     pub retention: Option<Duration>,
 }

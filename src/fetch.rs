@@ -6,6 +6,7 @@
 
 pub mod absence;
 pub mod committer;
+pub mod ripeness;
 pub mod schedule;
 
 use std::time::Duration;
@@ -80,7 +81,8 @@ impl Patience {
     /// Puts an item off untried, while its like are never there; not beyond its last try.
     pub fn defer(&self, claim: &Claim, now: Time, jitter: f64) -> Settlement {
         let due = now + self.backoff.delay(u32::MAX, jitter);
-        Settlement::Deferred { due: due.min(self.last_try(claim, now)).max(now.plus_millis(1)) }
+        let due = due.min(self.last_try(claim, now)).max(now.plus_millis(1));
+        Settlement::Deferred { due, first_try: Some(claim.first_try.unwrap_or(now)) }
     }
 
     /// When an item that is never there gets its last try.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod coverage;
 pub mod model;
 pub mod ringcx;
+pub mod sliding;
 pub mod standing;
 
 pub mod account;

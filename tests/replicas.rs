@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use ringcx_extractor::clock::Tick;
 use ringcx_extractor::model::AccountId;
+use ringcx_extractor::sim::{Burst, Scope};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use support::daemon::plan::strings;
 use support::daemon::{Place, Plan, Rig};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,27 +61,36 @@ impl Drop for Replica {
     }
 }
 
-fn plan(length: Duration) -> Plan {
-    let ids: Vec<AccountId> = (0..ACCOUNTS).map(|number| AccountId::new("980634004", format!("100{number}"))).collect();
-    let listed = ids.iter().map(|id| {
+fn ids() -> Vec<AccountId> {
+    (0..ACCOUNTS).map(|number| AccountId::new("980634004", format!("100{number}"))).collect()
+}
+
+/// The accounts as the settings list them, for these artifacts.
+fn listed(artifacts: &[&str]) -> Vec<toml::Value> {
+    let listed = ids().into_iter().map(|id| {
         let mut account = toml::Table::new();
         account.insert("rc_account_id".into(), id.rc.to_string().into());
         account.insert("sub_account_id".into(), id.sub.to_string().into());
+        if !artifacts.is_empty() {
+            account.insert("artifacts".into(), strings(artifacts));
+        }
         toml::Value::Table(account)
     });
-    let listed: Vec<toml::Value> = listed.collect();
+    listed.collect()
+}
+
+fn plan(length: Duration) -> Plan {
     let mut sink = toml::Table::new();
     for (key, value) in [("name", "lake"), ("type", "jsonl"), ("path", "out")] {
         sink.insert(key.into(), value.into());
     }
     let sinks = vec![toml::Value::Table(sink)];
-    Plan::live(length).set("sinks", sinks).set("accounts", listed).set("limits.requests_per_minute", 240).sim(
-        move |sim| {
-            sim.accounts = ids;
-            sim.limits.requests_per_minute = 240;
-            sim.traffic.per_minute = 20.0;
-        },
-    )
+    let plan = Plan::live(length).set("sinks", sinks).set("accounts", listed(&[]));
+    plan.set("limits.requests_per_minute", 240).sim(move |sim| {
+        sim.accounts = ids();
+        sim.limits.requests_per_minute = 240;
+        sim.traffic.per_minute = 20.0;
+    })
 }
 
 async fn owners(rig: &Rig) -> Vec<String> {
@@ -169,4 +181,91 @@ async fn killed_stopped_and_continued_at_random_nothing_is_lost_and_no_limit_bro
     delivered(&rig).await;
     let owners = owners(&rig).await;
     assert_eq!(owners.len(), ACCOUNTS as usize, "{owners:?}");
+}
+
+/// Six accounts with a backlog for a minute and more, and one budget of ten requests a second for all of them.
+async fn one_budget_for_all() -> Rig {
+    let plan = Plan::history()
+        .transcripts_only()
+        .set("accounts", listed(&["transcript"]))
+        .set("discovery.window", "1m")
+        .set("discovery.interval", "1m")
+        .set("discovery.max_window", "1h")
+        .set("limits.scope", "login")
+        .set("limits.requests_per_minute", 600)
+        .sim(|sim| {
+            sim.accounts = ids();
+            sim.limits.scope = Scope::Login;
+            sim.limits.requests_per_minute = 600;
+            sim.keep_arrivals = true;
+            sim.traffic.per_minute = 0.0;
+            sim.traffic.transcribed = 1.0;
+        });
+    let rig = Rig::new(Place::postgres().await, plan).await;
+    for id in ids() {
+        rig.sim.add_burst(&id, Burst { from: rig.begin - 15 * SECOND, width: 10 * SECOND, count: 200 });
+    }
+    rig
+}
+
+/// Requests of all accounts that arrived since.
+fn arrived_since(rig: &Rig, since: Tick) -> usize {
+    ids().iter().flat_map(|id| rig.sim.arrivals(id)).filter(|at| *at >= since).count()
+}
+
+/// The longest time since then in which nothing arrived.
+fn longest_silence(rig: &Rig, since: Tick) -> Duration {
+    let mut arrivals: Vec<Tick> = ids().iter().flat_map(|id| rig.sim.arrivals(id)).filter(|at| *at >= since).collect();
+    arrivals.insert(0, since);
+    arrivals.sort_unstable();
+    arrivals.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap_or_default()
+}
+
+/// Finds the whole budget used for five seconds, once whoever has it has begun.
+async fn all_of_it_is_used(rig: &Rig, who: &str) {
+    let begun = rig.clock.tick();
+    rig.until(&format!("{who} asks"), async || arrived_since(rig, begun) > 0).await;
+    let from = rig.clock.tick();
+    rig.clock.sleep(5 * SECOND).await;
+    let used = arrived_since(rig, from);
+    println!("{who}: {used} requests in five seconds, of 50");
+    assert!((45..=57).contains(&used), "{who} made {used} requests in five seconds, of 50 that the login allows");
+    assert_eq!(rig.sim.stats().refused_in_all(), 0);
+}
+
+async fn all_belong_to(rig: &Rig, name: &str) {
+    let what = format!("all accounts belong to {name}");
+    rig.until_within(20 * SECOND, &what, async || shared_by(&owners(rig).await, &[name])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_that_share_one_budget_change_hands_together_and_it_is_used_in_full_and_never_exceeded() {
+    let rig = one_budget_for_all().await;
+    let one = Replica::start(&rig, "one");
+    all_belong_to(&rig, "one").await;
+    let two = Replica::start(&rig, "two");
+    all_of_it_is_used(&rig, "one").await;
+    // One is stopped for longer than its signs of life last, and continued when two has long had the budget.
+    one.signal(Signal::STOP);
+    all_belong_to(&rig, "two").await;
+    all_of_it_is_used(&rig, "two").await;
+    one.signal(Signal::CONT);
+    rig.says("another replica has taken this account over").await;
+    // Two leaves in good order: one takes back what it had, and must not go by what it remembers of it, but leave the two
+    // seconds in which two's last requests may still arrive.
+    let left = rig.clock.tick();
+    two.signal(Signal::TERM);
+    all_belong_to(&rig, "one").await;
+    all_of_it_is_used(&rig, "one, which had it before,").await;
+    let silence = longest_silence(&rig, left);
+    assert!(silence >= 2 * SECOND, "one began {silence:?} after two had ended");
+    // Three is there when one is killed.
+    let three = Replica::start(&rig, "three");
+    rig.clock.sleep(3 * SECOND).await;
+    drop(one);
+    all_belong_to(&rig, "three").await;
+    all_of_it_is_used(&rig, "three").await;
+    rig.kept_the_contract();
+    assert!(rig.sim.stats().peak_per_minute <= 600);
+    drop(three);
 }

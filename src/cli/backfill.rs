@@ -182,7 +182,7 @@ fn rules(settings: &Settings, retention_days: Option<i64>) -> Rules {
         offset: discovery.offset,
         interval: discovery.interval,
         max_window: discovery.max_window,
-        sliding: shared::metadata_limits(&settings.limits).rules().to_vec(),
+        sliding: shared::metadata_limits(&settings.limits),
         retention: days(retention_days),
     }
 }

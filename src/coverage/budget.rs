@@ -1,59 +1,71 @@
-//! The arithmetic of the metadata budget: sliding limits, kept exactly, and the room that live reads need in them.
+//! The arithmetic of the metadata budget: the room that live reads need in its sliding limits, and what is left of it.
 //!
-//! Pure. A limit of `n` in `w` means that no stretch of time of length `w` holds more than `n` requests, where two
-//! that are exactly `w` apart no longer count together.
+//! Pure. The limits themselves are [`Sliding`]'s, which also decides when a reserved request may go.
 
 use std::time::Duration;
 
 use super::{Rules, seconds};
 use crate::clock::{Time, millis};
 use crate::model::Stretches;
+use crate::sliding::{GUARD, Sliding};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The requests that still count against the limits.
 #[derive(Debug, Clone)]
 pub(super) struct Budget<'a> {
-    limits: &'a [(u32, Duration)],
-    /// In order; none later than the time that this was made for.
-    sent: Vec<Time>,
+    limits: &'a Sliding,
+    /// In order; none later than one that is under way at the time that this was made for.
+    counted: Vec<Time>,
 }
 
 impl<'a> Budget<'a> {
-    /// Requests from the future (the clock was stepped back) count as sent just now.
-    pub(super) fn new(limits: &'a [(u32, Duration)], log: &[Time], now: Time) -> Budget<'a> {
-        let mut sent: Vec<Time> = log.iter().map(|sent| (*sent).min(now)).collect();
-        sent.sort_unstable();
-        Budget { limits, sent }
+    /// Requests from the future (the clock was stepped back) count as under way just now.
+    pub(super) fn new(limits: &'a Sliding, log: &[Time], now: Time) -> Budget<'a> {
+        Budget { limits, counted: Sliding::in_order(log, now) }
     }
 
     /// The first moment not before `from` at which a request keeps every limit; `from` is not before the last request.
     pub(super) fn earliest(&self, from: Time) -> Time {
-        self.limits.iter().fold(from, |earliest, (most, width)| {
-            let most = usize::try_from(*most).unwrap_or(usize::MAX).max(1);
-            let crowding = self.sent.len().checked_sub(most).and_then(|index| self.sent.get(index));
-            crowding.map_or(earliest, |sent| earliest.max(*sent + *width))
-        })
+        self.limits.earliest_after(&self.counted, from)
     }
 
-    /// Whether a request at `at` leaves every later live read the moment that it would have without it.
+    /// Whether a request at `at` leaves every later live read the second that it would have without it.
+    ///
+    /// Not the moment: a live read that follows another one by just the limit's window has to wait until that one has
+    /// left it for certain, some fraction of a second later. Windows are of whole seconds, so it reads the same; to keep
+    /// the moment would cost one request of nine in every window.
     ///
     /// Plays both futures until the request no longer counts: live reads are due at `due` (not before `at`) and then
     /// every `pace` seconds of window ends.
     pub(super) fn leaves_room(&self, rules: &Rules, at: Time, due: Time, pace: i64) -> bool {
-        let longest = self.limits.iter().map(|(_, width)| *width).max().unwrap_or_default();
+        let longest = self.limits.memory();
+        // Where the limits are wide enough for all of it, there is nothing to be played.
+        let lives = longest.as_secs() / pace.max(1).unsigned_abs() + 2;
+        let all = lives.saturating_add(self.counted.len() as u64 + 1);
+        if self.limits.rules().iter().all(|(most, _)| all <= u64::from(*most)) {
+            return true;
+        }
         let mut without = self.clone();
         let mut with = self.clone();
-        with.sent.push(at);
+        with.send(at);
         let mut due = due;
         while due < at + longest {
             let read = without.earliest(due);
-            if with.earliest(due) > read {
+            let late = with.earliest(due);
+            if late > read && late >= due + SECOND {
                 return false;
             }
-            without.sent.push(read);
-            with.sent.push(read);
+            without.send(read);
+            with.send(read);
             due = rules.horizon(read).plus_millis(pace.saturating_mul(1000)) + rules.offset;
         }
         true
+    }
+
+    /// Looks ahead at a request as if it were counted when it goes, which it is but for a moment.
+    fn send(&mut self, at: Time) {
+        self.counted.insert(self.counted.partition_point(|earlier| *earlier <= at), at);
     }
 }
 
@@ -62,10 +74,10 @@ impl<'a> Budget<'a> {
 /// The interval, unless live reads would take more than about three quarters of some limit: then as far apart as
 /// leaves the rest. Of a limit of one, every other request.
 pub(super) fn sustainable(rules: &Rules) -> i64 {
-    let paces = rules.sliding.iter().map(|(most, width)| {
+    let paces = rules.sliding.rules().iter().map(|(most, width)| {
         let most = i64::from(*most).max(1);
         let others = ((most + 2) / 4).max(1);
-        let width = millis(*width);
+        let width = millis(width.saturating_add(GUARD));
         let pace = if most > others {
             width.saturating_add(most - others - 1) / (most - others)
         } else {
@@ -99,7 +111,7 @@ pub fn estimate(remaining: &Stretches, rules: &Rules, rechecks: &[Duration]) -> 
         .filter(|delay| **delay > rules.offset)
         .map(|delay| per_second(rules.recheck_width(*delay)))
         .sum();
-    let left = rules.sliding.iter().map(|(most, width)| {
+    let left = rules.sliding.rules().iter().map(|(most, width)| {
         let beside_live = f64::from((*most).max(1)) / width.as_secs_f64().max(0.001) - live;
         (beside_live - again).max(beside_live / 4.0)
     });

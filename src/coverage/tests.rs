@@ -22,7 +22,7 @@ fn rules() -> Rules {
         offset: secs(300),
         interval: secs(300),
         max_window: secs(3600),
-        sliding: vec![(3, secs(60)), (9, secs(900))],
+        sliding: Sliding::new([(3, secs(60)), (9, secs(900))]),
         retention: None,
     }
 }
@@ -301,13 +301,13 @@ fn a_read_that_would_make_a_live_read_late_waits() {
 fn a_live_read_waits_for_the_limits_too() {
     let log = [t(1450), t(1451), t(1452)];
     assert_eq!(wait(plan(t(1500), &rules(), &read_up_to(900), &log, &[], &[], 0)), 1510);
-    assert_eq!(read(plan(t(1510), &rules(), &read_up_to(900), &log, &[], &[], 0)).lane, Lane::Live);
+    assert_eq!(read(plan(t(1511), &rules(), &read_up_to(900), &log, &[], &[], 0)).lane, Lane::Live);
 }
 
 #[test]
-fn requests_logged_in_the_future_count_as_sent_now() {
+fn requests_logged_in_the_future_count_as_under_way_now() {
     let log = [t(9000), t(9001), t(9002)];
-    assert_eq!(wait(plan(t(1500), &rules(), &read_up_to(900), &log, &[], &[], 0)), 1560);
+    assert_eq!(wait(plan(t(1500), &rules(), &read_up_to(900), &log, &[], &[], 0)), 1562);
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn extreme_times_and_settings_neither_panic_nor_wait_into_the_past() {
                 offset: span,
                 interval: span,
                 max_window: span,
-                sliding: vec![(0, span), (u32::MAX, span)],
+                sliding: Sliding::new([(0, span), (u32::MAX, span)]),
                 retention: Some(span),
             };
             for coverage in [Coverage::new(now), with_backfill(with_level(read_up_to(900), 5), stretch(-9, 9), false)] {

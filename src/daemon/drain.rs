@@ -19,9 +19,10 @@ use crate::clock::Time;
 use crate::db::{Claim, DbError, Item, PauseRow, Settled, Settlement};
 use crate::fetch::absence::Absence;
 use crate::fetch::committer::{Acknowledgement, Committer, Storage, Submission};
+use crate::fetch::ripeness::Ripeness;
 use crate::fetch::schedule::{Class, Schedule, class};
 use crate::fetch::{Patience, attempt};
-use crate::model::{Artifact, ArtifactSet, Endpoint, State};
+use crate::model::{Artifact, ArtifactSet, Endpoint, Lane, State};
 use crate::ringcx::ApiError;
 use crate::ringcx::limits::Permit;
 use crate::standing::{Meaning, Standing};
@@ -52,6 +53,7 @@ pub struct Drain {
     acknowledged: (mpsc::UnboundedSender<Acknowledgement>, mpsc::UnboundedReceiver<Acknowledgement>),
     standing: BTreeMap<Artifact, Standing>,
     absence: BTreeMap<Artifact, Absence>,
+    ripeness: BTreeMap<Artifact, Ripeness>,
     /// Classes of which the database holds more than was handed out.
     more: HashSet<Class>,
     refill: bool,
@@ -73,6 +75,7 @@ impl Drain {
             acknowledged: mpsc::unbounded_channel(),
             standing: BTreeMap::new(),
             absence: BTreeMap::new(),
+            ripeness: BTreeMap::new(),
             more: HashSet::new(),
             refill: true,
             next: None,
@@ -216,6 +219,11 @@ impl Drain {
     async fn send(&mut self, permit: Permit) {
         let now = self.account.clock.now();
         while let Some(claim) = self.schedule.pop(self.open()) {
+            if let Some(due) = self.ripe_at(&claim, now) {
+                let first_try = claim.first_try;
+                self.settle(claim, Settlement::Deferred { due, first_try }, now).await;
+                continue;
+            }
             let last = now >= self.patience.last_try(&claim, now);
             if !self.absence.entry(claim.artifact).or_default().admit(last, now) {
                 let jitter = rand::rng().random();
@@ -227,6 +235,7 @@ impl Drain {
                 self.schedule.put_back(claim);
                 return;
             }
+            self.schedule.went(&claim);
             let account = self.account.clone();
             account.live.count(claim.lane, account.clock.tick());
             let patience = self.patience.clone();
@@ -278,7 +287,7 @@ impl Drain {
         }
         match result {
             Ok((at, settlement)) => {
-                self.found(claim.artifact, now).await;
+                self.found(&claim, now).await;
                 self.settle(claim, settlement, at).await;
             }
             Err(error) => {
@@ -312,7 +321,7 @@ impl Drain {
     async fn settle(&mut self, claim: Claim, settlement: Settlement, at: Time) {
         let due = match &settlement {
             Settlement::Answered { revisit, .. } => *revisit,
-            Settlement::Deferred { due } => Some(*due),
+            Settlement::Deferred { due, .. } => Some(*due),
             Settlement::Failed { state, due, .. } => (*state == State::Open).then_some(*due),
         };
         self.held.insert(claim.item, due);
@@ -374,11 +383,39 @@ impl Drain {
         self.refill = true;
     }
 
-    async fn found(&mut self, artifact: Artifact, now: Time) {
-        if !self.absence.entry(artifact).or_default().found() {
+    /// Until when a first try of what is live is put off, where it cannot be there yet.
+    fn ripe_at(&mut self, claim: &Claim, now: Time) -> Option<Time> {
+        let age = self.age(claim, self.account.api.api_now())?;
+        let first_try = claim.tries == 0;
+        let wait = first_try.then(|| self.ripeness.entry(claim.artifact).or_default().wait(age))?;
+        wait.map(|wait| now + wait)
+    }
+
+    /// How old an item of the live lane is at `at`, by the API's clock; `None` for others.
+    fn age(&self, claim: &Claim, at: Time) -> Option<Duration> {
+        (claim.lane == Lane::Live && claim.visit == 0 && claim.ended != Time::NONE).then(|| at.since(claim.ended))
+    }
+
+    /// Whether what was put off of this one's kind is due, now that it was found.
+    fn is_ripe(&mut self, claim: &Claim) -> bool {
+        let at = self.account.api.api_now();
+        let Some(age) = self.age(claim, at) else { return false };
+        let ripeness = self.ripeness.entry(claim.artifact).or_default();
+        match (claim.tries, claim.misses, claim.first_try) {
+            (0, ..) => ripeness.found(age, age, false),
+            (_, 1.., Some(first_try)) => ripeness.found(first_try.since(claim.ended), age, true),
+            _ => false,
+        }
+    }
+
+    async fn found(&mut self, claim: &Claim, now: Time) {
+        let artifact = claim.artifact;
+        let ripe = self.is_ripe(claim);
+        if self.absence.entry(artifact).or_default().found() {
+            tracing::info!(account = %self.account.id, endpoint = %artifact, "there after all; asking for what was put off");
+        } else if !ripe {
             return;
         }
-        tracing::info!(account = %self.account.id, endpoint = %artifact, "there after all; asking for what was put off");
         if let Err(error) = self.account.db.undefer(self.account.owned.account, artifact, now).await {
             tracing::warn!(account = %self.account.id, %error, "failed to bring forward what was put off");
         }

@@ -389,7 +389,7 @@ impl Session {
             offset: discovery.offset,
             interval: discovery.interval,
             max_window: discovery.max_window,
-            sliding: shared::metadata_limits(&self.shared.settings.limits).rules().to_vec(),
+            sliding: shared::metadata_limits(&self.shared.settings.limits),
             retention: days.map(|days| Duration::from_secs(days * 86_400)),
         };
         Ok(Policy { rules, rechecks: discovery.rechecks.clone(), start: discovery.start, backoff: self.backoff()? })

@@ -34,10 +34,12 @@ pub enum Settlement {
         /// When the next visit is due, if there is to be one.
         revisit: Option<Time>,
     },
-    /// It was not tried, because all its like are missing at present; it waits until then.
+    /// It was not tried, because all its like are missing at present, or at its age; it waits until then.
     Deferred {
         /// When to look at it again.
         due: Time,
+        /// From when its horizon counts, if it does already.
+        first_try: Option<Time>,
     },
     /// It did not work and will be tried again, or has been given up.
     Failed {
@@ -405,12 +407,15 @@ impl Owner {
 
 fn postponed(settled: &Settled) -> Option<Vec<Arg>> {
     let claim = &settled.claim;
-    let (state, due, misses, refusals, status, reason) = match &settled.settlement {
+    let (state, due, misses, refusals, status, reason, first_try) = match &settled.settlement {
         Settlement::Answered { .. } => return None,
         Settlement::Failed { state, due, misses, refusals, status, reason } => {
-            (state, due, misses, refusals, status, Some(reason.as_str()))
+            let first_try = Some(claim.first_try.unwrap_or(settled.at));
+            (state, due, misses, refusals, status, Some(reason.as_str()), first_try)
         }
-        Settlement::Deferred { due } => (&State::Open, due, &claim.misses, &claim.refusals, &None, None),
+        Settlement::Deferred { due, first_try } => {
+            (&State::Open, due, &claim.misses, &claim.refusals, &None, None, *first_try)
+        }
     };
     let tries = if reason.is_some() { claim.tries.saturating_add(1) } else { claim.tries };
     Some(vec![
@@ -420,7 +425,7 @@ fn postponed(settled: &Settled) -> Option<Vec<Arg>> {
         tries.into(),
         (*misses).into(),
         (*refusals).into(),
-        claim.first_try.unwrap_or(settled.at).into(),
+        Arg::Int(first_try.map(|at| at.0)),
         Arg::Int(reason.map(|_| settled.at.0)),
         Arg::Int(status.map(i64::from)),
         reason.into(),

@@ -1,20 +1,28 @@
 //! Which of the items that are due goes next: pure.
 //!
-//! Live before recheck before backfill before revisit; but of every ten requests one goes to a less urgent lane, so that
-//! nothing starves. The first few retries of an item go like first tries: a transcript is there minutes after its segment
-//! ended, and whoever waits for it should not stand behind a backfill. What is still not there then may take one request of
-//! every five.
+//! Two orders meet here. Live goes before recheck before backfill before revisit; but of every ten requests one goes to a
+//! less urgent lane, so that nothing starves. And first tries go before retries: while a first try waits, in whatever lane,
+//! any `n` requests on end hold at most `n / 5` retries, rounded up. What decides between the two is whose the fifth is: the
+//! live lane's retries have all of it and go before the first tries of every other lane, so that whoever waits for what has
+//! just ended does not stand behind a backfill; the other lanes' retries have half of it, and what live leaves of that.
+//! So a live retry mostly finds its turn come, and waits for four requests at the most where it is alone.
+//!
+//! Is a fifth enough for live? Of a budget of 120 it is 24 a minute beside a full backfill. Windows end five minutes ago and
+//! transcripts are there after five minutes, so a live item needs far less than one retry; a quarter of one each is
+//! enough at every load that the budget can carry, for 96 first tries and 24 retries are all of it. Where an artifact
+//! always comes later than it is first asked for, it is the first try that is put off ([`super::ripeness`]), not the
+//! fifth that is widened. Once no first try waits, retries have everything.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::db::Claim;
 use crate::model::{Artifact, ArtifactSet, Lane};
 
-/// Of so many requests one may be a late retry while others wait.
-const RETRY_SHARE: u64 = 5;
-/// So many retries go like first tries: eight minutes' worth, with the default backoff.
-const PROMPT: u32 = 5;
-/// Of so many requests one goes to the less urgent lanes while more urgent ones wait.
+/// While first tries wait, so many go between two retries of the live lane...
+const LIVE_GAP: u64 = 4;
+/// ...and so many before a retry of another lane.
+const OTHER_GAP: u64 = 9;
+/// Of so many first tries, and of so many retries, one goes to the less urgent lanes while more urgent ones wait.
 const FAIR_SHARE: u64 = 10;
 
 /// A kind of item that the database hands out in order of due time: artifact, lane, and whether it was tried before.
@@ -23,15 +31,27 @@ pub type Class = (Artifact, Lane, bool);
 /// Items claimed and not under way yet.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    first: [VecDeque<Claim>; 4],
-    again: [VecDeque<Claim>; 4],
+    first: Kind,
+    again: Kind,
     held: BTreeMap<Class, usize>,
-    turn: u64,
+    /// First tries that went since the last retry.
+    since_retry: u64,
+}
+
+/// First tries, or retries: a queue for each lane, and how many went.
+#[derive(Debug, Default)]
+struct Kind {
+    lanes: [VecDeque<Claim>; 4],
+    went: u64,
 }
 
 /// The class of a claim.
 pub fn class(claim: &Claim) -> Class {
-    (claim.artifact, claim.lane, claim.tries > 0)
+    (claim.artifact, claim.lane, is_retry(claim))
+}
+
+fn is_retry(claim: &Claim) -> bool {
+    claim.tries > 0
 }
 
 impl Schedule {
@@ -47,24 +67,33 @@ impl Schedule {
         self.count_in(&claim).push_front(claim);
     }
 
-    /// Takes what goes next among `open` artifacts.
+    /// Takes what goes next among `open` artifacts. If it does go, that is to be said: [`Schedule::went`].
     pub fn pop(&mut self, open: ArtifactSet) -> Option<Claim> {
-        let claim = self.choose(open)?;
-        self.turn = self.turn.wrapping_add(1);
+        let claim = if self.retry_is_next(open) { self.again.take(open) } else { self.first.take(open) }?;
         if let Some(held) = self.held.get_mut(&class(&claim)) {
             *held = held.saturating_sub(1);
         }
         Some(claim)
     }
 
-    fn choose(&mut self, open: ArtifactSet) -> Option<Claim> {
-        let retry_first = self.turn % RETRY_SHARE == RETRY_SHARE - 1;
-        // The odd turn out looks at the lanes from another end, a different one each time.
-        let fair = (self.turn % FAIR_SHARE == FAIR_SHARE / 2)
-            .then(|| usize::try_from(self.turn / FAIR_SHARE % 3).unwrap_or(0) + 1);
-        let (one, other) = (&mut self.first, &mut self.again);
-        let (one, other) = if retry_first { (other, one) } else { (one, other) };
-        take(one, fair, open).or_else(|| take(other, fair, open))
+    /// A request for this claim goes. One that was only looked at, and put off, has taken nobody's turn.
+    pub fn went(&mut self, claim: &Claim) {
+        if is_retry(claim) {
+            self.again.went = self.again.went.wrapping_add(1);
+            self.since_retry = 0;
+        } else {
+            self.first.went = self.first.went.wrapping_add(1);
+            self.since_retry = self.since_retry.saturating_add(1);
+        }
+    }
+
+    fn retry_is_next(&self, open: ArtifactSet) -> bool {
+        match (self.first.most_urgent(open), self.again.most_urgent(open)) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(_), Some(0)) => self.since_retry >= LIVE_GAP,
+            (Some(_), Some(_)) => self.since_retry >= OTHER_GAP,
+        }
     }
 
     /// How many claims of a class wait here.
@@ -80,7 +109,7 @@ impl Schedule {
     /// Takes out all claims on an artifact, for when it is paused.
     pub fn drain(&mut self, artifact: Artifact) -> Vec<Claim> {
         let mut out = Vec::new();
-        for queue in self.first.iter_mut().chain(&mut self.again) {
+        for queue in self.first.lanes.iter_mut().chain(&mut self.again.lanes) {
             let (gone, kept): (VecDeque<Claim>, VecDeque<Claim>) =
                 std::mem::take(queue).into_iter().partition(|claim| claim.artifact == artifact);
             *queue = kept;
@@ -93,21 +122,33 @@ impl Schedule {
     fn count_in(&mut self, claim: &Claim) -> &mut VecDeque<Claim> {
         *self.held.entry(class(claim)).or_default() += 1;
         let lane = usize::try_from(claim.lane.code()).unwrap_or(0).min(Lane::ALL.len() - 1);
-        if claim.tries <= PROMPT { &mut self.first[lane] } else { &mut self.again[lane] }
+        let kind = if is_retry(claim) { &mut self.again } else { &mut self.first };
+        &mut kind.lanes[lane]
     }
 }
 
-fn take(queues: &mut [VecDeque<Claim>; 4], fair: Option<usize>, open: ArtifactSet) -> Option<Claim> {
-    let start = fair.filter(|lane| !queues[*lane].is_empty()).unwrap_or(0);
-    (start..queues.len()).chain(0..start).find_map(|lane| {
-        let at = queues[lane].iter().position(|claim| open.contains(claim.artifact))?;
-        queues[lane].remove(at)
-    })
+impl Kind {
+    /// The most urgent lane that has something for `open` artifacts.
+    fn most_urgent(&self, open: ArtifactSet) -> Option<usize> {
+        self.lanes.iter().position(|queue| queue.iter().any(|claim| open.contains(claim.artifact)))
+    }
+
+    fn take(&mut self, open: ArtifactSet) -> Option<Claim> {
+        // The odd turn out looks at the lanes from another end, a different one each time.
+        let odd = self.went % FAIR_SHARE == FAIR_SHARE / 2;
+        let start = if odd { usize::try_from(self.went / FAIR_SHARE % 3).unwrap_or(0) + 1 } else { 0 };
+        (start..self.lanes.len()).chain(0..start).find_map(|lane| {
+            let at = self.lanes[lane].iter().position(|claim| open.contains(claim.artifact))?;
+            self.lanes[lane].remove(at)
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::clock::Time;
@@ -132,6 +173,17 @@ mod tests {
         }
     }
 
+    /// Pops and lets go.
+    fn next(schedule: &mut Schedule) -> Option<Claim> {
+        let claim = schedule.pop(ArtifactSet::ALL)?;
+        schedule.went(&claim);
+        Some(claim)
+    }
+
+    fn take(schedule: &mut Schedule, count: usize) -> Vec<Claim> {
+        (0..count).filter_map(|_| next(schedule)).collect()
+    }
+
     #[test]
     fn live_goes_before_backfill_which_still_gets_its_share() {
         let mut schedule = Schedule::default();
@@ -139,37 +191,120 @@ mod tests {
             schedule.push(claim(item, Lane::Live, 0));
             schedule.push(claim(item + 1000, Lane::Backfill, 0));
         }
-        let taken: Vec<Lane> =
-            (0..500).filter_map(|_| schedule.pop(ArtifactSet::ALL)).map(|claim| claim.lane).collect();
-        let backfill = taken.iter().filter(|lane| **lane == Lane::Backfill).count();
+        let taken = take(&mut schedule, 500);
+        let backfill = taken.iter().filter(|claim| claim.lane == Lane::Backfill).count();
         assert!((10..=50).contains(&backfill), "{backfill}");
-        assert_eq!(taken[0], Lane::Live);
+        assert_eq!(taken[0].lane, Lane::Live);
     }
 
     #[test]
-    fn late_retries_take_at_most_a_fifth_while_others_wait_and_all_when_none_does() {
+    fn retries_take_a_fifth_while_first_tries_wait_and_all_when_none_does() {
         let mut schedule = Schedule::default();
         for item in 0..100 {
             schedule.push(claim(item, Lane::Live, 0));
-            schedule.push(claim(item + 1000, Lane::Live, PROMPT + 1));
+            schedule.push(claim(item + 1000, Lane::Live, 1));
         }
-        let tries: Vec<u32> =
-            (0..100).filter_map(|_| schedule.pop(ArtifactSet::ALL)).map(|claim| claim.tries).collect();
-        assert_eq!(tries.iter().filter(|tries| **tries > 0).count(), 20);
-        let rest: Vec<Claim> = std::iter::from_fn(|| schedule.pop(ArtifactSet::ALL)).collect();
-        assert_eq!(rest.len(), 100);
+        let taken = take(&mut schedule, 100);
+        assert_eq!(taken.iter().filter(|claim| claim.tries > 0).count(), 20);
+        assert_eq!(take(&mut schedule, 1000).len(), 100);
         assert!(!schedule.has(ArtifactSet::ALL));
     }
 
     #[test]
-    fn an_early_retry_does_not_stand_behind_a_backfill() {
-        let mut schedule = Schedule::default();
-        for item in 0..20 {
-            schedule.push(claim(item, Lane::Backfill, 0));
-            schedule.push(claim(item + 1000, Lane::Live, 2));
+    fn what_is_live_has_all_of_the_retries_fifth_and_what_is_not_half_of_it() {
+        for (lane, expected) in [(Lane::Live, 20), (Lane::Backfill, 10)] {
+            let mut schedule = Schedule::default();
+            for item in 0..100 {
+                schedule.push(claim(item, Lane::Backfill, 0));
+                schedule.push(claim(item + 1000, lane, 1));
+            }
+            assert_eq!(take(&mut schedule, 100).iter().filter(|claim| claim.tries > 0).count(), expected, "{lane}");
         }
-        let taken: Vec<Lane> = (0..20).filter_map(|_| schedule.pop(ArtifactSet::ALL)).map(|claim| claim.lane).collect();
-        assert!(taken.iter().filter(|lane| **lane == Lane::Live).count() >= 18, "{taken:?}");
+    }
+
+    #[test]
+    fn a_live_retry_goes_at_once_where_the_fifth_has_not_been_used() {
+        let mut schedule = Schedule::default();
+        for item in 0..100 {
+            schedule.push(claim(item, Lane::Backfill, 0));
+        }
+        take(&mut schedule, 7);
+        schedule.push(claim(1000, Lane::Live, 3));
+        assert_eq!(next(&mut schedule).unwrap().lane, Lane::Live);
+    }
+
+    #[test]
+    fn first_tries_that_were_only_looked_at_make_no_room_for_retries() {
+        let mut schedule = Schedule::default();
+        for item in 0..100 {
+            schedule.push(claim(item, Lane::Live, 0));
+            schedule.push(claim(item + 1000, Lane::Live, 1));
+        }
+        for _ in 0..50 {
+            assert_eq!(schedule.pop(ArtifactSet::ALL).unwrap().tries, 0);
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Queue(Lane, u32),
+        Go,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let lane = prop_oneof![4 => Just(Lane::Live), 1 => Just(Lane::Recheck), 4 => Just(Lane::Backfill), 1 => Just(Lane::Revisit)];
+        let step = prop_oneof![
+            (lane, prop_oneof![Just(0u32), Just(1), Just(9)]).prop_map(|(lane, tries)| Step::Queue(lane, tries)),
+            Just(Step::Go),
+        ];
+        prop::collection::vec(step, 1..600)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_no_run_beside_waiting_first_tries_holds_more_than_a_fifth_of_retries(steps in steps()) {
+            let mut schedule = Schedule::default();
+            // Of each request that went while a first try waited: whether it was a retry. The run ends when none waits.
+            let mut run: Vec<bool> = Vec::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Queue(lane, tries) => schedule.push(claim(number as i64, lane, tries)),
+                    Step::Go => {
+                        let waiting = Lane::ALL.iter().any(|lane| schedule.held((Artifact::Transcript, *lane, false)) > 0);
+                        let Some(gone) = next(&mut schedule) else { continue };
+                        if !waiting {
+                            run.clear();
+                            continue;
+                        }
+                        run.push(gone.tries > 0);
+                        for (length, from) in (0..run.len()).rev().enumerate() {
+                            let retries = run[from..].iter().filter(|retry| **retry).count();
+                            prop_assert!(retries <= (length + 1).div_ceil(5), "{} of {}", retries, length + 1);
+                        }
+                    }
+                }
+            }
+        }
+
+        /// Every lane, first tries and retries, has something waiting at all times: each is served again and again.
+        #[test]
+        fn nobody_starves(full in prop::collection::vec(any::<bool>(), 8), count in 300usize..600) {
+            let mut schedule = Schedule::default();
+            let mut idle: BTreeMap<(Lane, bool), usize> = BTreeMap::new();
+            let kinds = Lane::ALL.into_iter().flat_map(|lane| [(lane, false), (lane, true)]);
+            for (number, (lane, retry)) in kinds.enumerate().filter(|(number, _)| full[*number]).map(|(number, kind)| (number as i64, kind)) {
+                for item in 0..600 {
+                    schedule.push(claim(number * 1000 + item, lane, u32::from(retry)));
+                }
+                idle.insert((lane, retry), 0);
+            }
+            for gone in take(&mut schedule, count) {
+                idle.values_mut().for_each(|since| *since += 1);
+                idle.insert((gone.lane, gone.tries > 0), 0);
+                // Of 30 first tries, and of 30 retries, each lane has one; of ten requests, one at least is a retry.
+                prop_assert!(idle.values().all(|since| *since <= 300), "{:?}", idle);
+            }
+        }
     }
 
     #[test]
@@ -178,10 +313,10 @@ mod tests {
         for item in [3, 1, 2] {
             schedule.push(claim(item, Lane::Live, 0));
         }
-        let first = schedule.pop(ArtifactSet::ALL).unwrap();
+        let first = next(&mut schedule).unwrap();
         assert_eq!(first.item, Item(1));
         schedule.put_back(first);
-        let order: Vec<i64> = std::iter::from_fn(|| schedule.pop(ArtifactSet::ALL)).map(|claim| claim.item.0).collect();
+        let order: Vec<i64> = std::iter::from_fn(|| next(&mut schedule)).map(|claim| claim.item.0).collect();
         assert_eq!(order, [1, 2, 3]);
     }
 

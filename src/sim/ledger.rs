@@ -148,6 +148,13 @@ impl Ledger {
             .map_or(0, |segment| lock(&self.0.book).items.get(&(segment.key, artifact)).map_or(0, |item| item.served))
     }
 
+    /// When an artifact is there; `None` where it never is.
+    pub fn available_at(&self, account: &AccountId, segment_id: &str, artifact: Artifact) -> Option<Time> {
+        let world = &self.0.world;
+        let segment = world.account(&account.sub).and_then(|account| world.by_id(&account, segment_id))?;
+        segment.plans.get(artifact.code() as usize)?.available
+    }
+
     /// Artifacts that were served more than once, in words.
     pub fn served_again(&self) -> Vec<String> {
         let again: Vec<((Key, Artifact), u32)> = {

@@ -27,7 +27,7 @@ pub(super) fn queued(range: Stretch) -> Queued {
         offset: OFFSET,
         interval: OFFSET,
         max_window: Duration::from_secs(3600),
-        sliding: vec![(3, Duration::from_secs(60)), (9, Duration::from_secs(900))],
+        sliding: crate::sliding::Sliding::new([(3, Duration::from_secs(60)), (9, Duration::from_secs(900))]),
         retention: None,
     };
     Queued { id: 7, account: account(None), range, rules }

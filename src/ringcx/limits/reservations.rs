@@ -153,7 +153,7 @@ impl Budget {
     }
 
     /// The effective times of what the store holds, as far back as the limits look: for planning ahead with
-    /// [`Sliding::earliest`] and [`Sliding::fits_with`].
+    /// [`Sliding::earliest`].
     ///
     /// # Errors
     /// If the store cannot be reached.
