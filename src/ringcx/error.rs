@@ -49,6 +49,8 @@ pub enum Cause {
     Answered,
     /// No connection: nothing was sent.
     Unreachable,
+    /// No connection, because the server's certificate is not one to trust: nothing was sent.
+    Untrusted,
     /// Nothing came for too long.
     TimedOut,
     /// The connection went away before the answer was complete.
@@ -168,6 +170,11 @@ impl ApiError {
         let root = root_of(&error);
         let (cause, why) = if error.is_builder() {
             (Cause::Settings, format!("the request could not be built: {root}"))
+        } else if is_untrusted(&error) {
+            (
+                Cause::Untrusted,
+                format!("the certificate of {} is not trusted: {root}", host.as_deref().unwrap_or("the server")),
+            )
         } else if error.is_connect() {
             (Cause::Unreachable, format!("no connection to {}: {root}", host.as_deref().unwrap_or("the server")))
         } else if error.is_timeout() {
@@ -246,6 +253,10 @@ fn fault_of(status: u16) -> Fault {
 
 fn hint(fault: Fault, endpoint: Endpoint, cause: Cause) -> Option<&'static str> {
     match (cause, fault, endpoint) {
+        (Cause::Untrusted, ..) => Some(
+            "the server, or a proxy between, shows a certificate that this machine does not trust or that has run out: set \
+             the clock, install or update ca-certificates, or add the proxy's authority (SSL_CERT_FILE)",
+        ),
         (Cause::Unreachable, ..) => Some("check the URLs in [api], and DNS, proxy and firewall"),
         (Cause::Store, ..) => Some("check the database"),
         (Cause::Futile, ..) => Some(
@@ -311,6 +322,20 @@ fn is_garbled(error: &reqwest::Error) -> bool {
     false
 }
 
+/// Whether it was the server's certificate that stood in the way.
+fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(one) = cause {
+        if let Some(rustls::Error::InvalidCertificate(_)) = one.downcast_ref() {
+            return true;
+        }
+        // An I/O error's source is that of what it wraps, which itself would be passed over.
+        let wrapped = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| one.source());
+    }
+    false
+}
+
 /// The innermost cause's words: those that say what really happened.
 fn root_of(error: &reqwest::Error) -> String {
     let mut root: &dyn Error = error;
@@ -328,6 +353,16 @@ mod tests {
     fn answer(status: u16, body: &str) -> ApiError {
         let status = StatusCode::from_u16(status).unwrap();
         ApiError::answered(Endpoint::Transcript, status, &HeaderMap::new(), body.as_bytes(), Time(0))
+    }
+
+    #[test]
+    fn a_certificate_is_found_however_deep_it_lies_in_an_error() {
+        let refused = || rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, refused()));
+        assert!(is_untrusted(&refused()) && is_untrusted(&io::Error::other(refused())));
+        assert!(is_untrusted(&io::Error::other(wrapped)));
+        assert!(!is_untrusted(&io::Error::other(rustls::Error::HandshakeNotComplete)));
+        assert!(!is_untrusted(&io::Error::from(io::ErrorKind::ConnectionRefused)));
     }
 
     #[test]
