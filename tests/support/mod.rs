@@ -4,6 +4,7 @@
 
 pub mod daemon;
 pub mod postgres;
+pub mod scrape;
 
 use ringcx_extractor::db::{Access, Db};
 use tempfile::TempDir;
