@@ -83,6 +83,10 @@ impl Process {
         kill_process(pid, signal).expect("a process to signal");
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon that runs").id()
+    }
+
     pub(super) fn is_running(&mut self) -> bool {
         self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().expect("its state").is_none())
     }
