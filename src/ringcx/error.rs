@@ -18,6 +18,10 @@ use crate::model::Endpoint;
 
 use super::limits::{StoreError, retry_after};
 
+mod hint;
+
+use hint::hint;
+
 /// A call that did not give what it was made for.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -248,46 +252,6 @@ fn fault_of(status: u16) -> Fault {
         408 | 409 | 425 => Fault::Transient,
         400..500 => Fault::Permanent,
         _ => Fault::Transient,
-    }
-}
-
-fn hint(fault: Fault, endpoint: Endpoint, cause: Cause) -> Option<&'static str> {
-    match (cause, fault, endpoint) {
-        (Cause::Untrusted, ..) => Some(
-            "the server, or a proxy between, shows a certificate that this machine does not trust or that has run out: set \
-             the clock, install or update ca-certificates, or add the proxy's authority (SSL_CERT_FILE)",
-        ),
-        (Cause::Unreachable, ..) => Some("check the URLs in [api], and DNS, proxy and firewall"),
-        (Cause::Store, ..) => Some("check the database"),
-        (Cause::Futile, ..) => Some(
-            "check that api.ringcx_url and api.summary_url are of the account's region, and that the user is active in \
-             RingCX",
-        ),
-        (_, Fault::Unauthorised, Endpoint::Login) => Some("check the credentials in [auth]"),
-        (_, Fault::Unauthorised, Endpoint::AgentSummary | Endpoint::AutoSummary) => Some(
-            "check that api.summary_url is of the same region as api.ringcx_url, and that the user may see summaries",
-        ),
-        (_, Fault::Unauthorised, _) => {
-            Some("check that api.ringcx_url is of the account's region, and that the login's user is active in RingCX")
-        }
-        (_, Fault::Forbidden, Endpoint::Login) => Some("give the login's user access to RingCX in its admin portal"),
-        (_, Fault::Forbidden, Endpoint::Metadata | Endpoint::Transcript) => Some(
-            "give the login's user a RingCX role with access to this sub-account and to its interactions, and check \
-             rc_account_id and sub_account_id",
-        ),
-        (_, Fault::Forbidden, Endpoint::AgentSummary | Endpoint::AutoSummary) => {
-            Some("enable summaries for the sub-account, and give the login's user a RingCX role that may read them")
-        }
-        (_, Fault::Forbidden, Endpoint::Accounts) => Some("give the login's user a RingCX admin role"),
-        (_, Fault::NotYet, Endpoint::Metadata) => Some("check rc_account_id and sub_account_id"),
-        (_, Fault::NotYet, Endpoint::Accounts) => Some("check api.ringcx_url"),
-        (_, Fault::RateLimited, _) => {
-            Some("something else may use the same account: lower [limits] to leave it its share")
-        }
-        (_, Fault::Permanent, Endpoint::Metadata) => {
-            Some("check rc_account_id and sub_account_id, and that discovery.max_window is one that the API takes")
-        }
-        _ => None,
     }
 }
 
