@@ -312,7 +312,7 @@ async fn a_rolled_back_program_refuses_the_upgraded_archive_and_takes_the_backup
 
 /// The last table or index that a migration makes, by name.
 fn last_made(sql: &str) -> Option<&str> {
-    let made = sql.split(';').filter_map(|statement| {
+    let mut made = sql.split(';').filter_map(|statement| {
         let statement: Vec<&str> = statement.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
         let (first, rest) = statement.iter().find(|line| !line.trim().is_empty())?.trim().split_once(' ')?;
         let rest = rest.trim_start_matches("unique ").trim_start_matches("virtual ");
@@ -320,7 +320,7 @@ fn last_made(sql: &str) -> Option<&str> {
         let name = name.split([' ', '(']).next()?;
         (first.eq_ignore_ascii_case("create") && name != "if").then_some(name)
     });
-    made.last()
+    made.next_back()
 }
 
 async fn a_migration_that_fails_half_way_leaves_nothing_behind(place: Place) {

@@ -73,9 +73,11 @@ toolchain() {
     from=$(rustc --print sysroot)
     mkdir -p "$1/usr/local/lib/rustlib"
     cp -a "$from/bin/rustc" "$from/bin/cargo" "$1/usr/local/bin/"
-    cp -a "$from"/lib/*.so "$1/usr/local/lib/"
+    cp -a "$from"/lib/lib*.so* "$1/usr/local/lib/"
     cp -a "$from/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')" "$1/usr/local/lib/rustlib/"
     ldconfig -r "$1"
+    # Cargo in there trusts whom this machine trusts, such as the proxy on its way out.
+    cp --remove-destination "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$1/etc/ssl/certs/ca-certificates.crt"
 }
 
 build() {
