@@ -16,6 +16,7 @@ suite=bookworm
 image=ringcx-extractor
 export DOCKER_HOST=unix://$work/docker.sock
 engine=
+wrong=0
 
 fail() {
     echo "FAILED  $1" >&2
@@ -28,6 +29,7 @@ ok() {
 
 cleanup() {
     [ -z "$engine" ] || { docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1 || true; }
+    [ -z "$engine" ] || docker volume rm -f try-state >/dev/null 2>&1 || true
     [ -z "$engine" ] || { kill "$engine" && wait "$engine"; } 2>/dev/null || true
     [ -n "${WORK:-}" ] || rm -rf "$work"
 }
@@ -88,8 +90,13 @@ build() {
     bare=$(docker image inspect -f '{{ .Size }}' try-base)
     whole=$(docker image inspect -f '{{ .Size }}' "$image")
     local added=$(((whole - bare) / 1000))
-    [ "$added" -le 15000 ] || fail "the image is $added kB above its base; 15 MB are allowed"
-    ok "it is $added kB above its base"
+    if [ "$added" -le 15000 ]; then
+        ok "it is $added kB above its base"
+    else
+        # No reason not to try the rest.
+        echo "FAILED  it is $added kB above its base; 15 MB are allowed" >&2
+        wrong=1
+    fi
     [ "$(docker image inspect -f '{{ .Config.User }}' "$image")" = 65532:65532 ] || fail "the image's user"
 }
 
@@ -141,7 +148,7 @@ run() {
             --health-interval 1s --health-start-period 1s "$image" >/dev/null
         healthy "try-$round"
         ok "the $round run on the volume is healthy by its own HEALTHCHECK"
-        uid=$(docker top "try-$round" -o uid,comm | awk 'NR == 2 { print $1 }')
+        uid=$(docker top "try-$round" -o pid,uid | awk 'NR == 2 { print $2 }')
         [ "$uid" = 65532 ] || fail "it runs as $uid"
         [ -z "$(docker diff "try-$round" | grep -v ' /run\| /etc' || true)" ] || fail "it wrote outside its volume: $(docker diff "try-$round")"
         docker exec "try-$round" /usr/local/bin/ringcx-extractor status --json >/dev/null || fail "status within the container"
@@ -181,3 +188,4 @@ build
 settings
 run
 compose
+exit "$wrong"
