@@ -31,6 +31,7 @@ cleanup() {
     [ -z "$engine" ] || { docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1 || true; }
     [ -z "$engine" ] || docker volume rm -f try-state >/dev/null 2>&1 || true
     [ -z "$engine" ] || { kill "$engine" && wait "$engine"; } 2>/dev/null || true
+    umount "$work"/exec/netns/* 2>/dev/null || true
     [ -n "${WORK:-}" ] || rm -rf "$work"
 }
 trap cleanup EXIT
