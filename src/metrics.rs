@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::Endpoint;
-use crate::ringcx::Observe;
+use crate::ringcx::{Cause, Observe};
 
 mod sheet;
 
@@ -106,25 +106,26 @@ impl Metrics {
 }
 
 impl Observe for Metrics {
-    fn request(&self, endpoint: Endpoint, status: Option<u16>, took: Duration) {
+    fn request(&self, endpoint: Endpoint, seen: Result<u16, Cause>, took: Duration) {
         let endpoint = ("endpoint", endpoint.name());
-        self.requests.get_or_create(&vec![endpoint, ("outcome", outcome(status))]).inc();
+        self.requests.get_or_create(&vec![endpoint, ("outcome", outcome(seen))]).inc();
         self.durations.get_or_create(&vec![endpoint]).observe(took.as_secs_f64());
     }
 }
 
 /// The class of an answer: few enough for a label, and apart where what to do about them differs.
-fn outcome(status: Option<u16>) -> &'static str {
-    match status {
-        None => "no_answer",
-        Some(200..=299) => "ok",
-        Some(300..=399) => "redirect",
-        Some(401) => "unauthorised",
-        Some(403) => "forbidden",
-        Some(404) => "not_found",
-        Some(429) => "rate_limited",
-        Some(400..=499) => "client_error",
-        Some(_) => "server_error",
+fn outcome(seen: Result<u16, Cause>) -> &'static str {
+    match seen {
+        Err(Cause::Untrusted) => "certificate",
+        Err(_) => "no_answer",
+        Ok(200..=299) => "ok",
+        Ok(300..=399) => "redirect",
+        Ok(401) => "unauthorised",
+        Ok(403) => "forbidden",
+        Ok(404) => "not_found",
+        Ok(429) => "rate_limited",
+        Ok(400..=499) => "client_error",
+        Ok(_) => "server_error",
     }
 }
 

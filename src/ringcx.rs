@@ -61,8 +61,9 @@ pub enum Fetched {
 
 /// Is told of every request, for metrics.
 pub trait Observe: Send + Sync {
-    /// A request to `endpoint` was answered with `status`, or not at all; `took` is the time until the headers came.
-    fn request(&self, endpoint: Endpoint, status: Option<u16>, took: Duration);
+    /// A request to `endpoint` was answered with this status, or why it was not; `took` is the time until the headers
+    /// came, or until it was given up.
+    fn request(&self, endpoint: Endpoint, outcome: Result<u16, Cause>, took: Duration);
 }
 
 /// The API's hosts and the clients that reach them. Cheap to clone; clones share connections and the measured skew.
@@ -157,8 +158,8 @@ impl Api {
             Err(_) => Err(ApiError::timed_out(endpoint, "no answer came in time")),
         };
         if let Some(observer) = self.0.observer.get() {
-            let status = outcome.as_ref().ok().map(|response| response.status().as_u16());
-            observer.request(endpoint, status, took);
+            let seen = outcome.as_ref().map(|response| response.status().as_u16()).map_err(|error| error.cause);
+            observer.request(endpoint, seen, took);
         }
         let response = outcome?;
         self.0.skew.observe(response.headers(), sent, self.0.clock.now());

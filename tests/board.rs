@@ -4,7 +4,7 @@
 mod support;
 
 use ringcx_extractor::clock::Time;
-use ringcx_extractor::db::{CoverageRow, Db, FailureRow, sql};
+use ringcx_extractor::db::{Arg, CoverageRow, Db, FailureRow, sql};
 use ringcx_extractor::model::{AccountId, Artifact, Stretch};
 use support::TestDb;
 
@@ -12,6 +12,7 @@ on_both! {
     coverage_of_all_accounts_is_what_ends_after_a_moment,
     failures_are_counted_by_artifact_and_reason,
     lateness_adds_up_over_accounts,
+    records_set_aside_are_counted_until_a_read_settles_them,
 }
 
 async fn enrol(db: &Db, sub: &str) -> i64 {
@@ -70,4 +71,18 @@ async fn lateness_adds_up_over_accounts(test: TestDb) {
     }
     let expected = [("appear".to_owned(), 9, 1), ("flip".to_owned(), 3, 7)];
     assert_eq!(test.db.lateness_of_all().await.unwrap(), expected);
+}
+
+async fn records_set_aside_are_counted_until_a_read_settles_them(test: TestDb) {
+    let account = enrol(&test.db, "one").await;
+    enrol(&test.db, "two").await;
+    for (digest, resolved) in [("a", None), ("b", None), ("c", Some(9))] {
+        let stmt = sql(
+            "insert into aside (account, digest, reason, raw, first_seen, last_seen, times, from_ms, to_ms, due, resolved)
+             values ($1, $2, 'no id', $3, 0, 0, 1, 0, 1, 0, $4)",
+        );
+        let stmt = stmt.bind(account).bind(digest.as_bytes().to_vec()).bind(b"{}".to_vec()).bind(Arg::Int(resolved));
+        test.db.run(stmt).await.unwrap();
+    }
+    assert_eq!(test.db.open_asides().await.unwrap(), [("one".to_owned(), 2)].into());
 }

@@ -100,6 +100,29 @@ async fn one_account_that_is_refused_does_not_hide_that_the_other_is_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_permission_that_is_missing_for_one_kind_of_artifact_is_named() {
+    let stage = Stage::set(Options::default()).await;
+    for endpoint in [Endpoint::Transcript, Endpoint::AutoSummary] {
+        let forbidden = Forbidden { endpoint: Some(endpoint), sub_account: Some("10".into()), segment: None };
+        stage.sim.control().forbid(forbidden);
+    }
+    let said = stage.run(&["check"]).await;
+    assert_eq!(said.status, Some(1), "{said:?}");
+    for what in ["account 10 (Support)", "account 20"] {
+        assert!(said.line(what).starts_with("ok"), "{said:?}");
+    }
+    for (artifact, hint) in
+        [("transcript", "may read transcripts"), ("auto_summary", "have automatic summaries enabled")]
+    {
+        let line = said.line(&format!("account 10 (Support), {artifact}"));
+        assert!(line.starts_with("FAILED") && line.contains("403"), "{line}");
+        assert!(said.out.contains(hint) && said.out.contains("RingCX admin portal"), "{said:?}");
+    }
+    assert!(!said.out.contains("agent_summary"), "{said:?}");
+    assert!(stage.sim.stats().violations.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_that_is_refused_says_so_and_what_to_check() {
     let mut options = Options::default();
     options.credentials.client_secret = "another".to_owned();

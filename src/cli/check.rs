@@ -1,9 +1,11 @@
 //! `check`: whether everything is in place, a line each, and what to do where it is not.
 //!
-//! Goes from the settings over database and login to one metadata window of each account, whose records it drops. Takes
-//! its requests from the budgets that a daemon on the same database shares, and goes on after a failure as far as it can.
+//! Goes from the settings over database and login to one metadata window of each account, whose records it drops, and one
+//! artifact of each kind. Takes its requests from the budgets that a daemon on the same database shares, and goes on after a failure as far as it can.
 
 mod account;
+
+use account::One;
 
 use std::sync::Arc;
 
@@ -11,7 +13,6 @@ use super::{Context, terminal};
 use crate::config::{Accounts, Auth, DatabaseUrl, LimitScope, Loaded, Settings};
 use crate::daemon::shared;
 use crate::db::{Access, Db};
-use crate::model::AccountId;
 use crate::reading::clean;
 use crate::ringcx::limits::Pacer;
 use crate::ringcx::{self, Api, ApiError, Login};
@@ -131,8 +132,11 @@ async fn log_in(settings: &Settings, login: &Login, lines: &mut Lines) -> anyhow
 
 impl Reach<'_> {
     async fn accounts(&self, lines: &mut Lines) -> anyhow::Result<()> {
-        let listed: Vec<(AccountId, Option<String>)> = match &self.settings.accounts {
-            Accounts::Listed(listed) => listed.iter().map(|one| (one.id.clone(), one.name.clone())).collect(),
+        let listed: Vec<One> = match &self.settings.accounts {
+            Accounts::Listed(listed) => listed
+                .iter()
+                .map(|one| One { id: one.id.clone(), name: one.name.clone(), artifacts: one.policy.wants.artifacts })
+                .collect(),
             Accounts::Discovered(how) => {
                 let permit = self.pacer.enter().await;
                 let seen = ringcx::accounts(&self.api, &self.login, &self.pacer, permit).await;
@@ -142,7 +146,8 @@ impl Reach<'_> {
                 };
                 let all = seen.len();
                 let kept = seen.into_iter().filter(|one| !how.exclude.contains(&*one.id.sub));
-                let kept: Vec<_> = kept.map(|one| (one.id, one.name)).collect();
+                let artifacts = how.policy.wants.artifacts;
+                let kept: Vec<One> = kept.map(|one| One { id: one.id, name: one.name, artifacts }).collect();
                 let found = format!("the login sees {all} sub-accounts, {} of them excluded", all - kept.len());
                 lines.say(&if kept.is_empty() {
                     Line::bad("accounts", &found)
@@ -152,16 +157,17 @@ impl Reach<'_> {
                 kept
             }
         };
-        for (id, name) in listed {
+        for one in listed {
             let pacer = match self.settings.limits.scope {
                 LimitScope::Login => self.pacer.clone(),
                 LimitScope::SubAccount => {
                     Pacer::new(self.settings.limits.requests_per_minute, self.context.clock.clone())
                 }
             };
-            let budget = shared::metadata_budget(&self.settings.limits, &id.sub, &self.db, &self.context.clock);
-            let line = account::check(self, &id, name.as_deref(), &pacer, &Arc::clone(&budget), &self.db).await;
-            lines.say(&line)?;
+            let budget = shared::metadata_budget(&self.settings.limits, &one.id.sub, &self.db, &self.context.clock);
+            for line in account::check(self, &one, &pacer, &Arc::clone(&budget)).await {
+                lines.say(&line)?;
+            }
         }
         Ok(())
     }

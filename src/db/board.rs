@@ -1,5 +1,7 @@
 //! What the dashboard and the metrics ask of all accounts at once: one statement each, however many accounts there are.
 
+use std::collections::BTreeMap;
+
 use super::{Db, DbError, sql};
 use crate::clock::Time;
 use crate::model::{Artifact, Stretch};
@@ -63,6 +65,14 @@ impl Db {
             });
         }
         Ok(failures)
+    }
+
+    /// How many records set aside no later read has settled, by sub-account, where there are any.
+    pub async fn open_asides(&self) -> Result<BTreeMap<String, u64>, DbError> {
+        let stmt = sql("select a.sub, count(*) from aside x join account a on a.id = x.account
+             where x.resolved is null group by a.sub");
+        let rows = self.all(stmt).await?;
+        rows.iter().map(|row| Ok((row.text(0)?, row.count(1)?))).collect()
     }
 
     /// How late things were, over all accounts, as counts by power-of-two seconds: (kind, bucket, count).

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Arg, BULK, Claim, Db, DbError, Item, Packed, Stmt, Tx, announce, item};
 use crate::clock::Time;
-use crate::model::{Artifact, Outcome, State};
+use crate::model::{Artifact, Lane, Outcome, State};
 use crate::proof::{Entry, SALT, START, link};
 
 /// How many failed tries an item's record keeps.
@@ -198,9 +198,10 @@ impl Tx {
             let tally = tallies.entry(claim.owned.account).or_default();
             if claim.visit == 0 {
                 tally.done += 1;
-                if let (Artifact::Transcript, Some(ended)) = (claim.artifact, claim.ended.known()) {
-                    let late = late.entry(claim.owned.account).or_default();
-                    *late.entry(("fetchable", announce::bucket(settled.at.since(ended)))).or_default() += 1;
+                let late = late.entry(claim.owned.account).or_default();
+                for kind in kinds(claim) {
+                    let Some(ended) = claim.ended.known() else { continue };
+                    *late.entry((kind, announce::bucket(settled.at.since(ended)))).or_default() += 1;
                 }
             }
             if let Some(version) = next_version(settled, held.get(&claim.item)) {
@@ -287,7 +288,7 @@ impl Tx {
                     claim.item.segment().into(),
                     claim.artifact.code().into(),
                     claim.owned.account.into(),
-                    crate::model::Lane::Revisit.code().into(),
+                    Lane::Revisit.code().into(),
                     State::Open.code().into(),
                     (*due).into(),
                     settled.at.into(),
@@ -430,6 +431,18 @@ fn postponed(settled: &Settled) -> Option<Vec<Arg>> {
         Arg::Int(status.map(i64::from)),
         reason.into(),
     ])
+}
+
+/// What a first answer counts as among the kinds of lateness. How fresh the archive is, is not a matter of backfill.
+fn kinds(claim: &Claim) -> impl Iterator<Item = &'static str> {
+    let fetchable = (claim.artifact == Artifact::Transcript).then_some("fetchable");
+    let fresh = match (claim.lane, claim.artifact) {
+        (Lane::Backfill | Lane::Revisit, _) => None,
+        (_, Artifact::Transcript) => Some("fresh_transcript"),
+        (_, Artifact::AgentSummary) => Some("fresh_agent_summary"),
+        (_, Artifact::AutoSummary) => Some("fresh_auto_summary"),
+    };
+    fetchable.into_iter().chain(fresh)
 }
 
 /// The version under which an answer is kept; `None` where it says nothing new.

@@ -52,6 +52,8 @@ pub(super) struct Row {
     pub(super) gaps: Duration,
     pub(super) paused: Vec<Paused>,
     pub(super) missing: bool,
+    /// Records that could not be understood and that no later read has settled.
+    pub(super) aside: u64,
     pub(super) strip: Strip,
     pub(super) frame: Stretch,
 }
@@ -119,13 +121,16 @@ pub(super) async fn gather(shared: &Shared) -> Result<Picture, DbError> {
     let coverage = db.coverage_since(now - strip::LONGEST).await?;
     let failures = db.failures(REASONS).await?;
     let lateness = db.lateness_of_all().await?;
+    let asides = db.open_asides().await?;
     live(&mut status, shared);
     let frame = strip::frame(now, first(&coverage, &backfills));
     let mut sets = sets(&accounts, coverage, &backfills);
     let strips =
         |account: &AccountStatus| sets.remove(account.sub_account_id.as_str()).unwrap_or_default().strip(frame);
     let strips: Vec<Strip> = status.accounts.iter().map(strips).collect();
-    let rows = status.accounts.iter().zip(strips).map(|(account, strip)| row(account, strip, frame)).collect();
+    let aside = |account: &AccountStatus| asides.get(&account.sub_account_id).copied().unwrap_or(0);
+    let rows = status.accounts.iter().zip(strips);
+    let rows = rows.map(|(account, strip)| Row { aside: aside(account), ..row(account, strip, frame) }).collect();
     let failures = failures.into_iter().map(|failure| named(failure, &accounts)).collect();
     let one_budget = settings.limits.scope == LimitScope::Login;
     Ok(Picture { at: now, status, rows, frame, failures, lateness, one_budget })
@@ -183,6 +188,7 @@ fn row(account: &AccountStatus, strip: Strip, frame: Stretch) -> Row {
         gaps: Duration::from_secs(account.gaps.iter().map(|gap| gap.seconds).sum()),
         paused: paused.collect(),
         missing: account.missing_since.is_some(),
+        aside: 0,
         strip,
         frame,
     }

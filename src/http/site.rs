@@ -166,6 +166,7 @@ impl Site {
         Figures {
             now: look.now,
             database_up: look.facts.database.is_ok(),
+            disk_up: !matches!(&look.facts.database, Err(trouble) if trouble.disk),
             login_up: !matches!(look.facts.login, LoginState::Failing { .. }),
             ready: look.readiness.ready,
             working: look.facts.works,
@@ -207,6 +208,8 @@ fn account_figures(row: &Row, status: &AccountStatus) -> AccountFigures {
         oldest_unfinished_seconds: status.oldest_unfinished_seconds.unwrap_or(0),
         gaps_seconds: u64::try_from(millis(row.gaps) / 1000).unwrap_or(0),
         drain_seconds: row.drain.as_secs(),
+        set_aside: row.aside,
+        missing: row.missing,
     }
 }
 

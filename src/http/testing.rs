@@ -27,6 +27,7 @@ pub(super) fn row(sub: &str) -> Row {
         gaps: Duration::ZERO,
         paused: Vec::new(),
         missing: false,
+        aside: 0,
         strip: Strip { bands, words: "read 23 h 55 min".to_owned() },
         frame: FRAME,
     }

@@ -15,6 +15,8 @@ pub struct Figures {
     pub now: Time,
     /// Whether the database answers and takes results.
     pub database_up: bool,
+    /// Whether the disk under the database takes writes, as far as anybody has noticed.
+    pub disk_up: bool,
     /// Whether the last login, or use of a token, succeeded.
     pub login_up: bool,
     /// Whether `/readyz` says so.
@@ -27,7 +29,8 @@ pub struct Figures {
     pub accounts: Vec<AccountFigures>,
     /// Of each sink.
     pub sinks: Vec<SinkFigures>,
-    /// How late things were: kind, the power of two of the seconds, how many.
+    /// How late things were: kind, the power of two of the seconds, how many; kinds that begin with `fresh_` are
+    /// freshness, by artifact.
     pub lateness: Vec<(String, i64, u64)>,
 }
 
@@ -54,6 +57,10 @@ pub struct AccountFigures {
     pub gaps_seconds: u64,
     /// What unfinished items need at least, at the budget's rate, in seconds.
     pub drain_seconds: u64,
+    /// Records of metadata that could not be understood and that no later read has settled.
+    pub set_aside: u64,
+    /// Whether the login no longer sees it.
+    pub missing: bool,
 }
 
 /// Items by state.
@@ -97,6 +104,9 @@ const PAUSABLE: [Endpoint; 4] =
 /// The largest power of two in the lateness histogram: some 12 days.
 const LATEST: i64 = 20;
 
+/// How the kinds of lateness begin that are freshness; the artifact's name follows.
+const FRESH: &str = "fresh_";
+
 type Labels = Vec<(&'static str, String)>;
 
 /// One metric with its samples.
@@ -129,7 +139,7 @@ pub(super) struct Sheet(Vec<Metric>);
 
 impl Sheet {
     pub(super) fn of(figures: &Figures) -> Sheet {
-        let mut sheet = Sheet(Vec::with_capacity(24));
+        let mut sheet = Sheet(Vec::with_capacity(32));
         sheet.process(figures);
         sheet.progress(figures);
         sheet.budget(figures);
@@ -145,6 +155,12 @@ impl Sheet {
         self.gauge("ready", "1 where the program can make progress, as /readyz says", None, flag(figures.ready));
         self.gauge("working", "1 where this replica works, 0 where it stands by", None, flag(figures.working));
         self.gauge("database_up", "1 where the database answers and takes results", None, flag(figures.database_up));
+        self.gauge(
+            "disk_up",
+            "0 where the disk under the database is full or cannot be written to",
+            None,
+            flag(figures.disk_up),
+        );
         self.gauge(
             "login_up",
             "1 where the API took the last login, or none was needed yet",
@@ -169,6 +185,10 @@ impl Sheet {
         self.gauge("lag", "How far the watermark is behind now", seconds.clone(), lags);
         let gaps = of.each(|account| account.gaps_seconds as f64);
         self.gauge("gaps", "How much time has never been read that should have been", seconds.clone(), gaps);
+        let missing = of.each(|account| f64::from(u8::from(account.missing)));
+        self.gauge("account_missing", "1 where the login no longer sees the account", None, missing);
+        let aside = of.each(|account| account.set_aside as f64);
+        self.gauge("records_set_aside", "Records of metadata that could not be understood so far", None, aside);
         let items = figures.accounts.iter().flat_map(|account| {
             let work = &account.work;
             let states = [
@@ -247,22 +267,29 @@ impl Sheet {
     }
 
     fn lateness(&mut self, figures: &Figures) {
-        let mut kinds: Vec<(Labels, Bars)> = Vec::new();
+        let (mut late, mut fresh) = (Vec::new(), Vec::new());
         for (kind, power, count) in &figures.lateness {
-            if kinds.last().is_none_or(|(labels, _)| labels.first().is_none_or(|(_, held)| held != kind)) {
-                kinds.push((vec![("kind", kind.clone())], Bars::powers_of_two()));
-            }
-            if let Some((_, bars)) = kinds.last_mut() {
-                bars.add(*power, *count);
+            match kind.strip_prefix(FRESH) {
+                Some(artifact) => add(&mut fresh, "artifact", artifact, (*power, *count)),
+                None => add(&mut late, "kind", kind, (*power, *count)),
             }
         }
-        self.0.push(Metric {
-            name: "lateness",
-            help: "How long after a segment's end things happened: appear (a segment found late), flip (hasTranscript turned \
-                   true), fetchable (an artifact stored); the sum is estimated from the middles of the buckets",
-            unit: Some(Unit::Seconds),
-            samples: Samples::Histogram(kinds),
-        });
+        self.histogram(
+            "freshness",
+            "From a segment's end to its artifact being stored, backfill left out; the sum is estimated from the middles of the \
+             buckets",
+            fresh,
+        );
+        self.histogram(
+            "lateness",
+            "How long after a segment's end things happened: appear (a segment found late), flip (hasTranscript turned true), \
+             fetchable (a transcript stored, backfill as well); the sum is estimated from the middles of the buckets",
+            late,
+        );
+    }
+
+    fn histogram(&mut self, name: &'static str, help: &'static str, samples: Vec<(Labels, Bars)>) {
+        self.0.push(Metric { name, help, unit: Some(Unit::Seconds), samples: Samples::Histogram(samples) });
     }
 
     fn gauge(&mut self, name: &'static str, help: &'static str, unit: Option<Unit>, samples: Vec<(Labels, f64)>) {
@@ -271,6 +298,16 @@ impl Sheet {
 
     fn counter(&mut self, name: &'static str, help: &'static str, samples: Vec<(Labels, u64)>) {
         self.0.push(Metric { name, help, unit: None, samples: Samples::Counter(samples) });
+    }
+}
+
+/// Adds a bucket to the histogram with this label; those of one label come together.
+fn add(to: &mut Vec<(Labels, Bars)>, label: &'static str, value: &str, (power, count): (i64, u64)) {
+    if to.last().is_none_or(|(labels, _)| labels.first().is_none_or(|(_, held)| held != value)) {
+        to.push((vec![(label, value.to_owned())], Bars::powers_of_two()));
+    }
+    if let Some((_, bars)) = to.last_mut() {
+        bars.add(power, count);
     }
 }
 

@@ -15,22 +15,30 @@ fn figures() -> Figures {
         oldest_unfinished_seconds: 41,
         gaps_seconds: 600,
         drain_seconds: 3,
+        set_aside: 8,
+        missing: true,
     };
     Figures {
         now: Time(1_800_000_300_000),
         database_up: true,
         accounts: vec![account],
         sinks: vec![SinkFigures { name: "lake".to_owned(), pending: 3, failed: 1, ..SinkFigures::default() }],
-        lateness: vec![("appear".to_owned(), 9, 4), ("appear".to_owned(), 40, 1), ("flip".to_owned(), 0, 2)],
+        lateness: vec![
+            ("appear".to_owned(), 9, 4),
+            ("appear".to_owned(), 40, 1),
+            ("flip".to_owned(), 0, 2),
+            ("fresh_transcript".to_owned(), 3, 9),
+        ],
         ..Figures::default()
     }
 }
 
 fn page(format: Format) -> String {
     let metrics = Metrics::new();
-    metrics.request(Endpoint::Transcript, Some(200), Duration::from_millis(120));
-    metrics.request(Endpoint::Transcript, Some(404), Duration::from_millis(80));
-    metrics.request(Endpoint::Login, None, Duration::from_secs(30));
+    metrics.request(Endpoint::Transcript, Ok(200), Duration::from_millis(120));
+    metrics.request(Endpoint::Transcript, Ok(404), Duration::from_millis(80));
+    metrics.request(Endpoint::Login, Err(Cause::TimedOut), Duration::from_secs(30));
+    metrics.request(Endpoint::Login, Err(Cause::Untrusted), Duration::from_millis(3));
     metrics.render(&figures(), format).unwrap()
 }
 
@@ -84,6 +92,7 @@ fn requests_are_counted_by_endpoint_and_outcome() {
     assert!(page.contains("ringcx_requests_total{endpoint=\"transcript\",outcome=\"ok\"} 1\n"), "{page}");
     assert!(page.contains("ringcx_requests_total{endpoint=\"transcript\",outcome=\"not_found\"} 1\n"));
     assert!(page.contains("ringcx_requests_total{endpoint=\"login\",outcome=\"no_answer\"} 1\n"));
+    assert!(page.contains("ringcx_requests_total{endpoint=\"login\",outcome=\"certificate\"} 1\n"));
     assert!(page.contains("ringcx_request_duration_seconds_count{endpoint=\"transcript\"} 2\n"));
 }
 
@@ -114,4 +123,21 @@ fn scrapers_that_ask_for_openmetrics_get_it() {
     assert_eq!(Format::accepted(Some(accept)), Format::OpenMetrics);
     assert_eq!(Format::accepted(Some("*/*")), Format::Text);
     assert_eq!(Format::accepted(None), Format::Text);
+}
+
+#[test]
+fn freshness_is_a_histogram_of_its_own_by_artifact() {
+    let page = page(Format::Text);
+    assert!(page.contains("ringcx_freshness_seconds_bucket{le=\"8.0\",artifact=\"transcript\"} 0\n"), "{page}");
+    assert!(page.contains("ringcx_freshness_seconds_bucket{le=\"16.0\",artifact=\"transcript\"} 9\n"));
+    assert!(!page.contains("fresh_"));
+}
+
+#[test]
+fn the_disk_the_records_set_aside_and_a_missing_account_have_gauges() {
+    let page = page(Format::Text);
+    assert!(page.contains("\nringcx_disk_up 0.0\n"), "{page}");
+    for name in ["ringcx_records_set_aside{", "ringcx_account_missing{"] {
+        assert!(page.lines().any(|line| line.starts_with(name) && !line.ends_with(" 0.0")), "no {name}:\n{page}");
+    }
 }

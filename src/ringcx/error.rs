@@ -18,6 +18,10 @@ use crate::model::Endpoint;
 
 use super::limits::{StoreError, retry_after};
 
+mod hint;
+
+use hint::hint;
+
 /// A call that did not give what it was made for.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -49,6 +53,8 @@ pub enum Cause {
     Answered,
     /// No connection: nothing was sent.
     Unreachable,
+    /// No connection, because the server's certificate is not one to trust: nothing was sent.
+    Untrusted,
     /// Nothing came for too long.
     TimedOut,
     /// The connection went away before the answer was complete.
@@ -168,6 +174,11 @@ impl ApiError {
         let root = root_of(&error);
         let (cause, why) = if error.is_builder() {
             (Cause::Settings, format!("the request could not be built: {root}"))
+        } else if is_untrusted(&error) {
+            (
+                Cause::Untrusted,
+                format!("the certificate of {} is not trusted: {root}", host.as_deref().unwrap_or("the server")),
+            )
         } else if error.is_connect() {
             (Cause::Unreachable, format!("no connection to {}: {root}", host.as_deref().unwrap_or("the server")))
         } else if error.is_timeout() {
@@ -244,42 +255,6 @@ fn fault_of(status: u16) -> Fault {
     }
 }
 
-fn hint(fault: Fault, endpoint: Endpoint, cause: Cause) -> Option<&'static str> {
-    match (cause, fault, endpoint) {
-        (Cause::Unreachable, ..) => Some("check the URLs in [api], and DNS, proxy and firewall"),
-        (Cause::Store, ..) => Some("check the database"),
-        (Cause::Futile, ..) => Some(
-            "check that api.ringcx_url and api.summary_url are of the account's region, and that the user is active in \
-             RingCX",
-        ),
-        (_, Fault::Unauthorised, Endpoint::Login) => Some("check the credentials in [auth]"),
-        (_, Fault::Unauthorised, Endpoint::AgentSummary | Endpoint::AutoSummary) => Some(
-            "check that api.summary_url is of the same region as api.ringcx_url, and that the user may see summaries",
-        ),
-        (_, Fault::Unauthorised, _) => {
-            Some("check that api.ringcx_url is of the account's region, and that the login's user is active in RingCX")
-        }
-        (_, Fault::Forbidden, Endpoint::Login) => Some("give the login's user access to RingCX in its admin portal"),
-        (_, Fault::Forbidden, Endpoint::Metadata | Endpoint::Transcript) => Some(
-            "give the login's user a RingCX role with access to this sub-account and to its interactions, and check \
-             rc_account_id and sub_account_id",
-        ),
-        (_, Fault::Forbidden, Endpoint::AgentSummary | Endpoint::AutoSummary) => {
-            Some("enable summaries for the sub-account, and give the login's user a RingCX role that may read them")
-        }
-        (_, Fault::Forbidden, Endpoint::Accounts) => Some("give the login's user a RingCX admin role"),
-        (_, Fault::NotYet, Endpoint::Metadata) => Some("check rc_account_id and sub_account_id"),
-        (_, Fault::NotYet, Endpoint::Accounts) => Some("check api.ringcx_url"),
-        (_, Fault::RateLimited, _) => {
-            Some("something else may use the same account: lower [limits] to leave it its share")
-        }
-        (_, Fault::Permanent, Endpoint::Metadata) => {
-            Some("check rc_account_id and sub_account_id, and that discovery.max_window is one that the API takes")
-        }
-        _ => None,
-    }
-}
-
 /// The vendor's error code out of an error's body, if it looks like one and not like an id or a telephone number.
 pub(crate) fn vendor_code(body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
@@ -311,6 +286,20 @@ fn is_garbled(error: &reqwest::Error) -> bool {
     false
 }
 
+/// Whether it was the server's certificate that stood in the way.
+fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(one) = cause {
+        if let Some(rustls::Error::InvalidCertificate(_)) = one.downcast_ref() {
+            return true;
+        }
+        // An I/O error's source is that of what it wraps, which itself would be passed over.
+        let wrapped = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| one.source());
+    }
+    false
+}
+
 /// The innermost cause's words: those that say what really happened.
 fn root_of(error: &reqwest::Error) -> String {
     let mut root: &dyn Error = error;
@@ -328,6 +317,16 @@ mod tests {
     fn answer(status: u16, body: &str) -> ApiError {
         let status = StatusCode::from_u16(status).unwrap();
         ApiError::answered(Endpoint::Transcript, status, &HeaderMap::new(), body.as_bytes(), Time(0))
+    }
+
+    #[test]
+    fn a_certificate_is_found_however_deep_it_lies_in_an_error() {
+        let refused = || rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, refused()));
+        assert!(is_untrusted(&refused()) && is_untrusted(&io::Error::other(refused())));
+        assert!(is_untrusted(&io::Error::other(wrapped)));
+        assert!(!is_untrusted(&io::Error::other(rustls::Error::HandshakeNotComplete)));
+        assert!(!is_untrusted(&io::Error::from(io::ErrorKind::ConnectionRefused)));
     }
 
     #[test]

@@ -138,10 +138,10 @@ async fn a_429_says_how_long_to_wait_and_leaves_slowing_to_the_caller() {
 
 #[tokio::test]
 async fn the_observer_is_told_and_the_servers_date_is_heeded() {
-    struct Seen(Mutex<Vec<(Endpoint, Option<u16>)>>);
+    struct Seen(Mutex<Vec<(Endpoint, Result<u16, Cause>)>>);
     impl Observe for Seen {
-        fn request(&self, endpoint: Endpoint, status: Option<u16>, _took: Duration) {
-            self.0.lock().unwrap().push((endpoint, status));
+        fn request(&self, endpoint: Endpoint, outcome: Result<u16, Cause>, _took: Duration) {
+            self.0.lock().unwrap().push((endpoint, outcome));
         }
     }
     let server = Server::start(|_| reply(404, "date: Fri, 20 Nov 2026 10:10:00 GMT\r\n", ""));
@@ -153,6 +153,6 @@ async fn the_observer_is_told_and_the_servers_date_is_heeded() {
     let permit = pacer.enter().await;
     let error = transcript(&api, &permanent(&api), &pacer, permit, &account(), "d", "s").await.unwrap_err();
     assert_eq!(error.fault, Fault::NotYet);
-    assert_eq!(*seen.0.lock().unwrap(), [(Endpoint::Transcript, Some(404))]);
+    assert_eq!(*seen.0.lock().unwrap(), [(Endpoint::Transcript, Ok(404))]);
     assert_eq!(api.api_now().since(clock.now()).as_secs(), 600);
 }

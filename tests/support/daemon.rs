@@ -154,6 +154,11 @@ impl Rig {
         self.process.exit(&self.clock, within).await
     }
 
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
     }

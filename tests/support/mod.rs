@@ -5,6 +5,7 @@
 pub mod daemon;
 pub mod postgres;
 pub mod receiver;
+pub mod scrape;
 pub mod villain;
 
 use ringcx_extractor::db::{Access, Db};

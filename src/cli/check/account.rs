@@ -1,4 +1,5 @@
-//! One account: asks for one metadata window, within the budgets, and drops what comes.
+//! One account: asks for one metadata window, within the budgets, and drops what comes; then for one artifact of each kind,
+//! of a segment that has a transcript, because each takes a permission of its own.
 
 use std::time::Duration;
 
@@ -7,9 +8,9 @@ use tokio::sync::mpsc;
 use super::{Line, Reach};
 use crate::clock::{Clock, Time};
 use crate::db::Db;
-use crate::model::{AccountId, Window};
+use crate::model::{AccountId, Artifact, ArtifactSet, SegmentRecord, Window};
 use crate::ringcx::limits::{Budget, Pacer};
-use crate::ringcx::{self, Record};
+use crate::ringcx::{self, ApiError, Record};
 
 /// The longest wait for a place in a budget.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,20 +45,44 @@ async fn room(db: &Db, id: &AccountId, clock: &Clock) -> Result<(), String> {
     Err("not asked: the running daemon left no room in its budget in time, as it does while it is paused after a 429 or its limit is very low\nhint: look at `status`, or try again".to_owned())
 }
 
-/// Asks for the window that a daemon would read now.
-pub(super) async fn check(
+/// An account to be checked.
+pub(super) struct One {
+    pub(super) id: AccountId,
+    pub(super) name: Option<String>,
+    /// What is asked for of each segment.
+    pub(super) artifacts: ArtifactSet,
+}
+
+impl One {
+    fn title(&self) -> String {
+        match &self.name {
+            Some(name) => format!("account {} ({name})", self.id.sub),
+            None => format!("account {}", self.id.sub),
+        }
+    }
+}
+
+/// Asks for the window that a daemon would read now, and for one artifact of each kind out of it.
+pub(super) async fn check(reach: &Reach<'_>, one: &One, pacer: &Pacer, budget: &Budget) -> Vec<Line> {
+    let mut sample = None;
+    let mut lines = vec![metadata(reach, one, pacer, budget, &mut sample).await];
+    if let Some(segment) = sample {
+        for artifact in one.artifacts.iter() {
+            lines.extend(permission(reach, one, pacer, &segment, artifact).await);
+        }
+    }
+    lines
+}
+
+/// Reads one window, and takes one transcribed segment of it as a sample.
+async fn metadata(
     reach: &Reach<'_>,
-    id: &AccountId,
-    name: Option<&str>,
+    one: &One,
     pacer: &Pacer,
     budget: &Budget,
-    db: &Db,
+    sample: &mut Option<SegmentRecord>,
 ) -> Line {
-    let what = match name {
-        Some(name) => format!("account {} ({name})", id.sub),
-        None => format!("account {}", id.sub),
-    };
-    let clock = &reach.context.clock;
+    let (what, id, db, clock) = (one.title(), &one.id, &reach.db, &reach.context.clock);
     match free_at(budget, clock).await {
         Ok(free) if free > clock.now() + PATIENCE => return Line::bad(&what, &used_up(free, clock.now())),
         Ok(_) => {}
@@ -75,7 +100,11 @@ pub(super) async fn check(
     let dropped = async {
         let mut transcribed = 0_u64;
         while let Some(batch) = receiver.recv().await {
-            transcribed += batch.iter().filter(|record| is_transcribed(record)).count() as u64;
+            let segments = batch.into_iter().filter_map(transcribed_segment);
+            for segment in segments {
+                transcribed += 1;
+                sample.get_or_insert(segment);
+            }
         }
         transcribed
     };
@@ -106,8 +135,35 @@ fn window(now: Time, width: Duration, offset: Duration) -> Window {
     Window { start: (now - offset).floor_secs() - i64::from(seconds), seconds }
 }
 
-fn is_transcribed(record: &Record) -> bool {
-    matches!(record, Record::Segment(segment) if segment.has_transcript)
+fn transcribed_segment(record: Record) -> Option<SegmentRecord> {
+    match record {
+        Record::Segment(segment) if segment.has_transcript => Some(segment),
+        _ => None,
+    }
+}
+
+/// A line where the user lacks the permission for this artifact, or where that could not be seen; none where it is granted,
+/// which a 404 shows as well as a body does.
+async fn permission(
+    reach: &Reach<'_>,
+    one: &One,
+    pacer: &Pacer,
+    segment: &SegmentRecord,
+    artifact: Artifact,
+) -> Option<Line> {
+    let what = format!("{}, {}", one.title(), artifact.name());
+    if let Err(why) = room(&reach.db, &one.id, &reach.context.clock).await {
+        return Some(Line::odd(&what, &why));
+    }
+    let permit = pacer.enter().await;
+    let (api, login, segment_id) = (&reach.api, &reach.login, segment.segment_id.as_str());
+    let dialog = segment.dialog_id.as_deref().unwrap_or_default();
+    let asked = match artifact {
+        Artifact::Transcript => ringcx::transcript(api, login, pacer, permit, &one.id, dialog, segment_id).await,
+        summary => ringcx::summary(api, login, pacer, permit, &one.id, segment_id, summary).await,
+    };
+    // What passes by itself is no word about permissions; the daemon tries again.
+    asked.err().filter(ApiError::is_refusal).map(|error| Line::refused(&what, &error))
 }
 
 fn found(announced: u64, transcribed: u64, aside: u64, window: Window) -> String {

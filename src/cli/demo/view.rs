@@ -45,7 +45,7 @@ pub(super) async fn look(sim: &Sim, db: &Db, clock: &Clock) -> anyhow::Result<Fa
         facts.to_do += tally.asked.saturating_sub(tally.stored + tally.not_populated);
     }
     let late = snapshot.lateness(None).await?;
-    facts.late = late.iter().filter(|(_, kind, ..)| kind != "fetchable").map(|(.., count)| count).sum();
+    facts.late = late.iter().filter(|(_, kind, ..)| kind == "appear" || kind == "flip").map(|(.., count)| count).sum();
     let used = used(db).await?;
     for account in db.accounts().await? {
         let requests = used.get(&*account.id.sub).copied().unwrap_or(0);

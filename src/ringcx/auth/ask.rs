@@ -53,13 +53,17 @@ impl Step {
         match self {
             Step::RingCentral => {
                 "check auth.client_id, auth.client_secret and auth.jwt: in the RingCentral developer portal, the app's \
-                 Credentials page and your JWT credentials (which must be for this app and for the same environment)"
+                 Credentials page has the first two, your name's menu, Credentials, the JWT (which must be for this app and \
+                 for the same environment)"
             }
             Step::Exchange | Step::Refresh => {
                 "the RingCentral user needs access to RingCX: give it a RingCX admin role in the RingCX admin portal, \
-                 and check that api.ringcx_url is of the account's region"
+                 under Users, and check that api.ringcx_url is of the account's region"
             }
-            Step::Engage => "check auth.username, auth.password and auth.platform_id",
+            Step::Engage => {
+                "check auth.username, auth.password and auth.platform_id: those with which the user logs in to the RingCX admin \
+                 portal itself, without single sign-on"
+            }
         }
     }
 }

@@ -222,7 +222,7 @@ impl Login {
 
 /// Whether a refresh that failed has left its token good. A 429 is believed to, once.
 fn was_not_spent(error: &ApiError, failures: u32) -> bool {
-    error.cause == Cause::Unreachable || (error.fault == Fault::RateLimited && failures == 0)
+    matches!(error.cause, Cause::Unreachable | Cause::Untrusted) || (error.fault == Fault::RateLimited && failures == 0)
 }
 
 fn unusable() -> ApiError {

@@ -98,6 +98,10 @@ impl Process {
         peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse().ok()).expect("its peak")
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon that runs").id()
+    }
+
     pub(super) fn is_running(&mut self) -> bool {
         self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().expect("its state").is_none())
     }
