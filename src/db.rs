@@ -16,6 +16,7 @@ mod item;
 mod keep;
 mod ledger;
 mod lock;
+mod moving;
 mod name_lock;
 mod overview;
 mod proof;
@@ -50,6 +51,7 @@ pub use ledger::{
     UnfinishedRow,
 };
 pub use lock::FileLock;
+pub use moving::{Moved, MovedTable, Moving};
 pub use name_lock::NameLock;
 pub use read::{ArtifactVersion, AsideRow, AttemptRow, ChangeRow, ExportRange, SegmentRow, SegmentSlot, SlotOutcome};
 pub use replica::{Assignment, Picture, ReplicaRow};

@@ -65,14 +65,7 @@ pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -
         shared: shared.clone(),
     };
     let outcome = session.work().await;
-    session.end().await;
-    drop(session);
-    // All who had results have handed them over; the writer ends when they are written.
-    let written = async { while writers.join_next().await.is_some() {} };
-    if tokio::time::timeout(LAST_WRITES, written).await.is_err() {
-        tracing::warn!("the database did not take the last results; they will be fetched again");
-        gave_up.cancel();
-    }
+    session.end(writers, gave_up).await;
     outcome
 }
 
@@ -344,7 +337,7 @@ impl Session {
     }
 
     /// Ends all work in good order and lets everything go.
-    async fn end(&mut self) {
+    async fn end(mut self, mut writers: JoinSet<()>, gave_up: CancellationToken) {
         for held in self.held.values() {
             held.stop.cancel();
         }
@@ -357,11 +350,21 @@ impl Session {
         let owned: Vec<Owned> = self.held.values().map(|held| held.account.owned).collect();
         self.held.clear();
         self.publish();
-        self.shared.set_session(false);
-        let now = self.shared.clock.now();
+        // The name stays ours until everything is said.
+        let Session { shared, committer, started, name: _name, .. } = self;
+        // All who had results have handed them over; the writer ends when they are written. Only then may the accounts go:
+        // what is written under an epoch that is over does not count.
+        drop(committer);
+        let written = async { while writers.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WRITES, written).await.is_err() {
+            tracing::warn!("the database did not take the last results; they will be fetched again");
+            gave_up.cancel();
+        }
+        shared.set_session(false);
+        let now = shared.clock.now();
         let goodbye = async {
-            self.shared.db.let_go(&owned, now).await?;
-            self.shared.db.beat(&beat::row(&self.shared, self.started, Some(now)), now).await
+            shared.db.let_go(&owned, now).await?;
+            shared.db.beat(&beat::row(&shared, started, Some(now)), now).await
         };
         match tokio::time::timeout(Duration::from_secs(1), goodbye).await {
             Ok(Ok(_)) => {}
