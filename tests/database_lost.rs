@@ -32,7 +32,8 @@ async fn started(length: Duration) -> (Rig, Cluster, String) {
     let rig = Rig::started(place, plan(length)).await;
     rig.says("http://127.0.0.1:").await;
     let log = rig.log();
-    let port: String = log.split("http://127.0.0.1:").nth(1).unwrap().chars().take_while(char::is_ascii_digit).collect();
+    let port: String =
+        log.split("http://127.0.0.1:").nth(1).unwrap().chars().take_while(char::is_ascii_digit).collect();
     rig.until("transcripts are fetched", async || rig.sim.stats().ok(Endpoint::Transcript) > 0).await;
     (rig, cluster, format!("http://127.0.0.1:{port}/readyz"))
 }

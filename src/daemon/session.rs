@@ -77,6 +77,8 @@ struct Held {
     running: u8,
     /// Whether it is to be let go once they have.
     leaving: bool,
+    /// Whether another replica owns it now: nothing of it may leave from here any more.
+    lost: bool,
 }
 
 struct Session {
@@ -147,7 +149,7 @@ impl Session {
         let picture = self.shared.db.beat(&row, self.shared.clock.now()).await?;
         self.drop_lost(&picture);
         if self.shared.db.file().is_none() {
-            for held in self.held.values() {
+            for held in self.held.values().filter(|held| !held.lost) {
                 held.account.pacer.deadline(Some(tick + SENDS_FOR));
             }
         }
@@ -182,9 +184,10 @@ impl Session {
     fn drop_lost(&mut self, picture: &Picture) {
         let epochs: BTreeMap<i64, i64> = picture.accounts.iter().map(|row| (row.account, row.epoch)).collect();
         for (key, held) in &mut self.held {
-            if epochs.get(key) != Some(&held.account.owned.epoch) && !held.stop.is_cancelled() {
+            if epochs.get(key) != Some(&held.account.owned.epoch) && !held.lost {
                 tracing::warn!(account = %held.account.id, "another replica has taken this account over");
                 held.account.pacer.deadline(Some(Tick::default()));
+                held.lost = true;
                 held.stop.cancel();
             }
         }
@@ -286,7 +289,7 @@ impl Session {
                 drain.run(ends).await;
                 (key, Ok(()))
             });
-            self.held.insert(key, Held { account, stop, running: 2, leaving: false });
+            self.held.insert(key, Held { account, stop, running: 2, leaving: false, lost: false });
         }
         self.publish();
         Ok(())
