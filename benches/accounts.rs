@@ -1,8 +1,8 @@
 //! Many sub-accounts at full quota in one process: how much of its quota the worst account uses, and what it costs, against a
 //! bare loop of the same requests. One command: `cargo bench --bench accounts`.
 //!
-//! Knobs: `ACCOUNTS=1000`, `QUOTA=120` requests a minute each, `SECONDS=120` to look at, `SEGMENTS=200` that each metadata
-//! read announces, `DATABASE=postgres://…` instead of SQLite. An idle daemon: `ACCOUNTS=1 SEGMENTS=0 SECONDS=60`.
+//! Knobs: `ACCOUNTS=1000`, `QUOTA=120` requests a minute each, `FOR=120` to look at, `SEGMENTS=200` that each metadata
+//! read announces, `DATABASE=postgres://…` instead of SQLite. An idle daemon: `ACCOUNTS=1 SEGMENTS=0 FOR=60`.
 
 #![allow(
     clippy::unwrap_used,
@@ -76,7 +76,7 @@ async fn measure() {
     ringcx::install_tls();
     let clock = Clock::system();
     let (accounts, quota) = (knob("ACCOUNTS", 1000), knob("QUOTA", 120));
-    let (seconds, segments) = (knob("SECONDS", 120), knob("SEGMENTS", 200));
+    let (seconds, segments) = (knob("FOR", 120), knob("SEGMENTS", 200));
     let server = Server::start(&[("SEGMENTS", segments), ("FRESH", 1)]);
     let used = cpu(0);
     bare(&server.url, BARE / 3, 64).await;
@@ -121,8 +121,14 @@ async fn measure() {
     println!("{:<44}{:>12.3}", "CPU s per 1,000 requests", used * 1000.0 / all.max(1.0));
     println!("{:<44}{:>12.3}", "the same, bare loop that discards", bare_cpu);
     println!("{:<44}{:>12.2}", "ratio", used * 1000.0 / all.max(1.0) / bare_cpu);
+    println!("{:<44}{:>12}", "files and sockets open", files(daemon.pid()));
     println!("{:<44}{:>12.1}", "memory now, MB", memory(daemon.pid(), "VmRSS"));
     println!("{:<44}{:>12.1}", "memory at its peak, MB", memory(daemon.pid(), "VmHWM"));
+}
+
+/// Open at the end: with more than a few beyond the connections to the database, answers come slower than they are asked for.
+fn files(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
 /// Requests of each account between two looks.

@@ -67,6 +67,9 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 /// stay far below either database's limit on arguments.
 pub(crate) const BULK: usize = 500;
 
+/// How many prepared statements a connection keeps. Those with a list come in as many forms as the list has lengths.
+const STATEMENTS: usize = 150;
+
 /// An open database. Cheap to clone.
 #[derive(Clone)]
 pub enum Db {
@@ -115,7 +118,7 @@ impl Db {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10))
             .foreign_keys(false)
-            .statement_cache_capacity(400)
+            .statement_cache_capacity(STATEMENTS)
             .pragma("cache_size", "-8000")
             .pragma("temp_store", "memory")
             .pragma("secure_delete", "fast");
@@ -123,7 +126,8 @@ impl Db {
             SqlitePoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(30)).idle_timeout(None)
         };
         let writer = connected(|| pool(1).connect_with(options.clone()), path).await?;
-        let reader = pool(4).connect_lazy_with(options.pragma("query_only", "true"));
+        // Four caches of the writer's size would be most of what the whole program needs.
+        let reader = pool(4).connect_lazy_with(options.pragma("query_only", "true").pragma("cache_size", "-2000"));
         let db = Db::Sqlite(Arc::new(SqlitePools { writer, reader, path: path.to_owned() }));
         db.prepare(access).await?;
         Ok(db)
@@ -135,7 +139,7 @@ impl Db {
     /// Where the server cannot be reached, refuses, or the database is from a newer version.
     pub async fn open_postgres(url: &SecretString, access: Access, connections: u32) -> Result<Db, DbError> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::url)?;
-        let options = options.application_name("ringcx-extractor").statement_cache_capacity(400);
+        let options = options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENTS);
         let pool = PgPoolOptions::new()
             .max_connections(connections.max(2))
             .acquire_timeout(Duration::from_secs(10))

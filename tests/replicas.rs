@@ -213,12 +213,12 @@ async fn killed_stopped_and_continued_at_random_nothing_is_lost_and_no_limit_bro
 }
 
 /// `cargo test --release --test replicas -- --ignored --nocapture`: two minutes at more than the limits allow, so that every
-/// account sends as fast as it may; `SECONDS` and `SEED` are the knobs.
+/// account sends as fast as it may; `FOR` (seconds) and `SEED` are the knobs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes four minutes"]
 async fn two_minutes_of_kills_under_full_load_break_nothing() {
     let knob = |name: &str, usual: u64| std::env::var(name).map_or(usual, |value| value.parse().unwrap());
-    let length = Duration::from_secs(knob("SECONDS", 120));
+    let length = Duration::from_secs(knob("FOR", 120));
     let plan = plan(length).set("limits.metadata_per_minute", 80).sim(|sim| {
         sim.limits.metadata_per_minute = 80;
         sim.traffic.per_minute = 60.0;

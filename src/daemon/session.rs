@@ -29,6 +29,8 @@ use crate::fetch::committer::Committer;
 use crate::model::Endpoint;
 use crate::ringcx::limits::{LATEST_ARRIVAL, Lapse, Pacer};
 
+/// How many accounts are taken with one sign of life: loading more could take so long that the next comes too late.
+const TAKES: usize = 50;
 /// How often a sign of life is left.
 const BEAT: Duration = Duration::from_secs(2);
 /// A replica without a sign of life for so long, by the database's clock, is taken for dead.
@@ -61,6 +63,7 @@ pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -
         started,
         rings: None,
         ready: false,
+        more: false,
         stop: stop.clone(),
         shared: shared.clone(),
     };
@@ -94,6 +97,8 @@ struct Session {
     started: Time,
     rings: Option<i64>,
     ready: bool,
+    /// Whether there are accounts left to take at once.
+    more: bool,
     stop: CancellationToken,
 }
 
@@ -128,7 +133,7 @@ impl Session {
             // Also while the database is away: waiting for it is what is to be done then.
             super::signals::alive();
             self.shared.set_storage(storage.borrow_and_update().clone());
-            let due = turn + BEAT;
+            let due = if std::mem::take(&mut self.more) { turn } else { turn + BEAT };
             loop {
                 tokio::select! {
                     () = self.stop.cancelled() => return Ok(()),
@@ -160,7 +165,7 @@ impl Session {
         let share = share(&picture, &wanted, &self.shared.settings.database.instance, LAPSE, together);
         self.let_go(&share.let_go, &picture).await?;
         self.take(&share, &picture, tick).await?;
-        if !self.ready && self.roster.known() {
+        if !self.ready && !self.more && self.roster.known() {
             self.ready = true;
             self.shared.set_session(true);
             tracing::info!(
@@ -255,7 +260,9 @@ impl Session {
                 && !share.let_go.contains(&row.account)
                 && self.roster.wanted().contains_key(&row.account)
         });
-        let take: Vec<i64> = free.into_iter().chain(own.map(|row| row.account)).collect();
+        let mut take: Vec<i64> = free.into_iter().chain(own.map(|row| row.account)).collect();
+        self.more = take.len() > TAKES;
+        take.truncate(TAKES);
         if take.is_empty() {
             return Ok(());
         }
