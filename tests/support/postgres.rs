@@ -71,7 +71,6 @@ impl Cluster {
             if self.try_psql("select 1") {
                 return;
             }
-            #[expect(clippy::disallowed_methods, reason = "there is nothing to wait on but the server's answer")]
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         panic!("the test's Postgres did not start; see {}/log", self.folder.display());
