@@ -13,6 +13,7 @@
     reason = "a benchmark that cannot be set up has failed"
 )]
 
+#[allow(dead_code, reason = "only some of it is needed here")]
 #[path = "../tests/support/postgres.rs"]
 mod postgres;
 

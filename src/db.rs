@@ -16,6 +16,7 @@ mod item;
 mod keep;
 mod ledger;
 mod lock;
+mod moving;
 mod name_lock;
 mod overview;
 mod proof;
@@ -57,6 +58,7 @@ pub use ledger::{
     Snapshot, UnfinishedRow,
 };
 pub use lock::FileLock;
+pub use moving::{Moved, MovedTable, Moving};
 pub use name_lock::NameLock;
 pub use proof::{Chain, EntryPage, EntryRow, MetadataRow};
 pub use read::{ArtifactVersion, AsideRow, AttemptRow, ChangeRow, ExportRange, SegmentRow, SegmentSlot, SlotOutcome};
@@ -73,6 +75,9 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 /// How many rows one statement writes at the most: enough to make its cost small against the rows', few enough to
 /// stay far below either database's limit on arguments.
 pub(crate) const BULK: usize = 500;
+
+/// How many prepared statements a connection keeps. Those with a list come in as many forms as the list has lengths.
+const STATEMENTS: usize = 150;
 
 /// An open database. Cheap to clone.
 #[derive(Clone)]
@@ -122,7 +127,7 @@ impl Db {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10))
             .foreign_keys(false)
-            .statement_cache_capacity(400)
+            .statement_cache_capacity(STATEMENTS)
             .pragma("cache_size", "-8000")
             .pragma("temp_store", "memory")
             // What is deleted is overwritten, freed pages too; that costs some 2 % where most is deleted, in the work table.
@@ -131,7 +136,8 @@ impl Db {
             SqlitePoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(30)).idle_timeout(None)
         };
         let writer = connected(|| pool(1).connect_with(options.clone()), path).await?;
-        let reader = pool(4).connect_lazy_with(options.pragma("query_only", "true"));
+        // Four caches of the writer's size would be most of what the whole program needs.
+        let reader = pool(4).connect_lazy_with(options.pragma("query_only", "true").pragma("cache_size", "-2000"));
         let db = Db::Sqlite(Arc::new(SqlitePools { writer, reader, path: path.to_owned() }));
         db.prepare(access).await?;
         Ok(db)
@@ -143,7 +149,7 @@ impl Db {
     /// Where the server cannot be reached, refuses, or the database is from a newer version.
     pub async fn open_postgres(url: &SecretString, access: Access, connections: u32) -> Result<Db, DbError> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::url)?;
-        let options = options.application_name("ringcx-extractor").statement_cache_capacity(400);
+        let options = options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENTS);
         let pool = PgPoolOptions::new()
             .max_connections(connections.max(2))
             .acquire_timeout(Duration::from_secs(10))

@@ -97,6 +97,11 @@ impl Sim {
 
     /// When requests of an account arrived, refused ones too; empty unless [`Options::keep_arrivals`].
     pub fn arrivals(&self, account: &AccountId) -> Vec<Tick> {
+        self.arrivals_by_login(account).into_iter().map(|(at, _)| at).collect()
+    }
+
+    /// The same, each with the number of the login that its token goes back to: each process that asks has one of its own.
+    pub fn arrivals_by_login(&self, account: &AccountId) -> Vec<(Tick, u64)> {
         let account = self.shared.world.account(&account.sub);
         account.map_or_else(Vec::new, |account| self.shared.arrivals(&account))
     }

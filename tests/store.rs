@@ -7,12 +7,13 @@ mod support;
 use bytes::Bytes;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::{
-    Announced, Chunk, Claim, Db, ExportRange, Owned, QueueFilter, Reading, Settled, Settlement, SlotOutcome,
+    AccountRow, Announced, Chunk, Claim, Db, ExportRange, Owned, QueueFilter, Reading, Settled, Settlement, SlotOutcome,
 };
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, SummariesFor, Wants,
 };
 use ringcx_extractor::ringcx::limits::{ReserveStore, Sliding};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use support::TestDb;
 
@@ -29,6 +30,7 @@ on_both! {
     records_set_aside_are_kept_and_settled,
     thousands_at_once,
     what_the_vendor_soon_deletes_goes_first,
+    a_thousand_accounts_are_enrolled_once_and_renamed,
 }
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -332,4 +334,20 @@ async fn what_the_vendor_soon_deletes_goes_first(test: TestDb) {
     announce(&test.db, owned, Lane::Live, &[record("young", 9, true), record("old", 2, true)]).await;
     let held = test.db.due(owned, ArtifactSet::NONE.with(Artifact::Transcript), NOW, 1).await.unwrap();
     assert_eq!(held[0].segment_id, "old");
+}
+
+async fn a_thousand_accounts_are_enrolled_once_and_renamed(test: TestDb) {
+    let db = &test.db;
+    let wanted = |from: u32, name: Option<&str>| -> BTreeMap<AccountId, Option<String>> {
+        (from..1000).map(|sub| (AccountId::new("1", sub.to_string()), name.map(str::to_owned))).collect()
+    };
+    let first = db.enrol_all(&wanted(0, Some("before")), NOW).await.unwrap();
+    assert_eq!(first.len(), 1000);
+    // Without a name the one that is known stays; what is not asked for is not returned.
+    let second = db.enrol_all(&wanted(400, None), NOW).await.unwrap();
+    assert!(second.len() == 600 && second.iter().all(|row| row.name.as_deref() == Some("before")));
+    let third = db.enrol_all(&wanted(0, Some("after")), NOW).await.unwrap();
+    let keys = |rows: &[AccountRow]| rows.iter().map(|row| row.key).collect::<Vec<_>>();
+    assert_eq!(keys(&first), keys(&third), "an account keeps its number");
+    assert!(third.iter().all(|row| row.name.as_deref() == Some("after")));
 }

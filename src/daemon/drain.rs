@@ -150,9 +150,11 @@ impl Drain {
             .collect()
     }
 
-    /// How many claims of a class are fetched at once.
+    /// How many claims of a class are fetched at once: what ten seconds can use, so that a thousand accounts do not
+    /// hold more in memory than they will soon send.
     fn portion(&self) -> usize {
-        (self.concurrency * 16).max(64)
+        let soon = self.account.pacer.usage().limit as usize / 6;
+        (self.concurrency * 16).max(64).min(soon.max(16))
     }
 
     fn runs_low(&self) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::shared::Shared;
 use crate::clock::Tick;
 use crate::config::{AccountPolicy, Accounts, DiscoverAccounts};
-use crate::db::DbError;
+use crate::db::{AccountRow, DbError};
 use crate::model::AccountId;
 use crate::ringcx::ApiError;
 use crate::ringcx::limits::Pacer;
@@ -94,9 +94,12 @@ impl Roster {
 
     async fn enrol(&mut self, wanted: Vec<Wanted>) -> Result<(), DbError> {
         let db = &self.shared.db;
+        let names = wanted.iter().map(|wanted| (wanted.id.clone(), wanted.name.clone())).collect();
+        let rows = db.enrol_all(&names, self.shared.clock.now()).await?;
+        let mut rows: BTreeMap<AccountId, AccountRow> = rows.into_iter().map(|row| (row.id.clone(), row)).collect();
         let mut roster = BTreeMap::new();
         for mut wanted in wanted {
-            let row = db.enrol(&wanted.id, wanted.name.as_deref(), self.shared.clock.now()).await?;
+            let Some(row) = rows.remove(&wanted.id) else { continue };
             if wanted.retention_days.is_some() && wanted.retention_days != row.retention_days {
                 db.note_account(row.key, wanted.retention_days, None).await?;
             }

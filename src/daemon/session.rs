@@ -29,6 +29,8 @@ use crate::fetch::committer::Committer;
 use crate::model::Endpoint;
 use crate::ringcx::limits::{LATEST_ARRIVAL, Lapse, Pacer};
 
+/// How many accounts are taken with one sign of life: loading more could take so long that the next comes too late.
+const TAKES: usize = 50;
 /// How often a sign of life is left.
 const BEAT: Duration = Duration::from_secs(2);
 /// A replica without a sign of life for so long, by the database's clock, is taken for dead.
@@ -61,18 +63,12 @@ pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -
         started,
         rings: None,
         ready: false,
+        more: false,
         stop: stop.clone(),
         shared: shared.clone(),
     };
     let outcome = session.work().await;
-    session.end().await;
-    drop(session);
-    // All who had results have handed them over; the writer ends when they are written.
-    let written = async { while writers.join_next().await.is_some() {} };
-    if tokio::time::timeout(LAST_WRITES, written).await.is_err() {
-        tracing::warn!("the database did not take the last results; they will be fetched again");
-        gave_up.cancel();
-    }
+    session.end(writers, gave_up).await;
     outcome
 }
 
@@ -84,6 +80,8 @@ struct Held {
     running: u8,
     /// Whether it is to be let go once they have.
     leaving: bool,
+    /// Whether another replica owns it now: nothing of it may leave from here any more.
+    lost: bool,
 }
 
 struct Session {
@@ -99,6 +97,8 @@ struct Session {
     started: Time,
     rings: Option<i64>,
     ready: bool,
+    /// Whether there are accounts left to take at once.
+    more: bool,
     stop: CancellationToken,
 }
 
@@ -133,7 +133,7 @@ impl Session {
             // Also while the database is away: waiting for it is what is to be done then.
             super::signals::alive();
             self.shared.set_storage(storage.borrow_and_update().clone());
-            let due = turn + BEAT;
+            let due = if std::mem::take(&mut self.more) { turn } else { turn + BEAT };
             loop {
                 tokio::select! {
                     () = self.stop.cancelled() => return Ok(()),
@@ -154,7 +154,7 @@ impl Session {
         let picture = self.shared.db.beat(&row, self.shared.clock.now()).await?;
         self.drop_lost(&picture);
         if self.shared.db.file().is_none() {
-            for held in self.held.values() {
+            for held in self.held.values().filter(|held| !held.lost) {
                 held.account.pacer.deadline(Some(tick + SENDS_FOR));
             }
         }
@@ -165,7 +165,7 @@ impl Session {
         let share = share(&picture, &wanted, &self.shared.settings.database.instance, LAPSE, together);
         self.let_go(&share.let_go, &picture).await?;
         self.take(&share, &picture, tick).await?;
-        if !self.ready && self.roster.known() {
+        if !self.ready && !self.more && self.roster.known() {
             self.ready = true;
             self.shared.set_session(true);
             tracing::info!(
@@ -189,9 +189,10 @@ impl Session {
     fn drop_lost(&mut self, picture: &Picture) {
         let epochs: BTreeMap<i64, i64> = picture.accounts.iter().map(|row| (row.account, row.epoch)).collect();
         for (key, held) in &mut self.held {
-            if epochs.get(key) != Some(&held.account.owned.epoch) && !held.stop.is_cancelled() {
+            if epochs.get(key) != Some(&held.account.owned.epoch) && !held.lost {
                 tracing::warn!(account = %held.account.id, "another replica has taken this account over");
                 held.account.pacer.deadline(Some(Tick::default()));
+                held.lost = true;
                 held.stop.cancel();
             }
         }
@@ -260,7 +261,9 @@ impl Session {
                 && !share.let_go.contains(&row.account)
                 && self.roster.wanted().contains_key(&row.account)
         });
-        let take: Vec<i64> = free.into_iter().chain(own.map(|row| row.account)).collect();
+        let mut take: Vec<i64> = free.into_iter().chain(own.map(|row| row.account)).collect();
+        self.more = take.len() > TAKES;
+        take.truncate(TAKES);
         if take.is_empty() {
             return Ok(());
         }
@@ -294,7 +297,7 @@ impl Session {
                 drain.run(ends).await;
                 (key, Ok(()))
             });
-            self.held.insert(key, Held { account, stop, running: 2, leaving: false });
+            self.held.insert(key, Held { account, stop, running: 2, leaving: false, lost: false });
         }
         self.publish();
         Ok(())
@@ -345,7 +348,7 @@ impl Session {
     }
 
     /// Ends all work in good order and lets everything go.
-    async fn end(&mut self) {
+    async fn end(mut self, mut writers: JoinSet<()>, gave_up: CancellationToken) {
         for held in self.held.values() {
             held.stop.cancel();
         }
@@ -358,11 +361,21 @@ impl Session {
         let owned: Vec<Owned> = self.held.values().map(|held| held.account.owned).collect();
         self.held.clear();
         self.publish();
-        self.shared.set_session(false);
-        let now = self.shared.clock.now();
+        // The name stays ours until everything is said.
+        let Session { shared, committer, started, name: _name, .. } = self;
+        // All who had results have handed them over; the writer ends when they are written. Only then may the accounts go:
+        // what is written under an epoch that is over does not count.
+        drop(committer);
+        let written = async { while writers.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WRITES, written).await.is_err() {
+            tracing::warn!("the database did not take the last results; they will be fetched again");
+            gave_up.cancel();
+        }
+        shared.set_session(false);
+        let now = shared.clock.now();
         let goodbye = async {
-            self.shared.db.let_go(&owned, now).await?;
-            self.shared.db.beat(&beat::row(&self.shared, self.started, Some(now)), now).await
+            shared.db.let_go(&owned, now).await?;
+            shared.db.beat(&beat::row(&shared, started, Some(now)), now).await
         };
         match tokio::time::timeout(Duration::from_secs(1), goodbye).await {
             Ok(Ok(_)) => {}

@@ -1,6 +1,8 @@
 //! Accounts, who owns them, and what of them is paused.
 
-use super::{Db, DbError, sql};
+use std::collections::BTreeMap;
+
+use super::{Arg, Db, DbError, Stmt, sql};
 use crate::clock::Time;
 use crate::model::{AccountId, Endpoint};
 
@@ -83,6 +85,43 @@ impl Db {
         let row = account_row(&row)?;
         tx.commit().await?;
         Ok(row)
+    }
+
+    /// The accounts with these ids; those that are new are made, names brought up to date. Where nothing is to be done,
+    /// nothing is written, however many they are.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn enrol_all(
+        &self,
+        wanted: &BTreeMap<AccountId, Option<String>>,
+        now: Time,
+    ) -> Result<Vec<AccountRow>, DbError> {
+        let mut known = self.accounts().await?;
+        let held: BTreeMap<&AccountId, &AccountRow> = known.iter().map(|row| (&row.id, row)).collect();
+        let open = |(id, name): &(&AccountId, &Option<String>)| {
+            held.get(id).is_none_or(|row| name.is_some() && row.name != **name)
+        };
+        let open: Vec<Vec<Arg>> = wanted
+            .iter()
+            .filter(open)
+            .map(|(id, name)| vec![(&*id.rc).into(), (&*id.sub).into(), name.clone().into(), now.into()])
+            .collect();
+        if !open.is_empty() {
+            let mut tx = self.begin().await?;
+            for part in open.chunks(super::BULK) {
+                let stmt = Stmt::rows(
+                    "insert into account (rc, sub, name, created) values ",
+                    part.to_vec(),
+                    " on conflict (sub) do update set rc = excluded.rc, name = coalesce(excluded.name, account.name)",
+                );
+                tx.run(stmt).await?;
+            }
+            tx.commit().await?;
+            known = self.accounts().await?;
+        }
+        known.retain(|row| wanted.contains_key(&row.id));
+        Ok(known)
     }
 
     /// All accounts, by sub-account id.

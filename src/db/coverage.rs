@@ -53,6 +53,10 @@ impl Db {
 
     /// From when on a pass owes anything; fixed the first time it is asked for.
     pub async fn level(&self, account: i64, pass: &str, base: Time) -> Result<Time, DbError> {
+        let stmt = sql("select base from coverage_level where account = $1 and pass = $2");
+        if let Some(row) = self.first(stmt.bind(account).bind(pass)).await? {
+            return row.time(0);
+        }
         let mut tx = self.begin().await?;
         let stmt = sql(
             "insert into coverage_level (account, pass, base) values ($1, $2, $3) on conflict (account, pass) do nothing",

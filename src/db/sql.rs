@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
@@ -319,6 +320,22 @@ impl Tx {
     /// Runs a statement and returns its first row, if there is one.
     pub async fn first(&mut self, stmt: Stmt) -> Result<Option<Row>, DbError> {
         Ok(self.all(stmt).await?.into_iter().next())
+    }
+
+    /// Runs a statement and hands its rows over as they come, so that memory does not grow with them.
+    pub(super) fn stream(&mut self, stmt: Stmt) -> Result<BoxStream<'_, Result<Row, DbError>>, DbError> {
+        Ok(match self {
+            Tx::Sqlite(tx) => {
+                let (text, args, recurs) = stmt.sqlite()?;
+                let rows = sqlx::query_with(text, args).persistent(recurs).fetch(&mut *tx.connection);
+                rows.map_ok(Row::Sqlite).map_err(DbError::from).boxed()
+            }
+            Tx::Postgres(tx) => {
+                let (text, args, recurs) = stmt.postgres()?;
+                let rows = sqlx::query_with(text, args).persistent(recurs).fetch(&mut **tx);
+                rows.map_ok(Row::Postgres).map_err(DbError::from).boxed()
+            }
+        })
     }
 
     /// Makes it durable.

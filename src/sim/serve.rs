@@ -116,6 +116,13 @@ impl Call {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// Which login the token goes back to: whoever it is that asks.
+    fn login(&self) -> u64 {
+        let bearer = self.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let token = bearer.or_else(|| self.header("cookie").and_then(|value| value.strip_prefix("access_token=")));
+        token.map_or(0, |token| self.shared.tokens.login(token))
+    }
+
     fn check_manners(&self) {
         let agent = self.header("user-agent").unwrap_or("");
         let versioned = agent.split_once('/').is_some_and(|(name, version)| {
@@ -171,7 +178,7 @@ impl Call {
             self.violation(format!("{endpoint}: no such account: {}/{sub}", rc.unwrap_or("-")));
             return Err(self.not_found(endpoint));
         };
-        if let Err(wait) = self.shared.admit(&account, endpoint == Endpoint::Metadata) {
+        if let Err(wait) = self.shared.admit(&account, endpoint == Endpoint::Metadata, self.login()) {
             *self.shared.stats.lock().refused.entry(endpoint).or_default() += 1;
             return Err(self.too_many(endpoint, wait));
         }

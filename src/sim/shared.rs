@@ -62,7 +62,8 @@ struct Budgets {
     requests: HashMap<u32, Requests>,
     metadata: HashMap<u32, Metadata>,
     exchanges: Window,
-    arrivals: HashMap<u32, Vec<Tick>>,
+    /// With the login that each goes back to.
+    arrivals: HashMap<u32, Vec<(Tick, u64)>>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,7 +127,7 @@ impl Shared {
     }
 
     /// Counts the arrival of a request for an account; `Err` says how long there will be no room for it.
-    pub(super) fn admit(&self, account: &Account, metadata: bool) -> Result<(), Duration> {
+    pub(super) fn admit(&self, account: &Account, metadata: bool, login: u64) -> Result<(), Duration> {
         let limits = &self.options.limits;
         let mut budgets = lock(&self.budgets);
         // Within the lock, so that arrivals are in order.
@@ -138,7 +139,7 @@ impl Shared {
             metadata.then(|| budgets.metadata.entry(account.number).or_insert_with(|| Metadata::new(limits, now.0)));
         let admitted = admit(requests, metadata, now.0);
         if self.options.keep_arrivals {
-            budgets.arrivals.entry(account.number).or_default().push(now);
+            budgets.arrivals.entry(account.number).or_default().push((now, login));
         }
         admitted
     }
@@ -154,7 +155,7 @@ impl Shared {
         lock(&self.budgets).requests.values().map(Requests::peak).max().unwrap_or(0)
     }
 
-    pub(super) fn arrivals(&self, account: &Account) -> Vec<Tick> {
+    pub(super) fn arrivals(&self, account: &Account) -> Vec<(Tick, u64)> {
         lock(&self.budgets).arrivals.get(&account.number).cloned().unwrap_or_default()
     }
 

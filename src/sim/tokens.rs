@@ -37,6 +37,7 @@ struct Refresh {
     expires: Tick,
     /// Whether the answer to the rotation went out, where there was one.
     spent: Option<bool>,
+    login: u64,
 }
 
 /// All tokens that were ever issued.
@@ -54,6 +55,9 @@ struct Held {
     rc_refresh: HashMap<String, Tick>,
     access: HashMap<String, Tick>,
     refresh: HashMap<String, Refresh>,
+    logins: u64,
+    /// Which login an access token goes back to.
+    login_of: HashMap<String, u64>,
 }
 
 impl TokenStore {
@@ -99,15 +103,32 @@ impl TokenStore {
 
     /// A RingCX access token, and a refresh token where one is asked for.
     pub(super) fn issue(&self, now: Tick, wall: Time, with_refresh: bool) -> (String, Option<String>) {
-        self.issue_held(&mut self.lock(), now, wall, with_refresh)
+        let held = &mut self.lock();
+        held.logins += 1;
+        let login = held.logins;
+        self.issue_held(held, now, wall, with_refresh, login)
     }
 
-    fn issue_held(&self, held: &mut Held, now: Tick, wall: Time, refresh: bool) -> (String, Option<String>) {
+    /// The login that a token goes back to, over all its renewals; 0 for one that never was issued.
+    pub(super) fn login(&self, token: &str) -> u64 {
+        self.lock().login_of.get(token).copied().unwrap_or(0)
+    }
+
+    fn issue_held(
+        &self,
+        held: &mut Held,
+        now: Tick,
+        wall: Time,
+        refresh: bool,
+        login: u64,
+    ) -> (String, Option<String>) {
         let access = self.make_access(held, wall);
         held.access.insert(access.clone(), now + self.settings.access_life);
+        held.login_of.insert(access.clone(), login);
         let refresh = refresh.then(|| {
             let token = self.make(held, "rcxr");
-            held.refresh.insert(token.clone(), Refresh { expires: now + self.settings.refresh_life, spent: None });
+            held.refresh
+                .insert(token.clone(), Refresh { expires: now + self.settings.refresh_life, spent: None, login });
             token
         });
         (access, refresh)
@@ -131,7 +152,8 @@ impl TokenStore {
             return Err(RefreshRefused::Expired);
         }
         known.spent = Some(answered);
-        Ok(self.issue_held(&mut held, now, wall, true))
+        let login = known.login;
+        Ok(self.issue_held(&mut held, now, wall, true, login))
     }
 
     pub(super) fn worth(&self, token: &str, now: Tick) -> Worth {
@@ -184,6 +206,8 @@ mod tests {
         assert_eq!(store.worth(&second, NOW), Worth::Revoked);
         assert_eq!(store.rotate(&last.unwrap(), NOW, WALL, true), Err(RefreshRefused::Expired));
         assert_eq!(store.worth("made up", NOW), Worth::Unknown);
+        let (other, _) = store.issue(NOW, WALL, true);
+        assert_eq!([&first, &second, &other].map(|token| store.login(token)), [1, 1, 2]);
     }
 
     #[test]

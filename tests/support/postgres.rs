@@ -1,5 +1,7 @@
-//! A private Postgres for the tests of one process: started at the first use, socket only, gone with the process.
+//! A private Postgres for the tests of one process: started at the first use, socket only, gone with the process. Tests
+//! that take the server away have one of their own.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -10,23 +12,22 @@ use secrecy::SecretString;
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-struct Cluster {
+/// A server with its data.
+pub struct Cluster {
     folder: PathBuf,
-    /// A shell that stops the server and removes its folder when its standard input ends: when this process does,
-    /// however it does.
-    _keeper: Child,
+    /// A shell that starts and stops the server as it is told, and removes everything when its standard input ends: when
+    /// this process does, however it does.
+    keeper: Child,
 }
 
 /// The URL of an empty database of its own. Fails the test where Postgres is not installed.
 pub fn database() -> SecretString {
-    let cluster = CLUSTER.get_or_init(Cluster::start);
-    let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    cluster.psql(&format!("create database {name}"));
-    SecretString::from(format!("postgres://postgres@localhost/{name}?host={}", cluster.folder.display()))
+    CLUSTER.get_or_init(Cluster::started).database()
 }
 
 impl Cluster {
-    fn start() -> Cluster {
+    /// A server that runs.
+    pub fn started() -> Cluster {
         let folder = tempfile::Builder::new().prefix("rxpg").tempdir_in("/tmp").expect("a temporary folder").keep();
         let data = folder.join("data");
         let bin = |name: &str| binary(name).display().to_string();
@@ -43,21 +44,58 @@ impl Cluster {
             folder.display()
         ));
         let script = format!(
-            "trap '' INT TERM HUP; {user} {} -D {} -k {} -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200 \
-             </dev/null >{2}/log 2>&1 & pid=$!; read -r _; kill -QUIT $pid; wait $pid; rm -rf {2}",
+            "trap '' INT TERM HUP; pid=
+             while read -r word; do
+                 if [ $word = start ]; then
+                     {user} {} -D {} -k {2} -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200 \
+                         </dev/null >>{2}/log 2>&1 & pid=$!
+                 else
+                     kill -QUIT $pid; wait $pid
+                 fi
+             done
+             kill -QUIT $pid; wait $pid; rm -rf {2}",
             bin("postgres"),
             data.display(),
             folder.display(),
         );
         let keeper = Command::new("sh").arg("-c").arg(script).stdin(Stdio::piped()).spawn().expect("sh");
-        let cluster = Cluster { folder, _keeper: keeper };
+        let mut cluster = Cluster { folder, keeper };
+        cluster.start();
+        cluster
+    }
+
+    /// Starts the server again and waits until it answers.
+    pub fn start(&mut self) {
+        self.tell("start");
         for _ in 0..200 {
-            if cluster.try_psql("select 1") {
-                return cluster;
+            if self.try_psql("select 1") {
+                return;
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        panic!("the test's Postgres did not start; see {}/log", cluster.folder.display());
+        panic!("the test's Postgres did not start; see {}/log", self.folder.display());
+    }
+
+    /// Stops the server as a crash would: all connections break, nothing is tidied up.
+    pub fn crash(&mut self) {
+        self.tell("crash");
+    }
+
+    fn tell(&mut self, word: &str) {
+        let input = self.keeper.stdin.as_mut().expect("the keeper's input");
+        writeln!(input, "{word}").expect("the keeper listens");
+    }
+
+    /// The URL of a new, empty database.
+    pub fn database(&self) -> SecretString {
+        let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.psql(&format!("create database {name}"));
+        SecretString::from(format!("postgres://postgres@localhost/{name}?host={}", self.folder.display()))
+    }
+
+    /// Ends every connection to this database but the one that says so.
+    pub fn cut_connections(&self) {
+        self.try_psql("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and backend_type = 'client backend'");
     }
 
     fn psql(&self, statement: &str) {
@@ -71,6 +109,13 @@ impl Cluster {
             .stderr(Stdio::null())
             .status()
             .is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
 }
 

@@ -25,7 +25,7 @@ pub fn page() -> String {
     metrics.request(Endpoint::Login, Err(Cause::Untrusted), Duration::from_millis(3));
     let figures = Figures {
         accounts: vec![AccountFigures { sub: "10".to_owned(), watermark: Some(Time(0)), ..AccountFigures::default() }],
-        sinks: vec![SinkFigures { name: "lake".to_owned(), ..SinkFigures::default() }],
+        sinks: vec![SinkFigures { name: "lake".to_owned(), last_delivered: Some(Time(0)), ..SinkFigures::default() }],
         lateness: vec![("appear".to_owned(), 9, 4), ("fresh_transcript".to_owned(), 3, 2)],
         ..Figures::default()
     };

@@ -1,0 +1,142 @@
+//! Many sub-accounts at full quota in one process: how much of its quota the worst account uses, and what it costs, against a
+//! bare loop of the same requests. One command: `cargo bench --bench accounts`.
+//!
+//! Knobs: `ACCOUNTS=1000`, `QUOTA=120` requests a minute each, `FOR=120` to look at, `SEGMENTS=200` that each metadata
+//! read announces, `DATABASE=postgres://…` instead of SQLite. An idle daemon: `ACCOUNTS=1 SEGMENTS=0 FOR=60`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark that cannot be set up has failed"
+)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ringcx_extractor::clock::Clock;
+use ringcx_extractor::ringcx;
+use support::{Server, bare, cpu, knob, memory};
+
+/// How many requests the bare loop makes to find what one costs.
+const BARE: u64 = 20_000;
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    if std::env::args().any(|arg| arg == "serve") {
+        return runtime.block_on(support::serve());
+    }
+    runtime.block_on(measure());
+}
+
+/// The binary as people run it, with a log beside its database.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(folder: &Path) -> Daemon {
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringcx-extractor"));
+        command.arg("--config").arg(folder.join("config.toml")).arg("run");
+        Daemon(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn settings(url: &str, folder: &Path, accounts: u64, quota: u64) {
+    let listed: Vec<String> =
+        (0..accounts).map(|sub| format!(r#"{{ rc_account_id = "1", sub_account_id = "{sub}" }}"#)).collect();
+    let more = format!(
+        r#"
+        accounts = [{}]
+        discovery = {{ start = "now" }}
+        limits = {{ requests_per_minute = {quota} }}
+        http = {{ listen = "127.0.0.1:0" }}
+        log = {{ filter = "warn" }}
+        "#,
+        listed.join(", ")
+    );
+    support::settings(url, folder, &more);
+}
+
+async fn measure() {
+    ringcx::install_tls();
+    let clock = Clock::system();
+    let (accounts, quota) = (knob("ACCOUNTS", 1000), knob("QUOTA", 120));
+    let (seconds, segments) = (knob("FOR", 120), knob("SEGMENTS", 200));
+    let server = Server::start(&[("SEGMENTS", segments), ("FRESH", 1)]);
+    let used = cpu(0);
+    bare(&server.url, BARE / 3, 64).await;
+    let bare_cpu = (cpu(0) - used) * 1000.0 / BARE as f64;
+
+    let folder = tempfile::tempdir().unwrap();
+    settings(&server.url, folder.path(), accounts, quota);
+    let began = clock.tick();
+    let daemon = Daemon::start(folder.path());
+    // Every account is read and has asked for an artifact, where there is one.
+    let wanted = if segments > 0 { 2 } else { 1 };
+    loop {
+        clock.sleep(Duration::from_millis(500)).await;
+        let asked = server.asked().await;
+        if asked.iter().filter(|(sub, (all, _))| sub.parse::<u64>().is_ok() && *all >= wanted).count() as u64
+            >= accounts
+        {
+            break;
+        }
+        assert!(clock.tick().since(began) < Duration::from_secs(600), "the accounts do not begin");
+    }
+    let ready = clock.tick().since(began);
+    clock.sleep(Duration::from_secs(10)).await;
+    let (before, used, start) = (server.asked().await, cpu(daemon.pid()), clock.tick());
+    clock.sleep_until(start + Duration::from_secs(seconds)).await;
+    let took = clock.tick().since(start).as_secs_f64();
+    let (after, used) = (server.asked().await, cpu(daemon.pid()) - used);
+    let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(log.is_empty(), "it complained: {}", log.lines().take(20).collect::<Vec<_>>().join("\n"));
+
+    let mut sent: Vec<u64> = sent(&before, &after);
+    sent.sort_unstable();
+    let (all, full) = (sent.iter().sum::<u64>() as f64, quota as f64 * took / 60.0);
+    let share = |sent: u64| sent as f64 / full;
+    println!("{:<44}{:>12}", format!("{accounts} accounts, {quota} a minute each"), format!("{took:.0} s"));
+    println!("{:<44}{:>12.1}", "seconds until every account was at work", ready.as_secs_f64());
+    println!("{:<44}{:>12.0}", "requests a second", all / took);
+    println!("{:<44}{:>12.3}", "quota used, worst account", share(sent[0]));
+    println!("{:<44}{:>12.3}", "quota used, median account", share(sent[sent.len() / 2]));
+    println!("{:<44}{:>12.3}", "quota used, best account", share(sent[sent.len() - 1]));
+    println!("{:<44}{:>12.4}", "CPU cores", used / took);
+    println!("{:<44}{:>12.3}", "CPU s per 1,000 requests", used * 1000.0 / all.max(1.0));
+    println!("{:<44}{:>12.3}", "the same, bare loop that discards", bare_cpu);
+    println!("{:<44}{:>12.2}", "ratio", used * 1000.0 / all.max(1.0) / bare_cpu);
+    println!("{:<44}{:>12}", "files and sockets open", files(daemon.pid()));
+    println!("{:<44}{:>12.1}", "memory now, MB", memory(daemon.pid(), "VmRSS"));
+    println!("{:<44}{:>12.1}", "memory at its peak, MB", memory(daemon.pid(), "VmHWM"));
+}
+
+/// Open at the end: with more than a few beyond the connections to the database, answers come slower than they are asked for.
+fn files(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Requests of each account between two looks.
+fn sent(before: &HashMap<String, (u64, u64)>, after: &HashMap<String, (u64, u64)>) -> Vec<u64> {
+    after
+        .iter()
+        // The bare loop has an account of its own.
+        .filter(|(sub, _)| sub.parse::<u64>().is_ok())
+        .map(|(sub, (all, _))| all - before.get(sub).map_or(0, |(all, _)| *all))
+        .collect()
+}

@@ -1,0 +1,183 @@
+//! What claiming and committing cost as the archive grows: ratios against a small one. One command: `cargo bench --bench growth`.
+//!
+//! Knobs: `ROWS=10000,1000000` archived artifacts (`ROWS=10000,1000000,10000000` takes some minutes and 4 GB), `ROUNDS=20`
+//! of 500 segments and their 1,500 items, `DATABASE=postgres://…` (an empty database) instead of SQLite.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark that cannot be set up has failed"
+)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringcx_extractor::clock::{Clock, Time};
+use ringcx_extractor::db::{Access, Chunk, Db, Owned, Settled, Settlement, Stmt};
+use ringcx_extractor::model::{AccountId, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants};
+use secrecy::SecretString;
+
+/// Segments a round: one chunk of a large answer.
+const CHUNK: u64 = 500;
+/// Rows that are made at a time.
+const PORTION: u64 = 200_000;
+const WANTS: Wants = Wants { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+
+fn main() {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(measure());
+}
+
+fn knob(name: &str, usual: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| usual.to_owned())
+}
+
+async fn open(folder: &Path) -> Db {
+    match std::env::var("DATABASE") {
+        Ok(url) => Db::open_postgres(&SecretString::from(url), Access::Own, 4).await.unwrap(),
+        Err(_) => Db::open_sqlite(&folder.join("bench.db"), Access::Own).await.unwrap(),
+    }
+}
+
+/// Archived artifacts up to so many, as an account that was read long ago would have left them: three a segment.
+async fn fill(db: &Db, account: i64, rows: u64) {
+    let sqlite = db.file().is_some();
+    let segments = rows / 3;
+    let held = db.first(Stmt::built("select coalesce(max(id), 0) from segment".to_owned())).await.unwrap();
+    let mut done = held.unwrap().count(0).unwrap();
+    while done < segments {
+        let (from, to) = (done + 1, (done + PORTION).min(segments));
+        let (numbers, bytes) = if sqlite {
+            (
+                format!("with recursive n(i) as (select {from} union all select i + 1 from n where i < {to}) "),
+                "randomblob(300)",
+            )
+        } else {
+            (
+                format!("with n(i) as (select generate_series({from}, {to})) "),
+                "decode(repeat(md5(random()::text), 19), 'hex')",
+            )
+        };
+        let id = if sqlite { "printf('old-%012x', i)" } else { "'old-' || lpad(to_hex(i), 12, '0')" };
+        db.run(Stmt::built(format!(
+            "insert into segment (id, account, segment_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata)
+             {numbers} select i, {account}, {id}, i * 1000, 1, 1, 7, 0, 0, {digest}, 0, {bytes} from n",
+            digest = if sqlite { "randomblob(16)" } else { "decode(md5(random()::text), 'hex')" },
+        )))
+        .await
+        .unwrap();
+        db.run(Stmt::built(format!(
+            "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, codec, body)
+             {numbers}, k(a) as (select 0 union all select 1 union all select 2)
+             select i * 4 + a, 1, {account}, i * 3 + a, 0, 0, 300, {sha}, 0, {bytes} from n, k",
+            sha = if sqlite { "randomblob(32)" } else { "decode(repeat(md5(random()::text), 2), 'hex')" },
+        )))
+        .await
+        .unwrap();
+        done = to;
+    }
+    for text in [
+        format!("update account set feed = 100000000, done = {rows} where id = {account} and feed < 100000000"),
+        if sqlite {
+            "select 1".to_owned()
+        } else {
+            "select setval(pg_get_serial_sequence('segment', 'id'), (select max(id) from segment))".to_owned()
+        },
+    ] {
+        let mut tx = db.begin().await.unwrap();
+        tx.all(Stmt::built(text)).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    if !sqlite {
+        db.run(Stmt::built("analyze".to_owned())).await.unwrap();
+    }
+}
+
+/// Milliseconds for a thousand items: announced, claimed, committed; each the median of the rounds.
+struct Cost([f64; 3]);
+
+async fn work(db: &Db, owned: Owned, clock: &Clock, series: u64, rounds: u64) -> Cost {
+    let mut costs: [Vec<f64>; 3] = Default::default();
+    let stretch = Stretch { from: Time(0), to: Time(1_000_000) };
+    let (known, body) = (Stretches::default(), Bytes::from(vec![b'x'; 3_000]));
+    for round in 0..rounds {
+        let record = |number| {
+            let id = format!("new-{series}-{round}-{number}");
+            SegmentRecord {
+                raw: format!(r#"{{"segmentId":"{id}","hasTranscript":true}}"#),
+                segment_id: id,
+                dialog_id: None,
+                end: Some(Time(500_000)),
+                has_transcript: true,
+                is_agent: true,
+            }
+        };
+        let records: Vec<SegmentRecord> = (0..CHUNK).map(record).collect();
+        let now = clock.now();
+        let chunk = Chunk {
+            owned,
+            lane: Lane::Live,
+            stretch,
+            now,
+            wants: WANTS,
+            known: &known,
+            urgent_before: None,
+            repair: Duration::from_secs(60),
+            records: &records,
+            asides: &[],
+        };
+        let begun = clock.tick();
+        db.announce(chunk).await.unwrap();
+        let announced = clock.tick();
+        let claims = db.due(owned, ArtifactSet::ALL, now, CHUNK as usize).await.unwrap();
+        let claimed = clock.tick();
+        assert_eq!(claims.len() as u64, CHUNK * 3);
+        let settled: Vec<Settled> = claims
+            .into_iter()
+            .map(|claim| Settled { claim, at: now, settlement: Settlement::stored(&body, None) })
+            .collect();
+        let packed = clock.tick();
+        for batch in settled.chunks(500) {
+            assert!(db.settle(batch).await.unwrap().iter().all(|counted| *counted));
+        }
+        let took = [announced.since(begun), claimed.since(announced), clock.tick().since(packed)];
+        for (cost, took) in costs.iter_mut().zip(took) {
+            cost.push(took.as_secs_f64() * 1_000_000.0 / (CHUNK * 3) as f64);
+        }
+    }
+    Cost(costs.map(|mut cost| {
+        cost.sort_unstable_by(f64::total_cmp);
+        cost[cost.len() / 2]
+    }))
+}
+
+async fn measure() {
+    let clock = Clock::system();
+    let sizes: Vec<u64> = knob("ROWS", "10000,1000000").split(',').map(|rows| rows.trim().parse().unwrap()).collect();
+    let rounds = knob("ROUNDS", "20").parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let db = open(folder.path()).await;
+    let account = db.enrol(&AccountId::new("1", "1"), None, clock.now()).await.unwrap();
+    let owned = db.take(&[account.key], "bench", Duration::from_secs(10), clock.now()).await.unwrap().remove(0);
+    println!("{:<16}{:>22}{:>22}{:>22}", "archived", "announce", "claim", "commit");
+    let mut first: Option<Cost> = None;
+    for (series, rows) in sizes.into_iter().enumerate() {
+        fill(&db, account.key, rows).await;
+        let series = series as u64;
+        // What the file system and the caches have to get used to is not the question.
+        work(&db, owned, &clock, 1000 + series, 3).await;
+        let cost = work(&db, owned, &clock, series, rounds).await;
+        let base = first.as_ref().unwrap_or(&cost);
+        let cells: String = cost
+            .0
+            .iter()
+            .zip(base.0)
+            .map(|(cost, base)| format!("{:>22}", format!("{cost:.2} ms ({:.2})", cost / base)))
+            .collect();
+        println!("{rows:<16}{cells}");
+        first = first.or(Some(cost));
+    }
+    println!("milliseconds for a thousand items, the median of {rounds} rounds; in parentheses against the first line");
+    db.close().await;
+}
