@@ -62,7 +62,13 @@ impl Drain {
     }
 
     /// Asks for what is due, one request for each luck, as far as the pace allows; how many were asked for.
-    pub async fn fetch(&mut self, scene: &mut Scene, owned: Owned, pacer: &Pacer, lucks: &[Luck]) -> Result<usize, Stop> {
+    pub async fn fetch(
+        &mut self,
+        scene: &mut Scene,
+        owned: Owned,
+        pacer: &Pacer,
+        lucks: &[Luck],
+    ) -> Result<usize, Stop> {
         self.refill(scene, owned).await?;
         let mut asked = 0;
         for luck in lucks {
@@ -230,11 +236,16 @@ impl Drain {
 
     /// Commits, and tells the model what counted.
     async fn commit(&self, scene: &mut Scene, batch: &[Settled]) -> Result<(), Stop> {
-        let lost = scene.planted(Plant::LostCommit)
+        let lost = scene
+            .planted(Plant::LostCommit)
             .then(|| batch.iter().position(|settled| matches!(settled.settlement, Settlement::Answered { .. })))
             .flatten();
-        let written: Vec<Settled> =
-            batch.iter().enumerate().filter(|(nth, _)| Some(*nth) != lost).map(|(_, settled)| settled.clone()).collect();
+        let written: Vec<Settled> = batch
+            .iter()
+            .enumerate()
+            .filter(|(nth, _)| Some(*nth) != lost)
+            .map(|(_, settled)| settled.clone())
+            .collect();
         let mut counted = scene.db().settle(&written).await?;
         if let Some(nth) = lost {
             counted.insert(nth, true);
@@ -283,7 +294,8 @@ impl Drain {
 
 /// Puts the work of a result back and settles it again, with another text.
 async fn double(scene: &mut Scene, batch: &[Settled]) -> Result<(), Stop> {
-    let answered = batch.iter().find(|settled| matches!(settled.settlement, Settlement::Answered { revisit: Some(_), .. }));
+    let answered =
+        batch.iter().find(|settled| matches!(settled.settlement, Settlement::Answered { revisit: Some(_), .. }));
     let Some(settled) = answered.cloned() else { return Ok(()) };
     let mut claim = settled.claim;
     claim.visit += 1;
@@ -302,6 +314,7 @@ fn ask(scene: &mut Scene, claim: &Claim, mut permit: Permit, luck: Luck) -> Resu
     scene.clock.advance(Duration::from_millis(latency - latency / 2));
     permit.counted();
     let endpoint = claim.artifact.into();
+    scene.model.answered(claim, if let Luck::Status(status, _) = luck { Some(status) } else { None });
     let status = |status| scene.status(endpoint, status);
     let transient = |cause, status| scene.error(Fault::Transient, endpoint, cause, status);
     Ok(match luck {

@@ -43,7 +43,13 @@ struct History {
 }
 
 /// Plays the operations of a seed.
-pub async fn play(shelf: &Shelf, label: &str, seed: u64, operations: &[Operation], plant: Option<Plant>) -> Result<Seen, Broken> {
+pub async fn play(
+    shelf: &Shelf,
+    label: &str,
+    seed: u64,
+    operations: &[Operation],
+    plant: Option<Plant>,
+) -> Result<Seen, Broken> {
     let world = World::new(&mut StdRng::seed_from_u64(seed), LASTS);
     let chance = StdRng::seed_from_u64(seed ^ 0x5eed);
     let scene = Scene::new(shelf.clone(), label.to_owned(), world, chance, plant).await?;
@@ -59,6 +65,7 @@ pub async fn play(shelf: &Shelf, label: &str, seed: u64, operations: &[Operation
     history.calm().await?;
     let (db, scene) = (history.scene.db(), &mut history.scene);
     let compared = scene.model.check_end(&db, &scene.world, SETTLED).await?;
+    scene.seen.count("histories");
     scene.seen.add("segments compared with the world at the end", compared);
     Ok(history.scene.seen)
 }
@@ -263,6 +270,9 @@ impl History {
     /// Everything works for long enough that all there is to do gets done.
     async fn calm(&mut self) -> Result<(), Broken> {
         self.scene.successor = None;
+        self.settle(WriteLuck::Committed).await?;
+        // What bad luck made fail for good or missing to the end gets another chance, so that all there is can be had.
+        self.retry().await?;
         let end = self.scene.truth() + CALM;
         let mut poll_at = Time(i64::MIN);
         while self.scene.truth() < end {
@@ -271,6 +281,7 @@ impl History {
                     poll_at = until;
                 }
             }
+            self.settle(WriteLuck::Committed).await?;
             while self.fetch(&[Luck::Answered; 30]).await? > 0 {
                 self.settle(WriteLuck::Committed).await?;
             }
@@ -280,7 +291,8 @@ impl History {
             self.scene.clock.advance(wait.clamp(Duration::from_secs(240), Duration::from_secs(900)));
         }
         let pauses = self.scene.db().pauses().await?;
-        let paused = pauses.iter().any(|pause| pause.account == self.scene.account && pause.endpoint != Endpoint::Metadata);
+        let paused =
+            pauses.iter().any(|pause| pause.account == self.scene.account && pause.endpoint != Endpoint::Metadata);
         // A pause ends with the next answer; one may be left where nothing was asked since.
         self.scene.seen.add("pauses left at the end", u64::from(paused));
         Ok(())

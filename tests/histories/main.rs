@@ -6,11 +6,17 @@
 //! replaced. After every operation a model that is too simple to be wrong is compared with the database; at the end, after a
 //! calm, the archive must equal the world and its hash chain must prove true.
 //!
-//! Seeds that failed stand in `seeds.txt` and are played first, for ever. `HISTORIES=5000 cargo test --test histories` plays
-//! so many, `SEED=17 cargo test --test histories` that one, with its operations printed where it fails, made as few as will
-//! still fail.
+//! Seeds that failed stand in `seeds.txt` and are played first, for ever. Then as many as fit into a few seconds, always the
+//! same ones; `HISTORIES=5000 cargo test --test histories` plays so many, `SEED=17 cargo test --test histories` that one, with
+//! its operations printed where it fails, made as few as will still fail.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot unwrap has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot unwrap has failed"
+)]
 
 mod drain;
 mod history;
@@ -21,24 +27,30 @@ mod scene;
 mod world;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use operation::Operation;
+use ringcx_extractor::clock::{Clock, Tick};
 use scene::{Plant, Seen, Shelf};
 use tempfile::TempDir;
 
-/// How many histories a run plays if nothing else is asked for.
-const USUAL: u64 = 200;
+/// How many histories a run plays at least, if nothing else is asked for, and how long it goes on playing more.
+const LEAST: u64 = 100;
+const PLAYS_FOR: Duration = Duration::from_secs(10);
+/// No more than that without being asked.
+const MOST: u64 = 5000;
 /// Where the seeds begin.
 const BASE: u64 = 1_000_000;
 /// So many histories share a database file, each with an account of its own: making one takes longer than playing one.
 const SHARED: u64 = 25;
 /// Threads that play.
-const PLAYERS: u64 = 4;
+const PLAYERS: usize = 4;
 
 /// What must have happened at least once, or the run has shown nothing.
 const NOT_VACUOUS: &[&str] = &[
+    "histories",
     "answers",
     "429s that burnt no item's try",
     "accounts let go in good order",
@@ -59,6 +71,7 @@ const NOT_VACUOUS: &[&str] = &[
     "failed tries of items",
     "faults of the account's",
     "items given up at their horizon",
+    "items revived by a person",
     "late results of earlier owners",
     "metadata answers cut short",
     "metadata reads",
@@ -157,16 +170,20 @@ fn told(seed: u64, why: &str, operations: &[Operation]) -> String {
     )
 }
 
-/// Plays seeds on several threads; what was seen, and the first few that failed.
-fn play_all(seeds: Vec<u64>) -> (Seen, Vec<String>) {
-    let seeds = Arc::new(seeds);
-    let (next, seen, failed) = (AtomicU64::new(0), Mutex::new(Seen::default()), Mutex::new(Vec::new()));
+/// Plays seeds on several threads, the first `least` of them and then more until `until`; what was seen, and the first few
+/// that failed.
+fn play_all(seeds: &[u64], least: usize, until: Tick) -> (Seen, Vec<String>) {
+    let clock = Clock::system();
+    let more = |nth: usize| nth < least || clock.tick() < until;
+    let (next, seen, failed) = (AtomicUsize::new(0), Mutex::new(Seen::default()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
-        for _ in 0..PLAYERS.min(seeds.len() as u64) {
+        for _ in 0..PLAYERS.min(seeds.len()) {
             scope.spawn(|| {
                 runtime().block_on(async {
                     let mut player = Player::new();
-                    while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize).copied() {
+                    loop {
+                        let nth = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(seed) = seeds.get(nth).copied().filter(|_| more(nth)) else { break };
                         match player.play(seed, &history::script(seed), None).await {
                             Ok(one) => seen.lock().unwrap().merge(&one),
                             Err(_) if failed.lock().unwrap().len() > 3 => break,
@@ -196,20 +213,20 @@ fn kept() -> Vec<u64> {
 #[test]
 fn whatever_happens_nothing_is_lost_doubled_or_asked_for_too_often() {
     let only = number("SEED");
-    let count = number("HISTORIES").unwrap_or(USUAL);
+    let asked = number("HISTORIES");
     let seeds: Vec<u64> = match only {
         Some(seed) => vec![seed],
-        None => kept().into_iter().chain(BASE..BASE + count).collect(),
+        None => kept().into_iter().chain(BASE..BASE + asked.unwrap_or(MOST)).collect(),
     };
-    let played = seeds.len();
-    let (seen, failed) = play_all(seeds);
-    println!("{played} histories");
+    let least = if only.or(asked).is_some() { seeds.len() } else { kept().len() + LEAST as usize };
+    let (seen, failed) = play_all(&seeds, least, Clock::system().tick() + PLAYS_FOR);
     for (what, times) in &seen.0 {
         println!("{times:>9} {what}");
     }
     assert!(failed.is_empty(), "{} histories broke a promise\n\n{}", failed.len(), failed.join("\n\n"));
-    if only.is_none() && count >= USUAL {
-        let missing: Vec<&&str> = NOT_VACUOUS.iter().filter(|what| !seen.0.contains_key(**what)).collect();
+    if only.is_none() && asked.is_none_or(|asked| asked >= LEAST) {
+        let missing: Vec<&&str> =
+            NOT_VACUOUS.iter().filter(|what| seen.0.get(**what).is_none_or(|times| *times == 0)).collect();
         assert!(missing.is_empty(), "never happened, so nothing is shown about it: {missing:?}");
     }
 }
@@ -242,7 +259,7 @@ noticed! {
     a_skipped_window_is_noticed: SkippedWindow, "is not stored";
     half_an_answer_taken_for_a_whole_one_is_noticed: HalfAnswer, "is not stored";
     an_earlier_owners_result_in_the_new_ones_name_is_noticed: ForgedEpoch, "";
-    a_try_burnt_by_the_accounts_fault_is_noticed: BurntTries, "";
+    a_try_burnt_by_the_accounts_fault_is_noticed: BurntTries, "lost a try";
     a_request_beside_the_budget_is_noticed: NoReservation, "are allowed";
     a_doubled_result_is_noticed: DoubledResult, "";
 }

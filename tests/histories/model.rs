@@ -58,6 +58,8 @@ pub struct Model {
     items: BTreeMap<Key, Expected>,
     /// Handed to a worker and not heard of since.
     under_way: BTreeSet<Key>,
+    /// Refused last for a reason that is the account's.
+    refused: BTreeSet<Key>,
     covered: Stretches,
     watermark: Option<Time>,
     feed: i64,
@@ -90,6 +92,7 @@ impl Model {
             promised: BTreeMap::new(),
             items: BTreeMap::new(),
             under_way: BTreeSet::new(),
+            refused: BTreeSet::new(),
             covered: Stretches::default(),
             watermark: None,
             feed: 0,
@@ -100,7 +103,8 @@ impl Model {
 
     /// A request arrived at the server.
     pub fn arrived(&mut self, at: Tick, metadata: bool) -> Result<(), Broken> {
-        let within = |log: &[Tick], width: Duration| log.iter().rev().take_while(|sent| at.since(**sent) < width).count();
+        let within =
+            |log: &[Tick], width: Duration| log.iter().rev().take_while(|sent| at.since(**sent) < width).count();
         let (most, log) = &mut self.limits.requests;
         log.push(at);
         hold!(within(log, Duration::from_secs(60)) <= *most, "more than {most} requests in a minute");
@@ -144,6 +148,16 @@ impl Model {
         Ok(())
     }
 
+    /// What an answer's status alone says of whose fault it is: of these two no item's.
+    pub fn answered(&mut self, claim: &Claim, status: Option<u16>) {
+        let key = (claim.segment_id.clone(), claim.artifact);
+        if matches!(status, Some(401 | 429)) {
+            self.refused.insert(key)
+        } else {
+            self.refused.remove(&key)
+        };
+    }
+
     /// A claim was given back untried.
     pub fn given_back(&mut self, claim: &Claim) {
         self.under_way.remove(&(claim.segment_id.clone(), claim.artifact));
@@ -175,6 +189,9 @@ impl Model {
                     self.feed += 1;
                 }
             }
+            Settlement::Failed { .. } if self.refused.contains(&key) => {
+                return Err(Broken(format!("{key:?} lost a try by a fault that was the account's")));
+            }
             Settlement::Failed { state, .. } if claim.visit == 0 => {
                 item.tries += 1;
                 item.state = Some(*state);
@@ -186,7 +203,8 @@ impl Model {
 
     /// A person had what was given up tried again.
     pub fn retried(&mut self) -> u64 {
-        let gone = |item: &&mut Expected| item.versions.is_empty() && item.state.is_some_and(|state| state != State::Open);
+        let gone =
+            |item: &&mut Expected| item.versions.is_empty() && item.state.is_some_and(|state| state != State::Open);
         self.items.values_mut().filter(gone).map(|item| *item = Expected::default()).count() as u64
     }
 
@@ -220,9 +238,13 @@ impl Model {
         hold!(held.len() == segments.len(), "a segment is stored twice");
         for (id, element) in &self.promised {
             let Element::Record(record) = element else { continue };
-            hold!(held.contains_key(&*record.segment_id), "{id} was announced in a window that counts as read, and is not stored");
+            hold!(
+                held.contains_key(&*record.segment_id),
+                "{id} was announced in a window that counts as read, and is not stored"
+            );
         }
-        let expected: BTreeMap<&str, &str> = self.stored.iter().map(|(id, (raw, _))| (id.as_str(), raw.as_str())).collect();
+        let expected: BTreeMap<&str, &str> =
+            self.stored.iter().map(|(id, (raw, _))| (id.as_str(), raw.as_str())).collect();
         hold!(held == expected, "segments differ: {held:?}, not {expected:?}");
         let slots = db.slots(&segments).await?;
         for (segment, slots) in segments.iter().zip(&slots) {
@@ -250,7 +272,12 @@ impl Model {
         let versions = i64::try_from(expected.versions.len()).unwrap_or(i64::MAX);
         hold!(slot.version == versions, "{key:?} is at version {}, not {versions}", slot.version);
         if expected.versions.is_empty() {
-            hold!(slot.tries == i64::from(expected.tries), "{key:?} was tried {} times, not {}", slot.tries, expected.tries);
+            hold!(
+                slot.tries == i64::from(expected.tries),
+                "{key:?} was tried {} times, not {}",
+                slot.tries,
+                expected.tries
+            );
             hold!(slot.tries == 0 || slot.reason.is_some(), "{key:?} has no reason for its failures");
         }
         Ok(())
@@ -301,7 +328,9 @@ impl Model {
         let watermark = self.watermark.ok_or_else(|| Broken("nothing was ever read".to_owned()))?;
         let mut compared = 0;
         for segment in &world.segments {
-            if !self.covered.holding(segment.end).is_some_and(|held| held.contains(segment.end)) || watermark.since(segment.end) < settled {
+            if !self.covered.holding(segment.end).is_some_and(|held| held.contains(segment.end))
+                || watermark.since(segment.end) < settled
+            {
                 continue;
             }
             compared += 1;
@@ -312,8 +341,8 @@ impl Model {
             hold!(held.is_some_and(|(raw, _)| *raw == last.raw), "{}: {held:?} is held of {:?}", segment.id, last.raw);
             for artifact in Artifact::ALL.into_iter().filter(|_| last.has_transcript) {
                 let item = self.items.get(&(segment.id.clone(), artifact)).cloned().unwrap_or_default();
-                let there = !item.versions.is_empty() || item.state == Some(State::Failed);
-                hold!(there != (segment.never(artifact) && item.versions.is_empty()), "{artifact} of {} ends as {item:?}", segment.id);
+                let there = !item.versions.is_empty();
+                hold!(there != segment.never(artifact), "{artifact} of {} ends as {item:?}", segment.id);
             }
         }
         Ok(compared)

@@ -152,10 +152,10 @@ fn luck(chance: &mut StdRng) -> Luck {
 fn write_luck(chance: &mut StdRng) -> WriteLuck {
     match chance.random_range(0..20) {
         0 | 1 => WriteLuck::DiesBefore,
-        2 => WriteLuck::DiesAfter,
-        3 | 4 => WriteLuck::Unheard,
-        5 | 6 => WriteLuck::TakenOver,
-        7 => WriteLuck::Gone,
+        2 | 3 => WriteLuck::DiesAfter,
+        4..7 => WriteLuck::Unheard,
+        7 | 8 => WriteLuck::TakenOver,
+        9 | 10 => WriteLuck::Gone,
         _ => WriteLuck::Committed,
     }
 }

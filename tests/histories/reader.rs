@@ -11,9 +11,7 @@ use ringcx_extractor::backoff::Fault;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::coverage::{Backfill, Cooling, Coverage, Pass, Plan, Recheck, Repair, Want, plan};
 use ringcx_extractor::db::{Announced, Chunk, Db, DbError, Owned, Reading};
-use ringcx_extractor::model::{
-    ArtifactSet, Endpoint, Lane, Stretch, Stretches, SummariesFor, Wants,
-};
+use ringcx_extractor::model::{ArtifactSet, Endpoint, Lane, Stretch, Stretches, SummariesFor, Wants};
 use ringcx_extractor::ringcx::limits::{Budget, Pacer, Permit, Reserved, Sliding};
 use ringcx_extractor::ringcx::{ApiError, Cause, Skew};
 use ringcx_extractor::standing::Standing;
@@ -78,7 +76,13 @@ impl Reader {
     }
 
     /// Reads the window that is due most, if one is and the limits allow it.
-    pub async fn poll(&mut self, scene: &mut Scene, owned: Owned, pacer: &Pacer, luck: ReadLuck) -> Result<Polled, Stop> {
+    pub async fn poll(
+        &mut self,
+        scene: &mut Scene,
+        owned: Owned,
+        pacer: &Pacer,
+        luck: ReadLuck,
+    ) -> Result<Polled, Stop> {
         let local = scene.clock.now();
         if local < self.not_before {
             return Ok(Polled::Idle(self.not_before));
@@ -183,7 +187,9 @@ impl Reader {
                         scene.seen.count("takeovers in the middle of an answer");
                     }
                 }
-                ReadLuck::Gone(most) if stored >= most => self.without_database(scene, owned, want, next.map(|(_, chunk)| chunk)).await?,
+                ReadLuck::Gone(most) if stored >= most => {
+                    self.without_database(scene, owned, want, next.map(|(_, chunk)| chunk)).await?
+                }
                 _ => {}
             }
             let Some((_, chunk)) = next else { break };
@@ -197,7 +203,13 @@ impl Reader {
     }
 
     /// What is tried while the database is away fails in passing, and nothing of it is there afterwards.
-    async fn without_database(&self, scene: &mut Scene, owned: Owned, want: &Want, chunk: Option<&Answer>) -> Result<(), Stop> {
+    async fn without_database(
+        &self,
+        scene: &mut Scene,
+        owned: Owned,
+        want: &Want,
+        chunk: Option<&Answer>,
+    ) -> Result<(), Stop> {
         scene.shelf.close().await;
         let tried = announce(&scene.db(), scene, &self.coverage.live, owned, want, chunk.unwrap_or(&[])).await;
         let passing = tried.as_ref().is_err_and(DbError::is_passing);

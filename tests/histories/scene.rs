@@ -168,7 +168,13 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub async fn new(shelf: Shelf, sub: String, world: World, chance: StdRng, plant: Option<Plant>) -> Result<Scene, Broken> {
+    pub async fn new(
+        shelf: Shelf,
+        sub: String,
+        world: World,
+        chance: StdRng,
+        plant: Option<Plant>,
+    ) -> Result<Scene, Broken> {
         let clock = Clock::manual(START);
         let account = shelf.db().enrol(&AccountId::new("1", sub.as_str()), None, START).await?.key;
         let sliding = vec![(3, Duration::from_secs(60)), (9, Duration::from_secs(900))];
@@ -180,10 +186,10 @@ impl Scene {
             sliding: sliding.clone(),
             retention: None,
         };
-        let hours = |hours: u64| Duration::from_secs(3600 * hours);
-        let backoff = Backoff::new(Duration::from_secs(15), Duration::from_secs(1200), hours(2));
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        let backoff = Backoff::new(Duration::from_secs(15), minutes(20), minutes(70));
         let hosts = Hosts { platform: String::new(), ringcx: String::new(), summary: String::new() };
-        let Err(error) = Api::new(hosts, hours(1), clock.clone()) else {
+        let Err(error) = Api::new(hosts, minutes(1), clock.clone()) else {
             return Err(Broken("an API without hosts".to_owned()));
         };
         Ok(Scene {
