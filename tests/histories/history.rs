@@ -110,9 +110,7 @@ impl History {
         let step = (self.scene.error_of_clock() + millis).clamp(-WRONG, WRONG) - self.scene.error_of_clock();
         self.scene.clock.step(step);
         self.scene.seen.count(if step > 0 { "clocks set forward" } else { "clocks set back" });
-        if step > 0 {
-            self.scene.leapt = Some(self.scene.clock.tick());
-        }
+        self.scene.stepped = Some(self.scene.clock.tick());
     }
 
     /// The process; a new one where there is none.
@@ -136,7 +134,8 @@ impl History {
         scene.beat(&name, false).await?;
         scene.seen.count("starts");
         let now = scene.clock.tick();
-        if scene.leapt.is_some_and(|leapt| now.since(leapt) < Duration::from_secs(1200)) {
+        if scene.stepped.is_some_and(|stepped| now.since(stepped) < Duration::from_secs(1200)) {
+            scene.seen.count("starts after a clock was set, which may read metadata too often");
             scene.model.excuse(now + Duration::from_secs(1200));
         }
         let pacer = Pacer::new(PER_MINUTE.try_into().map_err(|_| Broken("no limit".to_owned()))?, scene.clock.clone());

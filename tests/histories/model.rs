@@ -73,8 +73,8 @@ pub struct Model {
 struct Limits {
     requests: (usize, Vec<Tick>),
     metadata: (Vec<(u32, Duration)>, Vec<Tick>),
-    /// Until then too many metadata reads are nobody's fault: the clock was set forward, and then the only process
-    /// that knew better died.
+    /// Until then too many metadata reads are nobody's fault: the clock was set, and then the only process that
+    /// knew better died.
     excused: Tick,
 }
 

@@ -49,9 +49,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub async fn load(scene: &Scene) -> Result<Reader, DbError> {
+    pub async fn load(scene: &Scene) -> Result<Reader, Broken> {
         let limits = Sliding::new(scene.rules.sliding.clone());
         let key = format!("metadata:{}", scene.sub);
+        let budget = Budget::new(Arc::new(scene.shelf.clone()), key, limits, scene.clock.clone());
+        // The first step, which comes at once, begins with this.
+        budget.log().await.map_err(|error| Broken(format!("failed to read the metadata budget: {error}")))?;
         Ok(Reader {
             coverage: load_coverage(scene, scene.clock.now()).await?,
             cooling: Vec::new(),
@@ -62,7 +65,7 @@ impl Reader {
             not_before: Time(i64::MIN),
             turn: 0,
             skew: Skew::new(),
-            budget: Budget::new(Arc::new(scene.shelf.clone()), key, limits, scene.clock.clone()),
+            budget,
         })
     }
 

@@ -159,8 +159,8 @@ pub struct Scene {
     pub sub: String,
     pub rules: Rules,
     pub backoff: Backoff,
-    /// When the wall clock was last set forward.
-    pub leapt: Option<Tick>,
+    /// When the wall clock was last set.
+    pub stepped: Option<Tick>,
     error: ApiError,
     /// Who took the account over in the middle of an operation.
     pub successor: Option<(String, Owned)>,
@@ -205,7 +205,7 @@ impl Scene {
             sub,
             rules,
             backoff: backoff.map_err(|error| Broken(error.to_string()))?,
-            leapt: None,
+            stepped: None,
             error,
             successor: None,
             names: 0,

@@ -30,7 +30,7 @@ async fn whatever_is_sent_the_server_goes_on_answering() {
         // Half of them go away without waiting for what comes.
         let _ = connection.write_all(&sent).await;
         let _ = connection.shutdown().await;
-        if sent.len() % 2 == 0 {
+        if sent.len().is_multiple_of(2) {
             let mut answer = vec![0; 512];
             let read = tokio::time::timeout(Duration::from_secs(5), connection.read(&mut answer)).await;
             let length = read.expect("it answers or closes").unwrap_or(0);

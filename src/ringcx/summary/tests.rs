@@ -88,7 +88,7 @@ proptest! {
     #[test]
     fn no_text_upsets_it_and_only_what_says_nothing_is_empty(text in prop_oneof![".{0,40}", "[{}<>!a-z\": ]{0,20}"]) {
         match judge(Endpoint::AutoSummary, &text) {
-            Ok(true) => prop_assert!(!text.replace('\u{feff}', "").trim().is_empty(), "{text:?}"),
+            Ok(true) => prop_assert!(!text.trim_start_matches('\u{feff}').trim().is_empty(), "{text:?}"),
             Ok(false) => {
                 let nothing = "\u{feff}\"\\nulrtbf0123456789abcdef";
                 let says = text.chars().find(|letter| !nothing.contains(*letter) && !letter.is_whitespace());
