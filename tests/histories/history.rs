@@ -134,9 +134,8 @@ impl History {
         scene.beat(&name, false).await?;
         scene.seen.count("starts");
         let now = scene.clock.tick();
-        if scene.stepped.is_some_and(|stepped| now.since(stepped) < Duration::from_secs(1200)) {
+        if scene.stepped.is_some_and(|stepped| scene.model.mistakes_the_past(stepped, now)) {
             scene.seen.count("starts after a clock was set, which may read metadata too often");
-            scene.model.excuse(now + Duration::from_secs(1200));
         }
         let pacer = Pacer::new(PER_MINUTE.try_into().map_err(|_| Broken("no limit".to_owned()))?, scene.clock.clone());
         pacer.start_after_lapse(Lapse::Died { last_seen_ago: Duration::ZERO, sends_for: Duration::ZERO, in_flight: 0 });

@@ -274,7 +274,7 @@ macro_rules! noticed {
 }
 
 noticed! {
-    a_lost_commit_is_noticed: LostCommit, "the feed stands at" | "are counted as done" | "was stored twice" | "was tried";
+    a_lost_commit_is_noticed: LostCommit, "the feed stands at" | "counted twice" | "are counted as done" | "was stored twice" | "was tried";
     a_doubled_claim_is_noticed: DoubledClaim, "handed out twice";
     a_skipped_window_is_noticed: SkippedWindow, "is not stored";
     half_an_answer_taken_for_a_whole_one_is_noticed: HalfAnswer, "is not stored";
