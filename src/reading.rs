@@ -334,6 +334,17 @@ mod tests {
 
     proptest! {
         #[test]
+        fn no_body_upsets_it_and_no_phrase_is_lost(
+            bytes in any::<Vec<u8>>(), messages in proptest::collection::vec(".{1,20}", 0..6),
+        ) {
+            Conversation::parse(&bytes);
+            let phrases: Vec<Value> = messages.iter().map(|text| serde_json::json!({"message": text})).collect();
+            let body = serde_json::json!({"transcript": phrases}).to_string();
+            let read = Conversation::parse(body.as_bytes()).map(|read| read.phrases.len());
+            prop_assert_eq!(read, Some(messages.len()));
+        }
+
+        #[test]
         fn no_text_leaves_a_control_character_but_line_breaks(text in "(\\PC|[\\x00-\\x1f\\x7f\\u{80}-\\u{9f}]|\\x1b[\\[\\]P]){0,40}") {
             prop_assert!(clean(&text).chars().all(|character| character == '\n' || !character.is_control()));
         }

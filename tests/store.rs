@@ -21,6 +21,7 @@ on_both! {
     announced_segments_are_queued_once,
     a_transcript_that_turns_true_is_queued_and_remembered,
     an_answer_is_archived_once_and_ends_its_work,
+    a_commit_reported_as_failed_may_come_again_though_a_visit_is_due,
     a_result_of_an_earlier_owner_does_not_count,
     a_failure_waits_and_leaves_its_story,
     a_revisit_keeps_versions,
@@ -123,6 +124,27 @@ async fn an_answer_is_archived_once_and_ends_its_work(test: TestDb) {
     assert!(slots[0].iter().all(|slot| slot.outcome == SlotOutcome::Stored(br#"{"transcript":[]}"#.to_vec())));
     // Read again in a backfill, nothing is fetched twice.
     assert_eq!(announce(&test.db, owned, Lane::Backfill, &[record("one", 5, true)]).await.queued, 0);
+}
+
+async fn a_commit_reported_as_failed_may_come_again_though_a_visit_is_due(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    announce(&test.db, owned, Lane::Live, &[record("one", 5, true)]).await;
+    let later = NOW + Duration::from_secs(86_400);
+    for (text, visit) in [("first", 0), ("second", 1)] {
+        let claim =
+            claims(&test.db, owned, later).await.into_iter().find(|claim| claim.artifact == Artifact::AutoSummary);
+        let claim = claim.unwrap();
+        assert_eq!(claim.visit, visit);
+        let settlement = Settlement::stored(&Bytes::from_static(text.as_bytes()), Some(later));
+        let batch = [Settled { claim, at: NOW, settlement }];
+        assert_eq!(test.db.settle(&batch).await.unwrap(), [true]);
+        assert_eq!(test.db.settle(&batch).await.unwrap(), [false]);
+    }
+    let visits = claims(&test.db, owned, later).await;
+    let visit = visits.iter().find(|claim| claim.artifact == Artifact::AutoSummary).unwrap();
+    assert_eq!(visit.visit, 2);
+    let account = &test.db.accounts().await.unwrap()[0];
+    assert_eq!((account.done, account.feed), (1, 2));
 }
 
 async fn a_result_of_an_earlier_owner_does_not_count(test: TestDb) {

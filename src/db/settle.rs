@@ -133,7 +133,7 @@ impl Db {
             .collect();
         let (answered, failed): (Vec<&Settled>, Vec<&Settled>) =
             theirs.iter().partition(|settled| matches!(settled.settlement, Settlement::Answered { .. }));
-        let removed = tx.remove(answered.iter().map(|settled| settled.claim.item)).await?;
+        let removed = tx.remove(&answered).await?;
         let counted: Vec<&Settled> =
             answered.into_iter().filter(|settled| removed.contains(&settled.claim.item)).collect();
         tx.archive(&counted, &mut owners).await?;
@@ -170,19 +170,26 @@ impl Tx {
         Ok(owners)
     }
 
-    async fn remove(&mut self, items: impl Iterator<Item = Item>) -> Result<HashSet<Item>, DbError> {
-        let items: Vec<i64> = items.map(|item| item.0).collect();
-        let mut removed = HashSet::with_capacity(items.len());
-        for part in items.chunks(BULK) {
-            // A discarded item is a person's word, which a late answer does not overrule.
-            let stmt = Stmt::list(
-                "delete from work where item in ",
-                Vec::new(),
-                part.iter().copied(),
-                " and state = 0 returning item",
-            );
-            for row in self.all(stmt).await? {
-                removed.insert(Item(row.int(0)?));
+    /// Ends the work that these were claimed for, and no later visit to the same item: a batch that was committed and reported
+    /// as failed comes again.
+    async fn remove(&mut self, over: &[&Settled]) -> Result<HashSet<Item>, DbError> {
+        let mut by_visit: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
+        for settled in over {
+            by_visit.entry(settled.claim.visit).or_default().push(settled.claim.item.0);
+        }
+        let mut removed = HashSet::with_capacity(over.len());
+        for (visit, items) in by_visit {
+            for part in items.chunks(BULK) {
+                // A discarded item is a person's word, which a late answer does not overrule.
+                let stmt = Stmt::list(
+                    "delete from work where visit = $1 and item in ",
+                    vec![visit.into()],
+                    part.iter().copied(),
+                    " and state = 0 returning item",
+                );
+                for row in self.all(stmt).await? {
+                    removed.insert(Item(row.int(0)?));
+                }
             }
         }
         Ok(removed)
@@ -310,15 +317,15 @@ impl Tx {
     async fn postpone(&mut self, failed: &[&Settled]) -> Result<HashSet<Item>, DbError> {
         let mut updated = HashSet::new();
         // A revisit that leads nowhere is over: what is held stays.
-        let over: Vec<Item> = failed
+        let over: Vec<&Settled> = failed
             .iter()
+            .copied()
             .filter(|settled| {
                 settled.claim.visit > 0
                     && matches!(&settled.settlement, Settlement::Failed { state, .. } if *state != State::Open)
             })
-            .map(|settled| settled.claim.item)
             .collect();
-        updated.extend(self.remove(over.into_iter()).await?);
+        updated.extend(self.remove(&over).await?);
         for part in failed.chunks(BULK) {
             let rows: Vec<Vec<Arg>> = part
                 .iter()

@@ -1,6 +1,7 @@
 //! The server as a client sees it, on a port of its own, with a real database.
 
 mod client;
+mod garbage;
 
 use std::time::Duration;
 

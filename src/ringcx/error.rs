@@ -312,6 +312,8 @@ fn root_of(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn answer(status: u16, body: &str) -> ApiError {
@@ -375,5 +377,30 @@ mod tests {
             assert_eq!(answer(400, body).message, "failed to fetch a transcript: the request was refused (400)");
         }
         assert!(answer(400, r#"{"errors":[{"errorCode":"OAU-251"}]}"#).message.contains("OAU-251"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_error_body_upsets_it_and_none_is_quoted(
+            status in 100_u16..1000,
+            body in prop_oneof![
+                any::<Vec<u8>>(),
+                "\\PC{0,30}".prop_map(|text| {
+                    serde_json::json!({"errorCode": format!("§{text}"), "error": format!("§{text}"), "errors": [{"errorCode": text}]})
+                        .to_string()
+                        .into_bytes()
+                }),
+            ],
+            wait in proptest::option::of("[ -~]{0,30}"),
+        ) {
+            let mut headers = HeaderMap::new();
+            if let Some(wait) = wait.and_then(|wait| wait.parse().ok()) {
+                headers.insert(RETRY_AFTER, wait);
+            }
+            let status = StatusCode::from_u16(status).unwrap();
+            let error = ApiError::answered(Endpoint::Transcript, status, &headers, &body, Time(0));
+            prop_assert!(error.message.is_ascii() && error.message.len() < 200, "{}", error.message);
+            prop_assert_eq!(error.status, Some(status.as_u16()));
+        }
     }
 }

@@ -5,7 +5,9 @@
 //!
 //! Guarantee: as long as all who use a key share its store, no sliding window holds more than its rule says. A wall
 //! clock that is set back is put up with by the store; one that is set forward, or a store that forgets, cannot make
-//! this process overrun a limit, as a [`Budget`] also remembers its own requests by a clock that is never set.
+//! this process overrun a limit, as a [`Budget`] also remembers by a clock that is never set: its own requests, and those
+//! that the store knew of when it was first asked. A machine that boots with a wrong clock, which is then put right, needs the
+//! latter.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -83,11 +85,12 @@ struct Shared {
     changed: Notify,
 }
 
-/// What this process sent, by the clock that is never set.
+/// What this process sent, and what others had sent when it began, by the clock that is never set.
 #[derive(Default)]
 struct Own {
     entries: VecDeque<(u64, Tick)>,
     next: u64,
+    learnt: bool,
 }
 
 impl Budget {
@@ -136,6 +139,7 @@ impl Budget {
     /// If the store cannot be reached; then nothing may be sent.
     pub async fn try_reserve(&self) -> Result<Result<Reserved, Time>, StoreError> {
         let shared = &self.0;
+        shared.learn().await?;
         let now = shared.clock.now();
         // Taken before the store is asked, so that nothing is lost if this future is dropped after the store has
         // reserved; then a request that was never sent keeps its place, on both sides.
@@ -158,6 +162,7 @@ impl Budget {
     /// # Errors
     /// If the store cannot be reached.
     pub async fn log(&self) -> Result<Vec<Time>, StoreError> {
+        self.0.learn().await?;
         let since = self.0.clock.now() - self.0.limits.memory();
         self.0.store.log(&self.0.key, since).await
     }
@@ -172,6 +177,26 @@ impl fmt::Debug for Budget {
 impl Shared {
     fn own(&self) -> MutexGuard<'_, Own> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over, once, what the store knows: from then on no step of the wall clock makes it look older than it is.
+    async fn learn(&self) -> Result<(), StoreError> {
+        if self.own().learnt {
+            return Ok(());
+        }
+        let (now, tick) = (self.clock.now(), self.clock.tick());
+        let log = self.store.log(&self.key, now - self.limits.memory()).await?;
+        let mut own = self.own();
+        if !std::mem::replace(&mut own.learnt, true) {
+            // From before the clock was set back: nobody knows when; the store counts it as of now.
+            for at in log.into_iter().filter(|at| *at <= now + LATEST_ARRIVAL) {
+                let entry = own.next;
+                own.next += 1;
+                let sent = Tick(tick.0.saturating_sub(now.since(at))) + at.since(now);
+                own.entries.push_back((entry, sent));
+            }
+        }
+        Ok(())
     }
 
     /// Takes a place among this process's own requests, or says how long until there is one.

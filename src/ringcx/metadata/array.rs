@@ -151,3 +151,89 @@ impl<'de> Visitor<'de> for &mut Elements<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A body that comes in pieces of so many bytes.
+    struct Pieces<'a>(&'a [u8], usize);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let length = self.1.min(self.0.len()).min(buffer.len());
+            let (piece, rest) = self.0.split_at(length);
+            buffer[..length].copy_from_slice(piece);
+            self.0 = rest;
+            Ok(length)
+        }
+    }
+
+    fn parsed(body: &[u8], piece: usize) -> (Option<ReadSummary>, Vec<Record>) {
+        let (sink, mut records) = mpsc::channel(100);
+        let summary = read(Pieces(body, piece.max(1)), &sink).ok();
+        (summary, std::iter::from_fn(|| records.try_recv().ok()).flatten().collect())
+    }
+
+    fn raw(record: &Record) -> &str {
+        match record {
+            Record::Segment(segment) => &segment.raw,
+            Record::Aside(aside) => &aside.raw,
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            let keys = "segmentId|dialogId|segmentEndTimeMs|hasTranscript|segmentType|.{0,6}";
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::hash_map(keys, inner, 0..5)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_upset_it_and_what_counts_is_what_was_handed_on(
+            body in prop_oneof![any::<Vec<u8>>(), "[\\[\\]{}\",:0-9a-z\\\\ ]{0,60}".prop_map(String::into_bytes)],
+            piece in 1_usize..9,
+        ) {
+            let (summary, records) = parsed(&body, piece);
+            if let Some(summary) = summary {
+                prop_assert_eq!(summary.announced, records.len() as u64);
+                prop_assert_eq!(summary.bytes, body.len() as u64);
+            }
+        }
+
+        #[test]
+        fn every_element_becomes_a_segment_or_is_set_aside_byte_for_byte(
+            elements in proptest::collection::vec(any_json(), 0..8), piece in 1_usize..50, gap in "[ \n\t]{0,3}",
+        ) {
+            let texts: Vec<String> = elements.iter().map(Value::to_string).collect();
+            let body = format!("{gap}[{gap}{}{gap}]{gap}", texts.join(&format!("{gap},{gap}")));
+            let (summary, records) = parsed(body.as_bytes(), piece);
+            prop_assert!(summary.is_some());
+            prop_assert_eq!(records.iter().map(raw).collect::<Vec<_>>(), texts);
+        }
+
+        #[test]
+        fn an_answer_cut_anywhere_is_never_taken_for_a_whole_one(
+            elements in proptest::collection::vec(any_json(), 0..6), cut in any::<prop::sample::Index>(),
+        ) {
+            let body = Value::from(elements).to_string();
+            let (summary, _) = parsed(&body.as_bytes()[..cut.index(body.len())], 7);
+            prop_assert_eq!(summary, None);
+        }
+    }
+}

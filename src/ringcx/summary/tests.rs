@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::clock::Clock;
 use crate::ringcx::Cause;
@@ -80,4 +82,30 @@ fn a_summary_is_read_as_people_would() {
     assert_eq!(text("\u{feff}x"), "x");
     assert_eq!(text(""), "");
     assert_eq!(summary_text(b"\xff"), None);
+}
+
+proptest! {
+    #[test]
+    fn no_text_upsets_it_and_only_what_says_nothing_is_empty(text in prop_oneof![".{0,40}", "[{}<>!a-z\": ]{0,20}"]) {
+        match judge(Endpoint::AutoSummary, &text) {
+            Ok(true) => prop_assert!(!text.trim_start_matches('\u{feff}').trim().is_empty(), "{text:?}"),
+            Ok(false) => {
+                let nothing = "\u{feff}\"\\nulrtbf0123456789abcdef";
+                let says = text.chars().find(|letter| !nothing.contains(*letter) && !letter.is_whitespace());
+                prop_assert_eq!(says, None, "{:?}", text);
+            }
+            Err(error) => prop_assert!(error.message.len() < 200),
+        }
+    }
+
+    #[test]
+    fn a_summary_sent_as_a_json_string_reads_as_that_string(text in any::<String>()) {
+        let sent = serde_json::to_string(&text).unwrap();
+        prop_assert_eq!(summary_text(sent.as_bytes()), Some(text));
+    }
+
+    #[test]
+    fn no_bytes_upset_the_reader(body in any::<Vec<u8>>()) {
+        prop_assert_eq!(summary_text(&body).is_some(), std::str::from_utf8(&body).is_ok());
+    }
 }

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::backoff::Fault;
 use crate::clock::Clock;
@@ -69,4 +71,27 @@ async fn the_body_is_kept_byte_for_byte_and_ids_are_encoded() {
     );
     assert_eq!(request.header("x-auth-token"), Some("permanent-token"));
     assert_eq!(request.header("authorization"), None);
+}
+
+proptest! {
+    #[test]
+    fn no_body_upsets_it_and_no_error_quotes_it(
+        body in prop_oneof![
+            any::<Vec<u8>>(),
+            "[\\[\\]{}\",:0-9a-z\\\\ ]{0,60}".prop_map(String::into_bytes),
+            ("\\PC{0,20}", "\\PC{0,20}").prop_map(|(code, text)| {
+                serde_json::json!({"errorCode": format!("§{code}"), "transcript": [{"message": text}]}).to_string().into_bytes()
+            }),
+        ],
+    ) {
+        if let Err(error) = check(&Bytes::from(body)) {
+            prop_assert!(!error.message.contains('§') && error.message.is_ascii(), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn what_is_taken_holds_a_transcript_or_says_that_it_has_none(code in ".{0,6}", inner in "1|null|\\[\\]|\\{\\}|\"x\"") {
+        let taken = checked(&format!(r#"{{"transcript":{inner},"errorCode":{}}}"#, Value::from(code.as_str()))).is_ok();
+        prop_assert_eq!(taken, matches!(inner.as_str(), "null" | "[]") && matches!(code.trim(), "" | "0"));
+    }
 }
