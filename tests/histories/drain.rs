@@ -98,6 +98,7 @@ impl Drain {
                 self.schedule.put_back(claim);
                 return Ok(None);
             }
+            self.schedule.went(&claim);
             scene.model.handed(&claim)?;
             return Ok(Some(claim));
         }

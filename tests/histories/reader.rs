@@ -12,7 +12,7 @@ use ringcx_extractor::clock::Time;
 use ringcx_extractor::coverage::{Backfill, Cooling, Coverage, Pass, Plan, Recheck, Repair, Want, plan};
 use ringcx_extractor::db::{Announced, Chunk, Db, DbError, Owned, Reading};
 use ringcx_extractor::model::{ArtifactSet, Endpoint, Lane, Stretch, Stretches, SummariesFor, Wants};
-use ringcx_extractor::ringcx::limits::{Budget, Pacer, Permit, Reserved, Sliding};
+use ringcx_extractor::ringcx::limits::{Budget, Pacer, Permit, Reserved};
 use ringcx_extractor::ringcx::{ApiError, Cause, Skew};
 use ringcx_extractor::standing::Standing;
 
@@ -50,7 +50,7 @@ pub struct Reader {
 
 impl Reader {
     pub async fn load(scene: &Scene) -> Result<Reader, Broken> {
-        let limits = Sliding::new(scene.rules.sliding.clone());
+        let limits = scene.rules.sliding.clone();
         let key = format!("metadata:{}", scene.sub);
         let budget = Budget::new(Arc::new(scene.shelf.clone()), key, limits, scene.clock.clone());
         // The first step, which comes at once, begins with this.

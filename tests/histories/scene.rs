@@ -183,7 +183,7 @@ impl Scene {
             offset: Duration::from_secs(300),
             interval: Duration::from_secs(900),
             max_window: Duration::from_secs(3600),
-            sliding: sliding.clone(),
+            sliding: Sliding::new(sliding.clone()),
             retention: None,
         };
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
