@@ -91,8 +91,15 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
 
 async fn retry(args: &RetryArgs, db: &Db, context: &Context) -> anyhow::Result<()> {
     let settings = context.settings()?;
-    if let Some(name) = &args.sink {
-        named(settings, name)?;
+    match &args.sink {
+        Some(name) => named(settings, name)?,
+        None if settings.sinks.is_empty() => {
+            terminal::print(
+                "no sinks, so nothing to send again\nhint: [[sinks]] in the settings tell other systems of what is stored\n",
+            )?;
+            return Ok(());
+        }
+        None => {}
     }
     let meant = |row: &SinkRow| match &args.sink {
         Some(name) => row.name == *name,
