@@ -121,7 +121,9 @@ async fn set(schedule: Schedule, system: &Clock) -> anyhow::Result<Stage> {
     let folder = tempfile::Builder::new()
         .prefix("ringcx-demo-")
         .tempdir()
-        .context("failed to make a folder for the archive\nhint: TMPDIR names one that can be written to; /tmp unless given")?
+        .context(
+            "failed to make a folder for the archive\nhint: TMPDIR names one that can be written to; /tmp unless given",
+        )?
         .keep();
     // The last moment of all that may be played is the present: what was archived lies in the past.
     let schedule = schedule.ending_by(system.now());

@@ -56,8 +56,12 @@ fn text(error: &anyhow::Error) -> String {
             }
         }
         let message = message.join("\n").trim().to_owned();
-        // Some errors quote their cause already.
-        if !message.is_empty() && !said.iter().any(|before| before.contains(&message)) {
+        // Some errors quote their cause already, if without the code that the database gives it.
+        let bare = match message.strip_prefix("error returned from database: ") {
+            Some(rest) => rest.split_once(") ").map_or(rest, |(_, rest)| rest),
+            None => &message,
+        };
+        if !message.is_empty() && !said.iter().any(|before| before.contains(bare)) {
             said.push(message);
         }
     }
@@ -91,8 +95,10 @@ mod tests {
 
     #[test]
     fn a_cause_that_was_quoted_is_not_said_twice() {
-        let error = anyhow!("no room").context("failed to write: no room");
-        assert_eq!(plain(&error), "error: failed to write: no room");
+        for cause in ["no room", "error returned from database: (code: 13) no room"] {
+            let error = anyhow!(cause).context("failed to write: no room");
+            assert_eq!(plain(&error), "error: failed to write: no room");
+        }
     }
 
     #[test]
