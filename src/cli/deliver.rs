@@ -116,11 +116,15 @@ async fn retry(args: &RetryArgs, db: &Db, context: &Context) -> anyhow::Result<(
     for name in started {
         terminal::print(&format!("sink {name} is started again\n"))?;
     }
-    terminal::print(&format!(
-        "{} will be sent again, by the daemon that runs or the next one\n",
-        count(events, "event")
-    ))?;
+    terminal::print(&retried(events))?;
     Ok(())
+}
+
+fn retried(events: u64) -> String {
+    match events {
+        0 => "nothing had failed; a daemon that runs tries sinks that rest at once\n".to_owned(),
+        _ => format!("{} will be sent again, by the daemon that runs or the next one\n", count(events, "event")),
+    }
 }
 
 async fn replay(args: &ReplayArgs, db: &Db, context: &Context) -> anyhow::Result<()> {
