@@ -10,6 +10,7 @@ use account::One;
 
 use std::sync::Arc;
 
+use super::failure::bare;
 use super::{Context, terminal};
 use crate::config::{Accounts, Auth, DatabaseUrl, LimitScope, Loaded, Settings};
 use crate::daemon::shared;
@@ -113,7 +114,7 @@ fn told(error: &anyhow::Error) -> String {
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {
             text = cause;
-        } else if !text.contains(&cause) {
+        } else if !text.contains(bare(&cause)) {
             text.push_str(&format!("\nbecause: {cause}"));
         }
     }
