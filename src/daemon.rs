@@ -53,7 +53,9 @@ async fn open_patiently(settings: &Settings, clock: &Clock) -> anyhow::Result<(D
     loop {
         match open(settings).await {
             Err(error) if is_away(&error) => {
-                tracing::warn!("{error:#}; trying again");
+                let text = error.to_string();
+                let (what, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
+                tracing::warn!(hint, "{what}; trying again");
                 clock.sleep(AGAIN).await;
             }
             opened => return opened,

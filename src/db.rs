@@ -37,7 +37,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{PgPool, SqlitePool};
+use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
 
 pub use accounts::{AccountRow, Owned, PauseRow};
 pub use announce::{Announced, Chunk};
@@ -153,9 +153,12 @@ impl Db {
         let pool = PgPoolOptions::new()
             .max_connections(connections.max(2))
             .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options)
-            .await
-            .map_err(DbError::connect)?;
+            .connect_with(options.clone())
+            .await;
+        let pool = match pool {
+            Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect(why_not(&options).await)),
+            pool => pool.map_err(DbError::connect)?,
+        };
         let db = Db::Postgres(Arc::new(PgPools { pool }));
         db.prepare(access).await?;
         Ok(db)
@@ -268,5 +271,13 @@ impl std::fmt::Debug for Db {
             Db::Sqlite(_) => "Db::Sqlite",
             Db::Postgres(_) => "Db::Postgres",
         })
+    }
+}
+
+/// What keeps a connection from coming about: the pool says only that it took too long.
+async fn why_not(options: &PgConnectOptions) -> sqlx::Error {
+    match tokio::time::timeout(Duration::from_secs(3), options.connect()).await {
+        Ok(Err(error)) => error,
+        Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
     }
 }

@@ -227,15 +227,15 @@ impl Deliverer {
         if times == 1 {
             tracing::warn!(
                 sink = self.settings.name,
-                reason = error.message,
+                reason = error.reason(),
                 "the sink takes nothing at present; it rests and is tried again by itself, and nothing is lost"
             );
         } else {
-            tracing::debug!(sink = self.settings.name, reason = error.message, times, "the sink still takes nothing");
+            tracing::debug!(sink = self.settings.name, reason = error.reason(), times, "the sink still takes nothing");
         }
         let until = tick + delay;
         self.rest = Some(Rest { until, times, since });
-        let resting = Resting { since, until: now + delay, reason: error.message.clone() };
+        let resting = Resting { since, until: now + delay, reason: error.reason() };
         self.means.board.set(&self.settings.name, Some(resting));
         until
     }
@@ -263,7 +263,7 @@ impl Deliverer {
                 self.stopped = true;
                 self.means.board.set(&self.settings.name, None);
                 self.rest = None;
-                tracing::error!(sink = self.settings.name, reason = error.message, "the sink is stopped; {STOPPED}");
+                tracing::error!(sink = self.settings.name, reason = error.reason(), "the sink is stopped; {STOPPED}");
                 false
             }
         }
@@ -294,7 +294,7 @@ pub const STOPPED: &str =
 /// Why the sink wants nothing more, where it said so.
 fn stopped(flow: &Flow) -> Option<String> {
     match flow {
-        Flow::Stop(error) => Some(error.message.clone()),
+        Flow::Stop(error) => Some(error.reason()),
         Flow::On | Flow::Rest(_) => None,
     }
 }

@@ -44,6 +44,11 @@ impl SinkError {
         SinkError::new(SinkErrorKind::Away, message)
     }
 
+    /// What it says and what to do, in one line.
+    pub fn reason(&self) -> String {
+        self.message.replace("\nhint: ", "; ")
+    }
+
     /// Whether the refusal looks like one of the whole address rather than of this event: a redirect, credentials that do
     /// not count, an address where nothing is.
     pub fn looks_like_a_wrong_setting(&self) -> bool {

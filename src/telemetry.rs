@@ -18,6 +18,9 @@ use crate::config::{Log, LogFormat};
 /// Where this program's own log lines come from.
 const OWN: &str = "ringcx_extractor";
 
+/// Where each try of an object store is told of; the sink says what came of them all.
+const TRIES: &str = "object_store::client::retry";
+
 /// Changes the filter of a program that is running.
 #[derive(Clone)]
 pub struct Handle(reload::Handle<EnvFilter, Registry>);
@@ -41,7 +44,11 @@ pub fn init(log: &Log) -> anyhow::Result<Handle> {
     let filter = EnvFilter::try_new(&log.filter)
         .context("failed to read log.filter\nhint: such as \"info\" or \"info,ringcx_extractor=debug\"")?;
     let (filter, handle) = reload::Layer::new(filter);
-    let guard = filter_fn(|metadata| metadata.target().starts_with(OWN) || *metadata.level() <= Level::DEBUG);
+    let guard = filter_fn(|metadata| match metadata.target() {
+        own if own.starts_with(OWN) => true,
+        TRIES => *metadata.level() <= Level::WARN,
+        _ => *metadata.level() <= Level::DEBUG,
+    });
     let journal = is_journal();
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(colour);

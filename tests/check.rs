@@ -154,6 +154,21 @@ async fn a_database_that_cannot_be_had_is_told_before_anything_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_whose_folder_is_a_file_is_told() {
+    let stage = Stage::set(Options::default()).await;
+    let path = stage.folder.path().join("local.toml");
+    let settings = std::fs::read_to_string(&path).unwrap();
+    let sinks = "[[sinks]]\nname = \"good\"\ntype = \"jsonl\"\npath = \"out\"\n\
+                 [[sinks]]\nname = \"bad\"\ntype = \"jsonl\"\npath = \"local.toml\"\n";
+    std::fs::write(&path, settings + sinks).unwrap();
+    let said = stage.run(&["check"]).await;
+    assert_eq!(said.status, Some(1), "{said:?}");
+    assert!(said.line("sink good").starts_with("ok") && said.line("sink bad").starts_with("FAILED"), "{said:?}");
+    assert!(said.line("login").starts_with("ok"), "the rest is looked at all the same: {said:?}");
+    assert!(!stage.folder.path().join("out").exists(), "a check makes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_are_wrong_are_a_matter_of_settings() {
     let stage = Stage::set(Options::default()).await;
     std::fs::write(stage.folder.path().join("local.toml"), "[api]\nringcx = 1\n").unwrap();
@@ -271,13 +286,16 @@ fn the_demo_proves_that_everything_arrived() {
     // What it says to type next can be typed.
     let next: Vec<&str> =
         said.out.lines().filter(|line| line.starts_with("  ") && line.contains(" --config ")).collect();
-    assert_eq!(next.len(), 4, "{said:?}");
+    assert_eq!(next.len(), 6, "{said:?}");
     for line in next {
         let mut shell = Command::new("/bin/sh");
         shell.current_dir(folder.path()).args(["-c", line]);
         let said = Said::of(&shell.output().unwrap());
         assert_eq!(said.status, Some(0), "{line}: {said:?}");
+        assert!(!said.err.contains("nothing was found"), "{line}: {said:?}");
     }
+    let delivered = said.out.lines().map(str::trim).find(|line| line.contains("/lake/"));
+    assert!(std::fs::read_to_string(delivered.unwrap()).unwrap().lines().count() > 50, "{said:?}");
     let exported = std::fs::read_to_string(folder.path().join("demo.jsonl")).unwrap();
     assert!(exported.lines().count() > 50, "{}", exported.lines().count());
 }

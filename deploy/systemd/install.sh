@@ -54,7 +54,7 @@ do_install() {
     owned root -m 0755 "$from" "$program.new"
     mv -f "$program.new" "$program"
     owned root -m 0644 "$here/$name.service" "$unit"
-    [ ! -f "$here/../../docs/operations.md" ] || owned root -m 0644 "$here/../../docs/operations.md" "$docs/"
+    [ ! -f "$here/../../docs/operations.md" ] || owned root -m 0644 "$here/../../docs/"*.md "$docs/"
     owned "$name" -d -m 0750 "$settings" "$settings/credentials"
     [ -e "$settings/config.toml" ] || owned "$name" -m 0640 "$here/config.toml" "$settings/config.toml"
     if [ -z "$root" ]; then

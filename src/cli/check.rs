@@ -4,11 +4,13 @@
 //! artifact of each kind. Takes its requests from the budgets that a daemon on the same database shares, and goes on after a failure as far as it can.
 
 mod account;
+mod sinks;
 
 use account::One;
 
 use std::sync::Arc;
 
+use super::failure::bare;
 use super::{Context, terminal};
 use crate::config::{Accounts, Auth, DatabaseUrl, LimitScope, Loaded, Settings};
 use crate::daemon::shared;
@@ -45,10 +47,10 @@ pub async fn run(_args: Args, context: &Context) -> anyhow::Result<u8> {
             return Err(errors.into());
         }
     };
-    for line in settings(loaded) {
+    let settings = &loaded.settings;
+    for line in self::settings(loaded).into_iter().chain(sinks::check(&settings.sinks)) {
         lines.say(&line)?;
     }
-    let settings = &loaded.settings;
     let db = match database(context, settings, &mut lines).await? {
         Some(db) => db,
         None => {
@@ -100,10 +102,23 @@ async fn database(context: &Context, settings: &Settings, lines: &mut Lines) -> 
             Some(db)
         }
         Err(error) => {
-            lines.say(&Line::bad("database", &format!("{error:#}")))?;
+            lines.say(&Line::bad("database", &told(&error)))?;
             None
         }
     })
+}
+
+/// An error and what it came of, each thing once.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(bare(&cause)) {
+            text.push_str(&format!("\nbecause: {cause}"));
+        }
+    }
+    text
 }
 
 /// Whether there is a token to go on with.
@@ -259,6 +274,12 @@ mod tests {
         assert_eq!(line.found, "failed to open it: no room");
         assert_eq!(line.hint.as_deref(), Some("make room"));
         assert!(line.text().ends_with("hint: make room\n"), "{}", line.text());
+    }
+
+    #[test]
+    fn what_an_error_came_of_is_said_once() {
+        let error = anyhow::anyhow!("no room").context("failed to open it: no room\nhint: make room");
+        assert_eq!(told(&error), "failed to open it: no room\nhint: make room");
     }
 
     #[test]

@@ -91,8 +91,15 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
 
 async fn retry(args: &RetryArgs, db: &Db, context: &Context) -> anyhow::Result<()> {
     let settings = context.settings()?;
-    if let Some(name) = &args.sink {
-        named(settings, name)?;
+    match &args.sink {
+        Some(name) => named(settings, name)?,
+        None if settings.sinks.is_empty() => {
+            terminal::print(
+                "no sinks, so nothing to send again\nhint: [[sinks]] in the settings tell other systems of what is stored\n",
+            )?;
+            return Ok(());
+        }
+        None => {}
     }
     let meant = |row: &SinkRow| match &args.sink {
         Some(name) => row.name == *name,
@@ -109,11 +116,15 @@ async fn retry(args: &RetryArgs, db: &Db, context: &Context) -> anyhow::Result<(
     for name in started {
         terminal::print(&format!("sink {name} is started again\n"))?;
     }
-    terminal::print(&format!(
-        "{} will be sent again, by the daemon that runs or the next one\n",
-        count(events, "event")
-    ))?;
+    terminal::print(&retried(events))?;
     Ok(())
+}
+
+fn retried(events: u64) -> String {
+    match events {
+        0 => "nothing had failed; a daemon that runs tries sinks that rest at once\n".to_owned(),
+        _ => format!("{} will be sent again, by the daemon that runs or the next one\n", count(events, "event")),
+    }
 }
 
 async fn replay(args: &ReplayArgs, db: &Db, context: &Context) -> anyhow::Result<()> {

@@ -25,7 +25,7 @@ use crate::daemon;
 use crate::db::{Access, Db};
 use crate::sim::Sim;
 use proof::Proof;
-use stage::{Schedule, WANTS};
+use stage::{SINK, Schedule, WANTS};
 use view::View;
 
 /// Between two looks at what happens.
@@ -121,7 +121,9 @@ async fn set(schedule: Schedule, system: &Clock) -> anyhow::Result<Stage> {
     let folder = tempfile::Builder::new()
         .prefix("ringcx-demo-")
         .tempdir()
-        .context("failed to make a folder for the archive")?
+        .context(
+            "failed to make a folder for the archive\nhint: TMPDIR names one that can be written to; /tmp unless given",
+        )?
         .keep();
     // The last moment of all that may be played is the present: what was archived lies in the past.
     let schedule = schedule.ending_by(system.now());
@@ -218,8 +220,9 @@ async fn closing(stage: &Stage, proof: &Proof, end: End) -> anyhow::Result<Strin
         End::Interrupted => text.push_str("Stopped before the end.\n"),
     }
     text.push_str(&proof.text(&stage.sim.stats(), end != End::Interrupted));
-    let segment = proof::example(&stage.db).await?;
-    text.push_str(&next(&stage.config, segment.as_deref()));
+    let (segment, phrase) = (proof::example(&stage.db).await?, proof::phrase(&stage.db).await?);
+    text.push_str(&next(&stage.config, segment.as_deref(), phrase));
+    text.push_str(&delivered(&stage.folder.join(SINK)));
     let log = stage.folder.join(LOG);
     if !proof.holds() && log.exists() {
         text.push_str(&format!("\nWhat the daemon warned of is in {}\n", log.display()));
@@ -228,14 +231,32 @@ async fn closing(stage: &Stage, proof: &Proof, end: End) -> anyhow::Result<Strin
 }
 
 /// Commands to look inside the archive.
-fn next(config: &Path, segment: Option<&str>) -> String {
+fn next(config: &Path, segment: Option<&str>, phrase: Option<&str>) -> String {
     let program = std::env::args_os().next().map_or_else(|| "ringcx-extractor".into(), PathBuf::from);
     let with = format!("{} --config {}", quoted(&program.to_string_lossy()), quoted(&config.to_string_lossy()));
     let mut text = format!("\nThe archive stays. To look inside it:\n  {with} status\n");
     if let Some(segment) = segment {
         text.push_str(&format!("  {with} show {}\n", quoted(segment)));
     }
-    text.push_str(&format!("  {with} export -o demo.jsonl\n  {with} audit\n"));
+    if let Some(phrase) = phrase {
+        text.push_str(&format!("  {with} search {}\n", quoted(phrase)));
+    }
+    text.push_str(&format!("  {with} export -o demo.jsonl\n  {with} audit\n  {with} verify\n"));
+    text
+}
+
+/// The files that the sink was given, where there are any.
+fn delivered(folder: &Path) -> String {
+    let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<PathBuf> = names.collect();
+    files.sort();
+    if files.is_empty() {
+        return String::new();
+    }
+    let mut text = "Each text was also delivered, as it came, to a sink of the type jsonl:\n".to_owned();
+    for file in files {
+        text.push_str(&format!("  {}\n", file.display()));
+    }
     text
 }
 
@@ -258,8 +279,17 @@ mod tests {
         assert_eq!(quoted("target/release/ringcx-extractor"), "target/release/ringcx-extractor");
         assert_eq!(quoted("it's 50% done"), r"'it'\''s 50% done'");
         assert_eq!(quoted("$(reboot)"), "'$(reboot)'");
-        let text = next(Path::new("/tmp/a b/config.toml"), Some("x"));
+        let text = next(Path::new("/tmp/a b/config.toml"), Some("x"), Some("\"charged twice\""));
         assert!(text.contains("--config '/tmp/a b/config.toml' show x\n"), "{text}");
+        assert!(text.contains(" search '\"charged twice\"'\n"), "{text}");
+    }
+
+    #[test]
+    fn what_was_delivered_is_named_where_there_is_any() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(delivered(&folder.path().join("none")), "");
+        std::fs::write(folder.path().join("2026-11-26.jsonl"), "").unwrap();
+        assert!(delivered(folder.path()).ends_with("/2026-11-26.jsonl\n"));
     }
 
     #[test]

@@ -99,7 +99,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let status = match subject {
         subject if args.journal => journal::show(&db, subject.as_ref(), args.json).await?,
         None => {
-            scrub(&db, true, context).await?;
+            if scrub(&db, true, context).await? {
+                terminal::print("the database file was written anew: no trace of what was erased is left in it\n")?;
+            }
             0
         }
         Some(subject) => erase(&args, subject, &db, context).await?,
@@ -232,8 +234,8 @@ fn agreed() -> anyhow::Result<bool> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Cleans SQLite's files, and says plainly where that did not work.
-async fn scrub(db: &Db, rewrite: bool, context: &Context) -> anyhow::Result<()> {
+/// Cleans SQLite's files, and says plainly where that did not work; whether they are as clean as can be.
+async fn scrub(db: &Db, rewrite: bool, context: &Context) -> anyhow::Result<bool> {
     let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     spinner.set_message("writing the database file anew, so that no trace is left in it");
     spinner.set_style(
@@ -243,7 +245,7 @@ async fn scrub(db: &Db, rewrite: bool, context: &Context) -> anyhow::Result<()> 
     let scrubbed = db.scrub(rewrite, &context.clock).await;
     spinner.finish_and_clear();
     match scrubbed {
-        Ok(Scrubbed::Clean) => {}
+        Ok(Scrubbed::Clean) => return Ok(true),
         Ok(Scrubbed::NotOurs) => terminal::remark(
             "note: Postgres keeps deleted rows in its pages until they are vacuumed, and in its write-ahead log and backups: see docs/keeping.md",
         ),
@@ -259,7 +261,7 @@ async fn scrub(db: &Db, rewrite: bool, context: &Context) -> anyhow::Result<()> 
             ));
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Who is at work: the user as the system knows them, and the host.

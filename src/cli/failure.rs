@@ -56,8 +56,8 @@ fn text(error: &anyhow::Error) -> String {
             }
         }
         let message = message.join("\n").trim().to_owned();
-        // Some errors quote their cause already.
-        if !message.is_empty() && !said.iter().any(|before| before.contains(&message)) {
+        // Some errors quote their cause already, if without the code that the database gives it.
+        if !message.is_empty() && !said.iter().any(|before| before.contains(bare(&message))) {
             said.push(message);
         }
     }
@@ -67,6 +67,15 @@ fn text(error: &anyhow::Error) -> String {
     }
     lines.extend(hints.iter().map(|hint| format!("{CYAN}hint:{PLAIN} {hint}")));
     lines.join("\n")
+}
+
+/// What the database said, without what its driver puts before it.
+pub(super) fn bare(message: &str) -> &str {
+    let rest = message.strip_prefix("error returned from database: ").unwrap_or(message);
+    match rest.strip_prefix("(code: ").and_then(|rest| rest.split_once(") ")) {
+        Some((_, said)) => said,
+        None => rest,
+    }
 }
 
 #[cfg(test)]
@@ -91,8 +100,10 @@ mod tests {
 
     #[test]
     fn a_cause_that_was_quoted_is_not_said_twice() {
-        let error = anyhow!("no room").context("failed to write: no room");
-        assert_eq!(plain(&error), "error: failed to write: no room");
+        for cause in ["no room", "(code: 13) no room", "error returned from database: (code: 13) no room"] {
+            let error = anyhow!(cause).context("failed to write: no room");
+            assert_eq!(plain(&error), "error: failed to write: no room");
+        }
     }
 
     #[test]

@@ -34,13 +34,30 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     };
     let client =
         reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().context("failed to set up a client")?;
-    let answer = client.get(&url).send().await.map_err(reqwest::Error::without_url);
-    let answer = answer.context("failed to reach the daemon\nhint: is it running, and is http.listen its address?")?;
+    let answer = match client.get(&url).send().await {
+        Ok(answer) => answer,
+        Err(error) => bail!(
+            "failed to reach the daemon at {url}: {}\nhint: is it running, and is http.listen its address?",
+            root(&error)
+        ),
+    };
     if !answer.status().is_success() {
         bail!("the daemon is not healthy: it answered {}", answer.status());
     }
     println!("ok");
     Ok(0)
+}
+
+/// What it came of in the end: what lies between says only that a request failed.
+fn root(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return format!("no answer in {} seconds", PATIENCE.as_secs());
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 /// An address that can be connected to: "any" stands for this machine.

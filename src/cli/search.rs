@@ -126,7 +126,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     } else if !findings.hits.is_empty() {
         terminal::print(&print::table(&findings.hits, terminal::width()))?;
     }
-    remark(&findings, args.limit);
+    remark(&findings, args.limit, order);
     if let Some(standing) = standing {
         terminal::remark(&standing);
     }
@@ -135,15 +135,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
 }
 
 /// What people should know of the result, on standard error.
-fn remark(findings: &Findings, limit: usize) {
+fn remark(findings: &Findings, limit: usize, order: Order) {
     if findings.hits.is_empty() {
         terminal::remark("nothing was found");
     }
     if findings.more {
-        let of = if findings.only_newest { ", the best of the newest matches" } else { "" };
-        terminal::remark(&format!(
-            "there are more than these {limit}{of}: --limit shows more, --newest the newest first"
-        ));
+        terminal::remark(&more(limit, findings.only_newest, order));
     }
     if findings.gave_up {
         terminal::remark(&format!(
@@ -151,6 +148,13 @@ fn remark(findings: &Findings, limit: usize) {
             search::LOOKED_AT
         ));
     }
+}
+
+fn more(limit: usize, only_newest: bool, order: Order) -> String {
+    let shown = count(limit as u64, "hit");
+    let of = if only_newest { ", the best of the newest matches" } else { "" };
+    let newest = if order == Order::Newest { "" } else { ", --newest the newest first" };
+    format!("there is more than {shown}{of}: --limit shows more{newest}")
 }
 
 /// What the index lacks, where it lacks anything. To be asked before the search: what is indexed meanwhile may be missing
@@ -161,4 +165,18 @@ async fn standing(db: &Db) -> anyhow::Result<Option<String>> {
     }
     let behind = db.index_behind().await?;
     Ok((behind > 0).then(|| format!("the index is {} behind the archive", count(behind, "change"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_there_is_more_is_said_with_what_shows_it() {
+        assert_eq!(
+            more(1, false, Order::Best),
+            "there is more than 1 hit: --limit shows more, --newest the newest first"
+        );
+        assert_eq!(more(20, false, Order::Newest), "there is more than 20 hits: --limit shows more");
+    }
 }

@@ -80,7 +80,7 @@ impl DbError {
         let inner = DbError::from(source);
         DbError {
             message: format!(
-                "failed to open the database {}: {}\nhint: the file must be a SQLite database that this user may read and write, on a local disk with room",
+                "failed to open the database {}: {}\nhint: the file must be a SQLite database that this user may read and write, on a local disk with room; commands are typed as the daemon's user",
                 path.display(),
                 inner.message
             ),

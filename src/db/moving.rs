@@ -216,7 +216,9 @@ fn field(into: &mut Vec<u8>, value: Option<&[u8]>) {
 
 /// How many rows each table has before anybody has used it: some begin with one.
 async fn seeds() -> Result<BTreeMap<String, u64>, DbError> {
-    let folder = tempfile::tempdir().map_err(|error| DbError::create(&std::env::temp_dir(), error))?;
+    // In a container without a folder for temporary files, the working directory is the archive's volume.
+    let folder = tempfile::tempdir().or_else(|_| tempfile::tempdir_in("."));
+    let folder = folder.map_err(|error| DbError::create(&std::env::temp_dir(), error))?;
     let fresh = Db::open_sqlite(&folder.path().join("fresh.db"), Access::Own).await?;
     let mut tx = fresh.begin().await?;
     let mut seeds = BTreeMap::new();

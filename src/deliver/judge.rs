@@ -138,7 +138,7 @@ impl<'a> Judge<'a> {
     fn rule(&mut self, index: usize, ruling: Ruling) -> Option<Flow> {
         if let Ruling::SetAside(error) = &ruling {
             if self.room == 0 {
-                let message = format!("too many events wait for another try; the last: {}", error.message);
+                let message = format!("too many events wait for another try; the last: {}", error.reason());
                 return Some(Flow::Rest(SinkError { message, ..error.clone() }));
             }
             self.room -= 1;

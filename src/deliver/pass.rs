@@ -237,7 +237,7 @@ pub(super) fn new_miss(key: Key, item: Option<&Item>, ruling: &Ruling, at: Time)
         last_try: at,
         due: at + delay(AGAIN, 1).max(error.retry_after.unwrap_or_default()),
         status: error.status,
-        reason: error.message.clone(),
+        reason: error.reason(),
     })
 }
 
@@ -255,7 +255,7 @@ fn next_miss(row: &Missed, waited: Duration, ruling: &Ruling, patience: Duration
         last_try: at,
         due: at + delay,
         status: error.status,
-        reason: error.message.clone(),
+        reason: error.reason(),
         ..row.clone()
     })
 }

@@ -60,7 +60,7 @@ impl JsonlSink {
             self.open = None;
             self.repaired = false;
             SinkError::away(format!(
-                "failed to write {}: {error}; hint: the folder needs room and must be writable by this user",
+                "failed to write {}: {error}\nhint: the folder needs room and must be writable by this user",
                 self.folder.join(&name).display()
             ))
         })

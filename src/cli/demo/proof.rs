@@ -11,6 +11,7 @@ use crate::db::{Db, ExportRange, SlotOutcome};
 use crate::export::{self, Format, Selection};
 use crate::model::{Artifact, Stretch, Wants};
 use crate::reading::clean;
+use crate::search::{self, Filters, Order};
 use crate::sim::{LedgerEntry, Sim, Stats, compare};
 
 /// How many differences are shown.
@@ -38,6 +39,9 @@ pub(super) struct Proof {
     /// Segments that appeared, and `hasTranscript` that turned true, after their time had been read.
     late: (u64, u64),
 }
+
+/// What people would search for in what the simulator has them say.
+const PHRASES: [&str; 3] = ["\"charged twice\"", "parcel", "order"];
 
 /// An export's line, as far as it is needed.
 #[derive(Deserialize)]
@@ -193,6 +197,17 @@ pub(super) async fn example(db: &Db) -> anyhow::Result<Option<String>> {
         .find(|(segment, slots)| easy(&segment.segment_id) && slots.iter().all(|slot| stored(&slot.outcome)))
         .map(|(segment, _)| segment);
     Ok(good.or(segments.first()).map(|segment| segment.segment_id.clone()))
+}
+
+/// Something to search for that is found: a phrase, where the index has got that far.
+pub(super) async fn phrase(db: &Db) -> anyhow::Result<Option<&'static str>> {
+    for phrase in PHRASES {
+        let Ok(query) = search::parse(phrase) else { continue };
+        if !search::find(db, &query, &Filters::default(), Order::Best, 1).await?.hits.is_empty() {
+            return Ok(Some(phrase));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use crate::sim::{Availability, Delayed, Faults, Options, Rates, Spread, Traffic}
 /// What the accounts ask for, as the settings below say (they are the defaults).
 pub(super) const WANTS: Wants = Wants { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
 
+/// The sink's name, and that of the folder beside the archive that its files are in.
+pub(super) const SINK: &str = "lake";
+
 const MINUTE: u64 = 60;
 const fn minutes(count: u64) -> Duration {
     Duration::from_secs(count * MINUTE)
@@ -144,10 +147,13 @@ pub(super) fn settings(base: &str, database: &Path, listen: &str) -> String {
         ));
     }
     file.push_str(&format!(
-        "[discovery]\nrechecks = [\"{}m\"]\n\n[database]\nurl = {}\ninstance = \"demo\"\n\n[http]\nlisten = {}\n",
+        "[discovery]\nrechecks = [\"{}m\"]\n\n[database]\nurl = {}\ninstance = \"demo\"\n\n[http]\nlisten = {}\n\n\
+         [[sinks]]\nname = {}\ntype = \"jsonl\"\npath = {}\nstart = \"beginning\"\n",
         RECHECK.as_secs() / MINUTE,
         text(&format!("sqlite:{}", database.display())),
         text(listen),
+        text(SINK),
+        text(&database.with_file_name(SINK).to_string_lossy()),
     ));
     file
 }
@@ -160,7 +166,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Accounts, DatabaseUrl};
+    use crate::config::{self, Accounts, DatabaseUrl, SinkKind};
 
     const PRESENT: Time = Time::from_secs(1_790_000_000);
 
@@ -202,5 +208,7 @@ mod tests {
             matches!(&loaded.settings.accounts, Accounts::Listed(listed) if listed.iter().all(|one| one.policy.wants == WANTS) && listed.len() == 2)
         );
         assert!(matches!(&loaded.settings.database.url, DatabaseUrl::Sqlite(held) if *held == database));
+        let sink = &loaded.settings.sinks[0];
+        assert!(matches!(&sink.kind, SinkKind::Jsonl { path, .. } if *path == folder.path().join(SINK)), "{sink:?}");
     }
 }
