@@ -47,6 +47,8 @@ pub struct Found {
     /// Segments that are not meant, with a telephone number that ends as the one that is meant: it may be the same with
     /// or without its country code.
     pub alike: u64,
+    /// Segments of which something stored is damaged, so that they may be meant and nobody can tell.
+    pub damaged: u64,
     /// An id that is not held, and not to be taken in when it is announced.
     pub unknown: Option<(i64, String)>,
     newest_hold: i64,
@@ -121,6 +123,7 @@ async fn with_contact(
         let texts = texts_of(db, &page).await?;
         for segment in page {
             let texts = texts.get(&segment.key);
+            found.damaged += u64::from(texts.is_some_and(|texts| texts.damaged));
             if is_meant(&request.subject, &segment, texts) {
                 meant.push(segment);
             } else if texts.is_some_and(|texts| texts.metadata.iter().any(|raw| request.subject.resembles(raw))) {
