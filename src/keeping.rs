@@ -17,6 +17,8 @@ use judge::{aside_held_by, aside_is_meant, held_by, is_meant};
 
 /// Segments that go in one transaction: few enough not to hold up results.
 const BATCH: usize = 100;
+/// Between two of them, so that others get their turn.
+const BREATH: Duration = Duration::from_millis(50);
 /// Segments whose texts are read at once.
 const PAGE: usize = 250;
 
@@ -215,7 +217,11 @@ async fn erase_found(
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<bool, DbError> {
     let entry = entry(request, Done::Erase);
-    for (account, part) in parts(found) {
+    for (nth, (account, part)) in parts(found).into_iter().enumerate() {
+        if nth > 0 {
+            // On SQLite whoever waits to write looks only now and then whether it may.
+            tokio::time::sleep(BREATH).await;
+        }
         let erasing = Erasing {
             account,
             owned: None,

@@ -5,10 +5,10 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use ringcx_extractor::clock::Time;
+use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::db::{
     Access, Batch, Chunk, Claim, Db, Done, Entry, IndexBatch, IndexEntry, IndexSlice, Item, Missed, Move, Moving,
     Owned, Pass, Settled, Settlement, sql,
@@ -22,6 +22,7 @@ use ringcx_extractor::search;
 use ringcx_extractor::verify::{self, Question};
 use support::TestDb;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 on_both! {
     what_was_read_to_be_indexed_before_it_was_erased_is_not_indexed,
@@ -262,12 +263,13 @@ async fn what_is_erased_while_everything_goes_on_is_gone_and_the_proof_is_whole(
             storing.seal_day(owned, NOW).await.unwrap();
         }
     });
-    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let over = CancellationToken::new();
     let ended = over.clone();
-    let indexer = tokio::spawn(async move {
+    let mut indexer = JoinSet::new();
+    indexer.spawn(async move {
         let indexer = Indexer::new(indexing);
         loop {
-            let last = ended.load(std::sync::atomic::Ordering::SeqCst);
+            let last = ended.is_cancelled();
             if indexer.step(&[owned]).await.unwrap() == Progress::Idle && last {
                 return;
             }
@@ -280,8 +282,8 @@ async fn what_is_erased_while_everything_goes_on_is_gone_and_the_proof_is_whole(
     while let Some(ended) = all.join_next().await {
         ended.unwrap();
     }
-    over.store(true, std::sync::atomic::Ordering::SeqCst);
-    indexer.await.unwrap();
+    over.cancel();
+    indexer.join_next().await.unwrap().unwrap();
     for text in ["select count(*) from segment", "select count(*) from artifact", "select count(*) from work"] {
         assert_eq!(count(db, text).await, 0, "{text}");
     }
@@ -306,7 +308,8 @@ async fn several_may_have_the_index_forget_at_once(test: TestDb) {
             erase(db, &id).await;
         }
         let mut all = JoinSet::new();
-        for db in others.iter().cycle().take(4).cloned() {
+        for nth in 0..4 {
+            let db = others[nth % others.len()].clone();
             all.spawn(async move { db.forget_for_good().await });
         }
         while let Some(ended) = all.join_next().await {
@@ -330,20 +333,21 @@ async fn nobody_who_writes_waits_for_an_index_that_forgets_beside_a_long_export(
     snapshot.chain(owned.account).await.unwrap();
     erase(&db, "s3").await;
     let forgetting = db.clone();
-    let forgetting = tokio::spawn(async move { forgetting.forget_for_good().await });
-    let begun = Instant::now();
-    let mut longest = Duration::ZERO;
+    let mut all = JoinSet::new();
+    all.spawn(async move { forgetting.forget_for_good().await });
+    let clock = Clock::system();
+    let (begun, mut longest) = (clock.tick(), Duration::ZERO);
     let daemon = Db::open_sqlite(db.file().unwrap(), Access::Existing).await.unwrap();
-    while begun.elapsed() < 3 * SECOND {
-        let before = Instant::now();
+    while clock.tick().since(begun) < 3 * SECOND {
+        let before = clock.tick();
         daemon.ring().await.unwrap();
-        longest = longest.max(before.elapsed());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        longest = longest.max(clock.tick().since(before));
+        clock.sleep(Duration::from_millis(5)).await;
     }
     assert!(longest < SECOND, "a write waited {longest:?}");
     drop(snapshot);
     // Whether it could be emptied in time is another matter; the next one who tries does.
-    let _ = forgetting.await.unwrap();
+    let _ = all.join_next().await.unwrap().unwrap();
     db.forget_for_good().await.unwrap();
     daemon.close().await;
 }
@@ -472,4 +476,67 @@ async fn what_is_damaged_stops_neither_the_index_nor_retention_nor_an_erasure(te
     let request = Request { subject, account: None, who: "officer@host".to_owned(), reason: None };
     let looked = keeping::look(db, &request, &mut |_| {}).await.unwrap();
     assert!(looked.segments.is_empty() && looked.damaged == 1);
+}
+
+/// `cargo test --test interplay -- --ignored --nocapture`: how long someone who writes to SQLite waits while others index, take
+/// what is past retention, and have the index forget; `SEGMENTS` is the knob.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn how_long_a_write_waits() {
+    let segments: usize = std::env::var("SEGMENTS").map_or(4_000, |value| value.parse().unwrap());
+    let test = support::sqlite().await;
+    let db = test.db.clone();
+    let owned = own(&db, "a").await;
+    for part in 0..segments / 500 {
+        announce(&db, owned, &names(&format!("{part}-"), 500), "zymurgist").await;
+        let settled = claims(&db, owned, 5_000).await.into_iter().map(|claim| {
+            let words: Vec<String> =
+                (0..600).map(|nth| format!("word{}", (nth * 7_919 + claim.item.0) % 40_000)).collect();
+            let body = Bytes::from(format!(r#"{{"transcript":[{{"message":"{}"}}]}}"#, words.join(" ")));
+            Settled { claim, at: NOW, settlement: Settlement::stored(&body, None) }
+        });
+        db.settle(&settled.collect::<Vec<_>>()).await.unwrap();
+    }
+    let daemon = Db::open_sqlite(db.file().unwrap(), Access::Existing).await.unwrap();
+    let indexer = Indexer::new(db.clone());
+    waited("indexing", &daemon, async { while indexer.step(&[owned]).await.unwrap() == Progress::Did {} }).await;
+    let mut cursor = keeping::Cursor::default();
+    waited("retention", &daemon, async {
+        while keeping::expire(&db, owned, NOW, "retention@test", NOW, &mut cursor).await.unwrap().is_some() {}
+    })
+    .await;
+    waited("forgetting", &daemon, async { db.forget_for_good().await.unwrap() }).await;
+    sound(&db).await;
+    daemon.close().await;
+}
+
+/// The longest that a small write takes while `work` goes on.
+async fn waited(what: &str, db: &Db, work: impl Future<Output = ()>) {
+    let (over, clock) = (CancellationToken::new(), Clock::system());
+    let begun = clock.tick();
+    let writes = async {
+        let mut times = Vec::new();
+        while !over.is_cancelled() {
+            let before = clock.tick();
+            db.ring().await.unwrap();
+            times.push(clock.tick().since(before));
+            clock.sleep(Duration::from_millis(2)).await;
+        }
+        times.sort_unstable();
+        times
+    };
+    let work = async {
+        work.await;
+        over.cancel();
+    };
+    let (times, ()) = tokio::join!(writes, work);
+    let at = |part: usize| times[(times.len() - 1) * part / 100];
+    println!(
+        "{what}: {:?} in all; of {} writes half waited {:?}, 99 in 100 {:?}, the last {:?}",
+        clock.tick().since(begun),
+        times.len(),
+        at(50),
+        at(99),
+        at(100)
+    );
 }

@@ -134,7 +134,7 @@ async fn stand_between(listener: TcpListener, shared: Arc<Shared>) {
 async fn serve(mut client: TcpStream, shared: &Shared) {
     let number = shared.connections.fetch_add(1, Ordering::Relaxed);
     let turn = number / shared.every;
-    if number % shared.every == 0 && turn < shared.most {
+    if number.is_multiple_of(shared.every) && turn < shared.most {
         let deed = Deed::ALL[usize::try_from(turn).expect("few") % Deed::ALL.len()];
         shared.done.lock().expect("deeds").push(deed);
         // That the daemon hangs up on it is what is hoped for.
