@@ -4,14 +4,12 @@
 
 mod part;
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::clock::Time;
-use crate::model::{AccountId, Artifact};
+use crate::model::{AccountId, Artifact, path_part};
 use crate::reading::{json_line, unbroken};
 
 pub use part::{Part, text_of};
@@ -98,7 +96,7 @@ impl Event {
         let envelope = Envelope {
             specversion: "1.0",
             id: self.id().to_string(),
-            source: format!("/accounts/{}/sub-accounts/{}", segment(&self.account.rc), segment(&self.account.sub)),
+            source: format!("/accounts/{}/sub-accounts/{}", path_part(&self.account.rc), path_part(&self.account.sub)),
             subject: &self.segment_id,
             kind: format!("com.ringcx.{}", self.artifact.name()),
             time: self.stored.rfc3339(),
@@ -120,20 +118,6 @@ impl Event {
         unbroken(&mut line, 0);
         line
     }
-}
-
-/// An opaque id as a part of a path: whatever might be taken for something else is percent-encoded.
-pub fn segment(id: &str) -> String {
-    let mut encoded = String::with_capacity(id.len());
-    for byte in id.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

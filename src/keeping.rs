@@ -17,6 +17,8 @@ use judge::{aside_held_by, aside_is_meant, held_by, is_meant};
 
 /// Segments that go in one transaction: few enough not to hold up results.
 const BATCH: usize = 100;
+/// Between two of them, so that others get their turn.
+const BREATH: Duration = Duration::from_millis(50);
 /// Segments whose texts are read at once.
 const PAGE: usize = 250;
 
@@ -47,6 +49,8 @@ pub struct Found {
     /// Segments that are not meant, with a telephone number that ends as the one that is meant: it may be the same with
     /// or without its country code.
     pub alike: u64,
+    /// Segments of which something stored is damaged, so that they may be meant and nobody can tell.
+    pub damaged: u64,
     /// An id that is not held, and not to be taken in when it is announced.
     pub unknown: Option<(i64, String)>,
     newest_hold: i64,
@@ -121,6 +125,7 @@ async fn with_contact(
         let texts = texts_of(db, &page).await?;
         for segment in page {
             let texts = texts.get(&segment.key);
+            found.damaged += u64::from(texts.is_some_and(|texts| texts.damaged));
             if is_meant(&request.subject, &segment, texts) {
                 meant.push(segment);
             } else if texts.is_some_and(|texts| texts.metadata.iter().any(|raw| request.subject.resembles(raw))) {
@@ -212,7 +217,11 @@ async fn erase_found(
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<bool, DbError> {
     let entry = entry(request, Done::Erase);
-    for (account, part) in parts(found) {
+    for (nth, (account, part)) in parts(found).into_iter().enumerate() {
+        if nth > 0 {
+            // On SQLite whoever waits to write looks only now and then whether it may.
+            tokio::time::sleep(BREATH).await;
+        }
         let erasing = Erasing {
             account,
             owned: None,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
 
 use crate::clock::{Clock, Time};
-use crate::model::Endpoint;
+use crate::model::{Endpoint, path_part};
 
 pub mod accounts;
 pub mod auth;
@@ -218,18 +218,7 @@ pub(crate) fn path_segment(endpoint: Endpoint, id: &str) -> Result<String, ApiEr
     if matches!(id, "" | "." | "..") {
         return Err(ApiError::bad_id(endpoint));
     }
-    let mut encoded = String::with_capacity(id.len());
-    for byte in id.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push('%');
-            for digit in [byte >> 4, byte & 15] {
-                encoded.extend(char::from_digit(u32::from(digit), 16).map(|digit| digit.to_ascii_uppercase()));
-            }
-        }
-    }
-    Ok(encoded)
+    Ok(path_part(id))
 }
 
 #[cfg(test)]

@@ -99,6 +99,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let status = match subject {
         subject if args.journal => journal::show(&db, subject.as_ref(), args.json).await?,
         None => {
+            forget(&db).await?;
             if scrub(&db, true, context).await? {
                 terminal::print("the database file was written anew: no trace of what was erased is left in it\n")?;
             }
@@ -133,8 +134,9 @@ async fn erase(args: &Args, subject: Subject, db: &Db, context: &Context) -> any
     bar.finish_and_clear();
     if erased != Erased::default() {
         db.ring().await?;
-        db.forget_for_good().await?;
+        // Said before anything else can fail: it is done, and cannot be undone.
         terminal::print(&told(&erased))?;
+        forget(db).await?;
         scrub(db, !args.quick, context).await?;
     }
     Ok(u8::from(found.is_held()))
@@ -179,6 +181,12 @@ fn sighted(found: &Found, only_to_say: bool) -> String {
         text += &format!(
             "note: {} with a telephone number that ends alike, not among these: try it with and without its country code\n",
             words::count(found.alike, "segment")
+        );
+    }
+    if found.damaged > 0 {
+        text += &format!(
+            "warning: {} could not be looked through, what is stored of them is damaged: `ringcx-extractor verify` names them; erase them by id if they are meant\n",
+            words::count(found.damaged, "segment")
         );
     }
     if found.unknown.is_some() {
@@ -232,6 +240,13 @@ fn agreed() -> anyhow::Result<bool> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).context("failed to read the answer")?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Has the index forget what was erased. What its log holds of that goes with [`scrub`].
+async fn forget(db: &Db) -> anyhow::Result<()> {
+    db.purge_words().await.context(
+        "failed to have the search index forget for good: it is erased from the archive, but words of it may still be read in the database's files\nhint: once the database takes writes again, run `ringcx-extractor erase --rewrite`",
+    )
 }
 
 /// Cleans SQLite's files, and says plainly where that did not work; whether they are as clean as can be.

@@ -332,7 +332,7 @@ impl Tx {
         let owned: HashSet<(i64, i64)> = owned.map(|owned| (owned.account, owned.epoch)).collect();
         let mut accounts: Vec<i64> = owned.iter().map(|(account, _)| *account).collect();
         accounts.sort_unstable();
-        let tail = if self.is_postgres() { " order by id for share" } else { "" };
+        let tail = self.in_order_to_hold();
         let mut held = HashSet::with_capacity(accounts.len());
         for part in accounts.chunks(BULK) {
             let stmt = Stmt::list("select id, epoch from account where id in ", Vec::new(), part.iter().copied(), tail);
@@ -395,8 +395,11 @@ impl Tx {
         Ok(())
     }
 
+    /// Whatever was erased since it was sent is not kept: who erases had the accounts to themselves, and found no such event.
     async fn keep_missed(&mut self, pass: &Pass, held: &HashSet<i64>) -> Result<(), DbError> {
-        let missed = pass.missed.iter().filter(|missed| held.contains(&missed.account));
+        let there = self.items_there(pass.missed.iter().map(|missed| missed.item.0)).await?;
+        let missed =
+            pass.missed.iter().filter(|missed| held.contains(&missed.account) && there.contains(&missed.item.0));
         let missed: BTreeMap<(i64, i64), &Missed> =
             missed.map(|missed| ((missed.account, missed.feed), missed)).collect();
         let missed: Vec<&Missed> = missed.into_values().collect();
@@ -427,6 +430,19 @@ impl Tx {
             self.run(stmt).await?;
         }
         Ok(())
+    }
+
+    /// Those of these items of which the archive holds anything.
+    async fn items_there(&mut self, items: impl Iterator<Item = i64>) -> Result<HashSet<i64>, DbError> {
+        let items: Vec<i64> = items.collect();
+        let mut there = HashSet::with_capacity(items.len());
+        for part in items.chunks(BULK) {
+            let head = "select item from artifact where item in ";
+            for row in self.all(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await? {
+                there.insert(row.int(0)?);
+            }
+        }
+        Ok(there)
     }
 
     /// Takes back whatever of these items is still to be delivered one by one; before their artifacts are deleted. Cursors

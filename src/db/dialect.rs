@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
 use super::{Db, DbError, DbFault, Stmt, Tx, sql};
 use crate::clock::Time;
 
@@ -30,12 +33,16 @@ impl Db {
 
     /// Folds SQLite's log back into the file and empties it; waits a little for those who are reading.
     pub(super) async fn fold_log(&self) -> Result<(), DbError> {
-        let Db::Sqlite(pools) = self else { return Ok(()) };
+        let Some(path) = self.file() else { return Ok(()) };
+        let options = SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_secs(10));
+        let mut connection = options.connect().await?;
+        // Whoever waits here for readers keeps all who write waiting too: so only for a moment each time.
+        sqlx::query("pragma busy_timeout = 20").execute(&mut connection).await?;
         for _ in 0..FOLDS {
             let (busy, ..): (i64, i64, i64) =
-                sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&pools.writer).await?;
+                sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&mut connection).await?;
             if busy == 0 {
-                return Ok(());
+                return Ok(connection.close().await?);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -83,6 +90,26 @@ impl Tx {
         } else {
             sql("select epoch from account where id = $1").bind(account)
         }
+    }
+
+    /// Locks accounts in the order in which everyone does, before a statement that writes them in an order of its own.
+    pub(super) async fn in_order(&mut self, accounts: &[i64]) -> Result<(), DbError> {
+        if self.is_postgres() {
+            let tail = self.in_order_to_write();
+            self.all(Stmt::list("select id from account where id in ", Vec::new(), accounts.iter().copied(), tail))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a statement that reads accounts to write them later in its transaction; those who only refer to them go on.
+    pub(super) fn in_order_to_write(&self) -> &'static str {
+        if self.is_postgres() { " order by id for no key update" } else { "" }
+    }
+
+    /// Ends a statement that reads accounts and keeps them from changing until its transaction ends.
+    pub(super) fn in_order_to_hold(&self) -> &'static str {
+        if self.is_postgres() { " order by id for share" } else { "" }
     }
 
     /// Reads an account's epoch and keeps everyone from writing for the account until this transaction ends. On SQLite there

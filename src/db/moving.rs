@@ -52,6 +52,8 @@ struct Table {
     columns: Vec<Column>,
     /// The column that Postgres numbers by itself.
     identity: Option<String>,
+    /// The highest number that was ever given, where that is known.
+    highest: i64,
 }
 
 struct Column {
@@ -128,7 +130,7 @@ impl Moving {
                 return Err(DbError::new(DbFault::Broken, message));
             }
             if let Some(identity) = &table.identity {
-                self.to.number_on(&table.name, identity).await?;
+                self.to.number_on(&table.name, identity, table.highest).await?;
             }
         }
         self.to.settle_in(now).await?;
@@ -159,7 +161,8 @@ async fn table(from: &mut Tx, to: &mut Tx, name: String) -> Result<Option<Table>
         columns.push(Column { name: column, kind });
     }
     let rows = from.count(&name).await?;
-    Ok(Some(Table { name, rows, columns, identity }))
+    let highest = from.highest(&name).await?;
+    Ok(Some(Table { name, rows, columns, identity, highest }))
 }
 
 /// Carries one table; returns how many texts had to be changed for it.
@@ -267,13 +270,22 @@ impl Tx {
         row.map_or(Ok(0), |row| row.count(0))
     }
 
-    /// Has the next row numbered after the highest number that came along.
-    async fn number_on(&mut self, table: &str, column: &str) -> Result<(), DbError> {
+    /// The highest number that this table has ever given a row, also to one that is gone; 0 where that is not kept.
+    async fn highest(&mut self, table: &str) -> Result<i64, DbError> {
+        let stmt =
+            sql("select coalesce(max(number), 0) from (select seq as number from sqlite_sequence where name = $1
+             union all select cast(value as integer) from meta where key = $1 || '.newest')");
+        self.first(stmt.bind(table)).await?.map_or(Ok(0), |row| row.int(0))
+    }
+
+    /// Has the next row numbered after the highest number that came along, or was given to one that is gone.
+    async fn number_on(&mut self, table: &str, column: &str, highest: i64) -> Result<(), DbError> {
         let (name, number) = (quoted(table), quoted(column));
         let stmt = Stmt::built(format!(
-            "select setval(pg_get_serial_sequence($1, $2), coalesce(max({number}), 1), max({number}) is not null) from {name}"
+            "select setval(pg_get_serial_sequence($1, $2), greatest(max({number}), cast($3 as bigint), 1),
+             max({number}) is not null or cast($3 as bigint) > 0) from {name}"
         ));
-        self.all(stmt.bind(name).bind(column)).await.map(drop)
+        self.all(stmt.bind(name).bind(column).bind(highest)).await.map(drop)
     }
 
     /// Whoever held rights on the file holds none here: a new epoch for each account. An owner that died rather than let
@@ -288,7 +300,8 @@ impl Tx {
         ] {
             self.run(sql(text).bind(ahead)).await?;
         }
-        Ok(())
+        // The index stayed behind: what is said of it is not true here, and it is built anew, agents' notes and all.
+        self.run(sql("delete from meta where key like 'search%'")).await.map(drop)
     }
 }
 

@@ -86,6 +86,7 @@ impl Db {
         let mut tx = self.begin().await?;
         let here = now.plus_millis(tx.clock_ahead(now).await?);
         for part in accounts.chunks(super::BULK) {
+            tx.in_order(part).await?;
             let stmt = Stmt::list(
                 "update account set owner = $1, epoch = epoch + 1 where (owner is null or owner = $1 or not exists
                  (select 1 from replica r where r.name = account.owner and r.released is null and r.heartbeat > $2)) and id in ",
@@ -105,6 +106,8 @@ impl Db {
     pub async fn let_go(&self, owned: &[Owned], now: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         let here = now.plus_millis(tx.clock_ahead(now).await?);
+        let mut owned = owned.to_vec();
+        owned.sort_by_key(|owned| owned.account);
         for owned in owned {
             let stmt =
                 sql("update account set owner = null, epoch = epoch + 1, let_go = $3 where id = $1 and epoch = $2");

@@ -152,12 +152,14 @@ impl Db {
 }
 
 impl Tx {
-    /// The batch's accounts; what is read of them goes on to hold until the transaction ends.
+    /// The batch's accounts; what is read of them goes on to hold until the transaction ends. They are locked in order, and
+    /// at once as strongly as it takes to write them: whoever shares a lock and then wants more waits in a circle with others
+    /// who do.
     async fn owners(&mut self, batch: &[Settled]) -> Result<HashMap<i64, Owner>, DbError> {
         let mut accounts: Vec<i64> = batch.iter().map(|settled| settled.claim.owned.account).collect();
         accounts.sort_unstable();
         accounts.dedup();
-        let tail = if self.is_postgres() { " order by id for share" } else { "" };
+        let tail = self.in_order_to_write();
         let mut owners = HashMap::with_capacity(accounts.len());
         for part in accounts.chunks(BULK) {
             let head = "select id, epoch, sub, feed, chain from account where id in ";

@@ -42,7 +42,7 @@ struct Open {
 impl JsonlSink {
     /// In this folder, a new file each `rotate`; touches nothing yet.
     pub fn new(folder: &Path, rotate: Duration, instance: Option<&str>) -> JsonlSink {
-        let instance = instance.map(crate::event::segment);
+        let instance = instance.map(crate::model::path_part);
         JsonlSink { folder: folder.to_owned(), rotate, instance, open: None, repaired: false }
     }
 

@@ -30,6 +30,8 @@ pub struct Texts {
     pub metadata: Vec<String>,
     /// Transcripts, all versions.
     pub transcripts: Vec<Vec<u8>>,
+    /// Whether some of it is damaged, so that it can no longer tell.
+    pub damaged: bool,
 }
 
 /// A record that was set aside.
@@ -127,15 +129,21 @@ impl Db {
                 "select segment, codec, metadata from segment_version where segment in ",
             ] {
                 for row in self.all(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await? {
-                    let metadata = lossy(item::unpack(row.int(1)?, row.bytes(2)?)?);
-                    texts.entry(row.int(0)?).or_default().metadata.push(metadata);
+                    let held = texts.entry(row.int(0)?).or_default();
+                    match item::unpack(row.int(1)?, row.bytes(2)?) {
+                        Ok(metadata) => held.metadata.push(lossy(metadata)),
+                        Err(_) => held.damaged = true,
+                    }
                 }
             }
             // A segment's transcript is its item of code 0.
             let head = "select item, codec, body from artifact where outcome = 0 and item in ";
             for row in self.all(Stmt::list(head, Vec::new(), part.iter().map(|key| key * 4), "")).await? {
-                let body = item::unpack(row.int(1)?, row.bytes(2)?)?;
-                texts.entry(row.int(0)?.div_euclid(4)).or_default().transcripts.push(body);
+                let held = texts.entry(row.int(0)?.div_euclid(4)).or_default();
+                match item::unpack(row.int(1)?, row.bytes(2)?) {
+                    Ok(body) => held.transcripts.push(body),
+                    Err(_) => held.damaged = true,
+                }
             }
         }
         Ok(texts)

@@ -75,6 +75,15 @@ impl Db {
     /// # Errors
     /// Where the database fails; it can be called again.
     pub async fn purge_index(&self) -> Result<(), DbError> {
+        self.purge_words().await?;
+        self.fold_log().await
+    }
+
+    /// The same, without emptying SQLite's log, which may hold the words until that is done.
+    ///
+    /// # Errors
+    /// Where the database fails; it can be called again.
+    pub async fn purge_words(&self) -> Result<(), DbError> {
         if matches!(self, Db::Postgres(_)) {
             // Dead rows, and what the GIN indexes say of them, go with a vacuum.
             return self.vacuum_postgres("vacuum search_block").await;
@@ -92,23 +101,25 @@ impl Db {
             }
             pages = PAGES;
         }
-        self.overwrite_free().await?;
-        self.fold_log().await
+        self.overwrite_free().await
     }
 
     /// Overwrites what is left in pages of the file that nothing uses any more, by using them once more.
     async fn overwrite_free(&self) -> Result<(), DbError> {
-        self.run(sql("create table if not exists search_scratch (zeros blob not null)")).await?;
         loop {
-            let free = self.first(sql("select freelist_count from pragma_freelist_count")).await?;
+            // Each time anew: another process that does the same may have dropped it.
+            let mut tx = self.begin().await?;
+            let free = tx.first(sql("select freelist_count from pragma_freelist_count")).await?;
             let free = free.map(|row| row.int(0)).transpose()?.unwrap_or(0).min(PAGES);
             if free == 0 {
-                break;
+                tx.run(sql("drop table if exists search_scratch")).await?;
+                return tx.commit().await;
             }
+            tx.run(sql("create table if not exists search_scratch (zeros blob not null)")).await?;
             let stmt = sql("insert into search_scratch (zeros) select zeroblob($1 * page_size) from pragma_page_size");
-            self.run(stmt.bind(free)).await?;
+            tx.run(stmt.bind(free)).await?;
+            tx.commit().await?;
         }
-        self.run(sql("drop table search_scratch")).await.map(drop)
     }
 
     /// Empties the index where it was built by another version of the words, so that it is built anew. Returns whether.
@@ -162,7 +173,7 @@ impl Db {
         let mut listed: BTreeMap<i64, Vec<(i64, Time)>> = BTreeMap::new();
         let mut end = None;
         for row in &rows {
-            let (segment, metadata) = (row.int(0)?, item::unpack(row.int(3)?, row.bytes(4)?)?);
+            let (segment, metadata) = (row.int(0)?, item::unpack(row.int(3)?, row.bytes(4)?).unwrap_or_default());
             if crate::model::may_have_notes(&String::from_utf8_lossy(&metadata)) {
                 listed.entry(row.int(1)?).or_default().push((segment, row.time(2)?));
             }

@@ -202,14 +202,15 @@ fn covered(slices: &[IndexSlice]) -> Vec<Vec<Arg>> {
 }
 
 fn index_row(row: &Row) -> Result<IndexRow, DbError> {
-    let body = if row.int(3)? == 0 { Some(item::unpack(row.int(4)?, row.bytes(5)?)?) } else { None };
+    // What is damaged has no words, and must not keep the rest out of the index; `verify` names it.
+    let body = if row.int(3)? == 0 { item::unpack(row.int(4)?, row.bytes(5)?).ok() } else { None };
     Ok(IndexRow { account: row.int(0)?, item: row.int(1)?, version: row.int(2)?, body, ended: row.time(6)? })
 }
 
 fn todo_row(row: &Row) -> Result<TodoRow, DbError> {
     let now = match row.maybe_time(4)? {
         Some(ended) => {
-            let metadata = item::unpack(row.int(5)?, row.bytes(6)?)?;
+            let metadata = item::unpack(row.int(5)?, row.bytes(6)?).unwrap_or_default();
             Some((ended, String::from_utf8_lossy(&metadata).into_owned()))
         }
         None => None,
@@ -248,10 +249,17 @@ impl Tx {
             let rows = part
                 .iter()
                 .map(|todo| vec![todo.account.into(), todo.segment.into(), Arg::from(todo.was), todo.times.into()]);
+            // What someone lists again at this moment is asked for again: passed over rather than waited for.
+            let tail = if self.is_postgres() {
+                ") for update skip locked) returning segment, was"
+            } else {
+                ")) returning segment, was"
+            };
             let stmt = Stmt::rows(
-                "delete from search_todo where (account, segment, was, times) in (values ",
+                "delete from search_todo where (account, segment, was, times) in
+                 (select account, segment, was, times from search_todo where (account, segment, was, times) in (values ",
                 rows.collect(),
-                ") returning segment, was",
+                tail,
             );
             for row in self.all(stmt).await? {
                 claimed.insert((row.int(0)?, row.int(1)?));
