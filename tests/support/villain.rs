@@ -134,7 +134,7 @@ async fn stand_between(listener: TcpListener, shared: Arc<Shared>) {
 async fn serve(mut client: TcpStream, shared: &Shared) {
     let number = shared.connections.fetch_add(1, Ordering::Relaxed);
     let turn = number / shared.every;
-    if number % shared.every == 0 && turn < shared.most {
+    if number.is_multiple_of(shared.every) && turn < shared.most {
         let deed = Deed::ALL[usize::try_from(turn).expect("few") % Deed::ALL.len()];
         shared.done.lock().expect("deeds").push(deed);
         // That the daemon hangs up on it is what is hoped for.
@@ -153,7 +153,7 @@ async fn serve(mut client: TcpStream, shared: &Shared) {
 }
 
 /// What comes up to the end of the headers, and of the body what came along with them.
-async fn head(stream: &mut TcpStream) -> Vec<u8> {
+pub(super) async fn head(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = Vec::new();
     let mut part = [0; 4096];
     while !head.windows(4).any(|four| four == b"\r\n\r\n") {
