@@ -281,9 +281,12 @@ async fn reservations_keep_a_sliding_window(test: TestDb) {
         test.db.counted(id, now()).await.unwrap();
         first.get_or_insert_with(now);
     }
-    let due = test.db.try_reserve("k", &limits, now()).await.unwrap().expect_err("no room");
-    // A minute after the first was counted. The two clocks are read one after the other, which may take its time.
-    let (earliest, latest) = (before + Duration::from_secs(60), first.unwrap() + Duration::from_secs(62));
+    let asked = now();
+    let due = test.db.try_reserve("k", &limits, asked).await.unwrap().expect_err("no room");
+    // A minute after the first was counted; sooner by as long as it took from one clock to the other, as that cannot be
+    // told from a difference between them. Whoever comes too soon is told again.
+    let took = now().since(asked);
+    let (earliest, latest) = (before + Duration::from_secs(60) - took, first.unwrap() + Duration::from_secs(62));
     assert!((earliest..latest).contains(&due), "{due} is not in {earliest} to {latest}");
     assert!(test.db.try_reserve("other", &limits, now()).await.unwrap().is_ok());
     assert_eq!(test.db.log("k", Time(0)).await.unwrap().len(), 3);

@@ -193,7 +193,7 @@ mod tests {
 
     /// A refusal: how long after the pause before it, what the server asked for, what got through.
     fn refusals() -> impl Strategy<Value = Vec<(f64, Option<u64>, f64)>> {
-        prop::collection::vec((0.0..2000.0, prop::option::of(0..100_u64), 0.0..1.5), 1..30)
+        prop::collection::vec((0.0..2000.0, prop::option::of(0..100_u64), 0.0..=1.0), 1..30)
     }
 
     proptest! {
@@ -209,7 +209,9 @@ mod tests {
                 now = slowdown.pause_until().unwrap();
                 let after = slowdown.factor(now);
                 prop_assert!((SLOWEST..1.0).contains(&after), "{after}");
-                prop_assert!(after < before || before == SLOWEST, "{before} to {after}");
+                // Where more than its own rate got through, the last minute began before it was slowed, and is no guide.
+                prop_assert!(after < before || before == SLOWEST || share > before, "{before} to {after}");
+                prop_assert!(after <= before, "{before} to {after}");
                 prop_assert!(after >= before * STEEPEST, "{before} to {after}");
             }
             let mut last = 0.0;
