@@ -1,16 +1,21 @@
 //! What every stage needs to work for one account: its ids, its place in the database, its share of the API.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::clock::{Clock, Tick};
+use crate::clock::{Clock, Tick, Time};
 use crate::config::AccountPolicy;
-use crate::db::{Db, Owned};
+use crate::db::{Db, Owned, Refusal};
 use crate::model::{AccountId, Lane};
-use crate::ringcx::limits::{Budget, Pacer};
+use crate::ringcx::limits::{Budget, Pacer, Setback};
 use crate::ringcx::{Api, Login};
+
+/// A share of one, as it is kept: in millionths.
+const SHARE: f64 = 1e6;
 
 /// An account that this process works on.
 pub struct Account {
@@ -32,6 +37,8 @@ pub struct Account {
     pub login: Login,
     /// Its requests a minute; shared with other accounts where the limit is the login's.
     pub pacer: Pacer,
+    /// The name of that budget, which is the account's or the login's.
+    pub budget: String,
     /// Its metadata reads.
     pub metadata: Arc<Budget>,
     /// The time.
@@ -42,6 +49,46 @@ pub struct Account {
     pub discover: Notify,
     /// Figures that only this process knows.
     pub live: Live,
+}
+
+impl Account {
+    /// A request was refused with 429: slows down all that leaves for the account, and sees to it that whoever works on it
+    /// next goes on from there.
+    pub async fn refused(&self, retry_after: Option<Duration>) {
+        let Some(setback) = self.pacer.refused(retry_after) else { return };
+        let (now, tick) = (self.clock.now(), self.clock.tick());
+        let until = now + setback.pause_until.since(tick);
+        let share = (setback.share * SHARE) as u32;
+        self.keep_refusal(&self.budget, &Refusal { at: now, until, times: setback.times, share }).await;
+    }
+
+    /// Metadata was refused with 429: the same, for nothing but metadata, at which whoever asks holds of itself.
+    pub async fn metadata_refused(&self, until: Time, times: u32) {
+        let refusal = Refusal { at: self.clock.now(), until, times, share: SHARE as u32 };
+        self.keep_refusal(&metadata_budget_name(&self.id.sub), &refusal).await;
+    }
+
+    async fn keep_refusal(&self, budget: &str, refusal: &Refusal) {
+        if let Err(error) = self.db.keep_refusal(budget, refusal, self.clock.now()).await {
+            tracing::warn!(account = %self.id, %error, "failed to record a refusal; a restart would not know of it");
+        }
+    }
+
+    /// Goes on from where a refusal left whoever worked on the account before.
+    pub fn take_up(&self, refusals: &BTreeMap<String, Refusal>) {
+        let Some(refusal) = refusals.get(&self.budget) else { return };
+        let (now, tick) = (self.clock.now(), self.clock.tick());
+        let pause_until = match refusal.until > now {
+            true => tick + refusal.until.since(now),
+            false => Tick(tick.0.saturating_sub(now.since(refusal.until))),
+        };
+        self.pacer.resume(Setback { pause_until, share: f64::from(refusal.share) / SHARE, times: refusal.times });
+    }
+}
+
+/// The name of the budget that a sub-account's metadata reads come out of.
+pub fn metadata_budget_name(sub: &str) -> String {
+    format!("metadata:{sub}")
 }
 
 /// Figures of an account that only its owner knows.

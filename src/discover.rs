@@ -3,18 +3,19 @@
 //! Asks `ringcx`, writes `db`. What to read next is decided by the pure planner in `coverage`; a window counts as read
 //! only when its whole answer is stored, and a chunk stored twice is the same as once, so a crash repeats a read at most.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
 use tokio::sync::mpsc;
 
-use crate::account::Account;
+use crate::account::{Account, metadata_budget_name};
 use crate::backoff::{Backoff, Fault};
 use crate::clock::Time;
 use crate::config::Start;
 use crate::coverage::{Backfill, Cooling, Coverage, Pass, Plan, Recheck, Repair, Rules, Want, plan};
-use crate::db::{Announced, Chunk, DbError, DbFault, PauseRow, Reading};
+use crate::db::{Announced, Chunk, DbError, DbFault, PauseRow, Reading, Refusal};
 use crate::model::{AsideRecord, Endpoint, SegmentRecord, Stretch, Stretches};
 use crate::ringcx::{self, ApiError, Cause, Record};
 use crate::standing::Standing;
@@ -91,6 +92,15 @@ impl Discoverer {
     /// Takes up a pause that was recorded before this process began.
     pub fn take_up(&mut self, pause: &PauseRow) {
         self.standing.resume_from(pause.since, pause.until, pause.times);
+    }
+
+    /// Goes on from where a refusal left whoever read the account's metadata before.
+    pub fn take_up_refusal(&mut self, refusals: &BTreeMap<String, Refusal>) {
+        let Some(refusal) = refusals.get(&metadata_budget_name(&self.account.id.sub)) else { return };
+        // One that is long over says nothing about the next.
+        if self.account.clock.now().since(refusal.until) < LONGEST {
+            (self.not_before, self.refused) = (refusal.until, refusal.times);
+        }
     }
 
     /// Notices what people have asked for since.
@@ -279,6 +289,7 @@ impl Discoverer {
                 let pause = pause.max(error.retry_after.unwrap_or_default());
                 self.not_before = now + pause;
                 self.standing.abandon();
+                self.account.metadata_refused(self.not_before, self.refused).await;
                 tracing::warn!(account = %self.account.id, until = %self.not_before, "metadata refused with 429; slowing down");
             }
             Fault::Forbidden | Fault::Unauthorised => {

@@ -7,7 +7,8 @@ mod support;
 use bytes::Bytes;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::{
-    AccountRow, Announced, Chunk, Claim, Db, ExportRange, Owned, QueueFilter, Reading, Settled, Settlement, SlotOutcome,
+    AccountRow, Announced, Chunk, Claim, Db, ExportRange, Owned, QueueFilter, Reading, Refusal, Settled, Settlement,
+    SlotOutcome,
 };
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, SummariesFor, Wants,
@@ -28,6 +29,8 @@ on_both! {
     coverage_merges,
     export_order_is_by_end_account_and_id,
     reservations_keep_a_sliding_window,
+    what_a_refusal_asked_for_is_kept_until_the_next,
+    a_refusal_from_before_the_clock_was_set_back_lasts_no_longer_than_it_would_have,
     records_set_aside_are_kept_and_settled,
     thousands_at_once,
     what_the_vendor_soon_deletes_goes_first,
@@ -290,15 +293,51 @@ async fn export_order_is_by_end_account_and_id(test: TestDb) {
 
 async fn reservations_keep_a_sliding_window(test: TestDb) {
     let limits = Sliding::new([(3, Duration::from_secs(60))]);
-    let now = if matches!(test.db, Db::Postgres(_)) { ringcx_extractor::clock::Clock::system().now() } else { NOW };
+    // Postgres goes by its own clock and answers by the caller's, which has to go on meanwhile.
+    let clock = ringcx_extractor::clock::Clock::system();
+    let now = || if matches!(test.db, Db::Postgres(_)) { clock.now() } else { NOW };
+    let before = now();
+    let mut first = None;
     for _ in 0..3 {
-        let id = test.db.try_reserve("k", &limits, now).await.unwrap().expect("room");
-        test.db.counted(id, now).await.unwrap();
+        let id = test.db.try_reserve("k", &limits, now()).await.unwrap().expect("room");
+        test.db.counted(id, now()).await.unwrap();
+        first.get_or_insert_with(now);
     }
-    let due = test.db.try_reserve("k", &limits, now).await.unwrap().expect_err("no room");
-    assert!(due.since(now) >= Duration::from_secs(60) && due.since(now) < Duration::from_secs(62), "{due}");
-    assert!(test.db.try_reserve("other", &limits, now).await.unwrap().is_ok());
+    let asked = now();
+    let due = test.db.try_reserve("k", &limits, asked).await.unwrap().expect_err("no room");
+    // A minute after the first was counted; sooner by as long as it took from one clock to the other, as that cannot be
+    // told from a difference between them. Whoever comes too soon is told again.
+    let took = now().since(asked);
+    let (earliest, latest) = (before + Duration::from_secs(60) - took, first.unwrap() + Duration::from_secs(62));
+    assert!((earliest..latest).contains(&due), "{due} is not in {earliest} to {latest}");
+    assert!(test.db.try_reserve("other", &limits, now()).await.unwrap().is_ok());
     assert_eq!(test.db.log("k", Time(0)).await.unwrap().len(), 3);
+}
+
+async fn what_a_refusal_asked_for_is_kept_until_the_next(test: TestDb) {
+    let clock = ringcx_extractor::clock::Clock::system();
+    let now = clock.now();
+    let first = Refusal { at: now, until: now + Duration::from_secs(90), times: 2, share: 475_000 };
+    test.db.keep_refusal("requests:a", &first, now).await.unwrap();
+    test.db.keep_refusal("requests:a", &Refusal { times: 3, ..first }, clock.now()).await.unwrap();
+    test.db.keep_refusal("metadata:a", &first, clock.now()).await.unwrap();
+    let kept = test.db.refusals(clock.now()).await.unwrap();
+    assert_eq!(kept.keys().collect::<Vec<_>>(), ["metadata:a", "requests:a"]);
+    let one = kept["requests:a"];
+    assert_eq!((one.times, one.share), (3, 475_000));
+    // By the database's clock and back.
+    let off = one.until.0.abs_diff(first.until.0);
+    assert!(off < 5_000, "{off} ms off");
+    assert_eq!(one.until.since(one.at), Duration::from_secs(90));
+}
+
+async fn a_refusal_from_before_the_clock_was_set_back_lasts_no_longer_than_it_would_have(test: TestDb) {
+    let now = ringcx_extractor::clock::Clock::system().now();
+    let ahead = now + Duration::from_secs(7200);
+    let refusal = Refusal { at: ahead, until: ahead + Duration::from_secs(30), times: 1, share: 1_000_000 };
+    test.db.keep_refusal("requests:a", &refusal, now).await.unwrap();
+    let kept = test.db.refusals(now).await.unwrap()["requests:a"];
+    assert_eq!((kept.at, kept.until), (now, now + Duration::from_secs(30)));
 }
 
 async fn records_set_aside_are_kept_and_settled(test: TestDb) {

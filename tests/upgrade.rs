@@ -231,6 +231,8 @@ async fn a_daemon_goes_on_where_the_one_before_the_upgrade_stopped(place: Place)
     let all = async || export(&rig).await.len() == left.len() + world.len();
     rig.until("all that ended meanwhile is found", all).await;
     assert_eq!(export(&rig).await[..left.len()], left, "what was there is as it was");
+    // What is new is read first: the stretch between it and what was read before the upgrade comes after.
+    rig.until("nothing is left unread", async || rig.audit().await.0["accounts"][0]["gaps"] == json!([])).await;
     rig.stop().await;
     let audit = rig.audit().await.0;
     assert_eq!(audit["accounts"][0]["gaps"], json!([]), "{audit}");

@@ -272,11 +272,14 @@ impl Session {
             self.pacer = None;
         }
         let pauses = self.shared.db.pauses().await?;
+        let refusals = self.shared.db.refusals(self.shared.clock.now()).await?;
         for owned in self.shared.db.take(&take, me, LAPSE, self.shared.clock.now()).await? {
             let Some(wanted) = self.roster.wanted().get(&owned.account).cloned() else { continue };
             let before = picture.accounts.iter().find(|row| row.account == owned.account);
             let account = Arc::new(self.account(wanted, owned, lapse(picture, before, me), tick));
+            account.take_up(&refusals);
             let mut discoverer = Discoverer::load(account.clone(), self.policy(&account)?).await?;
+            discoverer.take_up_refusal(&refusals);
             let mut drain = Drain::new(
                 account.clone(),
                 Patience { backoff: self.backoff()?, revisit: self.shared.settings.fetch.revisit.clone() },
@@ -318,6 +321,7 @@ impl Session {
             pacer.deadline(Some(tick + SENDS_FOR));
         }
         Account {
+            budget: shared::budget_name(&settings.limits, &wanted.id.sub),
             metadata: shared::metadata_budget(&settings.limits, &wanted.id.sub, db, clock),
             id: wanted.id,
             name: wanted.name,

@@ -80,6 +80,7 @@ impl Server {
                 api: shared.api.clone(),
                 login: shared.login.clone(),
                 pacer: Pacer::new(shared.settings.limits.requests_per_minute, shared.clock.clone()),
+                budget: crate::daemon::shared::budget_name(&shared.settings.limits, &listed.id.sub),
                 metadata: crate::daemon::shared::metadata_budget(
                     &shared.settings.limits,
                     "x",

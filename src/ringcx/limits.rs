@@ -17,7 +17,7 @@ mod retry_after;
 
 pub use crate::sliding::{GUARD, LATEST_ARRIVAL, Sliding};
 pub use lapse::Lapse;
-pub use pacer::{Pacer, Permit, Usage};
+pub use pacer::{Pacer, Permit, Setback, Usage};
 pub use reservations::{Budget, MemoryStore, ReserveStore, Reserved, StoreError};
 pub use retry_after::retry_after;
 

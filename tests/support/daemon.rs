@@ -253,9 +253,14 @@ impl Rig {
         self.sim.ledger().ledger_for(all, self.sim.now())
     }
 
-    /// In what the archive differs from the world.
+    /// In what the archive differs from the world. An archive that the daemon has not made yet, or is bringing up to
+    /// date, differs in that it cannot be read.
     pub async fn differences(&self, world: &[LedgerEntry]) -> Vec<String> {
-        compare(&self.output(&["export"]).await, world, self.plan.wants)
+        let export = self.run(&["export"]).await;
+        match export.status {
+            0 => compare(&export.out, world, self.plan.wants),
+            status => vec![format!("export ended with {status}: {}", export.err)],
+        }
     }
 
     /// Waits until the world has come to rest and the archive holds all of it, to the letter.

@@ -5,6 +5,7 @@
 pub mod daemon;
 pub mod postgres;
 pub mod receiver;
+pub mod road;
 pub mod scrape;
 pub mod villain;
 

@@ -153,7 +153,7 @@ async fn serve(mut client: TcpStream, shared: &Shared) {
 }
 
 /// What comes up to the end of the headers, and of the body what came along with them.
-async fn head(stream: &mut TcpStream) -> Vec<u8> {
+pub(super) async fn head(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = Vec::new();
     let mut part = [0; 4096];
     while !head.windows(4).any(|four| four == b"\r\n\r\n") {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::{Line, Reach};
+use crate::account::metadata_budget_name;
 use crate::clock::{Clock, Time};
-use crate::db::Db;
+use crate::daemon::shared;
 use crate::model::{AccountId, Artifact, ArtifactSet, SegmentRecord, Window};
 use crate::ringcx::limits::{Budget, Pacer};
 use crate::ringcx::{self, ApiError, Record};
@@ -25,7 +26,8 @@ const LOOK: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// A line for people where it does not within [`PATIENCE`].
-async fn room(db: &Db, id: &AccountId, clock: &Clock) -> Result<(), String> {
+async fn room(reach: &Reach<'_>, id: &AccountId) -> Result<(), String> {
+    let (db, clock) = (&reach.db, &reach.context.clock);
     let failed = |error: crate::db::DbError| format!("failed to ask the running daemon for room: {error}");
     let account = db.enrol(id, None, clock.now()).await.map_err(failed)?;
     let here = db.here(clock.now()).await.map_err(failed)?;
@@ -43,6 +45,21 @@ async fn room(db: &Db, id: &AccountId, clock: &Clock) -> Result<(), String> {
         clock.sleep(LOOK).await;
     }
     Err("not asked: the running daemon left no room in its budget in time, as it does while it is paused after a 429 or its limit is very low\nhint: look at `status`, or try again".to_owned())
+}
+
+/// Whether the server has asked to be left alone; it may have told the daemon, or one that died since.
+///
+/// # Errors
+/// A line for people where it has.
+async fn not_refused(reach: &Reach<'_>, budget: &str) -> Result<(), String> {
+    let now = reach.context.clock.now();
+    let refusals = reach.db.refusals(now).await;
+    let refusals = refusals.map_err(|error| format!("failed to read what was refused lately: {error}"))?;
+    let Some(refusal) = refusals.get(budget).filter(|refusal| refusal.until > now) else { return Ok(()) };
+    let (until, wait) = (refusal.until.rfc3339_secs(), refusal.until.since(now).as_secs().saturating_add(1));
+    Err(format!(
+        "not asked: the daemon was refused with 429 and waits until {until} (for {wait} s)\nhint: try again then; someone else uses the account's limit as well"
+    ))
 }
 
 /// An account to be checked.
@@ -82,13 +99,18 @@ async fn metadata(
     budget: &Budget,
     sample: &mut Option<SegmentRecord>,
 ) -> Line {
-    let (what, id, db, clock) = (one.title(), &one.id, &reach.db, &reach.context.clock);
+    let (what, id, clock) = (one.title(), &one.id, &reach.context.clock);
     match free_at(budget, clock).await {
         Ok(free) if free > clock.now() + PATIENCE => return Line::bad(&what, &used_up(free, clock.now())),
         Ok(_) => {}
         Err(why) => return Line::bad(&what, &why),
     }
-    if let Err(why) = room(db, id, clock).await {
+    let allowed = async {
+        not_refused(reach, &metadata_budget_name(&id.sub)).await?;
+        not_refused(reach, &shared::budget_name(&reach.settings.limits, &id.sub)).await?;
+        room(reach, id).await
+    };
+    if let Err(why) = allowed.await {
         return Line::bad(&what, &why);
     }
     let window = window(reach.api.api_now(), reach.settings.discovery.window, reach.settings.discovery.offset);
@@ -152,7 +174,7 @@ async fn permission(
     artifact: Artifact,
 ) -> Option<Line> {
     let what = format!("{}, {}", one.title(), artifact.name());
-    if let Err(why) = room(&reach.db, &one.id, &reach.context.clock).await {
+    if let Err(why) = room(reach, &one.id).await {
         return Some(Line::odd(&what, &why));
     }
     let permit = pacer.enter().await;

@@ -24,6 +24,7 @@ mod tests;
 
 use pace::Pace;
 use ring::{Mark, Ring, Tally};
+pub use slowdown::Setback;
 use slowdown::Slowdown;
 
 /// How soon a caller that must not wait may ask again when nobody can know what it waits for.
@@ -156,15 +157,23 @@ impl Pacer {
     }
 
     /// A 429 came: pauses (for `retry_after` at least, else from a second upwards), goes on at what seems to be left
-    /// of the limit, and finds its way back over minutes.
-    pub fn refused(&self, retry_after: Option<Duration>) {
+    /// of the limit, and finds its way back over minutes. Returns how it stands now, unless that was so before: to be
+    /// kept where the next process finds it, as the server's memory does not end with this one.
+    pub fn refused(&self, retry_after: Option<Duration>) -> Option<Setback> {
         let now = self.0.clock.tick();
         let mut state = self.lock();
         state.advance(now);
         let through = state.sent.last_minute(now).saturating_sub(state.refused.last_minute(now) + 1);
         state.refused.add(now);
         let share = through as f64 / f64::from(self.0.limit.get());
-        state.slowdown.refused(now, retry_after, share);
+        if state.slowdown.refused(now, retry_after, share) { state.slowdown.setback() } else { None }
+    }
+
+    /// Goes on from where a refusal left an earlier user of the budget. Never ends a later pause.
+    pub fn resume(&self, setback: Setback) {
+        let mut state = self.lock();
+        state.advance(self.0.clock.tick());
+        state.slowdown.resume(setback);
     }
 
     /// Any answer but a 429 came: the next pause begins small again.

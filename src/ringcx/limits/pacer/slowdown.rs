@@ -27,6 +27,17 @@ const SLOWEST: f64 = 0.05;
 /// twice as many. Slower would use less of what is left, faster be refused more often: tried against a simulated server.
 const DOUBLED_AFTER_MINUTES: f64 = 10.0;
 
+/// Where a refusal left a budget: enough for another process to go on from there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Setback {
+    /// Nothing may leave before.
+    pub pause_until: Tick,
+    /// The share of the limit from which the rate grows again after that.
+    pub share: f64,
+    /// How many pauses there were without an answer between them.
+    pub times: u32,
+}
+
 #[derive(Debug)]
 pub(super) struct Slowdown {
     /// The factor from which the rate has been growing since the end of the last pause.
@@ -63,12 +74,14 @@ impl Slowdown {
 
     /// A 429 came. `asked` is what the server asked for, `share` the part of the limit that was let through in the last
     /// minute. Several at once, from requests under way together, are one: only the longest wait asked for counts.
-    pub(super) fn refused(&mut self, now: Tick, asked: Option<Duration>, share: f64) {
+    /// Returns whether it changed anything.
+    pub(super) fn refused(&mut self, now: Tick, asked: Option<Duration>, share: f64) -> bool {
         self.total += 1;
         let asked = asked.unwrap_or_default();
         if let Some(pause) = self.pause_until.filter(|pause| now < *pause || !self.sent_since) {
-            self.pause_until = Some(if asked.is_zero() { pause } else { pause.max(now + asked) });
-            return;
+            let longer = if asked.is_zero() { pause } else { pause.max(now + asked) };
+            self.pause_until = Some(longer);
+            return longer > pause;
         }
         let own = FIRST_PAUSE.saturating_mul(1 << self.in_a_row.min(10)).min(LONGEST_PAUSE);
         let factor = self.factor(now);
@@ -76,6 +89,22 @@ impl Slowdown {
         self.pause_until = Some(now + own.max(asked));
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.sent_since = false;
+        true
+    }
+
+    /// How it stands, for whoever uses the budget after this process; `None` if it was never refused.
+    pub(super) fn setback(&self) -> Option<Setback> {
+        self.pause_until.map(|pause_until| Setback { pause_until, share: self.base, times: self.in_a_row })
+    }
+
+    /// Goes on from how another stood, unless a later refusal is known.
+    pub(super) fn resume(&mut self, setback: Setback) {
+        if self.pause_until.is_none_or(|pause| setback.pause_until > pause) {
+            self.pause_until = Some(setback.pause_until);
+            self.base = setback.share.clamp(SLOWEST, 1.0);
+            self.in_a_row = setback.times;
+            self.sent_since = false;
+        }
     }
 
     /// A request leaves.
@@ -93,6 +122,8 @@ impl Slowdown {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn at(seconds: f64) -> Tick {
@@ -155,6 +186,72 @@ mod tests {
         slowdown.sent(after(10.0));
         slowdown.refused(after(10.0), None, 0.0);
         assert_eq!(slowdown.factor(after(10.0)), 0.5);
+    }
+
+    /// The longest that the rate takes to come back after the last pause: log2(1 / SLOWEST) doublings.
+    const BACK_WITHIN_MINUTES: f64 = 21.0;
+
+    /// A refusal: how long after the pause before it, what the server asked for, what got through.
+    fn refusals() -> impl Strategy<Value = Vec<(f64, Option<u64>, f64)>> {
+        prop::collection::vec((0.0..2000.0, prop::option::of(0..100_u64), 0.0..=1.0), 1..30)
+    }
+
+    proptest! {
+        #[test]
+        fn each_refusal_slows_it_and_none_stops_it_and_it_comes_back_in_bounded_time(refusals in refusals()) {
+            let mut slowdown = Slowdown::new();
+            let mut now = at(0.0);
+            for (gap, asked, share) in refusals {
+                now = now + Duration::from_secs_f64(gap);
+                slowdown.sent(now);
+                let before = slowdown.factor(now);
+                prop_assert!(slowdown.refused(now, asked.map(Duration::from_secs), share));
+                now = slowdown.pause_until().unwrap();
+                let after = slowdown.factor(now);
+                prop_assert!((SLOWEST..1.0).contains(&after), "{after}");
+                // Where more than its own rate got through, the last minute began before it was slowed, and is no guide.
+                prop_assert!(after < before || before == SLOWEST || share > before, "{before} to {after}");
+                prop_assert!(after <= before, "{before} to {after}");
+                prop_assert!(after >= before * STEEPEST, "{before} to {after}");
+            }
+            let mut last = 0.0;
+            for minute in 0..=BACK_WITHIN_MINUTES as u32 {
+                let factor = slowdown.factor(now + Duration::from_secs(60) * minute);
+                prop_assert!(factor >= last, "it fell from {last} to {factor} though all went well");
+                last = factor;
+            }
+            prop_assert_eq!(last, 1.0);
+        }
+
+        #[test]
+        fn another_process_goes_on_exactly_from_there(refusals in refusals(), later in 0.0..3000.0) {
+            let mut slowdown = Slowdown::new();
+            let mut now = at(0.0);
+            for (gap, asked, share) in refusals {
+                now = now + Duration::from_secs_f64(gap);
+                slowdown.sent(now);
+                slowdown.refused(now, asked.map(Duration::from_secs), share);
+            }
+            let mut next = Slowdown::new();
+            next.resume(slowdown.setback().unwrap());
+            let later = now + Duration::from_secs_f64(later);
+            prop_assert_eq!(next.pause_until(), slowdown.pause_until());
+            prop_assert_eq!(next.factor(later), slowdown.factor(later));
+            slowdown.sent(later);
+            next.sent(later);
+            slowdown.refused(later, None, 0.5);
+            next.refused(later, None, 0.5);
+            prop_assert_eq!(next.setback(), slowdown.setback());
+        }
+    }
+
+    #[test]
+    fn a_setback_that_is_older_than_what_is_known_changes_nothing() {
+        let mut slowdown = Slowdown::new();
+        pause(&mut slowdown, at(100.0), None);
+        let known = slowdown.setback();
+        slowdown.resume(Setback { pause_until: at(50.0), share: 0.1, times: 9 });
+        assert_eq!(slowdown.setback(), known);
     }
 
     #[test]

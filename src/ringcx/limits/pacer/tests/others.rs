@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -54,7 +55,7 @@ fn share(mut server: Server, their_rate: f64, from: Duration, until: Duration, s
             permit.counted();
             match answer {
                 Ok(()) => pacer.succeeded(),
-                Err(wait) => pacer.refused(wait),
+                Err(wait) => drop(pacer.refused(wait)),
             }
             outcome.ours += u32::from(answer.is_ok() && counts);
             outcome.refused += u32::from(answer.is_err() && counts);
@@ -121,4 +122,36 @@ fn once_the_others_are_gone_it_is_back_at_full_speed_within_half_an_hour() {
     assert!(pacer.usage().rate_factor < 0.2);
     clock.advance(seconds(25 * 60));
     assert_eq!(pacer.usage().rate_factor, 1.0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #[test]
+    fn whoever_takes_about_half_is_met_with_few_refusals(
+        per_minute in 48..=72_u32, counts_refused: bool, names_wait: bool, seed: u64
+    ) {
+        let server = Server { limit: 120, counts_refused, names_wait, window: VecDeque::new() };
+        let outcome = share(server, f64::from(per_minute) / 60.0, seconds(5 * 60), seconds(35 * 60), seed);
+        let refused = f64::from(outcome.refused) / f64::from(outcome.ours + outcome.refused);
+        prop_assert!(refused <= 0.03, "{refused:.4} of ours were refused");
+        let left = 30 * 120 - outcome.theirs;
+        let used = f64::from(outcome.ours) / f64::from(left);
+        prop_assert!(used >= 0.8, "{used:.3} of what was left was used");
+    }
+}
+
+#[test]
+fn a_pacer_that_takes_up_where_another_was_refused_holds_as_long_and_goes_as_slow() {
+    let clock = clock();
+    let refused = pacer(120, &clock);
+    request(&refused);
+    let setback = refused.refused(Some(seconds(30))).expect("a setback");
+    assert_eq!(refused.refused(Some(seconds(10))), None, "nothing new");
+    clock.advance(seconds(5));
+    let next = pacer(120, &clock);
+    next.start_after_lapse(Lapse::Released { ago: Duration::ZERO });
+    next.resume(setback);
+    let (was, is) = (refused.usage(), next.usage());
+    assert_eq!((is.paused_until, is.rate_factor), (was.paused_until, was.rate_factor));
+    assert_eq!(next.try_enter().unwrap_err(), setback.pause_until);
 }
