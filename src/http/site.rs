@@ -47,7 +47,7 @@ pub(super) struct Site {
     pictures: Fresh<Result<Arc<Picture>, Trouble>>,
     /// The last picture that could be made.
     last: Mutex<Option<Arc<Picture>>>,
-    history: History,
+    pub(super) history: History,
     pace: Pace,
 }
 
