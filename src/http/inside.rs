@@ -98,8 +98,9 @@ struct Key {
 }
 
 async fn enter(State(door): State<Arc<Door>>, headers: HeaderMap, key: Result<Form<Key>, FormRejection>) -> Response {
-    let Ok(Form(key)) = key else {
-        return (StatusCode::BAD_REQUEST, "this takes a form with `token`\n").into_response();
+    let Form(key) = match key {
+        Ok(key) => key,
+        Err(rejection) => return (rejection.status(), "this takes a form with `token`\n").into_response(),
     };
     let answer = door.hear(key.token.trim());
     if answer != Answer::Right {

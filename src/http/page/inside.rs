@@ -268,7 +268,7 @@ fn facts(reading: &Reading<'_>) -> Markup {
         section.facts {
             h2 { "Ended " (time(segment.ended)) }
             dl {
-                div { dt { "account" } dd { @if let Some(name) = reading.account { (name) " · " } (segment.account.to_string()) } }
+                div { dt { "account" } dd { @if let Some(name) = reading.account { (name) " · " } (one_line(&segment.account.to_string())) } }
                 @if let Some(lasted) = lasted { div { dt { "lasted" } dd { (span(lasted)) } } }
                 @for (label, value) in fields {
                     div { dt { (if label.is_empty() { "channel type" } else { label }) } dd dir="auto" { (clean(&value)) } }

@@ -140,7 +140,7 @@ async fn hundreds_of_accounts_in_trouble_are_told_of_in_a_few_lines_and_a_page_o
     let server = prepared(300, true).await;
     let page = server.get("/").await.body;
     assert!(
-        page.contains("In trouble") && page.contains("paused for 24 accounts"),
+        page.contains("In trouble") && page.contains("paused for 23 accounts"),
         "{}",
         &page[..9000.min(page.len())]
     );
