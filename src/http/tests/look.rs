@@ -228,7 +228,7 @@ async fn conversation(folder: &Path) {
     let stored = |text: &str| slot(SlotOutcome::Stored(text.into()));
     let slots = [
         stored(&transcript.to_string()),
-        stored("{\"summary\":\"Charged twice; refund is on its way.\"}"),
+        stored("Charged twice; the refund is on its way."),
         slot(SlotOutcome::NotPopulated),
     ];
     let dialog = [segment(1), segment(2), segment(3)];
