@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::super::history::Sample;
-use super::super::page::{self, Reading};
+use super::super::page::{self, Asked, Reading};
 use super::*;
 use crate::db::{SegmentRow, SegmentSlot, SlotOutcome, sql};
+use crate::search::score::{Judged, Passage};
+use crate::search::{Findings, Hit, Source};
 
 const HOUR: i64 = 3_600_000;
 
@@ -239,4 +241,23 @@ async fn conversation(folder: &Path) {
     let url = format!("file://{}", file.path().display());
     shoot(url.clone(), folder.join("conversation-light.png"), (1000, 900), false).await;
     shoot(url, folder.join("conversation-phone-dark.png"), PHONE, true).await;
+    let text = "…I was charged twice for one parcel, and nobody could tell me when I get the money back.".to_owned();
+    let hit = |segment: &SegmentRow| Hit {
+        segment: segment.clone(),
+        source: Source::ALL[0],
+        version: 1,
+        judged: Judged {
+            score: 1.0,
+            speaker: Some("Customer (contact)".to_owned()),
+            offset: Some("00:06".to_owned()),
+            passage: Passage { matches: vec![9..16, 17..22], text: text.clone() },
+        },
+    };
+    let findings = Findings { hits: dialog.iter().map(hit).collect(), ..Findings::default() };
+    let asked = Asked { q: "\"charged twice\"".to_owned(), ..Asked::default() };
+    let found = page::Result::Found { findings: &findings, accounts: &[], standing: None, limit: 50 };
+    std::fs::write(file.path(), page::found(&asked, &found)).unwrap();
+    let url = format!("file://{}", file.path().display());
+    shoot(url.clone(), folder.join("search-light.png"), (1000, 700), false).await;
+    shoot(url, folder.join("search-phone-dark.png"), PHONE, true).await;
 }
