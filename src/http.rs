@@ -7,14 +7,17 @@
 //! | `/metrics` | for Prometheus |
 //! | `/api/status` | the JSON of `status --json` |
 //! | `/` | the dashboard, kept up to date by `/events` |
+//! | `/search`, `/conversation` | what customers said, for those who know `http.token` (`/login`, `/logout`); 404 without one |
 //!
 //! A client can hold up neither the daemon nor other clients: connections, viewers, the size and time of a request's head,
 //! and the time that an answer may lie unread are all bounded. `guard` says what else every request has to pass.
 
 mod board;
+mod door;
 mod fresh;
 mod guard;
 mod history;
+mod inside;
 mod page;
 mod pages;
 mod picture;
@@ -93,9 +96,12 @@ pub async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListener>> {
 /// Where the listener has no address, or a part of it ended of itself.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
     let address = listener.local_addr().context("failed to read the address that the HTTP server listens on")?;
-    announce(address);
+    announce(address, shared.settings.http.token.is_some());
     let hosts = Hosts::of(address, shared.settings.http.listen.as_deref(), machine());
-    let site = Arc::new(Site::new(shared, stop.clone()));
+    keep(listener, Arc::new(Site::new(shared, stop.clone())), hosts, stop).await
+}
+
+async fn keep(listener: TcpListener, site: Arc<Site>, hosts: Hosts, stop: CancellationToken) -> anyhow::Result<()> {
     let router = pages::routes(site.clone(), hosts);
     let mut connections = JoinSet::new();
     let ended_early = tokio::select! {
@@ -115,12 +121,18 @@ async fn ends(connections: &mut JoinSet<()>) {
     while connections.join_next().await.is_some() {}
 }
 
-fn announce(address: SocketAddr) {
+fn announce(address: SocketAddr, shows_conversations: bool) {
     tracing::info!(%address, "the dashboard is at http://{address}/");
     if !address.ip().to_canonical().is_loopback() {
         tracing::info!(
             "whoever can reach this address can read the names of accounts and their figures, and nothing else"
         );
+        if shows_conversations {
+            tracing::warn!(
+                "whoever knows http.token can read conversations here, and both travel unencrypted: put a proxy that speaks \
+                 TLS in front, and let only it reach this address"
+            );
+        }
     }
 }
 

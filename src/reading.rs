@@ -7,6 +7,20 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+/// What of a segment's metadata people read, each with what it is called; one without a name goes with the one before it.
+pub const FIELDS: [(&str, &str); 10] = [
+    ("type", "segmentType"),
+    ("channel", "channelClass"),
+    ("", "channelType"),
+    ("begun by", "dialogOrigination"),
+    ("agent", "segmentParticipantId"),
+    ("agent group", "segmentAgentGroupId"),
+    ("started", "segmentStartTimeMs"),
+    ("system says", "systemDisposition"),
+    ("agent says", "agentDisposition"),
+    ("agent's notes", "agentNotes"),
+];
+
 /// One thing that someone said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Phrase {

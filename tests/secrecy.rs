@@ -103,7 +103,11 @@ async fn nothing_that_others_see_holds_a_secret_or_what_was_said(place: Place) {
     assert!(forbidden.len() > 40 && forbidden.iter().any(|text| text.starts_with("+1650")), "{forbidden:#?}");
     let log = rig.log();
     let address = log.split("the dashboard is at http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
-    for path in ["/", "/events", "/metrics", "/readyz", "/healthz", "/api/status", "/nothing", "/search?q=parcel"] {
+    let first: Value = serde_json::from_str(exported.lines().next().unwrap()).unwrap();
+    let one = |key: &str| first[key].as_str().unwrap();
+    let conversation = format!("/conversation?account={}&segment={}", one("sub_account_id"), one("segment_id"));
+    let pages = ["/", "/events", "/metrics", "/readyz", "/healthz", "/api/status", "/nothing"];
+    for path in pages.into_iter().chain(["/search?q=parcel", "/login", &conversation]) {
         let answer = got(address, path).await;
         assert!(answer.starts_with("HTTP/1.1 "), "{path}: {answer}");
         holds_nothing(path, &answer, &forbidden);

@@ -165,8 +165,15 @@ mod tests {
     fn show(board: &Board, rows: Vec<Row>, line: &str) {
         let picture = Arc::new(picture(rows));
         let verdict = Verdict { level: Level::Healthy, line: line.to_owned(), findings: Vec::new() };
-        let view =
-            View { verdict: &verdict, picture: Some(&picture), samples: &[], pace: PACE, now: NOW, instance: "host-1" };
+        let view = View {
+            verdict: &verdict,
+            picture: Some(&picture),
+            samples: &[],
+            pace: PACE,
+            now: NOW,
+            instance: "host-1",
+            search: false,
+        };
         board.show(&view, Some(picture.clone()));
     }
 
@@ -209,8 +216,15 @@ mod tests {
         let picture = Arc::new(picture(vec![row("one")]));
         let verdict = Verdict { level: Level::Healthy, line: "good".to_owned(), findings: Vec::new() };
         let now = NOW + std::time::Duration::from_secs(3600);
-        let view =
-            View { verdict: &verdict, picture: Some(&picture), samples: &[], pace: PACE, now, instance: "host-1" };
+        let view = View {
+            verdict: &verdict,
+            picture: Some(&picture),
+            samples: &[],
+            pace: PACE,
+            now,
+            instance: "host-1",
+            search: false,
+        };
         board.show(&view, Some(picture.clone()));
         let change = parsed(&changes.try_recv().unwrap());
         assert!(change["rows"]["one"].as_str().unwrap().contains("data-level=\"behind\""));

@@ -6,6 +6,7 @@
 
 mod chart;
 mod head;
+mod inside;
 mod row;
 
 use std::sync::LazyLock;
@@ -21,6 +22,7 @@ use super::history::Sample;
 use super::picture::Picture;
 use super::verdict::{Pace, Verdict};
 
+pub(super) use inside::{Asked, Reading, Refusal, Result, conversation, found, login, no_conversation};
 pub(super) use row::{Drawn, frame, order};
 
 const STYLE: &str = include_str!("page/style.css");
@@ -37,12 +39,13 @@ pub(super) struct View<'a> {
     pub(super) pace: Pace,
     pub(super) now: Time,
     pub(super) instance: &'a str,
+    /// Whether conversations can be looked for here.
+    pub(super) search: bool,
 }
 
 /// The page's Content-Security-Policy.
 pub(super) fn policy() -> &'static str {
     static POLICY: LazyLock<String> = LazyLock::new(|| {
-        let hash = |text: &str| STANDARD.encode(Sha256::digest(text.as_bytes()));
         format!(
             "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \
              base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -51,6 +54,22 @@ pub(super) fn policy() -> &'static str {
         )
     });
     &POLICY
+}
+
+/// That of the pages with conversations: no script at all, and forms that go to this server.
+pub(super) fn inside_policy() -> &'static str {
+    static POLICY: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'self'; \
+             frame-ancestors 'none'",
+            hash(STYLE)
+        )
+    });
+    &POLICY
+}
+
+fn hash(text: &str) -> String {
+    STANDARD.encode(Sha256::digest(text.as_bytes()))
 }
 
 /// The whole page; `seq` is the number of the state that it shows, from which the events go on.
@@ -74,6 +93,7 @@ pub(super) fn page(view: &View<'_>, seq: u64) -> String {
                 header {
                     h1 { "ringcx-extractor" }
                     span.instance { (view.instance) }
+                    @if view.search { nav { a href="/search" { "Search conversations" } } }
                     span #stream role="status" { noscript { "reloads every 10 s" } }
                 }
                 main {

@@ -18,8 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use crate::metrics::Format;
 
 use super::guard::{self, Hosts};
-use super::page;
 use super::site::{BEAT, RECENT, Site};
+use super::{inside, page};
 
 /// All paths; see `guard` for what every request has to pass.
 pub(super) fn routes(site: Arc<Site>, hosts: Hosts) -> Router {
@@ -27,6 +27,7 @@ pub(super) fn routes(site: Arc<Site>, hosts: Hosts) -> Router {
         .route("/", get(dashboard))
         .route("/events", get(events))
         .route("/api/status", get(status))
+        .merge(inside::routes(&site))
         .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::known_host));
     Router::new()
         .merge(for_people)

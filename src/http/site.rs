@@ -17,6 +17,7 @@ use crate::ringcx::LoginState;
 use crate::status::{AccountStatus, SinkState};
 
 use super::board::Board;
+use super::door::Door;
 use super::fresh::Fresh;
 use super::history::{self, History, Sample};
 use super::page::View;
@@ -38,13 +39,15 @@ pub(super) struct Site {
     pub(super) shared: Arc<Shared>,
     pub(super) stop: CancellationToken,
     pub(super) board: Board,
+    /// Lets people see conversations; `None` where nobody may.
+    pub(super) door: Option<Arc<Door>>,
     /// Places for viewers.
     pub(super) seats: Arc<Semaphore>,
     pulse: Fresh<Result<(), Trouble>>,
     pictures: Fresh<Result<Arc<Picture>, Trouble>>,
     /// The last picture that could be made.
     last: Mutex<Option<Arc<Picture>>>,
-    history: History,
+    pub(super) history: History,
     pace: Pace,
 }
 
@@ -59,8 +62,10 @@ pub(super) struct Look {
 impl Site {
     pub(super) fn new(shared: Arc<Shared>, stop: CancellationToken) -> Site {
         let pace = Pace::of(shared.settings.discovery.offset, shared.settings.discovery.interval);
+        let door = shared.settings.http.token.clone().map(|token| Arc::new(Door::new(token, shared.clock.clone())));
         Site {
             shared,
+            door,
             stop,
             board: Board::new(),
             seats: Arc::new(Semaphore::new(VIEWERS)),
@@ -154,6 +159,7 @@ impl Site {
             pace: self.pace,
             now: look.now,
             instance: &self.shared.settings.database.instance,
+            search: self.door.is_some(),
         }
     }
 

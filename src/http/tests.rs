@@ -2,6 +2,8 @@
 
 mod client;
 mod garbage;
+mod inside;
+mod look;
 
 use std::time::Duration;
 
@@ -49,17 +51,29 @@ instance = "host-1"
 "#;
 
 impl Server {
-    #[expect(clippy::disallowed_methods, reason = "a test's own task, joined by the test")]
     async fn start() -> Server {
+        Server::with(SETTINGS).await
+    }
+
+    async fn with(settings: &str) -> Server {
+        Server::showing(settings, async |_, _| {}).await
+    }
+
+    /// One whose database and history are prepared first.
+    #[expect(clippy::disallowed_methods, reason = "a test's own task, joined by the test")]
+    async fn showing(settings: &str, prepare: impl AsyncFnOnce(&Shared, &history::History)) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("local.toml");
-        std::fs::write(&file, SETTINGS).unwrap();
+        std::fs::write(&file, settings).unwrap();
         let settings = config::load(Some(&file), []).unwrap().settings;
         let db = Db::open_sqlite(&folder.path().join("test.db"), Access::Own).await.unwrap();
         let shared = Shared::new(settings, db, Clock::manual(NOW)).unwrap();
         let listener = bind(&shared.settings.http).await.unwrap().unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let served = tokio::spawn(serve(listener, shared.clone(), stop.clone()));
+        let site = Arc::new(Site::new(shared.clone(), stop.clone()));
+        prepare(&shared, &site.history).await;
+        let hosts = Hosts::of(address, None, None);
+        let served = tokio::spawn(keep(listener, site, hosts, stop.clone()));
         Server { address, shared, stop, served, _folder: folder }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::status::SinkState;
+use crate::status::{SinkState, SinkStatus};
 
 use super::picture::{Picture, Row};
 use super::ready::{Readiness, What};
@@ -206,27 +206,45 @@ fn of_failures(picture: &Picture) -> Vec<Finding> {
     let refused = picture.status.sinks.iter().filter(|sink| sink.failed > 0).map(|sink| Finding {
         level: Level::Incomplete,
         what: format!("sink {} refused {} for good", sink.name, count(sink.failed, "event", "events")),
-        todo: "`ringcx-extractor deliver status` says why; `deliver retry` sends them again".to_owned(),
+        todo: SINK_REFUSED.to_owned(),
     });
     let stands = picture.status.sinks.iter().filter_map(|sink| {
         let reason = sink.reason.as_deref().unwrap_or("no reason is known");
-        match sink.state {
-            SinkState::Stopped => Some(Finding {
-                level: Level::Trouble,
-                what: format!("sink {} is stopped: {reason}", sink.name),
-                todo: crate::deliver::STOPPED.to_owned(),
-            }),
-            SinkState::Resting => Some(Finding {
-                level: Level::Behind,
-                what: format!("sink {} takes nothing at present: {reason}", sink.name),
-                todo: "nothing to do if it passes: the sink is tried again by itself and nothing is lost; `ringcx-extractor \
-                       deliver retry` tries it at once"
-                    .to_owned(),
-            }),
-            SinkState::Active | SinkState::New | SinkState::NotInTheSettings => None,
-        }
+        let (level, what, todo) = match sink.state {
+            SinkState::Stopped => (Level::Trouble, "is stopped", crate::deliver::STOPPED),
+            SinkState::Resting => (Level::Behind, "takes nothing at present", SINK_RESTS),
+            SinkState::Active | SinkState::New | SinkState::NotInTheSettings => return None,
+        };
+        Some(Finding { level, what: format!("sink {} {what}: {reason}", sink.name), todo: todo.to_owned() })
     });
     failed.into_iter().chain(refused).chain(stands).collect()
+}
+
+const SINK_REFUSED: &str = "`ringcx-extractor deliver status` says why; `deliver retry` sends them again";
+const SINK_RESTS: &str = "nothing to do if it passes: the sink is tried again by itself and nothing is lost; `ringcx-extractor \
+                          deliver retry` tries it at once";
+
+/// How a sink stands.
+pub(super) fn of_sink(sink: &SinkStatus) -> Level {
+    match sink.state {
+        SinkState::Stopped => Level::Trouble,
+        _ if sink.failed > 0 => Level::Incomplete,
+        SinkState::Resting => Level::Behind,
+        SinkState::Active | SinkState::New | SinkState::NotInTheSettings => Level::Healthy,
+    }
+}
+
+/// What to do about a sink, where there is anything.
+pub(super) fn todo_of_sink(sink: &SinkStatus) -> Option<&'static str> {
+    match sink.state {
+        SinkState::Stopped => Some(crate::deliver::STOPPED),
+        SinkState::Resting => Some(SINK_RESTS),
+        SinkState::New => Some("no daemon has seen it yet"),
+        SinkState::NotInTheSettings => {
+            Some("where it stood is kept; put it back into the settings, and it goes on from there")
+        }
+        SinkState::Active => (sink.failed > 0).then_some(SINK_REFUSED),
+    }
 }
 
 fn of_gaps(picture: &Picture) -> Option<Finding> {

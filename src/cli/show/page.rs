@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::db::{SegmentRow, SegmentSlot};
 use crate::export::{Entry, conversation_of, outcome_name, summary_of};
 use crate::model::Artifact;
-use crate::reading::{Conversation, clean, one_line, word, wrap};
+use crate::reading::{Conversation, FIELDS, clean, one_line, word, wrap};
 
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
@@ -19,20 +19,6 @@ const PLAIN: &str = "\x1b[0m";
 
 /// Width of the labels in the header.
 const LABEL: usize = 13;
-
-/// What of the metadata is shown, and as what.
-const FIELDS: [(&str, &str); 10] = [
-    ("type", "segmentType"),
-    ("channel", "channelClass"),
-    ("", "channelType"),
-    ("begun by", "dialogOrigination"),
-    ("agent", "segmentParticipantId"),
-    ("agent group", "segmentAgentGroupId"),
-    ("started", "segmentStartTimeMs"),
-    ("system says", "systemDisposition"),
-    ("agent says", "agentDisposition"),
-    ("agent's notes", "agentNotes"),
-];
 
 /// All of it.
 pub(super) fn render(entry: &Entry, history: &History, now: Time, width: usize) -> String {

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::super::history::Sample;
 use super::super::picture::{Failure, Picture, Row};
-use super::super::verdict::{Finding, Verdict};
+use super::super::verdict::{self, Finding, Verdict};
 use super::super::words::{count, number, span};
 use super::{View, chart, row};
 use crate::clock::Time;
@@ -17,7 +17,7 @@ const FINDINGS: usize = 12;
 
 pub(super) fn head(view: &View<'_>) -> Markup {
     html! {
-        (verdict(view.verdict))
+        (standing(view.verdict))
         @if let Some(picture) = view.picture {
             div.tiles { (tiles(picture, view.now)) }
             // Two points make a line; until then there is nothing to see.
@@ -47,7 +47,7 @@ fn in_words(seconds: u64) -> String {
     span(Duration::from_secs(seconds))
 }
 
-fn verdict(verdict: &Verdict) -> Markup {
+fn standing(verdict: &Verdict) -> Markup {
     let (first, others) = match verdict.findings.split_first() {
         Some((first, others)) if first.what == verdict.line => (Some(first), others),
         _ => (None, verdict.findings.as_slice()),
@@ -158,20 +158,46 @@ fn sinks(sinks: &[SinkStatus]) -> Markup {
             section.sinks {
                 h2 { "Sinks" }
                 table {
-                    thead { tr { th scope="col" { "Sink" } th scope="col" { "State" } th scope="col" { "Pending" } th scope="col" { "Failed" } th scope="col" { "Last delivered" } } }
-                    tbody {
-                        @for sink in sinks {
-                            tr {
-                                td data-label="Sink" { (sink.name) }
-                                td data-label="State" { (sink.state.words()) }
-                                td.number data-label="Pending" { (number(sink.pending)) }
-                                td.number data-label="Failed" { (number(sink.failed)) }
-                                td data-label="Last delivered" { (sink.last_delivered.as_deref().unwrap_or("never")) }
-                            }
-                        }
-                    }
+                    thead { tr {
+                        th scope="col" { "Sink" } th scope="col" { "State" } th scope="col" { "Pending" }
+                        th scope="col" { "Delivered" } th scope="col" { "Refused" } th scope="col" { "Last delivered" }
+                    } }
+                    tbody { @for sink in sinks { (sink_row(sink)) } }
                 }
             }
         }
     }
+}
+
+fn sink_row(sink: &SinkStatus) -> Markup {
+    let level = verdict::of_sink(sink);
+    html! {
+        tr data-level=(level.name()) {
+            td data-label="Sink" {
+                (sink.name)
+                @if let Some(kind) = sink.kind { small { (kind.replace('_', " ")) } }
+            }
+            td.wide data-label="State" {
+                span.level.(level.name()) aria-hidden="true" { (level.sign()) } " " (sink.state.words())
+                @if let Some(since) = &sink.since { " since " (moment(since)) }
+                @if let Some(until) = &sink.resting_until { ", tried again at " (moment(until)) }
+                @if let Some(reason) = &sink.reason { small.note { (reason) } }
+                @if let Some(todo) = verdict::todo_of_sink(sink) { small { (text(todo)) } }
+            }
+            td.number data-label="Pending" {
+                (number(sink.pending))
+                @if sink.waiting > 0 { small { (number(sink.waiting)) " to be tried again" } }
+            }
+            td.number data-label="Delivered" { (number(sink.delivered)) }
+            td.number data-label="Refused" {
+                @if sink.failed > 0 { strong { (number(sink.failed)) } } @else { "0" }
+            }
+            td data-label="Last delivered" { (sink.last_delivered.as_deref().map_or_else(|| "never".to_owned(), moment)) }
+        }
+    }
+}
+
+/// A moment in RFC 3339, as people read it.
+fn moment(time: &str) -> String {
+    time.replace('T', " ").replace('Z', " UTC")
 }

@@ -10,7 +10,18 @@ const PACE: Pace = Pace { lag: Duration::from_secs(900) };
 fn drawn(picture: Option<&Picture>, line: &str) -> String {
     let findings = vec![Finding { level: Level::Behind, what: line.to_owned(), todo: "<i>do</i>".to_owned() }];
     let verdict = Verdict { level: Level::Behind, line: line.to_owned(), findings };
-    page(&View { verdict: &verdict, picture, samples: &[], pace: PACE, now: NOW, instance: "<b>host</b>" }, 7)
+    page(
+        &View {
+            verdict: &verdict,
+            picture,
+            samples: &[],
+            pace: PACE,
+            now: NOW,
+            instance: "<b>host</b>",
+            search: false,
+        },
+        7,
+    )
 }
 
 const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\" autofocus onfocus=\"alert(3)";

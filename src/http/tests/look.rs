@@ -1,0 +1,263 @@
+//! The dashboard as a browser shows it: with one account, some, and hundreds, healthy and in trouble.
+//!
+//! The pictures are taken where Chromium is installed, by
+//! `LOOK=folder cargo test --lib http::tests::look -- --ignored`, and are there to be looked at by people.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::super::history::Sample;
+use super::super::page::{self, Asked, Reading};
+use super::*;
+use crate::db::{SegmentRow, SegmentSlot, SlotOutcome, sql};
+use crate::search::score::{Judged, Passage};
+use crate::search::{Findings, Hit, Source};
+
+const HOUR: i64 = 3_600_000;
+
+fn settings(accounts: usize, troubled: bool) -> String {
+    let mut text = SETTINGS.split("[[accounts]]").next().unwrap().to_owned();
+    text.push_str("[http]\nlisten = \"127.0.0.1:0\"\ntoken = \"sesame\"\n[database]\ninstance = \"host-1\"\n");
+    let names = ["Support EMEA", "Sales North", "Billing", "Returns", "Premium", "Field Service"];
+    for number in 0..accounts {
+        let name = names[number % names.len()];
+        let _ = writeln!(
+            text,
+            "[[accounts]]\nrc_account_id = \"1\"\nsub_account_id = \"{}\"\nname = \"{name} {}\"",
+            40_000_000 + number * 131,
+            number + 1
+        );
+    }
+    text.push_str("[[sinks]]\nname = \"lake\"\ntype = \"jsonl\"\npath = \"out\"\n");
+    if troubled {
+        let hook = "type = \"webhook\"\nurl = \"https://crm.example/hook\"\nsecret = \"s\"\n";
+        let _ = write!(text, "[[sinks]]\nname = \"crm\"\n{hook}[[sinks]]\nname = \"quality\"\n{hook}");
+    }
+    text
+}
+
+/// Runs one statement for many rows.
+async fn fill(db: &Db, head: &str, rows: &[String]) {
+    for part in rows.chunks(400).filter(|part| !part.is_empty()) {
+        let text: &'static str = Box::leak(format!("{head} values {}", part.join(", ")).into_boxed_str());
+        db.run(sql(text)).await.unwrap();
+    }
+}
+
+/// An archive in which much has happened.
+async fn prepare(shared: &Shared, troubled: bool) {
+    let (db, now) = (&shared.db, NOW.0);
+    let config::Accounts::Listed(listed) = &shared.settings.accounts else { panic!("listed") };
+    let wanted = listed.iter().map(|listed| (listed.id.clone(), listed.name.clone())).collect();
+    let rows = db.enrol_all(&wanted, NOW).await.unwrap();
+    let (mut coverage, mut work, mut stats) = (Vec::new(), Vec::new(), String::new());
+    let mut read = |key: i64, pass: &str, from: i64, to: i64| {
+        coverage.push(format!("({key}, '{pass}', {from}, {to}, 1, 0, 0)"));
+    };
+    for (nth, row) in (0_i64..).zip(&rows) {
+        let (key, begin) = (row.key, now - 26 * HOUR);
+        let on = |every: i64, which: i64| troubled && nth % every == which % every;
+        let edge = now - 300_000 - (nth * 7 % 240) * 1000 - if on(19, 4) { 2 * HOUR } else { 0 };
+        if on(11, 0) {
+            read(key, "live", begin, now - 9 * HOUR);
+            read(key, "live", now - 7 * HOUR, edge);
+        } else {
+            read(key, "live", begin, edge);
+        }
+        read(key, "recheck:3600", begin, edge - HOUR);
+        if on(13, 1) {
+            db.pause(&PauseRow {
+                account: key,
+                endpoint: Endpoint::Transcript,
+                since: NOW,
+                until: NOW + Duration::from_secs(1800),
+                times: 3,
+                status: Some(403),
+                reason: "access.denied.exception".to_owned(),
+            })
+            .await
+            .unwrap();
+        }
+        for item in 0..(nth * 37 % 23) {
+            let state = if on(29, 2) && item < 3 { 2 } else { 0 };
+            let due = if item % 3 == 0 { now } else { now + 60_000 };
+            let id = (key * 1000 + item) * 4;
+            let reason = if state == 2 { "'400: this segment cannot be transcribed'" } else { "null" };
+            work.push(format!("({id}, {}, 0, {key}, 0, {state}, {due}, {}, {reason})", id / 4, now - item * 9000));
+        }
+        let used = nth * 53 % 119;
+        let _ = write!(
+            stats,
+            "{}\"{}\":{{\"running\":1,\"requests_last_minute\":{used}}}",
+            if nth > 0 { "," } else { "" },
+            row.id.sub
+        );
+        db.start_live(key, Time(begin)).await.unwrap();
+    }
+    fill(db, "insert into coverage (account, pass, from_ms, to_ms, reads, first_read, last_read)", &coverage).await;
+    fill(db, "insert into work (item, segment, artifact, account, lane, state, due, created, reason)", &work).await;
+    db.run(sql("update account set done = 80000 + id * 977, feed = 80000 + id * 977")).await.unwrap();
+    let rests = if troubled {
+        r#""quality":{"since":"2027-01-15T07:40:00Z","until":"2027-01-15T08:02:00Z","reason":"503 Service Unavailable"}"#
+    } else {
+        ""
+    };
+    let stats = format!("{{\"accounts\":{{{stats}}},\"sinks\":{{{rests}}}}}");
+    let stmt =
+        sql("insert into replica (name, version, started, heartbeat, stats) values ('host-1', '0.1.0', $1, $1, $2)");
+    db.run(stmt.bind(NOW).bind(stats)).await.unwrap();
+    let mut sinks = vec![format!("(1, 'lake', 0, 'out', null, null)")];
+    if troubled {
+        sinks.push(format!("(2, 'crm', 0, 'x', {}, '410 Gone: this hook was removed')", now - HOUR));
+        sinks.push("(3, 'quality', 0, 'y', null, null)".to_owned());
+    }
+    fill(db, "insert into sink (id, name, created, place, stopped, reason)", &sinks).await;
+    let cursors: Vec<String> = (1..=sinks.len())
+        .flat_map(|sink| {
+            rows.iter().map(move |row| {
+                format!("({sink}, {}, {}, 70000, {now})", row.key, 80_000 + row.key * 977 - 40 * (sink as i64 - 1))
+            })
+        })
+        .collect();
+    fill(db, "insert into sink_cursor (sink, account, feed, delivered, last_delivered)", &cursors).await;
+}
+
+/// A server that shows a prepared archive, and has watched it for a day.
+async fn prepared(accounts: usize, troubled: bool) -> Server {
+    Server::showing(&settings(accounts, troubled), async |shared, history| {
+        shared.set_session(true);
+        prepare(shared, troubled).await;
+        for step in (1..280_u64).rev() {
+            let wave = (step * step / 7) % 90 + if troubled && step < 60 { (60 - step) * 100 } else { 0 };
+            let at = NOW - Duration::from_secs(step * 300);
+            history.note(Sample { at, lag: Duration::from_secs(300 + wave), backlog: 40 + wave * 3 });
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_accounts_in_trouble_are_told_of_in_a_few_lines_and_a_page_of_bearable_size() {
+    let server = prepared(300, true).await;
+    let page = server.get("/").await.body;
+    assert!(
+        page.contains("In trouble") && page.contains("paused for 23 accounts"),
+        "{}",
+        &page[..9000.min(page.len())]
+    );
+    assert!(page.contains("sink crm is stopped: 410 Gone") && page.contains("resting since"), "sinks");
+    let first = page.find("<tr data-key").unwrap();
+    assert!(page[first..].contains("data-level=\"trouble\""), "the worst comes first");
+    assert!(page.len() < 1_200_000, "{} bytes", page.len());
+    server.end().await;
+}
+
+/// Has Chromium take a picture.
+async fn shoot(url: String, to: PathBuf, size: (u32, u32), dark: bool) {
+    let shot = tokio::task::spawn_blocking(move || {
+        let profile = tempfile::tempdir().unwrap();
+        let mut chromium = Command::new("chromium");
+        chromium
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--hide-scrollbars",
+            ])
+            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--timeout=2500"])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg(format!("--window-size={},{}", size.0, size.1))
+            .arg(format!("--screenshot={}", to.display()));
+        if dark {
+            chromium.args(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]);
+        }
+        let output = chromium.arg(url).output().expect("chromium, to look with");
+        assert!(to.metadata().is_ok_and(|file| file.len() > 5000), "{}", String::from_utf8_lossy(&output.stderr));
+    });
+    shot.await.unwrap();
+}
+
+const WIDE: (u32, u32) = (1280, 1000);
+const PHONE: (u32, u32) = (400, 1500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Chromium, and a person to look at the pictures"]
+async fn the_pages_in_a_real_browser() {
+    let folder = PathBuf::from(std::env::var_os("LOOK").expect("LOOK names a folder for the pictures"));
+    std::fs::create_dir_all(&folder).unwrap();
+    for (accounts, troubled) in [(1, false), (1, true), (30, false), (30, true), (500, false), (500, true)] {
+        let server = prepared(accounts, troubled).await;
+        let name = format!("{accounts}-{}", if troubled { "trouble" } else { "healthy" });
+        for (how, size, dark) in [("light", WIDE, false), ("dark", WIDE, true), ("phone", PHONE, false)] {
+            let url = format!("http://{}/", server.address);
+            shoot(url, folder.join(format!("{name}-{how}.png")), size, dark).await;
+        }
+        if accounts == 1 && !troubled {
+            let url = format!("http://{}/search", server.address);
+            shoot(url, folder.join("login.png"), (900, 600), false).await;
+        }
+        server.end().await;
+    }
+    conversation(&folder).await;
+}
+
+async fn conversation(folder: &Path) {
+    let segment = |key: i64| {
+        SegmentRow {
+        key,
+        account: crate::model::AccountId::new("1", "40000000"),
+        account_key: 1,
+        segment_id: format!("p-v-93bd0e6f0f0a479ea8025fe8f8ec3e1d-{key}"),
+        dialog_id: Some("d-93bd0e6f0f0a479e".to_owned()),
+        ended: Some(NOW + Duration::from_secs(600 * key.unsigned_abs())),
+        has_transcript: true,
+        first_seen: NOW,
+        metadata: r#"{"channelClass":"VOICE","dialogOrigination":"INBOUND","agentNotes":"wants a refund","segmentDurationMs":61000}"#
+            .to_owned(),
+    }
+    };
+    let said = |name: &str, kind: &str, at: u64, text: &str| serde_json::json!({ "participantName": name, "participantType": kind, "timestamp": at, "message": text });
+    let transcript = serde_json::json!({ "transcript": [
+        said("Jane Doe", "agent", 1000, "Good morning, this is Jane. How can I help?"),
+        said("Customer", "contact", 7000, "I was charged twice for one parcel, and nobody could tell me when I get the money back."),
+        said("Jane Doe", "agent", 19_000, "Let me look."),
+        said("Jane Doe", "agent", 41_000, "I see it; the refund was sent yesterday."),
+    ]});
+    let slot = |outcome| SegmentSlot { outcome, fetched: Some(NOW), version: 1, due: None, tries: 0, reason: None };
+    let stored = |text: &str| slot(SlotOutcome::Stored(text.into()));
+    let slots = [
+        stored(&transcript.to_string()),
+        stored("Charged twice; the refund is on its way."),
+        slot(SlotOutcome::NotPopulated),
+    ];
+    let dialog = [segment(1), segment(2), segment(3)];
+    let reading =
+        Reading { segment: &dialog[1], slots: &slots, dialog: &dialog, account: Some("Support EMEA 1"), now: NOW };
+    let file = tempfile::Builder::new().suffix(".html").tempfile().unwrap();
+    std::fs::write(file.path(), page::conversation(&reading)).unwrap();
+    let url = format!("file://{}", file.path().display());
+    shoot(url.clone(), folder.join("conversation-light.png"), (1000, 900), false).await;
+    shoot(url, folder.join("conversation-phone-dark.png"), PHONE, true).await;
+    let text = "…I was charged twice for one parcel, and nobody could tell me when I get the money back.".to_owned();
+    let hit = |segment: &SegmentRow| Hit {
+        segment: segment.clone(),
+        source: Source::ALL[0],
+        version: 1,
+        judged: Judged {
+            score: 1.0,
+            speaker: Some("Customer (contact)".to_owned()),
+            offset: Some("00:06".to_owned()),
+            passage: Passage { matches: vec![9..16, 17..22], text: text.clone() },
+        },
+    };
+    let findings = Findings { hits: dialog.iter().map(hit).collect(), ..Findings::default() };
+    let asked = Asked { q: "\"charged twice\"".to_owned(), ..Asked::default() };
+    let found = page::Result::Found { findings: &findings, accounts: &[], standing: None, limit: 50 };
+    std::fs::write(file.path(), page::found(&asked, &found)).unwrap();
+    let url = format!("file://{}", file.path().display());
+    shoot(url.clone(), folder.join("search-light.png"), (1000, 700), false).await;
+    shoot(url, folder.join("search-phone-dark.png"), PHONE, true).await;
+}
