@@ -160,10 +160,11 @@ impl Drain {
     }
 
     /// How many claims of a class are fetched at once: what ten seconds can use, so that a thousand accounts do not
-    /// hold more in memory than they will soon send.
+    /// hold more in memory than they will soon send. Many, where the limit is high: each look also reads those again that
+    /// wait to be stored.
     fn portion(&self) -> usize {
         let soon = self.account.pacer.usage().limit as usize / 6;
-        (self.concurrency * 16).max(64).min(soon.max(16))
+        (self.concurrency * 64).max(64).min(soon.max(16))
     }
 
     fn runs_low(&self) -> bool {
