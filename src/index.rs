@@ -11,7 +11,7 @@ use crate::db::{Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Owned,
 use crate::search::{Document, Source, words};
 
 /// Versions that one transaction indexes.
-const ROWS: i64 = 400;
+const ROWS: i64 = 1000;
 /// Bytes of theirs, as received: SQLite's one writer is held up for some 50 ms.
 const BYTES: u64 = 2_000_000;
 /// Segments that one transaction indexes anew.

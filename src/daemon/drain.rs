@@ -36,6 +36,8 @@ const LAST_ORDERS: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 type Turn = Pin<Box<dyn Future<Output = Permit> + Send>>;
+/// A look at the work table: what is due, and when the next item will be. Requests go on meanwhile.
+type Look = Pin<Box<dyn Future<Output = Result<(Vec<Claim>, Option<Time>), DbError>> + Send>>;
 /// A claim that was tried: when the answer came and what it means, already hashed and packed; or what went wrong.
 type Tried = (Claim, Result<(Time, Settlement), ApiError>);
 
@@ -50,6 +52,10 @@ pub struct Drain {
     /// be due again, if it will.
     held: HashMap<Item, Option<Time>>,
     left_alone: HashMap<Item, Time>,
+    /// A look at the work table that is under way, and how many of a class it brings at the most.
+    looking: Option<(usize, Look)>,
+    /// What was settled while it is: it may find them as they were before.
+    meanwhile: HashSet<Item>,
     requests: JoinSet<Tried>,
     acknowledged: (mpsc::UnboundedSender<Acknowledgement>, mpsc::UnboundedReceiver<Acknowledgement>),
     standing: BTreeMap<Artifact, Standing>,
@@ -72,6 +78,8 @@ impl Drain {
             schedule: Schedule::default(),
             held: HashMap::new(),
             left_alone: HashMap::new(),
+            looking: None,
+            meanwhile: HashSet::new(),
             requests: JoinSet::new(),
             acknowledged: mpsc::unbounded_channel(),
             standing: BTreeMap::new(),
@@ -96,8 +104,8 @@ impl Drain {
         let mut turn: Option<Turn> = None;
         while !stop.is_cancelled() {
             let stores = *storage.borrow_and_update() == Storage::Ok;
-            if self.refill || self.runs_low() {
-                self.refill().await;
+            if self.looking.is_none() && (self.refill || self.runs_low()) {
+                self.look();
             }
             let open = self.open();
             let wants = stores && self.requests.len() < self.concurrency && self.schedule.has(open);
@@ -117,6 +125,7 @@ impl Drain {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(acknowledgement) = self.acknowledged.1.recv() => self.acknowledge(acknowledgement),
+                found = seen(&mut self.looking) => self.take_in(found),
                 Some(tried) = self.requests.join_next(), if !self.requests.is_empty() => self.tried(tried).await,
                 permit = async { match turn.as_mut() { Some(turn) => turn.await, None => std::future::pending().await } } => {
                     turn = None;
@@ -152,10 +161,11 @@ impl Drain {
     }
 
     /// How many claims of a class are fetched at once: what ten seconds can use, so that a thousand accounts do not
-    /// hold more in memory than they will soon send.
+    /// hold more in memory than they will soon send. Many, where the limit is high: each look also reads those again that
+    /// wait to be stored.
     fn portion(&self) -> usize {
         let soon = self.account.pacer.usage().limit as usize / 6;
-        (self.concurrency * 16).max(64).min(soon.max(16))
+        (self.concurrency * 64).max(64).min(soon.max(16))
     }
 
     fn runs_low(&self) -> bool {
@@ -163,12 +173,33 @@ impl Drain {
         self.more.iter().any(|class| self.schedule.held(*class) < low)
     }
 
-    async fn refill(&mut self) {
+    /// Begins to look for what is due.
+    fn look(&mut self) {
         let now = self.account.clock.now();
         self.left_alone.retain(|_, until| *until > now);
-        let open = self.open();
-        match self.claims(open, now).await {
-            Ok(()) => self.refill = false,
+        let most = self.portion() + self.held.len() + self.left_alone.len();
+        let (account, open) = (self.account.clone(), self.open());
+        self.refill = false;
+        self.next = None;
+        self.meanwhile.clear();
+        let look = async move {
+            let due = account.db.due(account.owned, open, now, most).await?;
+            Ok((due, account.db.next_due(account.owned.account, open, now).await?))
+        };
+        self.looking = Some((most, Box::pin(look)));
+    }
+
+    /// What a look under way will find does not hold any more.
+    fn look_again(&mut self) {
+        self.looking = None;
+        self.refill = true;
+    }
+
+    fn take_in(&mut self, found: Result<(Vec<Claim>, Option<Time>), DbError>) {
+        let now = self.account.clock.now();
+        let most = self.looking.take().map_or(0, |(most, _)| most);
+        match found {
+            Ok((due, next)) => self.hold(due, next, most, now),
             Err(error) => {
                 if error.is_passing() {
                     // The session says it, once for all accounts.
@@ -183,17 +214,16 @@ impl Drain {
         }
     }
 
-    async fn claims(&mut self, open: ArtifactSet, now: Time) -> Result<(), DbError> {
+    fn hold(&mut self, due: Vec<Claim>, next: Option<Time>, most: usize, now: Time) {
         let portion = self.portion();
-        let most = portion + self.held.len() + self.left_alone.len();
-        let due = self.account.db.due(self.account.owned, open, now, most).await?;
         let mut handed: HashMap<Class, usize> = HashMap::new();
         self.more.clear();
         for claim in due {
             let class = class(&claim);
             let handed = handed.entry(class).or_default();
             *handed += 1;
-            if self.left_alone.contains_key(&claim.item) || self.held.contains_key(&claim.item) {
+            let known = self.left_alone.contains_key(&claim.item) || self.held.contains_key(&claim.item);
+            if known || self.meanwhile.contains(&claim.item) {
                 // Known already.
             } else if self.schedule.held(class) < portion {
                 self.held.insert(claim.item, None);
@@ -206,7 +236,6 @@ impl Drain {
                 self.more.insert(class);
             }
         }
-        let due = self.account.db.next_due(self.account.owned.account, open, now).await?;
         let pauses = self
             .standing
             .values()
@@ -214,8 +243,9 @@ impl Drain {
             // One that is over waits for the answer of the request that went to see, which wakes us anyway.
             .map(|pause| pause.until)
             .filter(|until| *until > now);
-        self.next = due.into_iter().chain(pauses).chain(self.left_alone.values().copied()).min();
-        Ok(())
+        let left_alone = self.left_alone.values().copied();
+        // What was put off while this look was under way has said so by itself.
+        self.next = next.into_iter().chain(pauses).chain(left_alone).chain(self.next).min();
     }
 
     /// Lets the next claim go with this permit; without one the permit's place is given back.
@@ -277,6 +307,9 @@ impl Drain {
         let mut next = Some(first);
         while let Some((item, counted)) = next {
             let due = self.held.remove(&item).flatten();
+            if self.looking.is_some() {
+                self.meanwhile.insert(item);
+            }
             let alone = (!counted).then(|| self.account.clock.now() + LEFT_ALONE);
             if let Some(until) = alone {
                 self.left_alone.insert(item, until);
@@ -298,5 +331,13 @@ impl Drain {
             tracing::info!(account = %self.account.id, at = %clock.now(), "requests still under way are left to the next start");
         }
         self.account.live.set_running(0);
+    }
+}
+
+/// What a look found, once it has; never, where none is under way.
+async fn seen(looking: &mut Option<(usize, Look)>) -> Result<(Vec<Claim>, Option<Time>), DbError> {
+    match looking {
+        Some((_, look)) => look.await,
+        None => std::future::pending().await,
     }
 }

@@ -15,7 +15,7 @@ use crate::index::{Indexer, Progress};
 /// Between two looks when nobody says that there is something: for what metadata brings.
 const TICK: Duration = Duration::from_secs(10);
 /// What comes within so long is indexed together.
-const GATHER: Duration = Duration::from_millis(200);
+const GATHER: Duration = Duration::from_millis(500);
 /// Between tries when the index cannot be written.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -5,6 +5,8 @@ use std::io::Read;
 
 use bytes::Bytes;
 use zstd::bulk::Compressor;
+use zstd::stream::read::Decoder;
+use zstd::zstd_safe::{DCtx, ResetDirective};
 
 use super::{DbError, DbFault};
 use crate::model::Artifact;
@@ -52,6 +54,7 @@ const SHORTEST: usize = 64;
 thread_local! {
     /// A compressor's tables are large: setting them up anew for each body would cost more than compressing it.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::new(LEVEL).ok());
+    static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
 }
 
 /// Packs a body for the database.
@@ -76,9 +79,14 @@ pub fn unpack(codec: i64, packed: Vec<u8>) -> Result<Vec<u8>, DbError> {
         PLAIN => Ok(packed),
         ZSTD => {
             let mut body = Vec::new();
-            let reader =
-                zstd::stream::read::Decoder::new(packed.as_slice()).map_err(|error| damaged(error.to_string()))?;
-            reader.take(LARGEST).read_to_end(&mut body).map_err(|error| damaged(error.to_string()))?;
+            DECOMPRESSOR
+                .with_borrow_mut(|context| {
+                    // What was left of a damaged body must not be taken for the beginning of this one.
+                    context.reset(ResetDirective::SessionOnly).map_err(|_| std::io::ErrorKind::Other)?;
+                    let reader = Decoder::with_context(packed.as_slice(), context);
+                    reader.take(LARGEST).read_to_end(&mut body)
+                })
+                .map_err(|error| damaged(error.to_string()))?;
             Ok(body)
         }
         other => Err(damaged(format!("unknown codec {other}"))),
@@ -106,5 +114,8 @@ mod tests {
         }
         assert_eq!(pack(&[b'a'; 10_000]).codec, ZSTD);
         assert!(unpack(ZSTD, b"not zstd".to_vec()).is_err());
+        let whole = pack(&[b'a'; 10_000]).body.to_vec();
+        assert!(unpack(ZSTD, whole[..whole.len() - 3].to_vec()).is_err());
+        assert_eq!(unpack(ZSTD, whole).unwrap(), [b'a'; 10_000]);
     }
 }

@@ -12,6 +12,7 @@ mod write;
 
 pub use doc::Doc;
 pub use look::{FoundRow, Lookup, Needle};
+pub(super) use write::DOCS;
 pub use write::{IndexBatch, IndexEntry, IndexRow, IndexSlice, TodoRow};
 
 /// Words that two neighbouring blocks of a document have in common; no phrase that is looked up may be longer.

@@ -12,8 +12,13 @@ use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 use sqlx::{Arguments, AssertSqlSafe, Row as _, SqlitePool, Transaction};
 
-use super::{Db, DbError};
+use super::{BULK, Db, DbError};
 use crate::clock::Time;
+
+/// How many rows a statement has that comes again and again while much is written.
+const FULL: [usize; 2] = [BULK, super::search::DOCS];
+/// So many arguments make a list that comes again often.
+const SHORT: usize = 16;
 
 /// A value on its way into a statement.
 #[derive(Debug, Clone)]
@@ -121,9 +126,14 @@ impl Stmt {
         })
     }
 
-    /// Whether the prepared statement is worth keeping: one over many rows rarely comes again with as many, and is large.
+    /// Whether the prepared statement is worth keeping. One over many rows rarely comes again with as many, and is large;
+    /// only full ones follow one another.
     fn recurs(&self) -> bool {
-        !matches!(self.text, Text::Rows { .. })
+        match &self.text {
+            Text::Rows { count, .. } => FULL.contains(count),
+            Text::Built(_) => self.args.len() <= SHORT || self.args.len() >= BULK,
+            Text::Fixed(_) => true,
+        }
     }
 
     fn sqlite(self) -> Result<(AssertSqlSafe<String>, SqliteArguments, bool), DbError> {

@@ -22,7 +22,7 @@ impl Drain {
                 tracing::error!(account = %self.account.id, %error, "a request ended abnormally; what was under way is claimed anew");
                 self.held.clear();
                 self.schedule = Schedule::default();
-                self.refill = true;
+                self.look_again();
                 return;
             }
         };
@@ -90,6 +90,9 @@ impl Drain {
             self.schedule.put_back(claim);
             return;
         }
+        if self.looking.is_some() {
+            self.look_again();
+        }
         self.held.remove(&claim.item);
         for claim in self.schedule.drain(artifact) {
             self.held.remove(&claim.item);
@@ -119,7 +122,7 @@ impl Drain {
         if let Err(error) = self.account.db.resume(self.account.owned.account, artifact.into(), waited).await {
             tracing::warn!(account = %self.account.id, %error, "failed to record the end of a pause");
         }
-        self.refill = true;
+        self.look_again();
     }
 
     /// How old an item of the live lane is at `at`, by the API's clock; `None` for others.

@@ -75,7 +75,7 @@ pub struct IndexBatch {
 }
 
 /// Rows of a statement that writes documents: each is long.
-const DOCS: usize = 100;
+pub const DOCS: usize = 100;
 
 impl Db {
     /// How far each account's feed has got, and how far the index has followed, for those that it has not caught up with.
