@@ -41,7 +41,7 @@ fn said(exported: &str) -> (String, String, String) {
         let one = |key: &str| value[key].as_str().unwrap().to_owned();
         Some((one("sub_account_id"), one("segment_id"), text.to_owned()))
     };
-    exported.lines().find_map(of_line).expect("something that was said")
+    exported.lines().find_map(of_line).unwrap()
 }
 
 async fn what_was_said_is_found_and_read_with_the_token_and_not_without(place: Place) {
