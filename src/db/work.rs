@@ -40,15 +40,18 @@ pub struct Claim {
     pub visit: u32,
 }
 
-/// The parts of the index on what is due: by artifact, lane, and first tries or retries.
-fn classes(artifacts: ArtifactSet) -> impl Iterator<Item = String> {
+/// A kind of item, handed out in order of due time: artifact, lane, and whether it was tried before.
+pub type Class = (Artifact, Lane, bool);
+
+/// All classes of some artifacts: the parts of the index on what is due.
+pub fn classes(artifacts: ArtifactSet) -> impl Iterator<Item = Class> {
     artifacts.iter().flat_map(|artifact| {
-        Lane::ALL.into_iter().flat_map(move |lane| {
-            [0, 1].map(|again| {
-                format!("w.artifact = {} and w.lane = {} and w.again = {again}", artifact.code(), lane.code())
-            })
-        })
+        Lane::ALL.into_iter().flat_map(move |lane| [false, true].map(|again| (artifact, lane, again)))
     })
+}
+
+fn of_class((artifact, lane, again): Class) -> String {
+    format!("w.artifact = {} and w.lane = {} and w.again = {}", artifact.code(), lane.code(), i32::from(again))
 }
 
 const CLAIM: &str = "w.item, w.lane, s.segment_id, s.dialog_id, s.ended, w.due, w.tries, w.misses, w.refusals, w.first_try, w.paused, w.visit";
@@ -130,18 +133,36 @@ impl Db {
         now: Time,
         most: usize,
     ) -> Result<Vec<Claim>, DbError> {
-        if artifacts.is_empty() {
+        self.due_of_each(owned, artifacts, now, |_| most).await
+    }
+
+    /// As [`Db::due`], with what is wanted of each class at the most; one of which nothing is wanted costs nothing.
+    pub async fn due_of_each(
+        &self,
+        owned: Owned,
+        artifacts: ArtifactSet,
+        now: Time,
+        most: impl Fn(Class) -> usize,
+    ) -> Result<Vec<Claim>, DbError> {
+        let most: Vec<usize> = classes(artifacts).map(most).collect();
+        if most.iter().all(|most| *most == 0) {
             return Ok(Vec::new());
         }
+        // One text whatever is wanted: a limit that changes is no new statement.
         let parts: Vec<String> = classes(artifacts)
-            .map(|class| {
+            .zip(3..)
+            .map(|(class, limit)| {
+                let class = of_class(class);
                 format!(
                     "select {CLAIM} from (select * from work w where w.account = $1 and {class} and w.state = 0 and w.due <= $2
-                     order by w.due limit $3) w join segment s on s.id = w.segment"
+                     order by w.due limit ${limit}) w join segment s on s.id = w.segment"
                 )
             })
             .collect();
-        let stmt = Stmt::built(parts.join(" union all ")).bind(owned.account).bind(now).bind(most);
+        let mut stmt = Stmt::built(parts.join(" union all ")).bind(owned.account).bind(now);
+        for most in most {
+            stmt = stmt.bind(most);
+        }
         let rows = self.all(stmt).await?;
         Ok(rows.iter().map(|row| claim(owned, row)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
@@ -153,6 +174,7 @@ impl Db {
         }
         let parts: Vec<String> = classes(artifacts)
             .map(|class| {
+                let class = of_class(class);
                 format!("select (select min(w.due) from work w where w.account = $1 and {class} and w.state = 0 and w.due > $2) as due")
             })
             .collect();

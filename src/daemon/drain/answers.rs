@@ -93,9 +93,9 @@ impl Drain {
         if self.looking.is_some() {
             self.look_again();
         }
-        self.held.remove(&claim.item);
+        self.held.let_go(claim.item);
         for claim in self.schedule.drain(artifact) {
-            self.held.remove(&claim.item);
+            self.held.let_go(claim.item);
         }
         self.more.retain(|(paused, ..)| *paused != artifact);
         let Some(pause) = self.standing.get(&artifact).and_then(Standing::pause) else { return };
