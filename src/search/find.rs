@@ -104,6 +104,7 @@ pub async fn find(db: &Db, query: &Query, filters: &Filters, order: Order, limit
         account: filters.account,
         from: filters.from,
         to: filters.to,
+        walk: None,
     };
     let enough = if order == Order::Best { RANKED.max(limit.saturating_add(1)) } else { limit.saturating_add(1) };
     let page = enough.clamp(BODIES, RANKED);

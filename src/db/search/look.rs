@@ -30,6 +30,9 @@ pub struct Lookup {
     pub from: Option<Time>,
     /// Ended before, to the second.
     pub to: Option<Time>,
+    /// On Postgres, how many of the newest documents are gone through before the index is asked, step by step; as suits
+    /// the query where nothing is said.
+    pub walk: Option<Vec<i64>>,
 }
 
 /// A document that matched.

@@ -62,6 +62,8 @@ struct Question {
 }
 
 const PLACE: &str = "doc >= $1 and doc < $2";
+/// The same such that no index is used for it: the planner would rather read the words of every document in that range.
+const ANYWHERE: &str = "doc + 0 >= $1 and doc + 0 < $2";
 
 impl Question {
     fn query(&mut self, text: String) -> String {
@@ -95,6 +97,7 @@ impl Question {
 fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, ask: bool) -> Stmt {
     let mut question = Question { args: vec![first.into(), end.into(), limit.into()], ask };
     let (clauses, none) = (lookup.clauses(), lookup.none.as_slice());
+    let (place, is_long) = if ask { (ANYWHERE, "many = 1") } else { (PLACE, "many + 0 = 1") };
     let single = question.matches(&clauses, whole(&clauses, none, Sense::Loose), whole(&clauses, none, Sense::Exact));
     let mut many = String::new();
     let excluded = (!none.is_empty()).then(|| none.to_vec());
@@ -106,11 +109,11 @@ fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, ask: bool)
             nth if nth == clauses.len() => " except ",
             _ => " intersect ",
         };
-        many += &format!("{join}select doc from search_block where many = 1 and {PLACE} and {matches}");
+        many += &format!("{join}select doc from search_block where {is_long} and {place} and {matches}");
     }
     let text = format!(
         "select doc from (
-         (select doc from search_block where many = 0 and {PLACE} and {single} order by doc desc limit $3)
+         (select doc from search_block where many = 0 and {place} and {single} order by doc desc limit $3)
          union all (select distinct doc from ({many}) m order by doc desc limit $3)) f order by doc desc limit $3"
     );
     question.args.into_iter().fold(Stmt::built(text), |stmt, arg| stmt.bind(arg))
@@ -125,8 +128,8 @@ impl Db {
         limit: usize,
     ) -> Result<Vec<Doc>, DbError> {
         let mut found: Vec<Doc> = Vec::new();
-        let phrase = lookup.all.iter().flatten().any(is_phrase);
-        for window in if phrase { NEWEST_FOR_PHRASES } else { NEWEST } {
+        let usual = if lookup.all.iter().flatten().any(is_phrase) { NEWEST_FOR_PHRASES } else { NEWEST };
+        for window in lookup.walk.as_deref().unwrap_or(usual) {
             let stmt = sql("select min(doc), count(*) from (select doc from search_block where doc >= $1 and doc < $2
                  order by doc desc limit $3) w");
             let Some(row) = self.first(stmt.bind(first).bind(end).bind(*window)).await? else { return Ok(found) };
