@@ -14,15 +14,13 @@ const NEWEST: &[i64] = &[1000];
 /// The same for phrases, which the index does not know: going past a sketch takes less than a microsecond.
 const NEWEST_FOR_PHRASES: &[i64] = &[1000, 20_000, 200_000];
 
-/// The planner does not know what reading a long list of words costs, nor that matches are found soon: it is told the way.
-const WALK: &[&str] = &["set local enable_seqscan = off", "set local enable_sort = off", "set local jit = off"];
-/// Enough memory to remember each match by itself, not by the page that it is on: those would be looked at again.
-const ASK: &[&str] = &[
-    "set local enable_seqscan = off",
-    "set local enable_indexscan = off",
-    "set local jit = off",
-    "set local work_mem = '64MB'",
-];
+/// The planner does not know what reading a long list of words costs, nor that matches are found soon: it is told the way,
+/// for one transaction.
+const WALK: &str = "select set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),
+     set_config('jit', 'off', true)";
+/// With enough memory to remember each match by itself, not by the page that it is on: those would be looked at again.
+const ASK: &str = "select set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
+     set_config('jit', 'off', true), set_config('work_mem', '64MB', true)";
 
 /// How closely a query is followed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,11 +142,9 @@ impl Db {
         Ok(found)
     }
 
-    async fn told(&self, stmt: Stmt, settings: &[&'static str]) -> Result<Vec<Doc>, DbError> {
+    async fn told(&self, stmt: Stmt, settings: &'static str) -> Result<Vec<Doc>, DbError> {
         let mut tx = self.begin().await?;
-        for setting in settings {
-            tx.run(sql(setting)).await?;
-        }
+        tx.all(sql(settings)).await?;
         let found = docs(&tx.all(stmt).await?)?;
         tx.commit().await?;
         Ok(found)
