@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::daemon::{Place, Plan, Rig};
+use support::daemon::{PATIENCE, Place, Plan, Rig};
 use tempfile::TempDir;
 
 e2e! {
@@ -143,7 +143,8 @@ async fn sinks_on_a_full_disk_say_so_hold_up_nobody_and_lose_nothing(place: Plac
         let sinks = sinks(&rig).await;
         sinks["roomy"]["pending"] == 0 && sinks["lines"]["state"] == "resting" && sinks["objects"]["state"] == "resting"
     };
-    rig.until("one sink has all, two have no room", has_all).await;
+    // An object gathers for a minute.
+    rig.until_within(3 * PATIENCE, "one sink has all, two have no room", has_all).await;
     let all = events(&roomy);
     let full = sinks(&rig).await;
     for (name, folder) in [("lines", &lines), ("objects", &objects)] {
@@ -160,7 +161,8 @@ async fn sinks_on_a_full_disk_say_so_hold_up_nobody_and_lose_nothing(place: Plac
     assert!(files(disk.path(), ".part").is_empty(), "half an object stays");
     disk.grow("50m");
     rig.output(&["deliver", "retry"]).await;
-    rig.until("everything is delivered", async || sinks(&rig).await.values().all(|sink| sink["pending"] == 0)).await;
+    let none_waits = async || sinks(&rig).await.values().all(|sink| sink["pending"] == 0);
+    rig.until_within(3 * PATIENCE, "everything is delivered", none_waits).await;
     rig.stop().await;
     for folder in [&roomy, &lines, &objects] {
         let ids = |events: &BTreeMap<String, Value>| events.keys().cloned().collect::<BTreeSet<String>>();

@@ -423,7 +423,7 @@ async fn the_index_finds_what_the_text_says_however_it_is_asked(test: TestDb) {
         "\"then the then\"",
         "\"my refund is\"",
         "\"is not my\" late",
-        "\"not th\"*",
+        "\"not the\"*",
         "\"late my\" OR \"is not late\"",
         "\"late my\" OR refund",
         "refund -\"late refund\"",

@@ -12,7 +12,7 @@ use super::{Doc, Lookup, Needle};
 /// Blocks that are gone through before the index is asked: the newest, then those before them.
 const NEWEST: &[i64] = &[1000];
 /// The same for phrases, which the index does not know: going past a sketch takes less than a microsecond.
-const NEWEST_FOR_PHRASES: &[i64] = &[1000, 20_000, 200_000];
+const NEWEST_FOR_PHRASES: &[i64] = &[1000, 20_000, 100_000];
 
 /// The planner does not know what reading a long list of words costs, nor that matches are found soon: it is told the way,
 /// for one transaction.
