@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Arg, Db, DbError, Item, Owned, Row, Stmt, sql};
-use crate::clock::Time;
+use crate::clock::{Time, millis};
 use crate::model::{Artifact, ArtifactSet, Lane, State};
 
 /// The right to try one item, in the name of an ownership. Nothing is written when it is taken: who owns the account
@@ -183,12 +183,23 @@ impl Db {
         Ok(row.map(|row| row.maybe_time(0)).transpose()?.flatten())
     }
 
-    /// Makes all open items of one artifact due that were put off without a try; returns how many.
-    pub async fn undefer(&self, account: i64, artifact: Artifact, now: Time) -> Result<u64, DbError> {
-        let stmt = sql(
-            "update work set due = $3 where account = $1 and artifact = $2 and state = 0 and tries = 0 and due > $3 and visit = 0",
-        );
-        self.run(stmt.bind(account).bind(artifact.code()).bind(now)).await
+    /// Takes back that open items of one artifact were put off untried: those never tried are due, the others when their
+    /// backoff, which begins with `initial`, would have had them tried; returns how many.
+    pub async fn undefer(
+        &self,
+        account: i64,
+        artifact: Artifact,
+        now: Time,
+        initial: Duration,
+    ) -> Result<u64, DbError> {
+        // Beyond 20 tries the backoff has long reached what an item is put off for.
+        const DUE: &str = "case when tries = 0 or last_try is null then $3
+             else last_try + $4 * (1 << cast(case when tries between 1 and 20 then tries - 1 else 20 end as integer)) end";
+        let stmt = Stmt::built(format!(
+            "update work set due = case when {DUE} > $3 then {DUE} else $3 end
+             where account = $1 and artifact = $2 and state = 0 and due > $3 and due > {DUE} and visit = 0"
+        ));
+        self.run(stmt.bind(account).bind(artifact.code()).bind(now).bind(millis(initial))).await
     }
 
     /// Items that are not finished, for people: what gave up first, then by due time.

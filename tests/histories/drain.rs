@@ -139,14 +139,14 @@ impl Drain {
             Ok(answer) => {
                 scene.seen.count("answers");
                 if self.absence.entry(claim.artifact).or_default().found() {
-                    scene.db().undefer(owned.account, claim.artifact, now).await?;
+                    scene.db().undefer(owned.account, claim.artifact, now, scene.backoff.initial()).await?;
                 }
                 self.patience.answered(&claim, answer, now)
             }
             Err(error) => {
                 scene.seen.count("failed tries of items");
                 if error.fault == Fault::NotYet {
-                    self.absence.entry(claim.artifact).or_default().missed(claim.misses + 1, now);
+                    self.absence.entry(claim.artifact).or_default().missed(self.patience.is_late(&claim, now), now);
                 }
                 self.patience.failed(&claim, error, now, scene.chance.random())
             }
