@@ -7,8 +7,8 @@ mod support;
 use bytes::Bytes;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::{
-    AccountRow, Announced, Chunk, Claim, Db, ExportRange, Owned, QueueFilter, Reading, Refusal, ReplicaRow, Settled,
-    Settlement, SlotOutcome, sql,
+    AccountRow, Announced, Chunk, Claim, Db, ExportRange, Owned, QueueFilter, Reading, Refusal, Settled, Settlement,
+    SlotOutcome,
 };
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, SummariesFor, Wants,
@@ -36,7 +36,6 @@ on_both! {
     thousands_at_once,
     what_the_vendor_soon_deletes_goes_first,
     a_thousand_accounts_are_enrolled_once_and_renamed,
-    replicas_that_are_long_gone_are_forgotten_unless_they_own_something,
 }
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -460,28 +459,4 @@ async fn a_thousand_accounts_are_enrolled_once_and_renamed(test: TestDb) {
     let keys = |rows: &[AccountRow]| rows.iter().map(|row| row.key).collect::<Vec<_>>();
     assert_eq!(keys(&first), keys(&third), "an account keeps its number");
     assert!(third.iter().all(|row| row.name.as_deref() == Some("after")));
-}
-
-async fn replicas_that_are_long_gone_are_forgotten_unless_they_own_something(test: TestDb) {
-    let (db, month) = (&test.db, Duration::from_secs(30 * 86_400));
-    let row = |name: &str| ReplicaRow {
-        name: name.to_owned(),
-        version: String::new(),
-        started: NOW,
-        heartbeat: NOW,
-        released: None,
-        stats: String::new(),
-    };
-    for name in ["container-1", "container-2", "owner", "here"] {
-        db.beat(&row(name), NOW).await.unwrap();
-    }
-    let account = db.enrol(&AccountId::new("1", "2"), None, NOW).await.unwrap();
-    assert_eq!(db.take(&[account.key], "owner", Duration::from_secs(10), NOW).await.unwrap().len(), 1);
-    // Postgres goes by its own clock: time passes by setting back what it wrote.
-    db.run(sql("update replica set heartbeat = heartbeat - 40 * cast(86400000 as bigint) where name <> 'here'"))
-        .await
-        .unwrap();
-    assert_eq!(db.forget_replicas(month, NOW).await.unwrap(), 2);
-    let left: Vec<String> = db.replicas().await.unwrap().into_iter().map(|row| row.name).collect();
-    assert_eq!(left, ["here", "owner"]);
 }
