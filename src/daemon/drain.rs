@@ -22,6 +22,7 @@ use crate::fetch::ripeness::Ripeness;
 use crate::fetch::schedule::{Schedule, class};
 use crate::fetch::{Patience, attempt};
 use crate::model::{Artifact, ArtifactSet, Endpoint, State};
+use crate::planted::{self, Plant};
 use crate::ringcx::ApiError;
 use crate::ringcx::limits::Permit;
 use crate::standing::Standing;
@@ -110,12 +111,10 @@ impl Drain {
             if self.looking.is_none() && (self.refill || self.runs_low()) {
                 self.look();
             }
-            let open = self.open();
-            let wants = stores && self.requests.len() < self.concurrency && self.schedule.has(open);
-            if wants {
-                self.send_at_once(open).await;
+            if stores {
+                self.send_at_once().await;
             }
-            let wants = wants && self.requests.len() < self.concurrency && self.schedule.has(open);
+            let wants = stores && self.wants_to_send();
             if !wants {
                 turn = None;
             } else if turn.is_none() {
@@ -132,7 +131,7 @@ impl Drain {
                 Some(tried) = self.requests.join_next(), if !self.requests.is_empty() => self.tried(tried).await,
                 permit = async { match turn.as_mut() { Some(turn) => turn.await, None => std::future::pending().await } } => {
                     turn = None;
-                    self.send(permit).await;
+                    let _ = self.send(permit).await;
                 }
                 () = account.work.notified() => self.refill = true,
                 () = async { match next { Some(next) => account.clock.sleep_until_time(next).await, None => std::future::pending().await } } => {
@@ -146,12 +145,20 @@ impl Drain {
         self.finish().await;
     }
 
-    /// Sends while the pace allows it without waiting.
-    async fn send_at_once(&mut self, open: ArtifactSet) {
-        while self.requests.len() < self.concurrency && self.schedule.has(open) {
+    /// Sends while the pace allows it without waiting. What may be asked for is looked at anew each time: the one request that
+    /// goes to see whether a pause is over closes the door behind itself.
+    async fn send_at_once(&mut self) {
+        while self.wants_to_send() {
             let Ok(permit) = self.account.pacer.try_enter() else { return };
-            self.send(permit).await;
+            if !self.send(permit).await {
+                return;
+            }
         }
+    }
+
+    /// Whether there is a claim that may go now, and room for its request.
+    fn wants_to_send(&self) -> bool {
+        self.requests.len() < self.concurrency && self.schedule.has(self.open())
     }
 
     /// Which artifacts may be asked for now.
@@ -237,7 +244,8 @@ impl Drain {
             *left = left.saturating_sub(1);
             let full = *left == 0;
             let known = self.left_alone.contains_key(&claim.item) || self.held.holds(claim.item);
-            if known || self.meanwhile.contains(&claim.item) {
+            let known = known || self.meanwhile.contains(&claim.item);
+            if known && !planted::strikes(Plant::DoubledClaim) {
                 // Known already.
             } else if self.schedule.held(class) < portion {
                 self.held.take(claim.item, class);
@@ -262,8 +270,8 @@ impl Drain {
         self.next = next.into_iter().chain(pauses).chain(left_alone).chain(self.next).min();
     }
 
-    /// Lets the next claim go with this permit; without one the permit's place is given back.
-    async fn send(&mut self, permit: Permit) {
+    /// Lets the next claim go with this permit; without one the permit's place is given back. Whether one went.
+    async fn send(&mut self, permit: Permit) -> bool {
         let now = self.account.clock.now();
         while let Some(claim) = self.schedule.pop(self.open()) {
             if let Some(due) = self.ripe_at(&claim, now) {
@@ -280,7 +288,7 @@ impl Drain {
             }
             if !self.standing.entry(claim.artifact).or_default().admit(now) {
                 self.schedule.put_back(claim);
-                return;
+                return false;
             }
             self.schedule.went(&claim);
             let account = self.account.clone();
@@ -294,8 +302,9 @@ impl Drain {
                 });
                 (claim, result)
             });
-            return;
+            return true;
         }
+        false
     }
 
     /// Until when a first try of what is live is put off, where it cannot be there yet.

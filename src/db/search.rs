@@ -13,7 +13,7 @@ mod sketch;
 mod write;
 
 pub use doc::Doc;
-pub use look::{FoundRow, Lookup, Needle};
+pub use look::{FoundRow, IndexLag, Lookup, Needle};
 pub(super) use write::DOCS;
 pub use write::{IndexBatch, IndexEntry, IndexRow, IndexSlice, TodoRow};
 

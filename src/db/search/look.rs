@@ -46,6 +46,15 @@ pub struct FoundRow {
     pub ended: Option<Time>,
 }
 
+/// How far the index is behind the archive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IndexLag {
+    /// Changes that it has not followed.
+    pub changes: u64,
+    /// When the first of them came, as far as is known; `None` where there is none.
+    pub since: Option<Time>,
+}
+
 impl Lookup {
     /// The numbers that documents may have: from the first on, before the second.
     fn bounds(&self, before: Option<Doc>) -> (i64, i64) {
@@ -167,12 +176,24 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn index_behind(&self) -> Result<u64, DbError> {
-        // A sum of BIGINT is NUMERIC on Postgres.
+        Ok(self.index_lag().await?.changes)
+    }
+
+    /// How far the index is behind the archive: one look at each account, and one more at those that are behind.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn index_lag(&self) -> Result<IndexLag, DbError> {
+        // A sum of BIGINT is NUMERIC on Postgres. What was erased since has no time; the next one that is left has.
         let stmt = sql(
-            "select cast((select coalesce(sum(a.feed - coalesce(c.feed, 0)), 0) from account a left join search_cursor c on c.account = a.id)
-             + (select count(*) from search_todo) as bigint)",
+            "select cast(sum(l.changes) as bigint), min(l.since) from (
+             select a.feed - coalesce(c.feed, 0) as changes,
+             (select x.fetched from artifact x where x.account = a.id and x.feed > coalesce(c.feed, 0) order by x.feed limit 1) as since
+             from account a left join search_cursor c on c.account = a.id where a.feed > coalesce(c.feed, 0)
+             union all select count(*), min(s.changed) from search_todo t left join segment s on s.id = t.segment) l",
         );
-        self.first(stmt).await?.map_or(Ok(0), |row| row.count(0))
+        let Some(row) = self.first(stmt).await? else { return Ok(IndexLag::default()) };
+        Ok(IndexLag { changes: row.count(0)?, since: row.maybe_time(1)? })
     }
 }
 
