@@ -2,7 +2,7 @@
 # Sets the daemon up under systemd, or takes it away again. Running it twice changes nothing; running it with a newer
 # program upgrades.
 #
-#     install.sh install [PROGRAM]      PROGRAM: target/release/ringcx-extractor unless given
+#     install.sh install [PROGRAM]      PROGRAM: target/dist/ringcx-extractor unless given
 #     install.sh uninstall [--purge]    settings, credentials and archive stay unless --purge is given
 #
 # DESTDIR puts everything below another root, for packages; users are not created and nothing is started then.
@@ -43,9 +43,9 @@ check_root() {
 }
 
 do_install() {
-    local from=${1:-$here/../../target/release/$name}
+    local from=${1:-$here/../../target/dist/$name}
     check_root install "$@"
-    [ -f "$from" ] || fail "there is no program at $from" "build it with: cargo build --release --locked"
+    [ -f "$from" ] || fail "there is no program at $from" "build it with: cargo build --profile dist --locked"
     if [ -z "$root" ] && ! id "$name" >/dev/null 2>&1; then
         useradd --system --user-group --no-create-home --home-dir "/var/lib/$name" --shell /usr/sbin/nologin "$name"
     fi

@@ -3,7 +3,7 @@
 # unit promises: readiness, credentials, restart after a crash and by the watchdog, no restart where the settings are
 # wrong, reload, the sandbox, a clean removal.
 #
-#     sudo deploy/systemd/try.sh [PROGRAM]       PROGRAM: target/release/ringcx-extractor unless given
+#     sudo deploy/systemd/try.sh [PROGRAM]       PROGRAM: target/dist/ringcx-extractor unless given
 #     sudo WORK=/var/tmp/try …                   keeps the container's tree there for the next time
 #     MIRROR=http://…                            a Debian mirror, if not debootstrap's own
 #
@@ -11,7 +11,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(cd "$here/../.." && pwd)
-program=${1:-$source/target/release/ringcx-extractor}
+program=${1:-$source/target/dist/ringcx-extractor}
 work=${WORK:-$(mktemp -d /var/tmp/ringcx-systemd.XXXXXX)}
 tree=$work/tree
 trap '[ -n "${WORK:-}" ] || rm -rf "$work"' EXIT
@@ -22,7 +22,7 @@ fail() {
 }
 
 [ "$(id -u)" -eq 0 ] || fail "only root can boot a container: sudo $0"
-[ -x "$program" ] || fail "there is no program at $program: cargo build --release --locked"
+[ -x "$program" ] || fail "there is no program at $program: cargo build --profile dist --locked"
 for tool in debootstrap systemd-nspawn; do
     command -v "$tool" >/dev/null || fail "$tool is missing: Debian's debootstrap, systemd-container"
 done
@@ -36,10 +36,10 @@ fi
 
 # What the container gets: the program, what install.sh reads, and what is tried there.
 rm -rf "$tree/source"
-mkdir -p "$tree/source/docs" "$tree/source/target/release"
+mkdir -p "$tree/source/docs" "$tree/source/target/dist"
 cp -r "$source/deploy" "$tree/source/"
 cp "$source/docs/operations.md" "$tree/source/docs/"
-cp "$program" "$tree/source/target/release/ringcx-extractor"
+cp "$program" "$tree/source/target/dist/ringcx-extractor"
 rm -f "$tree/result"
 
 cat >"$tree/source/inside" <<'INSIDE'
@@ -83,9 +83,10 @@ grep -q 'CapEff:.*0000000000000000' /proc/"$pid"/status && grep -q 'NoNewPrivs:.
 ok "it runs as $name, without a capability, under a system call filter"
 [ "$(stat -c '%U %a' /var/lib/$name /var/lib/$name/$name.db | tr '\n' ' ')" = "$name 700 $name 600 " ] || fail "its files: $(ls -la /var/lib/$name)"
 ok "its archive is its own, mode 0600 in 0700"
-# As that user, by hand.
-setpriv --reuid=$name --regid=$name --init-groups env -C /var/lib/$name /usr/local/bin/$name status >/dev/null || fail "status by hand"
-ok "commands work as that user"
+# As that user, by hand, typed in a folder that is closed to it, as homes are.
+install -d -m 0700 /root/closed
+(cd /root/closed && setpriv --reuid=$name --regid=$name --init-groups /usr/local/bin/$name status >/dev/null) || fail "status by hand"
+ok "commands work as that user, wherever they are typed"
 
 systemctl reload $name && sleep 1 && logged "log filter was read again" || fail "reload"
 ok "systemctl reload reads the log filter again"

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use super::super::history::Sample;
 use super::super::page::{self, Asked, Reading};
+use super::super::verdict::{Level, Pace};
 use super::*;
 use crate::db::{SegmentRow, SegmentSlot, SlotOutcome, sql};
 use crate::search::score::{Judged, Passage};
@@ -153,24 +154,76 @@ async fn hundreds_of_accounts_in_trouble_are_told_of_in_a_few_lines_and_a_page_o
     server.end().await;
 }
 
+/// A browser that asks nobody for anything of itself.
+fn chromium(profile: &Path) -> Command {
+    let mut chromium = Command::new("chromium");
+    chromium
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--timeout=2500"])
+        .arg(format!("--user-data-dir={}", profile.display()));
+    chromium
+}
+
+/// Presses what there is to press, and notes each time how many rows are seen and what the buttons say.
+const PRESSES: &str = r##"<script>
+const [seen, all] = [[], (what) => [...document.querySelectorAll(what)].filter((it) => !it.hidden)];
+const note = (what) => seen.push(`${what}: ${all("#rows tr").length} of ${all("[data-state]").map((it) => it.textContent.trim()).join(", ")}; ${all("#more").map((it) => it.textContent).join("")}`);
+const press = (what) => { document.querySelector(what).click(); note(what); };
+const type = (text) => { const it = document.querySelector("#filter"); it.value = text; it.dispatchEvent(new Event("input")); note(text); };
+note("first"); press("#more"); press("[data-state=incomplete]"); press("[data-state=all]"); type("team 3"); type("gap of"); type("");
+press("[data-sort=name]"); seen.push(all("#rows tr").slice(0, 3).map((row) => row.dataset.name).join(", "));
+const told = document.createElement("pre"); told.id = "told"; told.textContent = seen.join("\n"); document.body.append(told);
+</script>"##;
+
+#[test]
+#[ignore = "needs Chromium"]
+fn the_buttons_of_the_page_show_what_they_say_in_a_real_browser() {
+    use super::super::testing::{picture, row};
+    let named = |number: u32| {
+        let mut row = row(&format!("{}", 1000 + number));
+        row.name = Some(format!("Team {number}"));
+        if number.is_multiple_of(9) {
+            row.gaps = Duration::from_secs(3600);
+        }
+        row
+    };
+    let picture = picture((1..=40).map(named).collect());
+    let verdict =
+        super::super::verdict::Verdict { level: Level::Incomplete, line: "gaps".to_owned(), findings: Vec::new() };
+    let pace = Pace { lag: Duration::from_secs(900) };
+    let view = page::View {
+        verdict: &verdict,
+        picture: Some(&picture),
+        samples: &[],
+        pace,
+        now: NOW,
+        instance: "host-1",
+        search: false,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("page.html");
+    std::fs::write(&file, page::page(&view, 1).replace("</body>", &format!("{PRESSES}</body>"))).unwrap();
+    let output = chromium(folder.path()).arg("--dump-dom").arg(format!("file://{}", file.display())).output().unwrap();
+    let page = String::from_utf8_lossy(&output.stdout);
+    let told = page.split("<pre id=\"told\">").nth(1).and_then(|rest| rest.split("</pre>").next()).unwrap_or(&page);
+    let expected = "first: 25 of All 40, ! Incomplete 4, ✓ Healthy 36; Show all 40
+#more: 40 of All 40, ! Incomplete 4, ✓ Healthy 36;\x20
+[data-state=incomplete]: 4 of All 40, ! Incomplete 4, ✓ Healthy 36;\x20
+[data-state=all]: 25 of All 40, ! Incomplete 4, ✓ Healthy 36; Show all 40
+team 3: 11 of All 11, ! Incomplete 1, ✓ Healthy 10;\x20
+gap of: 4 of All 4;\x20
+: 25 of All 40, ! Incomplete 4, ✓ Healthy 36; Show all 40
+[data-sort=name]: 25 of All 40, ! Incomplete 4, ✓ Healthy 36; Show all 40
+Team 1, Team 2, Team 3";
+    assert_eq!(told, expected);
+}
+
 /// Has Chromium take a picture.
 async fn shoot(url: String, to: PathBuf, size: (u32, u32), dark: bool) {
     let shot = tokio::task::spawn_blocking(move || {
         let profile = tempfile::tempdir().unwrap();
-        let mut chromium = Command::new("chromium");
-        chromium
-            .args([
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--hide-scrollbars",
-            ])
-            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--timeout=2500"])
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg(format!("--window-size={},{}", size.0, size.1))
-            .arg(format!("--screenshot={}", to.display()));
+        let mut chromium = chromium(profile.path());
+        chromium.arg(format!("--window-size={},{}", size.0, size.1)).arg(format!("--screenshot={}", to.display()));
         if dark {
             chromium.args(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]);
         }
