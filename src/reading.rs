@@ -3,6 +3,8 @@
 //! Pure. Reads leniently: whatever is null, missing or of another type than documented is left out, never an error. What
 //! goes to a terminal passes through [`clean`] first, so that no message can move the cursor or hide another.
 
+mod parse;
+
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -22,7 +24,7 @@ pub const FIELDS: [(&str, &str); 10] = [
 ];
 
 /// One thing that someone said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Phrase {
     /// When, in milliseconds since 1970.
     pub at: Option<i64>,
@@ -49,13 +51,7 @@ impl Conversation {
     /// Reads a transcript's body; `None` where it is no JSON object.
     pub fn parse(body: &[u8]) -> Option<Conversation> {
         let text = String::from_utf8_lossy(body);
-        let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}')).ok()?;
-        let object = value.as_object()?;
-        let phrases = match object.get("transcript") {
-            Some(Value::Array(phrases)) => phrases.iter().filter_map(phrase).collect(),
-            _ => Vec::new(),
-        };
-        Some(Conversation { channel: object.get("channelClass").and_then(word), phrases })
+        parse::conversation(text.trim_start_matches('\u{feff}'))
     }
 
     /// When the first phrase was said, in milliseconds since 1970.
@@ -81,18 +77,6 @@ impl Conversation {
         }
         lines
     }
-}
-
-fn phrase(value: &Value) -> Option<Phrase> {
-    let object = value.as_object()?;
-    let field = |name: &str| object.get(name).and_then(word);
-    Some(Phrase {
-        at: object.get("timestamp").and_then(millis),
-        name: field("participantName"),
-        kind: field("participantType"),
-        participant: field("participantId"),
-        text: field("message").unwrap_or_default(),
-    })
 }
 
 impl Phrase {
@@ -124,15 +108,6 @@ pub fn word(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-/// Milliseconds since 1970, as a number or a text.
-fn millis(value: &Value) -> Option<i64> {
-    match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
 }
@@ -191,6 +166,10 @@ pub fn clean(text: &str) -> String {
 
 /// [`clean`], on one line.
 pub fn one_line(text: &str) -> String {
+    // Most texts are so already.
+    if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && text.trim() == text && !text.contains("  ") {
+        return text.to_owned();
+    }
     clean(text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
