@@ -353,7 +353,7 @@ impl Month {
         rig.start();
         rig.clock.sleep(15 * SECOND).await;
         rig.output(&["deliver", "retry", "--all"]).await;
-        let (kept_from, gone_before) = (stopped - retention, stopped - retention.mul_f64(1.2) - 15 * SECOND);
+        let (kept_from, gone_before) = (stopped - retention, stopped - retention.mul_f64(2.0) - 15 * SECOND);
         let mut differences = vec!["not looked yet".to_owned()];
         let end = rig.clock.tick() + 90 * SECOND;
         while !differences.is_empty() && rig.clock.tick() < end {
