@@ -29,6 +29,7 @@ on_both! {
     a_number_once_used_is_never_used_again,
     an_id_that_is_not_there_yet_is_kept_out,
     records_set_aside_go_too_and_stay_away,
+    a_segment_that_a_record_set_aside_names_too_is_counted_once,
     a_hold_keeps_what_it_names,
     a_hold_placed_between_looking_and_erasing_is_heeded,
     retention_takes_what_is_past_it_and_nothing_else,
@@ -345,6 +346,19 @@ async fn records_set_aside_go_too_and_stay_away(test: TestDb) {
     announce(db, owned, &[record("one", "d", Some(ago(50)), "1")]).await;
     assert_eq!(ids(db).await, Vec::<String>::new());
     assert_eq!(ask(db).await.accounts[0].segments.erased, 1);
+}
+
+async fn a_segment_that_a_record_set_aside_names_too_is_counted_once(test: TestDb) {
+    let (db, owned) = (&test.db, own(&test.db, "a").await);
+    let one = [record("one", "d", Some(ago(60)), "x")];
+    let raw = r#"{"segmentId":"one","segmentEndTimeMs":"yesterday"}"#.to_owned();
+    let aside = [AsideRecord { segment_id: Some("one".to_owned()), reason: "broken".to_owned(), raw }];
+    announce_all(db, owned, Lane::Live, (&one, &aside), None).await;
+    let (erased, _) = erase(db, &request(segment("one"))).await;
+    assert_eq!((erased.segments, erased.records), (1, 1));
+    announce(db, owned, &one).await;
+    let gone = db.first(sql("select cast(sum(segments) as bigint) from erased")).await.unwrap().unwrap();
+    assert_eq!(gone.int(0).unwrap(), 1);
 }
 
 async fn a_hold_keeps_what_it_names(test: TestDb) {

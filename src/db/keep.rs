@@ -119,8 +119,10 @@ impl Db {
         let going = tx.going(erasing.account, erasing.segments).await?;
         let mut erased = Erased { segments: going.len() as u64, ..Erased::default() };
         tx.take_out(erasing.account, &going).await?;
-        erased.records = tx.take_asides(&key, erasing, &going).await?;
+        // First those that are counted: a record set aside under a segment's id would leave a stone that is not, and the segment
+        // be counted once more when it is announced again.
         tx.bury(&key, erasing, &going).await?;
+        erased.records = tx.take_asides(&key, erasing, &going).await?;
         erased.unknown = tx.bar(&key, erasing).await?;
         if !erased.is_nothing() {
             tx.enter(erasing.entry, &key, erasing.at, Some(erasing.account), (erased.segments, erased.records)).await?;

@@ -134,7 +134,7 @@ impl Shelf {
     }
 
     pub async fn server(url: SecretString) -> Result<Shelf, DbError> {
-        let name = url.expose_secret().rsplit('/').next().and_then(|end| end.split('?').next()).unwrap_or_default();
+        let name = url.expose_secret().split('?').next().and_then(|url| url.rsplit('/').next()).unwrap_or_default();
         let path = format!("alter database {name} set search_path = public, pg_catalog");
         let shelf = Shelf::open(Place::Server(url)).await?;
         for text in CLOCK {

@@ -127,6 +127,11 @@ impl Rig {
         std::fs::write(self.config(), self.plan.toml()).expect("a settings file");
     }
 
+    /// Puts a variable into the environment of whatever is started from now on.
+    pub fn env(&mut self, key: &str, value: &str) {
+        self.process.env(key, value);
+    }
+
     /// Starts the daemon.
     pub fn start(&mut self) {
         self.process.start();
@@ -147,6 +152,11 @@ impl Rig {
 
     pub fn signal(&self, signal: rustix::process::Signal) {
         self.process.signal(signal);
+    }
+
+    /// The same, where it may have ended by itself.
+    pub fn signal_if_running(&self, signal: rustix::process::Signal) {
+        self.process.signal_if_running(signal);
     }
 
     /// The exit status of a daemon that is about to end; negative is the signal that ended it.
@@ -181,6 +191,11 @@ impl Rig {
     /// Runs another command with the same settings.
     pub async fn run(&self, args: &[&str]) -> Output {
         self.process.run(args, &self.clock).await
+    }
+
+    /// Starts another command with the same settings, and does not wait for it.
+    pub fn spawn(&self, args: &[&str]) -> std::process::Child {
+        self.process.spawn(args)
     }
 
     /// Runs a command that is to succeed; what it printed.

@@ -60,6 +60,8 @@ struct Inside {
     taken: Vec<Received>,
     requests: usize,
     answer: Answer,
+    /// Whether what was taken is kept.
+    keeps: bool,
 }
 
 /// The receiver; ends with the test.
@@ -71,10 +73,19 @@ pub struct Receiver {
 
 impl Receiver {
     pub async fn start(answer: impl Fn(&Received) -> Reply + Send + 'static) -> Receiver {
+        Receiver::begin(true, answer).await
+    }
+
+    /// One that keeps nothing of what it takes, for tests in which much comes.
+    pub async fn forgetful(answer: impl Fn(&Received) -> Reply + Send + 'static) -> Receiver {
+        Receiver::begin(false, answer).await
+    }
+
+    async fn begin(keeps: bool, answer: impl Fn(&Received) -> Reply + Send + 'static) -> Receiver {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/hook-secret-path?token=secret-token", listener.local_addr().expect("an address"));
         let answer: Answer = Box::new(answer);
-        let inside = Arc::new(Mutex::new(Inside { taken: Vec::new(), requests: 0, answer }));
+        let inside = Arc::new(Mutex::new(Inside { taken: Vec::new(), requests: 0, answer, keeps }));
         let router = Router::new().fallback(receive).with_state(inside.clone());
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, router).await.expect("a server") });
@@ -107,7 +118,7 @@ async fn receive(State(inside): State<Arc<Mutex<Inside>>>, headers: HeaderMap, b
         let mut inside = lock(&inside);
         inside.requests += 1;
         let reply = (inside.answer)(&received);
-        if matches!(reply, Reply::Status(200..=299)) {
+        if inside.keeps && matches!(reply, Reply::Status(200..=299)) {
             inside.taken.push(received);
         }
         reply

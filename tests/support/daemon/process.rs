@@ -43,11 +43,13 @@ pub(super) struct Process {
     folder: PathBuf,
     daemon: Option<Child>,
     commands: AtomicU32,
+    /// All that its environment holds.
+    environment: Vec<(String, String)>,
 }
 
 impl Process {
     pub(super) fn new(folder: PathBuf) -> Process {
-        Process { folder, daemon: None, commands: AtomicU32::new(0) }
+        Process { folder, daemon: None, commands: AtomicU32::new(0), environment: Vec::new() }
     }
 
     pub(super) fn config(&self) -> PathBuf {
@@ -57,8 +59,13 @@ impl Process {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.arg("--config").arg(self.config()).args(args);
-        command.env_clear().env("RUST_BACKTRACE", "1").current_dir(&self.folder).stdin(Stdio::null());
+        command.env_clear().env("RUST_BACKTRACE", "1").envs(self.environment.iter().cloned());
+        command.current_dir(&self.folder).stdin(Stdio::null());
         command
+    }
+
+    pub(super) fn env(&mut self, key: &str, value: &str) {
+        self.environment.push((key.to_owned(), value.to_owned()));
     }
 
     pub(super) fn start(&mut self) {
@@ -66,6 +73,11 @@ impl Process {
         let log = OpenOptions::new().append(true).create(true).open(self.log_path()).expect("a log file");
         let out = log.try_clone().expect("the log file again");
         self.daemon = Some(self.command(&["run"]).stdout(out).stderr(log).spawn().expect("the binary"));
+    }
+
+    /// Starts another command and does not wait for it; what it prints goes nowhere.
+    pub(super) fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary")
     }
 
     fn log_path(&self) -> PathBuf {
@@ -81,6 +93,12 @@ impl Process {
         let daemon = self.daemon.as_ref().expect("a daemon that runs");
         let pid = Pid::from_raw(i32::try_from(daemon.id()).expect("a process id")).expect("a process id");
         kill_process(pid, signal).expect("a process to signal");
+    }
+
+    pub(super) fn signal_if_running(&self, signal: Signal) {
+        let daemon = self.daemon.as_ref().expect("a daemon that was started");
+        let pid = Pid::from_raw(i32::try_from(daemon.id()).expect("a process id")).expect("a process id");
+        let _ = kill_process(pid, signal);
     }
 
     pub(super) fn limit_files(&self, most: Option<u64>) {
