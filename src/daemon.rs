@@ -44,7 +44,7 @@ pub async fn open(settings: &Settings) -> anyhow::Result<(Db, Option<FileLock>)>
             let lock = FileLock::take(path)?;
             Ok((Db::open_sqlite(path, Access::Own).await?, Some(lock)))
         }
-        DatabaseUrl::Postgres(url) => Ok((Db::open_postgres(url, Access::Own, 12).await?, None)),
+        DatabaseUrl::Postgres(url) => Ok((Db::open_postgres_to_serve(url, 12).await?, None)),
     }
 }
 

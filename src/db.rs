@@ -19,6 +19,7 @@ mod lock;
 mod moving;
 mod name_lock;
 mod overview;
+mod patient;
 mod proof;
 mod read;
 mod refusal;
@@ -103,6 +104,8 @@ pub struct SqlitePools {
 /// Postgres' connections.
 pub struct PgPools {
     pub(crate) pool: PgPool,
+    /// How long a statement may take; `None` for commands, at which a person sits.
+    pub(crate) patience: Option<Duration>,
 }
 
 /// What a command means to do with the database.
@@ -157,18 +160,43 @@ impl Db {
     /// # Errors
     /// Where the server cannot be reached, refuses, or the database is from a newer version.
     pub async fn open_postgres(url: &SecretString, access: Access, connections: u32) -> Result<Db, DbError> {
+        Db::postgres(url, access, connections, None).await
+    }
+
+    /// The same for the daemon, which nobody watches: no statement waits for ever for a server that is gone.
+    ///
+    /// # Errors
+    /// As [`Db::open_postgres`].
+    pub async fn open_postgres_to_serve(url: &SecretString, connections: u32) -> Result<Db, DbError> {
+        Db::postgres(url, Access::Own, connections, Some(patient::STATEMENT)).await
+    }
+
+    async fn postgres(
+        url: &SecretString,
+        access: Access,
+        connections: u32,
+        patience: Option<Duration>,
+    ) -> Result<Db, DbError> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::url)?;
         let options = options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENTS);
         let pool = PgPoolOptions::new()
             .max_connections(connections.max(2))
             .acquire_timeout(Duration::from_secs(10))
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    if patience.is_some() {
+                        sqlx::raw_sql(patient::MANNERS).execute(connection).await?;
+                    }
+                    Ok(())
+                })
+            })
             .connect_with(options.clone())
             .await;
         let pool = match pool {
             Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect(why_not(&options).await)),
             pool => pool.map_err(DbError::connect)?,
         };
-        let db = Db::Postgres(Arc::new(PgPools { pool }));
+        let db = Db::Postgres(Arc::new(PgPools { pool, patience }));
         db.prepare(access).await?;
         Ok(db)
     }
@@ -189,7 +217,14 @@ impl Db {
         let before = self.applied().await?.len();
         match self {
             Db::Sqlite(pools) => self.migrate_sqlite(pools, before).await?,
-            Db::Postgres(pools) => POSTGRES.run(&pools.pool).await?,
+            Db::Postgres(pools) => {
+                // On a connection of its own: a migration takes as long as it takes.
+                let options = PgConnectOptions::clone(&pools.pool.connect_options());
+                let unhurried = PgPoolOptions::new().max_connections(1).connect_with(options).await?;
+                let migrated = POSTGRES.run(&unhurried).await;
+                unhurried.close().await;
+                migrated?;
+            }
         }
         Ok(self.applied().await?.len().saturating_sub(before))
     }

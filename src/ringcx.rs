@@ -21,6 +21,8 @@ mod call;
 pub mod error;
 pub mod limits;
 pub mod metadata;
+#[cfg(fuzzing)]
+pub mod seams;
 pub mod skew;
 pub mod summary;
 #[cfg(test)]

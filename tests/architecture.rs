@@ -81,3 +81,53 @@ fn no_arrow_points_against_the_flow() {
     assert_eq!(looked.len(), FORBIDDEN.len(), "a module of the list is not there any more");
     assert_eq!(wrong, Vec::<String>::new(), "arrows that point the wrong way");
 }
+
+/// What may be written into a statement's text: this program's own words, constants apart, which are in capitals.
+const WRITTEN: &[&str] = &["after", "clause", "columns", "from", "limit", "name", "number", "order"];
+
+/// Where statements are put together, and where one is not bound since it cannot be: a path of the settings, quoted.
+const ASSERTED: &[&str] = &["db/keep/scrub.rs", "db/patient.rs", "db/sql.rs"];
+
+/// What stands between the braces of the text literal that this begins with.
+fn interpolated(literal: &str) -> impl Iterator<Item = &str> {
+    let text = literal.trim_start().strip_prefix('"').unwrap_or_default();
+    let text = text.split('"').next().unwrap_or_default();
+    text.split('{').skip(1).filter_map(|rest| rest.split('}').next())
+}
+
+#[test]
+fn statements_stand_in_one_place_and_what_comes_from_outside_is_bound() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let (mut wrong, mut looked) = (Vec::new(), 0);
+    for file in files {
+        let place = file.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(&text);
+        let in_db = place == "db.rs" || place.starts_with("db/");
+        if !in_db && code.contains("sqlx::") && place != "clock.rs" {
+            wrong.push(format!("{place} uses sqlx"));
+        }
+        if code.contains("AssertSqlSafe") && !ASSERTED.contains(&place.as_str()) {
+            wrong.push(format!("{place} asserts that a statement is safe"));
+        }
+        for built in code.split("Stmt::built(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix("format!(")) {
+            looked += 1;
+            for name in interpolated(built) {
+                let constant = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+                if !constant && !name.is_empty() && !WRITTEN.contains(&name) {
+                    wrong.push(format!("{place} writes {{{name}}} into a statement"));
+                }
+            }
+        }
+    }
+    assert!(looked > 20, "statements are put together elsewhere now: {looked}");
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn no_unsafe_code_is_possible() {
+    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("[lints.rust]\nunsafe_code = \"forbid\"\n"));
+}

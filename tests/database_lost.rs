@@ -1,5 +1,6 @@
 //! A Postgres that goes away in mid-run and comes back, and connections that break at random: the daemon says so, waits,
-//! and goes on by itself. Nothing is lost, nothing doubled, no limit broken.
+//! and goes on by itself. Nothing is lost, nothing doubled, no limit broken. So too where it is gone without a word, and its
+//! connections seem to live.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
@@ -13,6 +14,7 @@ use ringcx_extractor::model::Endpoint;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use support::daemon::{Place, Plan, Rig};
+use support::front::{Behind, Front, Way};
 use support::postgres::Cluster;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -84,6 +86,31 @@ async fn connections_that_break_at_random_cost_nothing() {
         cuts += 1;
     }
     assert!(cuts > 5, "hardly anything happened");
+    rig.settled().await;
+    assert!(rig.is_running());
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_gone_without_a_word_costs_nothing() {
+    ringcx_extractor::ringcx::install_tls();
+    let mut place = Place::postgres().await;
+    let (rest, folder) = place.url.split_once("?host=").unwrap();
+    let (socket, name) = (format!("{folder}/.s.PGSQL.5432"), rest.rsplit('/').next().unwrap());
+    let front = Front::before(Behind::Unix(socket.into()), Way::Plain, None).await;
+    place.url = format!("postgres://postgres@127.0.0.1:{}/{name}?sslmode=disable", front.address.port());
+    let mut rig = Rig::started(place, plan(20 * SECOND)).await;
+    let readyz = format!("{}readyz", rig.dashboard().await);
+    rig.until("transcripts are fetched", async || rig.sim.stats().ok(Endpoint::Transcript) > 0).await;
+    front.fall_silent().await;
+    rig.until("it is not ready, and says why", async || {
+        let (status, body) = ready(&readyz).await;
+        status == 503 && body.to_string().contains("database")
+    })
+    .await;
+    // No connection has been closed, and none ever will be: not those that are open, nor, on the server's side, what they hold.
+    front.speak();
+    rig.until("it is ready again", async || ready(&readyz).await.0 == 200).await;
     rig.settled().await;
     assert!(rig.is_running());
     rig.stop().await;

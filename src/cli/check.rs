@@ -14,7 +14,7 @@ use super::failure::bare;
 use super::{Context, terminal};
 use crate::config::{Accounts, Auth, DatabaseUrl, LimitScope, Loaded, Settings};
 use crate::daemon::shared;
-use crate::db::{Access, Db};
+use crate::db::{Access, Db, DbError, DbFault};
 use crate::reading::clean;
 use crate::ringcx::limits::Pacer;
 use crate::ringcx::{self, Api, ApiError, Login};
@@ -102,7 +102,12 @@ async fn database(context: &Context, settings: &Settings, lines: &mut Lines) -> 
             Some(db)
         }
         Err(error) => {
-            lines.say(&Line::bad("database", &told(&error)))?;
+            let mut found = told(&error);
+            let full = error.downcast_ref::<DbError>().is_some_and(|error| error.fault() == DbFault::Full);
+            if full && !found.contains("hint:") {
+                found.push_str("\nhint: make room on its disk, and the file and its folder writable for this user");
+            }
+            lines.say(&Line::bad("database", &found))?;
             None
         }
     })

@@ -190,7 +190,8 @@ impl Session {
 
     async fn hold_name(&mut self) -> anyhow::Result<()> {
         if self.name.still().await.is_err() {
-            self.name = self.shared.db.lock_name(&self.shared.settings.database.instance).await?;
+            let name = &self.shared.settings.database.instance;
+            self.name = self.shared.db.lock_name_again(name, &self.name).await?;
         }
         Ok(())
     }

@@ -26,7 +26,10 @@ impl Db {
     /// Runs a vacuum, which no transaction may hold; nothing on SQLite.
     pub(super) async fn vacuum_postgres(&self, text: &'static str) -> Result<(), DbError> {
         if let Db::Postgres(pools) = self {
-            sqlx::query(text).execute(&pools.pool).await?;
+            // On a connection of its own: it takes as long as it takes.
+            let mut connection = pools.pool.connect_options().connect().await?;
+            sqlx::query(text).execute(&mut connection).await?;
+            connection.close().await?;
         }
         Ok(())
     }

@@ -109,13 +109,12 @@ impl DbError {
 
     pub(super) fn connect(source: sqlx::Error) -> DbError {
         let inner = DbError::from(source);
-        DbError {
-            message: format!(
-                "failed to reach the Postgres database: {}\nhint: is the server up, is the address in database.url right, may this user log in?",
-                inner.message
-            ),
-            ..inner
-        }
+        let hint = if inner.message.contains("certificate") {
+            "have the server's certificate renewed, or name the authority that signed it: sslrootcert=FILE in database.url, or SSL_CERT_FILE"
+        } else {
+            "is the server up, is the address in database.url right, may this user log in?"
+        };
+        DbError { message: format!("failed to reach the Postgres database: {}\nhint: {hint}", inner.message), ..inner }
     }
 }
 

@@ -15,6 +15,7 @@ pub use rows::{
 };
 
 use super::announce::{day_of, id_digest};
+use super::patient::Patient;
 use super::sql::SqliteTx;
 use super::{Db, DbError, ExportRange, Item, Row, Stmt, Tx, sql};
 use crate::clock::Time;
@@ -45,7 +46,8 @@ impl Db {
             // A deferred transaction that only reads: it sees the file as it was at its first statement.
             Db::Sqlite(pools) => Tx::Sqlite(SqliteTx::begin(&pools.reader, "begin").await?),
             Db::Postgres(pools) => {
-                Tx::Postgres(pools.pool.begin_with("begin isolation level repeatable read, read only").await?)
+                let begin = "begin isolation level repeatable read, read only";
+                Tx::Postgres(Patient::begun(&pools.pool, pools.patience, begin).await?)
             }
         }))
     }

@@ -1,8 +1,8 @@
 //! The SQLite file's own guards: private from its first byte, and one daemon at a time.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{DbError, DbFault};
@@ -20,7 +20,7 @@ impl FileLock {
     pub fn take(database: &Path) -> Result<FileLock, DbError> {
         let path = beside(database);
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| DbError::create(database, error))?;
+            private_folder(folder).map_err(|error| DbError::create(database, error))?;
         }
         let mut file = OpenOptions::new()
             .read(true)
@@ -59,10 +59,15 @@ fn beside(database: &Path) -> PathBuf {
     database.with_file_name(name)
 }
 
+/// Creates the folder, and those that it lies in, for this user alone. One that is there stays as it is.
+fn private_folder(folder: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 /// Creates the file, and its folder, if they are not there, readable by this user alone.
 pub(super) fn create_private(path: &Path) -> Result<(), DbError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|error| DbError::create(path, error))?;
+        private_folder(folder).map_err(|error| DbError::create(path, error))?;
     }
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),

@@ -170,7 +170,7 @@ async fn carry(from: &mut Tx, to: &mut Tx, table: &Table, gone: &(dyn Fn(u64) + 
     let Tx::Postgres(to) = to else { return Err(wrong_way()) };
     let columns: Vec<String> = table.columns.iter().map(|column| quoted(&column.name)).collect();
     let (name, columns) = (quoted(&table.name), columns.join(", "));
-    let mut copy = to.copy_in_raw(&format!("copy {name} ({columns}) from stdin (format binary)")).await?;
+    let mut copy = to.bare().copy_in_raw(&format!("copy {name} ({columns}) from stdin (format binary)")).await?;
     let mut rows = from.stream(Stmt::built(format!("select {columns} from {name}")))?;
     let mut portion = HEADER.to_vec();
     let (mut waiting, mut replaced) = (0, 0);

@@ -8,10 +8,11 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
-use sqlx::{Arguments, AssertSqlSafe, Row as _, SqlitePool, Transaction};
+use sqlx::{Arguments, AssertSqlSafe, Row as _, SqlitePool};
 
+use super::patient::Patient;
 use super::{BULK, Db, DbError};
 use crate::clock::Time;
 
@@ -293,7 +294,7 @@ pub enum Tx {
     /// On SQLite, begun immediately: a deferred one that turns to writing is refused at once.
     Sqlite(SqliteTx),
     /// On Postgres.
-    Postgres(Transaction<'static, Postgres>),
+    Postgres(Patient),
 }
 
 impl Tx {
@@ -306,7 +307,7 @@ impl Tx {
             }
             Tx::Postgres(tx) => {
                 let (text, args, recurs) = stmt.postgres()?;
-                sqlx::query_with(text, args).persistent(recurs).execute(&mut **tx).await?.rows_affected()
+                tx.run(text, args, recurs).await?
             }
         })
     }
@@ -321,8 +322,7 @@ impl Tx {
             }
             Tx::Postgres(tx) => {
                 let (text, args, recurs) = stmt.postgres()?;
-                let rows = sqlx::query_with(text, args).persistent(recurs).fetch_all(&mut **tx).await?;
-                rows.into_iter().map(Row::Postgres).collect()
+                tx.all(text, args, recurs).await?.into_iter().map(Row::Postgres).collect()
             }
         })
     }
@@ -342,7 +342,7 @@ impl Tx {
             }
             Tx::Postgres(tx) => {
                 let (text, args, recurs) = stmt.postgres()?;
-                let rows = sqlx::query_with(text, args).persistent(recurs).fetch(&mut **tx);
+                let rows = sqlx::query_with(text, args).persistent(recurs).fetch(tx.bare());
                 rows.map_ok(Row::Postgres).map_err(DbError::from).boxed()
             }
         })
@@ -368,7 +368,7 @@ impl Db {
     pub async fn begin(&self) -> Result<Tx, DbError> {
         Ok(match self {
             Db::Sqlite(pools) => Tx::Sqlite(SqliteTx::begin(&pools.writer, "begin immediate").await?),
-            Db::Postgres(pools) => Tx::Postgres(pools.pool.begin().await?),
+            Db::Postgres(pools) => Tx::Postgres(Patient::begun(&pools.pool, pools.patience, "begin").await?),
         })
     }
 
@@ -382,8 +382,8 @@ impl Db {
             }
             Db::Postgres(pools) => {
                 let (text, args, recurs) = stmt.postgres()?;
-                let rows = sqlx::query_with(text, args).persistent(recurs).fetch_all(&pools.pool).await?;
-                rows.into_iter().map(Row::Postgres).collect()
+                let mut connection = Patient::new(&pools.pool, pools.patience).await?;
+                connection.all(text, args, recurs).await?.into_iter().map(Row::Postgres).collect()
             }
         })
     }

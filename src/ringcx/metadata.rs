@@ -123,6 +123,12 @@ async fn receive(
     }
 }
 
+/// The reader as such, for the fuzzer.
+#[cfg(fuzzing)]
+pub(super) fn read(body: impl io::Read, sink: &mpsc::Sender<Vec<Record>>) -> Option<ReadSummary> {
+    array::read(body, sink).ok()
+}
+
 /// Why a body broke off, as it travels through the parser inside an I/O error.
 #[derive(Debug, thiserror::Error)]
 enum Broken {

@@ -58,7 +58,7 @@ pub async fn summary(
 }
 
 /// Whether a 200 holds a summary.
-fn judge(endpoint: Endpoint, text: &str) -> Result<bool, ApiError> {
+pub(super) fn judge(endpoint: Endpoint, text: &str) -> Result<bool, ApiError> {
     let bare = text.trim_start_matches('\u{feff}').trim();
     if bare.starts_with('{') {
         let code = serde_json::from_str::<Shape>(bare).ok().and_then(|shape| shape.error_code);

@@ -52,7 +52,7 @@ pub async fn transcript(
 }
 
 /// Whether a 200 holds a transcript.
-fn check(body: &Bytes) -> Result<(), ApiError> {
+pub(super) fn check(body: &Bytes) -> Result<(), ApiError> {
     let undecodable = |why| ApiError::undecodable(Endpoint::Transcript, why);
     let text = std::str::from_utf8(body).map_err(|_| undecodable("it is not UTF-8"))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

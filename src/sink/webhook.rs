@@ -134,7 +134,13 @@ impl WebhookSink {
             return SinkError::new(SinkErrorKind::Event, format!("{host} did not answer in time"));
         }
         if error.is_connect() {
-            return SinkError::away(format!("failed to connect to {host}: {}", root(error)));
+            let why = root(error);
+            let hint = if why.contains("certificate") {
+                "; have it renewed, or add its authority to those that this machine trusts (SSL_CERT_FILE)"
+            } else {
+                ""
+            };
+            return SinkError::away(format!("failed to connect to {host}: {why}{hint}"));
         }
         SinkError::new(SinkErrorKind::Event, format!("the connection to {host} broke: {}", root(error)))
     }

@@ -127,9 +127,19 @@ impl Rig {
         std::fs::write(self.config(), self.plan.toml()).expect("a settings file");
     }
 
-    /// Puts a variable into the environment of whatever is started from now on.
-    pub fn env(&mut self, key: &str, value: &str) {
-        self.process.env(key, value);
+    /// Has the binary started by this program, given as its first arguments; counts from the next start on.
+    pub fn start_by(&mut self, starter: &[&str]) {
+        self.process.starter = starter.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// Puts this into the binary's environment, which is empty otherwise; counts from the next start on.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.process.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Whether the daemon's last end left a core file.
+    pub fn dumped_core(&self) -> bool {
+        self.process.dumped()
     }
 
     /// Starts the daemon.
@@ -255,6 +265,15 @@ impl Rig {
     pub async fn asks(&self) {
         let before = self.sim.stats().requests_in_all();
         self.until("the daemon asks for something", async || self.sim.stats().requests_in_all() > before).await;
+    }
+
+    /// Where the dashboard is, with a slash at the end; waits until the daemon says so.
+    pub async fn dashboard(&self) -> String {
+        const SAID: &str = "the dashboard is at ";
+        self.says(SAID).await;
+        let log = self.log();
+        let rest = log.rsplit(SAID).next().unwrap_or_default();
+        rest.split_whitespace().next().unwrap_or_default().to_owned()
     }
 
     pub fn main_account(&self) -> AccountId {

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 pub mod daemon;
+pub mod front;
 pub mod postgres;
 pub mod receiver;
 pub mod road;
@@ -28,6 +29,15 @@ pub async fn postgres() -> TestDb {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = tokio::task::spawn_blocking(postgres::database).await.expect("a database");
     TestDb { db: Db::open_postgres(&url, Access::Own, 4).await.expect("a connection"), folder }
+}
+
+/// The status and the body that a GET of this is answered with.
+pub async fn fetched(url: &str) -> (u16, String) {
+    ringcx_extractor::ringcx::install_tls();
+    let patience = std::time::Duration::from_secs(10);
+    let client = reqwest::Client::builder().no_proxy().timeout(patience).build().expect("a client");
+    let answer = client.get(url).send().await.expect("an answer");
+    (answer.status().as_u16(), answer.text().await.expect("a body"))
 }
 
 /// Runs one test body on both databases, as two tests.

@@ -25,6 +25,13 @@ pub fn database() -> SecretString {
     CLUSTER.get_or_init(Cluster::started).database()
 }
 
+/// Everything in a database, as text.
+pub fn dump(url: &str) -> String {
+    let output = Command::new(binary("pg_dump")).arg(format!("--dbname={url}")).output().expect("pg_dump");
+    assert!(output.status.success(), "pg_dump failed: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 impl Cluster {
     /// A server that runs.
     pub fn started() -> Cluster {

@@ -43,13 +43,17 @@ pub(super) struct Process {
     folder: PathBuf,
     daemon: Option<Child>,
     commands: AtomicU32,
-    /// All that its environment holds.
-    environment: Vec<(String, String)>,
+    /// What the binary is started by, where not by itself: a program and its first arguments.
+    pub(super) starter: Vec<String>,
+    /// Its environment.
+    pub(super) environment: Vec<(String, String)>,
+    dumped: bool,
 }
 
 impl Process {
     pub(super) fn new(folder: PathBuf) -> Process {
-        Process { folder, daemon: None, commands: AtomicU32::new(0), environment: Vec::new() }
+        let (starter, environment) = (Vec::new(), Vec::new());
+        Process { folder, daemon: None, commands: AtomicU32::new(0), starter, environment, dumped: false }
     }
 
     pub(super) fn config(&self) -> PathBuf {
@@ -57,15 +61,12 @@ impl Process {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary());
-        command.arg("--config").arg(self.config()).args(args);
+        let mut words = self.starter.iter().map(PathBuf::from).chain([binary()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).arg("--config").arg(self.config()).args(args);
         command.env_clear().env("RUST_BACKTRACE", "1").envs(self.environment.iter().cloned());
         command.current_dir(&self.folder).stdin(Stdio::null());
         command
-    }
-
-    pub(super) fn env(&mut self, key: &str, value: &str) {
-        self.environment.push((key.to_owned(), value.to_owned()));
     }
 
     pub(super) fn start(&mut self) {
@@ -116,6 +117,11 @@ impl Process {
         peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse().ok()).expect("its peak")
     }
 
+    /// Whether the daemon's last end left a core file.
+    pub(super) fn dumped(&self) -> bool {
+        self.dumped
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.daemon.as_ref().expect("a daemon that runs").id()
     }
@@ -127,7 +133,10 @@ impl Process {
     pub(super) async fn exit(&mut self, clock: &Clock, within: Duration) -> i32 {
         let mut daemon = self.daemon.take().expect("a daemon that runs");
         match wait(&mut daemon, clock, within).await {
-            Some(status) => code(status),
+            Some(status) => {
+                self.dumped = status.core_dumped();
+                code(status)
+            }
             None => {
                 let _ = daemon.kill();
                 let _ = daemon.wait();

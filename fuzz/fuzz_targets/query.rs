@@ -1,0 +1,17 @@
+//! What people type: search queries and times.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringcx_extractor::clock::Time;
+use ringcx_extractor::{config, search};
+
+fuzz_target!(|text: &str| {
+    match search::query::parse(text) {
+        Ok(query) => assert!(!query.all.is_empty() && query.all.iter().all(|any| !any.is_empty())),
+        Err(error) => assert!(error.to_string().contains("hint: ")),
+    }
+    if let Ok(time) = config::parse_when(text, Time(1_800_000_000_000)) {
+        // A time that was understood can be shown, and is understood again.
+        assert_eq!(config::parse_when(&time.rfc3339(), Time(0)), Ok(time));
+    }
+});
