@@ -7,6 +7,10 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+pub use phrases::{Phrases, Said};
+
+mod phrases;
+
 /// What of a segment's metadata people read, each with what it is called; one without a name goes with the one before it.
 pub const FIELDS: [(&str, &str); 10] = [
     ("type", "segmentType"),
@@ -48,14 +52,17 @@ pub struct Conversation {
 impl Conversation {
     /// Reads a transcript's body; `None` where it is no JSON object.
     pub fn parse(body: &[u8]) -> Option<Conversation> {
-        let text = String::from_utf8_lossy(body);
-        let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}')).ok()?;
-        let object = value.as_object()?;
-        let phrases = match object.get("transcript") {
-            Some(Value::Array(phrases)) => phrases.iter().filter_map(phrase).collect(),
-            _ => Vec::new(),
+        let read = lossy(body);
+        let read = Phrases::read(&read)?;
+        let owned = |text: std::borrow::Cow<'_, str>| text.into_owned();
+        let phrase = |said: Said<'_>| Phrase {
+            at: said.at,
+            name: said.name.map(owned),
+            kind: said.kind.map(owned),
+            participant: said.participant.map(owned),
+            text: said.text.into_owned(),
         };
-        Some(Conversation { channel: object.get("channelClass").and_then(word), phrases })
+        Some(Conversation { channel: read.channel.map(owned), phrases: read.phrases.into_iter().map(phrase).collect() })
     }
 
     /// When the first phrase was said, in milliseconds since 1970.
@@ -83,32 +90,10 @@ impl Conversation {
     }
 }
 
-fn phrase(value: &Value) -> Option<Phrase> {
-    let object = value.as_object()?;
-    let field = |name: &str| object.get(name).and_then(word);
-    Some(Phrase {
-        at: object.get("timestamp").and_then(millis),
-        name: field("participantName"),
-        kind: field("participantType"),
-        participant: field("participantId"),
-        text: field("message").unwrap_or_default(),
-    })
-}
-
 impl Phrase {
     /// Who said it, without control characters, on one line: `Jane Doe (agent)`.
     pub fn speaker(&self) -> String {
-        let kind = self.kind.as_deref();
-        let said = match (self.name.as_deref(), kind) {
-            (Some(name), Some(kind)) => format!("{name} ({kind})"),
-            (Some(name), None) => name.to_owned(),
-            (None, Some(kind)) => kind.to_owned(),
-            (None, None) => match &self.participant {
-                Some(id) => format!("participant {id}"),
-                None => "unknown speaker".to_owned(),
-            },
-        };
-        one_line(&said)
+        speaker(self.name.as_deref(), self.kind.as_deref(), self.participant.as_deref())
     }
 
     /// How long after `start`: `mm:ss`, from an hour on `h:mm:ss`.
@@ -119,20 +104,31 @@ impl Phrase {
     }
 }
 
+impl Said<'_> {
+    /// Who said it, as [`Phrase::speaker`].
+    pub fn speaker(&self) -> String {
+        speaker(self.name.as_deref(), self.kind.as_deref(), self.participant.as_deref())
+    }
+}
+
+fn speaker(name: Option<&str>, kind: Option<&str>, participant: Option<&str>) -> String {
+    let said = match (name, kind) {
+        (Some(name), Some(kind)) => format!("{name} ({kind})"),
+        (Some(name), None) => name.to_owned(),
+        (None, Some(kind)) => kind.to_owned(),
+        (None, None) => match participant {
+            Some(id) => format!("participant {id}"),
+            None => "unknown speaker".to_owned(),
+        },
+    };
+    one_line(&said)
+}
+
 /// A text or a number as text; nothing for the rest, and for a text that is empty.
 pub fn word(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-/// Milliseconds since 1970, as a number or a text.
-fn millis(value: &Value) -> Option<i64> {
-    match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
 }
@@ -168,6 +164,22 @@ pub fn unbroken(line: &mut Vec<u8>, start: usize) {
             }
         }
     }
+}
+
+/// The text with what is no UTF-8 replaced; nearly always as it is.
+pub fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Into::into)
+}
+
+/// [`clean`], for those who do not care which kind of space stands between words: as it is where nothing is to be taken out.
+pub fn cleaned(text: &str) -> std::borrow::Cow<'_, str> {
+    let plain = |letter: char| match letter {
+        '\n' | '\t' => true,
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
+        _ => !letter.is_control(),
+    };
+    let ascii = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
+    if text.as_bytes().iter().all(ascii) || text.chars().all(plain) { text.into() } else { clean(text).into() }
 }
 
 /// The text without control characters and terminal escape sequences, and without the marks that turn the direction of
