@@ -66,10 +66,10 @@ pub use read::{ArtifactVersion, AsideRow, AttemptRow, ChangeRow, ExportRange, Se
 pub use refusal::Refusal;
 pub use replica::{Assignment, Picture, ReplicaRow};
 pub use report::Counts;
-pub use search::{Doc, FoundRow, IndexBatch, IndexEntry, IndexRow, IndexSlice, Lookup, Needle, TodoRow};
+pub use search::{Doc, FoundRow, IndexBatch, IndexEntry, IndexLag, IndexRow, IndexSlice, Lookup, Needle, TodoRow};
 pub use settle::{Settled, Settlement};
 pub use sql::{Arg, Row, Stmt, Tx, sql};
-pub use work::{Claim, QueueFilter, QueueRow};
+pub use work::{Claim, Class, QueueFilter, QueueRow, classes};
 
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");

@@ -17,6 +17,7 @@ use crate::config::Start;
 use crate::coverage::{Backfill, Cooling, Coverage, Pass, Plan, Recheck, Repair, Rules, Want, plan};
 use crate::db::{Announced, Chunk, DbError, DbFault, PauseRow, Reading, Refusal};
 use crate::model::{AsideRecord, Endpoint, SegmentRecord, Stretch, Stretches};
+use crate::planted::{self, Plant};
 use crate::ringcx::{self, ApiError, Cause, Record};
 use crate::standing::Standing;
 
@@ -177,7 +178,11 @@ impl Discoverer {
     /// Stores an answer as it arrives.
     async fn store(&self, want: &Want, mut batches: mpsc::Receiver<Vec<Record>>) -> Result<Announced, DbError> {
         let mut sum = Announced::default();
+        let skips = planted::strikes(Plant::SkippedWindow);
         while let Some(batch) = batches.recv().await {
+            if skips {
+                continue;
+            }
             let (mut records, mut asides) = (Vec::with_capacity(batch.len()), Vec::new());
             for record in batch {
                 match record {

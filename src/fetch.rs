@@ -39,6 +39,11 @@ pub async fn attempt(account: &Account, claim: &Claim, permit: Permit) -> Result
     }
 }
 
+/// So many times the first delay after its segment's end an artifact is late...
+const LATE: u32 = 120;
+/// ...or after so many 404s, which takes about as long.
+const LATE_MISSES: u32 = 7;
+
 /// When answered artifacts are asked for again, and when failed ones are.
 #[derive(Debug, Clone)]
 pub struct Patience {
@@ -78,6 +83,13 @@ impl Patience {
         Settlement::Failed { state, due, misses, refusals, status: error.status, reason: error.to_string() }
     }
 
+    /// Whether a 404 at `now` comes so late that it hints at something that is never there: half an hour after the segment's
+    /// end with the default backoff, where transcripts typically take five minutes (contract.md, Transcripts).
+    pub fn is_late(&self, claim: &Claim, now: Time) -> bool {
+        claim.misses >= LATE_MISSES
+            || (claim.ended != Time::NONE && now.since(claim.ended) >= self.backoff.initial().saturating_mul(LATE))
+    }
+
     /// Puts an item off untried, while its like are never there; not beyond its last try.
     pub fn defer(&self, claim: &Claim, now: Time, jitter: f64) -> Settlement {
         let due = now + self.backoff.delay(u32::MAX, jitter);
@@ -102,5 +114,43 @@ impl Patience {
         let after = *self.revisit.get(visit).filter(|_| may_change)?;
         let before = visit.checked_sub(1).and_then(|earlier| self.revisit.get(earlier)).copied().unwrap_or_default();
         Some(now + after.saturating_sub(before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::{Item, Owned};
+    use crate::model::Lane;
+
+    #[test]
+    fn a_vendor_that_is_a_quarter_of_an_hour_behind_is_not_taken_for_one_that_has_nothing() {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let backoff = Backoff::new(Duration::from_secs(15), minutes(360), minutes(72 * 60)).unwrap();
+        let patience = Patience { backoff, revisit: Vec::new() };
+        let claim = Claim {
+            item: Item(1),
+            owned: Owned { account: 1, epoch: 1 },
+            artifact: Artifact::Transcript,
+            lane: Lane::Live,
+            segment_id: "s".to_owned(),
+            dialog_id: None,
+            ended: Time::from_secs(0),
+            due: Time(0),
+            tries: 5,
+            misses: 5,
+            refusals: 0,
+            first_try: Some(Time::from_secs(300)),
+            paused: Duration::ZERO,
+            visit: 0,
+        };
+        assert!(!patience.is_late(&claim, Time::from_secs(0) + minutes(25)));
+        assert!(patience.is_late(&claim, Time::from_secs(0) + minutes(31)));
+        // Of a backfill the first 404 tells, and where no end is known their number does.
+        let fresh = Claim { tries: 0, misses: 0, ..claim.clone() };
+        assert!(patience.is_late(&fresh, Time::from_secs(0) + minutes(600)));
+        let endless = Claim { ended: Time::NONE, ..claim };
+        assert!(!patience.is_late(&endless, Time::from_secs(0) + minutes(600)));
+        assert!(patience.is_late(&Claim { misses: LATE_MISSES, ..endless }, Time::from_secs(0)));
     }
 }

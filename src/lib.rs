@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod coverage;
 pub mod model;
+pub mod planted;
 pub mod ringcx;
 pub mod sliding;
 pub mod standing;

@@ -3,13 +3,11 @@
 //! Pure. Reads leniently: whatever is null, missing or of another type than documented is left out, never an error. What
 //! goes to a terminal passes through [`clean`] first, so that no message can move the cursor or hide another.
 
+mod parse;
+
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
-
-pub use phrases::{Phrases, Said};
-
-mod phrases;
 
 /// What of a segment's metadata people read, each with what it is called; one without a name goes with the one before it.
 pub const FIELDS: [(&str, &str); 10] = [
@@ -26,7 +24,7 @@ pub const FIELDS: [(&str, &str); 10] = [
 ];
 
 /// One thing that someone said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Phrase {
     /// When, in milliseconds since 1970.
     pub at: Option<i64>,
@@ -52,17 +50,8 @@ pub struct Conversation {
 impl Conversation {
     /// Reads a transcript's body; `None` where it is no JSON object.
     pub fn parse(body: &[u8]) -> Option<Conversation> {
-        let read = lossy(body);
-        let read = Phrases::read(&read)?;
-        let owned = |text: std::borrow::Cow<'_, str>| text.into_owned();
-        let phrase = |said: Said<'_>| Phrase {
-            at: said.at,
-            name: said.name.map(owned),
-            kind: said.kind.map(owned),
-            participant: said.participant.map(owned),
-            text: said.text.into_owned(),
-        };
-        Some(Conversation { channel: read.channel.map(owned), phrases: read.phrases.into_iter().map(phrase).collect() })
+        let text = lossy(body);
+        parse::conversation(text.trim_start_matches('\u{feff}'))
     }
 
     /// When the first phrase was said, in milliseconds since 1970.
@@ -101,13 +90,6 @@ impl Phrase {
         let secs = self.at?.saturating_sub(start?).max(0) / 1000;
         let (hours, minutes, secs) = (secs / 3600, secs / 60 % 60, secs % 60);
         Some(if hours > 0 { format!("{hours}:{minutes:02}:{secs:02}") } else { format!("{minutes:02}:{secs:02}") })
-    }
-}
-
-impl Said<'_> {
-    /// Who said it, as [`Phrase::speaker`].
-    pub fn speaker(&self) -> String {
-        speaker(self.name.as_deref(), self.kind.as_deref(), self.participant.as_deref())
     }
 }
 
@@ -203,6 +185,10 @@ pub fn clean(text: &str) -> String {
 
 /// [`clean`], on one line.
 pub fn one_line(text: &str) -> String {
+    // Most texts are so already.
+    if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && text.trim() == text && !text.contains("  ") {
+        return text.to_owned();
+    }
     clean(text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
+use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, Time};
 use crate::model::{Endpoint, path_part};
@@ -77,6 +78,8 @@ struct Inner {
     clock: Clock,
     skew: Skew,
     idle: Duration,
+    /// The turn of an answer that is large.
+    large: Arc<Semaphore>,
     observer: OnceLock<Arc<dyn Observe>>,
 }
 
@@ -106,8 +109,8 @@ impl Api {
         // Metadata has connections of its own: while its reader waits for the database, an answer that shares an
         // HTTP/2 connection would hold up every transcript behind it.
         let bulk = built(client_of_bulk(&hosts, idle))?;
-        let observer = OnceLock::new();
-        Ok(Api(Arc::new(Inner { hosts, client, bulk, clock, skew: Skew::new(), idle, observer })))
+        let (large, observer) = (Arc::new(Semaphore::new(1)), OnceLock::new());
+        Ok(Api(Arc::new(Inner { hosts, client, bulk, clock, skew: Skew::new(), idle, large, observer })))
     }
 
     /// Has `observer` told of every request. The first one set stays.
@@ -163,7 +166,7 @@ impl Api {
         }
         let response = outcome?;
         self.0.skew.observe(response.headers(), sent, self.0.clock.now());
-        Ok(Answer::new(response, endpoint, self.0.idle))
+        Ok(Answer::new(response, endpoint, self.0.idle, self.0.large.clone()))
     }
 }
 

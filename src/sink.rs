@@ -4,6 +4,7 @@ pub mod jsonl;
 pub mod object_store;
 pub mod webhook;
 
+use std::io;
 use std::time::Duration;
 
 /// What kept a sink from taking something.
@@ -53,5 +54,18 @@ impl SinkError {
     /// not count, an address where nothing is.
     pub fn looks_like_a_wrong_setting(&self) -> bool {
         self.kind == SinkErrorKind::Refused && matches!(self.status, Some(300..=399 | 401 | 403 | 404 | 405 | 407))
+    }
+}
+
+/// What is wrong with a disk, for people, and what to do.
+fn of_disk(error: &io::Error) -> (String, &'static str) {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ("the disk is full".to_owned(), "make room; it goes on by itself, and nothing is lost meanwhile")
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            (error.kind().to_string(), "let this user write there, or name another place; nothing is lost meanwhile")
+        }
+        _ => (error.to_string(), "look at the sink's settings and at that disk; nothing is lost meanwhile"),
     }
 }

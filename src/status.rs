@@ -76,6 +76,22 @@ pub struct Status {
     pub sinks: Vec<SinkStatus>,
     /// By name; those that let go in good order are in it too.
     pub replicas: Vec<ReplicaStatus>,
+    /// How far the full-text index is behind the archive.
+    pub search_index: IndexStatus,
+}
+
+/// How far the full-text index is behind the archive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct IndexStatus {
+    /// Changes that it has not followed.
+    pub lag_changes: u64,
+    /// How long the first of them has waited; 0 where there is none.
+    pub lag_seconds: u64,
+}
+
+impl IndexStatus {
+    /// A lag of so many seconds is not the daemon being busy for a moment.
+    pub const LONG: u64 = 60;
 }
 
 /// How an account stands.
@@ -265,6 +281,7 @@ pub async fn gather(db: &Db, settings: &Settings, instance: &str, now: Time) -> 
         pauses: db.pauses().await?,
         replicas: db.replicas().await?,
         sinks: db.sink_views().await?,
+        index: db.index_lag().await?,
         here: db.here(now).await?,
     };
     Ok(assemble::status(read, settings, instance, now))

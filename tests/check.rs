@@ -154,16 +154,20 @@ async fn a_database_that_cannot_be_had_is_told_before_anything_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sink_whose_folder_is_a_file_is_told() {
+async fn a_sink_that_could_not_work_is_told_without_anything_being_sent() {
     let stage = Stage::set(Options::default()).await;
     let path = stage.folder.path().join("local.toml");
     let settings = std::fs::read_to_string(&path).unwrap();
     let sinks = "[[sinks]]\nname = \"good\"\ntype = \"jsonl\"\npath = \"out\"\n\
-                 [[sinks]]\nname = \"bad\"\ntype = \"jsonl\"\npath = \"local.toml\"\n";
+                 [[sinks]]\nname = \"bad\"\ntype = \"jsonl\"\npath = \"local.toml\"\n\
+                 [[sinks]]\nname = \"typo\"\ntype = \"object_store\"\nurl = \"s3://bucket\"\noptions = { aws_regon = \"x\" }\n\
+                 [[sinks]]\nname = \"home\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:9/\"\nsecret = \"s\"\n";
     std::fs::write(&path, settings + sinks).unwrap();
     let said = stage.run(&["check"]).await;
     assert_eq!(said.status, Some(1), "{said:?}");
     assert!(said.line("sink good").starts_with("ok") && said.line("sink bad").starts_with("FAILED"), "{said:?}");
+    assert!(said.line("sink typo").starts_with("FAILED") && said.out.contains("aws_regon"), "{said:?}");
+    assert!(said.line("sink home").starts_with("FAILED") && said.out.contains("allow_private"), "{said:?}");
     assert!(said.line("login").starts_with("ok"), "the rest is looked at all the same: {said:?}");
     assert!(!stage.folder.path().join("out").exists(), "a check makes nothing");
 }

@@ -12,7 +12,7 @@ use ringcx_extractor::sim::{
 };
 use serde_json::Value;
 use sqlx::Connection;
-use support::daemon::plan::strings;
+use support::daemon::plan::{millis, strings};
 use support::daemon::{Place, Plan, Rig};
 
 e2e! {
@@ -22,6 +22,7 @@ e2e! {
     one_segment_that_is_forbidden_holds_up_no_other,
     a_forbidden_endpoint_is_paused_burns_no_tries_and_recovers,
     forbidden_metadata_pauses_the_account_and_recovers,
+    more_accounts_than_threads_recover_from_one_outage,
     summaries_of_every_agents_segment_are_fetched_where_asked_for,
     accounts_that_appear_are_taken_up_and_one_that_vanishes_is_reported,
     a_record_that_nobody_understands_is_kept_aside_and_shown,
@@ -122,6 +123,26 @@ async fn a_forbidden_endpoint_is_paused_burns_no_tries_and_recovers(place: Place
     rig.sim.set_faults(Faults::default());
     rig.settled().await;
     assert_eq!(rig.account().await["paused"], Value::Array(Vec::new()));
+}
+
+/// Each asks one by one whether the outage is over, and while it waits for the answer takes no thread from the others.
+async fn more_accounts_than_threads_recover_from_one_outage(place: Place) {
+    let threads = std::thread::available_parallelism().map_or(4, |threads| u32::try_from(threads.get()).unwrap_or(4));
+    let ids: Vec<AccountId> = (0..threads + 2).map(|nth| AccountId::new("980634004", format!("100{nth}"))).collect();
+    let listed = ids.iter().map(|id| {
+        let fields = [("rc_account_id", &id.rc), ("sub_account_id", &id.sub)];
+        toml::Value::Table(fields.map(|(key, value)| (key.to_owned(), value.to_string().into())).into_iter().collect())
+    });
+    let plan = Plan::history().set("accounts", listed.collect::<Vec<toml::Value>>()).sim(|sim| {
+        sim.accounts.clone_from(&ids);
+        let rates = Rates { status_503: 1.0, ..Rates::default() };
+        sim.faults = Faults { transcript: rates, summary: rates, ..Faults::default() };
+    });
+    let rig = Rig::started(place, plan).await;
+    rig.until("all of them rest", async || rig.log().matches(" paused ").count() >= 3 * ids.len()).await;
+    let slow = Rates { slow: 1.0, slow_for: millis(300, 300), ..Rates::default() };
+    rig.sim.set_faults(Faults { transcript: slow, summary: slow, ..Faults::default() });
+    rig.settled().await;
 }
 
 async fn forbidden_metadata_pauses_the_account_and_recovers(place: Place) {

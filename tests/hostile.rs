@@ -34,6 +34,7 @@ async fn whatever_a_server_does_is_survived_and_nothing_is_lost(place: Place) {
     assert!(rig.is_running());
     assert_eq!(villain.stolen(), Vec::<String>::new(), "a token followed a redirect");
     let peak = rig.peak_memory();
+    println!("{peak} kB at its peak");
     assert!(peak < MEMORY, "{peak} kB at its peak");
     rig.stop().await;
 }

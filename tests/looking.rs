@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::config::{self, Settings};
 use ringcx_extractor::db::{
-    Announced, Chunk, Claim, Db, ExportRange, Mark, Owned, Reading, ReplicaRow, Settled, Settlement,
+    Announced, Chunk, Claim, Db, ExportRange, Mark, Owned, Reading, ReplicaRow, Settled, Settlement, sql,
 };
 use ringcx_extractor::export::{self, Format, Selection};
 use ringcx_extractor::model::{
@@ -24,6 +24,7 @@ on_both! {
     an_export_of_what_changed_holds_no_more_than_that,
     a_number_that_no_export_printed_is_not_known,
     the_status_adds_up,
+    replicas_that_are_long_gone_are_forgotten_unless_they_own_something,
 }
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -206,4 +207,28 @@ async fn the_status_adds_up(test: TestDb) {
     assert_eq!((account.lag_seconds, account.oldest_unfinished_seconds), (Some(300), Some(30)));
     assert_eq!((account.requests_last_minute, account.drain_seconds, account.gaps.len()), (7, 2, 0));
     assert!(replicas[0].alive);
+}
+
+async fn replicas_that_are_long_gone_are_forgotten_unless_they_own_something(test: TestDb) {
+    let (db, month) = (&test.db, Duration::from_secs(30 * 86_400));
+    let row = |name: &str| ReplicaRow {
+        name: name.to_owned(),
+        version: String::new(),
+        started: NOW,
+        heartbeat: NOW,
+        released: None,
+        stats: String::new(),
+    };
+    for name in ["container-1", "container-2", "owner", "here"] {
+        db.beat(&row(name), NOW).await.unwrap();
+    }
+    let account = db.enrol(&AccountId::new("1", "2"), None, NOW).await.unwrap();
+    assert_eq!(db.take(&[account.key], "owner", Duration::from_secs(10), NOW).await.unwrap().len(), 1);
+    // Postgres goes by its own clock: time passes by setting back what it wrote.
+    db.run(sql("update replica set heartbeat = heartbeat - 40 * cast(86400000 as bigint) where name <> 'here'"))
+        .await
+        .unwrap();
+    assert_eq!(db.forget_replicas(month, NOW).await.unwrap(), 2);
+    let left: Vec<String> = db.replicas().await.unwrap().into_iter().map(|row| row.name).collect();
+    assert_eq!(left, ["here", "owner"]);
 }

@@ -83,7 +83,7 @@ fn every_panel_says_what_it_shows_and_none_lies_upon_another() {
         "Freshness and lag",
         "Backlog and budget by account",
         "API latency and outcomes by endpoint",
-        "Sinks",
+        "Sinks and search",
         "Lateness",
     ];
     assert_eq!(rows, expected);

@@ -25,6 +25,7 @@ on_both! {
     a_commit_reported_as_failed_may_come_again_though_a_visit_is_due,
     a_result_of_an_earlier_owner_does_not_count,
     a_failure_waits_and_leaves_its_story,
+    what_was_put_off_is_taken_back_to_where_its_backoff_had_it,
     a_revisit_keeps_versions,
     coverage_merges,
     export_order_is_by_end_account_and_id,
@@ -173,6 +174,53 @@ async fn a_result_of_an_earlier_owner_does_not_count(test: TestDb) {
     };
     assert!(test.db.announce(chunk).await.is_err());
     assert!(test.db.segments_named("two").await.unwrap().is_empty());
+}
+
+async fn what_was_put_off_is_taken_back_to_where_its_backoff_had_it(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    let hour = Duration::from_secs(3600);
+    announce(&test.db, owned, Lane::Live, &[record("one", 5, true), record("two", 6, true), record("old", 7, true)])
+        .await;
+    let claims = claims(&test.db, owned, NOW).await;
+    let only = |name: &str| {
+        let found = claims.iter().find(|claim| claim.segment_id == name && claim.artifact == Artifact::Transcript);
+        found.unwrap().clone()
+    };
+    let failed = |claim: Claim, due: Time| {
+        let (reason, status) = ("not there".to_owned(), Some(404));
+        Settled {
+            claim,
+            at: NOW,
+            settlement: Settlement::Failed { state: State::Open, due, misses: 1, refusals: 0, status, reason },
+        }
+    };
+    let put_off = |claim: Claim| {
+        let first_try = claim.first_try;
+        Settled { claim, at: NOW, settlement: Settlement::Deferred { due: NOW + 6 * hour, first_try } }
+    };
+    // One was never tried, one was tried thrice, and of one that was tried once the next try is near as it is.
+    test.db.settle(&[put_off(only("one"))]).await.unwrap();
+    test.db.settle(&[failed(Claim { tries: 2, ..only("two") }, NOW + Duration::from_secs(1))]).await.unwrap();
+    let tried = test.db.due(owned, ArtifactSet::ALL, NOW + Duration::from_secs(1), 10).await.unwrap();
+    let two =
+        tried.into_iter().find(|claim| claim.segment_id == "two" && claim.artifact == Artifact::Transcript).unwrap();
+    assert_eq!(two.tries, 3);
+    test.db.settle(&[put_off(two)]).await.unwrap();
+    test.db.settle(&[failed(only("old"), NOW + Duration::from_secs(9))]).await.unwrap();
+
+    let now = NOW + Duration::from_secs(20);
+    let back = test.db.undefer(owned.account, Artifact::Transcript, now, Duration::from_secs(15)).await.unwrap();
+    assert_eq!(back, 2);
+    let due = |items: Vec<Claim>| -> Vec<String> {
+        items.into_iter().filter(|claim| claim.artifact == Artifact::Transcript).map(|claim| claim.segment_id).collect()
+    };
+    let mut ready = due(test.db.due(owned, ArtifactSet::ALL, now, 10).await.unwrap());
+    ready.sort_unstable();
+    assert_eq!(ready, ["old", "one"]);
+    let minute = due(test.db.due(owned, ArtifactSet::ALL, NOW + Duration::from_secs(60), 10).await.unwrap());
+    assert!(minute.contains(&"two".to_owned()), "the delay after a third try is four times the first");
+    let sooner = due(test.db.due(owned, ArtifactSet::ALL, NOW + Duration::from_secs(59), 10).await.unwrap());
+    assert!(!sooner.contains(&"two".to_owned()));
 }
 
 async fn a_failure_waits_and_leaves_its_story(test: TestDb) {

@@ -48,7 +48,7 @@ pub async fn run(_args: Args, context: &Context) -> anyhow::Result<u8> {
         }
     };
     let settings = &loaded.settings;
-    for line in self::settings(loaded).into_iter().chain(sinks::check(&settings.sinks)) {
+    for line in self::settings(loaded).into_iter().chain(sinks::check(&settings.sinks, &context.clock)) {
         lines.say(&line)?;
     }
     let db = match database(context, settings, &mut lines).await? {

@@ -90,7 +90,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     };
     // An interrupt must not leave half a file behind.
     let count = tokio::select! {
-        count = fill(&db, &selection, args.format, target, &bar) => count?,
+        count = fill(&db, &selection, args.format, target, &bar) => match file {
+            Some(path) => count.map_err(|error| Target::failed(error, path))?,
+            None => count?,
+        },
         _ = tokio::signal::ctrl_c() => bail!("interrupted: the export is not complete"),
     };
     bar.finish_and_clear();

@@ -126,7 +126,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     } else if !findings.hits.is_empty() {
         terminal::print(&print::table(&findings.hits, terminal::width()))?;
     }
-    remark(&findings, args.limit, order);
+    remark(&findings, args.limit, order, filters.by_metadata());
     if let Some(standing) = standing {
         terminal::remark(&standing);
     }
@@ -135,9 +135,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
 }
 
 /// What people should know of the result, on standard error.
-fn remark(findings: &Findings, limit: usize, order: Order) {
+fn remark(findings: &Findings, limit: usize, order: Order, narrowed: bool) {
     if findings.hits.is_empty() {
         terminal::remark("nothing was found");
+        if narrowed {
+            terminal::remark(
+                "hint: filters are compared with the metadata, whole values; `show SEGMENT_ID` shows what a segment has",
+            );
+        }
     }
     if findings.more {
         terminal::remark(&more(limit, findings.only_newest, order));
@@ -154,7 +159,8 @@ fn more(limit: usize, only_newest: bool, order: Order) -> String {
     let shown = count(limit as u64, "hit");
     let of = if only_newest { ", the best of the newest matches" } else { "" };
     let newest = if order == Order::Newest { "" } else { ", --newest the newest first" };
-    format!("there is more than {shown}{of}: --limit shows more{newest}")
+    let are = if limit == 1 { "is" } else { "are" };
+    format!("there {are} more than {shown}{of}: --limit shows more{newest}")
 }
 
 /// What the index lacks, where it lacks anything. To be asked before the search: what is indexed meanwhile may be missing
@@ -177,6 +183,6 @@ mod tests {
             more(1, false, Order::Best),
             "there is more than 1 hit: --limit shows more, --newest the newest first"
         );
-        assert_eq!(more(20, false, Order::Newest), "there is more than 20 hits: --limit shows more");
+        assert_eq!(more(20, false, Order::Newest), "there are more than 20 hits: --limit shows more");
     }
 }

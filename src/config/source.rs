@@ -4,6 +4,7 @@
 //! everything else becomes a problem that names the nearest known key and quotes no value.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ::config::{Map, Source, Value, ValueKind};
@@ -21,8 +22,15 @@ pub(super) const PLACES: [&str; 2] = ["config/local.toml", "/etc/ringcx-extracto
 pub(super) fn find(cli: Option<&Path>, named: Option<&str>, places: &[PathBuf]) -> Option<PathBuf> {
     cli.map(Path::to_path_buf)
         .or_else(|| named.map(PathBuf::from))
-        // One that may exist but cannot be looked at must not be passed over in silence: reading it will say why.
-        .or_else(|| places.iter().find(|path| !matches!(path.try_exists(), Ok(false))).cloned())
+        .or_else(|| places.iter().find(|path| !is_absent(path)).cloned())
+}
+
+/// One that may exist but cannot be looked at must not be passed over in silence: reading it will say why. But where the
+/// folder that the command is typed in is closed to its user, as somebody's home is to the daemon's, no file in it is meant.
+fn is_absent(path: &Path) -> bool {
+    let denied = |error: std::io::Error| error.kind() == ErrorKind::PermissionDenied;
+    let closed = || path.is_relative() && Path::new(".").metadata().is_err_and(denied);
+    matches!(path.try_exists(), Ok(false)) || closed()
 }
 
 /// The file's text.

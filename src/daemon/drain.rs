@@ -15,18 +15,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
 use crate::clock::Time;
-use crate::db::{Claim, DbError, Item, PauseRow, Settled, Settlement};
+use crate::db::{Claim, Class, DbError, Item, PauseRow, Settled, Settlement, classes};
 use crate::fetch::absence::Absence;
 use crate::fetch::committer::{Acknowledgement, Committer, Storage, Submission};
 use crate::fetch::ripeness::Ripeness;
-use crate::fetch::schedule::{Class, Schedule, class};
+use crate::fetch::schedule::{Schedule, class};
 use crate::fetch::{Patience, attempt};
 use crate::model::{Artifact, ArtifactSet, Endpoint, State};
+use crate::planted::{self, Plant};
 use crate::ringcx::ApiError;
 use crate::ringcx::limits::Permit;
 use crate::standing::Standing;
 
 mod answers;
+mod hands;
+
+use hands::Hands;
 
 /// How long an item whose result was not accepted is left alone, lest it be fetched over and over.
 const LEFT_ALONE: Duration = Duration::from_secs(30);
@@ -38,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 type Turn = Pin<Box<dyn Future<Output = Permit> + Send>>;
 /// A look at the work table: what is due, and when the next item will be. Requests go on meanwhile.
 type Look = Pin<Box<dyn Future<Output = Result<(Vec<Claim>, Option<Time>), DbError>> + Send>>;
+/// How many of each class are looked for.
+type Wanted = HashMap<Class, usize>;
 /// A claim that was tried: when the answer came and what it means, already hashed and packed; or what went wrong.
 type Tried = (Claim, Result<(Time, Settlement), ApiError>);
 
@@ -48,12 +54,10 @@ pub struct Drain {
     concurrency: usize,
     committer: Committer,
     schedule: Schedule,
-    /// Claimed and not settled: waiting, under way, or on its way into the database; then with the time at which it will
-    /// be due again, if it will.
-    held: HashMap<Item, Option<Time>>,
+    held: Hands,
     left_alone: HashMap<Item, Time>,
-    /// A look at the work table that is under way, and how many of a class it brings at the most.
-    looking: Option<(usize, Look)>,
+    /// A look at the work table that is under way, and how many of each class it brings at the most.
+    looking: Option<(Wanted, Look)>,
     /// What was settled while it is: it may find them as they were before.
     meanwhile: HashSet<Item>,
     requests: JoinSet<Tried>,
@@ -61,7 +65,7 @@ pub struct Drain {
     standing: BTreeMap<Artifact, Standing>,
     absence: BTreeMap<Artifact, Absence>,
     ripeness: BTreeMap<Artifact, Ripeness>,
-    /// Classes of which the database holds more than was handed out.
+    /// Classes of which the database holds, or may hold, more than was handed out.
     more: HashSet<Class>,
     refill: bool,
     next: Option<Time>,
@@ -76,7 +80,7 @@ impl Drain {
             concurrency: concurrency.max(1),
             committer,
             schedule: Schedule::default(),
-            held: HashMap::new(),
+            held: Hands::default(),
             left_alone: HashMap::new(),
             looking: None,
             meanwhile: HashSet::new(),
@@ -107,12 +111,10 @@ impl Drain {
             if self.looking.is_none() && (self.refill || self.runs_low()) {
                 self.look();
             }
-            let open = self.open();
-            let wants = stores && self.requests.len() < self.concurrency && self.schedule.has(open);
-            if wants {
-                self.send_at_once(open).await;
+            if stores {
+                self.send_at_once().await;
             }
-            let wants = wants && self.requests.len() < self.concurrency && self.schedule.has(open);
+            let wants = stores && self.wants_to_send();
             if !wants {
                 turn = None;
             } else if turn.is_none() {
@@ -129,7 +131,7 @@ impl Drain {
                 Some(tried) = self.requests.join_next(), if !self.requests.is_empty() => self.tried(tried).await,
                 permit = async { match turn.as_mut() { Some(turn) => turn.await, None => std::future::pending().await } } => {
                     turn = None;
-                    self.send(permit).await;
+                    let _ = self.send(permit).await;
                 }
                 () = account.work.notified() => self.refill = true,
                 () = async { match next { Some(next) => account.clock.sleep_until_time(next).await, None => std::future::pending().await } } => {
@@ -143,12 +145,20 @@ impl Drain {
         self.finish().await;
     }
 
-    /// Sends while the pace allows it without waiting.
-    async fn send_at_once(&mut self, open: ArtifactSet) {
-        while self.requests.len() < self.concurrency && self.schedule.has(open) {
+    /// Sends while the pace allows it without waiting. What may be asked for is looked at anew each time: the one request that
+    /// goes to see whether a pause is over closes the door behind itself.
+    async fn send_at_once(&mut self) {
+        while self.wants_to_send() {
             let Ok(permit) = self.account.pacer.try_enter() else { return };
-            self.send(permit).await;
+            if !self.send(permit).await {
+                return;
+            }
         }
+    }
+
+    /// Whether there is a claim that may go now, and room for its request.
+    fn wants_to_send(&self) -> bool {
+        self.requests.len() < self.concurrency && self.schedule.has(self.open())
     }
 
     /// Which artifacts may be asked for now.
@@ -173,20 +183,29 @@ impl Drain {
         self.more.iter().any(|class| self.schedule.held(*class) < low)
     }
 
+    /// How many of a class are looked for: those that are held, which are found again, and what there is room for. Of one
+    /// that has enough waiting here, none: a look at what is live is not to wait for a backfill to be read once more.
+    fn wanted(&self, class: Class) -> usize {
+        let (portion, waiting) = (self.portion(), self.schedule.held(class));
+        if waiting >= portion / 4 { 0 } else { self.held.count(class) + self.left_alone.len() + portion - waiting }
+    }
+
     /// Begins to look for what is due.
     fn look(&mut self) {
         let now = self.account.clock.now();
         self.left_alone.retain(|_, until| *until > now);
-        let most = self.portion() + self.held.len() + self.left_alone.len();
         let (account, open) = (self.account.clone(), self.open());
         self.refill = false;
         self.next = None;
         self.meanwhile.clear();
+        let wanted: Wanted = classes(open).map(|class| (class, self.wanted(class))).collect();
+        let most = wanted.clone();
         let look = async move {
-            let due = account.db.due(account.owned, open, now, most).await?;
+            let most = |class| most.get(&class).copied().unwrap_or(0);
+            let due = account.db.due_of_each(account.owned, open, now, most).await?;
             Ok((due, account.db.next_due(account.owned.account, open, now).await?))
         };
-        self.looking = Some((most, Box::pin(look)));
+        self.looking = Some((wanted, Box::pin(look)));
     }
 
     /// What a look under way will find does not hold any more.
@@ -197,9 +216,9 @@ impl Drain {
 
     fn take_in(&mut self, found: Result<(Vec<Claim>, Option<Time>), DbError>) {
         let now = self.account.clock.now();
-        let most = self.looking.take().map_or(0, |(most, _)| most);
+        let wanted = self.looking.take().map(|(wanted, _)| wanted).unwrap_or_default();
         match found {
-            Ok((due, next)) => self.hold(due, next, most, now),
+            Ok((due, next)) => self.hold(due, next, &wanted, now),
             Err(error) => {
                 if error.is_passing() {
                     // The session says it, once for all accounts.
@@ -214,25 +233,28 @@ impl Drain {
         }
     }
 
-    fn hold(&mut self, due: Vec<Claim>, next: Option<Time>, most: usize, now: Time) {
+    fn hold(&mut self, due: Vec<Claim>, next: Option<Time>, wanted: &Wanted, now: Time) {
         let portion = self.portion();
-        let mut handed: HashMap<Class, usize> = HashMap::new();
-        self.more.clear();
+        let mut left = wanted.clone();
+        // Of what was not looked for there may be more; it is asked for when it runs low.
+        self.more = wanted.iter().filter(|(_, wanted)| **wanted == 0).map(|(class, _)| *class).collect();
         for claim in due {
             let class = class(&claim);
-            let handed = handed.entry(class).or_default();
-            *handed += 1;
-            let known = self.left_alone.contains_key(&claim.item) || self.held.contains_key(&claim.item);
-            if known || self.meanwhile.contains(&claim.item) {
+            let left = left.entry(class).or_default();
+            *left = left.saturating_sub(1);
+            let full = *left == 0;
+            let known = self.left_alone.contains_key(&claim.item) || self.held.holds(claim.item);
+            let known = known || self.meanwhile.contains(&claim.item);
+            if known && !planted::strikes(Plant::DoubledClaim) {
                 // Known already.
             } else if self.schedule.held(class) < portion {
-                self.held.insert(claim.item, None);
+                self.held.take(claim.item, class);
                 self.schedule.push(claim);
             } else {
                 // However often the bell rings, no more are held here than will soon be tried.
                 self.more.insert(class);
             }
-            if *handed >= most {
+            if full {
                 self.more.insert(class);
             }
         }
@@ -248,8 +270,8 @@ impl Drain {
         self.next = next.into_iter().chain(pauses).chain(left_alone).chain(self.next).min();
     }
 
-    /// Lets the next claim go with this permit; without one the permit's place is given back.
-    async fn send(&mut self, permit: Permit) {
+    /// Lets the next claim go with this permit; without one the permit's place is given back. Whether one went.
+    async fn send(&mut self, permit: Permit) -> bool {
         let now = self.account.clock.now();
         while let Some(claim) = self.schedule.pop(self.open()) {
             if let Some(due) = self.ripe_at(&claim, now) {
@@ -266,7 +288,7 @@ impl Drain {
             }
             if !self.standing.entry(claim.artifact).or_default().admit(now) {
                 self.schedule.put_back(claim);
-                return;
+                return false;
             }
             self.schedule.went(&claim);
             let account = self.account.clone();
@@ -280,8 +302,9 @@ impl Drain {
                 });
                 (claim, result)
             });
-            return;
+            return true;
         }
+        false
     }
 
     /// Until when a first try of what is live is put off, where it cannot be there yet.
@@ -298,7 +321,7 @@ impl Drain {
             Settlement::Deferred { due, .. } => Some(*due),
             Settlement::Failed { state, due, .. } => (*state == State::Open).then_some(*due),
         };
-        self.held.insert(claim.item, due);
+        self.held.settle(claim.item, due);
         let done = self.acknowledged.0.clone();
         self.committer.submit(Submission { settled: Settled { claim, at, settlement }, done }).await;
     }
@@ -306,7 +329,7 @@ impl Drain {
     fn acknowledge(&mut self, first: Acknowledgement) {
         let mut next = Some(first);
         while let Some((item, counted)) = next {
-            let due = self.held.remove(&item).flatten();
+            let due = self.held.let_go(item);
             if self.looking.is_some() {
                 self.meanwhile.insert(item);
             }
@@ -335,7 +358,7 @@ impl Drain {
 }
 
 /// What a look found, once it has; never, where none is under way.
-async fn seen(looking: &mut Option<(usize, Look)>) -> Result<(Vec<Claim>, Option<Time>), DbError> {
+async fn seen(looking: &mut Option<(Wanted, Look)>) -> Result<(Vec<Claim>, Option<Time>), DbError> {
     match looking {
         Some((_, look)) => look.await,
         None => std::future::pending().await,

@@ -39,6 +39,8 @@ const LAPSE: Duration = Duration::from_secs(10);
 const SENDS_FOR: Duration = Duration::from_secs(7);
 /// What happened longer ago than this matters to no limit of a minute.
 const FORGOTTEN: Duration = Duration::from_secs(75);
+/// A replica that has been silent for so long is forgotten.
+const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long results may wait for a database that is away once everything else has ended.
 const LAST_WRITES: Duration = Duration::from_secs(3);
 
@@ -121,6 +123,7 @@ impl Session {
                     }
                     if !std::mem::replace(&mut started, true) {
                         super::signals::ready();
+                        self.forget_replicas().await;
                     }
                 }
                 Err(error) if error.downcast_ref::<DbError>().is_some_and(DbError::is_passing) => {
@@ -176,6 +179,13 @@ impl Session {
             );
         }
         Ok(())
+    }
+
+    /// A row too many harms nobody: where it fails, the next start does it.
+    async fn forget_replicas(&self) {
+        if let Err(error) = self.shared.db.forget_replicas(REMEMBERED, self.shared.clock.now()).await {
+            tracing::debug!(%error, "failed to forget replicas that are long gone");
+        }
     }
 
     async fn hold_name(&mut self) -> anyhow::Result<()> {

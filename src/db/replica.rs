@@ -47,7 +47,7 @@ pub struct Assignment {
 pub struct Picture {
     /// The database's time.
     pub now: Time,
-    /// All replicas that ever were.
+    /// All replicas that were there lately.
     pub replicas: Vec<ReplicaRow>,
     /// All accounts.
     pub accounts: Vec<Assignment>,
@@ -116,7 +116,16 @@ impl Db {
         tx.commit().await
     }
 
-    /// All replicas that ever were, by name.
+    /// Forgets replicas without a sign of life for so long that own nothing; returns how many. Where each start has a name of
+    /// its own, as containers have, there would be one more each time.
+    pub async fn forget_replicas(&self, silent_for: Duration, now: Time) -> Result<u64, DbError> {
+        let here = self.here(now).await?;
+        let stmt = sql("delete from replica where heartbeat < $1 and not exists
+             (select 1 from account a where a.owner = replica.name)");
+        self.run(stmt.bind(here - silent_for)).await
+    }
+
+    /// All replicas that were there lately, by name.
     pub async fn replicas(&self) -> Result<Vec<ReplicaRow>, DbError> {
         let rows = self
             .all(sql("select name, version, started, heartbeat, released, stats from replica order by name"))

@@ -1,17 +1,20 @@
 //! The full-text index: what is indexed, how far, and what matches.
 //!
-//! Both databases hold the same documents, made of the words that they are given; neither cuts text up by itself. On SQLite a document is a row of an FTS5 table without content, on Postgres one tsvector, or several
-//! that overlap. Nothing of the text is kept but its words.
+//! Both databases hold the same documents, made of the words that they are given; neither cuts text up by itself. On SQLite a
+//! document is a row of an FTS5 table without content, on Postgres one tsvector, or several that overlap, each with a sketch
+//! of which words stand next to one another. Nothing of the text is kept but its words.
 
 mod blocks;
 mod doc;
 mod look;
 mod number;
+mod postgres;
 mod purge;
+mod sketch;
 mod write;
 
 pub use doc::Doc;
-pub use look::{FoundRow, Lookup, Needle};
+pub use look::{FoundRow, IndexLag, Lookup, Needle};
 pub(super) use write::DOCS;
 pub use write::{IndexBatch, IndexEntry, IndexRow, IndexSlice, TodoRow};
 
@@ -23,4 +26,9 @@ const ACCOUNT: char = '\u{e000}';
 
 fn account_word(account: i64) -> String {
     format!("{ACCOUNT}{account}")
+}
+
+/// Whether it is a word, and not what stands between two speakers.
+fn is_word(word: &str) -> bool {
+    word.starts_with(|letter: char| !letter.is_whitespace()) && !word.contains(['\'', '\\'])
 }

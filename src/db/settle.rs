@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{Arg, BULK, Claim, Db, DbError, Item, Packed, Stmt, Tx, announce, item};
 use crate::clock::Time;
 use crate::model::{Artifact, Lane, Outcome, State};
+use crate::planted::{self, Plant};
 use crate::proof::{Entry, SALT, START, link};
 
 /// How many failed tries an item's record keeps.
@@ -134,8 +135,10 @@ impl Db {
         let (answered, failed): (Vec<&Settled>, Vec<&Settled>) =
             theirs.iter().partition(|settled| matches!(settled.settlement, Settlement::Answered { .. }));
         let removed = tx.remove(&answered).await?;
-        let counted: Vec<&Settled> =
-            answered.into_iter().filter(|settled| removed.contains(&settled.claim.item)).collect();
+        let counted: Vec<&Settled> = answered
+            .into_iter()
+            .filter(|settled| removed.contains(&settled.claim.item) && !planted::strikes(Plant::LostResult))
+            .collect();
         tx.archive(&counted, &mut owners).await?;
         tx.revisit(&counted).await?;
         let updated = tx.postpone(&failed).await?;
@@ -143,7 +146,11 @@ impl Db {
         let remembered: Vec<&Settled> =
             failed.into_iter().filter(|settled| updated.contains(&settled.claim.item)).collect();
         tx.remember(&remembered).await?;
-        tx.commit().await?;
+        if planted::strikes(Plant::LostCommit) {
+            drop(tx);
+        } else {
+            tx.commit().await?;
+        }
         Ok(batch
             .iter()
             .map(|settled| removed.contains(&settled.claim.item) || updated.contains(&settled.claim.item))

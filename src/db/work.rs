@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Arg, Db, DbError, Item, Owned, Row, Stmt, sql};
-use crate::clock::Time;
+use crate::clock::{Time, millis};
 use crate::model::{Artifact, ArtifactSet, Lane, State};
 
 /// The right to try one item, in the name of an ownership. Nothing is written when it is taken: who owns the account
@@ -40,15 +40,18 @@ pub struct Claim {
     pub visit: u32,
 }
 
-/// The parts of the index on what is due: by artifact, lane, and first tries or retries.
-fn classes(artifacts: ArtifactSet) -> impl Iterator<Item = String> {
+/// A kind of item, handed out in order of due time: artifact, lane, and whether it was tried before.
+pub type Class = (Artifact, Lane, bool);
+
+/// All classes of some artifacts: the parts of the index on what is due.
+pub fn classes(artifacts: ArtifactSet) -> impl Iterator<Item = Class> {
     artifacts.iter().flat_map(|artifact| {
-        Lane::ALL.into_iter().flat_map(move |lane| {
-            [0, 1].map(|again| {
-                format!("w.artifact = {} and w.lane = {} and w.again = {again}", artifact.code(), lane.code())
-            })
-        })
+        Lane::ALL.into_iter().flat_map(move |lane| [false, true].map(|again| (artifact, lane, again)))
     })
+}
+
+fn of_class((artifact, lane, again): Class) -> String {
+    format!("w.artifact = {} and w.lane = {} and w.again = {}", artifact.code(), lane.code(), i32::from(again))
 }
 
 const CLAIM: &str = "w.item, w.lane, s.segment_id, s.dialog_id, s.ended, w.due, w.tries, w.misses, w.refusals, w.first_try, w.paused, w.visit";
@@ -130,18 +133,36 @@ impl Db {
         now: Time,
         most: usize,
     ) -> Result<Vec<Claim>, DbError> {
-        if artifacts.is_empty() {
+        self.due_of_each(owned, artifacts, now, |_| most).await
+    }
+
+    /// As [`Db::due`], with what is wanted of each class at the most; one of which nothing is wanted costs nothing.
+    pub async fn due_of_each(
+        &self,
+        owned: Owned,
+        artifacts: ArtifactSet,
+        now: Time,
+        most: impl Fn(Class) -> usize,
+    ) -> Result<Vec<Claim>, DbError> {
+        let most: Vec<usize> = classes(artifacts).map(most).collect();
+        if most.iter().all(|most| *most == 0) {
             return Ok(Vec::new());
         }
+        // One text whatever is wanted: a limit that changes is no new statement.
         let parts: Vec<String> = classes(artifacts)
-            .map(|class| {
+            .zip(3..)
+            .map(|(class, limit)| {
+                let class = of_class(class);
                 format!(
                     "select {CLAIM} from (select * from work w where w.account = $1 and {class} and w.state = 0 and w.due <= $2
-                     order by w.due limit $3) w join segment s on s.id = w.segment"
+                     order by w.due limit ${limit}) w join segment s on s.id = w.segment"
                 )
             })
             .collect();
-        let stmt = Stmt::built(parts.join(" union all ")).bind(owned.account).bind(now).bind(most);
+        let mut stmt = Stmt::built(parts.join(" union all ")).bind(owned.account).bind(now);
+        for most in most {
+            stmt = stmt.bind(most);
+        }
         let rows = self.all(stmt).await?;
         Ok(rows.iter().map(|row| claim(owned, row)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
@@ -153,6 +174,7 @@ impl Db {
         }
         let parts: Vec<String> = classes(artifacts)
             .map(|class| {
+                let class = of_class(class);
                 format!("select (select min(w.due) from work w where w.account = $1 and {class} and w.state = 0 and w.due > $2) as due")
             })
             .collect();
@@ -161,12 +183,23 @@ impl Db {
         Ok(row.map(|row| row.maybe_time(0)).transpose()?.flatten())
     }
 
-    /// Makes all open items of one artifact due that were put off without a try; returns how many.
-    pub async fn undefer(&self, account: i64, artifact: Artifact, now: Time) -> Result<u64, DbError> {
-        let stmt = sql(
-            "update work set due = $3 where account = $1 and artifact = $2 and state = 0 and tries = 0 and due > $3 and visit = 0",
-        );
-        self.run(stmt.bind(account).bind(artifact.code()).bind(now)).await
+    /// Takes back that open items of one artifact were put off untried: those never tried are due, the others when their
+    /// backoff, which begins with `initial`, would have had them tried; returns how many.
+    pub async fn undefer(
+        &self,
+        account: i64,
+        artifact: Artifact,
+        now: Time,
+        initial: Duration,
+    ) -> Result<u64, DbError> {
+        // Beyond 20 tries the backoff has long reached what an item is put off for.
+        const DUE: &str = "case when tries = 0 or last_try is null then $3
+             else last_try + $4 * (1 << cast(case when tries between 1 and 20 then tries - 1 else 20 end as integer)) end";
+        let stmt = Stmt::built(format!(
+            "update work set due = case when {DUE} > $3 then {DUE} else $3 end
+             where account = $1 and artifact = $2 and state = 0 and due > $3 and due > {DUE} and visit = 0"
+        ));
+        self.run(stmt.bind(account).bind(artifact.code()).bind(now).bind(millis(initial))).await
     }
 
     /// Items that are not finished, for people: what gave up first, then by due time.

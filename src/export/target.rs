@@ -76,6 +76,21 @@ impl Target {
         Ok(Target { writer: Writer::over(file, compressed)?, place: Some((temporary, path.to_owned())) })
     }
 
+    /// Why it cannot be written, said with the file's name and what to do.
+    pub fn failed(error: anyhow::Error, path: &Path) -> anyhow::Error {
+        let full = |cause: &(dyn std::error::Error + 'static)| {
+            let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+            kind.is_some_and(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        };
+        if !error.chain().any(full) {
+            return error;
+        }
+        anyhow!(
+            "failed to write {}: the disk is full\nhint: make room or name a file elsewhere, and export again; nothing of this one stays, and what was there before is as it was",
+            path.display()
+        )
+    }
+
     /// Makes what was written durable and puts it in its place.
     ///
     /// # Errors

@@ -2,7 +2,11 @@
 //!
 //! Where summaries are not enabled for an account, each of its segments would be asked for twenty times in three days,
 //! for nothing. After a run of late 404s without a single success, items of that artifact are put off untried, and one now
-//! and then goes to see. A single success ends it. Each item still gets its last try before it is given up.
+//! and then goes to see. A single success ends it, and what was put off is asked for as if nothing had been. Each item still
+//! gets its last try before it is given up.
+//!
+//! A 404 is late where the vendor has had its time and much more ([`super::Patience::is_late`]): an account that is busy while
+//! the vendor is a quarter of an hour behind collects many a 404 that says nothing but that.
 
 use std::time::Duration;
 
@@ -10,8 +14,6 @@ use crate::clock::Time;
 
 /// So many 404s in a row, of items that had been asked for long enough, show that there is nothing.
 const RUN: u32 = 40;
-/// An item has been asked for long enough after so many 404s: minutes, with the default backoff.
-const LATE: u32 = 4;
 /// How far apart those are that go to see: from the first to the second figure, doubling.
 const PROBE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
@@ -23,9 +25,9 @@ pub struct Absence {
 }
 
 impl Absence {
-    /// Takes note of a 404, the item's how-manieth.
-    pub fn missed(&mut self, misses: u32, now: Time) {
-        if misses >= LATE || self.probe.is_some() {
+    /// Takes note of a 404.
+    pub fn missed(&mut self, late: bool, now: Time) {
+        if late || self.probe.is_some() {
             self.run = self.run.saturating_add(1);
         }
         if self.run >= RUN && self.probe.is_none() {
@@ -67,11 +69,11 @@ mod tests {
     fn early_404s_say_nothing_and_a_long_run_of_late_ones_does() {
         let mut absence = Absence::default();
         for _ in 0..1000 {
-            absence.missed(1, Time(0));
+            absence.missed(false, Time(0));
         }
         assert!(!absence.is_absent() && absence.admit(false, Time(0)));
         for _ in 0..RUN {
-            absence.missed(LATE, Time(0));
+            absence.missed(true, Time(0));
         }
         assert!(absence.is_absent());
     }
@@ -80,7 +82,7 @@ mod tests {
     fn while_absent_few_are_tried_and_a_success_ends_it() {
         let mut absence = Absence::default();
         for _ in 0..RUN {
-            absence.missed(LATE, Time(0));
+            absence.missed(true, Time(0));
         }
         let day = 86_400;
         let tried = (0..day).filter(|second| absence.admit(false, Time::from_secs(*second))).count();

@@ -2,8 +2,13 @@
 //!
 //! While first tries wait, retries have a fifth of the requests ([`super::schedule`]). Where live windows are read sooner than
 //! transcripts turn up, each of those would cost a first try for nothing and retries that do not fit into the fifth. So what
-//! is live is not asked for at an age at which nothing was found lately. One in many is asked all the same; if it is there,
-//! that is over at once. Where first tries mostly find what they ask for, nothing is ever put off.
+//! is live is not asked for at an age at which nothing was found lately.
+//!
+//! At which age that is, a retry tells only roughly: it finds what has been there since some time after the last try. So a few
+//! are asked for half way between the age at which one was still absent and the age at which all were found, until the two are
+//! close. One in many is asked for at once all the same; if it is there, waiting is over. Where those that were put off are not
+//! there yet when they are asked for, they are put off further. And where first tries mostly find what they ask for, nothing is
+//! ever put off.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,45 +19,105 @@ const RECENT: usize = 8;
 const LATE: usize = 2;
 /// Of so many that would be put off, one is asked for at once: few enough for a 99th percentile not to see them.
 const EXPLORE: u64 = 128;
+/// Of so many, one is asked for half way, as long as that may teach something.
+const PROBE: u64 = 4;
+/// So many found half way, one after the other, are no accident.
+const HITS: u32 = 2;
 /// An artifact that takes longer than this is waited for by the backoff, in few enough tries.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// What is known of the age at which one artifact of one account turns up.
 #[derive(Debug, Default)]
 pub struct Ripeness {
-    /// At which age items were found, and whether they had been asked for in vain; of those that were not put off.
-    recent: VecDeque<(Duration, bool)>,
-    /// Nothing was found at a younger age lately.
-    ripe: Option<Duration>,
+    /// While nothing is put off: at which age items were found, at which they were asked for first, and whether in vain.
+    recent: VecDeque<Found>,
+    /// What is put off, and until which age.
+    ripe: Option<Ripe>,
     asked: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    asked: Duration,
+    age: Duration,
+    late: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ripe {
+    /// Nothing was found at a younger age lately.
+    age: Duration,
+    /// The oldest age, younger than that, at which one was asked for in vain.
+    absent: Duration,
+    /// Since then, those found younger, one after the other.
+    hits: u32,
+    /// Those that were not there when they were thought to be, one after the other, and the youngest age at which one of
+    /// them was found.
+    late: u32,
+    next: Duration,
+}
+
+impl Ripe {
+    fn new(age: Duration, absent: Duration) -> Ripe {
+        Ripe { age, absent: absent.min(age), hits: 0, late: 0, next: Duration::MAX }
+    }
+
+    /// The age half way, where the two ends are not close yet: within a hundredth.
+    fn half_way(&self) -> Option<Duration> {
+        unripe(self.absent, self.age).then(|| self.absent + (self.age - self.absent) / 2)
+    }
+
+    /// What is known once an item was found; `None` where waiting has turned out to be for nothing.
+    fn taught(mut self, Found { asked, age, late }: Found) -> Option<Ripe> {
+        if asked >= self.age {
+            self.late = if late { self.late + 1 } else { 0 };
+            self.next = if late { self.next.min(age) } else { Duration::MAX };
+            let later = usize::try_from(self.late).is_ok_and(|late| late >= RECENT);
+            return Some(if later { Ripe::new(self.next, self.age) } else { self });
+        }
+        if late {
+            return Some(Ripe { absent: self.absent.max(asked), hits: 0, ..self });
+        }
+        if asked <= self.absent {
+            return None;
+        }
+        self.hits += 1;
+        Some(if self.hits >= HITS { Ripe::new(asked, self.absent) } else { self })
+    }
 }
 
 impl Ripeness {
     /// How much longer an item that would now be tried for the first time had better wait, at this age.
     pub fn wait(&mut self, age: Duration) -> Option<Duration> {
-        let ripe = self.ripe.filter(|ripe| unripe(age, *ripe))?;
+        let ripe = self.ripe.filter(|ripe| unripe(age, ripe.age))?;
         self.asked = self.asked.wrapping_add(1);
-        (!self.asked.is_multiple_of(EXPLORE)).then(|| ripe.saturating_sub(age))
+        if self.asked.is_multiple_of(EXPLORE) {
+            return None;
+        }
+        let probe = ripe.half_way().filter(|_| self.asked.is_multiple_of(PROBE));
+        Some(probe.unwrap_or(ripe.age).saturating_sub(age)).filter(|wait| !wait.is_zero())
     }
 
     /// Takes note of one that was found at `age`, first asked for at `asked`, in vain if `late`. `true` where waiting has
     /// turned out to be for nothing: what was put off is due.
     pub fn found(&mut self, asked: Duration, age: Duration, late: bool) -> bool {
-        match self.ripe {
-            // That it was there when it was thought to be says nothing about when it came.
-            Some(ripe) if !unripe(asked, ripe) => return false,
-            Some(_) if !late => {
-                self.recent.clear();
-                self.ripe = None;
-                return true;
-            }
-            _ => {}
+        let found = Found { asked, age, late };
+        if let Some(ripe) = self.ripe {
+            self.ripe = ripe.taught(found).filter(|ripe| ripe.age <= LONGEST);
+            self.recent.clear();
+            return self.ripe.is_none();
         }
         self.recent.truncate(RECENT - 1);
-        self.recent.push_front((age, late));
-        let known = self.recent.len() == RECENT && self.recent.iter().filter(|(_, late)| *late).count() >= LATE;
-        let youngest = self.recent.iter().map(|(age, _)| *age).min();
-        self.ripe = youngest.filter(|youngest| known && *youngest <= LONGEST);
+        self.recent.push_front(found);
+        let late = || self.recent.iter().filter(|found| found.late);
+        if self.recent.len() < RECENT || late().count() < LATE {
+            return false;
+        }
+        let youngest = self.recent.iter().map(|found| found.age).min().filter(|youngest| *youngest <= LONGEST);
+        self.ripe = youngest.map(|youngest| {
+            let absent = late().map(|found| found.asked).filter(|asked| *asked < youngest).max();
+            Ripe::new(youngest, absent.unwrap_or_default())
+        });
         false
     }
 }
@@ -116,6 +181,31 @@ mod tests {
         });
         assert!(over.is_some());
         assert_eq!(ripeness.wait(seconds(300)), None);
+    }
+
+    #[test]
+    fn those_found_by_chance_long_after_they_came_are_soon_asked_for_when_they_come() {
+        let mut ripeness = Ripeness::default();
+        for _ in 0..RECENT {
+            // Each was there at 421 s, and tried again a minute and a half later only.
+            ripeness.found(seconds(300), seconds(510), true);
+        }
+        let last = (0..100).map(|_| play(&mut ripeness, seconds(300), seconds(421)).1).skip(60).max();
+        assert!(last.is_some_and(|last| last < seconds(431)), "{last:?}");
+    }
+
+    #[test]
+    fn once_they_come_later_still_they_are_put_off_further() {
+        let mut ripeness = Ripeness::default();
+        for _ in 0..100 {
+            play(&mut ripeness, seconds(300), seconds(350));
+        }
+        for _ in 0..100 {
+            play(&mut ripeness, seconds(300), seconds(500));
+        }
+        // But for the one that is asked for at once all the same, and then every ten seconds.
+        let tried_twice = (0..100).filter(|_| play(&mut ripeness, seconds(300), seconds(500)).0 > 1).count();
+        assert!(tried_twice <= 1, "{tried_twice}");
     }
 
     #[test]

@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::db::Claim;
+use crate::db::{Claim, Class};
 use crate::model::{Artifact, ArtifactSet, Lane};
 
 /// While first tries wait, so many go between two retries of the live lane...
@@ -24,9 +24,6 @@ const LIVE_GAP: u64 = 4;
 const OTHER_GAP: u64 = 9;
 /// Of so many first tries, and of so many retries, one goes to the less urgent lanes while more urgent ones wait.
 const FAIR_SHARE: u64 = 10;
-
-/// A kind of item that the database hands out in order of due time: artifact, lane, and whether it was tried before.
-pub type Class = (Artifact, Lane, bool);
 
 /// Items claimed and not under way yet.
 #[derive(Debug, Default)]

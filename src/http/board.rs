@@ -1,7 +1,7 @@
 //! What the dashboard shows at present, and what changes about it, for all viewers together.
 //!
 //! One producer compares each state with the one before and tells all viewers the difference: rows that look different,
-//! and what is above them. A viewer that comes in between, or cannot keep up, is sent the whole state instead. States are
+//! and what is above and below them. A viewer that comes in between, or cannot keep up, is sent the whole state instead. States are
 //! numbered, beginning anywhere, so that a page from before a restart is not mistaken for one of this process.
 
 use std::collections::{BTreeMap, HashMap};
@@ -36,6 +36,7 @@ struct Shown {
     picture: Option<Arc<Picture>>,
     levels: Vec<Level>,
     head: String,
+    rest: String,
     frame: Option<String>,
     now: Time,
 }
@@ -49,6 +50,8 @@ struct Change<'a> {
     full: bool,
     /// What is above the accounts, where it has changed.
     head: Option<&'a str>,
+    /// What is below them, where it has changed.
+    rest: Option<&'a str>,
     /// What the strips show, where it has changed.
     frame: Option<&'a str>,
     rows: BTreeMap<&'a str, String>,
@@ -80,6 +83,7 @@ impl Board {
         let now = Shown {
             levels: rows.iter().map(|row| view.pace.level(row, view.now)).collect(),
             head: page::head(view),
+            rest: page::rest(view),
             frame: picture.as_ref().map(|picture| page::frame(picture.frame)),
             now: view.now,
             picture,
@@ -119,8 +123,8 @@ impl Shown {
 
     fn whole(&self, seq: u64) -> Arc<str> {
         let rows = self.drawn().map(|drawn| (drawn.row.sub.as_str(), drawn.markup(self.now).into_string())).collect();
-        let (head, frame) = (Some(self.head.as_str()), self.frame.as_deref());
-        Change { seq, now: self.now.0, full: true, head, frame, rows, gone: Vec::new() }.json()
+        let (head, rest, frame) = (Some(self.head.as_str()), Some(self.rest.as_str()), self.frame.as_deref());
+        Change { seq, now: self.now.0, full: true, head, rest, frame, rows, gone: Vec::new() }.json()
     }
 
     fn difference(&self, before: &Shown, seq: u64) -> Arc<str> {
@@ -136,6 +140,7 @@ impl Shown {
             now: self.now.0,
             full: false,
             head: Some(self.head.as_str()).filter(|head| *head != before.head),
+            rest: Some(self.rest.as_str()).filter(|rest| *rest != before.rest),
             frame: self.frame.as_deref().filter(|frame| Some(*frame) != before.frame.as_deref()),
             rows,
             gone: old.into_keys().collect(),

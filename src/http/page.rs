@@ -20,7 +20,7 @@ use crate::clock::Time;
 
 use super::history::Sample;
 use super::picture::Picture;
-use super::verdict::{Pace, Verdict};
+use super::verdict::{Level, Pace, Verdict};
 
 pub(super) use inside::{Asked, Reading, Refusal, Result, conversation, found, login, no_conversation};
 pub(super) use row::{Drawn, frame, order};
@@ -100,6 +100,7 @@ pub(super) fn page(view: &View<'_>, seq: u64) -> String {
                     (definitions())
                     div #head { (head::head(view)) }
                     (accounts(&drawn, view))
+                    div #rest { (head::rest(view)) }
                 }
                 footer {
                     "version " (env!("CARGO_PKG_VERSION")) " · as of " span #asof { (view.now.rfc3339_secs()) }
@@ -116,6 +117,11 @@ pub(super) fn page(view: &View<'_>, seq: u64) -> String {
 /// What is above the accounts, as the events carry it.
 pub(super) fn head(view: &View<'_>) -> String {
     head::head(view).into_string()
+}
+
+/// What is below the accounts, as the events carry it.
+pub(super) fn rest(view: &View<'_>) -> String {
+    head::rest(view).into_string()
 }
 
 /// Hatchings for the strips: what they mark is told apart without colour too.
@@ -144,11 +150,9 @@ fn accounts(drawn: &[Drawn<'_>], view: &View<'_>) -> Markup {
         section.accounts {
             div.bar {
                 h2 { "Accounts" }
-                input #filter type="search" placeholder="Filter by name or id" aria-label="Filter accounts by name or id";
-                label { input #attention type="checkbox"; " only what needs attention" }
-                span #shown {}
+                (states(drawn))
+                input #filter type="search" placeholder="Filter by name, id or reason" aria-label="Filter accounts by name, id or reason";
             }
-            (legend())
             table {
                 thead {
                     tr {
@@ -164,6 +168,33 @@ fn accounts(drawn: &[Drawn<'_>], view: &View<'_>) -> Markup {
                 tbody #rows { @for row in drawn { (row.markup(view.now)) } }
             }
             p #nothing hidden[!drawn.is_empty()] { "No account to show." }
+            div.below {
+                button #more type="button" hidden {}
+                (legend())
+            }
+        }
+    }
+}
+
+/// Buttons that show only the accounts that stand so. The script counts on.
+fn states(drawn: &[Drawn<'_>]) -> Markup {
+    let button = |name: &str, label: Markup, count: usize| {
+        html! {
+            button type="button" data-state=(name) aria-pressed=(name == "all") hidden[(count == 0 || count == drawn.len()) && name != "all"] {
+                (label) " " span.count { (super::words::number(count as u64)) }
+            }
+        }
+    };
+    html! {
+        div.states role="group" aria-label="Show accounts by how they stand" {
+            (button("all", html! { "All" }, drawn.len()))
+            @for level in Level::ALL.into_iter().rev() {
+                (button(
+                    level.name(),
+                    html! { span.level.(level.name()) aria-hidden="true" { (level.sign()) } " " (level.words()) },
+                    drawn.iter().filter(|drawn| drawn.level == level).count(),
+                ))
+            }
         }
     }
 }

@@ -177,6 +177,9 @@ impl Site {
             ready: look.readiness.ready,
             working: look.facts.works,
             clock_skew_seconds: self.shared.api.skew().offset_ms() as f64 / 1000.0,
+            index_lag: picture
+                .map(|picture| picture.status.search_index)
+                .map(|index| (index.lag_changes, index.lag_seconds)),
             accounts: accounts.unwrap_or_default(),
             sinks: sinks
                 .iter()

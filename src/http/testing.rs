@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::model::Stretch;
-use crate::status::{Status, Work};
+use crate::status::{IndexStatus, Status, Work};
 
 use super::picture::{Picture, Row};
 use super::strip::{Band, Kind, Strip};
@@ -42,6 +42,7 @@ pub(super) fn picture(rows: Vec<Row>) -> Picture {
         accounts: Vec::new(),
         sinks: Vec::new(),
         replicas: Vec::new(),
+        search_index: IndexStatus::default(),
     };
     Picture { at: NOW, status, rows, frame: FRAME, failures: Vec::new(), lateness: Vec::new(), one_budget: false }
 }

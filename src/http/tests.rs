@@ -165,6 +165,7 @@ async fn it_answers_every_path_with_what_belongs_there() {
     let metrics = server.get("/metrics").await;
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     assert!(metrics.body.contains("\nringcx_database_up 1.0\n"), "{}", metrics.body);
+    assert!(metrics.body.contains("\nringcx_search_index_lag_seconds 0.0\n"), "{}", metrics.body);
     assert!(metrics.body.contains("ringcx_request_limit{sub_account=\"two\"} 120"), "{}", metrics.body);
     let page = server.get("/").await;
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::status::{SinkState, SinkStatus};
 
-use super::picture::{Picture, Row};
+use super::picture::{Paused, Picture, Row};
 use super::ready::{Readiness, What};
 use super::words::{count, span};
 
@@ -23,6 +23,9 @@ pub(super) enum Level {
 }
 
 impl Level {
+    /// All of them, best first: each at its own number.
+    pub(super) const ALL: [Level; 4] = [Level::Healthy, Level::Behind, Level::Incomplete, Level::Trouble];
+
     /// For people, at the head of a line.
     pub(super) const fn words(self) -> &'static str {
         match self {
@@ -59,6 +62,8 @@ impl Level {
 pub(super) struct Finding {
     pub(super) level: Level,
     pub(super) what: String,
+    /// Which accounts, the first by name; empty where that goes without saying.
+    pub(super) who: String,
     pub(super) todo: String,
 }
 
@@ -81,6 +86,12 @@ pub(super) struct Pace {
 
 /// A backlog that takes longer, with the whole budget, makes an account late.
 const BACKLOG: Duration = Duration::from_secs(900);
+
+/// So many accounts are named.
+const NAMED: usize = 3;
+
+/// An index that is behind for longer is said to be: it follows within seconds where all is well.
+const INDEX_LATE: Duration = Duration::from_secs(900);
 
 impl Pace {
     /// By the settings: a window may be read `offset` after its end, the next one `interval` later; one that failed and
@@ -124,6 +135,7 @@ pub(super) fn judge(readiness: &Readiness, picture: Option<&Picture>, pace: Pace
         findings.extend(of_gaps(picture));
         findings.extend(of_lag(picture, pace, now));
         findings.extend(of_backlog(picture));
+        findings.extend(of_index(picture));
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     match findings.first() {
@@ -160,6 +172,7 @@ fn of_readiness(readiness: &Readiness) -> Vec<Finding> {
             _ => Level::Trouble,
         },
         what: reason.detail.clone(),
+        who: String::new(),
         todo: reason.hint.clone(),
     };
     // What concerns single accounts is counted below rather than listed; sinks are told of there too.
@@ -167,29 +180,83 @@ fn of_readiness(readiness: &Readiness) -> Vec<Finding> {
     readiness.reasons.iter().filter(general).map(finding).collect()
 }
 
+/// One finding for each reason, however many endpoints and accounts it holds up; what holds up most comes first.
 fn of_pauses(picture: &Picture) -> Vec<Finding> {
-    let mut groups: BTreeMap<(&str, bool), (u64, &super::picture::Paused)> = BTreeMap::new();
-    for pause in picture.rows.iter().flat_map(|row| &row.paused) {
-        groups.entry((&pause.endpoint, pause.refused())).or_insert((0, pause)).0 += 1;
+    let mut groups: BTreeMap<(&str, Option<i64>), Group<'_>> = BTreeMap::new();
+    for row in &picture.rows {
+        for pause in &row.paused {
+            let group = groups.entry((&pause.reason, pause.status)).or_insert_with(|| Group::of(pause));
+            if !group.endpoints.contains(&pause.endpoint.as_str()) {
+                group.endpoints.push(&pause.endpoint);
+            }
+            if group.rows.last().is_none_or(|last| last.sub != row.sub) {
+                group.rows.push(row);
+            }
+        }
     }
-    let finding = |((endpoint, refused), (paused, example)): ((&str, bool), (u64, &super::picture::Paused))| Finding {
-        level: if refused { Level::Trouble } else { Level::Behind },
+    let mut groups: Vec<Group<'_>> = groups.into_values().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.rows.len()));
+    let finding = |group: &Group<'_>| Finding {
+        level: if group.example.refused() { Level::Trouble } else { Level::Behind },
         what: format!(
             "{} paused for {}: {}",
-            endpoint.replace('_', " "),
-            super::words::count(paused, "account", "accounts"),
-            example.reason
+            listed(&group.endpoints.iter().map(|endpoint| endpoint.replace('_', " ")).collect::<Vec<_>>()),
+            accounts(group.rows.len()),
+            group.example.reason
         ),
-        todo: example.hint().to_owned(),
+        who: who(picture, &group.rows),
+        todo: group.example.hint().to_owned(),
     };
-    groups.into_iter().map(finding).collect()
+    groups.iter().map(finding).collect()
+}
+
+/// What is paused for one reason.
+struct Group<'a> {
+    example: &'a Paused,
+    endpoints: Vec<&'a str>,
+    rows: Vec<&'a Row>,
+}
+
+impl<'a> Group<'a> {
+    fn of(example: &'a Paused) -> Group<'a> {
+        Group { example, endpoints: Vec::new(), rows: Vec::new() }
+    }
+}
+
+/// The accounts that a finding is about, the first of them by name. Where there is only one account, nobody asks which.
+fn who(picture: &Picture, rows: &[&Row]) -> String {
+    if picture.rows.len() < 2 {
+        return String::new();
+    }
+    let mut names: Vec<String> = rows.iter().take(NAMED).map(|row| row.title().to_owned()).collect();
+    if rows.len() > NAMED {
+        names.push(format!("{} more", super::words::number((rows.len() - NAMED) as u64)));
+    }
+    listed(&names)
+}
+
+/// `one`, `one and two`, `one, two and three`.
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// Those of which the figure is above zero, the largest first.
+fn largest<T: Ord + Default>(picture: &Picture, figure: impl Fn(&Row) -> T) -> Vec<&Row> {
+    let mut rows: Vec<&Row> = picture.rows.iter().filter(|row| figure(row) > T::default()).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(figure(row)));
+    rows
 }
 
 fn of_missing(picture: &Picture) -> Option<Finding> {
-    let missing = picture.rows.iter().filter(|row| row.missing).count();
-    (missing > 0).then(|| Finding {
+    let missing: Vec<&Row> = picture.rows.iter().filter(|row| row.missing).collect();
+    (!missing.is_empty()).then(|| Finding {
         level: Level::Trouble,
-        what: format!("the login no longer sees {}", accounts(missing)),
+        what: format!("the login no longer sees {}", accounts(missing.len())),
+        who: who(picture, &missing),
         todo: "give the login's user access again, or leave the account out in the settings; what is stored stays"
             .to_owned(),
     })
@@ -200,12 +267,14 @@ fn of_failures(picture: &Picture) -> Vec<Finding> {
     let failed = (items > 0).then(|| Finding {
         level: Level::Incomplete,
         what: format!("{} failed and will not work without a person", count(items, "item", "items")),
+        who: who(picture, &largest(picture, |row| row.work.failed)),
         todo: "see below why; `ringcx-extractor queue list` names them, `queue retry` or `queue discard` settles them"
             .to_owned(),
     });
     let refused = picture.status.sinks.iter().filter(|sink| sink.failed > 0).map(|sink| Finding {
         level: Level::Incomplete,
         what: format!("sink {} refused {} for good", sink.name, count(sink.failed, "event", "events")),
+        who: String::new(),
         todo: SINK_REFUSED.to_owned(),
     });
     let stands = picture.status.sinks.iter().filter_map(|sink| {
@@ -215,7 +284,8 @@ fn of_failures(picture: &Picture) -> Vec<Finding> {
             SinkState::Resting => (Level::Behind, "takes nothing at present", SINK_RESTS),
             SinkState::Active | SinkState::New | SinkState::NotInTheSettings => return None,
         };
-        Some(Finding { level, what: format!("sink {} {what}: {reason}", sink.name), todo: todo.to_owned() })
+        let what = format!("sink {} {what}: {reason}", sink.name);
+        Some(Finding { level, what, who: String::new(), todo: todo.to_owned() })
     });
     failed.into_iter().chain(refused).chain(stands).collect()
 }
@@ -248,10 +318,15 @@ pub(super) fn todo_of_sink(sink: &SinkStatus) -> Option<&'static str> {
 }
 
 fn of_gaps(picture: &Picture) -> Option<Finding> {
-    let gaps: Vec<Duration> = picture.rows.iter().map(|row| row.gaps).filter(|gap| !gap.is_zero()).collect();
-    (!gaps.is_empty()).then(|| Finding {
+    let rows = largest(picture, |row| row.gaps);
+    (!rows.is_empty()).then(|| Finding {
         level: Level::Incomplete,
-        what: format!("{} of {} never read so far", span(gaps.iter().sum()), accounts(gaps.len())),
+        what: format!(
+            "{} of {} never read so far",
+            span(rows.iter().map(|row| row.gaps).sum()),
+            accounts(rows.len())
+        ),
+        who: who(picture, &rows),
         todo: "nothing to do: gaps are read by themselves, the newest first, as the metadata budget allows; `ringcx-extractor \
                audit` lists them"
             .to_owned(),
@@ -262,15 +337,17 @@ fn of_lag(picture: &Picture, pace: Pace, now: Time) -> Option<Finding> {
     // Whatever has a gap or is paused is behind for that reason, which has been named.
     let explained =
         |row: &Row| row.missing || !row.gaps.is_zero() || row.paused.iter().any(|pause| pause.endpoint == "metadata");
-    let late: Vec<&Row> = picture.rows.iter().filter(|row| pace.late(row, now) && !explained(row)).collect();
-    let worst = late.iter().max_by_key(|row| row.lag(now))?;
-    let others = match late.len() {
-        1 => String::new(),
-        many => format!(", and {} more", many - 1),
-    };
+    let mut late = largest(picture, |row| row.lag(now));
+    late.retain(|row| pace.late(row, now) && !explained(row));
+    let worst = late.first()?;
+    let lag = span(worst.lag(now).unwrap_or_default());
     Some(Finding {
         level: Level::Behind,
-        what: format!("{} is {} behind{others}", worst.title(), span(worst.lag(now).unwrap_or_default())),
+        what: match late.len() {
+            1 => format!("{} is {lag} behind", worst.title()),
+            many => format!("{} are behind, by {lag} at most", accounts(many)),
+        },
+        who: if late.len() == 1 { String::new() } else { who(picture, &late) },
         todo: format!(
             "nothing to do for a while: it catches up in wider windows; if it grows, look for warnings in the log (up to {} is normal)",
             span(pace.lag)
@@ -292,7 +369,24 @@ fn of_backlog(picture: &Picture) -> Option<Finding> {
             count(items, "item is", "items are"),
             span(longest)
         ),
+        who: who(picture, &largest(picture, |row| row.work.ready + row.work.running)),
         todo: "nothing to do: what is new goes first; if it never shrinks, ask the vendor for a higher limit"
+            .to_owned(),
+    })
+}
+
+fn of_index(picture: &Picture) -> Option<Finding> {
+    let index = picture.status.search_index;
+    (index.lag_seconds > INDEX_LATE.as_secs()).then(|| Finding {
+        level: Level::Behind,
+        what: format!(
+            "the full-text index is {} behind the archive, the first for {}",
+            count(index.lag_changes, "change", "changes"),
+            span(Duration::from_secs(index.lag_seconds))
+        ),
+        who: String::new(),
+        todo: "nothing to do while it shrinks: the daemon indexes by itself, and nothing but search waits for it; if it does \
+               not, look for warnings in the log"
             .to_owned(),
     })
 }

@@ -25,6 +25,9 @@ pub struct Figures {
     pub working: bool,
     /// By how many seconds the API's clock is ahead of this machine's.
     pub clock_skew_seconds: f64,
+    /// Changes of the archive that the full-text index has not followed, and how many seconds the first has waited;
+    /// `None` where nobody knows.
+    pub index_lag: Option<(u64, u64)>,
     /// Of each account.
     pub accounts: Vec<AccountFigures>,
     /// Of each sink.
@@ -143,6 +146,7 @@ impl Sheet {
         sheet.process(figures);
         sheet.progress(figures);
         sheet.budget(figures);
+        sheet.index(figures);
         sheet.sinks(figures);
         sheet.lateness(figures);
         sheet
@@ -234,6 +238,24 @@ impl Sheet {
             })
         });
         self.gauge("paused", "1 where the endpoint is not asked for this account at present", None, paused.collect());
+    }
+
+    fn index(&mut self, figures: &Figures) {
+        let of = |figure: fn((u64, u64)) -> u64| {
+            figures.index_lag.map(|lag| (Labels::new(), figure(lag) as f64)).into_iter().collect()
+        };
+        self.gauge(
+            "search_index_lag_changes",
+            "Changes of the archive that the full-text index has not followed yet",
+            None,
+            of(|lag| lag.0),
+        );
+        self.gauge(
+            "search_index_lag",
+            "How long the first change has waited that the full-text index has not followed; 0 where there is none",
+            Some(Unit::Seconds),
+            of(|lag| lag.1),
+        );
     }
 
     fn sinks(&mut self, figures: &Figures) {

@@ -21,6 +21,7 @@ fn figures() -> Figures {
     Figures {
         now: Time(1_800_000_300_000),
         database_up: true,
+        index_lag: Some((12, 90)),
         accounts: vec![account],
         sinks: vec![SinkFigures { name: "lake".to_owned(), pending: 3, failed: 1, ..SinkFigures::default() }],
         lateness: vec![

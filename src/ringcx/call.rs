@@ -4,12 +4,14 @@
 //! limiter allowed it. A 401 costs one renewal for all who met it, and each repeat takes a place of its own.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
 use reqwest::header::CONTENT_ENCODING;
 use reqwest::{RequestBuilder, Response, StatusCode};
+use tokio::sync::Semaphore;
 
 use crate::backoff::Fault;
 use crate::clock::Tick;
@@ -24,6 +26,8 @@ use super::limits::{Budget, Pacer, Permit, Reserved};
 const REPEATS: usize = 2;
 /// How much of an error's body is looked at.
 const ERROR_CAP: usize = 64 * 1024;
+/// An answer of more bytes than this is gathered when no other such is.
+const LARGE: usize = 4 * 1024 * 1024;
 /// How long a permit is held while a reservation is waited for.
 const HOLD: Duration = Duration::from_secs(1);
 
@@ -159,11 +163,13 @@ pub(crate) struct Answer {
     response: Response,
     endpoint: Endpoint,
     idle: Duration,
+    large: Arc<Semaphore>,
 }
 
 impl Answer {
-    pub(crate) fn new(response: Response, endpoint: Endpoint, idle: Duration) -> Answer {
-        Answer { response, endpoint, idle }
+    /// `large` has one permit, for the one answer of the process that may be held whole though it is large.
+    pub(crate) fn new(response: Response, endpoint: Endpoint, idle: Duration, large: Arc<Semaphore>) -> Answer {
+        Answer { response, endpoint, idle, large }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -191,10 +197,12 @@ impl Answer {
         self.response
     }
 
-    /// The whole body, at most `cap` bytes of it after decoding.
+    /// The whole body, at most `cap` bytes of it after decoding. Large ones come one after the other: however many
+    /// servers answer without end at once, memory is needed for one.
     ///
     /// # Errors
-    /// Transient ones: too large, broken off, or too slow, be it between two pieces or (ten times that) in all.
+    /// Transient ones: too large, broken off, or too slow, be it between two pieces or (ten times that) in all, the wait
+    /// for another large one included.
     pub(crate) async fn bytes(mut self, cap: usize) -> Result<Bytes, ApiError> {
         let endpoint = self.endpoint;
         match tokio::time::timeout(self.idle.saturating_mul(10), self.gather(cap)).await {
@@ -207,7 +215,12 @@ impl Answer {
         let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
         let mut length = first.len();
         let mut whole: Option<BytesMut> = None;
+        let mut turn = None;
         while length <= cap {
+            if length > LARGE && turn.is_none() {
+                // An error would mean that the semaphore was closed, which nobody does.
+                turn = self.large.clone().acquire_owned().await.ok();
+            }
             let Some(next) = self.chunk().await? else {
                 return Ok(whole.map_or(first, BytesMut::freeze));
             };

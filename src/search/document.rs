@@ -2,13 +2,11 @@
 //!
 //! Pure. The index, the ranking and the passage that is shown all read a body through here, so they see the same words.
 
-use std::borrow::Cow;
-
 use serde_json::Value;
 
 use super::words;
 use crate::model::Artifact;
-use crate::reading::{Conversation, Phrases, Said, cleaned, lossy, one_line};
+use crate::reading::{Conversation, Phrase, cleaned, lossy, one_line};
 use crate::ringcx::summary_text;
 
 /// Stands between what two speakers said, so that no phrase is found across them. No query can ask for it.
@@ -120,10 +118,10 @@ pub fn indexed(source: Source, body: &[u8]) -> String {
     match source {
         Source::Artifact(Artifact::Transcript) => {
             joined.reserve(body.len() / 2);
-            let body = lossy(body);
             let mut speakers = Speakers::default();
-            for phrase in Phrases::read(&body).unwrap_or_default().phrases {
-                if speakers.changes(&phrase) {
+            let conversation = Conversation::parse(body).unwrap_or_default();
+            for phrase in &conversation.phrases {
+                if speakers.changes(phrase) {
                     append(&mut joined, BREAK);
                 }
                 words::each(&cleaned(&phrase.text), |word, _| append(&mut joined, word));
@@ -146,16 +144,15 @@ struct Speakers<'a> {
 }
 
 /// What a speaker's name is put together from.
-type Who<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>, Option<Cow<'a, str>>);
+type Who<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>);
 
 impl<'a> Speakers<'a> {
     /// Whether someone else said this than what was asked about before.
-    fn changes(&mut self, said: &Said<'a>) -> bool {
+    fn changes(&mut self, said: &'a Phrase) -> bool {
         let nameless = said.name.is_none() && said.kind.is_none();
-        let id = said.participant.as_ref().filter(|_| nameless);
-        let of =
-            |(name, kind, participant): &Who<'a>| (name, kind, participant.as_ref()) == (&said.name, &said.kind, id);
-        let known = self.known.iter().find(|(who, _)| of(who));
+        let id = said.participant.as_deref().filter(|_| nameless);
+        let who = (said.name.as_deref(), said.kind.as_deref(), id);
+        let known = self.known.iter().find(|(known, _)| *known == who);
         if known.is_some_and(|(_, speaker)| self.last.as_ref() == Some(speaker)) {
             return false;
         }
@@ -166,7 +163,7 @@ impl<'a> Speakers<'a> {
                 if self.known.len() == SPEAKERS {
                     self.known.remove(0);
                 }
-                self.known.push(((said.name.clone(), said.kind.clone(), id.cloned()), speaker.clone()));
+                self.known.push((who, speaker.clone()));
                 speaker
             }
         };

@@ -44,6 +44,13 @@ pub struct Filters {
     pub sources: Vec<Source>,
 }
 
+impl Filters {
+    /// Whether any of them is compared with the metadata, or the names in a transcript.
+    pub fn by_metadata(&self) -> bool {
+        [&self.channel, &self.direction, &self.agent, &self.disposition].iter().any(|one| one.is_some())
+    }
+}
+
 /// In which order, and what that costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -97,6 +104,7 @@ pub async fn find(db: &Db, query: &Query, filters: &Filters, order: Order, limit
         account: filters.account,
         from: filters.from,
         to: filters.to,
+        walk: None,
     };
     let enough = if order == Order::Best { RANKED.max(limit.saturating_add(1)) } else { limit.saturating_add(1) };
     let page = enough.clamp(BODIES, RANKED);
@@ -159,11 +167,6 @@ impl Asked<'_> {
         Asked { filters, agent: filters.agent.as_deref().map(words) }
     }
 
-    fn needs_metadata(&self) -> bool {
-        let filters = self.filters;
-        [&filters.channel, &filters.direction, &filters.agent, &filters.disposition].iter().any(|one| one.is_some())
-    }
-
     /// Whether the metadata is as asked, but for the agent.
     fn admits(&self, metadata: &Value) -> bool {
         let says = |wanted: &Option<String>, keys: &[&str]| {
@@ -208,7 +211,7 @@ async fn admitted(db: &Db, filters: &Filters, rows: Vec<FoundRow>) -> Result<Vec
     let wanted = |row: &FoundRow| filters.sources.is_empty() || filters.sources.contains(&Source::of_item(row.item));
     let mut rows: Vec<FoundRow> = rows.into_iter().filter(|row| within(row) && wanted(row)).collect();
     let asked = Asked::of(filters);
-    if !asked.needs_metadata() {
+    if !filters.by_metadata() {
         return Ok(rows);
     }
     let segments = db.segments_of(&keys(&rows)).await?;

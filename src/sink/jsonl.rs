@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::SinkError;
+use super::{SinkError, of_disk};
 use crate::clock::{Time, millis};
 
 const DAY: i64 = 86_400_000;
@@ -59,10 +59,8 @@ impl JsonlSink {
             // Whatever state the file is in: it is opened, and mended, anew.
             self.open = None;
             self.repaired = false;
-            SinkError::away(format!(
-                "failed to write {}: {error}\nhint: the folder needs room and must be writable by this user",
-                self.folder.join(&name).display()
-            ))
+            let (why, hint) = of_disk(&error);
+            SinkError::away(format!("failed to write {}: {why}\nhint: {hint}", self.folder.join(&name).display()))
         })
     }
 

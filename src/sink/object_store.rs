@@ -98,6 +98,14 @@ impl ObjectStoreSink {
         Ok(ObjectStoreSink { place: Place::Bucket { store, prefix }, format, said })
     }
 
+    /// The folder, where it is one.
+    pub fn folder(&self) -> Option<&std::path::Path> {
+        match &self.place {
+            Place::Folder(root) => Some(root),
+            Place::Bucket { .. } => None,
+        }
+    }
+
     /// Writes the batch as one object under `name`, a path below the prefix without extension; one that is there is
     /// replaced.
     ///

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::{AccountStats, AccountStatus, Gap, Pause, ReplicaStats, ReplicaStatus, SILENCE, Status, Work, sinks};
+use super::{
+    AccountStats, AccountStatus, Gap, IndexStatus, Pause, ReplicaStats, ReplicaStatus, SILENCE, Status, Work, sinks,
+};
 use crate::clock::Time;
 use crate::config::{Account, Accounts, LimitScope, Settings};
 use crate::coverage::{Coverage, Pass};
-use crate::db::{AccountRow, Counts, PauseRow, ReplicaRow, SinkView};
+use crate::db::{AccountRow, Counts, IndexLag, PauseRow, ReplicaRow, SinkView};
 use crate::model::{AccountId, Stretch};
 
 /// What was read from the database.
@@ -18,6 +20,7 @@ pub(super) struct Read {
     pub(super) pauses: Vec<PauseRow>,
     pub(super) replicas: Vec<ReplicaRow>,
     pub(super) sinks: Vec<SinkView>,
+    pub(super) index: IndexLag,
     /// The time by the clock of the replicas' signs of life.
     pub(super) here: Time,
 }
@@ -56,6 +59,10 @@ pub(super) fn status(read: Read, settings: &Settings, instance: &str, now: Time)
         accounts,
         sinks: sinks::configured(settings, &read.sinks, &read.accounts, &sinks::rests(&read.replicas, read.here)),
         replicas: read.replicas.iter().map(|row| replica(row, read.here)).collect(),
+        search_index: IndexStatus {
+            lag_changes: read.index.changes,
+            lag_seconds: read.index.since.map_or(0, |since| now.since(since).as_secs()),
+        },
     }
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::assemble::{Read, status};
 use super::*;
 use crate::config::LimitScope;
-use crate::db::{AccountRow, Counts, PauseRow, ReplicaRow};
+use crate::db::{AccountRow, Counts, IndexLag, PauseRow, ReplicaRow};
 use crate::model::{AccountId, Endpoint, Stretch};
 
 fn now() -> Time {
@@ -67,6 +67,7 @@ fn read() -> Read {
         counts: [(1, counts)].into(),
         pauses: Vec::new(),
         replicas: vec![replica(now() - Duration::from_secs(2))],
+        index: IndexLag { changes: 7, since: Some(now() - Duration::from_secs(90)) },
         here: now(),
     }
 }
@@ -87,6 +88,7 @@ fn the_documented_example_comes_out_key_for_key() {
     );
     assert!(text.starts_with(&documented.replace("0.1.0", env!("CARGO_PKG_VERSION"))), "{text}");
     assert!(text.contains(r#""sinks":[]"#), "{text}");
+    assert!(text.ends_with(r#""search_index":{"lag_changes":7,"lag_seconds":90}}"#), "{text}");
 }
 
 #[test]

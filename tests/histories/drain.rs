@@ -139,14 +139,14 @@ impl Drain {
             Ok(answer) => {
                 scene.seen.count("answers");
                 if self.absence.entry(claim.artifact).or_default().found() {
-                    scene.db().undefer(owned.account, claim.artifact, now).await?;
+                    scene.db().undefer(owned.account, claim.artifact, now, scene.backoff.initial()).await?;
                 }
                 self.patience.answered(&claim, answer, now)
             }
             Err(error) => {
                 scene.seen.count("failed tries of items");
                 if error.fault == Fault::NotYet {
-                    self.absence.entry(claim.artifact).or_default().missed(claim.misses + 1, now);
+                    self.absence.entry(claim.artifact).or_default().missed(self.patience.is_late(&claim, now), now);
                 }
                 self.patience.failed(&claim, error, now, scene.chance.random())
             }
@@ -251,19 +251,24 @@ impl Drain {
         if let Some(nth) = lost {
             counted.insert(nth, true);
         }
-        for (settled, counted) in batch.iter().zip(&counted) {
-            if !counted {
-                return Err(Broken(format!("a result of the owner's own did not count: {:?}", settled.claim)).into());
-            }
-            scene.model.counted(settled)?;
-            if let Settlement::Failed { state: State::Unavailable, .. } = &settled.settlement {
-                scene.seen.count("items given up at their horizon");
-            }
-        }
+        hear(scene, batch, &counted)?;
         if scene.planted(Plant::DoubledResult) {
             double(scene, batch).await?;
         }
         Ok(())
+    }
+
+    /// What was answered and not committed, for somebody else to commit.
+    pub fn take_answered(&mut self) -> Vec<Settled> {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// Somebody else committed this.
+    pub fn heard(&mut self, scene: &mut Scene, batch: &[Settled], counted: &[bool]) -> Result<(), Stop> {
+        for settled in batch {
+            self.held.remove(&settled.claim.item);
+        }
+        hear(scene, batch, counted)
     }
 
     /// The commit was reported as failed: the same once more, and no answer counts twice.
@@ -291,6 +296,20 @@ impl Drain {
         }
         Ok(batch.len())
     }
+}
+
+/// Tells the model what counted: all of it must have.
+fn hear(scene: &mut Scene, batch: &[Settled], counted: &[bool]) -> Result<(), Stop> {
+    for (settled, counted) in batch.iter().zip(counted) {
+        if !counted {
+            return Err(Broken(format!("a result of the owner's own did not count: {:?}", settled.claim)).into());
+        }
+        scene.model.counted(settled)?;
+        if let Settlement::Failed { state: State::Unavailable, .. } = &settled.settlement {
+            scene.seen.count("items given up at their horizon");
+        }
+    }
+    Ok(())
 }
 
 /// Puts the work of a result back and settles it again, with another text.

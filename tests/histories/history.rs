@@ -50,24 +50,32 @@ pub async fn play(
     operations: &[Operation],
     plant: Option<Plant>,
 ) -> Result<Seen, Broken> {
-    let world = World::new(&mut StdRng::seed_from_u64(seed), LASTS);
-    let chance = StdRng::seed_from_u64(seed ^ 0x5eed);
-    let scene = Scene::new(shelf.clone(), label.to_owned(), world, chance, plant).await?;
-    let mut history = History { scene, process: None, zombie: None };
+    let mut history = History::new(shelf, label, seed, plant).await?;
     for operation in operations {
-        history.happen(operation).await?;
-        // Time alone changes nothing, and asking changes nothing before it is committed.
-        if !matches!(operation, Operation::Pass(_) | Operation::StepClock(_) | Operation::Fetch(_) | Operation::Rival) {
-            let db = history.scene.db();
-            history.scene.model.check(&db).await?;
+        history.step(operation).await?;
+    }
+    history.end().await
+}
+
+/// Plays two seeds at once on one database, each with an account and owners of its own: an operation of the one, an operation
+/// of the other. Now and then both have their results committed together, as one process does for all its accounts.
+pub async fn play_two(shelf: &Shelf, labels: [&str; 2], seeds: [u64; 2]) -> Result<Seen, Broken> {
+    let mut one = History::new(shelf, labels[0], seeds[0], None).await?;
+    let mut other = History::new(shelf, labels[1], seeds[1], None).await?;
+    let (first, second) = (script(seeds[0]), script(seeds[1]));
+    for nth in 0..first.len().max(second.len()) {
+        for (history, script) in [(&mut one, &first), (&mut other, &second)] {
+            if let Some(operation) = script.get(nth) {
+                history.step(operation).await?;
+            }
+        }
+        if nth % 4 == 3 {
+            History::settle_together(&mut one, &mut other).await?;
         }
     }
-    history.calm().await?;
-    let (db, scene) = (history.scene.db(), &mut history.scene);
-    let compared = scene.model.check_end(&db, &scene.world, SETTLED).await?;
-    scene.seen.count("histories");
-    scene.seen.add("segments compared with the world at the end", compared);
-    Ok(history.scene.seen)
+    let mut seen = one.end().await?;
+    seen.merge(&other.end().await?);
+    Ok(seen)
 }
 
 /// The operations of a seed.
@@ -76,6 +84,59 @@ pub fn script(seed: u64) -> Vec<Operation> {
 }
 
 impl History {
+    async fn new(shelf: &Shelf, label: &str, seed: u64, plant: Option<Plant>) -> Result<History, Broken> {
+        let world = World::new(&mut StdRng::seed_from_u64(seed), LASTS);
+        let chance = StdRng::seed_from_u64(seed ^ 0x5eed);
+        let scene = Scene::new(shelf.clone(), label.to_owned(), world, chance, plant).await?;
+        Ok(History { scene, process: None, zombie: None })
+    }
+
+    /// One operation, and what must be true after it.
+    async fn step(&mut self, operation: &Operation) -> Result<(), Broken> {
+        self.scene.show_time();
+        self.happen(operation).await?;
+        // Time alone changes nothing, and asking changes nothing before it is committed.
+        if !matches!(operation, Operation::Pass(_) | Operation::StepClock(_) | Operation::Fetch(_) | Operation::Rival) {
+            self.check().await?;
+        }
+        Ok(())
+    }
+
+    async fn check(&mut self) -> Result<(), Broken> {
+        let db = self.scene.db();
+        self.scene.model.check(&db).await
+    }
+
+    /// A calm, and then everything must be where it belongs.
+    async fn end(mut self) -> Result<Seen, Broken> {
+        self.scene.show_time();
+        self.calm().await?;
+        let (db, scene) = (self.scene.db(), &mut self.scene);
+        let compared = scene.model.check_end(&db, &scene.world, SETTLED).await?;
+        scene.seen.count("histories");
+        scene.seen.add("segments compared with the world at the end", compared);
+        Ok(self.scene.seen)
+    }
+
+    /// Commits what both have been answered in one transaction.
+    async fn settle_together(one: &mut History, other: &mut History) -> Result<(), Broken> {
+        let (Some(first), Some(second)) = (&mut one.process, &mut other.process) else { return Ok(()) };
+        let (mine, theirs) = (first.drain.take_answered(), second.drain.take_answered());
+        if !mine.is_empty() && !theirs.is_empty() {
+            one.scene.seen.count("commits of two accounts together");
+        }
+        let both = [mine.as_slice(), theirs.as_slice()].concat();
+        let counted = one.scene.db().settle(&both).await?;
+        let (ours, rest) = counted.split_at(mine.len());
+        for (scene, drain, batch, counted) in
+            [(&mut one.scene, &mut first.drain, mine, ours), (&mut other.scene, &mut second.drain, theirs, rest)]
+        {
+            drain.heard(scene, &batch, counted).map_err(|stop| Broken(format!("{stop:?}")))?;
+        }
+        one.check().await?;
+        other.check().await
+    }
+
     async fn happen(&mut self, operation: &Operation) -> Result<(), Broken> {
         match operation {
             Operation::Pass(seconds) => self.scene.clock.advance(Duration::from_secs(*seconds)),
@@ -195,7 +256,7 @@ impl History {
         self.scene.seen.count("accounts let go in good order");
         self.scene.model.all_given_back();
         let now = self.scene.clock.now();
-        self.scene.db().let_go(&[process.owned], now).await?;
+        self.scene.timed().await?.let_go(&[process.owned], now).await?;
         self.scene.beat(&process.name, true).await?;
         let name = self.scene.new_name();
         let owned = self.scene.take(&name).await?;

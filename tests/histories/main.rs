@@ -8,6 +8,7 @@
 //!
 //! Seeds that failed stand in `seeds.txt` and are played first, for ever. Then as many as fit into a few seconds, always the
 //! same ones; `HISTORIES=5000 cargo test --test histories -- --nocapture` plays so many and tells what happened in them,
+//! `DATABASE=postgres` before it plays them on Postgres instead of SQLite, whose clock then shows the history's time.
 //! `SEED=17 cargo test --test histories` plays that one. Where one fails its operations are printed, made as few as will still
 //! fail.
 //!
@@ -25,6 +26,9 @@ mod drain;
 mod history;
 mod model;
 mod operation;
+#[path = "../support/postgres.rs"]
+#[allow(dead_code, reason = "each test program uses a part of it")]
+mod postgres;
 mod reader;
 mod scene;
 mod world;
@@ -93,6 +97,11 @@ const NOT_VACUOUS: &[&str] = &[
     "writes while the database was away",
 ];
 
+/// Whether `$DATABASE` asks for Postgres.
+fn on_postgres() -> bool {
+    std::env::var("DATABASE").is_ok_and(|kind| kind == "postgres")
+}
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -126,7 +135,11 @@ impl Player {
         self.played += 1;
         if self.shelf.is_none() {
             let path = self.folder.path().join(format!("{}.db", self.played));
-            self.shelf = Some(Shelf::open(path).await.expect("a database"));
+            let shelf = match on_postgres() {
+                true => Shelf::server(postgres::database()).await,
+                false => Shelf::file(path).await,
+            };
+            self.shelf = Some(shelf.expect("a database"));
         }
         self.shelf.clone().expect("a database")
     }
@@ -249,6 +262,26 @@ fn whatever_happens_nothing_is_lost_doubled_or_asked_for_too_often() {
             NOT_VACUOUS.iter().filter(|what| seen.0.get(**what).is_none_or(|times| *times == 0)).collect();
         assert!(missing.is_empty(), "never happened, so nothing is shown about it: {missing:?}");
     }
+}
+
+#[test]
+fn two_accounts_with_owners_of_their_own_do_not_disturb_each_other() {
+    let pairs = number("PAIRS").unwrap_or(15);
+    let seen = runtime().block_on(async {
+        let (mut player, mut seen) = (Player::new(), Seen::default());
+        for seed in (BASE..).step_by(2).take(usize::try_from(pairs).unwrap_or(15)) {
+            let shelf = player.shelf().await;
+            let labels = [format!("{seed}-one"), format!("{seed}-other")];
+            match history::play_two(&shelf, [&labels[0], &labels[1]], [seed, seed + 1]).await {
+                Ok(one) => seen.merge(&one),
+                Err(why) => panic!("seeds {seed} and {} together: {}", seed + 1, why.0),
+            }
+        }
+        seen
+    });
+    let together = seen.0.get("commits of two accounts together").copied().unwrap_or(0);
+    println!("{pairs} pairs, {together} commits of two accounts together");
+    assert!(together > 0, "no two results were committed together");
 }
 
 /// Plays seeds with a fault in the driver until one is noticed; what was said of it.

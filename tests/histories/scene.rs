@@ -10,10 +10,11 @@ use rand::rngs::StdRng;
 use ringcx_extractor::backoff::{Backoff, Fault};
 use ringcx_extractor::clock::{Clock, Tick, Time};
 use ringcx_extractor::coverage::Rules;
-use ringcx_extractor::db::{Access, Db, DbError, DbFault, Owned, ReplicaRow};
+use ringcx_extractor::db::{Access, Db, DbError, DbFault, Owned, ReplicaRow, Stmt, sql};
 use ringcx_extractor::model::{AccountId, Endpoint};
 use ringcx_extractor::ringcx::limits::{Pacer, Permit, ReserveStore, Sliding, StoreError};
 use ringcx_extractor::ringcx::{Api, ApiError, Cause, Hosts};
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::model::{Broken, Model};
 use super::world::{START, World};
@@ -94,17 +95,59 @@ impl Seen {
     }
 }
 
-/// The database's file, open or away. A process keeps its memory while the file is opened anew.
+/// Where a database is.
 #[derive(Clone)]
-pub struct Shelf {
-    path: PathBuf,
-    db: Arc<Mutex<Db>>,
+enum Place {
+    File(PathBuf),
+    Server(SecretString),
 }
 
+impl Place {
+    async fn open(&self, access: Access) -> Result<Db, DbError> {
+        match self {
+            Place::File(path) => Db::open_sqlite(path, access).await,
+            Place::Server(url) => Db::open_postgres(url, access, 2).await,
+        }
+    }
+}
+
+/// The database, open or away. A process keeps its memory while it is opened anew.
+#[derive(Clone)]
+pub struct Shelf {
+    place: Place,
+    db: Arc<Mutex<Db>>,
+    /// Whose time a server's clock shows: the true one of the history that plays.
+    time: Arc<Mutex<Option<(Clock, Tick)>>>,
+}
+
+/// A server's clock that shows what it is told, in the way of the one that it has.
+const CLOCK: [&str; 3] = [
+    "create table told_time (at bigint not null)",
+    "insert into told_time (at) values (0)",
+    "create function public.clock_timestamp() returns timestamptz language sql volatile as
+     $$ select pg_catalog.to_timestamp(at / 1000.0) from public.told_time $$",
+];
+
 impl Shelf {
-    pub async fn open(path: PathBuf) -> Result<Shelf, DbError> {
-        let db = Db::open_sqlite(&path, Access::Own).await?;
-        Ok(Shelf { path, db: Arc::new(Mutex::new(db)) })
+    pub async fn file(path: PathBuf) -> Result<Shelf, DbError> {
+        Shelf::open(Place::File(path)).await
+    }
+
+    pub async fn server(url: SecretString) -> Result<Shelf, DbError> {
+        let name = url.expose_secret().rsplit('/').next().and_then(|end| end.split('?').next()).unwrap_or_default();
+        let path = format!("alter database {name} set search_path = public, pg_catalog");
+        let shelf = Shelf::open(Place::Server(url)).await?;
+        for text in CLOCK {
+            shelf.db().run(sql(text)).await?;
+        }
+        shelf.db().run(Stmt::built(path)).await?;
+        shelf.reopen().await?;
+        Ok(shelf)
+    }
+
+    async fn open(place: Place) -> Result<Shelf, DbError> {
+        let db = place.open(Access::Own).await?;
+        Ok(Shelf { place, db: Arc::new(Mutex::new(db)), time: Arc::default() })
     }
 
     pub fn db(&self) -> Db {
@@ -118,9 +161,25 @@ impl Shelf {
 
     pub async fn reopen(&self) -> Result<(), DbError> {
         self.close().await;
-        let db = Db::open_sqlite(&self.path, Access::Existing).await?;
+        let db = self.place.open(Access::Existing).await?;
         *self.db.lock().unwrap() = db;
         Ok(())
+    }
+
+    /// Whose time it is from now on.
+    fn show(&self, clock: &Clock, began: Tick) {
+        *self.time.lock().unwrap() = Some((clock.clone(), began));
+    }
+
+    /// The same database, for whatever goes by its clock, which is set before.
+    pub async fn timed(&self) -> Result<Db, DbError> {
+        let db = self.db();
+        let time = self.time.lock().unwrap().clone();
+        if let (Place::Server(_), Some((clock, began))) = (&self.place, time) {
+            let truth = START + clock.tick().since(began);
+            db.run(sql("update told_time set at = $1").bind(truth)).await?;
+        }
+        Ok(db)
     }
 }
 
@@ -131,13 +190,11 @@ impl ReserveStore for Shelf {
         limits: &'a Sliding,
         now: Time,
     ) -> BoxFuture<'a, Result<Result<i64, Time>, StoreError>> {
-        let db = self.db();
-        Box::pin(async move { db.try_reserve(key, limits, now).await })
+        Box::pin(async move { self.timed().await.map_err(StoreError::from)?.try_reserve(key, limits, now).await })
     }
 
     fn counted<'a>(&'a self, id: i64, at: Time) -> BoxFuture<'a, Result<(), StoreError>> {
-        let db = self.db();
-        Box::pin(async move { db.counted(id, at).await })
+        Box::pin(async move { self.timed().await.map_err(StoreError::from)?.counted(id, at).await })
     }
 
     fn log<'a>(&'a self, key: &'a str, since: Time) -> BoxFuture<'a, Result<Vec<Time>, StoreError>> {
@@ -216,6 +273,16 @@ impl Scene {
         self.shelf.db()
     }
 
+    /// The database for what goes by its clock.
+    pub async fn timed(&self) -> Result<Db, DbError> {
+        self.shelf.timed().await
+    }
+
+    /// From now on the database's clock, where it has one, shows this history's true time.
+    pub fn show_time(&self) {
+        self.shelf.show(&self.clock, self.began);
+    }
+
     /// What time it really is, whatever the wall clock shows.
     pub fn truth(&self) -> Time {
         START + self.clock.tick().since(self.began)
@@ -259,12 +326,12 @@ impl Scene {
             released: released.then_some(now),
             stats: String::new(),
         };
-        self.db().beat(&row, now).await.map(drop)
+        self.timed().await?.beat(&row, now).await.map(drop)
     }
 
     pub async fn take(&self, name: &str) -> Result<Option<Owned>, DbError> {
         let now = self.clock.now();
-        Ok(self.db().take(&[self.account], name, LAPSE, now).await?.pop())
+        Ok(self.timed().await?.take(&[self.account], name, LAPSE, now).await?.pop())
     }
 
     /// The owner has fallen silent, and another replica takes the account.

@@ -5,28 +5,46 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 
 use super::Line;
+use crate::clock::Clock;
 use crate::config::{Sink, SinkKind};
+use crate::sink::object_store::ObjectStoreSink;
+use crate::sink::webhook::WebhookSink;
 
 /// A line each.
-pub(super) fn check(sinks: &[Sink]) -> Vec<Line> {
-    sinks.iter().map(|sink| one(&format!("sink {}", sink.name), &sink.kind)).collect()
+pub(super) fn check(sinks: &[Sink], clock: &Clock) -> Vec<Line> {
+    sinks.iter().map(|sink| one(&format!("sink {}", sink.name), &sink.kind, clock)).collect()
 }
 
-fn one(what: &str, kind: &SinkKind) -> Line {
-    const LATER: &str = "not tried, since nothing is sent for a check; `deliver status` tells once the daemon runs";
+fn one(what: &str, kind: &SinkKind, clock: &Clock) -> Line {
+    const LATER: &str = "nothing is sent for a check; `deliver status` tells more once the daemon runs";
     match kind {
-        SinkKind::Jsonl { path, .. } => match folder(path) {
-            Ok(found) => Line::good(what, &format!("jsonl, {}: {found}", path.display())),
-            Err(why) => Line::bad(
-                what,
-                &format!(
-                    "jsonl, {}: {why}\nhint: path names a folder that this user may write to, or make",
-                    path.display()
-                ),
-            ),
+        SinkKind::Jsonl { path, .. } => written(what, "jsonl", path, "path"),
+        SinkKind::Webhook { url, secrets, timeout, allow_private } => {
+            match WebhookSink::new(url, secrets, *timeout, *allow_private, clock.clone()) {
+                Ok(_) => Line::good(what, &format!("webhook: its settings can be used; {LATER}")),
+                Err(error) => Line::bad(what, &format!("webhook: {error}")),
+            }
+        }
+        SinkKind::ObjectStore { url, format, options } => match ObjectStoreSink::new(url, *format, options) {
+            Ok(store) => match store.folder() {
+                Some(folder) => written(what, "object store", folder, "url"),
+                None => Line::good(what, &format!("object store: its settings can be used; {LATER}")),
+            },
+            Err(error) => Line::bad(what, &format!("object store: {error}")),
         },
-        SinkKind::Webhook { .. } => Line::good(what, &format!("webhook: {LATER}")),
-        SinkKind::ObjectStore { .. } => Line::good(what, &format!("object store: {LATER}")),
+    }
+}
+
+fn written(what: &str, kind: &str, path: &Path, key: &str) -> Line {
+    match folder(path) {
+        Ok(found) => Line::good(what, &format!("{kind}, {}: {found}", path.display())),
+        Err(why) => Line::bad(
+            what,
+            &format!(
+                "{kind}, {}: {why}\nhint: {key} names a folder that this user may write to, or make",
+                path.display()
+            ),
+        ),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::cli::terminal;
 use crate::cli::words::{count, relative, span};
 use crate::clock::Time;
 use crate::reading::one_line;
-use crate::status::{AccountStatus, Pause, Status};
+use crate::status::{AccountStatus, IndexStatus, Pause, Status};
 
 /// Gaps of one account that are spelled out.
 const GAPS: usize = 3;
@@ -33,8 +33,22 @@ pub(super) fn render(status: &Status, width: usize) -> String {
             text.push_str(&format!("  {}\n  hint: `ringcx-extractor deliver status` says more\n", one_line(reason)));
         }
     }
+    index(status, &mut text);
     replicas(status, now, &mut text);
     text
+}
+
+/// Said only where it lasts: what was stored a moment ago is always on its way into the index.
+fn index(status: &Status, text: &mut String) {
+    let index = status.search_index;
+    if index.lag_seconds > IndexStatus::LONG {
+        text.push_str(&format!(
+            "\nsearch index: {} behind the archive, the first for {}\n  hint: a running daemon indexes by itself; `search` \
+             does not find them until then\n",
+            count(index.lag_changes, "change"),
+            span(Duration::from_secs(index.lag_seconds))
+        ));
+    }
 }
 
 fn accounts(status: &Status, now: Time, width: usize) -> String {

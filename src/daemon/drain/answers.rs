@@ -55,7 +55,7 @@ impl Drain {
             }
             Err(error) => {
                 if error.fault == Fault::NotYet {
-                    self.absence.entry(claim.artifact).or_default().missed(claim.misses.saturating_add(1), now);
+                    self.absence.entry(claim.artifact).or_default().missed(self.patience.is_late(&claim, now), now);
                 }
                 let settlement = self.patience.failed(&claim, &error, now, rand::rng().random());
                 self.log_failure(&claim, &error, &settlement);
@@ -93,9 +93,9 @@ impl Drain {
         if self.looking.is_some() {
             self.look_again();
         }
-        self.held.remove(&claim.item);
+        self.held.let_go(claim.item);
         for claim in self.schedule.drain(artifact) {
-            self.held.remove(&claim.item);
+            self.held.let_go(claim.item);
         }
         self.more.retain(|(paused, ..)| *paused != artifact);
         let Some(pause) = self.standing.get(&artifact).and_then(Standing::pause) else { return };
@@ -150,7 +150,9 @@ impl Drain {
         } else if !ripe {
             return;
         }
-        if let Err(error) = self.account.db.undefer(self.account.owned.account, artifact, now).await {
+        if let Err(error) =
+            self.account.db.undefer(self.account.owned.account, artifact, now, self.patience.backoff.initial()).await
+        {
             tracing::warn!(account = %self.account.id, %error, "failed to bring forward what was put off");
         }
         self.refill = true;

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::OVERLAP;
+use super::sketch::sketch;
+use super::{OVERLAP, is_word};
 
 /// Positions of a block.
 const POSITIONS: usize = 12_000;
@@ -16,9 +17,18 @@ const SAME: usize = 250;
 const BYTES: usize = 400_000;
 const EACH: usize = 12;
 
-/// The blocks, as tsvectors in their text form; `mark` is in each of them. A word without a letter or digit of its own is a
-/// gap between what two speakers said.
-pub(super) fn blocks(words: &str, mark: &str) -> Vec<String> {
+/// A block of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Block {
+    /// A tsvector in its text form.
+    pub words: String,
+    /// Which of its words stand next to one another.
+    pub pairs: Vec<u8>,
+}
+
+/// The blocks; `mark` is a word of each of them. A word without a letter or digit of its own is a gap between what two
+/// speakers said.
+pub(super) fn blocks(words: &str, mark: &str) -> Vec<Block> {
     let words: Vec<&str> = words.split(' ').filter(|word| !word.is_empty()).collect();
     let mut blocks = Vec::new();
     let mut start = 0;
@@ -33,7 +43,7 @@ pub(super) fn blocks(words: &str, mark: &str) -> Vec<String> {
 }
 
 /// One block from `start` on, and where it ends: always beyond what it overlaps with the next.
-fn block(words: &[&str], start: usize, mark: &str) -> (String, usize) {
+fn block(words: &[&str], start: usize, mark: &str) -> (Block, usize) {
     let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     let (mut end, mut bytes) = (start, 0);
     for (index, word) in words.iter().enumerate().skip(start).take(POSITIONS) {
@@ -54,16 +64,16 @@ fn block(words: &[&str], start: usize, mark: &str) -> (String, usize) {
             let _ = write!(text, "{}{place}", if nth == 0 { ':' } else { ',' });
         }
     }
-    (text, end)
-}
-
-fn is_word(word: &str) -> bool {
-    word.starts_with(|letter: char| !letter.is_whitespace()) && !word.contains(['\'', '\\'])
+    (Block { words: text, pairs: sketch(words.get(start..end).unwrap_or_default()) }, end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn blocks(words: &str, mark: &str) -> Vec<String> {
+        super::blocks(words, mark).into_iter().map(|block| block.words).collect()
+    }
 
     #[test]
     fn a_short_document_is_one_block_with_its_positions() {

@@ -4,13 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use super::super::read::{SEGMENT, segment};
-use super::super::{Arg, BULK, Db, DbError, Row, SegmentRow, Stmt, item, sql};
+use super::super::{BULK, Db, DbError, Row, SegmentRow, Stmt, item, sql};
 use super::number::place;
 use super::{Doc, account_word};
 use crate::clock::Time;
-
-/// Blocks that are looked through on Postgres before its index is asked.
-const NEWEST: i64 = 1000;
 
 /// A word, or several in a row; the last may be the beginning of a longer one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +31,9 @@ pub struct Lookup {
     pub from: Option<Time>,
     /// Ended before, to the second.
     pub to: Option<Time>,
+    /// On Postgres, how many of the newest documents are gone through before the index is asked, step by step; as suits
+    /// the query where nothing is said.
+    pub walk: Option<Vec<i64>>,
 }
 
 /// A document that matched.
@@ -45,6 +45,15 @@ pub struct FoundRow {
     pub item: i64,
     /// When the segment ended.
     pub ended: Option<Time>,
+}
+
+/// How far the index is behind the archive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IndexLag {
+    /// Changes that it has not followed.
+    pub changes: u64,
+    /// When the first of them came, as far as is known; `None` where there is none.
+    pub since: Option<Time>,
 }
 
 impl Lookup {
@@ -63,7 +72,7 @@ impl Lookup {
         (first, before.map_or(end, |before| before.0.min(end)))
     }
 
-    fn clauses(&self) -> Vec<Vec<Needle>> {
+    pub(super) fn clauses(&self) -> Vec<Vec<Needle>> {
         let account = self.account.map(|account| vec![Needle { words: vec![account_word(account)], prefix: false }]);
         account.into_iter().chain(self.all.iter().cloned()).collect()
     }
@@ -81,48 +90,7 @@ fn fts(lookup: &Lookup) -> String {
     text
 }
 
-/// As Postgres reads it.
-fn tsquery(choice: &[Needle]) -> String {
-    let needle = |needle: &Needle| {
-        let words: Vec<String> = needle.words.iter().map(|word| format!("'{word}'")).collect();
-        format!("({}{})", words.join(" <-> "), if needle.prefix { ":*" } else { "" })
-    };
-    format!("({})", choice.iter().map(needle).collect::<Vec<_>>().join(" | "))
-}
-
-/// On Postgres, a document in one block is judged by that; for the few in several, each condition may be met in another
-/// one, and what must not occur may in none.
-fn postgres(lookup: &Lookup, bounds: (i64, i64), limit: usize) -> Stmt {
-    const PLACE: &str = "doc >= $1 and doc < $2";
-    let clauses: Vec<String> = lookup.clauses().iter().map(|clause| tsquery(clause)).collect();
-    let none = (!lookup.none.is_empty()).then(|| tsquery(&lookup.none));
-    let mut single = clauses.join(" & ");
-    if let Some(none) = &none {
-        let _ = write!(single, " & !{none}");
-    }
-    let word = |nth: usize| format!("words @@ cast(cast(${nth} as text) as tsquery)");
-    let mut args: Vec<Arg> = vec![bounds.0.into(), bounds.1.into(), limit.into(), single.into()];
-    let mut many = String::new();
-    for (nth, clause) in clauses.into_iter().enumerate() {
-        args.push(clause.into());
-        let join = if nth == 0 { "" } else { " intersect " };
-        let _ = write!(many, "{join}select doc from search_block where many = 1 and {PLACE} and {}", word(args.len()));
-    }
-    if let Some(none) = none {
-        args.push(none.into());
-        let _ =
-            write!(many, " except select doc from search_block where many = 1 and {PLACE} and {}", word(args.len()));
-    }
-    let text = format!(
-        "select doc from (
-         (select doc from search_block where many = 0 and {PLACE} and {} order by doc desc limit $3)
-         union all (select distinct doc from ({many}) m order by doc desc limit $3)) f order by doc desc limit $3",
-        word(4)
-    );
-    args.into_iter().fold(Stmt::built(text), |stmt, arg| stmt.bind(arg))
-}
-
-fn docs(rows: &[Row]) -> Result<Vec<Doc>, DbError> {
+pub(super) fn docs(rows: &[Row]) -> Result<Vec<Doc>, DbError> {
     rows.iter().map(|row| row.int(0).map(Doc)).collect()
 }
 
@@ -140,36 +108,6 @@ impl Db {
         let stmt = sql("select rowid from search_text where search_text match $1 and rowid >= $2 and rowid < $3
              order by rowid desc limit $4");
         docs(&self.all(stmt.bind(fts(lookup)).bind(bounds.0).bind(bounds.1).bind(limit)).await?)
-    }
-
-    /// Postgres finds all that match before it knows which are the newest, which takes long where nearly everything does;
-    /// and it does not know what reading a long list of words costs. So the newest documents are looked through first, and
-    /// only where too few of them match, the index is asked, and made to be.
-    async fn look_up_postgres(
-        &self,
-        lookup: &Lookup,
-        (first, end): (i64, i64),
-        limit: usize,
-    ) -> Result<Vec<Doc>, DbError> {
-        // A phrase is looked for in every document that has its words: worth another look at few.
-        let phrase = lookup.all.iter().flatten().any(|needle| needle.words.len() > 1);
-        for window in if phrase { &[NEWEST, NEWEST * 10][..] } else { &[NEWEST][..] } {
-            let stmt = sql("select min(doc), count(*) from (select doc from search_block where doc >= $1 and doc < $2
-                 order by doc desc limit $3) w");
-            let Some(row) = self.first(stmt.bind(first).bind(end).bind(*window)).await? else { break };
-            let (Some(low), held) = (row.maybe_int(0)?, row.int(1)?) else { return Ok(Vec::new()) };
-            let found = docs(&self.all(postgres(lookup, (low, end), limit)).await?)?;
-            if found.len() >= limit || held < *window {
-                return Ok(found);
-            }
-        }
-        let mut tx = self.begin().await?;
-        for setting in ["set local enable_seqscan = off", "set local enable_indexscan = off", "set local jit = off"] {
-            tx.run(sql(setting)).await?;
-        }
-        let found = docs(&tx.all(postgres(lookup, (first, end), limit)).await?)?;
-        tx.commit().await?;
-        Ok(found)
     }
 
     /// What these documents are, in the same order; those whose segment is gone are left out.
@@ -263,12 +201,24 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn index_behind(&self) -> Result<u64, DbError> {
-        // A sum of BIGINT is NUMERIC on Postgres.
+        Ok(self.index_lag().await?.changes)
+    }
+
+    /// How far the index is behind the archive: one look at each account, and one more at those that are behind.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn index_lag(&self) -> Result<IndexLag, DbError> {
+        // A sum of BIGINT is NUMERIC on Postgres. What was erased since has no time; the next one that is left has.
         let stmt = sql(
-            "select cast((select coalesce(sum(a.feed - coalesce(c.feed, 0)), 0) from account a left join search_cursor c on c.account = a.id)
-             + (select count(*) from search_todo) as bigint)",
+            "select cast(sum(l.changes) as bigint), min(l.since) from (
+             select a.feed - coalesce(c.feed, 0) as changes,
+             (select x.fetched from artifact x where x.account = a.id and x.feed > coalesce(c.feed, 0) order by x.feed limit 1) as since
+             from account a left join search_cursor c on c.account = a.id where a.feed > coalesce(c.feed, 0)
+             union all select count(*), min(s.changed) from search_todo t left join segment s on s.id = t.segment) l",
         );
-        self.first(stmt).await?.map_or(Ok(0), |row| row.count(0))
+        let Some(row) = self.first(stmt).await? else { return Ok(IndexLag::default()) };
+        Ok(IndexLag { changes: row.count(0)?, since: row.maybe_time(1)? })
     }
 }
 
@@ -281,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn each_database_gets_the_query_in_its_own_tongue() {
+    fn sqlite_gets_the_query_in_its_own_tongue() {
         let lookup = Lookup {
             all: vec![vec![needle(&["late", "ref"], true), needle(&["soon"], false)]],
             none: vec![needle(&["ok"], false)],
@@ -289,6 +239,5 @@ mod tests {
             ..Lookup::default()
         };
         assert_eq!(fts(&lookup), "((\"\u{e000}7\") AND (\"late ref\" * OR \"soon\")) NOT (\"ok\")");
-        assert_eq!(tsquery(&lookup.all[0]), "(('late' <-> 'ref':*) | ('soon'))");
     }
 }

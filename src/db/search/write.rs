@@ -329,16 +329,16 @@ impl Tx {
                 let doc = Doc::of(entry.item, entry.ended);
                 let blocks = blocks(&entry.words, &account_word(entry.account));
                 let many = blocks.len() > 1;
-                rows.extend(
-                    (0_i64..).zip(blocks).map(|(nth, words)| vec![doc.0.into(), nth.into(), many.into(), words.into()]),
-                );
+                rows.extend((0_i64..).zip(blocks).map(|(nth, block)| {
+                    vec![doc.0.into(), nth.into(), many.into(), block.words.into(), block.pairs.into()]
+                }));
             }
             for rows in rows.chunks(BULK) {
                 let stmt = Stmt::rows(
-                    "with v (doc, block, many, words) as (values ",
+                    "with v (doc, block, many, words, pairs) as (values ",
                     rows.to_vec(),
-                    ") insert into search_block (doc, block, many, words)
-                     select doc, block, many, cast(words as tsvector) from v",
+                    ") insert into search_block (doc, block, many, words, pairs)
+                     select doc, block, many, cast(words as tsvector), pairs from v",
                 );
                 self.run(stmt).await?;
             }

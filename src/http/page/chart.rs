@@ -14,32 +14,26 @@ const HEIGHT: f64 = 40.0;
 /// A chart shows an hour at the least.
 const LEAST: Duration = Duration::from_secs(3600);
 
-/// How one figure went, from the first sample within `frame` to its end; `words` writes a value for people.
-pub(super) fn chart(
-    label: &str,
+/// How one figure went, from the first sample within `frame` to its end; `words` writes a value for people. Two points
+/// make a line; until then there is nothing to see.
+pub(super) fn spark(
     samples: &[Sample],
     frame: Stretch,
     figure: fn(&Sample) -> u64,
     words: fn(u64) -> String,
-) -> Markup {
+) -> Option<Markup> {
     let shown: Vec<&Sample> = samples.iter().filter(|sample| frame.contains(sample.at)).collect();
+    let first = shown.first().filter(|_| shown.len() > 1)?.at;
     let most = shown.iter().map(|sample| figure(sample)).max().unwrap_or(0);
-    let first = shown.first().map_or(frame.from, |first| first.at);
     let frame = Stretch { from: first.min(frame.to - LEAST).max(frame.from), ..frame };
-    html! {
-        figure.chart {
-            figcaption {
-                (label)
-                @if !shown.is_empty() { small { "since " (super::row::clock(first)) " UTC at most " (words(most)) } }
-            }
-            @if shown.len() > 1 {
-                svg viewBox="0 0 288 40" preserveAspectRatio="none" role="img" aria-label={ (label) ": at most " (words(most)) } {
-                    path.area d=(path(&shown, frame, figure, most, true)) {}
-                    path.line d=(path(&shown, frame, figure, most, false)) {}
-                }
-            }
+    let peak = format!("at most {} since {} UTC", words(most), super::row::clock(first));
+    Some(html! {
+        svg.spark viewBox="0 0 288 40" preserveAspectRatio="none" role="img" aria-label=(peak) {
+            path.area d=(path(&shown, frame, figure, most, true)) {}
+            path.line d=(path(&shown, frame, figure, most, false)) {}
         }
-    }
+        small { (peak) }
+    })
 }
 
 fn path(shown: &[&Sample], frame: Stretch, figure: fn(&Sample) -> u64, most: u64, closed: bool) -> String {

@@ -1,4 +1,5 @@
-//! What stands above the accounts: the verdict, the figures that matter, what is wrong and what to do, sinks.
+//! What stands above the accounts: the verdict with what is wrong and what to do, and the figures that matter. Below them:
+//! why items failed, and the sinks.
 
 use std::time::Duration;
 
@@ -6,31 +7,32 @@ use maud::{Markup, html};
 
 use super::super::history::Sample;
 use super::super::picture::{Failure, Picture, Row};
-use super::super::verdict::{self, Finding, Verdict};
+use super::super::verdict::{self, Finding, Level, Verdict};
 use super::super::words::{count, number, span};
 use super::{View, chart, row};
-use crate::clock::Time;
 use crate::status::SinkStatus;
 
 /// So many findings are shown; the rest would not help.
-const FINDINGS: usize = 12;
+const FINDINGS: usize = 8;
 
+/// What is above the accounts.
 pub(super) fn head(view: &View<'_>) -> Markup {
     html! {
         (standing(view.verdict))
         @if let Some(picture) = view.picture {
-            div.tiles { (tiles(picture, view.now)) }
-            // Two points make a line; until then there is nothing to see.
-            @if view.samples.len() > 1 {
-                div.charts {
-                    (chart::chart("Furthest behind", view.samples, picture.frame, lag, in_words))
-                    (chart::chart("Unfinished", view.samples, picture.frame, backlog, number))
-                }
-            }
-            (failures(&picture.failures))
-            (sinks(&picture.status.sinks))
+            div.tiles { (tiles(picture, view)) }
         } @else {
             p { "There is nothing to show yet: the database has not answered since the start." }
+        }
+    }
+}
+
+/// What is below them: the particulars of what the verdict has named.
+pub(super) fn rest(view: &View<'_>) -> Markup {
+    html! {
+        @if let Some(picture) = view.picture {
+            (failures(&picture.failures))
+            (sinks(&picture.status.sinks))
         }
     }
 }
@@ -58,7 +60,7 @@ fn standing(verdict: &Verdict) -> Markup {
                 span.level.(verdict.level.name()) aria-hidden="true" { (verdict.level.sign()) }
                 strong { (verdict.level.words()) } ": " (verdict.line)
             }
-            @if let Some(first) = first { p.todo { (text(&first.todo)) } }
+            @if let Some(first) = first { p.todo { (particulars(first)) } }
             @if !others.is_empty() {
                 ul { @for finding in others.iter().take(FINDINGS) { (other(finding)) } }
                 @if let Some(more) = others.len().checked_sub(FINDINGS + 1) { p.todo { "and " (more + 1) " more" } }
@@ -80,37 +82,112 @@ fn other(finding: &Finding) -> Markup {
     html! {
         li {
             span.level.(finding.level.name()) title=(finding.level.words()) { (finding.level.sign()) }
-            span { (finding.what) small { (text(&finding.todo)) } }
+            span { (finding.what) small { (particulars(finding)) } }
         }
     }
 }
 
-fn tiles(picture: &Picture, now: Time) -> Markup {
-    let rows = &picture.rows;
+/// Which accounts, and what to do.
+fn particulars(finding: &Finding) -> Markup {
+    html! {
+        @if !finding.who.is_empty() { span.who { (finding.who) } " · " }
+        (text(&finding.todo))
+    }
+}
+
+fn tiles(picture: &Picture, view: &View<'_>) -> Markup {
+    let (rows, now) = (&picture.rows, view.now);
     let total = |figure: fn(&Row) -> u64| rows.iter().map(figure).sum::<u64>();
-    let paused = rows.iter().filter(|row| row.missing || !row.paused.is_empty()).count();
-    let furthest = rows.iter().max_by_key(|row| row.lag(now));
+    let furthest = rows.iter().filter_map(|row| Some((row.lag(now)?, row))).max_by_key(|(lag, _)| *lag);
     let oldest = picture.status.accounts.iter().filter_map(|account| account.oldest_unfinished_seconds).max();
     let drain = rows.iter().map(|row| row.drain).max().unwrap_or_default();
     let (used, limit) = used(picture);
     let todo = total(|row| row.work.unfinished());
+    let (failed, unavailable) = (total(|row| row.work.failed), total(|row| row.work.unavailable));
     html! {
-        (tile("Accounts", &number(rows.len() as u64), &if paused > 0 { count(paused as u64, "paused", "paused") } else { "none paused".to_owned() }))
-        @match furthest.and_then(|row| Some((row, row.lag(now)?))) {
-            Some((row, lag)) => (tile("Furthest behind", &span(lag), row.title())),
-            None => (tile("Furthest behind", "–", "nothing read yet")),
+        (fleet(rows.iter().map(|row| view.pace.level(row, now))))
+        div.tile {
+            h3 { "Furthest behind" }
+            p { @if let Some((lag, _)) = furthest { (span(lag)) } @else { "–" } }
+            small { (furthest.map_or("nothing read yet", |(_, row)| row.title())) }
+            @if let Some(spark) = chart::spark(view.samples, picture.frame, lag, in_words) { (spark) }
         }
-        (tile("Unfinished", &number(todo), &match oldest {
-            Some(oldest) if todo > 0 => format!("oldest {}; takes {} at least", in_words(oldest), span(drain)),
-            _ => "nothing waits".to_owned(),
-        }))
+        div.tile {
+            h3 { "Unfinished" }
+            p { (number(todo)) }
+            small { @match oldest {
+                Some(oldest) if todo > 0 => { "oldest " (in_words(oldest)) "; takes " (span(drain)) " at least" },
+                _ => "nothing waits",
+            } }
+            @if let Some(spark) = chart::spark(view.samples, picture.frame, backlog, number) { (spark) }
+        }
         (tile("Done", &number(total(|row| row.work.done)), "stored or known to be empty"))
-        (tile("Gave up", &number(total(|row| row.work.failed + row.work.unavailable)),
-            &format!("{} failed, {} unavailable", number(total(|row| row.work.failed)), number(total(|row| row.work.unavailable)))))
+        (tile("Gave up", &number(failed + unavailable),
+            &format!("{} failed, {} unavailable", number(failed), number(unavailable))))
         div.tile {
             h3 { "Requests in the last minute" }
             div.budget { (row::budget(used, limit)) }
             small { @if picture.one_budget { "one budget for the login" } @else { "of all accounts' budgets" } }
+        }
+        @if !picture.status.sinks.is_empty() { (passed_on(&picture.status.sinks)) }
+    }
+}
+
+/// How many accounts there are, and how they stand.
+fn fleet(levels: impl Iterator<Item = Level>) -> Markup {
+    let mut counts = [0_u64; Level::ALL.len()];
+    for level in levels {
+        counts[level as usize] += 1;
+    }
+    let all: u64 = counts.iter().sum();
+    let worst_first = || Level::ALL.into_iter().rev().map(|level| (level, counts[level as usize]));
+    let some = worst_first().filter(|(_, count)| *count > 0);
+    let words: Vec<String> = some
+        .map(|(level, count)| match (level, count) {
+            (level, 1) if all == 1 => level.words().to_lowercase(),
+            (level, count) if count == all => format!("all {}", level.words().to_lowercase()),
+            (level, count) => format!("{} {}", number(count), level.words().to_lowercase()),
+        })
+        .collect();
+    // However few they are among many, they are seen.
+    let width = |count: u64| if count == 0 { 0 } else { (count * 100).div_ceil(all.max(1)).max(2) };
+    let mut left = 100;
+    let bands: Vec<(Level, u64, u64)> = worst_first()
+        .map(|(level, count)| {
+            let wide = if level == Level::Healthy { left } else { width(count).min(left) };
+            left -= wide;
+            (level, 100 - left - wide, wide)
+        })
+        .collect();
+    html! {
+        div.tile {
+            h3 { "Accounts" }
+            p { (number(all)) }
+            @if all > 1 {
+                svg.meter.levels viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" {
+                    @for (level, from, wide) in bands { @if wide > 0 { rect.(level.name()) x=(from) width=(wide) height="6" {} } }
+                }
+            }
+            small { (words.join(", ")) }
+        }
+    }
+}
+
+/// How the sinks stand, in a few words; their particulars are below.
+fn passed_on(sinks: &[SinkStatus]) -> Markup {
+    let waiting: u64 = sinks.iter().map(|sink| sink.pending).sum();
+    let named = |level: Level, words: &str| {
+        let count = sinks.iter().filter(|sink| verdict::of_sink(sink) == level).count();
+        (count > 0).then(|| format!("{count} {words}"))
+    };
+    let wrong =
+        [named(Level::Trouble, "stopped"), named(Level::Incomplete, "refusing"), named(Level::Behind, "resting")];
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    html! {
+        a.tile href="#sinks" {
+            h3 { "Sinks" }
+            p { (number(sinks.len() as u64)) }
+            small { @if wrong.is_empty() { "all well" } @else { (wrong.join(", ")) } "; " (count(waiting, "event waits", "events wait")) }
         }
     }
 }
@@ -132,7 +209,7 @@ fn used(picture: &Picture) -> (u64, u64) {
 fn failures(failures: &[Failure]) -> Markup {
     html! {
         @if !failures.is_empty() {
-            section.failures {
+            section.failures #failures {
                 h2 { "What failed, and why" }
                 table {
                     thead { tr { th scope="col" { "Accounts" } th scope="col" { "Artifact" } th scope="col" { "Items" } th scope="col" { "Reason" } } }
@@ -155,7 +232,7 @@ fn failures(failures: &[Failure]) -> Markup {
 fn sinks(sinks: &[SinkStatus]) -> Markup {
     html! {
         @if !sinks.is_empty() {
-            section.sinks {
+            section.sinks #sinks {
                 h2 { "Sinks" }
                 table {
                     thead { tr {

@@ -2,11 +2,15 @@
 // Keeps the page up to date: takes in events, lets the lag run on, sorts and filters. Rows come drawn from the server.
 (() => {
   const $ = (selector, root = document) => root.querySelector(selector);
-  const [rows, head, stream, shown, nothing] = ["#rows", "#head", "#stream", "#shown", "#nothing"].map((id) => $(id));
-  const [filter, attention] = [$("#filter"), $("#attention")];
+  const [rows, head, rest, stream, nothing] = ["#rows", "#head", "#rest", "#stream", "#nothing"].map((id) => $(id));
+  const [filter, more] = [$("#filter"), $("#more")];
+  const states = [...document.querySelectorAll("[data-state]")];
   let now = Number(document.body.dataset.now);
   let seq = document.body.dataset.seq;
   let sort = { key: "rank", down: true };
+  // Hundreds of rows help nobody: the worst few, and the rest on request.
+  const FEW = 25;
+  let [state, most] = ["all", FEW];
 
   // As `words::span` on the server.
   const span = (milliseconds) => {
@@ -45,17 +49,32 @@
     if (after.some((row, index) => row !== before[index])) rows.append(...after);
   };
 
+  const numbers = new Intl.NumberFormat("en");
   const sift = () => {
     const text = filter.value.trim().toLowerCase();
-    let count = 0;
+    const counts = { all: 0 };
+    let found = 0;
     for (const row of all()) {
-      const named = `${row.dataset.name}\n${row.dataset.key}`.toLowerCase().includes(text);
-      row.hidden = !named || (attention.checked && row.dataset.level === "healthy");
-      count += row.hidden ? 0 : 1;
+      const level = row.dataset.level;
+      const named = !text || $("th", row).textContent.toLowerCase().includes(text);
+      if (named) {
+        counts.all += 1;
+        counts[level] = (counts[level] || 0) + 1;
+      }
+      const wanted = named && (state === "all" || state === level);
+      found += wanted ? 1 : 0;
+      row.hidden = !wanted || found > most;
     }
-    const total = rows.children.length;
-    shown.textContent = count === total ? "" : `${count} of ${total}`;
-    nothing.hidden = count > 0;
+    for (const button of states) {
+      const [key, count] = [button.dataset.state, counts[button.dataset.state] || 0];
+      $(".count", button).textContent = numbers.format(count);
+      // One that all of them share tells nothing that `All` does not.
+      button.hidden = (count === 0 || count === counts.all) && key !== "all" && key !== state;
+      button.setAttribute("aria-pressed", String(key === state));
+    }
+    more.textContent = `Show all ${numbers.format(found)}`;
+    more.hidden = found <= most;
+    nothing.hidden = found > 0;
   };
 
   for (const button of document.querySelectorAll("[data-sort]")) {
@@ -67,10 +86,20 @@
         other.closest("th").setAttribute("aria-sort", order);
       }
       arrange();
+      sift();
+    });
+  }
+  for (const button of states) {
+    button.addEventListener("click", () => {
+      [state, most] = [button.dataset.state, FEW];
+      sift();
     });
   }
   filter.addEventListener("input", sift);
-  attention.addEventListener("change", sift);
+  more.addEventListener("click", () => {
+    most = Infinity;
+    sift();
+  });
 
   const entitle = (words) => {
     document.title = `${words} · ringcx-extractor`;
@@ -80,19 +109,20 @@
     template.innerHTML = html;
     return template.content.firstElementChild;
   };
-  const take = (state) => {
-    now = state.now;
-    seq = String(state.seq);
-    if (state.head !== null) {
-      head.innerHTML = state.head;
+  const take = (change) => {
+    now = change.now;
+    seq = String(change.seq);
+    if (change.head !== null) {
+      head.innerHTML = change.head;
       entitle($("#verdict").dataset.words);
     }
-    if (state.frame !== null) $("#frame").textContent = state.frame;
+    if (change.rest !== null) rest.innerHTML = change.rest;
+    if (change.frame !== null) $("#frame").textContent = change.frame;
     const held = new Map(all().map((row) => [row.dataset.key, row]));
-    let moved = state.full;
-    if (state.full) for (const [key, row] of held) if (!(key in state.rows)) row.remove();
-    for (const key of state.gone) held.get(key)?.remove();
-    for (const [key, html] of Object.entries(state.rows)) {
+    let moved = change.full;
+    if (change.full) for (const [key, row] of held) if (!(key in change.rows)) row.remove();
+    for (const key of change.gone) held.get(key)?.remove();
+    for (const [key, html] of Object.entries(change.rows)) {
       const [old, row] = [held.get(key), draw(html)];
       if (old) old.replaceWith(row);
       else rows.append(row);

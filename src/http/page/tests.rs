@@ -8,7 +8,12 @@ use super::*;
 const PACE: Pace = Pace { lag: Duration::from_secs(900) };
 
 fn drawn(picture: Option<&Picture>, line: &str) -> String {
-    let findings = vec![Finding { level: Level::Behind, what: line.to_owned(), todo: "<i>do</i>".to_owned() }];
+    let findings = vec![Finding {
+        level: Level::Behind,
+        what: line.to_owned(),
+        who: "<u>who</u>".to_owned(),
+        todo: "<i>do</i>".to_owned(),
+    }];
     let verdict = Verdict { level: Level::Behind, line: line.to_owned(), findings };
     page(
         &View {
@@ -36,7 +41,7 @@ fn everything_from_outside_is_escaped() {
     let page = drawn(Some(&picture), HOSTILE);
     assert_eq!(page.matches("<script").count(), 1, "only our own");
     assert_eq!(page.matches("</script").count(), 1);
-    assert!(!page.contains("<img") && !page.contains("<i>") && !page.contains("<b>"));
+    assert!(["<img", "<i>", "<u>", "<b>"].iter().all(|markup| !page.contains(markup)));
     assert!(!page.contains("\" autofocus"));
     assert!(page.contains("&lt;/script&gt;"));
 }
@@ -79,4 +84,23 @@ fn accounts_that_need_attention_come_first_then_those_that_are_behind() {
 #[test]
 fn a_page_without_a_picture_says_so() {
     assert!(drawn(None, "x").contains("the database has not answered since the start"));
+}
+
+#[test]
+fn the_accounts_stand_above_what_is_told_of_failures_and_sinks_and_are_counted_by_how_they_stand() {
+    let mut failed = row("two");
+    failed.work.failed = 1;
+    let mut picture = picture(vec![row("one"), failed, row("three")]);
+    picture.failures = vec![Failure { accounts: "two".into(), artifact: "transcript", reason: "400".into(), items: 1 }];
+    let page = drawn(Some(&picture), "x");
+    let at = |part: &str| page.find(part).unwrap_or_else(|| panic!("no {part}"));
+    assert!(at("id=\"verdict\"") < at("data-key=\"two\"") && at("data-key=\"one\"") < at("id=\"failures\""));
+    assert!(page.contains("<small>1 incomplete, 2 healthy</small>"));
+    let button =
+        |state: &str| page[at(&format!("data-state=\"{state}\""))..].split("</button>").next().unwrap().to_owned();
+    assert!(
+        button("all").ends_with("All <span class=\"count\">3</span>")
+            && button("incomplete").ends_with("Incomplete <span class=\"count\">1</span>")
+    );
+    assert!(button("trouble").contains(" hidden") && !button("healthy").contains(" hidden"));
 }

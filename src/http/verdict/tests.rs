@@ -1,6 +1,7 @@
 use super::super::picture::Paused;
 use super::super::testing::{NOW, picture, row};
 use super::*;
+use crate::status::IndexStatus;
 
 const PACE: Pace = Pace { lag: Duration::from_secs(960) };
 
@@ -104,4 +105,53 @@ fn an_account_of_which_nothing_was_read_is_starting_and_not_behind() {
         (verdict.level, verdict.line.as_str()),
         (Level::Healthy, "starting; nothing has been read yet of 1 account")
     );
+}
+
+#[test]
+fn accounts_with_the_same_reason_are_one_finding_and_the_first_are_named() {
+    let refused = |number: usize| {
+        let mut row = row(&format!("account {number}"));
+        row.paused = vec![pause("transcript", Some(403)), pause("auto_summary", Some(403))];
+        row
+    };
+    let mut rows: Vec<Row> = (1..=1312).map(refused).collect();
+    let mut other = row("other");
+    other.paused = vec![Paused { reason: "401 unauthorized".to_owned(), ..pause("metadata", Some(401)) }];
+    rows.push(other);
+    let findings = verdict(rows).findings;
+    let told: Vec<(&str, &str)> =
+        findings.iter().map(|finding| (finding.what.as_str(), finding.who.as_str())).collect();
+    let expected = [
+        (
+            "transcript and auto summary paused for 1,312 accounts: 403 access.denied",
+            "account 1, account 2, account 3 and 1,309 more",
+        ),
+        ("metadata paused for 1 account: 401 unauthorized", "other"),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn those_that_are_worst_are_named_first() {
+    let late = |sub: &str, hours: u64| {
+        let mut row = row(sub);
+        row.watermark = Some(NOW - Duration::from_secs(hours * 3600));
+        row
+    };
+    let findings = verdict(vec![late("two", 2), late("nine", 9), late("four", 4), row("well")]).findings;
+    assert_eq!(findings[0].what, "3 accounts are behind, by 9 h at most");
+    assert_eq!(findings[0].who, "nine, four and two");
+}
+
+#[test]
+fn an_index_that_stays_behind_is_said_to_be_and_one_that_is_busy_is_not() {
+    let with = |lag_seconds| {
+        let mut picture = picture(vec![row("one"), row("two")]);
+        picture.status.search_index = IndexStatus { lag_changes: 41_500, lag_seconds };
+        judge(&ready(), Some(&picture), PACE, NOW)
+    };
+    assert_eq!(with(30).level, Level::Healthy);
+    let late = with(7200);
+    assert_eq!(late.level, Level::Behind);
+    assert_eq!(late.line, "the full-text index is 41,500 changes behind the archive, the first for 2 h");
 }

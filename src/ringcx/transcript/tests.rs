@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::backoff::Fault;
 use crate::clock::Clock;
-use crate::ringcx::testing::{Server, api, ok, pacer, permanent};
+use crate::ringcx::testing::{Reply, Server, api, ok, pacer, permanent};
 
 fn checked(body: &str) -> Result<(), ApiError> {
     check(&Bytes::copy_from_slice(body.as_bytes()))
@@ -71,6 +71,61 @@ async fn the_body_is_kept_byte_for_byte_and_ids_are_encoded() {
     );
     assert_eq!(request.header("x-auth-token"), Some("permanent-token"));
     assert_eq!(request.header("authorization"), None);
+}
+
+/// Two thirds of a transcript of thirty megabytes; the rest once `more` says so.
+fn large(there: tokio::sync::mpsc::UnboundedSender<()>, more: std::sync::Arc<std::sync::Barrier>) -> Reply {
+    let piece = vec![b' '; 10 * 1024 * 1024];
+    Reply::Stream(Box::new(move |out| {
+        let head = r#"{"transcript":[]"#;
+        let length = head.len() + 3 * piece.len() + 1;
+        out.write_all(format!("HTTP/1.1 200 X\r\ncontent-length: {length}\r\n\r\n{head}").as_bytes())?;
+        out.write_all(&piece)?;
+        out.write_all(&piece)?;
+        let _ = there.send(());
+        more.wait();
+        out.write_all(&piece)?;
+        out.write_all(b"}")
+    }))
+}
+
+#[tokio::test]
+async fn large_answers_are_held_one_at_a_time_and_small_ones_pass_them() {
+    let (there, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let more = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let server = Server::start({
+        let more = more.clone();
+        move |request| {
+            if request.target.ends_with("large") {
+                large(there.clone(), more.clone())
+            } else {
+                ok("{\"transcript\":[]}")
+            }
+        }
+    });
+    let clock = Clock::system();
+    let (api, pacer) = (api(&server, clock.clone()), pacer(clock));
+    let login = permanent(&api);
+    let account = AccountId::new("1", "2");
+    let get = async |segment: &str| {
+        let permit = pacer.enter().await;
+        transcript(&api, &login, &pacer, permit, &account, "d", segment).await.unwrap()
+    };
+    let mut both = std::pin::pin!(futures_util::future::join(get("large"), get("large")));
+    tokio::select! {
+        _ = &mut both => unreachable!("neither was sent whole"),
+        // As much as this is in no network's buffer: one is being gathered, and the other is not.
+        _ = seen.recv() => {}
+    }
+    tokio::select! {
+        _ = &mut both => unreachable!("neither was sent whole"),
+        small = get("small") => assert_eq!(small, Fetched::Body("{\"transcript\":[]}".into())),
+    }
+    assert!(seen.try_recv().is_err(), "the other one waits");
+    let release = std::thread::spawn(move || (more.wait(), more.wait()));
+    let (one, other) = both.await;
+    assert_eq!(one, other);
+    release.join().unwrap();
 }
 
 proptest! {

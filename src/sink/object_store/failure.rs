@@ -10,6 +10,7 @@ use std::io;
 use object_store::client::{HttpError, HttpErrorKind};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::super::of_disk;
 use super::{SinkError, SinkErrorKind};
 
 /// The whole sink waits; nothing is lost.
@@ -43,15 +44,7 @@ pub(super) fn of_options(error: &object_store::Error, options: &BTreeMap<String,
 
 /// A folder that cannot be written to.
 pub(super) fn of_folder(error: &io::Error, folder: &str) -> SinkError {
-    let (why, hint) = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ("the disk is full".to_owned(), "make room; it goes on by itself, and nothing is lost meanwhile")
-        }
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            (error.kind().to_string(), "let this user write there, or give another url; nothing is lost meanwhile")
-        }
-        _ => (error.to_string(), "look at the sink's url and at that disk; nothing is lost meanwhile"),
-    };
+    let (why, hint) = of_disk(error);
     away(format!("failed to write below {folder}: {why}\nhint: {hint}"), None)
 }
 

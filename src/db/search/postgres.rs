@@ -1,0 +1,170 @@
+//! How Postgres is asked for the newest documents that match.
+//!
+//! Its index finds all that match before it knows which are the newest, and of a phrase only those that have its words. So
+//! the newest documents are gone through first, one after the other, and the index is asked only where too few of them
+//! match. A phrase is compared with a block's sketch before the block's words are read: they are long, and lie elsewhere.
+
+use super::super::{Arg, Db, DbError, Stmt, sql};
+use super::look::docs;
+use super::sketch::condition;
+use super::{Doc, Lookup, Needle};
+
+/// Blocks that are gone through before the index is asked: the newest, then those before them.
+const NEWEST: &[i64] = &[1000];
+/// The same for phrases, which the index does not know: going past a sketch takes less than a microsecond.
+const NEWEST_FOR_PHRASES: &[i64] = &[1000, 20_000, 200_000];
+
+/// The planner does not know what reading a long list of words costs, nor that matches are found soon: it is told the way,
+/// for one transaction.
+const WALK: &str = "select set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),
+     set_config('jit', 'off', true)";
+/// With enough memory to remember each match by itself, not by the page that it is on: those would be looked at again.
+const ASK: &str = "select set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
+     set_config('jit', 'off', true), set_config('work_mem', '64MB', true)";
+
+/// How closely a query is followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sense {
+    /// To the letter.
+    Exact,
+    /// A phrase stands for its words, in any order: what the index can tell. An exclusion must then be exact or left out.
+    Loose,
+}
+
+fn tsquery(choice: &[Needle], sense: Sense) -> String {
+    let join = if sense == Sense::Exact { " <-> " } else { " & " };
+    let needle = |needle: &Needle| {
+        let words: Vec<String> = needle.words.iter().map(|word| format!("'{word}'")).collect();
+        format!("({}{})", words.join(join), if needle.prefix { ":*" } else { "" })
+    };
+    format!("({})", choice.iter().map(needle).collect::<Vec<_>>().join(" | "))
+}
+
+fn is_phrase(needle: &Needle) -> bool {
+    needle.words.len() > 1
+}
+
+/// All of a query at once, for documents in one block.
+fn whole(clauses: &[Vec<Needle>], none: &[Needle], sense: Sense) -> String {
+    let mut parts: Vec<String> = clauses.iter().map(|clause| tsquery(clause, sense)).collect();
+    let none = none.iter().filter(|needle| sense == Sense::Exact || !is_phrase(needle));
+    parts.extend(none.map(|needle| format!("!{}", tsquery(std::slice::from_ref(needle), sense))));
+    parts.join(" & ")
+}
+
+/// Puts the statement together, argument by argument.
+struct Question {
+    args: Vec<Arg>,
+    /// Whether the index is to be used; otherwise the documents are gone through.
+    ask: bool,
+}
+
+const PLACE: &str = "doc >= $1 and doc < $2";
+/// The same such that no index is used for it: the planner would rather read the words of every document in that range.
+const ANYWHERE: &str = "doc + 0 >= $1 and doc + 0 < $2";
+
+impl Question {
+    fn query(&mut self, text: String) -> String {
+        self.args.push(text.into());
+        format!("cast(cast(${} as text) as tsquery)", self.args.len())
+    }
+
+    /// That a block matches: by the index where it is asked, by the sketches, and last by its words.
+    fn matches(&mut self, clauses: &[Vec<Needle>], loose: String, exact: String) -> String {
+        let sketches: Vec<String> = clauses.iter().filter_map(|clause| condition(clause, &mut self.args)).collect();
+        let mut parts = Vec::new();
+        let same = loose == exact;
+        if self.ask {
+            parts.push(format!("words @@ {}", self.query(loose)));
+        }
+        if !self.ask || !same {
+            // The operator's function is what no index is used for.
+            let exact = format!("ts_match_vq(words, {})", self.query(exact));
+            parts.push(match sketches.is_empty() {
+                true => exact,
+                // The order counts, and only `case` has one.
+                false => format!("case when {} then {exact} else false end", sketches.join(" and ")),
+            });
+        }
+        parts.join(" and ")
+    }
+}
+
+/// A document in one block is judged by that; for the few in several, each condition may be met in another one, and what
+/// must not occur may in none.
+fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, ask: bool) -> Stmt {
+    let mut question = Question { args: vec![first.into(), end.into(), limit.into()], ask };
+    let (clauses, none) = (lookup.clauses(), lookup.none.as_slice());
+    let (place, is_long) = if ask { (ANYWHERE, "many = 1") } else { (PLACE, "many + 0 = 1") };
+    let single = question.matches(&clauses, whole(&clauses, none, Sense::Loose), whole(&clauses, none, Sense::Exact));
+    let mut many = String::new();
+    let excluded = (!none.is_empty()).then(|| none.to_vec());
+    for (nth, clause) in clauses.iter().chain(&excluded).enumerate() {
+        let one = std::slice::from_ref(clause);
+        let matches = question.matches(one, tsquery(clause, Sense::Loose), tsquery(clause, Sense::Exact));
+        let join = match nth {
+            0 => "",
+            nth if nth == clauses.len() => " except ",
+            _ => " intersect ",
+        };
+        many += &format!("{join}select doc from search_block where {is_long} and {place} and {matches}");
+    }
+    let text = format!(
+        "select doc from (
+         (select doc from search_block where many = 0 and {place} and {single} order by doc desc limit $3)
+         union all (select distinct doc from ({many}) m order by doc desc limit $3)) f order by doc desc limit $3"
+    );
+    question.args.into_iter().fold(Stmt::built(text), |stmt, arg| stmt.bind(arg))
+}
+
+impl Db {
+    /// The newest that match, those with greater numbers first.
+    pub(super) async fn look_up_postgres(
+        &self,
+        lookup: &Lookup,
+        (first, mut end): (i64, i64),
+        limit: usize,
+    ) -> Result<Vec<Doc>, DbError> {
+        let mut found: Vec<Doc> = Vec::new();
+        let usual = if lookup.all.iter().flatten().any(is_phrase) { NEWEST_FOR_PHRASES } else { NEWEST };
+        for window in lookup.walk.as_deref().unwrap_or(usual) {
+            let stmt = sql("select min(doc), count(*) from (select doc from search_block where doc >= $1 and doc < $2
+                 order by doc desc limit $3) w");
+            let Some(row) = self.first(stmt.bind(first).bind(end).bind(*window)).await? else { return Ok(found) };
+            let (Some(low), held) = (row.maybe_int(0)?, row.int(1)?) else { return Ok(found) };
+            found.extend(self.told(statement(lookup, (low, end), limit - found.len(), false), WALK).await?);
+            if found.len() >= limit || held < *window {
+                return Ok(found);
+            }
+            end = low;
+        }
+        found.extend(self.told(statement(lookup, (first, end), limit - found.len(), true), ASK).await?);
+        Ok(found)
+    }
+
+    async fn told(&self, stmt: Stmt, settings: &'static str) -> Result<Vec<Doc>, DbError> {
+        let mut tx = self.begin().await?;
+        tx.all(sql(settings)).await?;
+        let found = docs(&tx.all(stmt).await?)?;
+        tx.commit().await?;
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needle(words: &[&str], prefix: bool) -> Needle {
+        Needle { words: words.iter().map(|word| (*word).to_owned()).collect(), prefix }
+    }
+
+    #[test]
+    fn what_the_index_is_asked_for_lets_all_through_that_match() {
+        let all = vec![vec![needle(&["late", "ref"], true), needle(&["soon"], false)]];
+        let none = [needle(&["ok"], false), needle(&["not", "now"], false)];
+        let exact = "(('late' <-> 'ref':*) | ('soon')) & !(('ok')) & !(('not' <-> 'now'))";
+        assert_eq!(whole(&all, &none, Sense::Exact), exact);
+        assert_eq!(whole(&all, &none, Sense::Loose), "(('late' & 'ref':*) | ('soon')) & !(('ok'))");
+    }
+}
