@@ -147,7 +147,7 @@ impl Deliverer {
         if let Some(rest) = self.rest.as_ref().filter(|rest| now < rest.until) {
             return Ok(Progress::Idle(rest.until));
         }
-        if let Err(error) = self.open() {
+        if let Err(error) = self.open().await {
             return Ok(Progress::Idle(self.lie_down(&error)));
         }
         let progress = match &self.outlet {
@@ -200,11 +200,13 @@ impl Deliverer {
         Ok(row.key)
     }
 
-    fn open(&mut self) -> Result<(), SinkError> {
+    async fn open(&mut self) -> Result<(), SinkError> {
         if self.outlet.is_none() {
             // On Postgres several replicas may share a folder; on SQLite there is only one.
             let shared = self.means.db.file().is_none().then_some(self.means.owner.as_str());
-            self.outlet = Some(Outlet::new(&self.settings.kind, shared, &self.means.clock)?);
+            let outlet = Outlet::new(&self.settings.kind, shared, &self.means.clock)?;
+            outlet.mend().await;
+            self.outlet = Some(outlet);
         }
         Ok(())
     }

@@ -180,6 +180,11 @@ async fn kills_in_the_middle_lose_no_event_and_leave_no_torn_line(place: Place) 
         rig.start();
     }
     delivered(&rig).await;
+    // Also where the last crash left nothing to deliver.
+    rig.until("the last torn line is cut off", async || {
+        files(&rig, "lake").iter().all(|file| std::fs::read(file).unwrap().last().is_none_or(|byte| *byte == b'\n'))
+    })
+    .await;
     as_the_ledger_says(&rig, &lines(&rig, "lake"));
     assert!(rig.log().contains("a line that a crash had torn is cut off"));
 }

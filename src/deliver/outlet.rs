@@ -45,6 +45,18 @@ impl Outlet {
         })
     }
 
+    /// Mends what a crash of an earlier process has left, whether or not there is anything to deliver: who reads the files
+    /// does not wait for that. Where it cannot be mended, the next delivery says why.
+    pub(super) async fn mend(&self) {
+        if let Outlet::Lines(sink) = self {
+            let sink = sink.clone();
+            let mended = tokio::task::spawn_blocking(move || {
+                sink.lock().unwrap_or_else(PoisonError::into_inner).mend();
+            });
+            let _ = mended.await;
+        }
+    }
+
     /// Hands events over, and each answer, in the events' order, to `hear`, until it says that it has heard enough. Not all
     /// need be answered: those that are not have to be sent again.
     pub(super) async fn send(

@@ -46,6 +46,11 @@ impl JsonlSink {
         JsonlSink { folder: folder.to_owned(), rotate, instance, open: None, repaired: false }
     }
 
+    /// Cuts off what a crash of an earlier process tore, where that can be done now; else the next [`JsonlSink::append`] does.
+    pub fn mend(&mut self) {
+        self.repaired = self.repaired || (self.folder.is_dir() && self.repair().is_ok());
+    }
+
     /// Appends these lines, each of which ends with a line break, to the file of this time; they are on the disk when it
     /// returns.
     ///
