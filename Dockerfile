@@ -14,6 +14,8 @@ ENV RUSTFLAGS="-C link-arg=-Wl,-z,pack-relative-relocs"
 
 # The dependencies first, against an empty program: they are built again only when they change.
 COPY Cargo.toml Cargo.lock ./
+# How SQLite is compiled.
+COPY .cargo .cargo
 # Cargo wants the files of the benchmarks that Cargo.toml names, though it builds none of them.
 RUN mkdir src benches \
     && echo 'fn main() {}' > src/main.rs \

@@ -15,12 +15,11 @@ mod support;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ringcx_extractor::clock::Clock;
 use ringcx_extractor::ringcx;
-use support::{Server, bare, cpu, knob, memory};
+use support::{Daemon, Server, bare, cpu, knob, memory};
 
 /// How many requests the bare loop makes to find what one costs.
 const BARE: u64 = 20_000;
@@ -31,29 +30,6 @@ fn main() {
         return runtime.block_on(support::serve());
     }
     runtime.block_on(measure());
-}
-
-/// The binary as people run it, with a log beside its database.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(folder: &Path) -> Daemon {
-        let log = std::fs::File::create(folder.join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringcx-extractor"));
-        command.arg("--config").arg(folder.join("config.toml")).arg("run");
-        Daemon(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn settings(url: &str, folder: &Path, accounts: u64, quota: u64) {

@@ -142,9 +142,9 @@ async fn fill(db: &Db, owned: &[Owned], transcripts: u64, words: &[String]) -> u
 
 async fn index_bytes(db: &Db) -> u64 {
     let stmt = match db {
-        Db::Sqlite(_) => sql(
-            "select (select sum(length(block)) from search_text_data) + (select 12 * count(*) from search_text_docsize)",
-        ),
+        Db::Sqlite(_) => {
+            sql("select sum(pgsize) from dbstat where name glob 'search_*' or name glob 'sqlite_autoindex_search_*'")
+        }
         Db::Postgres(_) => sql("select pg_total_relation_size('search_block')"),
     };
     db.first(stmt).await.unwrap().unwrap().count(0).unwrap()

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::db::{Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Owned, TodoRow};
-use crate::search::{Document, Source, words};
+use crate::search::{Source, indexed, words};
 
 /// Versions that one transaction indexes.
 const ROWS: i64 = 1000;
@@ -157,7 +157,7 @@ impl Indexer {
 }
 
 fn cut_up(item: i64, body: &[u8]) -> String {
-    Document::read(Source::of_item(item), body).words()
+    indexed(Source::of_item(item), body)
 }
 
 /// The slices shortened to what fits into one transaction, but to no less than one version.

@@ -50,7 +50,7 @@ pub struct Conversation {
 impl Conversation {
     /// Reads a transcript's body; `None` where it is no JSON object.
     pub fn parse(body: &[u8]) -> Option<Conversation> {
-        let text = String::from_utf8_lossy(body);
+        let text = lossy(body);
         parse::conversation(text.trim_start_matches('\u{feff}'))
     }
 
@@ -82,17 +82,7 @@ impl Conversation {
 impl Phrase {
     /// Who said it, without control characters, on one line: `Jane Doe (agent)`.
     pub fn speaker(&self) -> String {
-        let kind = self.kind.as_deref();
-        let said = match (self.name.as_deref(), kind) {
-            (Some(name), Some(kind)) => format!("{name} ({kind})"),
-            (Some(name), None) => name.to_owned(),
-            (None, Some(kind)) => kind.to_owned(),
-            (None, None) => match &self.participant {
-                Some(id) => format!("participant {id}"),
-                None => "unknown speaker".to_owned(),
-            },
-        };
-        one_line(&said)
+        speaker(self.name.as_deref(), self.kind.as_deref(), self.participant.as_deref())
     }
 
     /// How long after `start`: `mm:ss`, from an hour on `h:mm:ss`.
@@ -101,6 +91,19 @@ impl Phrase {
         let (hours, minutes, secs) = (secs / 3600, secs / 60 % 60, secs % 60);
         Some(if hours > 0 { format!("{hours}:{minutes:02}:{secs:02}") } else { format!("{minutes:02}:{secs:02}") })
     }
+}
+
+fn speaker(name: Option<&str>, kind: Option<&str>, participant: Option<&str>) -> String {
+    let said = match (name, kind) {
+        (Some(name), Some(kind)) => format!("{name} ({kind})"),
+        (Some(name), None) => name.to_owned(),
+        (None, Some(kind)) => kind.to_owned(),
+        (None, None) => match participant {
+            Some(id) => format!("participant {id}"),
+            None => "unknown speaker".to_owned(),
+        },
+    };
+    one_line(&said)
 }
 
 /// A text or a number as text; nothing for the rest, and for a text that is empty.
@@ -143,6 +146,22 @@ pub fn unbroken(line: &mut Vec<u8>, start: usize) {
             }
         }
     }
+}
+
+/// The text with what is no UTF-8 replaced; nearly always as it is.
+pub fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Into::into)
+}
+
+/// [`clean`], for those who do not care which kind of space stands between words: as it is where nothing is to be taken out.
+pub fn cleaned(text: &str) -> std::borrow::Cow<'_, str> {
+    let plain = |letter: char| match letter {
+        '\n' | '\t' => true,
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
+        _ => !letter.is_control(),
+    };
+    let ascii = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
+    if text.as_bytes().iter().all(ascii) || text.chars().all(plain) { text.into() } else { clean(text).into() }
 }
 
 /// The text without control characters and terminal escape sequences, and without the marks that turn the direction of

@@ -9,6 +9,6 @@ pub mod query;
 pub mod score;
 pub mod words;
 
-pub use document::{Document, Source};
+pub use document::{Document, Source, indexed};
 pub use find::{Filters, Findings, Hit, LOOKED_AT, Order, RANKED, find};
 pub use query::{Query, QueryError, parse};

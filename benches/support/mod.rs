@@ -23,6 +23,8 @@ pub fn knob(name: &str, usual: u64) -> u64 {
 struct Served {
     transcript: bytes::Bytes,
     segments: u64,
+    /// How many the sub-account `large` has of them.
+    large: u64,
     /// Whether each read announces other segments, that ended in the window asked for.
     fresh: bool,
     latency: Duration,
@@ -56,12 +58,14 @@ fn transcript() -> String {
     format!(r#"{{"channelClass":"VOICE","errorCode":null,"errorMessage":null,"transcript":[{}]}}"#, phrases.join(","))
 }
 
-/// Serves until the process is killed; prints its address. `SEGMENTS` are announced by each read, `FRESH` makes them others
+/// Serves until the process is killed; prints its address. `SEGMENTS` are announced by each read (`LARGE` for the sub-account of that
+/// name), `FRESH` makes them others
 /// each time, `LATENCY_MS` is how long an artifact takes.
 pub async fn serve() {
     let served = Served {
         transcript: transcript().into(),
         segments: knob("SEGMENTS", 20_000),
+        large: knob("LARGE", 0),
         fresh: knob("FRESH", 0) > 0,
         latency: Duration::from_millis(knob("LATENCY_MS", 0)),
         asked: Mutex::default(),
@@ -121,7 +125,8 @@ async fn metadata(State(served): State<Arc<Served>>, Parts((_, sub)): Parts<(Str
             r#"{{"subAccountId":"{sub}","dialogId":"d-{number}","segmentId":"s-{read}-{number:012x}","segmentType":"AGENT","channelClass":"VOICE","segmentEndTimeMs":"{end}","hasTranscript":true}}"#
         )
     };
-    let records: Vec<String> = (0..served.segments).map(record).collect();
+    let segments = if sub == "large" { served.large } else { served.segments };
+    let records: Vec<String> = (0..segments).map(record).collect();
     format!("[{}]", records.join(","))
 }
 
@@ -160,6 +165,30 @@ impl Server {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let answer = client.get(format!("{}/asked", self.url)).send().await.unwrap();
         serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+    }
+}
+
+/// The binary as people run it, with a log beside its database.
+pub struct Daemon(Child);
+
+impl Daemon {
+    /// Starts it with the settings in this folder.
+    pub fn start(folder: &Path) -> Daemon {
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringcx-extractor"));
+        command.arg("--config").arg(folder.join("config.toml")).arg("run");
+        Daemon(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

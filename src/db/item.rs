@@ -48,8 +48,8 @@ const LEVEL: i32 = 3;
 /// Nothing that was stored unpacks to more; a corrupt length cannot exhaust memory.
 const LARGEST: u64 = 256 * 1024 * 1024;
 
-/// Shorter bodies are not worth the effort.
-const SHORTEST: usize = 64;
+/// Shorter bodies are not worth the effort: it saves a few bytes of them at most.
+const SHORTEST: usize = 128;
 
 thread_local! {
     /// A compressor's tables are large: setting them up anew for each body would cost more than compressing it.

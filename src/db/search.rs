@@ -1,12 +1,13 @@
 //! The full-text index: what is indexed, how far, and what matches.
 //!
-//! Both databases hold the same documents under the same numbers, made of the words that they are given; neither cuts
-//! text up by itself. On SQLite a document is a row of an FTS5 table without content, on Postgres one tsvector, or several
-//! that overlap, each with a sketch of which words stand next to one another. Nothing of the text is kept but its words.
+//! Both databases hold the same documents, made of the words that they are given; neither cuts text up by itself. On SQLite a
+//! document is a row of an FTS5 table without content, on Postgres one tsvector, or several that overlap, each with a sketch
+//! of which words stand next to one another. Nothing of the text is kept but its words.
 
 mod blocks;
 mod doc;
 mod look;
+mod number;
 mod postgres;
 mod purge;
 mod sketch;

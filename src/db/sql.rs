@@ -3,8 +3,6 @@
 //! Numbers are BIGINT, ids TEXT, bodies BYTEA or BLOB; nothing else is ever bound or read. That is what lets a statement
 //! stand once. Everything is bound; no value is ever written into a statement's text.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
@@ -12,9 +10,12 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 use sqlx::{Arguments, AssertSqlSafe, Row as _, SqlitePool};
 
+use self::text::{list, rows};
 use super::patient::Patient;
 use super::{BULK, Db, DbError};
 use crate::clock::Time;
+
+mod text;
 
 /// How many rows a statement has that comes again and again while much is written.
 const FULL: [usize; 2] = [BULK, super::search::DOCS];
@@ -71,6 +72,13 @@ pub struct Stmt {
 enum Text {
     Fixed(&'static str),
     Built(String),
+    /// With a list after the arguments that stand in `head`.
+    List {
+        head: String,
+        before: usize,
+        count: usize,
+        tail: String,
+    },
     /// Over many rows; how the placeholders look is the database's affair.
     Rows {
         head: &'static str,
@@ -102,16 +110,10 @@ impl Stmt {
     /// A statement with a list, `head ($k,$k+1,…) tail`, after arguments already bound by `first`.
     pub fn list(head: &str, first: Vec<Arg>, items: impl IntoIterator<Item = impl Into<Arg>>, tail: &str) -> Stmt {
         let mut args = first;
-        let mut text = String::from(head);
-        text.push('(');
         let before = args.len();
-        for item in items {
-            args.push(item.into());
-            let _ = write!(text, "{}${}", if args.len() == before + 1 { "" } else { "," }, args.len());
-        }
-        text.push(')');
-        text.push_str(tail);
-        Stmt { text: Text::Built(text), args }
+        args.extend(items.into_iter().map(Into::into));
+        let count = args.len() - before;
+        Stmt { text: Text::List { head: head.to_owned(), before, count, tail: tail.to_owned() }, args }
     }
 
     /// A statement put together from parts of this program's own; never from input.
@@ -123,8 +125,19 @@ impl Stmt {
         AssertSqlSafe(match &self.text {
             Text::Fixed(text) => (*text).to_owned(),
             Text::Built(text) => text.clone(),
-            Text::Rows { head, width, count, tail } => rows_text(head, *width, *count, tail, postgres),
+            Text::List { head, before, count, tail } => list(head, *before, *count, tail, postgres),
+            Text::Rows { head, width, count, tail } => rows(head, *width, *count, tail, postgres),
         })
+    }
+
+    /// On Postgres: how many arguments stand alone, and into how many arrays the others go, if they do. Such a statement has one
+    /// text for any number of rows: it is parsed and planned once.
+    fn arrays(&self) -> Option<(usize, usize)> {
+        match &self.text {
+            Text::List { head, before, .. } => text::as_array(head).map(|_| (*before, 1)),
+            Text::Rows { head, width, .. } => text::as_arrays(head).map(|_| (0, *width)),
+            Text::Fixed(_) | Text::Built(_) => None,
+        }
     }
 
     /// Whether the prepared statement is worth keeping. One over many rows rarely comes again with as many, and is large;
@@ -132,7 +145,7 @@ impl Stmt {
     fn recurs(&self) -> bool {
         match &self.text {
             Text::Rows { count, .. } => FULL.contains(count),
-            Text::Built(_) => self.args.len() <= SHORT || self.args.len() >= BULK,
+            Text::Built(_) | Text::List { .. } => self.args.len() <= SHORT || self.args.len() >= BULK,
             Text::Fixed(_) => true,
         }
     }
@@ -151,44 +164,62 @@ impl Stmt {
         Ok((text, args, recurs))
     }
 
-    fn postgres(self) -> Result<(AssertSqlSafe<String>, PgArguments, bool), DbError> {
-        let (text, recurs) = (self.text(true), self.recurs());
+    fn postgres(mut self) -> Result<(AssertSqlSafe<String>, PgArguments, bool), DbError> {
+        let (text, recurs, arrays) = (self.text(true), self.recurs(), self.arrays());
         let mut args = PgArguments::default();
+        let rest = arrays.map(|(alone, _)| self.args.split_off(alone));
         for arg in self.args {
             match arg {
                 Arg::Int(value) => args.add(value),
-                // Postgres text cannot hold NUL; ids and texts that do are rare and only shown to people.
-                Arg::Text(value) => args.add(value.map(|text| text.replace('\0', "\u{fffd}"))),
+                Arg::Text(value) => args.add(value.map(storable)),
                 Arg::Bytes(value) => args.add(value.map(Vec::from)),
             }
             .map_err(DbError::encode)?;
         }
-        Ok((text, args, recurs))
+        if let (Some(rest), Some((_, width))) = (rest, arrays) {
+            columns(rest, width).into_iter().try_for_each(|column| column.add(&mut args))?;
+        }
+        Ok((text, args, recurs || arrays.is_some()))
     }
 }
 
-/// SQLite looks a named placeholder up among all those before it, which takes for ever with thousands: there they stay
-/// nameless.
-fn rows_text(head: &str, width: usize, count: usize, tail: &str, postgres: bool) -> String {
-    let mut text = String::with_capacity(head.len() + tail.len() + count * (width * 7 + 3));
-    text.push_str(head);
-    let mut number = 0;
-    for row in 0..count {
-        text.push_str(if row == 0 { "(" } else { ",(" });
-        for column in 0..width {
-            number += 1;
-            text.push_str(if column == 0 { "" } else { "," });
-            if postgres {
-                // Writing to a String cannot fail.
-                let _ = write!(text, "${number}");
-            } else {
-                text.push('?');
-            }
+/// Postgres text cannot hold NUL; ids and texts that do are rare and only shown to people.
+fn storable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+/// One column of many rows, as an array.
+#[derive(Default)]
+struct Column {
+    ints: Vec<Option<i64>>,
+    texts: Vec<Option<String>>,
+    bytes: Vec<Option<Vec<u8>>>,
+}
+
+impl Column {
+    /// A column is of one type throughout.
+    fn add(self, args: &mut PgArguments) -> Result<(), DbError> {
+        match (self.ints.len(), self.texts.len(), self.bytes.len()) {
+            (_, 0, 0) => args.add(self.ints),
+            (0, _, 0) => args.add(self.texts),
+            (0, 0, _) => args.add(self.bytes),
+            _ => Err("a column holds values of two types".into()),
         }
-        text.push(')');
+        .map_err(DbError::encode)
     }
-    text.push_str(tail);
-    text
+}
+
+fn columns(args: Vec<Arg>, width: usize) -> Vec<Column> {
+    let mut columns: Vec<Column> = (0..width).map(|_| Column::default()).collect();
+    for (nth, arg) in args.into_iter().enumerate() {
+        let Some(column) = columns.get_mut(nth.checked_rem(width).unwrap_or(0)) else { continue };
+        match arg {
+            Arg::Int(value) => column.ints.push(value),
+            Arg::Text(value) => column.texts.push(value.map(storable)),
+            Arg::Bytes(value) => column.bytes.push(value.map(Vec::from)),
+        }
+    }
+    columns
 }
 
 /// One row of a result, read by position.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::words;
 use crate::model::Artifact;
-use crate::reading::{Conversation, one_line};
+use crate::reading::{Conversation, Phrase, cleaned, lossy, one_line};
 use crate::ringcx::summary_text;
 
 /// Stands between what two speakers said, so that no phrase is found across them. No query can ask for it.
@@ -95,8 +95,9 @@ impl Document {
     }
 
     /// Its words joined by single spaces, with [`BREAK`] where the speaker changes: what is indexed.
-    pub fn words(&self) -> String {
-        let mut joined = String::with_capacity(self.parts.iter().map(|part| part.text.len() + 4).sum());
+    #[cfg(test)]
+    fn words(&self) -> String {
+        let mut joined = String::new();
         let mut before: Option<&Option<String>> = None;
         for part in &self.parts {
             if before.is_some_and(|before| *before != part.speaker) {
@@ -106,6 +107,68 @@ impl Document {
             before = Some(&part.speaker);
         }
         joined
+    }
+}
+
+/// The words of an artifact's body joined by single spaces, with [`BREAK`] where the speaker changes: what is indexed. The same
+/// as those of its [`Document`], without making that: every text that is stored passes through here.
+pub fn indexed(source: Source, body: &[u8]) -> String {
+    let mut joined = String::new();
+    let mut take = |text: &str| words::each(&cleaned(text), |word, _| append(&mut joined, word));
+    match source {
+        Source::Artifact(Artifact::Transcript) => {
+            joined.reserve(body.len() / 2);
+            let mut speakers = Speakers::default();
+            let conversation = Conversation::parse(body).unwrap_or_default();
+            for phrase in &conversation.phrases {
+                if speakers.changes(phrase) {
+                    append(&mut joined, BREAK);
+                }
+                words::each(&cleaned(&phrase.text), |word, _| append(&mut joined, word));
+            }
+        }
+        Source::Artifact(_) => take(&summary_text(body).unwrap_or_default()),
+        Source::Notes => take(&notes(&lossy(body)).unwrap_or_default()),
+    }
+    joined
+}
+
+/// How many speakers are remembered: more rarely talk with one another.
+const SPEAKERS: usize = 8;
+
+/// Tells where the speaker changes, with each one's name put together once.
+#[derive(Default)]
+struct Speakers<'a> {
+    known: Vec<(Who<'a>, String)>,
+    last: Option<String>,
+}
+
+/// What a speaker's name is put together from.
+type Who<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>);
+
+impl<'a> Speakers<'a> {
+    /// Whether someone else said this than what was asked about before.
+    fn changes(&mut self, said: &'a Phrase) -> bool {
+        let nameless = said.name.is_none() && said.kind.is_none();
+        let id = said.participant.as_deref().filter(|_| nameless);
+        let who = (said.name.as_deref(), said.kind.as_deref(), id);
+        let known = self.known.iter().find(|(known, _)| *known == who);
+        if known.is_some_and(|(_, speaker)| self.last.as_ref() == Some(speaker)) {
+            return false;
+        }
+        let speaker = match known {
+            Some((_, speaker)) => speaker.clone(),
+            None => {
+                let speaker = said.speaker();
+                if self.known.len() == SPEAKERS {
+                    self.known.remove(0);
+                }
+                self.known.push((who, speaker.clone()));
+                speaker
+            }
+        };
+        let before = self.last.replace(speaker);
+        before.is_some_and(|before| self.last.as_ref() != Some(&before))
     }
 }
 
@@ -127,6 +190,9 @@ pub fn notes(metadata: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -134,6 +200,7 @@ mod tests {
         let body = r#"{"transcript":[{"participantName":"A","message":"I want"},{"participantName":"A","message":"my money"},
             {"participantName":"B","message":"Back it comes\u001b[2J"},{"participantName":"B","message":null}]}"#;
         let document = Document::read(Source::ALL[0], body.as_bytes());
+        assert_eq!(indexed(Source::ALL[0], body.as_bytes()), document.words());
         assert_eq!(document.words(), "i want my money \u{2029} back it comes");
         assert_eq!(document.parts[2].speaker.as_deref(), Some("B"));
     }
@@ -150,6 +217,35 @@ mod tests {
     fn an_item_says_what_it_is() {
         for (item, source) in Source::ALL.into_iter().enumerate() {
             assert_eq!(Source::of_item(40 + item as i64), source);
+        }
+    }
+
+    fn odd() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            4 => "(\\PC|[\\x00-\\x1f\\x7f\\u{80}-\\u{9f}\\u{202e}\\u{2028}]|\\x1b[\\[\\]P]| ){0,30}".prop_map(Value::from),
+            2 => "[ab]".prop_map(Value::from),
+            1 => prop_oneof![any::<i64>().prop_map(Value::from), any::<f64>().prop_map(Value::from)],
+            1 => prop_oneof![Just(json!(null)), Just(json!(true)), Just(json!([1, "x"])), Just(json!({"message": "x"}))],
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_indexed_is_what_is_read(phrases in proptest::collection::vec(
+            prop_oneof![
+                1 => odd(),
+                8 => (odd(), odd(), odd(), odd()).prop_map(|(name, kind, id, text)|
+                    json!({"participantName": name, "participantType": kind, "participantId": id, "new": id, "message": text})),
+            ], 0..6), summary in odd(),
+        ) {
+            for (source, body) in [
+                (Source::ALL[0], json!({"transcript": phrases}).to_string()),
+                (Source::ALL[1], summary.to_string()),
+                (Source::ALL[2], summary.as_str().unwrap_or_default().to_owned()),
+                (Source::Notes, json!({"agentNotes": summary}).to_string()),
+            ] {
+                prop_assert_eq!(indexed(source, body.as_bytes()), Document::read(source, body.as_bytes()).words());
+            }
         }
     }
 }

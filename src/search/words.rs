@@ -19,14 +19,29 @@ pub const LONGEST: usize = 64;
 /// Hands each word of `text` to `take`, with the bytes that it stands in.
 pub fn each(text: &str, take: impl FnMut(&str, Range<usize>)) {
     let mut cutter = Cutter { word: String::new(), letters: 0, range: 0..0, take };
-    for (at, letter) in text.char_indices() {
-        let here = at..at + letter.len_utf8();
-        if letter.is_ascii_alphanumeric() {
-            cutter.push(letter.to_ascii_lowercase(), &here);
-        } else if letter.is_ascii() {
+    let (bytes, mut at) = (text.as_bytes(), 0);
+    while let Some(byte) = bytes.get(at) {
+        if byte.is_ascii_alphanumeric() {
+            let run = bytes.iter().skip(at).take_while(|byte| byte.is_ascii_alphanumeric()).count();
+            let (start, end) = (at, at + run);
+            let run = text.get(start..end).unwrap_or_default();
+            // Nearly every word of most languages, taken as a whole.
+            if cutter.word.is_empty() && run.len() <= LONGEST && bytes.get(end).is_none_or(u8::is_ascii) {
+                cutter.whole(run, start..end);
+            } else {
+                (start..end).zip(run.chars()).for_each(|(at, letter)| {
+                    cutter.push(letter.to_ascii_lowercase(), &(at..at + 1));
+                });
+            }
+            at = end;
+        } else if byte.is_ascii() {
             cutter.end();
+            at += 1;
         } else {
-            cutter.fold(letter, &here);
+            let Some(letter) = text.get(at..).and_then(|rest| rest.chars().next()) else { break };
+            let end = at + letter.len_utf8();
+            cutter.fold(letter, &(at..end));
+            at = end;
         }
     }
     cutter.end();
@@ -56,6 +71,14 @@ impl<F: FnMut(&str, Range<usize>)> Cutter<F> {
             self.word.push(letter);
             self.letters += 1;
         }
+    }
+
+    /// A word of ASCII letters and digits, with nothing of it before or after.
+    fn whole(&mut self, word: &str, range: Range<usize>) {
+        self.word.push_str(word);
+        self.word.make_ascii_lowercase();
+        (self.take)(&self.word, range);
+        self.word.clear();
     }
 
     fn end(&mut self) {

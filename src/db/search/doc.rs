@@ -1,5 +1,6 @@
 //! How documents are numbered: the later a segment ended, the greater, so that the newest matches are read first off the
-//! index on either database, without sorting and without looking at the rest.
+//! index on either database, without sorting and without looking at the rest. This is so on Postgres; how it is on SQLite,
+//! stands in `number.rs`.
 
 use crate::clock::Time;
 

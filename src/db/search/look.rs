@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::super::read::{SEGMENT, segment};
 use super::super::{BULK, Db, DbError, Row, SegmentRow, Stmt, item, sql};
+use super::number::place;
 use super::{Doc, account_word};
 use crate::clock::Time;
 
@@ -56,7 +57,14 @@ pub struct IndexLag {
 }
 
 impl Lookup {
-    /// The numbers that documents may have: from the first on, before the second.
+    /// The numbers that documents may have on SQLite, where none is further than `spread` behind its place: from the first on,
+    /// before the second.
+    fn places(&self, before: Option<Doc>, spread: i64) -> (i64, i64) {
+        let end = self.to.map_or(i64::MAX, |to| place(to) + 1 + spread);
+        (self.from.map_or(0, place), before.map_or(end, |before| before.0.min(end)))
+    }
+
+    /// The numbers that documents may have on Postgres: from the first on, before the second.
     fn bounds(&self, before: Option<Doc>) -> (i64, i64) {
         let first = self.from.map_or(0, |from| Doc::first_at(from).0);
         // The second in which it ends may hold some that ended before it.
@@ -92,10 +100,11 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn look_up(&self, lookup: &Lookup, before: Option<Doc>, limit: usize) -> Result<Vec<Doc>, DbError> {
-        let bounds = lookup.bounds(before);
         if matches!(self, Db::Postgres(_)) {
-            return self.look_up_postgres(lookup, bounds, limit).await;
+            return self.look_up_postgres(lookup, lookup.bounds(before), limit).await;
         }
+        let spread = if lookup.to.is_some() { self.spread().await? } else { 0 };
+        let bounds = lookup.places(before, spread);
         let stmt = sql("select rowid from search_text where search_text match $1 and rowid >= $2 and rowid < $3
              order by rowid desc limit $4");
         docs(&self.all(stmt.bind(fts(lookup)).bind(bounds.0).bind(bounds.1).bind(limit)).await?)
@@ -106,6 +115,9 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn found(&self, docs: &[Doc]) -> Result<Vec<FoundRow>, DbError> {
+        if matches!(self, Db::Sqlite(_)) {
+            return self.found_by_number(docs).await;
+        }
         let highest = self.first(sql("select max(id) from segment")).await?;
         let highest = highest.map(|row| row.maybe_int(0)).transpose()?.flatten().unwrap_or(0) * 4 + 3;
         let mut segments: Vec<i64> =
@@ -126,6 +138,19 @@ impl Db {
             })
         };
         Ok(docs.iter().filter_map(found).collect())
+    }
+
+    async fn found_by_number(&self, docs: &[Doc]) -> Result<Vec<FoundRow>, DbError> {
+        let mut found = HashMap::with_capacity(docs.len());
+        for part in docs.chunks(BULK) {
+            let numbers = part.iter().map(|doc| doc.0);
+            let head = "select d.number, d.item, s.ended from search_doc d join segment s on s.id = d.item / 4 where d.number in ";
+            for row in self.all(Stmt::list(head, Vec::new(), numbers, "")).await? {
+                let doc = Doc(row.int(0)?);
+                found.insert(doc, FoundRow { doc, item: row.int(1)?, ended: row.time(2)?.known() });
+            }
+        }
+        Ok(docs.iter().filter_map(|doc| found.get(doc).copied()).collect())
     }
 
     /// The newest version of each of these items that has a body: its version and the body as received.

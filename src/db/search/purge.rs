@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::{Arg, BULK, Db, DbError, Stmt, Tx, item, sql};
-use super::Doc;
 use crate::clock::Time;
 
 /// Who writes the index shares this; who takes something out of it keeps them all away for the moment.
@@ -43,10 +42,10 @@ impl Tx {
                 self.run(Stmt::list("delete from search_todo where segment in ", Vec::new(), noted, "")).await?;
             }
         }
-        let mut docs: Vec<Doc> = Vec::with_capacity(items.len());
+        let mut docs: Vec<(i64, Time)> = Vec::with_capacity(items.len());
         for item in items {
             let ends = ends.get(&item.div_euclid(4)).map_or(&[][..], Vec::as_slice);
-            docs.extend(ends.iter().map(|ended| Doc::of(*item, *ended)));
+            docs.extend(ends.iter().map(|ended| (*item, *ended)));
         }
         docs.sort_unstable();
         docs.dedup();
@@ -132,12 +131,13 @@ impl Db {
         }
         let mut tx = self.begin().await?;
         tx.lock_key(KEY).await?;
-        let clear = if tx.is_postgres() {
-            "truncate search_block"
+        if tx.is_postgres() {
+            tx.run(sql("truncate search_block")).await?;
         } else {
-            "insert into search_text (search_text) values ('delete-all')"
-        };
-        tx.run(sql(clear)).await?;
+            tx.run(sql("insert into search_text (search_text) values ('delete-all')")).await?;
+            tx.run(sql("delete from search_doc")).await?;
+            tx.run(sql("delete from meta where key = 'search_spread'")).await?;
+        }
         tx.run(sql("delete from search_cursor")).await?;
         tx.run(sql("delete from search_todo")).await?;
         tx.put_meta("search_version", &version.to_string()).await?;

@@ -168,25 +168,25 @@ impl Db {
         tx.share_key(super::purge::KEY).await?;
         let owned = tx.held_of(batch).await?;
         let todos = tx.claim_todos(batch, &owned).await?;
-        let still = tx.still_there(batch).await?;
-        let mut drop: Vec<Doc> = Vec::new();
+        let gone = tx.gone(batch).await?;
+        let mut drop: Vec<(i64, Time)> = Vec::new();
         for todo in batch.todos.iter().filter(|todo| todos.contains(&(todo.segment, todo.was.0))) {
             let moved = todo.now.as_ref().is_none_or(|(ended, _)| *ended != todo.was);
             let first = if moved { 0 } else { 3 };
-            drop.extend((first..4).map(|code| Doc::of(todo.segment * 4 + code, todo.was)));
+            drop.extend((first..4).map(|code| (todo.segment * 4 + code, todo.was)));
         }
         let notes: HashSet<i64> = todos.iter().map(|(segment, _)| *segment).collect();
         let (mut put, mut empty) = (Vec::new(), Vec::new());
         for entry in batch.entries.iter().filter(|entry| owned.contains(&entry.account)) {
             let counts = match entry.version {
                 0 => notes.contains(&entry.item.div_euclid(4)),
-                version => still.contains(&(entry.item, version)),
+                version => !gone.contains(&(entry.item, version)),
             };
             if counts {
                 if entry.words.is_empty() { &mut empty } else { &mut put }.push(entry);
             }
         }
-        drop.extend(empty.iter().map(|entry| Doc::of(entry.item, entry.ended)));
+        drop.extend(empty.iter().map(|entry| (entry.item, entry.ended)));
         tx.drop_docs(&drop).await?;
         tx.put_docs(&put).await?;
         tx.move_cursors(batch.slices.iter().filter(|slice| owned.contains(&slice.owned.account))).await?;
@@ -268,26 +268,33 @@ impl Tx {
         Ok(claimed)
     }
 
-    /// The versions among the batch's that the archive still holds.
-    async fn still_there(&mut self, batch: &IndexBatch) -> Result<HashSet<(i64, i64)>, DbError> {
-        let items: Vec<i64> = batch.entries.iter().filter(|entry| entry.version > 0).map(|entry| entry.item).collect();
-        let mut still = HashSet::with_capacity(items.len());
-        for part in items.chunks(BULK) {
-            let stmt =
-                Stmt::list("select item, version from artifact where item in ", Vec::new(), part.iter().copied(), "");
+    /// The versions among the batch's that the archive does not hold any more.
+    async fn gone(&mut self, batch: &IndexBatch) -> Result<HashSet<(i64, i64)>, DbError> {
+        let mut gone = HashSet::new();
+        let entries: Vec<&IndexEntry> = batch.entries.iter().filter(|entry| entry.version > 0).collect();
+        for part in entries.chunks(BULK) {
+            let stmt = Stmt::rows(
+                "with v (item, version) as (values ",
+                part.iter().map(|entry| vec![entry.item.into(), entry.version.into()]).collect(),
+                ") select item, version from v where not exists
+                 (select 1 from artifact x where x.item = v.item and x.version = v.version)",
+            );
             for row in self.all(stmt).await? {
-                still.insert((row.int(0)?, row.int(1)?));
+                gone.insert((row.int(0)?, row.int(1)?));
             }
         }
-        Ok(still)
+        Ok(gone)
     }
 
-    /// Removes documents from the index.
-    pub(super) async fn drop_docs(&mut self, docs: &[Doc]) -> Result<u64, DbError> {
-        let head = if self.is_postgres() {
-            "delete from search_block where doc in "
+    /// Removes from the index the documents of items whose segments ended then.
+    pub(super) async fn drop_docs(&mut self, docs: &[(i64, Time)]) -> Result<u64, DbError> {
+        let (head, docs) = if self.is_postgres() {
+            let docs = docs.iter().map(|(item, ended)| Doc::of(*item, *ended)).collect();
+            ("delete from search_block where doc in ", docs)
         } else {
-            "delete from search_text where rowid in "
+            // A document on SQLite has its number until it goes, whatever becomes of the end time.
+            let items: Vec<i64> = docs.iter().map(|(item, _)| *item).collect();
+            ("delete from search_text where rowid in ", self.numbers_off(&items).await?)
         };
         let mut dropped = 0;
         for part in docs.chunks(BULK) {
@@ -296,17 +303,18 @@ impl Tx {
         Ok(dropped)
     }
 
-    /// Writes documents, in place of those with the same number.
+    /// Writes documents, in place of those of the same items.
     async fn put_docs(&mut self, entries: &[&IndexEntry]) -> Result<(), DbError> {
+        let docs: Vec<(i64, Time)> = entries.iter().map(|entry| (entry.item, entry.ended)).collect();
         if self.is_postgres() {
-            let docs: Vec<Doc> = entries.iter().map(|entry| Doc::of(entry.item, entry.ended)).collect();
             self.drop_docs(&docs).await?;
             return self.put_blocks(entries).await;
         }
+        let numbers = self.numbered(&docs).await?;
         for part in entries.chunks(DOCS) {
-            let rows = part.iter().map(|entry| {
-                let doc = Doc::of(entry.item, entry.ended);
-                vec![Arg::from(doc.0), format!("{} {}", entry.words, account_word(entry.account)).into()]
+            let rows = part.iter().filter_map(|entry| {
+                let doc = numbers.get(&entry.item)?;
+                Some(vec![Arg::from(doc.0), format!("{} {}", entry.words, account_word(entry.account)).into()])
             });
             let head = "insert or replace into search_text (rowid, words) values ";
             self.run(Stmt::rows(head, rows.collect(), "")).await?;

@@ -1,0 +1,2 @@
+-- Only SQLite numbers its documents otherwise.
+select 1;
