@@ -39,6 +39,11 @@ fn said(exported: &str) -> (String, String, String) {
             .map(str::trim)
             .find(plain)?;
         let one = |key: &str| value[key].as_str().unwrap().to_owned();
+        // One whose id stands in a link as it is.
+        let plain_id = |id: &str| id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if !plain_id(&one("segment_id")) {
+            return None;
+        }
         Some((one("sub_account_id"), one("segment_id"), text.to_owned()))
     };
     exported.lines().find_map(of_line).unwrap()
