@@ -77,6 +77,7 @@ async fn a_batch_is_one_private_file_and_a_retry_replaces_it() {
     let path = folder.path().join("some events").join(format!("{name}.jsonl"));
     assert_eq!(files(folder.path()), [path.display().to_string()]);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o077, 0);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.ends_with('\n'));
     let ids: Vec<String> = text

@@ -42,16 +42,11 @@ async fn whatever_is_written_is_for_this_user_alone_and_holds_no_secret(mut plac
     for (key, value) in [("name", "lake"), ("type", "jsonl"), ("path", "held/lake")] {
         lake.insert(key.into(), value.into());
     }
-    let mut store = toml::Table::new();
-    let url = format!("file://{}", held.join("objects").display());
-    for (key, value) in [("name", "store"), ("type", "object_store"), ("url", url.as_str())] {
-        store.insert(key.into(), value.into());
-    }
-    let sinks = vec![toml::Value::Table(lake), toml::Value::Table(store)];
+    let sinks = vec![toml::Value::Table(lake)];
     let mut rig = Rig::started(place, Plan::history().set("sinks", sinks)).await;
     rig.settled().await;
-    // A minute is how long objects are gathered for.
-    rig.until_within(3 * PATIENCE, "everything is delivered", async || {
+    // What an object store's folder holds is looked at where objects are (`object_store.rs`): gathering one takes a minute.
+    rig.until("everything is delivered", async || {
         let status = rig.json(&["status", "--json"]).await;
         status["sinks"].as_array().unwrap().iter().all(|sink| sink["pending"] == 0 && !sink["last_delivered"].is_null())
     })
@@ -61,11 +56,10 @@ async fn whatever_is_written_is_for_this_user_alone_and_holds_no_secret(mut plac
     }
     let mut found = Vec::new();
     all_in(&held, &mut found);
-    assert!(found.len() > 6, "{found:?}");
+    assert!(found.len() >= 6, "{found:?}");
     for path in &found {
         let mode = std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let made_by_us =
-            !path.is_dir() || path.ends_with("deep") || path.ends_with("lake") || path.ends_with("objects");
+        let made_by_us = !path.is_dir() || path.ends_with("deep") || path.ends_with("lake");
         let right = if path.is_dir() { 0o700 } else { 0o600 };
         assert!(!made_by_us || mode == right, "{} has mode {mode:o}", path.display());
         if !path.is_dir() {
