@@ -170,11 +170,11 @@ impl Drain {
             .collect()
     }
 
-    /// How many claims of a class are fetched at once: what ten seconds can use, so that a thousand accounts do not
-    /// hold more in memory than they will soon send. Many, where the limit is high: each look also reads those again that
-    /// wait to be stored.
+    /// How many claims of a class are fetched at once: what a second can use, so that a thousand accounts do not hold more in
+    /// memory than they will soon send, and what falls due meanwhile does not wait for a long look. Many, where the limit is
+    /// high: each look also reads those again that wait to be stored.
     fn portion(&self) -> usize {
-        let soon = self.account.pacer.usage().limit as usize / 6;
+        let soon = self.account.pacer.usage().limit as usize / 60;
         (self.concurrency * 64).max(64).min(soon.max(16))
     }
 

@@ -18,7 +18,7 @@ const RECENT: usize = 8;
 /// So many of them not there at their first try are more than a fifth's worth of retries.
 const LATE: usize = 2;
 /// Of so many that would be put off, one is asked for at once: few enough for a 99th percentile not to see them.
-const EXPLORE: u64 = 128;
+const EXPLORE: u64 = 256;
 /// Of so many, one is asked for half way, as long as that may teach something.
 const PROBE: u64 = 4;
 /// So many found half way, one after the other, are no accident.
