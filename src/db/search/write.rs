@@ -175,7 +175,8 @@ impl Db {
             let first = if moved { 0 } else { 3 };
             drop.extend((first..4).map(|code| (todo.segment * 4 + code, todo.was)));
         }
-        let notes: HashSet<i64> = todos.iter().map(|(segment, _)| *segment).collect();
+        // A segment can be listed while it is erased: then it is still on the list when it is gone.
+        let notes = tx.there(todos.iter().map(|(segment, _)| *segment).collect()).await?;
         let (mut put, mut empty) = (Vec::new(), Vec::new());
         for entry in batch.entries.iter().filter(|entry| owned.contains(&entry.account)) {
             let counts = match entry.version {
@@ -284,6 +285,18 @@ impl Tx {
             }
         }
         Ok(gone)
+    }
+
+    /// Which of these segments the archive holds.
+    async fn there(&mut self, segments: Vec<i64>) -> Result<HashSet<i64>, DbError> {
+        let mut there = HashSet::with_capacity(segments.len());
+        for part in segments.chunks(BULK) {
+            let stmt = Stmt::list("select id from segment where id in ", Vec::new(), part.iter().copied(), "");
+            for row in self.all(stmt).await? {
+                there.insert(row.int(0)?);
+            }
+        }
+        Ok(there)
     }
 
     /// Removes from the index the documents of items whose segments ended then.
