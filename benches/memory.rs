@@ -107,7 +107,9 @@ async fn large(segments: u64) {
     row("  stored within, s (the server makes it up meanwhile)", took.as_secs_f64());
     row("  longest time without a result of the other account, ms", longest.as_secs_f64() * 1000.0);
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
-    assert!(log.is_empty(), "it complained: {}", log.lines().take(20).collect::<Vec<_>>().join("\n"));
+    // Its limits are lifted on purpose, and it says so.
+    let complaints: Vec<&str> = log.lines().filter(|line| !line.contains(" WARN limits.")).take(20).collect();
+    assert!(complaints.is_empty(), "it complained: {}", complaints.join("\n"));
 }
 
 async fn opened(folder: &Path) -> Db {
