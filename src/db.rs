@@ -147,7 +147,10 @@ impl Db {
         let pool = |most: u32| {
             SqlitePoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(30)).idle_timeout(None)
         };
-        let writer = connected(|| pool(1).connect_with(options.clone()), path).await?;
+        // Whoever meets a file that another process is just making finds it locked, whatever the busy time-out: SQLite
+        // does not wait where the journal's mode changes.
+        let connect = || pool(1).connect_with(options.clone());
+        let writer = unless_locked(|| async { connect().await.map_err(|error| DbError::open(path, error)) }).await?;
         // Four caches of the writer's size would be most of what the whole program needs.
         let reader = pool(4).connect_lazy_with(options.pragma("query_only", "true").pragma("cache_size", "-2000"));
         let db = Db::Sqlite(Arc::new(SqlitePools { writer, reader, path: path.to_owned() }));
@@ -230,13 +233,15 @@ impl Db {
     }
 
     /// On SQLite nothing keeps two processes that make the same file from migrating it at once, as on Postgres a lock does:
-    /// the slower one fails at what the other has just done. Where that got further, it goes on from there.
+    /// the slower one finds it locked, or fails at what the other has just done. Where that got further, it goes on from
+    /// there.
     async fn migrate_sqlite(&self, pools: &SqlitePools, mut applied: usize) -> Result<(), DbError> {
         loop {
-            let Err(error) = SQLITE.run(&pools.writer).await else { return Ok(()) };
+            let migrated = unless_locked(|| async { Ok(SQLITE.run(&pools.writer).await?) }).await;
+            let Err(error) = migrated else { return Ok(()) };
             let now = self.applied().await?.len();
             if now <= applied {
-                return Err(error.into());
+                return Err(error);
             }
             applied = now;
         }
@@ -289,20 +294,13 @@ impl Db {
     }
 }
 
-/// The first connection. Whoever meets a file that another process is just making finds it locked, whatever the busy
-/// time-out: SQLite does not wait where the journal's mode changes.
-async fn connected<F: Future<Output = Result<SqlitePool, sqlx::Error>>>(
-    connect: impl Fn() -> F,
-    path: &Path,
-) -> Result<SqlitePool, DbError> {
+/// Tries again for some seconds while another process has the file.
+async fn unless_locked<T, F: Future<Output = Result<T, DbError>>>(attempt: impl Fn() -> F) -> Result<T, DbError> {
     let mut pause = Duration::from_millis(20);
     loop {
-        let error = match connect().await {
-            Ok(pool) => return Ok(pool),
-            Err(error) => DbError::open(path, error),
-        };
-        if pause > Duration::from_secs(1) || error.fault() != DbFault::Away {
-            return Err(error);
+        match attempt().await {
+            Err(error) if error.fault() == DbFault::Away && pause < Duration::from_secs(2) => {}
+            done => return done,
         }
         tokio::time::sleep(pause).await;
         pause *= 2;

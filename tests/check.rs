@@ -231,7 +231,7 @@ async fn those_who_create_the_database_at_once_do_not_hinder_one_another() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("archive.db");
         let mut openings = tokio::task::JoinSet::new();
-        for _ in 0..4 {
+        for _ in 0..8 {
             let path = path.clone();
             openings.spawn(async move { Db::open_sqlite(&path, Access::Own).await });
         }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sqlx::migrate::MigrateError;
+
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DbFault {
@@ -128,23 +130,32 @@ const SQLITE_NOTADB: u32 = 26;
 
 impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> DbError {
-        let (fault, message) = match &error {
-            sqlx::Error::Database(inner) => {
-                let code = inner.code().map(|code| code.into_owned()).unwrap_or_default();
-                (fault_of(&code, inner.as_error().is::<sqlx::postgres::PgDatabaseError>()), inner.message().to_owned())
-            }
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => (DbFault::Away, error.to_string()),
-            sqlx::Error::PoolTimedOut => {
-                (DbFault::Away, "no connection to the database became free in time".to_owned())
-            }
-            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => (DbFault::Away, error.to_string()),
-            _ => (DbFault::Broken, error.to_string()),
+        let message = match &error {
+            sqlx::Error::Database(inner) => inner.message().to_owned(),
+            sqlx::Error::PoolTimedOut => "no connection to the database became free in time".to_owned(),
+            _ => error.to_string(),
         };
-        DbError { message, fault, source: Some(Box::new(error)) }
+        DbError { message, fault: fault_of(&error), source: Some(Box::new(error)) }
     }
 }
 
-fn fault_of(code: &str, postgres: bool) -> DbFault {
+fn fault_of(error: &sqlx::Error) -> DbFault {
+    match error {
+        sqlx::Error::Database(inner) => {
+            let code = inner.code().map(|code| code.into_owned()).unwrap_or_default();
+            fault_of_code(&code, inner.as_error().is::<sqlx::postgres::PgDatabaseError>())
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => DbFault::Away,
+        _ => DbFault::Broken,
+    }
+}
+
+fn fault_of_code(code: &str, postgres: bool) -> DbFault {
     if postgres {
         return match code.get(..2) {
             // Connection, resources, operator intervention, system, serialisation and deadlock.
@@ -162,10 +173,10 @@ fn fault_of(code: &str, postgres: bool) -> DbFault {
     }
 }
 
-impl From<sqlx::migrate::MigrateError> for DbError {
-    fn from(error: sqlx::migrate::MigrateError) -> DbError {
+impl From<MigrateError> for DbError {
+    fn from(error: MigrateError) -> DbError {
         let fault = match &error {
-            sqlx::migrate::MigrateError::Execute(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => DbFault::Away,
+            MigrateError::Execute(inner) | MigrateError::ExecuteMigration(inner, _) => fault_of(inner),
             _ => DbFault::Broken,
         };
         DbError {
