@@ -168,14 +168,16 @@ impl Server {
     }
 }
 
-/// The binary as people run it, with a log beside its database.
+/// The binary as people run it, with a log beside its database: the one that cargo built for the benchmarks, or the one that
+/// `$RINGCX_EXTRACTOR` names.
 pub struct Daemon(Child);
 
 impl Daemon {
     /// Starts it with the settings in this folder.
     pub fn start(folder: &Path) -> Daemon {
         let log = std::fs::File::create(folder.join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringcx-extractor"));
+        let built = env!("CARGO_BIN_EXE_ringcx-extractor").into();
+        let mut command = Command::new(std::env::var_os("RINGCX_EXTRACTOR").unwrap_or(built));
         command.arg("--config").arg(folder.join("config.toml")).arg("run");
         Daemon(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }

@@ -126,7 +126,9 @@ impl Db {
         for record in chunk.records {
             last.insert(&record.segment_id, record);
         }
-        let records: Vec<&SegmentRecord> = last.into_values().collect();
+        let mut records: Vec<&SegmentRecord> = last.into_values().collect();
+        // Of what is due at once, the database hands out first what was numbered first: the segment that ended first.
+        records.sort_by_key(|record| record.end);
         let mut tx = self.begin().await?;
         tx.hold(chunk.owned).await?;
         let gate = tx.gate(chunk.owned.account, kept_since).await?;

@@ -17,6 +17,9 @@ use std::time::Duration;
 const RECENT: usize = 8;
 /// So many of them not there at their first try are more than a fifth's worth of retries.
 const LATE: usize = 2;
+/// So many, one after the other, that were not there when they were thought to be: were it one in two of them that is, this would
+/// not happen in a year.
+const LATER: u32 = 32;
 /// Of so many that would be put off, one is asked for at once: few enough for a 99th percentile not to see them.
 const EXPLORE: u64 = 256;
 /// Of so many, one is asked for between the two ends, as long as that may teach something...
@@ -77,8 +80,7 @@ impl Ripe {
         if asked >= self.age {
             self.late = if late { self.late + 1 } else { 0 };
             self.next = if late { self.next.min(age) } else { Duration::MAX };
-            let later = usize::try_from(self.late).is_ok_and(|late| late >= RECENT);
-            return Some(if later { Ripe::new(self.next, self.age) } else { self });
+            return Some(if self.late >= LATER { Ripe::new(self.next, self.age) } else { self });
         }
         if asked <= self.absent {
             return late.then_some(self);

@@ -57,6 +57,12 @@ fn is_retry(claim: &Claim) -> bool {
     claim.tries > 0
 }
 
+/// What goes first in its queue. Where retries have to stand in line, the oldest is the likeliest to be there, and the one that
+/// is waited for the longest; so it is among those that one answer announced together.
+fn rank(claim: &Claim) -> (Time, Time) {
+    if is_retry(claim) { (claim.ended, claim.due) } else { (claim.due, claim.ended) }
+}
+
 impl Schedule {
     /// Takes up a claim that is not due yet, to go once it is.
     pub fn wait(&mut self, claim: Claim) {
@@ -81,10 +87,10 @@ impl Schedule {
         }
     }
 
-    /// Adds a claim behind those of its kind that are due earlier.
+    /// Adds a first try behind those that are due earlier, a retry behind those of segments that ended earlier.
     pub fn push(&mut self, claim: Claim) {
         let queue = self.count_in(&claim);
-        let at = queue.partition_point(|held| held.due <= claim.due);
+        let at = queue.partition_point(|held| rank(held) <= rank(&claim));
         queue.insert(at, claim);
     }
 
@@ -252,6 +258,18 @@ mod tests {
             schedule.push(claim(item, Lane::Live, 0));
             assert_eq!(next(&mut schedule).unwrap().lane, Lane::Live);
             assert!(take(&mut schedule, 3).iter().all(|claim| claim.lane == Lane::Backfill));
+        }
+    }
+
+    #[test]
+    fn of_those_that_stand_in_line_the_oldest_segments_goes_first() {
+        for tries in [0, 2] {
+            let mut schedule = Schedule::default();
+            for (item, ended) in [(1, 30), (2, 10), (3, 20)] {
+                schedule.push(Claim { ended: Time(ended), due: Time(40), ..claim(item, Lane::Live, tries) });
+            }
+            let order: Vec<i64> = std::iter::from_fn(|| next(&mut schedule)).map(|claim| claim.item.0).collect();
+            assert_eq!(order, [2, 3, 1]);
         }
     }
 
