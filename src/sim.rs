@@ -45,7 +45,7 @@ pub use self::options::{
 pub use self::script::{Burst, Script, SegmentScript};
 use self::shared::Shared;
 pub use self::stats::Stats;
-use self::wire::{Conn, Gate};
+use self::wire::Gate;
 use crate::clock::{Clock, Tick, Time};
 use crate::model::AccountId;
 
@@ -69,12 +69,8 @@ impl Sim {
             door.stats.lock().connections += 1;
             door.faults().outage(door.now()) != Some(OutageKind::Closed)
         });
-        let service = serve::router(Arc::clone(&shared)).into_make_service_with_connect_info::<Conn>();
         let mut server = JoinSet::new();
-        server.spawn(async move {
-            // Never ends of itself: the gate waits out what fails.
-            drop(axum::serve(gate, service).await);
-        });
+        server.spawn(gate.serve(serve::router(Arc::clone(&shared))));
         Ok(Sim { address, shared, stop, server })
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 
 use anyhow::Context as _;
 use tracing::Level;
-use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -23,7 +23,7 @@ const TRIES: &str = "object_store::client::retry";
 
 /// Changes the filter of a program that is running.
 #[derive(Clone)]
-pub struct Handle(reload::Handle<EnvFilter, Registry>);
+pub struct Handle(reload::Handle<Targets, Registry>);
 
 impl Handle {
     /// Uses this filter from now on.
@@ -31,7 +31,7 @@ impl Handle {
     /// # Errors
     /// Where it does not parse; the old one then stays.
     pub fn set_filter(&self, filter: &str) -> anyhow::Result<()> {
-        let filter = EnvFilter::try_new(filter).context("failed to read log.filter")?;
+        let filter = filter.parse::<Targets>().context("failed to read log.filter")?;
         self.0.reload(filter).context("failed to change the log filter")
     }
 }
@@ -41,7 +41,9 @@ impl Handle {
 /// # Errors
 /// Where the filter does not parse, or logging is set up already.
 pub fn init(log: &Log) -> anyhow::Result<Handle> {
-    let filter = EnvFilter::try_new(&log.filter)
+    let filter = log
+        .filter
+        .parse::<Targets>()
         .context("failed to read log.filter\nhint: such as \"info\" or \"info,ringcx_extractor=debug\"")?;
     let (filter, handle) = reload::Layer::new(filter);
     let guard = filter_fn(|metadata| match metadata.target() {

@@ -47,7 +47,7 @@ mkdir -p "$work"
 start_engine() {
     # No rules in the machine's firewall, no bridge: what needs the network gets the machine's own.
     dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/docker.pid" -H "$DOCKER_HOST" \
-        --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs >"$work/dockerd.log" 2>&1 &
+        --iptables=false --ip6tables=false --bridge=none >"$work/dockerd.log" 2>&1 &
     engine=$!
     local _
     for _ in $(seq 100); do
@@ -128,10 +128,22 @@ context() {
     echo "$work/context"
 }
 
+# One run of docker build over this context, with what else it is told; its output goes to the log.
+built() {
+    docker build --network host --build-arg BUILD_BASE=try-build --build-arg BASE=try-base "${@:2}" "$1" >>"$work/build.log" 2>&1 ||
+        { tail -n 20 "$work/build.log" >&2; fail "the image does not build: see $work/build.log"; }
+}
+
 build() {
-    docker build -q --network host --build-arg BUILD_BASE=try-build --build-arg BASE=try-base -t "$image" "$(context)" >"$work/build.log" 2>&1 ||
-        { tail -n 20 "$work/build.log" >&2; fail "the image does not build"; }
-    ok "the image is built"
+    local from
+    from=$(context)
+    : >"$work/build.log"
+    if [ -n "${PROGRAM:-}" ]; then
+        built "$from" -t "$image"
+        ok "the image is built around $PROGRAM"
+    else
+        stages "$from"
+    fi
     local bare whole
     bare=$(docker image inspect -f '{{ .Size }}' try-base)
     whole=$(docker image inspect -f '{{ .Size }}' "$image")
@@ -144,6 +156,24 @@ build() {
         wrong=1
     fi
     [ "$(docker image inspect -f '{{ .Config.User }}' "$image")" = 65532:65532 ] || fail "the image's user"
+}
+
+# The whole way, and that a change of the program's text leaves the dependencies as they were.
+stages() {
+    local from=$1 since=$SECONDS dependencies
+    built "$from" --target dependencies -t try-dependencies
+    ok "the dependencies are built, in $((SECONDS - since)) s"
+    since=$SECONDS
+    built "$from" -t "$image"
+    ok "the image is built upon them, in $((SECONDS - since)) s"
+    dependencies=$(docker image inspect -f '{{ .Id }}' try-dependencies)
+    rm -rf "$work/changed"
+    mkdir "$work/changed"
+    cp -a "$from"/{Cargo.toml,Cargo.lock,Dockerfile,.dockerignore,.cargo,stand-ins,src,migrations} "$work/changed/"
+    echo '// Changed.' >>"$work/changed/src/lib.rs"
+    built "$work/changed" --target dependencies -t try-dependencies
+    [ "$(docker image inspect -f '{{ .Id }}' try-dependencies)" = "$dependencies" ] || fail "a change in src builds the dependencies again"
+    ok "a change in src does not build them again"
 }
 
 hardened=(--read-only --cap-drop ALL --security-opt no-new-privileges:true --network none)

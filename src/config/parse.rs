@@ -254,12 +254,12 @@ fn log(reader: &mut Reader<'_>) -> Option<Log> {
     const HINT: &str = r#"give a level ("info", "debug"), or directives such as "info,ringcx_extractor=debug""#;
     let section = reader.section("log");
     let format = reader.choice(&section, "format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
-    let filter =
-        reader.required(&section, "filter", HINT).and_then(|given| {
-            match tracing_subscriber::EnvFilter::try_new(&given.value) {
-                Ok(_) => Some(given.value),
-                Err(_) => reader.refuse(&given, format!("{} is not a log filter", quoted(&given.value)), HINT),
-            }
-        });
+    let filter = reader.required(&section, "filter", HINT).and_then(|given| match given
+        .value
+        .parse::<tracing_subscriber::filter::Targets>(
+    ) {
+        Ok(_) => Some(given.value),
+        Err(_) => reader.refuse(&given, format!("{} is not a log filter", quoted(&given.value)), HINT),
+    });
     Some(Log { format: format?, filter: filter? })
 }

@@ -275,7 +275,7 @@ pub struct Http {
 pub struct Log {
     /// How a line looks.
     pub format: LogFormat,
-    /// Directives of `tracing_subscriber::EnvFilter`, known to parse.
+    /// Directives of `tracing_subscriber::filter::Targets`, known to parse.
     pub filter: String,
 }
 

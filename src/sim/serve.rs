@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Bytes, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
+use axum::{Extension, Router};
 
 pub(super) use self::data::record_text;
 use self::reply::Reply;
@@ -45,11 +45,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new().fallback(dispatch).with_state(shared)
 }
 
-async fn dispatch(
-    State(shared): State<Arc<Shared>>,
-    ConnectInfo(conn): ConnectInfo<Conn>,
-    request: Request,
-) -> Response {
+async fn dispatch(State(shared): State<Arc<Shared>>, Extension(conn): Extension<Conn>, request: Request) -> Response {
     match shared.faults().outage(shared.now()) {
         Some(OutageKind::Closed) => return Reply::reset(None, 0).into_response(&shared, &conn),
         Some(OutageKind::Unavailable) => {

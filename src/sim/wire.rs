@@ -4,17 +4,19 @@
 //! connection reset before, within or after the headers.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// What a request handler holds of its connection.
@@ -60,29 +62,35 @@ impl Gate {
     ) -> Gate {
         Gate { listener, stop, admits: Box::new(admits) }
     }
-}
 
-impl Listener for Gate {
-    type Io = Wire;
-    type Addr = SocketAddr;
+    /// Answers whoever is let in, each request knowing its [`Conn`]. Never ends of itself: what fails is waited out. Every
+    /// connection ends with it.
+    pub(super) async fn serve(self, router: Router) {
+        let mut connections = JoinSet::new();
+        loop {
+            let wire = tokio::select! {
+                wire = self.accept() => wire,
+                Some(_) = connections.join_next() => continue,
+            };
+            let service = TowerToHyperService::new(router.clone().layer(Extension(wire.conn.clone())));
+            // HTTP/1 alone: the second version's server would be in every program that can play the demo.
+            connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(wire), service));
+        }
+    }
 
-    async fn accept(&mut self) -> (Wire, SocketAddr) {
+    async fn accept(&self) -> Wire {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) if !(self.admits)() => drop(stream.set_zero_linger()),
-                Ok((stream, address)) => {
+                Ok((stream, _)) => {
                     // A socket that cannot be told so is only slower.
                     drop(stream.set_nodelay(true));
-                    return (Wire::new(stream, self.stop.clone()), address);
+                    return Wire::new(stream, self.stop.clone());
                 }
                 // Out of file descriptors, most likely: others must close first.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 }
 
@@ -102,12 +110,6 @@ impl Wire {
     fn reset(&self) -> io::Error {
         drop(self.stream.set_zero_linger());
         io::ErrorKind::ConnectionReset.into()
-    }
-}
-
-impl Connected<IncomingStream<'_, Gate>> for Conn {
-    fn connect_info(stream: IncomingStream<'_, Gate>) -> Conn {
-        stream.io().conn.clone()
     }
 }
 
