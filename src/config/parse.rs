@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use tracing_subscriber::filter::Targets;
 
 use super::problem::quoted;
 use super::reader::{Given, Reader, Secret, Section};
@@ -254,10 +255,8 @@ fn log(reader: &mut Reader<'_>) -> Option<Log> {
     const HINT: &str = r#"give a level ("info", "debug"), or directives such as "info,ringcx_extractor=debug""#;
     let section = reader.section("log");
     let format = reader.choice(&section, "format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
-    let filter = reader.required(&section, "filter", HINT).and_then(|given| match given
-        .value
-        .parse::<tracing_subscriber::filter::Targets>(
-    ) {
+    let given = reader.required(&section, "filter", HINT);
+    let filter = given.and_then(|given| match given.value.parse::<Targets>() {
         Ok(_) => Some(given.value),
         Err(_) => reader.refuse(&given, format!("{} is not a log filter", quoted(&given.value)), HINT),
     });
