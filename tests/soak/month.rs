@@ -337,7 +337,11 @@ impl Month {
         let args: Vec<&str> = ["erase", &named].into_iter().chain((!whole).then_some("--quick")).collect();
         let erased = rig.run(&args).await;
         assert!(erased.status <= 1, "{args:?}: {}", erased.text());
-        if erased.status == 0 {
+        if erased.status != 0 {
+            println!("{args:?} ended with 1: {}", erased.text());
+        }
+        // It is done once that is said, whatever may fail after it.
+        if erased.out.contains("erased for good") {
             self.erased.insert(id);
         }
     }
