@@ -23,6 +23,9 @@ impl Time {
     /// Stands for "no end time" in the database, so that such segments come first in every order.
     pub const NONE: Time = Time(i64::MIN);
 
+    /// The first moment that RFC 3339 can write, and RingCX be asked about.
+    pub const FIRST: Time = Time(-62_167_219_200_000);
+
     /// The moment so many whole seconds after 1970.
     pub const fn from_secs(secs: i64) -> Time {
         Time(secs.saturating_mul(1000))

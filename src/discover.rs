@@ -392,7 +392,7 @@ fn first_window(policy: &Policy, now: Time) -> Time {
     let horizon = (now - policy.rules.offset).floor_to_second();
     let start = match policy.start {
         Start::Now => horizon - policy.rules.window,
-        Start::Back(span) => (now - span).floor_to_second(),
+        Start::Back(span) => (now - span).max(Time::FIRST).floor_to_second(),
         Start::At(time) => time.floor_to_second(),
     };
     start.min(horizon.plus_millis(-1000))

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 e2e! {
     nothing_that_others_see_holds_a_secret_or_what_was_said,
+    a_secret_that_is_given_as_a_file_stands_nowhere_in_the_process,
     an_error_about_a_secret_does_not_show_it,
 }
 
@@ -31,8 +32,15 @@ const SAID: [&str; 9] = [
     "text",
 ];
 
-/// Shorter ones could be part of anything.
+/// Shorter ones could be part of anything, and digits alone that are shorter than the other, of the time that something took.
 const SHORTEST: usize = 6;
+const SHORTEST_NUMBER: usize = 10;
+
+/// Whether it is found by chance nowhere else.
+fn unmistakable(line: &str) -> bool {
+    let number = line.bytes().all(|byte| byte.is_ascii_digit());
+    line.len() >= if number { SHORTEST_NUMBER } else { SHORTEST }
+}
 
 /// What was said and by whom, line by line, out of an export.
 fn said(value: &Value, found: &mut BTreeSet<String>) {
@@ -41,7 +49,7 @@ fn said(value: &Value, found: &mut BTreeSet<String>) {
             for (key, value) in object {
                 match value {
                     Value::String(text) if SAID.contains(&key.as_str()) => {
-                        found.extend(text.lines().filter(|line| line.len() >= SHORTEST).map(str::to_owned));
+                        found.extend(text.lines().filter(|line| unmistakable(line)).map(str::to_owned));
                     }
                     other => said(other, found),
                 }
@@ -63,9 +71,36 @@ async fn got(address: &str, path: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// What signs events, as `whsec_` and as it is.
+const SIGNS: &str = "aHVudGVyMi1odW50ZXIyLWh1bnRlcjI=";
+
+/// A webhook and a bucket, with secrets, behind a port where nobody listens.
+fn sinks() -> Vec<toml::Value> {
+    let table = |fields: &[(&str, &str)]| {
+        let fields = fields.iter().map(|(key, value)| ((*key).to_owned(), toml::Value::from(*value)));
+        fields.collect::<toml::Table>()
+    };
+    let url = format!("http://127.0.0.1:1/{SECRET_MARK}-hook?token={SECRET_MARK}");
+    let mut hook = table(&[("name", "hook"), ("type", "webhook"), ("url", &url), ("start", "beginning")]);
+    hook.insert("secret".into(), format!("whsec_{SIGNS}").into());
+    hook.insert("allow_private".into(), true.into());
+    let key = format!("{SECRET_MARK}-key");
+    let options = table(&[
+        ("endpoint", "http://127.0.0.1:1"),
+        ("allow_http", "true"),
+        ("region", "eu-central-1"),
+        ("access_key_id", &key),
+        ("secret_access_key", &key),
+    ]);
+    let mut lake = table(&[("name", "lake"), ("type", "object_store"), ("url", "s3://calls/by-day")]);
+    lake.insert("options".into(), options.into());
+    vec![hook.into(), lake.into()]
+}
+
 /// With secrets wherever one can stand, and faults, which make it speak.
 fn noisy() -> Plan {
     Plan::history()
+        .set("sinks", sinks())
         .set("log.filter", "trace")
         .set("http.listen", "127.0.0.1:0")
         .set("http.token", format!("{SECRET_MARK}-http-token"))
@@ -97,7 +132,7 @@ fn holds_nothing(what: &str, shown: &str, forbidden: &BTreeSet<String>) {
 async fn nothing_that_others_see_holds_a_secret_or_what_was_said(place: Place) {
     let mut rig = Rig::started(with_password(place), noisy()).await;
     rig.settled().await;
-    let mut forbidden: BTreeSet<String> = [SECRET_MARK, PLANTED].map(str::to_owned).into();
+    let mut forbidden: BTreeSet<String> = [SECRET_MARK, PLANTED, SIGNS].map(str::to_owned).into();
     let exported = rig.output(&["export"]).await;
     exported.lines().for_each(|line| said(&serde_json::from_str(line).unwrap(), &mut forbidden));
     assert!(forbidden.len() > 40 && forbidden.iter().any(|text| text.starts_with("+1650")), "{forbidden:#?}");
@@ -114,7 +149,7 @@ async fn nothing_that_others_see_holds_a_secret_or_what_was_said(place: Place) {
     }
     let cmdline = std::fs::read(format!("/proc/{}/cmdline", rig.pid())).unwrap();
     holds_nothing("the command line", &String::from_utf8_lossy(&cmdline), &forbidden);
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 14] = [
         &["check"],
         &["status"],
         &["status", "--json"],
@@ -123,6 +158,12 @@ async fn nothing_that_others_see_holds_a_secret_or_what_was_said(place: Place) {
         &["queue", "list", "--all"],
         &["queue", "list", "--all", "--json"],
         &["backfill", "--from", "2h", "--to", "1h"],
+        &["deliver", "status"],
+        &["deliver", "status", "--json"],
+        &["deliver", "retry", "--all"],
+        &["hold", "list"],
+        &["verify"],
+        &["migrate"],
     ];
     for command in commands {
         holds_nothing(&command.join(" "), &rig.run(command).await.text(), &forbidden);
@@ -130,7 +171,40 @@ async fn nothing_that_others_see_holds_a_secret_or_what_was_said(place: Place) {
     rig.stop().await;
     let log = rig.log();
     assert!(log.contains("idle connection"), "the log does not show the least of what it could");
+    assert!(log.contains("sink=\"hook\""), "the log says nothing of the sink that is not there");
     holds_nothing("the log", &log, &forbidden);
+}
+
+async fn a_secret_that_is_given_as_a_file_stands_nowhere_in_the_process(place: Place) {
+    let held = Credentials::default();
+    let mut plan = noisy();
+    for (key, secret) in [("auth.client_secret", held.client_secret), ("auth.jwt", held.jwt)] {
+        let file = place.folder.path().join(key);
+        std::fs::write(&file, secret).unwrap();
+        plan = plan.unset(key).set(&format!("{key}_file"), file.display().to_string());
+    }
+    let mut rig = Rig::started(place, plan).await;
+    rig.asks().await;
+    let forbidden: BTreeSet<String> = [SECRET_MARK, SIGNS].map(str::to_owned).into();
+    // Whoever reads `ps e` sees both; with a secret in a variable, the second would have it.
+    for shown in ["cmdline", "environ"] {
+        let bytes = std::fs::read(format!("/proc/{}/{shown}", rig.pid())).unwrap();
+        assert!(!bytes.is_empty());
+        holds_nothing(shown, &String::from_utf8_lossy(&bytes), &forbidden);
+    }
+    rig.stop().await;
+    // What settings come to in the end is not part of any help.
+    rig.env("RINGCX__AUTH__API_TOKEN", &format!("{SECRET_MARK}-variable"));
+    let help = rig.output(&["--help"]).await;
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands = commands.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let commands: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 15 && commands.contains(&"run") && commands.contains(&"help"), "{commands:?}");
+    for command in commands {
+        let help = rig.output(&["help", command]).await;
+        assert!(help.contains("Usage:"), "{help}");
+        holds_nothing(&format!("help {command}"), &help, &forbidden);
+    }
 }
 
 async fn an_error_about_a_secret_does_not_show_it(place: Place) {

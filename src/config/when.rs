@@ -12,14 +12,14 @@ use crate::clock::Time;
 pub(super) const FORMS: &str = r#"a time such as "2026-11-20T10:00:00Z", a date such as "2026-11-20" (midnight UTC), or a span back from now such as "36h" or "7d""#;
 
 /// Reads a moment from the command line: RFC 3339, a date (midnight UTC), a span back from `now` (`36h`, `7d`), or
-/// `now` itself.
+/// `now` itself. What lies before [`Time::FIRST`] is that: nothing is older, and nobody could write it down.
 ///
 /// # Errors
 /// Says what is wrong with the text and what would be right.
 pub fn parse_when(text: &str, now: Time) -> Result<Time, String> {
     Ok(match parse_start(text).map_err(|what| format!("{what}: give {FORMS}"))? {
         Start::Now => now,
-        Start::Back(span) => now - span,
+        Start::Back(span) => (now - span).max(Time::FIRST),
         Start::At(time) => time,
     })
 }
@@ -34,7 +34,7 @@ pub(super) fn parse_start(text: &str) -> Result<Start, String> {
         return Ok(Start::Now);
     }
     if let Some(time) = Time::parse(text).or_else(|| midnight(text)) {
-        return Ok(Start::At(time));
+        return Ok(Start::At(time.max(Time::FIRST)));
     }
     if let Some(span) = parse_span(text) {
         return Ok(Start::Back(span));
@@ -80,6 +80,14 @@ mod tests {
         assert_eq!(parse_when("now", NOW).unwrap(), NOW);
         assert_eq!(parse_when("36h", NOW).unwrap(), NOW - Duration::from_secs(36 * 3600));
         assert_eq!(parse_when("7d", NOW).unwrap(), NOW - Duration::from_secs(7 * 86_400));
+    }
+
+    #[test]
+    fn whatever_lies_before_the_first_moment_that_can_be_written_is_that_moment() {
+        for text in ["81581y", "2030y", "-000001-12-31T00:00:00Z", "0000-01-01"] {
+            assert_eq!(parse_when(text, NOW).unwrap().rfc3339(), "0000-01-01T00:00:00.000Z", "{text}");
+        }
+        assert_eq!(Time::parse(&Time::FIRST.rfc3339()), Some(Time::FIRST));
     }
 
     #[test]

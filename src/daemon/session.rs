@@ -25,7 +25,7 @@ use crate::coverage::Rules;
 use crate::db::{Assignment, DbError, NameLock, Owned, Picture};
 use crate::discover::{Discoverer, Policy};
 use crate::fetch::Patience;
-use crate::fetch::committer::Committer;
+use crate::fetch::committer::{Committer, Storage};
 use crate::model::Endpoint;
 use crate::ringcx::limits::{LATEST_ARRIVAL, Lapse, Pacer};
 
@@ -116,6 +116,7 @@ impl Session {
                 () = stop.cancelled() => return Ok(()),
                 done = self.turn(turn) => done,
             };
+            let mut refused = None;
             match done {
                 Ok(()) => {
                     if std::mem::take(&mut away) {
@@ -130,12 +131,15 @@ impl Session {
                     if !std::mem::replace(&mut away, true) {
                         tracing::warn!(%error, "the database is away; what needs it waits");
                     }
+                    refused = Some(error.to_string());
                 }
                 Err(error) => return Err(error),
             }
             // Also while the database is away: waiting for it is what is to be done then.
             super::signals::alive();
-            self.shared.set_storage(storage.borrow_and_update().clone());
+            // One that can be read may refuse to be written to: with no result at hand, nobody else would notice.
+            let results = storage.borrow_and_update().clone();
+            self.shared.set_storage(refused.map_or(results, Storage::Away));
             let due = if std::mem::take(&mut self.more) { turn } else { turn + BEAT };
             loop {
                 tokio::select! {

@@ -92,7 +92,10 @@ impl Books {
                     let expected = hash(&said(artifact, body));
                     if !events.is_some_and(|events| events.values().any(|hash| *hash == expected)) {
                         wrong.push(format!(
-                            "{key:?}: its text was never delivered; {} others were",
+                            "{key:?}, which ended at {:?} and was first told of at {:?}: its text was never delivered; {} \
+                             others were",
+                            entry.end,
+                            entry.first_announced,
                             events.map_or(0, BTreeMap::len)
                         ));
                     }

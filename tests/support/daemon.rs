@@ -346,6 +346,9 @@ impl Drop for Rig {
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
             eprintln!("the end of the daemon's log:\n{tail}\nthe simulator saw: {:#?}", self.sim.stats());
+            if let Some(status) = self.process.ended() {
+                eprintln!("the daemon has ended: {status}");
+            }
         }
     }
 }

@@ -42,3 +42,44 @@ async fn whatever_is_sent_the_server_goes_on_answering() {
     assert_eq!(server.get("/healthz").await.status, 200);
     server.end().await;
 }
+
+/// What may stand in a field: words, operators, markup, times, and whatever else.
+fn field() -> impl Strategy<Value = String> {
+    let part =
+        "[a-z]{1,8}|refund\\*|-|OR|NOT|NEAR|AND|\"|'|\\(|\\)|\\*|:|;|\\^|\\{|\\}|<x>|&|--|2026-11-20|one|\\PC{0,8}| ";
+    prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+}
+
+/// As a form would send it, or, where `raw`, only as far as a request's first line can hold it.
+fn written(text: &str, raw: bool) -> String {
+    let kept = |byte: u8| byte.is_ascii_alphanumeric() || (raw && byte.is_ascii_graphic() && byte != b'&');
+    text.bytes().map(|byte| if kept(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") }).collect()
+}
+
+#[tokio::test]
+async fn whatever_those_who_know_the_token_ask_for_is_answered_and_never_comes_back_as_markup() {
+    const FIELDS: [&str; 9] = ["q", "from", "to", "account", "agent", "channel", "newest", "segment", "other"];
+    let server = Server::start().await;
+    server.work().await;
+    let mut runner = TestRunner::default();
+    let asked = prop::collection::vec((prop::sample::select(&FIELDS[..]), field(), any::<bool>()), 0..5);
+    let asked = (prop::sample::select(vec!["/search", "/conversation", "/login"]), field(), asked);
+    let mut found = 0;
+    for _ in 0..300 {
+        let (path, words, fields) = asked.new_tree(&mut runner).unwrap().current();
+        let fields = fields.iter().map(|(name, text, raw)| format!("&{name}={}", written(text, *raw)));
+        let fields = format!("q={}{}", written(&words, false), fields.collect::<String>());
+        let request = format!(
+            "GET {path}?{fields} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer planted-token\r\nConnection: close\r\n\r\n"
+        );
+        let answer = ask(server.address, request.as_bytes()).await;
+        assert!(matches!(answer.status, 200 | 303 | 400 | 404), "{} to {request}", answer.status);
+        // A first line that is none is refused before anybody looks at it.
+        let unread = answer.status == 400 && answer.body.is_empty();
+        assert!(unread || answer.header("content-security-policy").is_some(), "{request}");
+        assert!(!answer.body.contains("<x>") && !answer.body.contains("planted"), "{request}: {}", answer.body);
+        found += u32::from(path == "/search" && answer.status == 200);
+    }
+    assert!(found > 10, "only {found} searches were understood");
+    server.end().await;
+}

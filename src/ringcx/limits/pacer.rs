@@ -84,7 +84,7 @@ impl Pacer {
         let state = State {
             ring: Ring::new(per_minute.get()),
             pace: Pace::new(per_minute, now),
-            slowdown: Slowdown::new(),
+            slowdown: Slowdown::new(per_minute.get()),
             hold_until: Tick::default(),
             deadline: None,
             sent: Tally::default(),
@@ -157,8 +157,9 @@ impl Pacer {
     }
 
     /// A 429 came: pauses (for `retry_after` at least, else from a second upwards), goes on at what seems to be left
-    /// of the limit, and finds its way back over minutes. Returns how it stands now, unless that was so before: to be
-    /// kept where the next process finds it, as the server's memory does not end with this one.
+    /// of the limit, unless it stands alone among many good answers, and finds its way back over minutes. Returns how it
+    /// stands now, unless that was so before: to be kept where the next process finds it, as the server's memory does not
+    /// end with this one.
     pub fn refused(&self, retry_after: Option<Duration>) -> Option<Setback> {
         let now = self.0.clock.tick();
         let mut state = self.lock();
@@ -176,7 +177,7 @@ impl Pacer {
         state.slowdown.resume(setback);
     }
 
-    /// Any answer but a 429 came: the next pause begins small again.
+    /// Any answer but a 429 came: the next pause begins small again, and so many of them make up for a refusal.
     pub fn succeeded(&self) {
         self.lock().slowdown.succeeded();
     }

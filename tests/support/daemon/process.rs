@@ -130,6 +130,11 @@ impl Process {
         self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().expect("its state").is_none())
     }
 
+    /// How it ended by itself, if it has.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten())
+    }
+
     pub(super) async fn exit(&mut self, clock: &Clock, within: Duration) -> i32 {
         let mut daemon = self.daemon.take().expect("a daemon that runs");
         match wait(&mut daemon, clock, within).await {

@@ -3,6 +3,11 @@
 //! We never cause a 429, so when one comes all the same somebody else uses the account. The window was full at that
 //! moment, so what we got through in the last minute is what the others leave of it. From a little below that, the
 //! rate grows slowly at first, so that refusals stay rare while the others stay, and faster the longer all goes well.
+//!
+//! Some servers refuse now and then for no reason that lies in the account. Were each such refusal to slow us, one in a
+//! hundred would keep us at a fraction of what there is, as it comes again before the rate has recovered from the last. So
+//! a refusal that stands alone among many good answers is waited for, and no more: it says nothing of the others, whose
+//! refusals come in numbers as soon as the rate is more than they leave.
 
 use std::time::Duration;
 
@@ -27,6 +32,18 @@ const SLOWEST: f64 = 0.05;
 /// twice as many. Slower would use less of what is left, faster be refused more often: tried against a simulated server.
 const DOUBLED_AFTER_MINUTES: f64 = 10.0;
 
+/// So many good answers make up for one refusal. More would be of less use against refusals without a reason; with fewer
+/// there would be more refusals beside others.
+const MAKE_UP: u32 = 50;
+
+/// As many refusals can be made up for in advance: one, and one more for each so many requests a minute, since what comes
+/// by chance comes in clusters, and at a larger limit there are more of them before the rate has grown back from a cut.
+const PER_MINUTE_A_REFUSAL: u32 = 400;
+const MOST_REFUSALS: u32 = 10;
+
+/// A server that asks for more than this means it: whatever fills the window is no chance.
+const SHORT_WAIT: Duration = Duration::from_secs(5);
+
 /// Where a refusal left a budget: enough for another process to go on from there.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Setback {
@@ -40,9 +57,13 @@ pub struct Setback {
 
 #[derive(Debug)]
 pub(super) struct Slowdown {
-    /// The factor from which the rate has been growing since the end of the last pause.
+    /// The factor from which the rate has been growing, without the pauses since.
     base: f64,
+    grows_from: Tick,
     pause_until: Option<Tick>,
+    /// Good answers that have not made up for a refusal yet, and how many of them count at most.
+    good: u32,
+    most_good: u32,
     /// Pauses in a row without a success between them.
     in_a_row: u32,
     /// Whether a request was sent since the last pause; if not, a refusal is of one that was under way before.
@@ -51,14 +72,23 @@ pub(super) struct Slowdown {
 }
 
 impl Slowdown {
-    pub(super) fn new() -> Slowdown {
-        Slowdown { base: 1.0, pause_until: None, in_a_row: 0, sent_since: true, total: 0 }
+    /// For a limit of so many requests a minute.
+    pub(super) fn new(limit: u32) -> Slowdown {
+        Slowdown {
+            base: 1.0,
+            grows_from: Tick::default(),
+            pause_until: None,
+            good: 0,
+            most_good: MAKE_UP * (1 + limit / PER_MINUTE_A_REFUSAL).min(MOST_REFUSALS),
+            in_a_row: 0,
+            sent_since: true,
+            total: 0,
+        }
     }
 
     /// The share of the full pace to go at: above 0, at most 1.
     pub(super) fn factor(&self, now: Tick) -> f64 {
-        let Some(since) = self.pause_until else { return 1.0 };
-        let doublings = (now.since(since).as_secs_f64() / 60.0 / DOUBLED_AFTER_MINUTES).powi(2);
+        let doublings = (now.since(self.grows_from).as_secs_f64() / 60.0 / DOUBLED_AFTER_MINUTES).powi(2);
         (self.base * doublings.min(16.0).exp2()).clamp(SLOWEST, 1.0)
     }
 
@@ -81,12 +111,20 @@ impl Slowdown {
         if let Some(pause) = self.pause_until.filter(|pause| now < *pause || !self.sent_since) {
             let longer = if asked.is_zero() { pause } else { pause.max(now + asked) };
             self.pause_until = Some(longer);
+            self.grows_from = self.grows_from + longer.since(pause);
             return longer > pause;
         }
         let own = FIRST_PAUSE.saturating_mul(1 << self.in_a_row.min(10)).min(LONGEST_PAUSE);
-        let factor = self.factor(now);
-        self.base = (share * CAUTION).clamp(factor * STEEPEST, factor).max(SLOWEST);
-        self.pause_until = Some(now + own.max(asked));
+        let pause = own.max(asked);
+        if self.in_a_row == 0 && asked <= SHORT_WAIT && self.good >= MAKE_UP {
+            self.good -= MAKE_UP;
+            self.grows_from = self.grows_from + pause;
+        } else {
+            let factor = self.factor(now);
+            self.base = (share * CAUTION).clamp(factor * STEEPEST, factor).max(SLOWEST);
+            self.grows_from = now + pause;
+        }
+        self.pause_until = Some(now + pause);
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.sent_since = false;
         true
@@ -94,7 +132,8 @@ impl Slowdown {
 
     /// How it stands, for whoever uses the budget after this process; `None` if it was never refused.
     pub(super) fn setback(&self) -> Option<Setback> {
-        self.pause_until.map(|pause_until| Setback { pause_until, share: self.base, times: self.in_a_row })
+        let share = |pause_until| self.factor(pause_until);
+        self.pause_until.map(|at| Setback { pause_until: at, share: share(at), times: self.in_a_row })
     }
 
     /// Goes on from how another stood, unless a later refusal is known.
@@ -102,6 +141,8 @@ impl Slowdown {
         if self.pause_until.is_none_or(|pause| setback.pause_until > pause) {
             self.pause_until = Some(setback.pause_until);
             self.base = setback.share.clamp(SLOWEST, 1.0);
+            self.grows_from = setback.pause_until;
+            self.good = 0;
             self.in_a_row = setback.times;
             self.sent_since = false;
         }
@@ -114,6 +155,7 @@ impl Slowdown {
 
     /// An answer other than 429 came: pauses begin small again.
     pub(super) fn succeeded(&mut self) {
+        self.good = (self.good + 1).min(self.most_good);
         if self.sent_since {
             self.in_a_row = 0;
         }
@@ -139,7 +181,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_minute_until_something_succeeds() {
-        let mut slowdown = Slowdown::new();
+        let mut slowdown = Slowdown::new(120);
         let mut now = at(0.0);
         for expected in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
             let took = pause(&mut slowdown, now, None);
@@ -153,14 +195,14 @@ mod tests {
 
     #[test]
     fn the_servers_wish_is_a_floor() {
-        let mut slowdown = Slowdown::new();
+        let mut slowdown = Slowdown::new(120);
         assert_eq!(pause(&mut slowdown, at(0.0), Some(Duration::from_secs(30))), Duration::from_secs(30));
         assert_eq!(pause(&mut slowdown, at(30.0), Some(Duration::from_millis(1))), Duration::from_secs(2));
     }
 
     #[test]
     fn refusals_of_requests_under_way_together_are_one() {
-        let mut slowdown = Slowdown::new();
+        let mut slowdown = Slowdown::new(120);
         pause(&mut slowdown, at(0.0), None);
         let factor = slowdown.factor(at(1.0));
         slowdown.refused(at(0.1), None, 0.1);
@@ -175,7 +217,7 @@ mod tests {
 
     #[test]
     fn the_rate_falls_to_what_was_left_but_at_most_by_half_and_grows_back() {
-        let mut slowdown = Slowdown::new();
+        let mut slowdown = Slowdown::new(120);
         slowdown.refused(at(0.0), None, 0.8);
         let after = |minutes: f64| at(1.0 + 60.0 * minutes);
         assert!((slowdown.factor(after(0.0)) - 0.76).abs() < 1e-9);
@@ -186,6 +228,70 @@ mod tests {
         slowdown.sent(after(10.0));
         slowdown.refused(after(10.0), None, 0.0);
         assert_eq!(slowdown.factor(after(10.0)), 0.5);
+    }
+
+    /// One that was never refused, after so many good answers.
+    fn after_good(limit: u32, answers: u32) -> Slowdown {
+        let mut slowdown = Slowdown::new(limit);
+        (0..answers).for_each(|_| slowdown.succeeded());
+        slowdown
+    }
+
+    #[test]
+    fn a_refusal_that_stands_alone_among_good_answers_is_waited_for_and_does_not_slow() {
+        let mut slowdown = after_good(120, MAKE_UP);
+        assert_eq!(pause(&mut slowdown, at(0.0), Some(Duration::from_secs(3))), Duration::from_secs(3));
+        assert_eq!(slowdown.factor(at(3.0)), 1.0);
+        assert_eq!(slowdown.setback(), Some(Setback { pause_until: at(3.0), share: 1.0, times: 1 }));
+        // The next one is one too many, unless as many good answers came between.
+        slowdown.sent(at(4.0));
+        (1..MAKE_UP).for_each(|_| slowdown.succeeded());
+        pause(&mut slowdown, at(30.0), None);
+        assert_eq!(slowdown.factor(at(31.0)), STEEPEST);
+    }
+
+    #[test]
+    fn it_does_slow_where_the_next_try_is_refused_too_or_the_server_asks_for_a_long_wait() {
+        let mut slowdown = after_good(1200, 10 * MAKE_UP);
+        pause(&mut slowdown, at(0.0), None);
+        assert_eq!(slowdown.factor(at(1.0)), 1.0);
+        pause(&mut slowdown, at(1.0), None);
+        assert_eq!(slowdown.factor(at(3.0)), STEEPEST);
+        let mut slowdown = after_good(1200, 10 * MAKE_UP);
+        pause(&mut slowdown, at(0.0), Some(SHORT_WAIT + Duration::from_secs(1)));
+        assert_eq!(slowdown.factor(at(6.0)), STEEPEST);
+    }
+
+    #[test]
+    fn however_much_went_well_before_only_so_many_refusals_are_made_up_for() {
+        for (limit, spared) in [(1, 1), (120, 1), (600, 2), (1200, 4), (u32::MAX, 10)] {
+            let mut slowdown = after_good(limit, 10_000);
+            let mut now = at(0.0);
+            let mut count = 0;
+            loop {
+                now = now + pause(&mut slowdown, now, None);
+                if slowdown.factor(now) < 1.0 {
+                    break;
+                }
+                count += 1;
+                // One answer that is good: pauses begin small again, and no more than that.
+                slowdown.sent(now);
+                slowdown.succeeded();
+            }
+            assert_eq!(count, spared, "at {limit} a minute");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_recovers_goes_on_doing_so_from_where_a_lone_refusal_met_it() {
+        let mut slowdown = Slowdown::new(120);
+        pause(&mut slowdown, at(0.0), None);
+        slowdown.sent(at(1.0));
+        (0..MAKE_UP).for_each(|_| slowdown.succeeded());
+        let before = slowdown.factor(at(241.0));
+        pause(&mut slowdown, at(241.0), None);
+        assert!((slowdown.factor(at(242.0)) - before).abs() < 1e-9 && before > 0.5);
+        assert_eq!(slowdown.factor(at(242.0 + 600.0)), 1.0);
     }
 
     /// The longest that the rate takes to come back after the last pause: log2(1 / SLOWEST) doublings.
@@ -199,7 +305,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_refusal_slows_it_and_none_stops_it_and_it_comes_back_in_bounded_time(refusals in refusals()) {
-            let mut slowdown = Slowdown::new();
+            let mut slowdown = Slowdown::new(120);
             let mut now = at(0.0);
             for (gap, asked, share) in refusals {
                 now = now + Duration::from_secs_f64(gap);
@@ -225,14 +331,14 @@ mod tests {
 
         #[test]
         fn another_process_goes_on_exactly_from_there(refusals in refusals(), later in 0.0..3000.0) {
-            let mut slowdown = Slowdown::new();
+            let mut slowdown = Slowdown::new(120);
             let mut now = at(0.0);
             for (gap, asked, share) in refusals {
                 now = now + Duration::from_secs_f64(gap);
                 slowdown.sent(now);
                 slowdown.refused(now, asked.map(Duration::from_secs), share);
             }
-            let mut next = Slowdown::new();
+            let mut next = Slowdown::new(120);
             next.resume(slowdown.setback().unwrap());
             let later = now + Duration::from_secs_f64(later);
             prop_assert_eq!(next.pause_until(), slowdown.pause_until());
@@ -247,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_setback_that_is_older_than_what_is_known_changes_nothing() {
-        let mut slowdown = Slowdown::new();
+        let mut slowdown = Slowdown::new(120);
         pause(&mut slowdown, at(100.0), None);
         let known = slowdown.setback();
         slowdown.resume(Setback { pause_until: at(50.0), share: 0.1, times: 9 });
@@ -256,7 +362,7 @@ mod tests {
 
     #[test]
     fn it_never_stops_altogether() {
-        let mut slowdown = Slowdown::new();
+        let mut slowdown = Slowdown::new(120);
         let mut now = at(0.0);
         for _ in 0..100 {
             let took = pause(&mut slowdown, now, None);
