@@ -5,6 +5,7 @@
 //! of which words stand next to one another. Nothing of the text is kept but its words.
 
 mod blocks;
+mod buckets;
 mod doc;
 mod look;
 mod number;
@@ -26,6 +27,11 @@ const ACCOUNT: char = '\u{e000}';
 
 fn account_word(account: i64) -> String {
     format!("{ACCOUNT}{account}")
+}
+
+/// Whether it stands for something that no text says.
+fn is_mark(word: &str) -> bool {
+    word.starts_with(|letter| ('\u{e000}'..='\u{f8ff}').contains(&letter))
 }
 
 /// Whether it is a word, and not what stands between two speakers.

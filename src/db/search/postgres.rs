@@ -1,18 +1,21 @@
 //! How Postgres is asked for the newest documents that match.
 //!
 //! Its index finds all that match before it knows which are the newest, and of a phrase only those that have its words. So
-//! the newest documents are gone through first, one after the other, and the index is asked only where too few of them
-//! match. A phrase is compared with a block's sketch before the block's words are read: they are long, and lie elsewhere.
+//! the newest documents are gone through first, one after the other; where too few of them match, the index is asked for
+//! those of the time before, then of a longer time before that, and at last for all that is left. A phrase is compared with
+//! a block's sketch before the block's words are read: they are long, and lie elsewhere.
 
 use super::super::{Arg, Db, DbError, Stmt, sql};
 use super::look::docs;
 use super::sketch::condition;
-use super::{Doc, Lookup, Needle};
+use super::{Doc, Lookup, Needle, buckets};
 
-/// Blocks that are gone through before the index is asked: the newest, then those before them.
+/// Blocks that are gone through before the index is asked: the newest.
 const NEWEST: &[i64] = &[1000];
-/// The same for phrases, which the index does not know: going past a sketch takes less than a microsecond.
-const NEWEST_FOR_PHRASES: &[i64] = &[1000, 20_000, 100_000];
+/// How many times as long as the last one a stretch is for which the index is asked, where nothing was found in that.
+const LONGER: i64 = 16;
+/// The same where something was: as long as should be enough, by what was found, within these bounds.
+const BY_FOUND: (i64, i64) = (3, 64);
 
 /// The planner does not know what reading a long list of words costs, nor that matches are found soon: it is told the way,
 /// for one transaction.
@@ -55,6 +58,8 @@ fn whole(clauses: &[Vec<Needle>], none: &[Needle], sense: Sense) -> String {
 /// Puts the statement together, argument by argument.
 struct Question {
     args: Vec<Arg>,
+    /// Words of the stretches of time that are asked for; none for all.
+    buckets: Vec<String>,
     /// Whether the index is to be used; otherwise the documents are gone through.
     ask: bool,
 }
@@ -75,7 +80,11 @@ impl Question {
         let mut parts = Vec::new();
         let same = loose == exact;
         if self.ask {
-            parts.push(format!("words @@ {}", self.query(loose)));
+            let buckets = match self.buckets.as_slice() {
+                [] => String::new(),
+                buckets => format!(" & ('{}')", buckets.join("' | '")),
+            };
+            parts.push(format!("words @@ {}", self.query(format!("{loose}{buckets}"))));
         }
         if !self.ask || !same {
             // The operator's function is what no index is used for.
@@ -92,8 +101,10 @@ impl Question {
 
 /// A document in one block is judged by that; for the few in several, each condition may be met in another one, and what
 /// must not occur may in none.
-fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, ask: bool) -> Stmt {
-    let mut question = Question { args: vec![first.into(), end.into(), limit.into()], ask };
+fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, asked: Option<Vec<String>>) -> Stmt {
+    let ask = asked.is_some();
+    let args = vec![first.into(), end.into(), limit.into()];
+    let mut question = Question { args, buckets: asked.unwrap_or_default(), ask };
     let (clauses, none) = (lookup.clauses(), lookup.none.as_slice());
     let (place, is_long) = if ask { (ANYWHERE, "many = 1") } else { (PLACE, "many + 0 = 1") };
     let single = question.matches(&clauses, whole(&clauses, none, Sense::Loose), whole(&clauses, none, Sense::Exact));
@@ -117,28 +128,61 @@ fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, ask: bool)
     question.args.into_iter().fold(Stmt::built(text), |stmt, arg| stmt.bind(arg))
 }
 
+/// How many times as long as the last stretch the next one is, where so many are wanted and the last had so many.
+fn longer(wanted: usize, hits: usize) -> i64 {
+    match i64::try_from(wanted.saturating_mul(3) / (hits * 2).max(1)) {
+        _ if hits == 0 => LONGER,
+        Ok(times) => times.clamp(BY_FOUND.0, BY_FOUND.1),
+        Err(_) => BY_FOUND.1,
+    }
+}
+
 impl Db {
     /// The newest that match, those with greater numbers first.
     pub(super) async fn look_up_postgres(
         &self,
         lookup: &Lookup,
-        (first, mut end): (i64, i64),
+        (mut first, mut end): (i64, i64),
         limit: usize,
     ) -> Result<Vec<Doc>, DbError> {
+        let bounds = self.first(sql("select min(doc), max(doc) from search_block")).await?;
+        let Some(bounds) = bounds else { return Ok(Vec::new()) };
+        let (Some(oldest), Some(newest)) = (bounds.maybe_int(0)?, bounds.maybe_int(1)?) else { return Ok(Vec::new()) };
+        (first, end) = (first.max(oldest), end.min(newest.saturating_add(1)));
         let mut found: Vec<Doc> = Vec::new();
-        let usual = if lookup.all.iter().flatten().any(is_phrase) { NEWEST_FOR_PHRASES } else { NEWEST };
-        for window in lookup.walk.as_deref().unwrap_or(usual) {
+        let mut last = None;
+        for window in lookup.walk.as_deref().unwrap_or(NEWEST) {
             let stmt = sql("select min(doc), count(*) from (select doc from search_block where doc >= $1 and doc < $2
                  order by doc desc limit $3) w");
             let Some(row) = self.first(stmt.bind(first).bind(end).bind(*window)).await? else { return Ok(found) };
             let (Some(low), held) = (row.maybe_int(0)?, row.int(1)?) else { return Ok(found) };
-            found.extend(self.told(statement(lookup, (low, end), limit - found.len(), false), WALK).await?);
+            let before = found.len();
+            found.extend(self.told(statement(lookup, (low, end), limit - before, None), WALK).await?);
             if found.len() >= limit || held < *window {
                 return Ok(found);
             }
+            last = Some((end - low, found.len() - before));
             end = low;
         }
-        found.extend(self.told(statement(lookup, (first, end), limit - found.len(), true), ASK).await?);
+        while let Some((length, hits)) = last {
+            let low = end.saturating_sub(length.saturating_mul(longer(limit - found.len(), hits)));
+            // What would be left is not worth another question.
+            if low.saturating_sub(end - low) <= first {
+                break;
+            }
+            let before = found.len();
+            let stmt = statement(lookup, (low, end), limit - before, Some(buckets::cover(low, end)));
+            found.extend(self.told(stmt, ASK).await?);
+            if found.len() >= limit {
+                return Ok(found);
+            }
+            last = Some((end - low, found.len() - before));
+            end = low;
+        }
+        // Where it is most of the archive, it is asked for as a whole.
+        let part = (end - first).saturating_mul(2) < newest - oldest;
+        let buckets = if part { buckets::cover(first, end) } else { Vec::new() };
+        found.extend(self.told(statement(lookup, (first, end), limit - found.len(), Some(buckets)), ASK).await?);
         Ok(found)
     }
 
