@@ -129,9 +129,9 @@ async fn own(db: &Db, sub: u64) -> Owned {
     db.take(&[account.key], "bench", Duration::from_secs(10), NOW).await.unwrap().remove(0)
 }
 
-/// Stores so many transcripts; returns how many bytes they have.
-async fn fill(db: &Db, owned: &[Owned], transcripts: u64, words: &[String]) -> u64 {
-    let (mut bytes, mut chance) = (0, StdRng::seed_from_u64(1));
+/// Stores so many transcripts.
+async fn fill(db: &Db, owned: &[Owned], transcripts: u64, words: &[String]) {
+    let mut chance = StdRng::seed_from_u64(1);
     let only = ArtifactSet::NONE.with(Artifact::Transcript);
     for (nth, first) in (0..transcripts).step_by(CHUNK as usize).enumerate() {
         let owned = owned[nth % owned.len()];
@@ -163,14 +163,12 @@ async fn fill(db: &Db, owned: &[Owned], transcripts: u64, words: &[String]) -> u
         for claim in claims {
             let n = u64::from_str_radix(claim.segment_id.trim_start_matches("p-v-"), 16).unwrap();
             let body = Bytes::from(transcript(n, words, &mut chance));
-            bytes += body.len() as u64;
             batch.push(Settled { claim, at: NOW, settlement: Settlement::stored(&body, None) });
         }
         for part in batch.chunks(500) {
             db.settle(part).await.unwrap();
         }
     }
-    bytes
 }
 
 async fn index_bytes(db: &Db) -> u64 {
@@ -431,25 +429,38 @@ async fn measure() {
         return db.close().await;
     }
     let tick = clock.tick();
-    let bytes = fill(&db, &owned, transcripts, &words).await;
-    println!("{transcripts} transcripts of {} bytes stored in {:.1?}", bytes / transcripts, clock.tick().since(tick));
+    fill(&db, &owned, transcripts, &words).await;
+    println!("{transcripts} transcripts stored in {:.1?}", clock.tick().since(tick));
     index(&db, &clock, &owned).await;
-    println!("the index takes {:.2} of the JSON", index_bytes(&db).await as f64 / bytes as f64);
     ask(&db, &clock, &owned, rounds, transcripts, &words).await;
     db.close().await;
 }
 
 /// How many transcripts there are.
 async fn held(db: &Db) -> u64 {
-    db.first(sql("select count(*) from artifact")).await.unwrap().unwrap().count(0).unwrap()
+    count(db, "select count(*) from artifact").await
+}
+
+async fn count(db: &Db, text: &'static str) -> u64 {
+    db.first(sql(text)).await.unwrap().unwrap().count(0).unwrap()
 }
 
 async fn index(db: &Db, clock: &Clock, owned: &[Owned]) {
     let (tick, indexer) = (clock.tick(), Indexer::new(db.clone()));
     while indexer.step(owned).await.unwrap() == Progress::Did {}
     let (took, transcripts) = (clock.tick().since(tick).as_secs_f64(), held(db).await);
-    let (rate, each) = (transcripts as f64 / took, index_bytes(db).await / transcripts);
-    println!("indexed in {took:.1} s: {rate:.0} a second; {each} bytes each");
+    println!("indexed in {took:.1} s: {:.0} a second", transcripts as f64 / took);
+    let json = count(db, "select cast(sum(size) as bigint) from artifact").await as f64;
+    let whole = match db {
+        Db::Sqlite(_) => "select page_count * page_size from pragma_page_count, pragma_page_size",
+        Db::Postgres(_) => "select pg_database_size(current_database())",
+    };
+    let (index, whole) = (index_bytes(db).await as f64, count(db, whole).await as f64);
+    let (index, whole) = (index / json, whole / json);
+    println!(
+        "{:.0} bytes each; the index takes {index:.2} of the JSON, all of the database {whole:.2}",
+        json / transcripts as f64
+    );
 }
 
 async fn ask(db: &Db, clock: &Clock, owned: &[Owned], rounds: u64, transcripts: u64, words: &[String]) {

@@ -99,13 +99,9 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn index_sizes(&self, slices: &[IndexSlice]) -> Result<Vec<(i64, i64, u64)>, DbError> {
-        let mut sizes = Vec::new();
+        let (mut sizes, postgres) = (Vec::new(), matches!(self, Db::Postgres(_)));
         for part in slices.chunks(BULK) {
-            let stmt = Stmt::rows(
-                COVERED,
-                covered(part),
-                ") select x.account, x.feed, x.size from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high",
-            );
+            let stmt = Stmt::rows(COVERED, covered(part), if postgres { SIZES_OF_EACH } else { SIZES });
             for row in self.all(stmt).await? {
                 sizes.push((row.int(0)?, row.int(1)?, row.count(2)?));
             }
@@ -119,15 +115,9 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn index_rows(&self, slices: &[IndexSlice]) -> Result<Vec<IndexRow>, DbError> {
-        let mut newest: HashMap<i64, IndexRow> = HashMap::new();
+        let (mut newest, postgres) = (HashMap::<i64, IndexRow>::new(), matches!(self, Db::Postgres(_)));
         for part in slices.chunks(BULK) {
-            let stmt = Stmt::rows(
-                COVERED,
-                covered(part),
-                ") select x.account, x.item, x.version, x.outcome, x.codec, x.body, s.ended, s.codec, s.metadata
-                 from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high
-                 join segment s on s.id = x.item / 4",
-            );
+            let stmt = Stmt::rows(COVERED, covered(part), if postgres { ROWS_OF_EACH } else { ROWS });
             for row in self.all(stmt).await? {
                 let row = index_row(&row)?;
                 if newest.get(&row.item).is_none_or(|held| held.version < row.version) {
@@ -210,6 +200,20 @@ fn marks(entry: &IndexEntry) -> String {
 }
 
 const COVERED: &str = "with c (account, low, high) as (values ";
+const SIZES: &str = ") select x.account, x.feed, x.size
+     from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high";
+const ROWS: &str = ") select x.account, x.item, x.version, x.outcome, x.codec, x.body, s.ended, s.codec, s.metadata
+     from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high
+     join segment s on s.id = x.item / 4";
+// Postgres takes a slice for a good part of the account's feed, and would read all artifacts there are for a few of them.
+const SIZES_OF_EACH: &str = ") select x.account, x.feed, x.size from c cross join lateral
+     (select account, feed, size from artifact where account = c.account and feed > c.low and feed <= c.high offset 0) x";
+const ROWS_OF_EACH: &str =
+    ") select x.account, x.item, x.version, x.outcome, x.codec, x.body, x.ended, x.form, x.metadata
+     from c cross join lateral
+     (select a.account, a.item, a.version, a.outcome, a.codec, a.body, s.ended, s.codec as form, s.metadata
+     from artifact a join segment s on s.id = a.item / 4
+     where a.account = c.account and a.feed > c.low and a.feed <= c.high offset 0) x";
 
 fn covered(slices: &[IndexSlice]) -> Vec<Vec<Arg>> {
     slices.iter().map(|slice| vec![slice.owned.account.into(), slice.after.into(), slice.to.into()]).collect()
