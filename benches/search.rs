@@ -17,6 +17,8 @@
 #[allow(dead_code, reason = "only some of it is needed here")]
 #[path = "../tests/support/postgres.rs"]
 mod postgres;
+#[path = "support/searches.rs"]
+mod searches;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -31,7 +33,8 @@ use ringcx_extractor::index::{Indexer, Progress};
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants,
 };
-use ringcx_extractor::search::{Filters, Order, Source, find, parse};
+use ringcx_extractor::search::{find, parse};
+use searches::KINDS;
 use secrecy::SecretString;
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -180,225 +183,6 @@ async fn index_bytes(db: &Db) -> u64 {
     };
     db.first(stmt).await.unwrap().unwrap().count(0).unwrap()
 }
-
-/// A kind of query: how it is asked.
-struct Kind {
-    name: &'static str,
-    query: fn(&[String], &mut StdRng) -> String,
-    order: Order,
-    filters: fn(&Owned, &mut StdRng) -> Filters,
-}
-
-fn none(_: &Owned, _: &mut StdRng) -> Filters {
-    Filters::default()
-}
-
-fn one_account(owned: &Owned, _: &mut StdRng) -> Filters {
-    Filters { account: Some(owned.account), ..Filters::default() }
-}
-
-fn channel(channel: &str) -> Filters {
-    Filters { channel: Some(channel.to_owned()), ..Filters::default() }
-}
-
-/// Four of five.
-fn voice(_: &Owned, _: &mut StdRng) -> Filters {
-    channel("voice")
-}
-
-/// One in twenty.
-fn email(_: &Owned, _: &mut StdRng) -> Filters {
-    channel("email")
-}
-
-fn no_channel(_: &Owned, _: &mut StdRng) -> Filters {
-    channel("carrier pigeon")
-}
-
-/// One in six or so.
-fn outbound_sales(_: &Owned, _: &mut StdRng) -> Filters {
-    let (direction, disposition) = (Some("outbound".to_owned()), Some("sale".to_owned()));
-    Filters { direction, disposition, ..Filters::default() }
-}
-
-fn agent_is(agent: String) -> Filters {
-    Filters { agent: Some(agent), ..Filters::default() }
-}
-
-/// One in a hundred.
-fn one_agent(_: &Owned, chance: &mut StdRng) -> Filters {
-    agent_is(chance.random_range(0..AGENTS).to_string())
-}
-
-fn one_name(_: &Owned, chance: &mut StdRng) -> Filters {
-    agent_is(agent(chance.random_range(0..AGENTS)))
-}
-
-/// One in ten.
-fn a_first_name(_: &Owned, chance: &mut StdRng) -> Filters {
-    agent_is(agent(chance.random_range(0..AGENTS)).split(' ').take(1).collect())
-}
-
-/// One of all.
-fn a_caller(_: &Owned, chance: &mut StdRng) -> Filters {
-    agent_is(format!("1555{:07}", chance.random_range(0..knob("TRANSCRIPTS", 100_000))))
-}
-
-fn nobody(_: &Owned, _: &mut StdRng) -> Filters {
-    agent_is("Nobody Ever".to_owned())
-}
-
-fn a_name_and_email(owned: &Owned, chance: &mut StdRng) -> Filters {
-    Filters { channel: Some("email".to_owned()), ..one_name(owned, chance) }
-}
-
-/// One document in twenty.
-fn notes(_: &Owned, _: &mut StdRng) -> Filters {
-    Filters { sources: vec![Source::Notes], ..Filters::default() }
-}
-
-/// A day of the past.
-fn one_day(_: &Owned, _: &mut StdRng) -> Filters {
-    let (from, to) = (Some(Time(BEGIN + 10 * 3_600_000)), Some(Time(BEGIN + 34 * 3_600_000)));
-    Filters { from, to, ..Filters::default() }
-}
-
-fn frequent(words: &[String], chance: &mut StdRng) -> String {
-    words[chance.random_range(0..30)].clone()
-}
-
-fn common(words: &[String], chance: &mut StdRng) -> String {
-    words[chance.random_range(30..300)].clone()
-}
-
-fn middling(words: &[String], chance: &mut StdRng) -> String {
-    words[chance.random_range(300..2000)].clone()
-}
-
-fn rare(words: &[String], chance: &mut StdRng) -> String {
-    words[chance.random_range(5000..WORDS)].clone()
-}
-
-fn phrase(words: &[String], chance: &mut StdRng) -> String {
-    format!("\"{} {}\"", frequent(words, chance), frequent(words, chance))
-}
-
-const KINDS: &[Kind] = &[
-    Kind { name: "a rare word", query: rare, order: Order::Best, filters: none },
-    Kind { name: "a usual word", query: middling, order: Order::Best, filters: none },
-    Kind { name: "a common word", query: common, order: Order::Best, filters: none },
-    Kind { name: "a word that is everywhere", query: frequent, order: Order::Best, filters: none },
-    Kind {
-        name: "two usual words",
-        query: |words, chance| format!("{} {}", middling(words, chance), middling(words, chance)),
-        order: Order::Best,
-        filters: none,
-    },
-    Kind {
-        name: "a usual and a frequent word",
-        query: |words, chance| format!("{} {}", middling(words, chance), frequent(words, chance)),
-        order: Order::Best,
-        filters: none,
-    },
-    Kind { name: "a phrase of frequent words", query: phrase, order: Order::Best, filters: none },
-    Kind {
-        name: "a phrase that hardly occurs",
-        query: |words, chance| {
-            format!("\"{} {} {}\"", frequent(words, chance), middling(words, chance), frequent(words, chance))
-        },
-        order: Order::Best,
-        filters: none,
-    },
-    Kind {
-        name: "a beginning of five letters",
-        query: |words, chance| format!("{}*", rare(words, chance).chars().take(5).collect::<String>()),
-        order: Order::Best,
-        filters: none,
-    },
-    Kind {
-        name: "a beginning of three letters",
-        query: |words, chance| format!("{}*", middling(words, chance).chars().take(3).collect::<String>()),
-        order: Order::Best,
-        filters: none,
-    },
-    Kind {
-        name: "a word without another",
-        query: |words, chance| format!("{} -{}", middling(words, chance), frequent(words, chance)),
-        order: Order::Best,
-        filters: none,
-    },
-    Kind {
-        name: "a phrase of three frequent words",
-        query: |words, chance| {
-            format!("\"{} {} {}\"", frequent(words, chance), frequent(words, chance), frequent(words, chance))
-        },
-        order: Order::Best,
-        filters: none,
-    },
-    Kind {
-        name: "a phrase with a beginning",
-        query: |words, chance| format!("\"{} {}\"*", frequent(words, chance), &middling(words, chance)[..3]),
-        order: Order::Best,
-        filters: none,
-    },
-    Kind {
-        name: "either of two phrases",
-        query: |words, chance| {
-            let mut one = || format!("\"{} {}\"", frequent(words, chance), middling(words, chance));
-            format!("{} OR {}", one(), one())
-        },
-        order: Order::Best,
-        filters: none,
-    },
-    Kind {
-        name: "a word without a phrase",
-        query: |words, chance| {
-            format!("{} -\"{} {}\"", middling(words, chance), frequent(words, chance), frequent(words, chance))
-        },
-        order: Order::Best,
-        filters: none,
-    },
-    Kind { name: "a phrase, newest first", query: phrase, order: Order::Newest, filters: none },
-    Kind { name: "a usual word, newest first", query: middling, order: Order::Newest, filters: none },
-    Kind { name: "a usual word, one account", query: middling, order: Order::Best, filters: one_account },
-    Kind { name: "a frequent word, one account", query: frequent, order: Order::Best, filters: one_account },
-    Kind { name: "a phrase, one account", query: phrase, order: Order::Best, filters: one_account },
-    Kind { name: "a frequent word, one day", query: frequent, order: Order::Best, filters: one_day },
-    Kind { name: "a phrase, one day", query: phrase, order: Order::Best, filters: one_day },
-    Kind {
-        name: "a beginning after a frequent word",
-        query: |words, chance| format!("\"{} {}\"*", frequent(words, chance), &rare(words, chance)[..5]),
-        order: Order::Best,
-        filters: none,
-    },
-    Kind { name: "a common word, newest first", query: common, order: Order::Newest, filters: none },
-    Kind { name: "a frequent word, voice", query: frequent, order: Order::Best, filters: voice },
-    Kind { name: "a frequent word, e-mail", query: frequent, order: Order::Best, filters: email },
-    Kind { name: "a common word, e-mail, newest", query: common, order: Order::Newest, filters: email },
-    Kind { name: "a frequent word, no such channel", query: frequent, order: Order::Best, filters: no_channel },
-    Kind { name: "a usual word, no such channel", query: middling, order: Order::Best, filters: no_channel },
-    Kind { name: "a phrase, no such channel", query: phrase, order: Order::Best, filters: no_channel },
-    Kind { name: "a frequent word, outbound sales", query: frequent, order: Order::Best, filters: outbound_sales },
-    Kind { name: "a usual word, one agent", query: middling, order: Order::Best, filters: one_agent },
-    Kind { name: "a frequent word, one agent", query: frequent, order: Order::Best, filters: one_agent },
-    Kind { name: "a usual word, by name", query: middling, order: Order::Best, filters: one_name },
-    Kind { name: "a common word, by name", query: common, order: Order::Best, filters: one_name },
-    Kind { name: "a frequent word, by name", query: frequent, order: Order::Best, filters: one_name },
-    Kind { name: "a frequent word, by name, newest", query: frequent, order: Order::Newest, filters: one_name },
-    Kind { name: "a phrase, by name", query: phrase, order: Order::Best, filters: one_name },
-    Kind {
-        name: "a beginning, by name",
-        query: |words, chance| format!("{}*", &middling(words, chance)[..3]),
-        order: Order::Best,
-        filters: one_name,
-    },
-    Kind { name: "a frequent word, by first name", query: frequent, order: Order::Best, filters: a_first_name },
-    Kind { name: "a frequent word, name and e-mail", query: frequent, order: Order::Best, filters: a_name_and_email },
-    Kind { name: "a frequent word, one caller", query: frequent, order: Order::Best, filters: a_caller },
-    Kind { name: "a frequent word, nobody", query: frequent, order: Order::Best, filters: nobody },
-    Kind { name: "a frequent word in notes", query: frequent, order: Order::Best, filters: notes },
-    Kind { name: "a usual word in notes", query: middling, order: Order::Best, filters: notes },
-];
 
 /// The median and the 95th percentile.
 fn percentiles(mut times: Vec<Duration>) -> (Duration, Duration) {

@@ -29,8 +29,8 @@ pub(super) struct Block {
 /// Where the marks stand in a block: beyond its words.
 const MARKS: usize = POSITIONS + 1;
 
-/// The blocks; `marks` are words of each of them, and fewer than two thousand. A word without a letter or digit of its own is a gap between what two
-/// speakers said.
+/// The blocks; `marks` are words of each of them, and fewer than two thousand. A word without a letter or digit of its own
+/// is a gap between what two speakers said.
 pub(super) fn blocks(words: &str, marks: &str) -> Vec<Block> {
     let mut marked = String::new();
     lexemes(&mut marked, places(marks.split(' ').filter(|mark| !mark.is_empty()), MARKS));
