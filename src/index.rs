@@ -17,8 +17,8 @@ use crate::search::{Marks, Source, indexed, spoken, words};
 const ROWS: i64 = 1000;
 /// Bytes of theirs, as received: SQLite's one writer is held up for some 50 ms.
 const BYTES: u64 = 2_000_000;
-/// Segments that one transaction indexes anew.
-const TODOS: usize = 200;
+/// Segments that one transaction indexes anew: each with all that was said in it.
+const TODOS: usize = 50;
 /// Segments whose texts are read besides at a time.
 const BODIES: usize = 50;
 
@@ -150,10 +150,8 @@ impl Indexer {
             let cut = tokio::task::spawn_blocking(move || {
                 part.into_iter().flat_map(|(key, segment)| segment.entries(key)).collect::<Vec<_>>()
             });
-            let cut = cut.await;
-            batch
-                .entries
-                .extend(cut.map_err(|_| DbError::new(DbFault::Broken, "cutting text into words ended abnormally"))?);
+            let ended_badly = |_| DbError::new(DbFault::Broken, "cutting text into words ended abnormally");
+            batch.entries.extend(cut.await.map_err(ended_badly)?);
         }
         Ok(batch)
     }

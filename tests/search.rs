@@ -427,6 +427,8 @@ async fn the_index_finds_what_the_text_says_however_it_is_asked(test: TestDb) {
         "\"my refund is\"",
         "\"is not my\" late",
         "\"not the\"*",
+        "\"my late ref\"*",
+        "\"my late refund\"* -\"is the\"*",
         "\"late my\" OR \"is not late\"",
         "\"late my\" OR refund",
         "refund -\"late refund\"",
