@@ -8,6 +8,7 @@ mod blocks;
 mod buckets;
 mod doc;
 mod look;
+mod neighbours;
 mod number;
 mod postgres;
 mod purge;

@@ -3,9 +3,10 @@
 //! A tsvector counts positions up to 16,383, keeps 256 of each word, and holds a megabyte. A document beyond that lies in
 //! several blocks, each of which begins with the last words of the one before, so that no phrase is lost between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use super::neighbours::pairs;
 use super::sketch::sketch;
 use super::{OVERLAP, is_word};
 
@@ -14,7 +15,7 @@ const POSITIONS: usize = 12_000;
 /// Positions of one word in a block.
 const SAME: usize = 250;
 /// Bytes that a block may take, with what each word costs besides.
-const BYTES: usize = 400_000;
+const BYTES: usize = 600_000;
 const EACH: usize = 12;
 
 /// A block of a document.
@@ -57,13 +58,18 @@ fn block(words: &[&str], start: usize, marked: &str) -> (Block, usize) {
             break;
         }
         held.push(index - start + 1);
-        bytes += word.len() + EACH;
+        // Once by itself, and once in a pair.
+        bytes += word.len() + 2 * word.len().min(20) + 2 * EACH;
         end = index + 1;
     }
+    let words = words.get(start..end).unwrap_or_default();
     let mut text = String::with_capacity(marked.len() + bytes);
     text.push_str(marked);
     lexemes(&mut text, places);
-    (Block { words: text, pairs: sketch(words.get(start..end).unwrap_or_default()) }, end)
+    for pair in pairs(words).collect::<BTreeSet<String>>() {
+        let _ = write!(text, " '{pair}'");
+    }
+    (Block { words: text, pairs: sketch(words) }, end)
 }
 
 /// Where each of the words stands, the first of them at `first`.
@@ -96,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_short_document_is_one_block_with_its_positions() {
-        assert_eq!(blocks("b a b \u{2029} c", "m"), ["'m':12001 'a':2 'b':1,3 'c':5"]);
+        assert_eq!(blocks("b a b \u{2029} c", "m"), ["'m':12001 'a':2 'b':1,3 'c':5 '\u{e009}a_b' '\u{e009}b_a'"]);
         assert_eq!(blocks("", "m n \u{2029} o"), ["'m':12001 'n':12002 'o':12004"]);
     }
 

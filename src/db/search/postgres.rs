@@ -3,10 +3,12 @@
 //! Its index finds all that match before it knows which are the newest, and of a phrase only those that have its words. So
 //! the newest documents are gone through first, one after the other; where too few of them match, the index is asked for
 //! those of the time before, then of a longer time before that, and at last for all that is left. A phrase is compared with
-//! a block's sketch before the block's words are read: they are long, and lie elsewhere.
+//! a block's sketch before the block's words are read: they are long, and lie elsewhere. Of two short words in a row the
+//! index knows (`neighbours.rs`).
 
 use super::super::{Arg, Db, DbError, Stmt, sql};
 use super::look::docs;
+use super::neighbours::pairs;
 use super::sketch::condition;
 use super::{Doc, Lookup, Needle, buckets};
 
@@ -16,6 +18,9 @@ const NEWEST: &[i64] = &[1000];
 const LONGER: i64 = 16;
 /// The same where something was: as long as should be enough, by what was found, within these bounds.
 const BY_FOUND: (i64, i64) = (3, 64);
+
+/// Matches in the last stretch after which so many are expected in the next that it is gone through for them.
+const MANY: usize = 10;
 
 /// The planner does not know what reading a long list of words costs, nor that matches are found soon: it is told the way,
 /// for one transaction.
@@ -30,15 +35,26 @@ const ASK: &str = "select set_config('enable_seqscan', 'off', true), set_config(
 enum Sense {
     /// To the letter.
     Exact,
-    /// A phrase stands for its words, in any order: what the index can tell. An exclusion must then be exact or left out.
+    /// A phrase stands for its words and short neighbours, in any order: what the index can tell. An exclusion must then be
+    /// exact or left out.
     Loose,
+    /// The same without the beginning in which a phrase ends. The index gathers all words that begin so from all the archive,
+    /// which is not worth it where there are many: the sketches tell.
+    Looser,
 }
 
 fn tsquery(choice: &[Needle], sense: Sense) -> String {
     let join = if sense == Sense::Exact { " <-> " } else { " & " };
     let needle = |needle: &Needle| {
-        let words: Vec<String> = needle.words.iter().map(|word| format!("'{word}'")).collect();
-        format!("({}{})", words.join(join), if needle.prefix { ":*" } else { "" })
+        let whole = needle.words.len() - usize::from(needle.prefix);
+        let begun = needle.prefix && (sense != Sense::Looser || whole == 0);
+        let words = needle.words.iter().take(if begun { whole + 1 } else { whole });
+        let words: Vec<String> = words.map(|word| format!("'{word}'")).collect();
+        let mut text = format!("{}{}", words.join(join), if begun { ":*" } else { "" });
+        if sense != Sense::Exact {
+            pairs(needle.words.get(..whole).unwrap_or_default()).for_each(|pair| text += &format!(" & '{pair}'"));
+        }
+        format!("({text})")
     };
     format!("({})", choice.iter().map(needle).collect::<Vec<_>>().join(" | "))
 }
@@ -58,10 +74,16 @@ fn whole(clauses: &[Vec<Needle>], none: &[Needle], sense: Sense) -> String {
 /// Puts the statement together, argument by argument.
 struct Question {
     args: Vec<Arg>,
+    /// How the index is to be asked; where it is not, the documents are gone through.
+    asked: Option<Asked>,
+}
+
+/// How the index is asked.
+#[derive(Clone)]
+struct Asked {
     /// Words of the stretches of time that are asked for; none for all.
     buckets: Vec<String>,
-    /// Whether the index is to be used; otherwise the documents are gone through.
-    ask: bool,
+    sense: Sense,
 }
 
 const PLACE: &str = "doc >= $1 and doc < $2";
@@ -79,14 +101,14 @@ impl Question {
         let sketches: Vec<String> = clauses.iter().filter_map(|clause| condition(clause, &mut self.args)).collect();
         let mut parts = Vec::new();
         let same = loose == exact;
-        if self.ask {
-            let buckets = match self.buckets.as_slice() {
+        if let Some(asked) = &self.asked {
+            let buckets = match asked.buckets.as_slice() {
                 [] => String::new(),
                 buckets => format!(" & ('{}')", buckets.join("' | '")),
             };
             parts.push(format!("words @@ {}", self.query(format!("{loose}{buckets}"))));
         }
-        if !self.ask || !same {
+        if self.asked.is_none() || !same {
             // The operator's function is what no index is used for.
             let exact = format!("ts_match_vq(words, {})", self.query(exact));
             parts.push(match sketches.is_empty() {
@@ -101,18 +123,17 @@ impl Question {
 
 /// A document in one block is judged by that; for the few in several, each condition may be met in another one, and what
 /// must not occur may in none.
-fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, asked: Option<Vec<String>>) -> Stmt {
-    let ask = asked.is_some();
-    let args = vec![first.into(), end.into(), limit.into()];
-    let mut question = Question { args, buckets: asked.unwrap_or_default(), ask };
+fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, asked: Option<Asked>) -> Stmt {
+    let (ask, sense) = (asked.is_some(), asked.as_ref().map_or(Sense::Loose, |asked| asked.sense));
+    let mut question = Question { args: vec![first.into(), end.into(), limit.into()], asked };
     let (clauses, none) = (lookup.clauses(), lookup.none.as_slice());
     let (place, is_long) = if ask { (ANYWHERE, "many = 1") } else { (PLACE, "many + 0 = 1") };
-    let single = question.matches(&clauses, whole(&clauses, none, Sense::Loose), whole(&clauses, none, Sense::Exact));
+    let single = question.matches(&clauses, whole(&clauses, none, sense), whole(&clauses, none, Sense::Exact));
     let mut many = String::new();
     let excluded = (!none.is_empty()).then(|| none.to_vec());
     for (nth, clause) in clauses.iter().chain(&excluded).enumerate() {
         let one = std::slice::from_ref(clause);
-        let matches = question.matches(one, tsquery(clause, Sense::Loose), tsquery(clause, Sense::Exact));
+        let matches = question.matches(one, tsquery(clause, sense), tsquery(clause, Sense::Exact));
         let join = match nth {
             0 => "",
             nth if nth == clauses.len() => " except ",
@@ -171,7 +192,9 @@ impl Db {
                 break;
             }
             let before = found.len();
-            let stmt = statement(lookup, (low, end), limit - before, Some(buckets::cover(low, end)));
+            let sense = if hits >= MANY { Sense::Looser } else { Sense::Loose };
+            let asked = Asked { buckets: buckets::cover(low, end), sense };
+            let stmt = statement(lookup, (low, end), limit - before, Some(asked));
             found.extend(self.told(stmt, ASK).await?);
             if found.len() >= limit {
                 return Ok(found);
@@ -182,7 +205,8 @@ impl Db {
         // Where it is most of the archive, it is asked for as a whole.
         let part = (end - first).saturating_mul(2) < newest - oldest;
         let buckets = if part { buckets::cover(first, end) } else { Vec::new() };
-        found.extend(self.told(statement(lookup, (first, end), limit - found.len(), Some(buckets)), ASK).await?);
+        let asked = Some(Asked { buckets, sense: Sense::Loose });
+        found.extend(self.told(statement(lookup, (first, end), limit - found.len(), asked), ASK).await?);
         Ok(found)
     }
 
@@ -207,6 +231,10 @@ mod tests {
     fn what_the_index_is_asked_for_lets_all_through_that_match() {
         let all = vec![vec![needle(&["late", "ref"], true), needle(&["soon"], false)]];
         let none = [needle(&["ok"], false), needle(&["not", "now"], false)];
+        let begun = [needle(&["it", "is", "lat"], true)];
+        assert_eq!(tsquery(&begun, Sense::Looser), "(('it' & 'is' & '\u{e009}it_is'))");
+        assert_eq!(tsquery(&[needle(&["lat"], true)], Sense::Looser), "(('lat':*))");
+        assert_eq!(tsquery(&begun, Sense::Loose), "(('it' & 'is' & 'lat':* & '\u{e009}it_is'))");
         let exact = "(('late' <-> 'ref':*) | ('soon')) & !(('ok')) & !(('not' <-> 'now'))";
         assert_eq!(whole(&all, &none, Sense::Exact), exact);
         assert_eq!(whole(&all, &none, Sense::Loose), "(('late' & 'ref':*) | ('soon')) & !(('ok'))");
