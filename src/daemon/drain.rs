@@ -36,6 +36,10 @@ use hands::Hands;
 const LEFT_ALONE: Duration = Duration::from_secs(30);
 /// How long requests under way may take when the daemon ends.
 const LAST_ORDERS: Duration = Duration::from_secs(5);
+/// A look brings what will be due so soon after it, too: it goes when it is due, without a look of its own...
+const AHEAD: Duration = Duration::from_secs(1);
+/// ...which begins so long before something is due.
+const LEAD: Duration = Duration::from_millis(500);
 /// Between looks at a database that is away.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -111,6 +115,7 @@ impl Drain {
             if self.looking.is_none() && (self.refill || self.runs_low()) {
                 self.look();
             }
+            self.schedule.ripen(self.account.clock.now());
             if stores {
                 self.send_at_once().await;
             }
@@ -123,7 +128,7 @@ impl Drain {
             }
             self.account.live.set_running(self.requests.len());
             let account = self.account.clone();
-            let next = self.next;
+            let next = self.next.into_iter().chain(self.schedule.next_due()).min();
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(acknowledgement) = self.acknowledged.1.recv() => self.acknowledge(acknowledgement),
@@ -135,8 +140,10 @@ impl Drain {
                 }
                 () = account.work.notified() => self.refill = true,
                 () = async { match next { Some(next) => account.clock.sleep_until_time(next).await, None => std::future::pending().await } } => {
-                    self.next = None;
-                    self.refill = true;
+                    if self.next == next {
+                        self.next = None;
+                        self.refill = true;
+                    }
                 }
                 _ = storage.changed() => self.refill = true,
             }
@@ -202,8 +209,8 @@ impl Drain {
         let most = wanted.clone();
         let look = async move {
             let most = |class| most.get(&class).copied().unwrap_or(0);
-            let due = account.db.due_of_each(account.owned, open, now, most).await?;
-            Ok((due, account.db.next_due(account.owned.account, open, now).await?))
+            let due = account.db.due_of_each(account.owned, open, now + AHEAD, most).await?;
+            Ok((due, account.db.next_due(account.owned.account, open, now + AHEAD).await?))
         };
         self.looking = Some((wanted, Box::pin(look)));
     }
@@ -236,6 +243,7 @@ impl Drain {
     fn hold(&mut self, due: Vec<Claim>, next: Option<Time>, wanted: &Wanted, now: Time) {
         let portion = self.portion();
         let mut left = wanted.clone();
+        let mut next = next.map(|due| due - LEAD);
         // Of what was not looked for there may be more; it is asked for when it runs low.
         self.more = wanted.iter().filter(|(_, wanted)| **wanted == 0).map(|(class, _)| *class).collect();
         for claim in due {
@@ -245,17 +253,20 @@ impl Drain {
             let full = *left == 0;
             let known = self.left_alone.contains_key(&claim.item) || self.held.holds(claim.item);
             let known = known || self.meanwhile.contains(&claim.item);
-            if known && !planted::strikes(Plant::DoubledClaim) {
-                // Known already.
-            } else if self.schedule.held(class) < portion {
+            let new = !known || planted::strikes(Plant::DoubledClaim);
+            // However often the bell rings, no more are held here than will soon be tried.
+            let (due, soon) = (claim.due, claim.due > now);
+            let room = portion > if soon { self.schedule.soon() } else { self.schedule.held(class) };
+            if new && room {
                 self.held.take(claim.item, class);
-                self.schedule.push(claim);
-            } else {
-                // However often the bell rings, no more are held here than will soon be tried.
-                self.more.insert(class);
+                if soon { self.schedule.wait(claim) } else { self.schedule.push(claim) }
             }
-            if full {
-                self.more.insert(class);
+            if (new && !room) || full {
+                if soon {
+                    next = next.into_iter().chain([due]).min();
+                } else {
+                    self.more.insert(class);
+                }
             }
         }
         let pauses = self
@@ -329,7 +340,7 @@ impl Drain {
     fn acknowledge(&mut self, first: Acknowledgement) {
         let mut next = Some(first);
         while let Some((item, counted)) = next {
-            let due = self.held.let_go(item);
+            let due = self.held.let_go(item).map(|due| due - LEAD);
             if self.looking.is_some() {
                 self.meanwhile.insert(item);
             }

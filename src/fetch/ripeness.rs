@@ -5,8 +5,8 @@
 //! is live is not asked for at an age at which nothing was found lately.
 //!
 //! At which age that is, a retry tells only roughly: it finds what has been there since some time after the last try. So a few
-//! are asked for half way between the age at which one was still absent and the age at which all were found, until the two are
-//! close. One in many is asked for at once all the same; if it is there, waiting is over. Where those that were put off are not
+//! are asked for between the age at which one was still absent and the age at which all were found, until the two are close. One in many is asked for at once all the same; if it is there, waiting is over; if it is not, it is tried again when its
+//! like are. Where those that were put off are not
 //! there yet when they are asked for, they are put off further. And where first tries mostly find what they ask for, nothing is
 //! ever put off.
 
@@ -19,9 +19,12 @@ const RECENT: usize = 8;
 const LATE: usize = 2;
 /// Of so many that would be put off, one is asked for at once: few enough for a 99th percentile not to see them.
 const EXPLORE: u64 = 256;
-/// Of so many, one is asked for half way, as long as that may teach something.
+/// Of so many, one is asked for between the two ends, as long as that may teach something...
 const PROBE: u64 = 4;
-/// So many found half way, one after the other, are no accident.
+/// ...at one of the points that divide what lies between into so many parts: what becomes of one is known long after the
+/// next ones were put off.
+const PARTS: u32 = 4;
+/// So many found between the two, one after the other, are no accident.
 const HITS: u32 = 2;
 /// An artifact that takes longer than this is waited for by the backoff, in few enough tries.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -49,8 +52,9 @@ struct Ripe {
     age: Duration,
     /// The oldest age, younger than that, at which one was asked for in vain.
     absent: Duration,
-    /// Since then, those found younger, one after the other.
+    /// Since then, those found younger, one after the other, and the oldest age at which one of them was asked for.
     hits: u32,
+    hit: Duration,
     /// Those that were not there when they were thought to be, one after the other, and the youngest age at which one of
     /// them was found.
     late: u32,
@@ -59,12 +63,13 @@ struct Ripe {
 
 impl Ripe {
     fn new(age: Duration, absent: Duration) -> Ripe {
-        Ripe { age, absent: absent.min(age), hits: 0, late: 0, next: Duration::MAX }
+        Ripe { age, absent: absent.min(age), hits: 0, hit: Duration::ZERO, late: 0, next: Duration::MAX }
     }
 
-    /// The age half way, where the two ends are not close yet: within a hundredth.
-    fn half_way(&self) -> Option<Duration> {
-        unripe(self.absent, self.age).then(|| self.absent + (self.age - self.absent) / 2)
+    /// An age between the two ends, another one each time, where they are not close yet.
+    fn between(&self, number: u64) -> Option<Duration> {
+        let part = 1 + u32::try_from(number % u64::from(PARTS - 1)).unwrap_or(0);
+        unripe(self.absent, self.age).then(|| self.absent + (self.age - self.absent) * part / PARTS)
     }
 
     /// What is known once an item was found; `None` where waiting has turned out to be for nothing.
@@ -75,14 +80,15 @@ impl Ripe {
             let later = usize::try_from(self.late).is_ok_and(|late| late >= RECENT);
             return Some(if later { Ripe::new(self.next, self.age) } else { self });
         }
-        if late {
-            return Some(Ripe { absent: self.absent.max(asked), hits: 0, ..self });
-        }
         if asked <= self.absent {
-            return None;
+            return late.then_some(self);
+        }
+        if late {
+            return Some(Ripe { absent: asked, hits: 0, hit: Duration::ZERO, ..self });
         }
         self.hits += 1;
-        Some(if self.hits >= HITS { Ripe::new(asked, self.absent) } else { self })
+        self.hit = self.hit.max(asked);
+        Some(if self.hits >= HITS { Ripe::new(self.hit, self.absent) } else { self })
     }
 }
 
@@ -94,8 +100,13 @@ impl Ripeness {
         if self.asked.is_multiple_of(EXPLORE) {
             return None;
         }
-        let probe = ripe.half_way().filter(|_| self.asked.is_multiple_of(PROBE));
+        let probe = ripe.between(self.asked / PROBE).filter(|_| self.asked.is_multiple_of(PROBE));
         Some(probe.unwrap_or(ripe.age).saturating_sub(age)).filter(|wait| !wait.is_zero())
+    }
+
+    /// How much longer one that was asked for at this age, in vain, had better wait: until its like are asked for.
+    pub fn wait_again(&self, age: Duration) -> Option<Duration> {
+        self.ripe.and_then(|ripe| ripe.age.checked_sub(age)).filter(|wait| !wait.is_zero())
     }
 
     /// Takes note of one that was found at `age`, first asked for at `asked`, in vain if `late`. `true` where waiting has
@@ -122,9 +133,9 @@ impl Ripeness {
     }
 }
 
-/// Clearly younger: a hundredth is for clocks, and not worth a wait.
+/// Clearly younger: a thousandth is for clocks, and not worth a wait.
 fn unripe(age: Duration, ripe: Duration) -> bool {
-    age < ripe.mul_f64(0.99)
+    age < ripe.mul_f64(0.999)
 }
 
 #[cfg(test)]

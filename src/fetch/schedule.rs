@@ -1,7 +1,7 @@
 //! Which of the items that are due goes next: pure.
 //!
-//! Two orders meet here. Live goes before recheck before backfill before revisit; but of every ten requests one goes to a
-//! less urgent lane, so that nothing starves. And first tries go before retries: while a first try waits, in whatever lane,
+//! Two orders meet here. Live goes before recheck before backfill before revisit; but a lane that nine went before in a row has
+//! the next, so that nothing starves; one that is served meanwhile does not claim it. And first tries go before retries: while a first try waits, in whatever lane,
 //! any `n` requests on end hold at most `n / 5` retries, rounded up. What decides between the two is whose the fifth is: the
 //! live lane's retries have all of it and go before the first tries of every other lane, so that whoever waits for what has
 //! just ended does not stand behind a backfill; the other lanes' retries have half of it, and what live leaves of that.
@@ -15,14 +15,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::db::{Claim, Class};
+use crate::clock::Time;
+use crate::db::{Claim, Class, Item};
 use crate::model::{Artifact, ArtifactSet, Lane};
 
 /// While first tries wait, so many go between two retries of the live lane...
 const LIVE_GAP: u64 = 4;
 /// ...and so many before a retry of another lane.
 const OTHER_GAP: u64 = 9;
-/// Of so many first tries, and of so many retries, one goes to the less urgent lanes while more urgent ones wait.
+/// Of so many first tries, and of so many retries, one at the most goes before more urgent ones that wait.
 const FAIR_SHARE: u64 = 10;
 
 /// Items claimed and not under way yet.
@@ -30,16 +31,21 @@ const FAIR_SHARE: u64 = 10;
 pub struct Schedule {
     first: Kind,
     again: Kind,
+    /// What is not due yet, but soon.
+    soon: BTreeMap<(Time, Item), Claim>,
     held: BTreeMap<Class, usize>,
     /// First tries that went since the last retry.
     since_retry: u64,
 }
 
-/// First tries, or retries: a queue for each lane, and how many went.
+/// First tries, or retries: a queue for each lane.
 #[derive(Debug, Default)]
 struct Kind {
     lanes: [VecDeque<Claim>; 4],
-    went: u64,
+    /// How many more urgent ones went while something of this lane waited, since one of it went.
+    passed: [u64; 4],
+    /// How many went since one went before more urgent ones.
+    in_order: u64,
 }
 
 /// The class of a claim.
@@ -52,6 +58,29 @@ fn is_retry(claim: &Claim) -> bool {
 }
 
 impl Schedule {
+    /// Takes up a claim that is not due yet, to go once it is.
+    pub fn wait(&mut self, claim: Claim) {
+        self.soon.insert((claim.due, claim.item), claim);
+    }
+
+    /// How many wait to be due.
+    pub fn soon(&self) -> usize {
+        self.soon.len()
+    }
+
+    /// When the next of those that are not due yet is.
+    pub fn next_due(&self) -> Option<Time> {
+        self.soon.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// Those that are due by now may go.
+    pub fn ripen(&mut self, now: Time) {
+        while let Some(entry) = self.soon.first_entry().filter(|entry| entry.key().0 <= now) {
+            let claim = entry.remove();
+            self.push(claim);
+        }
+    }
+
     /// Adds a claim behind those of its kind that are due earlier.
     pub fn push(&mut self, claim: Claim) {
         let queue = self.count_in(&claim);
@@ -76,10 +105,10 @@ impl Schedule {
     /// A request for this claim goes. One that was only looked at, and put off, has taken nobody's turn.
     pub fn went(&mut self, claim: &Claim) {
         if is_retry(claim) {
-            self.again.went = self.again.went.wrapping_add(1);
+            self.again.went(claim.lane);
             self.since_retry = 0;
         } else {
-            self.first.went = self.first.went.wrapping_add(1);
+            self.first.went(claim.lane);
             self.since_retry = self.since_retry.saturating_add(1);
         }
     }
@@ -113,15 +142,20 @@ impl Schedule {
             out.extend(gone);
         }
         self.held.retain(|(held, ..), _| *held != artifact);
+        out.extend(self.soon.extract_if(.., |_, claim| claim.artifact == artifact).map(|(_, claim)| claim));
         out
     }
 
     fn count_in(&mut self, claim: &Claim) -> &mut VecDeque<Claim> {
         *self.held.entry(class(claim)).or_default() += 1;
-        let lane = usize::try_from(claim.lane.code()).unwrap_or(0).min(Lane::ALL.len() - 1);
         let kind = if is_retry(claim) { &mut self.again } else { &mut self.first };
-        &mut kind.lanes[lane]
+        &mut kind.lanes[place(claim.lane)]
     }
+}
+
+/// Where a lane stands among the others, the most urgent first.
+fn place(lane: Lane) -> usize {
+    usize::try_from(lane.code()).unwrap_or(0).min(Lane::ALL.len() - 1)
 }
 
 impl Kind {
@@ -131,13 +165,28 @@ impl Kind {
     }
 
     fn take(&mut self, open: ArtifactSet) -> Option<Claim> {
-        // The odd turn out looks at the lanes from another end, a different one each time.
-        let odd = self.went % FAIR_SHARE == FAIR_SHARE / 2;
-        let start = if odd { usize::try_from(self.went / FAIR_SHARE % 3).unwrap_or(0) + 1 } else { 0 };
+        let start = self.overdue(open).unwrap_or(0);
         (start..self.lanes.len()).chain(0..start).find_map(|lane| {
             let at = self.lanes[lane].iter().position(|claim| open.contains(claim.artifact))?;
             self.lanes[lane].remove(at)
         })
+    }
+
+    /// The lane that others went before for too long.
+    fn overdue(&self, open: ArtifactSet) -> Option<usize> {
+        let waits = |lane: &usize| self.lanes[*lane].iter().any(|claim| open.contains(claim.artifact));
+        let lane = (1..self.lanes.len()).filter(waits).max_by_key(|lane| self.passed[*lane])?;
+        (self.in_order.min(self.passed[lane]) >= FAIR_SHARE - 1).then_some(lane)
+    }
+
+    fn went(&mut self, lane: Lane) {
+        let lane = place(lane);
+        let in_turn = self.lanes[..lane].iter().all(VecDeque::is_empty);
+        self.in_order = if in_turn { self.in_order.saturating_add(1) } else { 0 };
+        self.passed[lane] = 0;
+        for less in lane + 1..self.lanes.len() {
+            self.passed[less] = if self.lanes[less].is_empty() { 0 } else { self.passed[less].saturating_add(1) };
+        }
     }
 }
 
@@ -148,8 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::Time;
-    use crate::db::{Item, Owned};
+    use crate::db::Owned;
 
     fn claim(item: i64, lane: Lane, tries: u32) -> Claim {
         Claim {
@@ -192,6 +240,35 @@ mod tests {
         let backfill = taken.iter().filter(|claim| claim.lane == Lane::Backfill).count();
         assert!((10..=50).contains(&backfill), "{backfill}");
         assert_eq!(taken[0].lane, Lane::Live);
+    }
+
+    #[test]
+    fn a_backfill_that_is_served_anyway_never_goes_before_what_is_live() {
+        let mut schedule = Schedule::default();
+        for item in 0..1000 {
+            schedule.push(claim(item + 1000, Lane::Backfill, 0));
+        }
+        for item in 0..100 {
+            schedule.push(claim(item, Lane::Live, 0));
+            assert_eq!(next(&mut schedule).unwrap().lane, Lane::Live);
+            assert!(take(&mut schedule, 3).iter().all(|claim| claim.lane == Lane::Backfill));
+        }
+    }
+
+    #[test]
+    fn what_is_due_soon_goes_once_it_is() {
+        let mut schedule = Schedule::default();
+        schedule.wait(claim(20, Lane::Live, 0));
+        schedule.wait(claim(10, Lane::Live, 0));
+        schedule.wait(Claim { artifact: Artifact::AutoSummary, ..claim(5, Lane::Live, 0) });
+        assert_eq!(schedule.drain(Artifact::AutoSummary).len(), 1);
+        assert_eq!((schedule.soon(), schedule.next_due()), (2, Some(Time(10))));
+        schedule.ripen(Time(9));
+        assert!(!schedule.has(ArtifactSet::ALL));
+        schedule.ripen(Time(10));
+        assert_eq!(next(&mut schedule).unwrap().item, Item(10));
+        assert!(next(&mut schedule).is_none());
+        assert_eq!(schedule.next_due(), Some(Time(20)));
     }
 
     #[test]

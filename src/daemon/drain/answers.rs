@@ -57,7 +57,8 @@ impl Drain {
                 if error.fault == Fault::NotYet {
                     self.absence.entry(claim.artifact).or_default().missed(self.patience.is_late(&claim, now), now);
                 }
-                let settlement = self.patience.failed(&claim, &error, now, rand::rng().random());
+                let mut settlement = self.patience.failed(&claim, &error, now, rand::rng().random());
+                self.put_off_until_ripe(&claim, &error, &mut settlement, now);
                 self.log_failure(&claim, &error, &settlement);
                 self.settle(claim, settlement, now).await;
             }
@@ -128,6 +129,19 @@ impl Drain {
     /// How old an item of the live lane is at `at`, by the API's clock; `None` for others.
     pub(super) fn age(&self, claim: &Claim, at: Time) -> Option<Duration> {
         (claim.lane == Lane::Live && claim.visit == 0 && claim.ended != Time::NONE).then(|| at.since(claim.ended))
+    }
+
+    /// What is live and was asked for before its like turn up is asked for again when they do, not when the backoff says.
+    fn put_off_until_ripe(&self, claim: &Claim, error: &ApiError, settlement: &mut Settlement, now: Time) {
+        let Settlement::Failed { state: State::Open, due, .. } = settlement else { return };
+        if error.fault != Fault::NotYet || error.retry_after.is_some() {
+            return;
+        }
+        let age = self.age(claim, self.account.api.api_now());
+        let ripeness = self.ripeness.get(&claim.artifact);
+        if let Some(wait) = age.zip(ripeness).and_then(|(age, ripeness)| ripeness.wait_again(age)) {
+            *due = now + wait;
+        }
     }
 
     /// Whether what was put off of this one's kind is due, now that it was found.
