@@ -7,15 +7,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::clock::Time;
 use crate::db::{Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Owned, TodoRow};
-use crate::search::{Source, indexed, words};
+use crate::model::may_have_notes;
+use crate::reading::Conversation;
+use crate::search::{Marks, Source, indexed, spoken, words};
 
 /// Versions that one transaction indexes.
 const ROWS: i64 = 1000;
 /// Bytes of theirs, as received: SQLite's one writer is held up for some 50 ms.
 const BYTES: u64 = 2_000_000;
-/// Segments that one transaction indexes anew.
-const TODOS: usize = 200;
+/// Segments that one transaction indexes anew: each with all that was said in it.
+const TODOS: usize = 50;
+/// Segments whose texts are read besides at a time.
+const BODIES: usize = 50;
 
 /// What a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,49 +120,85 @@ impl Indexer {
         Ok(if more { Progress::Did } else { Progress::Idle })
     }
 
-    /// Reads the bodies and cuts them into words.
+    /// Reads what else is needed and cuts all of it into words.
     async fn filled(&self, mut batch: IndexBatch) -> Result<IndexBatch, DbError> {
-        let rows = self.db.index_rows(&batch.slices).await?;
-        // A segment whose end time changed has new numbers for all that is indexed of it.
-        let moved: BTreeMap<i64, usize> = (0..)
-            .zip(&batch.todos)
-            .filter(|(_, todo)| todo.now.as_ref().is_some_and(|(ended, _)| *ended != todo.was))
-            .map(|(nth, todo)| (todo.segment, nth))
-            .collect();
-        let items: Vec<i64> = moved.keys().flat_map(|segment| (0..3).map(move |code| segment * 4 + code)).collect();
-        let bodies = self.db.newest_bodies(&items).await?;
-        let cut = tokio::task::spawn_blocking(move || {
-            let mut entries: Vec<IndexEntry> = Vec::with_capacity(rows.len() + batch.todos.len());
-            for row in rows {
-                let words = row.body.map_or_else(String::new, |body| cut_up(row.item, &body));
-                let (account, item, version, ended) = (row.account, row.item, row.version, row.ended);
-                entries.push(IndexEntry { account, item, version, ended, words });
+        let mut segments: BTreeMap<i64, Segment> = BTreeMap::new();
+        for todo in &batch.todos {
+            let Some((ended, metadata)) = &todo.now else { continue };
+            let segment = segments.entry(todo.segment).or_default();
+            (segment.account, segment.ended, segment.whole) = (todo.account, *ended, true);
+            segment.metadata.clone_from(metadata);
+        }
+        for row in self.db.index_rows(&batch.slices).await? {
+            let segment = segments.entry(row.item.div_euclid(4)).or_default();
+            (segment.account, segment.ended, segment.metadata) = (row.account, row.ended, row.metadata);
+            segment.whole |= row.item.rem_euclid(4) == 0;
+            segment.texts.insert(row.item, (row.version, row.body));
+        }
+        let mut left = segments.into_iter();
+        loop {
+            let mut part: Vec<(i64, Segment)> = left.by_ref().take(BODIES).collect();
+            if part.is_empty() {
+                break;
             }
-            for todo in &batch.todos {
-                let Some((ended, metadata)) = &todo.now else { continue };
-                let item = todo.segment * 4 + 3;
-                let words = cut_up(item, metadata.as_bytes());
-                entries.push(IndexEntry { account: todo.account, item, version: 0, ended: *ended, words });
+            let items = part.iter().flat_map(|(key, segment)| segment.lacking(*key));
+            for (item, (version, body)) in self.db.newest_bodies(&items.collect::<Vec<_>>()).await? {
+                let Ok(at) = part.binary_search_by_key(&item.div_euclid(4), |(key, _)| *key) else { continue };
+                let Some((_, segment)) = part.get_mut(at) else { continue };
+                segment.texts.insert(item, (version, Some(body)));
             }
-            for (item, (version, body)) in bodies {
-                let Some(todo) = moved.get(&item.div_euclid(4)).and_then(|nth| batch.todos.get(*nth)) else { continue };
-                let Some((ended, _)) = &todo.now else { continue };
-                let words = cut_up(item, &body);
-                entries.push(IndexEntry { account: todo.account, item, version, ended: *ended, words });
-            }
-            entries.sort_by_key(|entry| (entry.item, entry.version));
-            // One statement must not name a document twice; the later version stays.
-            entries.reverse();
-            entries.dedup_by_key(|entry| entry.item);
-            batch.entries = entries;
-            batch
-        });
-        cut.await.map_err(|_| DbError::new(DbFault::Broken, "cutting text into words ended abnormally"))
+            let cut = tokio::task::spawn_blocking(move || {
+                part.into_iter().flat_map(|(key, segment)| segment.entries(key)).collect::<Vec<_>>()
+            });
+            let ended_badly = |_| DbError::new(DbFault::Broken, "cutting text into words ended abnormally");
+            batch.entries.extend(cut.await.map_err(ended_badly)?);
+        }
+        Ok(batch)
     }
 }
 
-fn cut_up(item: i64, body: &[u8]) -> String {
-    indexed(Source::of_item(item), body)
+/// A segment, and which of its texts are indexed.
+#[derive(Default)]
+struct Segment {
+    account: i64,
+    ended: Time,
+    metadata: String,
+    /// Whether all that the index holds of it must be written: its metadata changed, or who takes part, which is what its
+    /// transcript says.
+    whole: bool,
+    /// By item: the version, and the body where there is one.
+    texts: BTreeMap<i64, (i64, Option<Vec<u8>>)>,
+}
+
+impl Segment {
+    /// The items that must be read besides: the transcript for the names in it, whatever is written.
+    fn lacking(&self, key: i64) -> impl Iterator<Item = i64> {
+        let last = if self.whole { 2 } else { 0 };
+        (key * 4..=key * 4 + last).filter(|item| !self.texts.contains_key(item))
+    }
+
+    fn entries(mut self, key: i64) -> Vec<IndexEntry> {
+        let mut marks = Marks::of(&self.metadata);
+        let transcript = self.texts.get(&(key * 4)).and_then(|(_, body)| body.as_deref());
+        let conversation = transcript.and_then(Conversation::parse).unwrap_or_default();
+        marks.name(&conversation);
+        if !self.whole {
+            self.texts.remove(&(key * 4));
+        } else if may_have_notes(&self.metadata) {
+            self.texts.insert(key * 4 + 3, (0, Some(std::mem::take(&mut self.metadata).into_bytes())));
+        }
+        let entry = |(item, (version, body)): (i64, (i64, Option<Vec<u8>>))| {
+            let source = Source::of_item(item);
+            let words = match body {
+                Some(_) if item == key * 4 => spoken(&conversation),
+                Some(body) => indexed(source, &body),
+                None => String::new(),
+            };
+            let (account, ended, marks) = (self.account, self.ended, marks.joined(source));
+            IndexEntry { account, item, version, ended, marks, words }
+        };
+        self.texts.into_iter().map(entry).collect()
+    }
 }
 
 /// The slices shortened to what fits into one transaction, but to no less than one version.

@@ -5,10 +5,12 @@
 
 pub mod document;
 mod find;
+pub mod marks;
 pub mod query;
 pub mod score;
 pub mod words;
 
-pub use document::{Document, Source, indexed};
+pub use document::{Document, Source, indexed, spoken};
 pub use find::{Filters, Findings, Hit, LOOKED_AT, Order, RANKED, find};
+pub use marks::Marks;
 pub use query::{Query, QueryError, parse};

@@ -127,12 +127,14 @@ async fn what_was_read_to_be_indexed_before_it_was_erased_is_not_indexed(test: T
     assert_eq!(batch.todos.len(), 2);
     for row in db.index_rows(&slices).await.unwrap() {
         let (account, item, version, ended) = (row.account, row.item, row.version, row.ended);
-        batch.entries.push(IndexEntry { account, item, version, ended, words: "xylophonist".to_owned() });
+        let (marks, words) = (String::new(), "xylophonist".to_owned());
+        batch.entries.push(IndexEntry { account, item, version, ended, marks, words });
     }
     for todo in &batch.todos {
         let (ended, _) = todo.now.clone().unwrap();
         let (account, item) = (todo.account, todo.segment * 4 + 3);
-        batch.entries.push(IndexEntry { account, item, version: 0, ended, words: "zymurgy".to_owned() });
+        let (marks, words) = (String::new(), "zymurgy".to_owned());
+        batch.entries.push(IndexEntry { account, item, version: 0, ended, marks, words });
     }
     batch.slices = slices;
     erase(db, "s0").await;

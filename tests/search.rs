@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
+#[path = "search/filters.rs"]
+mod filters;
 mod support;
 
 use std::time::Duration;
@@ -10,7 +12,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use ringcx_extractor::clock::Time;
-use ringcx_extractor::db::{Chunk, Claim, Db, Doc, IndexLag, Lookup, Owned, Settled, Settlement};
+use ringcx_extractor::db::{Chunk, Claim, Db, Doc, IndexLag, Lookup, Owned, Settled, Settlement, sql};
 use ringcx_extractor::index::{Indexer, Progress};
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants,
@@ -425,6 +427,8 @@ async fn the_index_finds_what_the_text_says_however_it_is_asked(test: TestDb) {
         "\"my refund is\"",
         "\"is not my\" late",
         "\"not the\"*",
+        "\"my late ref\"*",
+        "\"my late refund\"* -\"is the\"*",
         "\"late my\" OR \"is not late\"",
         "\"late my\" OR refund",
         "refund -\"late refund\"",

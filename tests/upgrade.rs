@@ -225,12 +225,23 @@ async fn an_archive_of_the_first_version_is_all_there_after_the_upgrade(place: P
 
 async fn a_daemon_goes_on_where_the_one_before_the_upgrade_stopped(place: Place) {
     let (mut rig, left) = old(place).await;
+    // As if a version in between had left an index that knows nothing of what filters go by, and holds itself for complete.
+    let mut raw = Raw::open(&rig.place).await;
+    raw.migrate(up_to(&rig.place, 7).await).await.unwrap();
+    raw.run(
+        "insert into search_cursor (account, feed) select id, feed from account;
+         insert into meta (key, value) values ('search_version', '1')",
+    )
+    .await;
+    raw.close().await;
     rig.start();
     rig.says("working").await;
     let world = rig.world();
     let all = async || export(&rig).await.len() == left.len() + world.len();
     rig.until("all that ended meanwhile is found", all).await;
     assert_eq!(export(&rig).await[..left.len()], left, "what was there is as it was");
+    let by_filter = ["search", "went well", "--artifact", "agent_summary", "--json"];
+    rig.until("the index is built anew", async || rig.output(&by_filter).await.contains("\"s1\"")).await;
     // What is new is read first: the stretch between it and what was read before the upgrade comes after.
     rig.until("nothing is left unread", async || rig.audit().await.0["accounts"][0]["gaps"] == json!([])).await;
     rig.stop().await;

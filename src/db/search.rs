@@ -5,8 +5,10 @@
 //! of which words stand next to one another. Nothing of the text is kept but its words.
 
 mod blocks;
+mod buckets;
 mod doc;
 mod look;
+mod neighbours;
 mod number;
 mod postgres;
 mod purge;
@@ -26,6 +28,11 @@ const ACCOUNT: char = '\u{e000}';
 
 fn account_word(account: i64) -> String {
     format!("{ACCOUNT}{account}")
+}
+
+/// Whether it stands for something that no text says.
+fn is_mark(word: &str) -> bool {
+    word.starts_with(|letter| ('\u{e000}'..='\u{f8ff}').contains(&letter))
 }
 
 /// Whether it is a word, and not what stands between two speakers.

@@ -116,19 +116,22 @@ pub fn indexed(source: Source, body: &[u8]) -> String {
     let mut joined = String::new();
     let mut take = |text: &str| words::each(&cleaned(text), |word, _| append(&mut joined, word));
     match source {
-        Source::Artifact(Artifact::Transcript) => {
-            joined.reserve(body.len() / 2);
-            let mut speakers = Speakers::default();
-            let conversation = Conversation::parse(body).unwrap_or_default();
-            for phrase in &conversation.phrases {
-                if speakers.changes(phrase) {
-                    append(&mut joined, BREAK);
-                }
-                words::each(&cleaned(&phrase.text), |word, _| append(&mut joined, word));
-            }
-        }
+        Source::Artifact(Artifact::Transcript) => return spoken(&Conversation::parse(body).unwrap_or_default()),
         Source::Artifact(_) => take(&summary_text(body).unwrap_or_default()),
         Source::Notes => take(&notes(&lossy(body)).unwrap_or_default()),
+    }
+    joined
+}
+
+/// The same of a transcript that has been read.
+pub fn spoken(conversation: &Conversation) -> String {
+    let mut joined = String::with_capacity(conversation.phrases.iter().map(|phrase| phrase.text.len() + 4).sum());
+    let mut speakers = Speakers::default();
+    for phrase in &conversation.phrases {
+        if speakers.changes(phrase) {
+            append(&mut joined, BREAK);
+        }
+        words::each(&cleaned(&phrase.text), |word, _| append(&mut joined, word));
     }
     joined
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::document::{Document, Source};
+use super::marks;
 use super::query::Query;
 use super::score::{Judged, judge};
 use super::words::words;
@@ -102,12 +103,14 @@ pub async fn find(db: &Db, query: &Query, filters: &Filters, order: Order, limit
         all: query.all.clone(),
         none: query.none.clone(),
         account: filters.account,
+        marks: marks::asked(filters),
         from: filters.from,
         to: filters.to,
         walk: None,
     };
     let enough = if order == Order::Best { RANKED.max(limit.saturating_add(1)) } else { limit.saturating_add(1) };
     let page = enough.clamp(BODIES, RANKED);
+    let asked = Asked::of(filters);
     let (mut findings, mut seen, mut looked_at) = (Findings::default(), 0, 0);
     let mut best: Vec<Candidate> = Vec::new();
     let mut before: Option<Doc> = None;
@@ -116,9 +119,9 @@ pub async fn find(db: &Db, query: &Query, filters: &Filters, order: Order, limit
         let Some(last) = docs.last().copied() else { break };
         before = Some(last);
         looked_at += docs.len();
-        let rows = admitted(db, filters, db.found(&docs).await?).await?;
+        let rows = admitted(db, &asked, db.found(&docs).await?).await?;
         for part in rows.chunks(BODIES) {
-            for candidate in judged(db, query, part).await? {
+            for candidate in judged(db, query, &asked, part).await? {
                 seen += 1;
                 best.push(candidate);
             }
@@ -172,13 +175,14 @@ impl Asked<'_> {
         let says = |wanted: &Option<String>, keys: &[&str]| {
             wanted.as_deref().is_none_or(|wanted| keys.iter().any(|key| alike(metadata.get(key), wanted)))
         };
-        says(&self.filters.channel, &["channelClass", "channelType"])
-            && says(&self.filters.direction, &["dialogOrigination"])
-            && says(&self.filters.disposition, &["agentDisposition", "systemDisposition"])
+        says(&self.filters.channel, marks::CHANNELS)
+            && says(&self.filters.direction, marks::DIRECTIONS)
+            && says(&self.filters.disposition, marks::DISPOSITIONS)
     }
 
     fn names_agent(&self, metadata: &Value) -> bool {
-        self.filters.agent.as_deref().is_none_or(|agent| alike(metadata.get("segmentParticipantId"), agent))
+        let agent = self.filters.agent.as_deref();
+        agent.is_none_or(|agent| marks::AGENTS.iter().any(|key| alike(metadata.get(key), agent)))
     }
 
     /// Whether someone of this name takes part; any of the names that someone has will do.
@@ -202,58 +206,61 @@ fn alike(value: Option<&Value>, wanted: &str) -> bool {
     })
 }
 
-/// The documents that the filters let through.
-async fn admitted(db: &Db, filters: &Filters, rows: Vec<FoundRow>) -> Result<Vec<FoundRow>, DbError> {
+/// A document that the filters let through as far as the metadata says.
+#[derive(Clone, Copy)]
+struct Admitted {
+    row: FoundRow,
+    /// Whether the transcript is yet to be asked for the agent's name.
+    unnamed: bool,
+}
+
+async fn admitted(db: &Db, asked: &Asked<'_>, rows: Vec<FoundRow>) -> Result<Vec<Admitted>, DbError> {
+    let filters = asked.filters;
     let within = |row: &FoundRow| match row.ended {
         Some(ended) => filters.from.is_none_or(|from| ended >= from) && filters.to.is_none_or(|to| ended < to),
         None => filters.from.is_none() && filters.to.is_none(),
     };
     let wanted = |row: &FoundRow| filters.sources.is_empty() || filters.sources.contains(&Source::of_item(row.item));
-    let mut rows: Vec<FoundRow> = rows.into_iter().filter(|row| within(row) && wanted(row)).collect();
-    let asked = Asked::of(filters);
+    let rows: Vec<FoundRow> = rows.into_iter().filter(|row| within(row) && wanted(row)).collect();
     if !filters.by_metadata() {
-        return Ok(rows);
+        return Ok(rows.into_iter().map(|row| Admitted { row, unnamed: false }).collect());
     }
-    let segments = db.segments_of(&keys(&rows)).await?;
-    let metadata: BTreeMap<i64, Value> = segments
+    let metadata: BTreeMap<i64, Value> = db
+        .segments_of(&keys(rows.iter()))
+        .await?
         .into_iter()
         .map(|(key, segment)| (key, serde_json::from_str(&segment.metadata).unwrap_or_default()))
         .collect();
-    let metadata_of = |row: &FoundRow| metadata.get(&row.item.div_euclid(4));
-    rows.retain(|row| metadata_of(row).is_some_and(|metadata| asked.admits(metadata)));
-    if filters.agent.is_none() {
-        return Ok(rows);
-    }
-    let mut admitted = Vec::with_capacity(rows.len());
-    for part in rows.chunks(BODIES) {
-        let transcripts: Vec<i64> = keys(part).iter().map(|key| key * 4).collect();
-        let bodies = db.newest_bodies(&transcripts).await?;
-        let takes_part =
-            |row: &FoundRow| bodies.get(&(row.item.div_euclid(4) * 4)).is_some_and(|(_, body)| asked.takes_part(body));
-        let named = |row: &FoundRow| metadata_of(row).is_some_and(|metadata| asked.names_agent(metadata));
-        admitted.extend(part.iter().filter(|row| named(row) || takes_part(row)));
-    }
-    Ok(admitted)
+    let admitted = |row: FoundRow| {
+        let metadata = metadata.get(&row.item.div_euclid(4)).filter(|metadata| asked.admits(metadata))?;
+        Some(Admitted { row, unnamed: !asked.names_agent(metadata) })
+    };
+    Ok(rows.into_iter().filter_map(admitted).collect())
 }
 
-fn keys(rows: &[FoundRow]) -> Vec<i64> {
-    let mut keys: Vec<i64> = rows.iter().map(|row| row.item.div_euclid(4)).collect();
+fn keys<'a>(rows: impl Iterator<Item = &'a FoundRow>) -> Vec<i64> {
+    let mut keys: Vec<i64> = rows.map(|row| row.item.div_euclid(4)).collect();
     keys.sort_unstable();
     keys.dedup();
     keys
 }
 
-/// Reads the texts of these documents and judges them.
-async fn judged(db: &Db, query: &Query, rows: &[FoundRow]) -> Result<Vec<Candidate>, DbError> {
-    let (notes, items): (Vec<&FoundRow>, Vec<&FoundRow>) =
-        rows.iter().partition(|row| Source::of_item(row.item) == Source::Notes);
-    let items: Vec<i64> = items.iter().map(|row| row.item).collect();
+/// Reads the texts of these documents and judges them, and who takes part where that is asked.
+async fn judged(db: &Db, query: &Query, asked: &Asked<'_>, rows: &[Admitted]) -> Result<Vec<Candidate>, DbError> {
+    let is_notes = |one: &&Admitted| Source::of_item(one.row.item) == Source::Notes;
+    let texts = rows.iter().filter(|one| !is_notes(one)).map(|one| one.row.item);
+    let transcripts = rows.iter().filter(|one| one.unnamed).map(|one| transcript_of(&one.row));
+    let mut items: Vec<i64> = texts.chain(transcripts).collect();
+    items.sort_unstable();
+    items.dedup();
     let mut bodies = db.newest_bodies(&items).await?;
-    let segments: Vec<i64> = notes.iter().map(|row| row.item.div_euclid(4)).collect();
-    for (key, segment) in db.segments_of(&segments).await? {
+    for (key, segment) in db.segments_of(&keys(rows.iter().filter(is_notes).map(|one| &one.row))).await? {
         bodies.insert(key * 4 + 3, (0, segment.metadata.into_bytes()));
     }
-    let candidate = |row: &FoundRow| {
+    let candidate = |Admitted { row, unnamed }: &Admitted| {
+        if *unnamed && !bodies.get(&transcript_of(row)).is_some_and(|(_, body)| asked.takes_part(body)) {
+            return None;
+        }
         let (version, body) = bodies.get(&row.item)?;
         let judged = judge(&Document::read(Source::of_item(row.item), body), query)?;
         Some(Candidate { row: *row, version: *version, judged })
@@ -261,10 +268,13 @@ async fn judged(db: &Db, query: &Query, rows: &[FoundRow]) -> Result<Vec<Candida
     Ok(rows.iter().filter_map(candidate).collect())
 }
 
+fn transcript_of(row: &FoundRow) -> i64 {
+    row.item.div_euclid(4) * 4
+}
+
 /// The same with their segments; what ended in the same second is put in order here.
 async fn hits(db: &Db, best: Vec<Candidate>, order: Order) -> Result<Vec<Hit>, DbError> {
-    let rows: Vec<FoundRow> = best.iter().map(|candidate| candidate.row).collect();
-    let segments = db.segments_of(&keys(&rows)).await?;
+    let segments = db.segments_of(&keys(best.iter().map(|candidate| &candidate.row))).await?;
     let hit = |candidate: Candidate| {
         let segment = segments.get(&candidate.row.item.div_euclid(4))?.clone();
         let source = Source::of_item(candidate.row.item);

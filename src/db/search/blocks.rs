@@ -3,9 +3,10 @@
 //! A tsvector counts positions up to 16,383, keeps 256 of each word, and holds a megabyte. A document beyond that lies in
 //! several blocks, each of which begins with the last words of the one before, so that no phrase is lost between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use super::neighbours::pairs;
 use super::sketch::sketch;
 use super::{OVERLAP, is_word};
 
@@ -14,7 +15,7 @@ const POSITIONS: usize = 12_000;
 /// Positions of one word in a block.
 const SAME: usize = 250;
 /// Bytes that a block may take, with what each word costs besides.
-const BYTES: usize = 400_000;
+const BYTES: usize = 600_000;
 const EACH: usize = 12;
 
 /// A block of a document.
@@ -26,14 +27,19 @@ pub(super) struct Block {
     pub pairs: Vec<u8>,
 }
 
-/// The blocks; `mark` is a word of each of them. A word without a letter or digit of its own is a gap between what two
-/// speakers said.
-pub(super) fn blocks(words: &str, mark: &str) -> Vec<Block> {
+/// Where the marks stand in a block: beyond its words.
+const MARKS: usize = POSITIONS + 1;
+
+/// The blocks; `marks` are words of each of them, and fewer than two thousand. A word without a letter or digit of its own
+/// is a gap between what two speakers said.
+pub(super) fn blocks(words: &str, marks: &str) -> Vec<Block> {
+    let mut marked = String::new();
+    lexemes(&mut marked, places(marks.split(' ').filter(|mark| !mark.is_empty()), MARKS));
     let words: Vec<&str> = words.split(' ').filter(|word| !word.is_empty()).collect();
     let mut blocks = Vec::new();
     let mut start = 0;
     loop {
-        let (block, end) = block(&words, start, mark);
+        let (block, end) = block(&words, start, &marked);
         blocks.push(block);
         if end >= words.len() {
             return blocks;
@@ -43,7 +49,7 @@ pub(super) fn blocks(words: &str, mark: &str) -> Vec<Block> {
 }
 
 /// One block from `start` on, and where it ends: always beyond what it overlaps with the next.
-fn block(words: &[&str], start: usize, mark: &str) -> (Block, usize) {
+fn block(words: &[&str], start: usize, marked: &str) -> (Block, usize) {
     let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     let (mut end, mut bytes) = (start, 0);
     for (index, word) in words.iter().enumerate().skip(start).take(POSITIONS) {
@@ -52,19 +58,38 @@ fn block(words: &[&str], start: usize, mark: &str) -> (Block, usize) {
             break;
         }
         held.push(index - start + 1);
-        bytes += word.len() + EACH;
+        // Once by itself, and once in a pair.
+        bytes += word.len() + 2 * word.len().min(20) + 2 * EACH;
         end = index + 1;
     }
-    let mut text = String::with_capacity(bytes);
-    // Words are letters and digits: nothing in them needs more than the quotes.
-    let _ = write!(text, "'{mark}'");
+    let words = words.get(start..end).unwrap_or_default();
+    let mut text = String::with_capacity(marked.len() + bytes);
+    text.push_str(marked);
+    lexemes(&mut text, places);
+    for pair in pairs(words).collect::<BTreeSet<String>>() {
+        let _ = write!(text, " '{pair}'");
+    }
+    (Block { words: text, pairs: sketch(words) }, end)
+}
+
+/// Where each of the words stands, the first of them at `first`.
+fn places<'a>(words: impl Iterator<Item = &'a str>, first: usize) -> BTreeMap<&'a str, Vec<usize>> {
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (place, word) in (first..).zip(words) {
+        places.entry(word).or_default().push(place);
+    }
+    places
+}
+
+/// Adds words and where they stand, as Postgres reads them. Words are letters and digits: nothing in them needs more than the
+/// quotes.
+fn lexemes(text: &mut String, places: BTreeMap<&str, Vec<usize>>) {
     for (word, places) in places.iter().filter(|(word, _)| is_word(word)) {
-        let _ = write!(text, " '{word}'");
+        let _ = write!(text, "{}'{word}'", if text.is_empty() { "" } else { " " });
         for (nth, place) in places.iter().enumerate() {
             let _ = write!(text, "{}{place}", if nth == 0 { ':' } else { ',' });
         }
     }
-    (Block { words: text, pairs: sketch(words.get(start..end).unwrap_or_default()) }, end)
 }
 
 #[cfg(test)]
@@ -77,8 +102,8 @@ mod tests {
 
     #[test]
     fn a_short_document_is_one_block_with_its_positions() {
-        assert_eq!(blocks("b a b \u{2029} c", "m"), ["'m' 'a':2 'b':1,3 'c':5"]);
-        assert_eq!(blocks("", "m"), ["'m'"]);
+        assert_eq!(blocks("b a b \u{2029} c", "m"), ["'m':12001 'a':2 'b':1,3 'c':5 '\u{e009}a_b' '\u{e009}b_a'"]);
+        assert_eq!(blocks("", "m n \u{2029} o"), ["'m':12001 'n':12002 'o':12004"]);
     }
 
     #[test]

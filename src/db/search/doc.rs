@@ -5,12 +5,12 @@
 use crate::clock::Time;
 
 /// Bits that tell the documents of one second apart: the lowest of the item's number.
-const BITS: u32 = 31;
+pub(super) const BITS: u32 = 31;
 const MASK: i64 = (1 << BITS) - 1;
 /// Seconds count from the year 2000; whatever ended before, or at an unknown time, stands there.
 const EPOCH: i64 = 946_684_800;
 /// The last second that can be told from later ones, in the year 2136.
-const LAST: i64 = (1 << (63 - BITS)) - 1;
+pub(super) const LAST: i64 = (1 << (63 - BITS)) - 1;
 
 /// A document's number. Two items share one only if their segments ended in the same second and are a multiple of half a
 /// thousand million segments apart.

@@ -25,6 +25,8 @@ pub struct Lookup {
     pub all: Vec<Vec<Needle>>,
     /// None may occur.
     pub none: Vec<Needle>,
+    /// What the filters go by: each must be there, in any of its alternatives.
+    pub marks: Vec<Vec<Needle>>,
     /// Only of this account.
     pub account: Option<i64>,
     /// Ended at or after, to the second.
@@ -74,7 +76,7 @@ impl Lookup {
 
     pub(super) fn clauses(&self) -> Vec<Vec<Needle>> {
         let account = self.account.map(|account| vec![Needle { words: vec![account_word(account)], prefix: false }]);
-        account.into_iter().chain(self.all.iter().cloned()).collect()
+        account.into_iter().chain(self.marks.iter().chain(&self.all).cloned()).collect()
     }
 }
 
@@ -236,8 +238,12 @@ mod tests {
             all: vec![vec![needle(&["late", "ref"], true), needle(&["soon"], false)]],
             none: vec![needle(&["ok"], false)],
             account: Some(7),
+            marks: vec![vec![needle(&["\u{e005}9"], false), needle(&["\u{e006}jane", "\u{e006}doe"], false)]],
             ..Lookup::default()
         };
-        assert_eq!(fts(&lookup), "((\"\u{e000}7\") AND (\"late ref\" * OR \"soon\")) NOT (\"ok\")");
+        assert_eq!(
+            fts(&lookup),
+            "((\"\u{e000}7\") AND (\"\u{e005}9\" OR \"\u{e006}jane \u{e006}doe\") AND (\"late ref\" * OR \"soon\")) NOT (\"ok\")"
+        );
     }
 }

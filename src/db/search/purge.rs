@@ -155,7 +155,8 @@ impl Db {
         Ok(row.map(|row| row.text(0)).transpose()?.and_then(|text| text.parse().ok()))
     }
 
-    /// After the index was emptied, lists the segments with agents' notes, some at a time; returns whether there are more.
+    /// After the index was emptied, lists the segments with agents' notes that have no transcript to be indexed with, some at a
+    /// time; returns whether there are more.
     ///
     /// # Errors
     /// Where the database fails.
@@ -168,16 +169,22 @@ impl Db {
         tx.lock_key("search sweep").await?;
         let Some(row) = tx.first(sql(LAST)).await? else { return Ok(false) };
         let last: i64 = row.text(0)?.parse().unwrap_or(0);
-        let stmt = sql("select id, account, ended, codec, metadata from segment where id > $1 order by id limit $2");
+        let stmt = sql("select s.id, s.account, s.ended, s.codec, s.metadata,
+             (select min(x.item) from artifact x where x.item = s.id * 4)
+             from segment s where s.id > $1 order by s.id limit $2");
         let rows = tx.all(stmt.bind(last).bind(SWEEP)).await?;
         let mut listed: BTreeMap<i64, Vec<(i64, Time)>> = BTreeMap::new();
         let mut end = None;
         for row in &rows {
-            let (segment, metadata) = (row.int(0)?, item::unpack(row.int(3)?, row.bytes(4)?).unwrap_or_default());
+            let segment = row.int(0)?;
+            end = Some(segment);
+            if row.maybe_int(5)?.is_some() {
+                continue;
+            }
+            let metadata = item::unpack(row.int(3)?, row.bytes(4)?).unwrap_or_default();
             if crate::model::may_have_notes(&String::from_utf8_lossy(&metadata)) {
                 listed.entry(row.int(1)?).or_default().push((segment, row.time(2)?));
             }
-            end = Some(segment);
         }
         for (account, segments) in listed {
             tx.index_anew(account, &segments).await?;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::{Arg, BULK, Db, DbError, Owned, Row, Stmt, Tx, item, sql};
 use super::blocks::blocks;
-use super::{Doc, account_word};
+use super::{Doc, account_word, buckets};
 use crate::clock::Time;
 
 /// A stretch of an account's feed, after `after` up to and with `to`.
@@ -29,6 +29,8 @@ pub struct IndexRow {
     pub version: i64,
     /// When its segment ended.
     pub ended: Time,
+    /// Its segment's metadata.
+    pub metadata: String,
     /// The body as received; `None` where there is none.
     pub body: Option<Vec<u8>>,
 }
@@ -59,6 +61,8 @@ pub struct IndexEntry {
     pub version: i64,
     /// When its segment ended.
     pub ended: Time,
+    /// What filters go by: words that no text has, joined by single spaces.
+    pub marks: String,
     /// The words, joined by single spaces; none where nothing of it is to be found.
     pub words: String,
 }
@@ -95,13 +99,9 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn index_sizes(&self, slices: &[IndexSlice]) -> Result<Vec<(i64, i64, u64)>, DbError> {
-        let mut sizes = Vec::new();
+        let (mut sizes, postgres) = (Vec::new(), matches!(self, Db::Postgres(_)));
         for part in slices.chunks(BULK) {
-            let stmt = Stmt::rows(
-                COVERED,
-                covered(part),
-                ") select x.account, x.feed, x.size from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high",
-            );
+            let stmt = Stmt::rows(COVERED, covered(part), if postgres { SIZES_OF_EACH } else { SIZES });
             for row in self.all(stmt).await? {
                 sizes.push((row.int(0)?, row.int(1)?, row.count(2)?));
             }
@@ -115,15 +115,9 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn index_rows(&self, slices: &[IndexSlice]) -> Result<Vec<IndexRow>, DbError> {
-        let mut newest: HashMap<i64, IndexRow> = HashMap::new();
+        let (mut newest, postgres) = (HashMap::<i64, IndexRow>::new(), matches!(self, Db::Postgres(_)));
         for part in slices.chunks(BULK) {
-            let stmt = Stmt::rows(
-                COVERED,
-                covered(part),
-                ") select x.account, x.item, x.version, x.outcome, x.codec, x.body, s.ended
-                 from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high
-                 join segment s on s.id = x.item / 4",
-            );
+            let stmt = Stmt::rows(COVERED, covered(part), if postgres { ROWS_OF_EACH } else { ROWS });
             for row in self.all(stmt).await? {
                 let row = index_row(&row)?;
                 if newest.get(&row.item).is_none_or(|held| held.version < row.version) {
@@ -175,8 +169,13 @@ impl Db {
             let first = if moved { 0 } else { 3 };
             drop.extend((first..4).map(|code| (todo.segment * 4 + code, todo.was)));
         }
-        // A segment can be listed while it is erased: then it is still on the list when it is gone.
-        let notes = tx.there(todos.iter().map(|(segment, _)| *segment).collect()).await?;
+        // A segment can be listed, or read, while it is erased.
+        let noted = batch.entries.iter().filter(|entry| entry.version == 0).map(|entry| entry.item.div_euclid(4));
+        let mut notes = tx.there(noted.collect()).await?;
+        // What is asked for once more comes once more.
+        for todo in batch.todos.iter().filter(|todo| !todos.contains(&(todo.segment, todo.was.0))) {
+            notes.remove(&todo.segment);
+        }
         let (mut put, mut empty) = (Vec::new(), Vec::new());
         for entry in batch.entries.iter().filter(|entry| owned.contains(&entry.account)) {
             let counts = match entry.version {
@@ -196,7 +195,25 @@ impl Db {
     }
 }
 
+fn marks(entry: &IndexEntry) -> String {
+    format!("{} {}", account_word(entry.account), entry.marks)
+}
+
 const COVERED: &str = "with c (account, low, high) as (values ";
+const SIZES: &str = ") select x.account, x.feed, x.size
+     from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high";
+const ROWS: &str = ") select x.account, x.item, x.version, x.outcome, x.codec, x.body, s.ended, s.codec, s.metadata
+     from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high
+     join segment s on s.id = x.item / 4";
+// Postgres takes a slice for a good part of the account's feed, and would read all artifacts there are for a few of them.
+const SIZES_OF_EACH: &str = ") select x.account, x.feed, x.size from c cross join lateral
+     (select account, feed, size from artifact where account = c.account and feed > c.low and feed <= c.high offset 0) x";
+const ROWS_OF_EACH: &str =
+    ") select x.account, x.item, x.version, x.outcome, x.codec, x.body, x.ended, x.form, x.metadata
+     from c cross join lateral
+     (select a.account, a.item, a.version, a.outcome, a.codec, a.body, s.ended, s.codec as form, s.metadata
+     from artifact a join segment s on s.id = a.item / 4
+     where a.account = c.account and a.feed > c.low and a.feed <= c.high offset 0) x";
 
 fn covered(slices: &[IndexSlice]) -> Vec<Vec<Arg>> {
     slices.iter().map(|slice| vec![slice.owned.account.into(), slice.after.into(), slice.to.into()]).collect()
@@ -205,18 +222,20 @@ fn covered(slices: &[IndexSlice]) -> Vec<Vec<Arg>> {
 fn index_row(row: &Row) -> Result<IndexRow, DbError> {
     // What is damaged has no words, and must not keep the rest out of the index; `verify` names it.
     let body = if row.int(3)? == 0 { item::unpack(row.int(4)?, row.bytes(5)?).ok() } else { None };
-    Ok(IndexRow { account: row.int(0)?, item: row.int(1)?, version: row.int(2)?, body, ended: row.time(6)? })
+    let metadata = metadata(row.int(7)?, row.bytes(8)?);
+    Ok(IndexRow { account: row.int(0)?, item: row.int(1)?, version: row.int(2)?, body, ended: row.time(6)?, metadata })
 }
 
 fn todo_row(row: &Row) -> Result<TodoRow, DbError> {
     let now = match row.maybe_time(4)? {
-        Some(ended) => {
-            let metadata = item::unpack(row.int(5)?, row.bytes(6)?).unwrap_or_default();
-            Some((ended, String::from_utf8_lossy(&metadata).into_owned()))
-        }
+        Some(ended) => Some((ended, metadata(row.int(5)?, row.bytes(6)?))),
         None => None,
     };
     Ok(TodoRow { account: row.int(0)?, segment: row.int(1)?, was: row.time(2)?, times: row.int(3)?, now })
+}
+
+fn metadata(codec: i64, packed: Vec<u8>) -> String {
+    String::from_utf8_lossy(&item::unpack(codec, packed).unwrap_or_default()).into_owned()
 }
 
 impl Tx {
@@ -327,7 +346,7 @@ impl Tx {
         for part in entries.chunks(DOCS) {
             let rows = part.iter().filter_map(|entry| {
                 let doc = numbers.get(&entry.item)?;
-                Some(vec![Arg::from(doc.0), format!("{} {}", entry.words, account_word(entry.account)).into()])
+                Some(vec![Arg::from(doc.0), format!("{} {}", marks(entry), entry.words).into()])
             });
             let head = "insert or replace into search_text (rowid, words) values ";
             self.run(Stmt::rows(head, rows.collect(), "")).await?;
@@ -340,7 +359,7 @@ impl Tx {
             let mut rows: Vec<Vec<Arg>> = Vec::with_capacity(part.len());
             for entry in part {
                 let doc = Doc::of(entry.item, entry.ended);
-                let blocks = blocks(&entry.words, &account_word(entry.account));
+                let blocks = blocks(&entry.words, &format!("{} {}", marks(entry), buckets::of(doc)));
                 let many = blocks.len() > 1;
                 rows.extend((0_i64..).zip(blocks).map(|(nth, block)| {
                     vec![doc.0.into(), nth.into(), many.into(), block.words.into(), block.pairs.into()]
