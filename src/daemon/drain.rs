@@ -60,8 +60,8 @@ pub struct Drain {
     schedule: Schedule,
     held: Hands,
     left_alone: HashMap<Item, Time>,
-    /// A look at the work table that is under way, and how many of each class it brings at the most.
-    looking: Option<(Wanted, Look)>,
+    /// A look at the work table that is under way, how many of each class it brings at the most, and when it began.
+    looking: Option<(Wanted, Time, Look)>,
     /// What was settled while it is: it may find them as they were before.
     meanwhile: HashSet<Item>,
     requests: JoinSet<Tried>,
@@ -212,7 +212,7 @@ impl Drain {
             let due = account.db.due_of_each(account.owned, open, now + AHEAD, most).await?;
             Ok((due, account.db.next_due(account.owned.account, open, now + AHEAD).await?))
         };
-        self.looking = Some((wanted, Box::pin(look)));
+        self.looking = Some((wanted, now, Box::pin(look)));
     }
 
     /// What a look under way will find does not hold any more.
@@ -223,9 +223,9 @@ impl Drain {
 
     fn take_in(&mut self, found: Result<(Vec<Claim>, Option<Time>), DbError>) {
         let now = self.account.clock.now();
-        let wanted = self.looking.take().map(|(wanted, _)| wanted).unwrap_or_default();
+        let (wanted, began) = self.looking.take().map(|(wanted, began, _)| (wanted, began)).unwrap_or_default();
         match found {
-            Ok((due, next)) => self.hold(due, next, &wanted, now),
+            Ok((due, next)) => self.hold(due, next, &wanted, began, now),
             Err(error) => {
                 if error.is_passing() {
                     // The session says it, once for all accounts.
@@ -240,7 +240,7 @@ impl Drain {
         }
     }
 
-    fn hold(&mut self, due: Vec<Claim>, next: Option<Time>, wanted: &Wanted, now: Time) {
+    fn hold(&mut self, due: Vec<Claim>, next: Option<Time>, wanted: &Wanted, began: Time, now: Time) {
         let portion = self.portion();
         let mut left = wanted.clone();
         let mut next = next.map(|due| due - LEAD);
@@ -273,9 +273,10 @@ impl Drain {
             .standing
             .values()
             .filter_map(|standing| standing.pause())
-            // One that is over waits for the answer of the request that went to see, which wakes us anyway.
+            // One that was over waits for the answer of the request that went to see, which wakes us anyway. One that was not has
+            // been left out of the look, even if it is over by now.
             .map(|pause| pause.until)
-            .filter(|until| *until > now);
+            .filter(|until| *until > began);
         let left_alone = self.left_alone.values().copied();
         // What was put off while this look was under way has said so by itself.
         self.next = next.into_iter().chain(pauses).chain(left_alone).chain(self.next).min();
@@ -369,9 +370,9 @@ impl Drain {
 }
 
 /// What a look found, once it has; never, where none is under way.
-async fn seen(looking: &mut Option<(Wanted, Look)>) -> Result<(Vec<Claim>, Option<Time>), DbError> {
+async fn seen(looking: &mut Option<(Wanted, Time, Look)>) -> Result<(Vec<Claim>, Option<Time>), DbError> {
     match looking {
-        Some((_, look)) => look.await,
+        Some((.., look)) => look.await,
         None => std::future::pending().await,
     }
 }
