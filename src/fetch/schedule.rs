@@ -57,10 +57,11 @@ fn is_retry(claim: &Claim) -> bool {
     claim.tries > 0
 }
 
-/// What goes first in its queue. Where retries have to stand in line, the oldest is the likeliest to be there, and the one that
-/// is waited for the longest; so it is among those that one answer announced together.
+/// What goes first in its queue: what has been due for the longest, among retries too. Were it the oldest, those that it had
+/// passed over would be found late, and the oldest be asked for again and again. Of what one answer announced together, it is
+/// what ended first, which has been waited for the longest.
 fn rank(claim: &Claim) -> (Time, Time) {
-    if is_retry(claim) { (claim.ended, claim.due) } else { (claim.due, claim.ended) }
+    (claim.due, claim.ended)
 }
 
 impl Schedule {
@@ -87,7 +88,7 @@ impl Schedule {
         }
     }
 
-    /// Adds a first try behind those that are due earlier, a retry behind those of segments that ended earlier.
+    /// Adds a claim behind those of its kind that are due earlier.
     pub fn push(&mut self, claim: Claim) {
         let queue = self.count_in(&claim);
         let at = queue.partition_point(|held| rank(held) <= rank(&claim));
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn of_those_that_stand_in_line_the_oldest_segments_goes_first() {
+    fn of_those_that_fell_due_together_the_one_that_ended_first_goes_first() {
         for tries in [0, 2] {
             let mut schedule = Schedule::default();
             for (item, ended) in [(1, 30), (2, 10), (3, 20)] {
