@@ -1,5 +1,5 @@
 //! How long after a transcript is there it is stored, with and without a full backfill beside it. One command:
-//! `cargo test --test freshness -- --ignored --nocapture`.
+//! `cargo test --profile bench --test freshness -- --ignored --nocapture` (a debug build needs much of what it measures for itself).
 //!
 //! Everything is as it is with the vendor's limits and the settings' defaults, but sixty times as fast: 120 requests a second,
 //! a window every five seconds. What is live needs a quarter of that; the backfill takes all the rest.
