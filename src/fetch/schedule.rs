@@ -59,9 +59,10 @@ fn is_retry(claim: &Claim) -> bool {
 
 /// What goes first in its queue: what has been due for the longest, among retries too. Were it the oldest, those that it had
 /// passed over would be found late, and the oldest be asked for again and again. Of what one answer announced together, it is
-/// what ended first, which has been waited for the longest.
-fn rank(claim: &Claim) -> (Time, Time) {
-    (claim.due, claim.ended)
+/// what ended first, which has been waited for the longest; and a segment's texts go one after the other, so that they are there,
+/// and indexed, together.
+fn rank(claim: &Claim) -> (Time, Time, Item) {
+    (claim.due, claim.ended, claim.item)
 }
 
 impl Schedule {
