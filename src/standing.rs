@@ -68,6 +68,11 @@ impl Standing {
         self.paused.as_ref().is_none_or(|pause| now >= pause.until && !pause.probing)
     }
 
+    /// When it opens, if a pause shut it at `at`. Where that is over and one request has gone to see, its answer will tell.
+    pub fn opens(&self, at: Time) -> Option<Time> {
+        self.paused.as_ref().map(|pause| pause.until).filter(|until| *until > at)
+    }
+
     /// The pause, if there is one.
     pub fn pause(&self) -> Option<&Pause> {
         self.paused.as_ref()
@@ -152,6 +157,7 @@ mod tests {
         assert_eq!(standing.failed(Fault::Forbidden, "three", Time(0), FIRST, 1.0), Meaning::Account);
         assert!(!standing.open(Time(9_999)));
         assert!(standing.open(Time(10_000)));
+        assert_eq!((standing.opens(Time(9_999)), standing.opens(Time(10_000))), (Some(Time(10_000)), None));
     }
 
     #[test]

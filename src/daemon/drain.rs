@@ -44,12 +44,21 @@ const LEAD: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 type Turn = Pin<Box<dyn Future<Output = Permit> + Send>>;
-/// A look at the work table: what is due, and when the next item will be. Requests go on meanwhile.
-type Look = Pin<Box<dyn Future<Output = Result<(Vec<Claim>, Option<Time>), DbError>> + Send>>;
+/// A look at the work table: what is due, and when the next item will be.
+type Seen = Result<(Vec<Claim>, Option<Time>), DbError>;
 /// How many of each class are looked for.
 type Wanted = HashMap<Class, usize>;
 /// A claim that was tried: when the answer came and what it means, already hashed and packed; or what went wrong.
 type Tried = (Claim, Result<(Time, Settlement), ApiError>);
+
+/// A look at the work table that is under way. Requests go on meanwhile.
+struct Looking {
+    /// How many of each class it brings at the most.
+    wanted: Wanted,
+    /// When the first of the endpoints opens that were shut as it began, and are left out of it.
+    opens: Option<Time>,
+    seen: Pin<Box<dyn Future<Output = Seen> + Send>>,
+}
 
 /// Drains one account's work.
 pub struct Drain {
@@ -60,8 +69,7 @@ pub struct Drain {
     schedule: Schedule,
     held: Hands,
     left_alone: HashMap<Item, Time>,
-    /// A look at the work table that is under way, how many of each class it brings at the most, and when it began.
-    looking: Option<(Wanted, Time, Look)>,
+    looking: Option<Looking>,
     /// What was settled while it is: it may find them as they were before.
     meanwhile: HashSet<Item>,
     requests: JoinSet<Tried>,
@@ -132,7 +140,7 @@ impl Drain {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(acknowledgement) = self.acknowledged.1.recv() => self.acknowledge(acknowledgement),
-                found = seen(&mut self.looking) => self.take_in(found),
+                found = async { match self.looking.as_mut() { Some(looking) => looking.seen.as_mut().await, None => std::future::pending().await } } => self.take_in(found),
                 Some(tried) = self.requests.join_next(), if !self.requests.is_empty() => self.tried(tried).await,
                 permit = async { match turn.as_mut() { Some(turn) => turn.await, None => std::future::pending().await } } => {
                     turn = None;
@@ -207,12 +215,13 @@ impl Drain {
         self.meanwhile.clear();
         let wanted: Wanted = classes(open).map(|class| (class, self.wanted(class))).collect();
         let most = wanted.clone();
-        let look = async move {
+        let opens = self.standing.values().filter_map(|standing| standing.opens(now)).min();
+        let seen = async move {
             let most = |class| most.get(&class).copied().unwrap_or(0);
             let due = account.db.due_of_each(account.owned, open, now + AHEAD, most).await?;
             Ok((due, account.db.next_due(account.owned.account, open, now + AHEAD).await?))
         };
-        self.looking = Some((wanted, now, Box::pin(look)));
+        self.looking = Some(Looking { wanted, opens, seen: Box::pin(seen) });
     }
 
     /// What a look under way will find does not hold any more.
@@ -221,11 +230,11 @@ impl Drain {
         self.refill = true;
     }
 
-    fn take_in(&mut self, found: Result<(Vec<Claim>, Option<Time>), DbError>) {
+    fn take_in(&mut self, found: Seen) {
         let now = self.account.clock.now();
-        let (wanted, began) = self.looking.take().map(|(wanted, began, _)| (wanted, began)).unwrap_or_default();
+        let Some(Looking { wanted, opens, .. }) = self.looking.take() else { return };
         match found {
-            Ok((due, next)) => self.hold(due, next, &wanted, began, now),
+            Ok((due, next)) => self.hold(due, next, &wanted, opens, now),
             Err(error) => {
                 if error.is_passing() {
                     // The session says it, once for all accounts.
@@ -240,7 +249,7 @@ impl Drain {
         }
     }
 
-    fn hold(&mut self, due: Vec<Claim>, next: Option<Time>, wanted: &Wanted, began: Time, now: Time) {
+    fn hold(&mut self, due: Vec<Claim>, next: Option<Time>, wanted: &Wanted, opens: Option<Time>, now: Time) {
         let portion = self.portion();
         let mut left = wanted.clone();
         let mut next = next.map(|due| due - LEAD);
@@ -269,17 +278,9 @@ impl Drain {
                 }
             }
         }
-        let pauses = self
-            .standing
-            .values()
-            .filter_map(|standing| standing.pause())
-            // One that was over waits for the answer of the request that went to see, which wakes us anyway. One that was not has
-            // been left out of the look, even if it is over by now.
-            .map(|pause| pause.until)
-            .filter(|until| *until > began);
         let left_alone = self.left_alone.values().copied();
-        // What was put off while this look was under way has said so by itself.
-        self.next = next.into_iter().chain(pauses).chain(left_alone).chain(self.next).min();
+        // What was put off while this look was under way has said so by itself. An endpoint may have opened by now.
+        self.next = next.into_iter().chain(opens).chain(left_alone).chain(self.next).min();
     }
 
     /// Lets the next claim go with this permit; without one the permit's place is given back. Whether one went.
@@ -366,13 +367,5 @@ impl Drain {
             tracing::info!(account = %self.account.id, at = %clock.now(), "requests still under way are left to the next start");
         }
         self.account.live.set_running(0);
-    }
-}
-
-/// What a look found, once it has; never, where none is under way.
-async fn seen(looking: &mut Option<(Wanted, Time, Look)>) -> Result<(Vec<Claim>, Option<Time>), DbError> {
-    match looking {
-        Some((.., look)) => look.await,
-        None => std::future::pending().await,
     }
 }

@@ -222,6 +222,48 @@ mod tests {
     }
 
     #[test]
+    fn the_age_at_which_all_come_is_soon_known_to_a_thousandth() {
+        let mut ripeness = Ripeness::default();
+        for _ in 0..RECENT {
+            ripeness.found(seconds(300), seconds(510), true);
+        }
+        for _ in 0..200 {
+            play(&mut ripeness, seconds(300), seconds(421));
+        }
+        let last = (0..100)
+            .map(|_| play(&mut ripeness, seconds(300), seconds(421)).1)
+            .filter(|age| *age < seconds(422))
+            .count();
+        assert!(last >= 99, "{last}");
+    }
+
+    #[test]
+    fn one_asked_for_too_soon_waits_until_its_like_are_asked_for_and_one_as_old_does_not() {
+        let mut ripeness = Ripeness::default();
+        assert_eq!(ripeness.wait_again(seconds(300)), None);
+        for _ in 0..RECENT {
+            ripeness.found(seconds(300), seconds(421), true);
+        }
+        assert_eq!(ripeness.wait_again(seconds(300)), Some(seconds(121)));
+        assert_eq!(ripeness.wait_again(seconds(421)), None);
+        assert_eq!(ripeness.wait_again(seconds(500)), None);
+    }
+
+    #[test]
+    fn where_they_come_at_any_age_chance_puts_nothing_off_for_long() {
+        let mut ripeness = Ripeness::default();
+        // Half of them are there when first asked for; the others come in the ten minutes after, in no order.
+        let mut number: u64 = 7;
+        for item in 0..20_000 {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let there = seconds(300 - 200 + (number >> 33) % 400);
+            play(&mut ripeness, seconds(300), there);
+            let wait = ripeness.wait(seconds(300)).unwrap_or_default();
+            assert!(wait < seconds(90), "item {item} would wait for {wait:?}");
+        }
+    }
+
+    #[test]
     fn what_is_found_hours_later_puts_nothing_off() {
         let mut ripeness = Ripeness::default();
         for _ in 0..100 {
