@@ -4,6 +4,8 @@
 //! that row's removal is what makes a result arrive once, also when a commit that succeeded was reported as failed. Each
 //! new entry of a feed lengthens the account's hash chain in the same transaction.
 
+mod failed;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
@@ -15,9 +17,6 @@ use crate::clock::Time;
 use crate::model::{Artifact, Lane, Outcome, State};
 use crate::planted::{self, Plant};
 use crate::proof::{Entry, SALT, START, link};
-
-/// How many failed tries an item's record keeps.
-const STORY: u32 = 16;
 
 /// What became of one try.
 #[derive(Debug, Clone)]
@@ -322,70 +321,6 @@ impl Tx {
         }
         Ok(())
     }
-
-    async fn postpone(&mut self, failed: &[&Settled]) -> Result<HashSet<Item>, DbError> {
-        let mut updated = HashSet::new();
-        // A revisit that leads nowhere is over: what is held stays.
-        let over: Vec<&Settled> = failed
-            .iter()
-            .copied()
-            .filter(|settled| {
-                settled.claim.visit > 0
-                    && matches!(&settled.settlement, Settlement::Failed { state, .. } if *state != State::Open)
-            })
-            .collect();
-        updated.extend(self.remove(&over).await?);
-        for part in failed.chunks(BULK) {
-            let rows: Vec<Vec<Arg>> = part
-                .iter()
-                .filter(|settled| !updated.contains(&settled.claim.item))
-                .filter_map(|settled| postponed(settled))
-                .collect();
-            if rows.is_empty() {
-                continue;
-            }
-            let stmt = Stmt::rows(
-                "with v (item, state, due, tries, misses, refusals, first_try, last_try, status, reason) as (values ",
-                rows,
-                ") update work set state = v.state, due = v.due, tries = v.tries, again = 1, misses = v.misses, refusals = v.refusals,
-                 first_try = v.first_try, last_try = coalesce(v.last_try, work.last_try), status = coalesce(v.status, work.status),
-                 reason = coalesce(v.reason, work.reason)
-                 from v where work.item = v.item and work.state = 0 returning work.item",
-            );
-            for row in self.all(stmt).await? {
-                updated.insert(Item(row.int(0)?));
-            }
-        }
-        Ok(updated)
-    }
-
-    /// Keeps the last few failed tries of each item, so that its story can be told.
-    async fn remember(&mut self, failed: &[&Settled]) -> Result<(), DbError> {
-        let rows: Vec<Vec<Arg>> = failed
-            .iter()
-            .filter_map(|settled| {
-                let Settlement::Failed { status, reason, .. } = &settled.settlement else { return None };
-                let nth = settled.claim.tries + 1;
-                Some(vec![
-                    Arg::from(settled.claim.item.0),
-                    (nth % STORY).into(),
-                    nth.into(),
-                    settled.at.into(),
-                    Arg::Int(status.map(i64::from)),
-                    Arg::from(reason),
-                ])
-            })
-            .collect();
-        for part in rows.chunks(BULK) {
-            let stmt = Stmt::rows(
-                "insert into attempt (item, slot, nth, at, status, reason) values ",
-                part.to_vec(),
-                " on conflict (item, slot) do update set nth = excluded.nth, at = excluded.at, status = excluded.status, reason = excluded.reason",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
-    }
 }
 
 impl Owner {
@@ -420,33 +355,6 @@ impl Owner {
             packed.body.clone().into(),
         ])
     }
-}
-
-fn postponed(settled: &Settled) -> Option<Vec<Arg>> {
-    let claim = &settled.claim;
-    let (state, due, misses, refusals, status, reason, first_try) = match &settled.settlement {
-        Settlement::Answered { .. } => return None,
-        Settlement::Failed { state, due, misses, refusals, status, reason } => {
-            let first_try = Some(claim.first_try.unwrap_or(settled.at));
-            (state, due, misses, refusals, status, Some(reason.as_str()), first_try)
-        }
-        Settlement::Deferred { due, first_try } => {
-            (&State::Open, due, &claim.misses, &claim.refusals, &None, None, *first_try)
-        }
-    };
-    let tries = if reason.is_some() { claim.tries.saturating_add(1) } else { claim.tries };
-    Some(vec![
-        claim.item.0.into(),
-        state.code().into(),
-        (*due).into(),
-        tries.into(),
-        (*misses).into(),
-        (*refusals).into(),
-        Arg::Int(first_try.map(|at| at.0)),
-        Arg::Int(reason.map(|_| settled.at.0)),
-        Arg::Int(status.map(i64::from)),
-        reason.into(),
-    ])
 }
 
 /// What a first answer counts as among the kinds of lateness. How fresh the archive is, is not a matter of backfill.
