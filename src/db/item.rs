@@ -36,7 +36,7 @@ impl Item {
 /// Bytes as they lie in the database: as they came, or compressed where that is smaller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
-    /// 0 as they came, 1 zstd.
+    /// 0 as they came, 1 zstd with [`USUAL`].
     pub codec: i64,
     /// The bytes.
     pub body: Bytes,
@@ -51,10 +51,23 @@ const LARGEST: u64 = 256 * 1024 * 1024;
 /// Shorter bodies are not worth the effort: it saves a few bytes of them at most.
 const SHORTEST: usize = 128;
 
+/// How answers of the API usually read, after its reference: zstd need not spell out in each body what all of them have in
+/// common, which of a segment's metadata is nearly everything. What was packed without it is read with it as well.
+///
+/// It never changes: what is packed could not be read any more.
+const USUAL: &[u8] = include_bytes!("item/usual.txt");
+
 thread_local! {
     /// A compressor's tables are large: setting them up anew for each body would cost more than compressing it.
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::new(LEVEL).ok());
-    static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::with_dictionary(LEVEL, USUAL).ok());
+    static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(decompressor());
+}
+
+fn decompressor() -> DCtx<'static> {
+    let mut context = DCtx::create();
+    // It fails where there is no memory; then so does what is unpacked.
+    let _ = context.load_dictionary(USUAL);
+    context
 }
 
 /// Packs a body for the database.
@@ -117,5 +130,20 @@ mod tests {
         let whole = pack(&[b'a'; 10_000]).body.to_vec();
         assert!(unpack(ZSTD, whole[..whole.len() - 3].to_vec()).is_err());
         assert_eq!(unpack(ZSTD, whole).unwrap(), [b'a'; 10_000]);
+    }
+
+    #[test]
+    fn what_was_packed_by_earlier_versions_can_be_read() {
+        let without = Compressor::new(LEVEL).unwrap().compress(&[b'a'; 10_000]).unwrap();
+        assert_eq!(unpack(ZSTD, without).unwrap(), [b'a'; 10_000]);
+        let with = include_bytes!("item/packed.zst");
+        assert_eq!(unpack(ZSTD, with.to_vec()).unwrap(), include_bytes!("item/packed.json"));
+    }
+
+    #[test]
+    fn metadata_of_the_usual_kind_take_little() {
+        let metadata = include_bytes!("item/packed.json");
+        let packed = pack(metadata).body.len();
+        assert!(packed * 3 < metadata.len(), "{packed} of {}", metadata.len());
     }
 }
