@@ -12,10 +12,12 @@ use crate::model::{Lane, Stretch, Stretches, Window};
 use crate::sliding::Sliding;
 
 mod budget;
+mod cooling;
 mod planner;
 mod wanted;
 
 pub use budget::estimate;
+pub use cooling::{CoolingDown, Ending};
 pub use planner::plan;
 
 /// The least that a window may be wide: one of a single second vouches for nothing.
@@ -272,7 +274,7 @@ pub struct Cooling {
     pub stretch: Stretch,
     /// Not to be asked for again before this.
     pub until: Time,
-    /// The widest request that may be tried for it, also after `until`: narrow where its answer kept breaking off.
+    /// The widest request that may be tried for it, also after `until`: narrow where its answer kept not arriving whole.
     pub max_width: Duration,
 }
 

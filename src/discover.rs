@@ -14,17 +14,15 @@ use crate::account::{Account, metadata_budget_name};
 use crate::backoff::{Backoff, Fault};
 use crate::clock::Time;
 use crate::config::Start;
-use crate::coverage::{Backfill, Cooling, Coverage, Pass, Plan, Recheck, Repair, Rules, Want, plan};
+use crate::coverage::{Backfill, CoolingDown, Coverage, Ending, Pass, Plan, Recheck, Repair, Rules, Want, plan};
 use crate::db::{Announced, Chunk, DbError, DbFault, PauseRow, Reading, Refusal};
-use crate::model::{AsideRecord, Endpoint, SegmentRecord, Stretch, Stretches};
+use crate::model::{AsideRecord, Endpoint, SegmentRecord, Stretches};
 use crate::planted::{self, Plant};
 use crate::ringcx::{self, ApiError, Cause, Record};
 use crate::standing::Standing;
 
 /// Batches of records between the parser and the database: few, so that memory does not grow with the answer.
 const BATCHES: usize = 2;
-/// An answer that broke off so often is asked for in halves.
-const BROKE_OFF: u32 = 2;
 /// How long a window's failure keeps it waiting at the most.
 const LONGEST: Duration = Duration::from_secs(900);
 /// Of the time that the vendor keeps a segment, how much may pass before it becomes urgent.
@@ -59,11 +57,10 @@ pub struct Discoverer {
     account: Arc<Account>,
     policy: Policy,
     coverage: Coverage,
-    cooling: Vec<Cooling>,
+    cooling: CoolingDown,
     standing: Standing,
-    /// Failures in a row, and among them answers that broke off.
+    /// Failures in a row.
     failures: u32,
-    broke_off: u32,
     refused: u32,
     not_before: Time,
     turn: u64,
@@ -80,10 +77,9 @@ impl Discoverer {
             account,
             policy,
             coverage,
-            cooling: Vec::new(),
+            cooling: CoolingDown::default(),
             standing: Standing::default(),
             failures: 0,
-            broke_off: 0,
             refused: 0,
             not_before: Time(i64::MIN),
             turn: 0,
@@ -132,7 +128,7 @@ impl Discoverer {
         let repairs = self.repairs(skew).await?;
         let log = self.account.metadata.log().await.map_err(store_error)?;
         let log: Vec<Time> = log.into_iter().map(|at| at.plus_millis(skew)).collect();
-        match plan(now, &self.policy.rules, &self.coverage, &log, &self.cooling, &repairs, self.turn) {
+        match plan(now, &self.policy.rules, &self.coverage, &log, self.cooling.as_slice(), &repairs, self.turn) {
             Plan::Wait { until } => Ok(Progress::Idle(until.plus_millis(-skew).max(local.plus_millis(10)))),
             Plan::Read(want) => {
                 self.standing.admit(local);
@@ -262,9 +258,9 @@ impl Discoverer {
         }
         coverage.backfills.retain(|backfill| !reading.finished.contains(&backfill.id));
         self.coverage = coverage;
-        self.cooling = cooled(&self.cooling, want.stretch);
+        self.cooling.answered(want.stretch);
         self.turn = self.turn.wrapping_add(u64::from(want.lane != crate::model::Lane::Live));
-        (self.failures, self.broke_off, self.refused) = (0, 0, 0);
+        (self.failures, self.refused) = (0, 0);
         if let crate::standing::Meaning::Recovered(_) = self.standing.answered() {
             tracing::info!(account = %self.account.id, endpoint = %Endpoint::Metadata, "works again");
             self.account.db.resume(self.account.owned.account, Endpoint::Metadata, None).await?;
@@ -305,15 +301,10 @@ impl Discoverer {
             Fault::Transient | Fault::NotYet | Fault::Permanent => {
                 self.standing.abandon();
                 self.failures = self.failures.saturating_add(1);
-                let broke_off = matches!(error.cause, Cause::BrokeOff | Cause::TimedOut) && error.status == Some(200);
-                self.broke_off = if broke_off { self.broke_off.saturating_add(1) } else { 0 };
                 let wait = self.policy.backoff.delay(self.failures, jitter).min(LONGEST);
                 let wait = wait.max(error.retry_after.unwrap_or_default());
-                let halvings = self.broke_off.saturating_sub(BROKE_OFF - 1).min(1);
-                let max_width = want.stretch.width() / (1 << halvings);
                 let until = self.account.api.api_now() + wait;
-                self.cooling = cooled(&self.cooling, want.stretch);
-                self.cooling.push(Cooling { stretch: want.stretch, until, max_width });
+                self.cooling.failed(want.stretch, until, ending(error));
                 tracing::warn!(account = %self.account.id, lane = %want.lane, window = %want.stretch, again = %until, %error,
                     hint = error.hint(), "failed to read a window; trying again later");
             }
@@ -339,15 +330,14 @@ impl Discoverer {
     }
 }
 
-/// What still cools down after `done` was read.
-fn cooled(cooling: &[Cooling], done: Stretch) -> Vec<Cooling> {
-    let rest = |held: &Cooling| {
-        let left = Stretch::new(held.stretch.from, held.stretch.to.min(done.from));
-        let right = Stretch::new(held.stretch.from.max(done.to), held.stretch.to);
-        let held = *held;
-        left.into_iter().chain(right).map(move |stretch| Cooling { stretch, ..held })
-    };
-    cooling.iter().flat_map(rest).collect()
+/// What a failure says about the width of its window.
+fn ending(error: &ApiError) -> Ending {
+    match (error.cause, error.status) {
+        (Cause::BrokeOff | Cause::TimedOut, Some(200)) => Ending::BrokenOff,
+        // The second is a gateway's word for the first.
+        (Cause::TimedOut, None) | (_, Some(504)) => Ending::Silent,
+        _ => Ending::Refused,
+    }
 }
 
 async fn load_coverage(account: &Account, policy: &Policy) -> Result<Coverage, DbError> {

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use super::cooling::bearable;
 use super::{Cooling, Coverage, NARROWEST, Pass, Repair, Rules, Want, only, seconds};
 use crate::clock::{Time, millis};
 use crate::model::{Lane, Stretch, Stretches, Window};
@@ -188,21 +189,18 @@ impl<'a> Ground<'a> {
 
     /// The last so many seconds of a piece, fewer where a wide answer broke off lately.
     fn newest(&self, piece: Stretch, width: i64) -> Stretch {
-        let cut = |width: i64| Stretch { from: piece.from.max(piece.to.plus_millis(-width * 1000)), to: piece.to };
-        cut(self.bearable(cut(width)).min(width))
+        let width = bearable(self.cooling_in(piece), width, |held| piece.to.since(held.to));
+        Stretch { from: piece.from.max(piece.to.plus_millis(-width * 1000)), to: piece.to }
     }
 
     /// The first so many seconds of a piece, fewer where a wide answer broke off lately.
     fn oldest(&self, piece: Stretch, width: i64) -> Stretch {
-        let cut = |width: i64| Stretch { from: piece.from, to: piece.to.min(piece.from.plus_millis(width * 1000)) };
-        cut(self.bearable(cut(width)).min(width))
+        let width = bearable(self.cooling_in(piece), width, |held| held.from.since(piece.from));
+        Stretch { from: piece.from, to: piece.to.min(piece.from.plus_millis(width * 1000)) }
     }
 
-    /// How much of the time line one request may vouch for here, in seconds.
-    fn bearable(&self, stretch: Stretch) -> i64 {
-        let here = self.cooling.iter().filter(|cooling| cooling.stretch.intersect(stretch).is_some());
-        let widest = here.map(|cooling| seconds(cooling.max_width).max(NARROWEST)).fold(self.rules.widest(), i64::min);
-        widest - 1
+    fn cooling_in(&self, piece: Stretch) -> impl Iterator<Item = &Cooling> {
+        self.cooling.iter().filter(move |held| held.stretch.intersect(piece).is_some())
     }
 
     fn want(&self, lane: Lane, why: Pass, stretch: Stretch) -> Want {

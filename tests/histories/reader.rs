@@ -9,7 +9,7 @@ use rand::Rng;
 use reqwest::header::{DATE, HeaderMap, HeaderValue};
 use ringcx_extractor::backoff::Fault;
 use ringcx_extractor::clock::Time;
-use ringcx_extractor::coverage::{Backfill, Cooling, Coverage, Pass, Plan, Recheck, Repair, Want, plan};
+use ringcx_extractor::coverage::{Backfill, CoolingDown, Coverage, Ending, Pass, Plan, Recheck, Repair, Want, plan};
 use ringcx_extractor::db::{Announced, Chunk, Db, DbError, Owned, Reading};
 use ringcx_extractor::model::{ArtifactSet, Endpoint, Lane, Stretch, Stretches, SummariesFor, Wants};
 use ringcx_extractor::ringcx::limits::{Budget, Pacer, Permit, Reserved};
@@ -37,11 +37,10 @@ type Answer = [(String, Element)];
 
 pub struct Reader {
     coverage: Coverage,
-    cooling: Vec<Cooling>,
+    cooling: CoolingDown,
     standing: Standing,
     failures: u32,
     refused: u32,
-    broke_off: u32,
     not_before: Time,
     turn: u64,
     skew: Skew,
@@ -57,11 +56,10 @@ impl Reader {
         budget.log().await.map_err(|error| Broken(format!("failed to read the metadata budget: {error}")))?;
         Ok(Reader {
             coverage: load_coverage(scene, scene.clock.now()).await?,
-            cooling: Vec::new(),
+            cooling: CoolingDown::default(),
             standing: Standing::default(),
             failures: 0,
             refused: 0,
-            broke_off: 0,
             not_before: Time(i64::MIN),
             turn: 0,
             skew: Skew::new(),
@@ -101,7 +99,7 @@ impl Reader {
             repairs.into_iter().map(|(stretch, due)| Repair { stretch, due: due.plus_millis(skew) }).collect();
         let log = self.budget.log().await.map_err(|_| Stop::Away)?;
         let log: Vec<Time> = log.into_iter().map(|at| at.plus_millis(skew)).collect();
-        let want = match plan(now, &scene.rules, &self.coverage, &log, &self.cooling, &repairs, self.turn) {
+        let want = match plan(now, &scene.rules, &self.coverage, &log, self.cooling.as_slice(), &repairs, self.turn) {
             Plan::Wait { until } => return Ok(Polled::Idle(until.plus_millis(-skew).max(local.plus_millis(10)))),
             Plan::Read(want) => want,
         };
@@ -284,9 +282,9 @@ impl Reader {
             scene.seen.count("rechecks");
         }
         self.coverage = coverage;
-        self.cooling = cooled(&self.cooling, want.stretch);
+        self.cooling.answered(want.stretch);
         self.turn = self.turn.wrapping_add(u64::from(want.lane != Lane::Live));
-        (self.failures, self.broke_off, self.refused) = (0, 0, 0);
+        (self.failures, self.refused) = (0, 0);
         self.standing.answered();
         Ok(Polled::Read)
     }
@@ -308,11 +306,9 @@ impl Reader {
                 self.standing.abandon();
                 self.failures += 1;
                 let broke_off = error.cause == Cause::BrokeOff && error.status == Some(200);
-                self.broke_off = if broke_off { self.broke_off + 1 } else { 0 };
                 let until = self.api_now(scene) + scene.backoff.delay(self.failures, jitter).min(LONGEST);
-                let max_width = want.stretch.width() / if self.broke_off >= 2 { 2 } else { 1 };
-                self.cooling = cooled(&self.cooling, want.stretch);
-                self.cooling.push(Cooling { stretch: want.stretch, until, max_width });
+                let ending = if broke_off { Ending::BrokenOff } else { Ending::Refused };
+                self.cooling.failed(want.stretch, until, ending);
             }
         }
     }
@@ -378,16 +374,6 @@ async fn announce(
 fn dated(truth: Time) -> HeaderMap {
     let date = truth.timestamp().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
     HeaderMap::from_iter(HeaderValue::from_str(&date).ok().map(|date| (DATE, date)))
-}
-
-fn cooled(cooling: &[Cooling], done: Stretch) -> Vec<Cooling> {
-    let rest = |held: &Cooling| {
-        let left = Stretch::new(held.stretch.from, held.stretch.to.min(done.from));
-        let right = Stretch::new(held.stretch.from.max(done.to), held.stretch.to);
-        let held = *held;
-        left.into_iter().chain(right).map(move |stretch| Cooling { stretch, ..held })
-    };
-    cooling.iter().flat_map(rest).collect()
 }
 
 async fn load_coverage(scene: &Scene, now: Time) -> Result<Coverage, DbError> {
