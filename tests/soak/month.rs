@@ -386,17 +386,35 @@ impl Month {
         };
         let late: BTreeSet<String> = world.iter().filter(told_late).map(|entry| entry.segment_id.clone()).collect();
         println!("{} segments were announced when retention had nearly passed", late.len());
-        assert!(late.len() < 10, "{late:?} were announced when retention had nearly passed");
+        assert!(
+            late.len() < 10,
+            "{late:?} were announced when retention had nearly passed: reads came hours late by this month's time, which a \
+             machine that is busy with other things is enough for; look at `reading` and try it alone"
+        );
         let excused: BTreeSet<String> = self.erased.union(&late).cloned().collect();
+        let mut wrong = Vec::new();
         for (name, books) in [("lake", &lake), ("hook", &self.hook)] {
-            let differences = books.differences(&world, &excused);
-            let few: Vec<&String> = differences.iter().take(10).collect();
-            assert!(few.is_empty(), "{name} differs in {} points: {few:#?}", differences.len());
+            let missing = books.differences(&world, &excused);
+            self.stories(&missing, &world).await;
+            wrong.extend(missing.into_iter().map(|one| format!("{name}: {one}")));
         }
-        self.told(&lake, world.len()).await;
+        let few: Vec<&String> = wrong.iter().take(10).collect();
+        assert!(few.is_empty(), "the sinks differ in {} points: {few:#?}", wrong.len());
+        self.told(&lake, world.len(), late.len()).await;
     }
 
-    async fn told(&self, lake: &Books, segments: usize) {
+    /// Prints what the daemon knows and said of the first segments that these differences name.
+    async fn stories(&self, differences: &[String], world: &[LedgerEntry]) {
+        let named = |entry: &&LedgerEntry| differences.iter().any(|one| one.contains(&entry.segment_id));
+        let log = self.rig.log();
+        for entry in world.iter().filter(named).take(5) {
+            println!("{entry:?}");
+            println!("{}", self.rig.run(&["show", &entry.segment_id, "--json"]).await.text());
+            log.lines().filter(|line| line.contains(&entry.segment_id)).for_each(|line| println!("{line}"));
+        }
+    }
+
+    async fn told(&self, lake: &Books, segments: usize, late: usize) {
         let stats = self.rig.sim.stats();
         let (audit, _) = self.rig.audit().await;
         let sum = |field: &str| -> u64 {
@@ -412,7 +430,12 @@ impl Month {
         );
         println!("{} requests; faults: {:?}", stats.requests_in_all(), stats.faults);
         println!("events, and those that came again: lake {:?}, hook {:?}", lake.counts(), self.hook.counts());
-        assert_eq!(sum("announced"), segments as u64, "what the audit counts is not what there was");
+        // What was already past retention when it was first told of is not taken in.
+        let (announced, least) = (sum("announced"), segments.saturating_sub(late) as u64);
+        assert!(
+            (least..=segments as u64).contains(&announced),
+            "the audit counts {announced}, and {segments} there were"
+        );
         assert_eq!(sum("erased"), self.erased.len() as u64);
         if !stats.faults.is_empty() {
             assert!(stats.faults.len() >= 9, "hardly any fault befell the daemon: {:?}", stats.faults);
