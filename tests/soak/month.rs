@@ -353,6 +353,8 @@ impl Month {
         self.receiver.answer(taking(&self.hook));
         rig.stop().await;
         let stopped = rig.sim.now();
+        // What a gap or a backfill brings only after this is meant to stay.
+        let before = exported(&rig.output(&["export"]).await);
         rig.set("accounts", listed("forever"));
         rig.start();
         rig.clock.sleep(15 * SECOND).await;
@@ -367,7 +369,7 @@ impl Month {
             };
             let status = rig.json(&["status", "--json"]).await;
             differences = if pending(&status) {
-                archive(rig, kept_from, gone_before, &self.erased, self.held.as_deref()).await
+                archive(rig, kept_from, (gone_before, &before), &self.erased, self.held.as_deref()).await
             } else {
                 vec![format!("undelivered: {}", status["sinks"])]
             };
@@ -443,26 +445,30 @@ impl Month {
     }
 }
 
-/// In what the export differs from what must be in it: everything since `kept_from`, nothing from before `gone_before`, nothing
-/// that was erased, and what it has to the letter.
+fn exported(export: &str) -> BTreeSet<String> {
+    export
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["segment_id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// In what the export differs from what must be in it: everything since `kept_from`, of what there was while retention held
+/// nothing from before `gone_before`, nothing that was erased, and what it has to the letter.
 async fn archive(
     rig: &Rig,
     kept_from: Time,
-    gone_before: Time,
+    (gone_before, before): (Time, &BTreeSet<String>),
     erased: &BTreeSet<String>,
     held: Option<&str>,
 ) -> Vec<String> {
     let export = rig.output(&["export"]).await;
-    let ids: BTreeSet<String> = export
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["segment_id"].as_str().unwrap().to_owned())
-        .collect();
+    let ids = exported(&export);
     let (mut expected, mut wrong) = (Vec::new(), Vec::new());
     for entry in rig.world() {
         let end = entry.end.unwrap_or(Time::NONE);
         let (there, gone) = (ids.contains(&entry.segment_id), erased.contains(&entry.segment_id));
         let keeps = held == Some(&entry.segment_id) || end >= kept_from;
-        if there && !keeps && end < gone_before {
+        if there && !keeps && end < gone_before && before.contains(&entry.segment_id) {
             wrong.push(format!("{} ended at {} and is still there", entry.segment_id, end.rfc3339()));
         }
         if (there || keeps) && !gone {
