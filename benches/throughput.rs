@@ -37,7 +37,7 @@ fn settings(url: &str, concurrency: usize, folder: &Path) -> config::Settings {
     let more = format!(
         r#"
         accounts = [{{ rc_account_id = "1", sub_account_id = "1" }}]
-        discovery = {{ start = "2024-07-22T11:20:00Z", rechecks = [] }}
+        discovery = {{ start = "1h", rechecks = [] }}
         limits = {{ requests_per_minute = 100000000, metadata_per_minute = 1000, metadata_per_15_minutes = 1000 }}
         fetch = {{ concurrency = {concurrency}, revisit = [] }}
         http = {{ listen = "" }}

@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Path as Parts, State};
 use axum::routing::{get, post};
+use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::config;
 
 /// A number from the environment.
@@ -27,6 +28,8 @@ struct Served {
     large: u64,
     /// Whether each read announces other segments, that ended in the window asked for.
     fresh: bool,
+    /// When they ended otherwise, so that they are in one window as in life, and not in each.
+    ended: Time,
     latency: Duration,
     /// Requests by sub-account, metadata too; and metadata alone.
     asked: Mutex<HashMap<String, (u64, u64)>>,
@@ -58,15 +61,15 @@ fn transcript() -> String {
     format!(r#"{{"channelClass":"VOICE","errorCode":null,"errorMessage":null,"transcript":[{}]}}"#, phrases.join(","))
 }
 
-/// Serves until the process is killed; prints its address. `SEGMENTS` are announced by each read (`LARGE` for the sub-account of that
-/// name), `FRESH` makes them others
-/// each time, `LATENCY_MS` is how long an artifact takes.
+/// Serves until the process is killed; prints its address. `SEGMENTS` are announced by the window in which they ended (`LARGE`
+/// for the sub-account of that name); with `FRESH`, others by each read. `LATENCY_MS` is how long an artifact takes.
 pub async fn serve() {
     let served = Served {
         transcript: transcript().into(),
         segments: knob("SEGMENTS", 20_000),
         large: knob("LARGE", 0),
         fresh: knob("FRESH", 0) > 0,
+        ended: (Clock::system().now() - Duration::from_secs(600)).floor_to_second(),
         latency: Duration::from_millis(knob("LATENCY_MS", 0)),
         asked: Mutex::default(),
     };
@@ -113,13 +116,16 @@ async fn wait(latency: Duration) {
 
 async fn metadata(State(served): State<Arc<Served>>, Parts((_, sub)): Parts<(String, String)>, body: String) -> String {
     let read = served.count(&sub, true);
-    let (mut read, mut end) = (read, "2024-07-22T11:24:47.000Z".to_owned());
-    if served.fresh {
-        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-        end = body["segmentEndTime"].as_str().unwrap().replace(' ', "T") + ".500Z";
-    } else {
-        read = 0;
-    }
+    let asked: serde_json::Value = serde_json::from_str(&body).unwrap();
+    // By the API's reading of it this is where the window begins.
+    let begin = Time::parse(&(asked["segmentEndTime"].as_str().unwrap().replace(' ', "T") + "Z")).unwrap();
+    let end = begin + Duration::from_secs(asked["timeInterval"].as_u64().unwrap());
+    let (read, end) = match served.fresh {
+        true => (read, begin.plus_millis(500)),
+        false if (begin..end).contains(&served.ended) => (0, served.ended),
+        false => return "[]".to_owned(),
+    };
+    let end = end.rfc3339();
     let record = |number| {
         format!(
             r#"{{"subAccountId":"{sub}","dialogId":"d-{number}","segmentId":"s-{read}-{number:012x}","segmentType":"AGENT","channelClass":"VOICE","segmentEndTimeMs":"{end}","hasTranscript":true}}"#
