@@ -21,11 +21,13 @@ pub mod signals;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{DatabaseUrl, Settings};
-use crate::db::{Access, Db, DbError, DbFault, FileLock};
+use crate::db::{Access, Db, DbError, FileLock};
+use crate::http::Waits;
 use shared::Shared;
 
 /// Between tries to open a database that is away.
@@ -48,14 +50,20 @@ pub async fn open(settings: &Settings) -> anyhow::Result<(Db, Option<FileLock>)>
     }
 }
 
-/// Opens the database, waiting for one that is merely away: a server may start later than this program.
-async fn open_patiently(settings: &Settings, clock: &Clock) -> anyhow::Result<(Db, Option<FileLock>)> {
+/// Opens the database, waiting for one that is merely away, or without room: a server may start later than this program,
+/// and whoever keeps watch sees by `waits` what it waits for.
+async fn open_patiently(
+    settings: &Settings,
+    clock: &Clock,
+    waits: watch::Sender<Waits>,
+) -> anyhow::Result<(Db, Option<FileLock>)> {
     loop {
         match open(settings).await {
-            Err(error) if is_away(&error) => {
+            Err(error) if is_passing(&error) => {
                 let text = error.to_string();
                 let (what, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
                 tracing::warn!(hint, "{what}; trying again");
+                waits.send_replace(error.downcast_ref().map_or(Waits::Opening, Waits::after));
                 clock.sleep(AGAIN).await;
             }
             opened => return opened,
@@ -63,8 +71,8 @@ async fn open_patiently(settings: &Settings, clock: &Clock) -> anyhow::Result<(D
     }
 }
 
-fn is_away(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<DbError>().is_some_and(|error| error.fault() == DbFault::Away)
+fn is_passing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<DbError>().is_some_and(DbError::is_passing)
 }
 
 /// Runs until `stop`.
@@ -72,14 +80,15 @@ fn is_away(error: &anyhow::Error) -> bool {
 /// # Errors
 /// Where it cannot start, or a part of it ended of itself.
 pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = crate::http::bind(&settings.http).await?;
+    let (waits, seen) = watch::channel(Waits::Opening);
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        opened = open_patiently(&settings, &clock) => opened,
+        opened = crate::http::meanwhile(listener.as_ref(), seen, open_patiently(&settings, &clock, waits)) => opened,
     };
     let (db, lock) = opened?;
     let shared = Shared::new(settings, db.clone(), clock)?;
     let name = db.lock_name(&shared.settings.database.instance).await?;
-    let listener = crate::http::bind(&shared.settings.http).await?;
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(listener) = listener {
         let (shared, stop) = (shared.clone(), stop.clone());

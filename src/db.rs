@@ -156,7 +156,7 @@ impl Db {
         // Four caches of the writer's size would be most of what the whole program needs.
         let reader = pool(4).connect_lazy_with(options.pragma("query_only", "true").pragma("cache_size", "-2000"));
         let db = Db::Sqlite(Arc::new(SqlitePools { writer, reader, path: path.to_owned() }));
-        db.prepare(access).await?;
+        db.prepare(access).await.map_err(|error| error.while_opening(path))?;
         Ok(db)
     }
 

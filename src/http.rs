@@ -24,6 +24,7 @@ mod picture;
 mod ready;
 mod site;
 mod socket;
+mod starting;
 mod strip;
 #[cfg(test)]
 mod testing;
@@ -51,6 +52,8 @@ use crate::daemon::shared::Shared;
 use guard::Hosts;
 use site::Site;
 use socket::Patient;
+
+pub use starting::{Waits, meanwhile};
 
 /// Connections at once; more wait until one ends.
 const CONNECTIONS: usize = 256;

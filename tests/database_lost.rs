@@ -115,3 +115,26 @@ async fn a_server_that_is_gone_without_a_word_costs_nothing() {
     assert!(rig.is_running());
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_starts_after_the_daemon_is_waited_for_and_probes_are_told() {
+    ringcx_extractor::ringcx::install_tls();
+    let mut cluster = tokio::task::spawn_blocking(Cluster::started).await.unwrap();
+    let mut place = Place::postgres().await;
+    place.url = cluster.database().expose_secret().to_owned();
+    tokio::task::block_in_place(|| cluster.crash());
+    let mut rig = Rig::started(place, plan(4 * SECOND)).await;
+    const SAID: &str = "/healthz and /readyz answer at ";
+    rig.says(SAID).await;
+    let log = rig.log();
+    let url = log.rsplit(SAID).next().unwrap().split_whitespace().next().unwrap();
+    let healthz = reqwest::get(format!("{url}healthz")).await.unwrap();
+    assert_eq!(healthz.status(), 200);
+    let (status, body) = ready(&format!("{url}readyz")).await;
+    assert_eq!((status, &body["reasons"][0]["what"]), (503, &Value::from("database")), "{body}");
+    assert_eq!(reqwest::get(url).await.unwrap().status(), 503);
+    tokio::task::block_in_place(|| cluster.start());
+    rig.until("it is ready", async || ready(&format!("{url}readyz")).await.0 == 200).await;
+    rig.settled().await;
+    rig.stop().await;
+}

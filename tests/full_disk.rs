@@ -75,6 +75,26 @@ async fn a_full_disk_is_waited_out_and_nothing_is_lost() {
     rig.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_at_the_start_is_waited_out_too() {
+    let Some(disk) = Disk::of("8m") else { return };
+    let mut place = Place::sqlite();
+    place.url = format!("sqlite:{}", disk.path().join("archive.db").display());
+    let mut rig = Rig::started(place, Plan::live(3 * Duration::from_secs(1))).await;
+    rig.until("something is stored", async || rig.run(&["status", "--json"]).await.status == 0).await;
+    rig.stop().await;
+    let ballast = disk.path().join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    rig.start();
+    rig.says("the disk is full").await;
+    assert!(rig.is_running(), "the daemon waits");
+    drop(file);
+    std::fs::remove_file(ballast).unwrap();
+    rig.settled().await;
+    rig.stop().await;
+}
+
 fn sink(name: &str, kind: &str, key: &str, place: &str) -> toml::Value {
     let pairs = [("name", name), ("type", kind), (key, place)].map(|(key, value)| (key.to_owned(), value.into()));
     toml::Value::Table(pairs.into_iter().collect())

@@ -92,30 +92,32 @@ fn base_url(reader: &mut Reader<'_>, section: &Section<'_>, name: &str) -> Optio
 
 fn discovery(reader: &mut Reader<'_>) -> Option<Discovery> {
     let section = reader.section("discovery");
-    let window = reader.seconds(&section, "window");
-    let offset = reader.seconds(&section, "offset");
-    let interval = reader.seconds(&section, "interval");
-    let max_window = reader.seconds(&section, "max_window");
-    let rechecks = reader.spans(&section, "rechecks", true);
+    let window = reader.window(&section, "window");
+    let offset = reader.span(&section, "offset");
+    let interval = reader.span(&section, "interval");
+    let max_window = reader.window(&section, "max_window");
+    let rechecks = reader.spans(&section, "rechecks");
     let start = reader.required(&section, "start", FORMS).and_then(|given| match parse_start(&given.value) {
         Ok(start) => Some(start),
         Err(what) => reader.refuse(&given, what, &format!("give \"now\", {FORMS}")),
     });
-    let (window, max_window) = (window?, max_window?);
-    let span = humantime::format_duration;
+    let (mut window, mut max_window) = (window?, max_window?);
+    // Whoever changes one of them need not know of the other.
+    if max_window < window {
+        if reader.is_given(&section, "max_window") {
+            let span = humantime::format_duration;
+            let what = format!("is wider than max_window, {0}: windows are {0} wide", span(max_window));
+            reader.warn(&section, "window", &what);
+            window = max_window;
+        } else {
+            max_window = window;
+        }
+    }
     if max_window > VENDOR_MAX_WINDOW {
-        let place = reader.place_of(&section, "max_window");
-        let what = format!("{} is wider than the API takes", span(max_window));
-        reader.wrong("discovery.max_window", place, what, "give at most 3h");
-    } else if max_window < window {
-        let place = reader.place_of(&section, "max_window").or_else(|| reader.place_of(&section, "window"));
-        let what = format!("{} is less than discovery.window, which is {}", span(max_window), span(window));
-        reader.wrong(
-            "discovery.max_window",
-            place,
-            what,
-            "raise it to the window or beyond, up to 3h, or narrow the window",
-        );
+        let name = if reader.is_given(&section, "max_window") { "max_window" } else { "window" };
+        let place = reader.place_of(&section, name);
+        let what = format!("{} is wider than the API takes", humantime::format_duration(max_window));
+        reader.wrong(&section.key(name), place, what, "give at most 3h");
     }
     if offset.is_some_and(|offset| offset < VENDOR_OFFSET) {
         reader.warn(
@@ -186,13 +188,20 @@ fn fetch(reader: &mut Reader<'_>) -> Option<Fetch> {
     let retry_initial = reader.span(&section, "retry_initial");
     let retry_max = reader.span(&section, "retry_max");
     let give_up_after = reader.span(&section, "give_up_after");
-    let revisit = reader.spans(&section, "revisit", false);
-    let (retry_initial, retry_max) = (retry_initial?, retry_max?);
+    let revisit = reader.spans(&section, "revisit");
+    let (mut retry_initial, mut retry_max) = (retry_initial?, retry_max?);
     if retry_max < retry_initial {
-        let place = reader.place_of(&section, "retry_max").or_else(|| reader.place_of(&section, "retry_initial"));
-        let span = humantime::format_duration;
-        let what = format!("{} is less than fetch.retry_initial, which is {}", span(retry_max), span(retry_initial));
-        reader.wrong("fetch.retry_max", place, what, "raise it to retry_initial or beyond");
+        // Whoever changes one of them need not know of the other.
+        if reader.is_given(&section, "retry_max") && !reader.is_given(&section, "retry_initial") {
+            retry_initial = retry_max;
+        } else {
+            if reader.is_given(&section, "retry_max") {
+                let span = humantime::format_duration;
+                let what = format!("is less than retry_initial: each delay is {}", span(retry_initial));
+                reader.warn(&section, "retry_max", &what);
+            }
+            retry_max = retry_initial;
+        }
     }
     Some(Fetch {
         concurrency: usize::try_from(concurrency?.get()).ok()?,

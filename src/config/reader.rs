@@ -164,6 +164,11 @@ impl<'a> Reader<'a> {
         self.raw(section, name).and_then(|given| given.place)
     }
 
+    /// Whether the setting was given at all.
+    pub(super) fn is_given(&self, section: &Section<'_>, name: &str) -> bool {
+        self.raw(section, name).is_some()
+    }
+
     /// What was given, as it stands.
     fn raw<'v>(&self, section: &Section<'v>, name: &str) -> Option<Given<&'v Value>> {
         let value = section.table?.get(name).filter(|value| !matches!(value.kind, ValueKind::Nil))?;
@@ -233,21 +238,23 @@ impl<'a> Reader<'a> {
         self.as_span(&given)
     }
 
-    /// A positive span of whole seconds.
-    pub(super) fn seconds(&mut self, section: &Section<'_>, name: &str) -> Option<Duration> {
+    /// A span of one second at least; the API counts in whole ones.
+    pub(super) fn window(&mut self, section: &Section<'_>, name: &str) -> Option<Duration> {
         let given = self.given(section, name)?;
-        self.as_seconds(&given)
+        let seconds = self.as_span(&given)?.as_secs();
+        match seconds {
+            0 => self.refuse(
+                &given,
+                "is less than a second".to_owned(),
+                "the API counts whole seconds: give one or more",
+            ),
+            _ => Some(Duration::from_secs(seconds)),
+        }
     }
 
-    /// Positive spans of time, ascending and none twice; in whole seconds where so asked.
-    pub(super) fn spans(&mut self, section: &Section<'_>, name: &str, whole: bool) -> Option<Vec<Duration>> {
-        let mut spans = self.each(
-            section,
-            name,
-            |reader, item| {
-                if whole { reader.as_seconds(item) } else { reader.as_span(item) }
-            },
-        )?;
+    /// Positive spans of time, ascending and none twice.
+    pub(super) fn spans(&mut self, section: &Section<'_>, name: &str) -> Option<Vec<Duration>> {
+        let mut spans = self.each(section, name, |reader, item| reader.as_span(item))?;
         spans.sort_unstable();
         spans.dedup();
         Some(spans)
@@ -262,15 +269,6 @@ impl<'a> Reader<'a> {
             Some(Duration::ZERO) => self.refuse(given, format!("{} is no time at all", quoted(text)), SPAN_HINT),
             span => span,
         }
-    }
-
-    fn as_seconds(&mut self, given: &Given<Value>) -> Option<Duration> {
-        let span = self.as_span(given)?;
-        if span.subsec_nanos() != 0 {
-            let what = format!("{} is not in whole seconds", humantime::format_duration(span));
-            return self.refuse(given, what, "the API counts whole seconds: give one second or more of them");
-        }
-        Some(span)
     }
 
     /// A whole number from 1 to `most`.

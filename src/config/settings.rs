@@ -187,7 +187,7 @@ pub enum Start {
     At(Time),
 }
 
-/// Which windows of metadata to read, and when. All spans are whole seconds, at least one.
+/// Which windows of metadata to read, and when. Windows are of whole seconds, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
     /// Width of the sliding window; at most `max_window`.

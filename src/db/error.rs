@@ -88,6 +88,22 @@ impl DbError {
             ),
             ..inner
         }
+        .while_opening(path)
+    }
+
+    /// Where the disk has no room, that is why, and it passes; whatever else keeps a file from being opened asks for a person.
+    pub(super) fn while_opening(self, path: &Path) -> DbError {
+        if self.fault != DbFault::Full {
+            return self;
+        }
+        if !is_full(path) {
+            return DbError { fault: DbFault::Broken, ..self };
+        }
+        let message = format!(
+            "failed to open the database {}: the disk is full\nhint: make room on it; the daemon goes on by itself then",
+            path.display()
+        );
+        DbError { message, ..self }
     }
 
     pub(super) fn create(path: &Path, source: std::io::Error) -> DbError {
@@ -118,6 +134,13 @@ impl DbError {
         };
         DbError { message: format!("failed to reach the Postgres database: {}\nhint: {hint}", inner.message), ..inner }
     }
+}
+
+/// Whether the disk that this file is on has no room for it to be opened: for its log and a page of shared memory.
+fn is_full(path: &Path) -> bool {
+    const LEAST: u64 = 64 * 1024;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    rustix::fs::statvfs(folder).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LEAST)
 }
 
 /// SQLite's primary result codes that say something about the disk.

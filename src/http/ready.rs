@@ -93,6 +93,23 @@ pub(super) struct Readiness {
     pub(super) paused: Vec<PausedEndpoint>,
 }
 
+impl Readiness {
+    /// While the database is being opened.
+    pub(super) fn opening() -> Readiness {
+        let detail = "the database is being opened, or brought up to date after an upgrade";
+        Readiness::waiting(reason(What::Database, detail.to_owned(), "nothing to do: it goes on by itself"))
+    }
+
+    /// While it cannot be opened.
+    pub(super) fn without(trouble: &Trouble) -> Readiness {
+        Readiness::waiting(database(trouble))
+    }
+
+    fn waiting(reason: Reason) -> Readiness {
+        Readiness { ready: false, reasons: vec![reason], paused: Vec::new() }
+    }
+}
+
 impl IntoResponse for Readiness {
     fn into_response(self) -> Response {
         let status = if self.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

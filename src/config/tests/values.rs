@@ -132,3 +132,26 @@ fn what_the_vendor_does_not_document_warns_and_loads() {
     }
     assert_eq!(warnings.len(), 6, "{warnings:#?}");
 }
+
+#[test]
+fn short_and_long_spans_load_whatever_the_defaults_of_others_are() {
+    let of = |more: &str| {
+        let loaded = load_text(&format!("{LEAST}{more}"), &[]).unwrap();
+        (loaded.settings.discovery, loaded.settings.fetch, loaded.warnings)
+    };
+    let (discovery, _, warnings) = of("[discovery]\nwindow = \"2h\"\n");
+    assert_eq!((discovery.window, discovery.max_window, warnings.len()), (secs(7200), secs(7200), 0));
+    let (discovery, _, warnings) = of("[discovery]\nmax_window = \"10m\"\n");
+    assert_eq!((discovery.window, discovery.max_window), (secs(600), secs(600)));
+    assert!(warnings[0].contains("is wider than max_window, 10m"), "{warnings:?}");
+    let (_, fetch, warnings) = of("[fetch]\nretry_max = \"5s\"\n");
+    assert_eq!((fetch.retry_initial, fetch.retry_max, warnings.len()), (secs(5), secs(5), 0));
+    let (_, fetch, warnings) = of("[fetch]\nretry_initial = \"7h\"\n");
+    assert_eq!((fetch.retry_initial, fetch.retry_max, warnings.len()), (secs(25_200), secs(25_200), 0));
+    let (_, fetch, warnings) = of("[fetch]\nretry_initial = \"3s\"\nretry_max = \"2s\"\n");
+    assert_eq!((fetch.retry_initial, fetch.retry_max, warnings.len()), (secs(3), secs(3), 1));
+    let (discovery, ..) = of("[discovery]\noffset = \"500ms\"\ninterval = \"250ms\"\nrechecks = [\"1500ms\"]\n\
+                              window = \"1500ms\"\n");
+    assert_eq!((discovery.offset, discovery.interval), (Duration::from_millis(500), Duration::from_millis(250)));
+    assert_eq!((discovery.rechecks, discovery.window), (vec![Duration::from_millis(1500)], secs(1)));
+}

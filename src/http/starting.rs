@@ -1,0 +1,94 @@
+//! What answers while the database cannot be opened yet: that the process lives, and what it waits for.
+//!
+//! A database may be away for hours. Whoever starts this program and keeps watch must not take that for a program that
+//! hangs, and start it again and again.
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::ready::{Readiness, Trouble};
+use super::{LAST_ORDERS, accept, ends, guard};
+use crate::db::DbError;
+
+/// What the start waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waits {
+    /// For the database to be opened, and brought up to date where it is an earlier version's.
+    Opening,
+    /// For one that is away, or has no room.
+    Trouble {
+        /// Whether it is the disk.
+        disk: bool,
+        /// For people.
+        detail: String,
+    },
+}
+
+impl Waits {
+    /// After this failure to open it.
+    pub fn after(error: &DbError) -> Waits {
+        let Trouble { disk, detail } = Trouble::from(error);
+        Waits::Trouble { disk, detail }
+    }
+
+    fn readiness(self) -> Readiness {
+        match self {
+            Waits::Opening => Readiness::opening(),
+            Waits::Trouble { disk, detail } => Readiness::without(&Trouble { disk, detail }),
+        }
+    }
+}
+
+/// Answers probes until `opened` is there; nothing where there is no listener.
+pub async fn meanwhile<T>(
+    listener: Option<&TcpListener>,
+    waits: watch::Receiver<Waits>,
+    opened: impl Future<Output = T>,
+) -> T {
+    let Some(listener) = listener else { return opened.await };
+    let (stop, mut connections) = (CancellationToken::new(), JoinSet::new());
+    let opened = {
+        let mut opened = std::pin::pin!(opened);
+        let say = say(listener, waits.clone());
+        // Neither of the other two ends.
+        tokio::select! {
+            opened = opened.as_mut() => opened,
+            () = say => opened.await,
+            () = accept(listener, routes(waits), &mut connections, &stop) => opened.await,
+        }
+    };
+    stop.cancel();
+    // Whoever is in the middle of a request gets the answer.
+    let _ = tokio::time::timeout(LAST_ORDERS, ends(&mut connections)).await;
+    connections.shutdown().await;
+    opened
+}
+
+/// Says where the probes answer, once there is something to wait for.
+async fn say(listener: &TcpListener, mut waits: watch::Receiver<Waits>) {
+    if waits.wait_for(|waits| *waits != Waits::Opening).await.is_ok()
+        && let Ok(address) = listener.local_addr()
+    {
+        tracing::info!(%address, "/healthz and /readyz answer at http://{address}/ meanwhile");
+    }
+    std::future::pending::<()>().await;
+}
+
+fn routes(waits: watch::Receiver<Waits>) -> Router {
+    let readiness = move || {
+        let waits = waits.borrow().clone();
+        async move { waits.readiness() }
+    };
+    let starting = || async { (StatusCode::SERVICE_UNAVAILABLE, "it is starting; /readyz says what it waits for\n") };
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(readiness))
+        .fallback(starting)
+        .layer(middleware::from_fn(guard::every))
+}
