@@ -321,7 +321,7 @@ impl Discoverer {
             since: pause.since.min(now),
             until: pause.until,
             times: pause.times,
-            status: error.status.map(i64::from),
+            status: error.pause_status(),
             reason: error.to_string(),
         };
         if let Err(error) = self.account.db.pause(&row).await {

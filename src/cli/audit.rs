@@ -179,7 +179,9 @@ fn passes(text: &mut String, account: &AccountAudit) {
 
 fn unfinished(text: &mut String, account: &AccountAudit) {
     for row in account.unfinished.iter().take(SHOWN) {
-        let status = row.status.map(|status| format!(" ({status})")).unwrap_or_default();
+        // Most reasons name it themselves.
+        let said = |status: &i64| row.reason.as_ref().is_some_and(|reason| reason.contains(&format!("({status}")));
+        let status = row.status.filter(|status| !said(status)).map(|status| format!(" ({status})")).unwrap_or_default();
         let reason = match &row.reason {
             Some(reason) => format!(": {}{status}", plain(reason)),
             None => ": not tried yet".to_owned(),

@@ -122,7 +122,7 @@ async fn retry(args: &RetryArgs, db: &Db, context: &Context) -> anyhow::Result<(
 
 fn retried(events: u64) -> String {
     match events {
-        0 => "nothing had failed; a daemon that runs tries sinks that rest at once\n".to_owned(),
+        0 => "no event had failed or waits by itself; a daemon that runs tries sinks that rest at once\n".to_owned(),
         _ => format!("{} will be sent again, by the daemon that runs or the next one\n", count(events, "event")),
     }
 }

@@ -48,7 +48,12 @@ impl Args {
         let url = match (&self.to, &self.to_file) {
             (Some(url), _) => url.clone(),
             (None, Some(file)) => std::fs::read_to_string(file)
-                .with_context(|| format!("failed to read --to-file {}", file.display()))?
+                .map_err(|error| {
+                    UsageError(format!(
+                        "failed to read --to-file {}: {error}\nhint: a file that this user may read, with nothing in it but postgres://user:password@host:5432/database",
+                        file.display()
+                    ))
+                })?
                 .trim()
                 .to_owned(),
             (None, None) => return Ok(None),

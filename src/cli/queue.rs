@@ -67,15 +67,16 @@ pub struct ShowArgs {
 
 /// Which items to settle.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
 pub struct Choice {
     /// The items of this segment
-    #[arg(value_name = "SEGMENT_ID", required_unless_present_any = ["state", "all"])]
+    #[arg(value_name = "SEGMENT_ID", group = "which")]
     pub segment: Option<String>,
     /// All items in this state
-    #[arg(long, value_enum, conflicts_with = "segment")]
+    #[arg(long, value_enum, group = "which")]
     pub state: Option<Settled>,
     /// All items that are unavailable or failed
-    #[arg(long, conflicts_with_all = ["segment", "state"])]
+    #[arg(long, group = "which")]
     pub all: bool,
     /// Among them, only this artifact
     #[arg(long, value_enum)]

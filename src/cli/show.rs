@@ -13,12 +13,13 @@ use history::History;
 
 /// Options of `show`.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
 pub struct Args {
     /// The segment's id
-    #[arg(value_name = "SEGMENT_ID", required_unless_present = "dialog")]
+    #[arg(value_name = "SEGMENT_ID", group = "which")]
     pub segment: Option<String>,
     /// All segments of this dialog
-    #[arg(long, value_name = "DIALOG_ID", conflicts_with = "segment")]
+    #[arg(long, value_name = "DIALOG_ID", group = "which")]
     pub dialog: Option<String>,
     /// Print JSON, a line a segment: as `export` does, and its history
     #[arg(long)]

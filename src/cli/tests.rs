@@ -75,7 +75,7 @@ fn the_help_of_each_command_for_looking_is_what_people_were_told() {
     ---- show
     Show one segment to read: the conversation, its summaries and its history
 
-    Usage: ringcx-extractor show [OPTIONS] [SEGMENT_ID]
+    Usage: ringcx-extractor show [OPTIONS] <SEGMENT_ID|--dialog <DIALOG_ID>>
 
     Arguments:
       [SEGMENT_ID]  The segment's id

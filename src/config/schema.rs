@@ -112,7 +112,12 @@ pub const KEYS: &[Key] = &[
     key("sinks[].redact", Kind::List, Some(""), "what is taken out of texts: card, email, phone, or own patterns"),
     key("sinks[].redact[].name", Kind::Text, None, "names what a pattern takes out"),
     key("sinks[].redact[].pattern", Kind::Text, None, "a regular expression for what is taken out"),
-    key("sinks[].give_up_after", Kind::Span, Some("7d"), "after which an event that is not taken is failed"),
+    key(
+        "sinks[].give_up_after",
+        Kind::Span,
+        Some("7d"),
+        "after which an event that a webhook does not take is failed; files and objects are tried for as long as it takes",
+    ),
     key("sinks[].path", Kind::Text, None, "jsonl: the folder of its files"),
     key("sinks[].rotate", Kind::Span, Some("1d"), "jsonl: how long a file is written to"),
     key("sinks[].url", Kind::Secret, None, "webhook and object_store: where to"),

@@ -25,7 +25,7 @@ use crate::model::{AccountId, Artifact, State, Stretch};
 const PAGE: usize = 5000;
 
 /// How many reasons for unfinished items are told apart, and how many items and records set aside are listed.
-const MOST: usize = 1000;
+const MOST: usize = 100_000;
 
 /// A day, in milliseconds.
 const DAY: i64 = 86_400_000;

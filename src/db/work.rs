@@ -238,12 +238,14 @@ impl Db {
         Ok(items)
     }
 
-    /// Makes items due at once, with their horizon counted afresh; returns how many. Discarded ones are revived too.
+    /// Makes items due at once, with their horizon counted afresh; returns how many. Discarded ones are revived too, and why they
+    /// were discarded is no longer what is said of them.
     pub async fn retry_items(&self, filter: &QueueFilter, now: Time) -> Result<u64, DbError> {
         let (clause, args) = filter.clause();
         let number = args.len() + 1;
         let mut stmt = Stmt::built(format!(
-            "update work set state = 0, due = ${number}, tries = 0, again = 0, misses = 0, refusals = 0, first_try = null, paused = 0
+            "update work set state = 0, due = ${number}, tries = 0, again = 0, misses = 0, refusals = 0, first_try = null, paused = 0,
+             reason = case when state = 3 then null else reason end, status = case when state = 3 then null else status end
              where item in (select w.item from work w join segment s on s.id = w.segment where {clause})"
         ));
         for arg in args {

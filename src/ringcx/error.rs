@@ -96,6 +96,12 @@ impl ApiError {
         matches!(self.fault, Fault::Unauthorised | Fault::Forbidden)
     }
 
+    /// The status under which a pause is recorded: whatever refused the login, that is a matter of the credentials.
+    pub fn pause_status(&self) -> Option<i64> {
+        let status = if self.endpoint == Endpoint::Login && self.is_refusal() { Some(401) } else { self.status };
+        status.map(i64::from)
+    }
+
     pub(crate) fn new(fault: Fault, endpoint: Endpoint, cause: Cause, why: &str) -> ApiError {
         ApiError {
             fault,

@@ -107,7 +107,7 @@ impl Drain {
             since: pause.since,
             until: pause.until,
             times: pause.times,
-            status: error.status.map(i64::from),
+            status: error.pause_status(),
             reason: error.to_string(),
         };
         tracing::warn!(account = %self.account.id, endpoint = %artifact, until = %row.until, %error,
