@@ -37,12 +37,15 @@ pub struct Indexer {
     db: Db,
     prepared: AtomicBool,
     swept: AtomicBool,
+    /// Whether nothing was written since the index was tidied.
+    tidy: AtomicBool,
 }
 
 impl Indexer {
     /// For this database.
     pub fn new(db: Db) -> Indexer {
-        Indexer { db, prepared: AtomicBool::new(false), swept: AtomicBool::new(false) }
+        let [prepared, swept, tidy] = [false; 3].map(AtomicBool::new);
+        Indexer { db, prepared, swept, tidy }
     }
 
     /// Indexes some of what these accounts have that is not indexed yet.
@@ -63,6 +66,7 @@ impl Indexer {
             return self.sweep().await;
         }
         let batch = self.filled(batch).await?;
+        self.tidy.store(false, Ordering::Relaxed);
         match self.db.write_index(&batch).await {
             Err(error) if error.fault() == DbFault::Broken => self.one_by_one(batch).await?,
             written => written.map(drop)?,
@@ -112,6 +116,10 @@ impl Indexer {
     }
 
     async fn sweep(&self) -> Result<Progress, DbError> {
+        if !self.tidy.load(Ordering::Relaxed) {
+            self.db.tidy_index().await?;
+            self.tidy.store(true, Ordering::Relaxed);
+        }
         if self.swept.load(Ordering::Relaxed) {
             return Ok(Progress::Idle);
         }
