@@ -15,9 +15,9 @@ const BEGINNING: usize = 3;
 /// Letters of a pair's second word by which it is known more closely.
 const LONGER: usize = 5;
 /// Bits of a pair's key: of the first word with the second's beginning, of the longer beginning, and of the whole second word.
-const TRUNK: u32 = 14;
+const TRUNK: u32 = 16;
 const BRANCH: u32 = 2;
-const TWIG: u32 = 2;
+const TWIG: u32 = 1;
 /// Kinds of keys, that of pairs being none.
 const BEGUN: i32 = 1 << 28;
 pub(super) const STRETCH: i32 = 2 << 28;
@@ -160,8 +160,8 @@ mod tests {
         assert_eq!(of_choice(&[needle(&["one", "two"], false), needle(&["three"], false)]), Vec::<Vec<i32>>::new());
         let sizes = |choice: &[Needle]| of_choice(choice).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(&[needle(&["one", "two", "three"], false)]), [1, 1]);
-        assert_eq!(sizes(&[needle(&["one", "two", "thr"], true)]), [1, 16]);
-        assert_eq!(sizes(&[needle(&["one", "three"], true)]), [4]);
+        assert_eq!(sizes(&[needle(&["one", "two", "thr"], true)]), [1, 8]);
+        assert_eq!(sizes(&[needle(&["one", "three"], true)]), [2]);
         assert_eq!(sizes(&[needle(&["to", "be", "o"], true)]), [1]);
         assert_eq!(sizes(&[needle(&["one", "two", "six"], false), needle(&["thr"], true)]), [2]);
     }

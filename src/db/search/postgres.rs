@@ -4,6 +4,8 @@
 //! of a longer time before that, and at last for all that is left. What it knows by keys (`keys.rs`) is compared with the
 //! block's words: they are long, and lie elsewhere, so this is done last.
 
+use std::fmt::Write as _;
+
 use super::super::{Arg, Db, DbError, Stmt, sql};
 use super::look::docs;
 use super::neighbours::pairs;
@@ -109,7 +111,8 @@ impl Wanted<'_> {
     }
 }
 
-/// Puts the statement together, argument by argument.
+/// Puts the statement together, argument by argument. A place is asked for such that no index is used for it: the planner
+/// would rather read the words of every document in that range.
 struct Question {
     args: Vec<Arg>,
     sense: Sense,
@@ -117,35 +120,37 @@ struct Question {
     buckets: Vec<i32>,
 }
 
-/// Such that no index is used for it: the planner would rather read the words of every document in that range.
-const PLACE: &str = "doc + 0 >= $1 and doc + 0 < $2";
-
 impl Question {
     fn arg(&mut self, text: String, form: &str) -> String {
         self.args.push(text.into());
         format!("cast(cast(${} as text) as {form})", self.args.len())
     }
 
-    /// That a block matches: by the index, and last by its words.
-    fn matches(&mut self, wanted: Wanted) -> String {
-        let mut parts = Vec::new();
+    /// The matches among those blocks that are `many`, or not, in order of time.
+    fn blocks(&mut self, many: u8, wanted: Wanted) -> String {
+        let mut conditions = format!("many = {many} and doc + 0 >= $1 and doc + 0 < $2");
         let words = wanted.tsquery(self.sense);
         if !words.is_empty() {
-            parts.push(format!("words @@ {}", self.arg(words, "tsquery")));
+            let _ = write!(conditions, " and words @@ {}", self.arg(words, "tsquery"));
         }
         let sets: Vec<Vec<i32>> = wanted.clauses.iter().flat_map(|clause| keys::of_choice(clause)).collect();
         let (single, any): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| set.len() == 1);
         if !single.is_empty() {
-            parts.push(format!("keys @> {}", self.arg(keys::array(single.concat()), "integer[]")));
+            let _ = write!(conditions, " and keys @> {}", self.arg(keys::array(single.concat()), "integer[]"));
         }
         for set in any.into_iter().chain([self.buckets.clone()]).filter(|set| !set.is_empty()) {
-            parts.push(format!("keys && {}", self.arg(keys::array(set), "integer[]")));
+            let _ = write!(conditions, " and keys && {}", self.arg(keys::array(set), "integer[]"));
         }
-        if !wanted.is_settled() {
-            // The operator's function is what no index is used for.
-            parts.push(format!("ts_match_vq(words, {})", self.arg(wanted.tsquery(Sense::Exact), "tsquery")));
+        if wanted.is_settled() {
+            return format!("select doc from search_block where {conditions} order by doc desc");
         }
-        parts.join(" and ")
+        let exact = self.arg(wanted.tsquery(Sense::Exact), "tsquery");
+        // Words are read one after the other, the newest first, and no more of them than needed: so the planner is kept from
+        // looking at them sooner, and the operator is called by a name for which no index is used.
+        format!(
+            "select doc from (select doc, words from search_block where {conditions} order by doc desc offset 0) b
+             where ts_match_vq(words, {exact}) order by doc desc"
+        )
     }
 }
 
@@ -155,21 +160,21 @@ fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, sense: Sen
     let buckets = if part { buckets::cover(first, end) } else { Vec::new() };
     let mut question = Question { args: vec![first.into(), end.into(), limit.into()], sense, buckets };
     let (clauses, none) = (lookup.clauses(), lookup.none.as_slice());
-    let single = question.matches(Wanted { clauses: &clauses, none });
+    let single = question.blocks(0, Wanted { clauses: &clauses, none });
     let mut many = String::new();
     let excluded = (!none.is_empty()).then(|| none.to_vec());
     for (nth, clause) in clauses.iter().chain(&excluded).enumerate() {
-        let matches = question.matches(Wanted { clauses: std::slice::from_ref(clause), none: &[] });
+        let blocks = question.blocks(1, Wanted { clauses: std::slice::from_ref(clause), none: &[] });
         let join = match nth {
             0 => "",
             nth if nth == clauses.len() => " except ",
             _ => " intersect ",
         };
-        many += &format!("{join}select doc from search_block where many = 1 and {PLACE} and {matches}");
+        let _ = write!(many, "{join}({blocks})");
     }
     let text = format!(
         "select doc from (
-         (select doc from search_block where many = 0 and {PLACE} and {single} order by doc desc limit $3)
+         ({single} limit $3)
          union all (select distinct doc from ({many}) m order by doc desc limit $3)) f order by doc desc limit $3"
     );
     question.args.into_iter().fold(Stmt::built(text), |stmt, arg| stmt.bind(arg))

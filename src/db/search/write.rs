@@ -198,24 +198,21 @@ impl Db {
         Ok((drop.len() + put.len()) as u64)
     }
 
-    /// Does what was put off, so that no search has to go through it. To be called where nothing more is to be written for
-    /// the moment.
+    /// Does what was put off: every search goes through it. To be called after some thousand documents, and where nothing more
+    /// is to be written for the moment.
     ///
     /// # Errors
     /// Where the database fails; it can be called again.
     pub async fn tidy_index(&self) -> Result<(), DbError> {
-        if matches!(self, Db::Postgres(_)) {
-            let stmt = "select gin_clean_pending_list(cast(name as regclass))
-                 from (values ('search_block_words'), ('search_block_many')) i (name)";
-            self.all(sql(stmt)).await?;
-        }
-        Ok(())
+        const BOTH: &str = "select gin_clean_pending_list(cast(name as regclass))
+             from (values ('search_block_words'), ('search_block_many')) i (name)";
+        self.vacuum_postgres(BOTH).await
     }
 }
 
-/// Postgres puts off what it has to say in its index, which it does the quicker the more there is to say at once; every search
-/// goes through what is put off.
-const LATER: &str = "select set_config('gin_pending_list_limit', '32MB', true), set_config('work_mem', '64MB', true)";
+/// What Postgres has to say in its index it puts off, and does the quicker the more there is to say at once. That takes seconds,
+/// so it is not to do it within a transaction, but in [`Db::tidy_index`].
+const LATER: &str = "select set_config('gin_pending_list_limit', '256MB', true)";
 
 fn marks(entry: &IndexEntry) -> String {
     format!("{} {}", account_word(entry.account), entry.marks)
