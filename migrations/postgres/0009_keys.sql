@@ -18,7 +18,7 @@ alter table search_block alter column keys set storage external;
 -- A vacuum that takes its time keeps those who write from tidying the index, and each search goes through what they put off.
 alter table search_block set (toast_tuple_target = 128, autovacuum_vacuum_cost_delay = 0);
 create index search_block_words on search_block using gin (words, keys) where many = 0;
-create index search_block_many on search_block using gin (words, keys) where many = 1;
+create index search_block_parts on search_block using gin (words, keys) where many = 1;
 delete from search_cursor;
 delete from search_todo;
 delete from meta where key = 'search_version';

@@ -205,7 +205,7 @@ impl Db {
     /// Where the database fails; it can be called again.
     pub async fn tidy_index(&self) -> Result<(), DbError> {
         const BOTH: &str = "select gin_clean_pending_list(cast(name as regclass))
-             from (values ('search_block_words'), ('search_block_many')) i (name)";
+             from (values ('search_block_words'), ('search_block_parts')) i (name)";
         self.vacuum_postgres(BOTH).await
     }
 }
