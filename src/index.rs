@@ -5,7 +5,7 @@
 //! not come back.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::clock::Time;
 use crate::db::{Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Owned, TodoRow};
@@ -21,6 +21,9 @@ const BYTES: u64 = 2_000_000;
 const TODOS: usize = 50;
 /// Segments whose texts are read besides at a time.
 const BODIES: usize = 50;
+/// Documents after which the index is tidied: where more are waiting, and where none are.
+const MANY: u64 = 5000;
+const FEW: u64 = 100;
 
 /// What a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +40,15 @@ pub struct Indexer {
     db: Db,
     prepared: AtomicBool,
     swept: AtomicBool,
+    /// Documents that were written since the index was tidied, as far as is known.
+    untidy: AtomicU64,
 }
 
 impl Indexer {
     /// For this database.
     pub fn new(db: Db) -> Indexer {
-        Indexer { db, prepared: AtomicBool::new(false), swept: AtomicBool::new(false) }
+        let untidy = AtomicU64::new(FEW);
+        Indexer { db, prepared: AtomicBool::new(false), swept: AtomicBool::new(false), untidy }
     }
 
     /// Indexes some of what these accounts have that is not indexed yet.
@@ -63,11 +69,22 @@ impl Indexer {
             return self.sweep().await;
         }
         let batch = self.filled(batch).await?;
+        self.untidy.fetch_add(batch.entries.len() as u64, Ordering::Relaxed);
         match self.db.write_index(&batch).await {
             Err(error) if error.fault() == DbFault::Broken => self.one_by_one(batch).await?,
             written => written.map(drop)?,
         }
+        self.tidy(MANY).await?;
         Ok(Progress::Did)
+    }
+
+    /// Tidies the index where at least so many documents were written.
+    async fn tidy(&self, least: u64) -> Result<(), DbError> {
+        if self.untidy.load(Ordering::Relaxed) >= least {
+            self.db.tidy_index().await?;
+            self.untidy.store(0, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Something about one of the documents is unacceptable to the database: that one is left out, and the index goes on.
@@ -112,6 +129,7 @@ impl Indexer {
     }
 
     async fn sweep(&self) -> Result<Progress, DbError> {
+        self.tidy(FEW).await?;
         if self.swept.load(Ordering::Relaxed) {
             return Ok(Progress::Idle);
         }

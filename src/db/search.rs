@@ -1,18 +1,18 @@
 //! The full-text index: what is indexed, how far, and what matches.
 //!
 //! Both databases hold the same documents, made of the words that they are given; neither cuts text up by itself. On SQLite a
-//! document is a row of an FTS5 table without content, on Postgres one tsvector, or several that overlap, each with a sketch
-//! of which words stand next to one another. Nothing of the text is kept but its words.
+//! document is a row of an FTS5 table without content, on Postgres one tsvector, or several that overlap, each with keys for
+//! what words alone do not tell. Nothing of the text is kept but its words.
 
 mod blocks;
 mod buckets;
 mod doc;
+mod keys;
 mod look;
 mod neighbours;
 mod number;
 mod postgres;
 mod purge;
-mod sketch;
 mod write;
 
 pub use doc::Doc;

@@ -12,7 +12,7 @@ use super::*;
 
 on_both! {
     filters_let_through_what_a_plain_look_at_everything_lets_through,
-    an_index_without_marks_is_built_anew,
+    an_index_without_marks_or_keys_is_built_anew,
     a_name_that_was_erased_is_gone_for_good,
 }
 
@@ -194,7 +194,7 @@ async fn filters_let_through_what_a_plain_look_at_everything_lets_through(test: 
     asked(db, &world, "built anew").await;
 }
 
-async fn an_index_without_marks_is_built_anew(test: TestDb) {
+async fn an_index_without_marks_or_keys_is_built_anew(test: TestDb) {
     let owned = own(&test.db, "a").await;
     told(&test.db, owned, "s1", 1, &[("Jane Doe", "once")]).await;
     announce(&test.db, owned, &[record("s2", 2, json!({"agentNotes": "once noted", "channelClass": "VOICE"}))]).await;
@@ -202,7 +202,7 @@ async fn an_index_without_marks_is_built_anew(test: TestDb) {
     // What the migration says, on an index as it was before.
     let statements = match test.db.file() {
         Some(_) => include_str!("../../migrations/sqlite/0008_marks.sql"),
-        None => include_str!("../../migrations/postgres/0008_marks.sql"),
+        None => include_str!("../../migrations/postgres/0009_keys.sql"),
     };
     let lines = statements.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
     for statement in lines.split(';').filter(|statement| !statement.trim().is_empty()) {

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use super::keys::keys;
 use super::neighbours::pairs;
-use super::sketch::sketch;
 use super::{OVERLAP, is_word};
 
 /// Positions of a block.
@@ -23,8 +23,8 @@ const EACH: usize = 12;
 pub(super) struct Block {
     /// A tsvector in its text form.
     pub words: String,
-    /// Which of its words stand next to one another.
-    pub pairs: Vec<u8>,
+    /// Its keys.
+    pub keys: BTreeSet<i32>,
 }
 
 /// Where the marks stand in a block: beyond its words.
@@ -34,7 +34,11 @@ const MARKS: usize = POSITIONS + 1;
 /// is a gap between what two speakers said.
 pub(super) fn blocks(words: &str, marks: &str) -> Vec<Block> {
     let mut marked = String::new();
-    lexemes(&mut marked, places(marks.split(' ').filter(|mark| !mark.is_empty()), MARKS));
+    let marks: Vec<&str> = marks.split(' ').filter(|mark| !mark.is_empty()).collect();
+    lexemes(&mut marked, places(marks.iter().copied(), MARKS));
+    for pair in pairs(&marks).collect::<BTreeSet<String>>() {
+        let _ = write!(marked, " '{pair}'");
+    }
     let words: Vec<&str> = words.split(' ').filter(|word| !word.is_empty()).collect();
     let mut blocks = Vec::new();
     let mut start = 0;
@@ -58,18 +62,14 @@ fn block(words: &[&str], start: usize, marked: &str) -> (Block, usize) {
             break;
         }
         held.push(index - start + 1);
-        // Once by itself, and once in a pair.
-        bytes += word.len() + 2 * word.len().min(20) + 2 * EACH;
+        bytes += word.len() + EACH;
         end = index + 1;
     }
     let words = words.get(start..end).unwrap_or_default();
     let mut text = String::with_capacity(marked.len() + bytes);
     text.push_str(marked);
     lexemes(&mut text, places);
-    for pair in pairs(words).collect::<BTreeSet<String>>() {
-        let _ = write!(text, " '{pair}'");
-    }
-    (Block { words: text, pairs: sketch(words) }, end)
+    (Block { words: text, keys: keys(words) }, end)
 }
 
 /// Where each of the words stands, the first of them at `first`.
@@ -102,8 +102,10 @@ mod tests {
 
     #[test]
     fn a_short_document_is_one_block_with_its_positions() {
-        assert_eq!(blocks("b a b \u{2029} c", "m"), ["'m':12001 'a':2 'b':1,3 'c':5 '\u{e009}a_b' '\u{e009}b_a'"]);
+        assert_eq!(blocks("b a b \u{2029} c", "m"), ["'m':12001 'a':2 'b':1,3 'c':5"]);
         assert_eq!(blocks("", "m n \u{2029} o"), ["'m':12001 'n':12002 'o':12004"]);
+        let named = "'\u{e006}doe':12002 '\u{e006}jane':12001 '\u{e009}\u{e006}jane_doe'";
+        assert_eq!(blocks("", "\u{e006}jane \u{e006}doe"), [named]);
     }
 
     #[test]

@@ -1,20 +1,17 @@
-//! Neighbours among short words, as words of the index on Postgres.
+//! Two words of a name in a row, as a word of the index on Postgres.
 //!
-//! Pure. Its index does not know where words stand: of a phrase it finds all texts that have the words, which is half of an
-//! archive where all of them are frequent. Frequent words are short in every language; so each two short ones that stand
-//! next to one another are a word of the index too.
+//! Pure. Its index does not know where words stand: of a name it finds all who have either part of it, which may be half of
+//! an archive. Names are short and few: so each two words of one are a word of the index too.
 
-use super::{is_mark, is_word};
+use super::is_mark;
 
 /// Marks a pair; no text has it.
 const PAIR: char = '\u{e009}';
-/// Letters of a word that counts as short.
-const SHORT: usize = 5;
 
-/// The word for these two next to one another; `None` where one of them is long.
-pub(super) fn pair(first: &str, second: &str) -> Option<String> {
-    let short = |word: &str| is_word(word) && !is_mark(word) && word.chars().nth(SHORT).is_none();
-    (short(first) && short(second)).then(|| format!("{PAIR}{first}_{second}"))
+/// The word for these two next to one another; `None` where they are not marks of one kind.
+fn pair(first: &str, second: &str) -> Option<String> {
+    let alike = is_mark(first) && first.chars().next() == second.chars().next();
+    alike.then(|| format!("{PAIR}{first}_{}", second.chars().skip(1).collect::<String>()))
 }
 
 /// The words for all of them that stand in a row.
@@ -27,9 +24,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_short_words_in_a_row_are_one() {
-        let words = ["this", "is", "not", "yours", "refund", "it", "\u{2029}", "is", "\u{e006}jane", "doe"];
+    fn two_marks_of_one_kind_in_a_row_are_one() {
+        let words = ["\u{e000}7", "\u{e006}jane", "\u{e006}van", "\u{e006}doe", "\u{2029}", "\u{e006}bob", "is", "it"];
         let pairs: Vec<String> = pairs(&words).collect();
-        assert_eq!(pairs, ["\u{e009}this_is", "\u{e009}is_not", "\u{e009}not_yours"]);
+        assert_eq!(pairs, ["\u{e009}\u{e006}jane_van", "\u{e009}\u{e006}van_doe"]);
     }
 }

@@ -1,32 +1,30 @@
 //! How Postgres is asked for the newest documents that match.
 //!
-//! Its index finds all that match before it knows which are the newest, and of a phrase only those that have its words. So
-//! the newest documents are gone through first, one after the other; where too few of them match, the index is asked for
-//! those of the time before, then of a longer time before that, and at last for all that is left. A phrase is compared with
-//! a block's sketch before the block's words are read: they are long, and lie elsewhere. Of two short words in a row the
-//! index knows (`neighbours.rs`).
+//! Its index finds all that match before it knows which are the newest. So it is asked for those of the last hour or so, then
+//! of a longer time before that, and at last for all that is left. What it knows by keys (`keys.rs`) is compared with the
+//! block's words: they are long, and lie elsewhere, so this is done last.
+
+use std::fmt::Write as _;
 
 use super::super::{Arg, Db, DbError, Stmt, sql};
 use super::look::docs;
 use super::neighbours::pairs;
-use super::sketch::condition;
-use super::{Doc, Lookup, Needle, buckets};
+use super::{Doc, Lookup, Needle, buckets, keys};
 
-/// Blocks that are gone through before the index is asked: the newest.
+/// How many of the newest blocks are asked for first.
 const NEWEST: &[i64] = &[1000];
-/// How many times as long as the last one a stretch is for which the index is asked, where nothing was found in that.
+/// How many times as long as the last one a stretch is, where nothing was found in that.
 const LONGER: i64 = 16;
 /// The same where something was: as long as should be enough, by what was found, within these bounds.
 const BY_FOUND: (i64, i64) = (3, 64);
 
-/// Matches in the last stretch after which so many are expected in the next that it is gone through for them.
-const MANY: usize = 10;
+/// Of a thousand blocks, how many must match so that beginnings are looked for by their keys alone. The second for those
+/// that stand by themselves: their keys say less.
+const MANY: (i64, i64) = (10, 250);
 
 /// The planner does not know what reading a long list of words costs, nor that matches are found soon: it is told the way,
-/// for one transaction.
-const WALK: &str = "select set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),
-     set_config('jit', 'off', true)";
-/// With enough memory to remember each match by itself, not by the page that it is on: those would be looked at again.
+/// for one transaction. With enough memory to remember each match by itself, not by the page that it is on: those would be
+/// looked at again.
 const ASK: &str = "select set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
      set_config('jit', 'off', true), set_config('work_mem', '64MB', true)";
 
@@ -35,115 +33,148 @@ const ASK: &str = "select set_config('enable_seqscan', 'off', true), set_config(
 enum Sense {
     /// To the letter.
     Exact,
-    /// A phrase stands for its words and short neighbours, in any order: what the index can tell. An exclusion must then be
+    /// What the index can tell: for a phrase stands its longest word, for the rest there are keys. An exclusion must then be
     /// exact or left out.
     Loose,
-    /// The same without the beginning in which a phrase ends. The index gathers all words that begin so from all the archive,
-    /// which is not worth it where there are many: the sketches tell.
+    /// The same without beginnings. The index gathers all words that begin so from all the archive, which is not worth it
+    /// where there are many: their keys tell enough.
     Looser,
 }
 
-fn tsquery(choice: &[Needle], sense: Sense) -> String {
-    let join = if sense == Sense::Exact { " <-> " } else { " & " };
+/// What the index is asked for in place of a needle; `None` where that is left to its keys.
+fn worded(needle: &Needle, sense: Sense, alone: bool) -> Option<String> {
+    let (last, whole) = match needle.words.split_last() {
+        Some((last, whole)) if needle.prefix => (Some(last), whole),
+        _ => (None, needle.words.as_slice()),
+    };
+    let mut parts: Vec<String> = pairs(whole).map(|pair| format!("'{pair}'")).collect();
+    if parts.is_empty() {
+        parts.extend(whole.iter().max_by_key(|word| word.len()).map(|word| format!("'{word}'")));
+    }
+    // Keys may tell nothing of a beginning: of a short one, or of one among several choices.
+    let untold = || !alone || keys::of_choice(std::slice::from_ref(needle)).is_empty();
+    let asked = |last: &&String| (whole.is_empty() && untold()) || (sense == Sense::Loose && !keys::is_known(last));
+    parts.extend(last.filter(asked).map(|last| format!("'{last}':*")));
+    (!parts.is_empty()).then(|| format!("({})", parts.join(" & ")))
+}
+
+/// A choice as the index is asked for it.
+fn tsquery(choice: &[Needle], sense: Sense) -> Option<String> {
+    if sense == Sense::Exact {
+        return Some(exact(choice));
+    }
+    let parts: Option<Vec<String>> = choice.iter().map(|needle| worded(needle, sense, choice.len() == 1)).collect();
+    parts.map(|parts| format!("({})", parts.join(" | ")))
+}
+
+/// A choice to the letter.
+fn exact(choice: &[Needle]) -> String {
     let needle = |needle: &Needle| {
-        let whole = needle.words.len() - usize::from(needle.prefix);
-        let begun = needle.prefix && (sense != Sense::Looser || whole == 0);
-        let words = needle.words.iter().take(if begun { whole + 1 } else { whole });
-        let words: Vec<String> = words.map(|word| format!("'{word}'")).collect();
-        let mut text = format!("{}{}", words.join(join), if begun { ":*" } else { "" });
-        if sense != Sense::Exact {
-            pairs(needle.words.get(..whole).unwrap_or_default()).for_each(|pair| text += &format!(" & '{pair}'"));
-        }
-        format!("({text})")
+        let words: Vec<String> = needle.words.iter().map(|word| format!("'{word}'")).collect();
+        format!("({}{})", words.join(" <-> "), if needle.prefix { ":*" } else { "" })
     };
     format!("({})", choice.iter().map(needle).collect::<Vec<_>>().join(" | "))
 }
 
-fn is_phrase(needle: &Needle) -> bool {
-    needle.words.len() > 1
+/// Whether the index says all there is to say of a choice.
+fn is_settled(choice: &[Needle]) -> bool {
+    choice.iter().all(|needle| match needle.words.as_slice() {
+        [word] => !needle.prefix || choice.len() == 1 && keys::is_known(word),
+        [_, _] => !needle.prefix && pairs(&needle.words).next().is_some(),
+        _ => false,
+    })
 }
 
-/// All of a query at once, for documents in one block.
-fn whole(clauses: &[Vec<Needle>], none: &[Needle], sense: Sense) -> String {
-    let mut parts: Vec<String> = clauses.iter().map(|clause| tsquery(clause, sense)).collect();
-    let none = none.iter().filter(|needle| sense == Sense::Exact || !is_phrase(needle));
-    parts.extend(none.map(|needle| format!("!{}", tsquery(std::slice::from_ref(needle), sense))));
-    parts.join(" & ")
+/// Whether the index can be asked to leave out what has this.
+fn is_plain(needle: &Needle) -> bool {
+    needle.words.len() == 1 && !needle.prefix
 }
 
-/// Puts the statement together, argument by argument.
-struct Question {
-    args: Vec<Arg>,
-    /// How the index is to be asked; where it is not, the documents are gone through.
-    asked: Option<Asked>,
+/// A query, or a part of one.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    clauses: &'a [Vec<Needle>],
+    none: &'a [Needle],
 }
 
-/// How the index is asked.
-#[derive(Clone)]
-struct Asked {
-    /// Words of the stretches of time that are asked for; none for all.
-    buckets: Vec<String>,
-    sense: Sense,
-}
-
-const PLACE: &str = "doc >= $1 and doc < $2";
-/// The same such that no index is used for it: the planner would rather read the words of every document in that range.
-const ANYWHERE: &str = "doc + 0 >= $1 and doc + 0 < $2";
-
-impl Question {
-    fn query(&mut self, text: String) -> String {
-        self.args.push(text.into());
-        format!("cast(cast(${} as text) as tsquery)", self.args.len())
+impl Wanted<'_> {
+    /// All of it at once, for documents in one block.
+    fn tsquery(self, sense: Sense) -> String {
+        let mut parts: Vec<String> = self.clauses.iter().filter_map(|clause| tsquery(clause, sense)).collect();
+        let none = self.none.iter().filter(|needle| sense == Sense::Exact || is_plain(needle));
+        parts.extend(none.map(|needle| format!("!{}", exact(std::slice::from_ref(needle)))));
+        parts.join(" & ")
     }
 
-    /// That a block matches: by the index where it is asked, by the sketches, and last by its words.
-    fn matches(&mut self, clauses: &[Vec<Needle>], loose: String, exact: String) -> String {
-        let sketches: Vec<String> = clauses.iter().filter_map(|clause| condition(clause, &mut self.args)).collect();
-        let mut parts = Vec::new();
-        let same = loose == exact;
-        if let Some(asked) = &self.asked {
-            let buckets = match asked.buckets.as_slice() {
-                [] => String::new(),
-                buckets => format!(" & ('{}')", buckets.join("' | '")),
-            };
-            parts.push(format!("words @@ {}", self.query(format!("{loose}{buckets}"))));
+    fn is_settled(self) -> bool {
+        self.clauses.iter().all(|clause| is_settled(clause)) && self.none.iter().all(is_plain)
+    }
+}
+
+/// Puts the statement together, argument by argument. A place is asked for such that no index is used for it: the planner
+/// would rather read the words of every document in that range.
+struct Question {
+    args: Vec<Arg>,
+    sense: Sense,
+    /// Keys of the stretches of time that are asked for; none for all.
+    buckets: Vec<i32>,
+}
+
+impl Question {
+    fn arg(&mut self, text: String, form: &str) -> String {
+        self.args.push(text.into());
+        format!("cast(cast(${} as text) as {form})", self.args.len())
+    }
+
+    /// The matches among those blocks that are `many`, or not, in order of time.
+    fn blocks(&mut self, many: u8, wanted: Wanted) -> String {
+        let mut conditions = format!("many = {many} and doc + 0 >= $1 and doc + 0 < $2");
+        let words = wanted.tsquery(self.sense);
+        if !words.is_empty() {
+            let _ = write!(conditions, " and words @@ {}", self.arg(words, "tsquery"));
         }
-        if self.asked.is_none() || !same {
-            // The operator's function is what no index is used for.
-            let exact = format!("ts_match_vq(words, {})", self.query(exact));
-            parts.push(match sketches.is_empty() {
-                true => exact,
-                // The order counts, and only `case` has one.
-                false => format!("case when {} then {exact} else false end", sketches.join(" and ")),
-            });
+        let sets: Vec<Vec<i32>> = wanted.clauses.iter().flat_map(|clause| keys::of_choice(clause)).collect();
+        let (single, any): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| set.len() == 1);
+        if !single.is_empty() {
+            let _ = write!(conditions, " and keys @> {}", self.arg(keys::array(single.concat()), "integer[]"));
         }
-        parts.join(" and ")
+        for set in any.into_iter().chain([self.buckets.clone()]).filter(|set| !set.is_empty()) {
+            let _ = write!(conditions, " and keys && {}", self.arg(keys::array(set), "integer[]"));
+        }
+        if wanted.is_settled() {
+            return format!("select doc from search_block where {conditions} order by doc desc");
+        }
+        let exact = self.arg(wanted.tsquery(Sense::Exact), "tsquery");
+        // Words are read one after the other, the newest first, and no more of them than needed: so the planner is kept from
+        // looking at them sooner, and the operator is called by a name for which no index is used.
+        format!(
+            "select doc from (select doc, words from search_block where {conditions} order by doc desc offset 0) b
+             where ts_match_vq(words, {exact}) order by doc desc"
+        )
     }
 }
 
 /// A document in one block is judged by that; for the few in several, each condition may be met in another one, and what
 /// must not occur may in none.
-fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, asked: Option<Asked>) -> Stmt {
-    let (ask, sense) = (asked.is_some(), asked.as_ref().map_or(Sense::Loose, |asked| asked.sense));
-    let mut question = Question { args: vec![first.into(), end.into(), limit.into()], asked };
+fn statement(lookup: &Lookup, (first, end): (i64, i64), limit: usize, sense: Sense, part: bool) -> Stmt {
+    let buckets = if part { buckets::cover(first, end) } else { Vec::new() };
+    let mut question = Question { args: vec![first.into(), end.into(), limit.into()], sense, buckets };
     let (clauses, none) = (lookup.clauses(), lookup.none.as_slice());
-    let (place, is_long) = if ask { (ANYWHERE, "many = 1") } else { (PLACE, "many + 0 = 1") };
-    let single = question.matches(&clauses, whole(&clauses, none, sense), whole(&clauses, none, Sense::Exact));
+    let single = question.blocks(0, Wanted { clauses: &clauses, none });
     let mut many = String::new();
     let excluded = (!none.is_empty()).then(|| none.to_vec());
     for (nth, clause) in clauses.iter().chain(&excluded).enumerate() {
-        let one = std::slice::from_ref(clause);
-        let matches = question.matches(one, tsquery(clause, sense), tsquery(clause, Sense::Exact));
+        let blocks = question.blocks(1, Wanted { clauses: std::slice::from_ref(clause), none: &[] });
         let join = match nth {
             0 => "",
             nth if nth == clauses.len() => " except ",
             _ => " intersect ",
         };
-        many += &format!("{join}select doc from search_block where {is_long} and {place} and {matches}");
+        let _ = write!(many, "{join}({blocks})");
     }
     let text = format!(
         "select doc from (
-         (select doc from search_block where many = 0 and {place} and {single} order by doc desc limit $3)
+         ({single} limit $3)
          union all (select distinct doc from ({many}) m order by doc desc limit $3)) f order by doc desc limit $3"
     );
     question.args.into_iter().fold(Stmt::built(text), |stmt, arg| stmt.bind(arg))
@@ -156,6 +187,14 @@ fn longer(wanted: usize, hits: usize) -> i64 {
         Ok(times) => times.clamp(BY_FOUND.0, BY_FOUND.1),
         Err(_) => BY_FOUND.1,
     }
+}
+
+/// How beginnings are looked for, where so many of about so many blocks matched.
+fn begun(lookup: &Lookup, hits: usize, blocks: i64) -> Sense {
+    let by_itself = |clause: &Vec<Needle>| clause.iter().any(|needle| needle.prefix && needle.words.len() == 1);
+    let many = if lookup.all.iter().any(by_itself) { MANY.1 } else { MANY.0 };
+    let rate = i64::try_from(hits).unwrap_or(i64::MAX).saturating_mul(1000) / blocks.max(1);
+    if rate >= many { Sense::Looser } else { Sense::Loose }
 }
 
 impl Db {
@@ -171,31 +210,30 @@ impl Db {
         let (Some(oldest), Some(newest)) = (bounds.maybe_int(0)?, bounds.maybe_int(1)?) else { return Ok(Vec::new()) };
         (first, end) = (first.max(oldest), end.min(newest.saturating_add(1)));
         let mut found: Vec<Doc> = Vec::new();
-        let mut last = None;
+        let (mut last, mut each) = (None, 1);
         for window in lookup.walk.as_deref().unwrap_or(NEWEST) {
             let stmt = sql("select min(doc), count(*) from (select doc from search_block where doc >= $1 and doc < $2
                  order by doc desc limit $3) w");
             let Some(row) = self.first(stmt.bind(first).bind(end).bind(*window)).await? else { return Ok(found) };
             let (Some(low), held) = (row.maybe_int(0)?, row.int(1)?) else { return Ok(found) };
             let before = found.len();
-            found.extend(self.told(statement(lookup, (low, end), limit - before, None), WALK).await?);
+            found.extend(self.told(statement(lookup, (low, end), limit - before, Sense::Looser, true)).await?);
             if found.len() >= limit || held < *window {
                 return Ok(found);
             }
             last = Some((end - low, found.len() - before));
+            each = (end - low) / held.max(1);
             end = low;
         }
         while let Some((length, hits)) = last {
-            let low = end.saturating_sub(length.saturating_mul(longer(limit - found.len(), hits)));
+            let low = buckets::before(end, length.saturating_mul(longer(limit - found.len(), hits)));
             // What would be left is not worth another question.
             if low.saturating_sub(end - low) <= first {
                 break;
             }
             let before = found.len();
-            let sense = if hits >= MANY { Sense::Looser } else { Sense::Loose };
-            let asked = Asked { buckets: buckets::cover(low, end), sense };
-            let stmt = statement(lookup, (low, end), limit - before, Some(asked));
-            found.extend(self.told(stmt, ASK).await?);
+            let sense = begun(lookup, hits, length / each.max(1));
+            found.extend(self.told(statement(lookup, (low, end), limit - before, sense, true)).await?);
             if found.len() >= limit {
                 return Ok(found);
             }
@@ -204,15 +242,14 @@ impl Db {
         }
         // Where it is most of the archive, it is asked for as a whole.
         let part = (end - first).saturating_mul(2) < newest - oldest;
-        let buckets = if part { buckets::cover(first, end) } else { Vec::new() };
-        let asked = Some(Asked { buckets, sense: Sense::Loose });
-        found.extend(self.told(statement(lookup, (first, end), limit - found.len(), asked), ASK).await?);
+        let sense = last.map_or(Sense::Loose, |(length, hits)| begun(lookup, hits, length / each.max(1)));
+        found.extend(self.told(statement(lookup, (first, end), limit - found.len(), sense, part)).await?);
         Ok(found)
     }
 
-    async fn told(&self, stmt: Stmt, settings: &'static str) -> Result<Vec<Doc>, DbError> {
+    async fn told(&self, stmt: Stmt) -> Result<Vec<Doc>, DbError> {
         let mut tx = self.begin().await?;
-        tx.all(sql(settings)).await?;
+        tx.all(sql(ASK)).await?;
         let found = docs(&tx.all(stmt).await?)?;
         tx.commit().await?;
         Ok(found)
@@ -229,14 +266,29 @@ mod tests {
 
     #[test]
     fn what_the_index_is_asked_for_lets_all_through_that_match() {
-        let all = vec![vec![needle(&["late", "ref"], true), needle(&["soon"], false)]];
-        let none = [needle(&["ok"], false), needle(&["not", "now"], false)];
-        let begun = [needle(&["it", "is", "lat"], true)];
-        assert_eq!(tsquery(&begun, Sense::Looser), "(('it' & 'is' & '\u{e009}it_is'))");
-        assert_eq!(tsquery(&[needle(&["lat"], true)], Sense::Looser), "(('lat':*))");
-        assert_eq!(tsquery(&begun, Sense::Loose), "(('it' & 'is' & 'lat':* & '\u{e009}it_is'))");
-        let exact = "(('late' <-> 'ref':*) | ('soon')) & !(('ok')) & !(('not' <-> 'now'))";
-        assert_eq!(whole(&all, &none, Sense::Exact), exact);
-        assert_eq!(whole(&all, &none, Sense::Loose), "(('late' & 'ref':*) | ('soon')) & !(('ok'))");
+        let clauses = [vec![needle(&["late", "refu"], true), needle(&["soon"], false)]];
+        let none = [needle(&["ok"], false), needle(&["not", "now"], false), needle(&["ref"], true)];
+        let wanted = Wanted { clauses: &clauses, none: &none };
+        let exact = "(('late' <-> 'refu':*) | ('soon')) & !(('ok')) & !(('not' <-> 'now')) & !(('ref':*))";
+        assert_eq!(wanted.tsquery(Sense::Exact), exact);
+        assert_eq!(wanted.tsquery(Sense::Loose), "(('late' & 'refu':*) | ('soon')) & !(('ok'))");
+        assert_eq!(wanted.tsquery(Sense::Looser), "(('late') | ('soon')) & !(('ok'))");
+        let alone = |needle: Needle, sense| tsquery(&[needle], sense).unwrap_or_default();
+        assert_eq!(alone(needle(&["it", "is", "not"], false), Sense::Loose), "(('not'))");
+        assert_eq!(alone(needle(&["refu"], true), Sense::Loose), "(('refu':*))");
+        assert_eq!(
+            (alone(needle(&["refu"], true), Sense::Looser), alone(needle(&["ref"], true), Sense::Loose)),
+            Default::default()
+        );
+        assert_eq!(
+            tsquery(&[needle(&["refu"], true), needle(&["a"], false)], Sense::Looser).unwrap(),
+            "(('refu':*) | ('a'))"
+        );
+        let name = needle(&["\u{e006}jane", "\u{e006}doe"], false);
+        assert_eq!(alone(name.clone(), Sense::Loose), "(('\u{e009}\u{e006}jane_doe'))");
+        let settled = |needle: Needle| is_settled(&[needle]);
+        assert!(settled(name) && settled(needle(&["ref"], true)) && settled(needle(&["refund"], false)));
+        assert!(!settled(needle(&["refu"], true)) && !settled(needle(&["not", "now"], false)));
+        assert!(!is_settled(&[needle(&["ref"], true), needle(&["a"], false)]) && !wanted.is_settled());
     }
 }

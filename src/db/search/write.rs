@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::{Arg, BULK, Db, DbError, Owned, Row, Stmt, Tx, item, sql};
 use super::blocks::blocks;
+use super::keys::array;
 use super::{Doc, account_word, buckets};
 use crate::clock::Time;
 
@@ -159,6 +160,9 @@ impl Db {
     /// Then nothing of it happened; doing the same again is safe.
     pub async fn write_index(&self, batch: &IndexBatch) -> Result<u64, DbError> {
         let mut tx = self.begin().await?;
+        if tx.is_postgres() {
+            tx.all(sql(LATER)).await?;
+        }
         tx.share_key(super::purge::KEY).await?;
         let owned = tx.held_of(batch).await?;
         let todos = tx.claim_todos(batch, &owned).await?;
@@ -193,7 +197,22 @@ impl Db {
         tx.commit().await?;
         Ok((drop.len() + put.len()) as u64)
     }
+
+    /// Does what was put off: every search goes through it. To be called after some thousand documents, and where nothing more
+    /// is to be written for the moment.
+    ///
+    /// # Errors
+    /// Where the database fails; it can be called again.
+    pub async fn tidy_index(&self) -> Result<(), DbError> {
+        const BOTH: &str = "select gin_clean_pending_list(cast(name as regclass))
+             from (values ('search_block_words'), ('search_block_parts')) i (name)";
+        self.vacuum_postgres(BOTH).await
+    }
 }
+
+/// What Postgres has to say in its index it puts off, and does the quicker the more there is to say at once. That takes seconds,
+/// so it is not to do it within a transaction, but in [`Db::tidy_index`].
+const LATER: &str = "select set_config('gin_pending_list_limit', '256MB', true)";
 
 fn marks(entry: &IndexEntry) -> String {
     format!("{} {}", account_word(entry.account), entry.marks)
@@ -359,18 +378,19 @@ impl Tx {
             let mut rows: Vec<Vec<Arg>> = Vec::with_capacity(part.len());
             for entry in part {
                 let doc = Doc::of(entry.item, entry.ended);
-                let blocks = blocks(&entry.words, &format!("{} {}", marks(entry), buckets::of(doc)));
+                let blocks = blocks(&entry.words, &marks(entry));
                 let many = blocks.len() > 1;
                 rows.extend((0_i64..).zip(blocks).map(|(nth, block)| {
-                    vec![doc.0.into(), nth.into(), many.into(), block.words.into(), block.pairs.into()]
+                    let keys = array(block.keys.into_iter().chain(buckets::of(doc)));
+                    vec![doc.0.into(), nth.into(), many.into(), block.words.into(), keys.into()]
                 }));
             }
             for rows in rows.chunks(BULK) {
                 let stmt = Stmt::rows(
-                    "with v (doc, block, many, words, pairs) as (values ",
+                    "with v (doc, block, many, words, keys) as (values ",
                     rows.to_vec(),
-                    ") insert into search_block (doc, block, many, words, pairs)
-                     select doc, block, many, cast(words as tsvector), pairs from v",
+                    ") insert into search_block (doc, block, many, words, keys)
+                     select doc, block, many, cast(words as tsvector), cast(keys as integer[]) from v",
                 );
                 self.run(stmt).await?;
             }

@@ -1,0 +1,2 @@
+-- Only Postgres has keys beside its words.
+select 1;
