@@ -17,6 +17,7 @@ use support::daemon::{Place, Plan, Rig};
 
 e2e! {
     refusals_because_of_another_user_slow_it_down_and_lose_nothing,
+    a_login_refused_for_coming_too_often_holds_nothing_up_once_that_is_over,
     retry_after_in_seconds_is_honoured,
     retry_after_as_a_date_is_honoured,
     one_segment_that_is_forbidden_holds_up_no_other,
@@ -52,6 +53,21 @@ async fn refusals_because_of_another_user_slow_it_down_and_lose_nothing(place: P
     assert!(rig.log().contains("429"), "the log says nothing of it");
     let tries: Vec<Value> = rig.queue(&["--all"]).await;
     assert_eq!(tries, Vec::<Value>::new(), "all is done");
+}
+
+/// Nothing new is announced meanwhile that would wake whoever fetches.
+async fn a_login_refused_for_coming_too_often_holds_nothing_up_once_that_is_over(place: Place) {
+    let plan = Plan::history().set("limits.requests_per_minute", 300);
+    let rig = Rig::started(place, plan).await;
+    rig.until("transcripts are asked for", async || rig.sim.stats().ok(Endpoint::Transcript) > 0).await;
+    let login = Rates { too_many: 1.0, ..Rates::default() };
+    rig.sim.set_faults(Faults { login, ..Faults::default() });
+    rig.sim.control().revoke_all();
+    for artifact in Artifact::ALL {
+        rig.says(&format!("endpoint={artifact} until=")).await;
+    }
+    rig.sim.set_faults(Faults::default());
+    rig.settled().await;
 }
 
 async fn retry_after_in_seconds_is_honoured(place: Place) {

@@ -85,7 +85,8 @@ impl Drain {
     /// The fault is not the item's: it goes back as it was, and the endpoint or the account rests.
     async fn account_fault(&mut self, claim: Claim, error: &ApiError) {
         let artifact = claim.artifact;
-        if error.fault == Fault::RateLimited {
+        // Of a login that is refused for coming too often, the endpoint rests like after any other failure of it.
+        if error.fault == Fault::RateLimited && error.endpoint != Endpoint::Login {
             self.account.refused(error.retry_after).await;
             tracing::warn!(account = %self.account.id, endpoint = %artifact, retry_after = ?error.retry_after, "refused with 429; slowing down");
             self.schedule.put_back(claim);
