@@ -115,7 +115,10 @@ impl Report {
             self.samples.last().map(|(_, last)| last.rows.keys().cloned().collect()).unwrap_or_default();
         for name in names {
             let rows = quarters(&|sample| sample.rows.get(&name).copied().unwrap_or(0) as f64);
-            if GROWS.contains(&name.as_str()) {
+            if name == "attempt" {
+                // A quicker machine asks more often for what is not there yet; those of what is gone are counted apart.
+                println!("{name:>24}: {:>10.0} {:>10.0} as often as was tried", rows.0, rows.1);
+            } else if GROWS.contains(&name.as_str()) {
                 println!("{name:>24}: {:>10.0} {:>10.0} by design", rows.0, rows.1);
             } else if let Some((_, most)) = BOUNDED.iter().find(|(bounded, _)| *bounded == name) {
                 println!("{name:>24}: {:>10.0} {:>10.0} of {most} at the most", rows.0, rows.1);
