@@ -80,7 +80,10 @@ async fn ours(settings: config::Settings, segments: u64, index: bool) -> Cost {
     if !index {
         // An index that stands ahead of the feed has nothing to do. A new database's first account is number 1.
         let db = open(&settings, Access::Own).await.unwrap();
-        db.run(sql("insert into search_cursor (account, feed) values (1, 1000000000000)")).await.unwrap();
+        db.run(sql("insert into search_cursor (account, feed) values (1, 1000000000000)
+             on conflict (account) do update set feed = excluded.feed"))
+            .await
+            .unwrap();
         db.close().await;
     }
     let meter = Meter::start();
