@@ -55,7 +55,7 @@ async fn fill(db: &Db, account: i64, rows: u64) {
             )
         } else {
             (
-                format!("with n(i) as (select generate_series({from}, {to})) "),
+                format!("with n(i) as (select generate_series(cast({from} as bigint), {to})) "),
                 "decode(repeat(md5(random()::text), 19), 'hex')",
             )
         };
