@@ -184,7 +184,8 @@ fn fault_of_code(code: &str, postgres: bool) -> DbFault {
             // Connection, resources, operator intervention, system, serialisation and deadlock.
             Some("53") if code == "53100" => DbFault::Full,
             Some("08" | "53" | "57" | "58" | "40") => DbFault::Away,
-            Some("25") if code == "25006" => DbFault::Away,
+            // A server that only reads for now, and one that undid what was begun since nothing more came.
+            Some("25") if matches!(code, "25006" | "25P03") => DbFault::Away,
             _ => DbFault::Broken,
         };
     }

@@ -24,9 +24,11 @@ const GRACE: Duration = Duration::from_secs(3);
 /// What takes no time at all may take so long.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// What a connection of the daemon's is told first.
-pub(super) const MANNERS: &str = "set statement_timeout = 30000; set tcp_keepalives_idle = 30; \
-    set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3";
+/// What a connection of the daemon's is told first. Between two statements of a transaction no time passes, unless this program
+/// was stopped or the network lost the connection: then the server undoes the transaction, before whoever takes the account over
+/// has waited for its lock for long.
+pub(super) const MANNERS: &str = "set statement_timeout = 30000; set idle_in_transaction_session_timeout = 10000; \
+    set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3";
 
 /// A connection, for one statement or one transaction.
 pub struct Patient {
