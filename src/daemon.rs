@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{DatabaseUrl, Settings};
 use crate::db::{Access, Db, DbError, FileLock};
-use crate::http::Waits;
+use crate::http::Trouble;
 use shared::Shared;
 
 /// Between tries to open a database that is away.
@@ -55,7 +55,7 @@ pub async fn open(settings: &Settings) -> anyhow::Result<(Db, Option<FileLock>)>
 async fn open_patiently(
     settings: &Settings,
     clock: &Clock,
-    waits: watch::Sender<Waits>,
+    waits: watch::Sender<Option<Trouble>>,
 ) -> anyhow::Result<(Db, Option<FileLock>)> {
     loop {
         match open(settings).await {
@@ -63,7 +63,7 @@ async fn open_patiently(
                 let text = error.to_string();
                 let (what, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
                 tracing::warn!(hint, "{what}; trying again");
-                waits.send_replace(error.downcast_ref().map_or(Waits::Opening, Waits::after));
+                waits.send_replace(error.downcast_ref::<DbError>().map(Trouble::from));
                 clock.sleep(AGAIN).await;
             }
             opened => return opened,
@@ -81,7 +81,7 @@ fn is_passing(error: &anyhow::Error) -> bool {
 /// Where it cannot start, or a part of it ended of itself.
 pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
     let listener = crate::http::bind(&settings.http).await?;
-    let (waits, seen) = watch::channel(Waits::Opening);
+    let (waits, seen) = watch::channel(None);
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         opened = crate::http::meanwhile(listener.as_ref(), seen, open_patiently(&settings, &clock, waits)) => opened,

@@ -391,3 +391,23 @@ fn first_window(policy: &Policy, now: Time) -> Time {
 fn store_error(error: ringcx::limits::StoreError) -> DbError {
     DbError::new(DbFault::Away, format!("failed to read the metadata budget: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use reqwest::StatusCode;
+    use reqwest::header::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn only_an_answer_that_breaks_off_or_never_comes_says_something_about_the_width() {
+        let silent = || ApiError::timed_out(Endpoint::Metadata, "no answer came in time");
+        let answered = |status| ApiError::answered(Endpoint::Metadata, status, &HeaderMap::new(), b"", Time(0));
+        assert_eq!(ending(&silent()), Ending::Silent);
+        assert_eq!(ending(&silent().with_status(StatusCode::OK)), Ending::BrokenOff);
+        assert_eq!(ending(&answered(StatusCode::GATEWAY_TIMEOUT)), Ending::Silent);
+        for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_REQUEST] {
+            assert_eq!(ending(&answered(status)), Ending::Refused, "{status}");
+        }
+    }
+}

@@ -53,7 +53,8 @@ use guard::Hosts;
 use site::Site;
 use socket::Patient;
 
-pub use starting::{Waits, meanwhile};
+pub use ready::Trouble;
+pub use starting::meanwhile;
 
 /// Connections at once; more wait until one ends.
 const CONNECTIONS: usize = 256;

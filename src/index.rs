@@ -81,8 +81,9 @@ impl Indexer {
     /// Tidies the index where at least so many documents were written.
     async fn tidy(&self, least: u64) -> Result<(), DbError> {
         if self.untidy.load(Ordering::Relaxed) >= least {
-            self.db.tidy_index().await?;
+            // Where it fails, searches are slower and nothing else: the next try is after as many more.
             self.untidy.store(0, Ordering::Relaxed);
+            self.db.tidy_index().await?;
         }
         Ok(())
     }

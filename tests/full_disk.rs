@@ -81,7 +81,7 @@ async fn a_disk_that_is_full_at_the_start_is_waited_out_too() {
     let mut place = Place::sqlite();
     place.url = format!("sqlite:{}", disk.path().join("archive.db").display());
     let mut rig = Rig::started(place, Plan::live(3 * Duration::from_secs(1))).await;
-    rig.until("something is stored", async || rig.run(&["status", "--json"]).await.status == 0).await;
+    rig.until("the archive is there", async || rig.run(&["status", "--json"]).await.status == 0).await;
     rig.stop().await;
     let ballast = disk.path().join("ballast");
     let mut file = std::fs::File::create(&ballast).unwrap();

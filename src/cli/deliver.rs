@@ -116,13 +116,16 @@ async fn retry(args: &RetryArgs, db: &Db, context: &Context) -> anyhow::Result<(
     for name in started {
         terminal::print(&format!("sink {name} is started again\n"))?;
     }
-    terminal::print(&retried(events))?;
+    terminal::print(&retried(events, args.all))?;
     Ok(())
 }
 
-fn retried(events: u64) -> String {
+fn retried(events: u64, all: bool) -> String {
     match events {
-        0 => "no event had failed or waits by itself; a daemon that runs tries sinks that rest at once\n".to_owned(),
+        0 => format!(
+            "nothing {}; a daemon that runs tries sinks that rest at once\n",
+            if all { "had failed or was set aside" } else { "had failed" }
+        ),
         _ => format!("{} will be sent again, by the daemon that runs or the next one\n", count(events, "event")),
     }
 }

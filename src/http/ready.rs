@@ -25,7 +25,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is wrong with the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub struct Trouble {
     /// Whether it is the disk.
     pub(super) disk: bool,
     /// For people.
@@ -94,19 +94,11 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    /// While the database is being opened.
-    pub(super) fn opening() -> Readiness {
-        let detail = "the database is being opened, or brought up to date after an upgrade";
-        Readiness::waiting(reason(What::Database, detail.to_owned(), "nothing to do: it goes on by itself"))
-    }
-
-    /// While it cannot be opened.
-    pub(super) fn without(trouble: &Trouble) -> Readiness {
-        Readiness::waiting(database(trouble))
-    }
-
-    fn waiting(reason: Reason) -> Readiness {
-        Readiness { ready: false, reasons: vec![reason], paused: Vec::new() }
+    /// While the database is being opened, or cannot be.
+    pub(super) fn starting(trouble: Option<&Trouble>) -> Readiness {
+        const OPENING: &str = "the database is being opened, or brought up to date after an upgrade";
+        let opening = || reason(What::Database, OPENING.to_owned(), "nothing to do: it goes on by itself");
+        Readiness { ready: false, reasons: vec![trouble.map_or_else(opening, database)], paused: Vec::new() }
     }
 }
 

@@ -14,41 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::ready::{Readiness, Trouble};
 use super::{LAST_ORDERS, accept, ends, guard};
-use crate::db::DbError;
 
-/// What the start waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Waits {
-    /// For the database to be opened, and brought up to date where it is an earlier version's.
-    Opening,
-    /// For one that is away, or has no room.
-    Trouble {
-        /// Whether it is the disk.
-        disk: bool,
-        /// For people.
-        detail: String,
-    },
-}
-
-impl Waits {
-    /// After this failure to open it.
-    pub fn after(error: &DbError) -> Waits {
-        let Trouble { disk, detail } = Trouble::from(error);
-        Waits::Trouble { disk, detail }
-    }
-
-    fn readiness(self) -> Readiness {
-        match self {
-            Waits::Opening => Readiness::opening(),
-            Waits::Trouble { disk, detail } => Readiness::without(&Trouble { disk, detail }),
-        }
-    }
-}
-
-/// Answers probes until `opened` is there; nothing where there is no listener.
+/// Answers probes until `opened` is there; nothing where there is no listener. `waits` is what keeps it from being opened;
+/// `None` while it is being opened, and brought up to date where it is an earlier version's.
 pub async fn meanwhile<T>(
     listener: Option<&TcpListener>,
-    waits: watch::Receiver<Waits>,
+    waits: watch::Receiver<Option<Trouble>>,
     opened: impl Future<Output = T>,
 ) -> T {
     let Some(listener) = listener else { return opened.await };
@@ -71,8 +42,8 @@ pub async fn meanwhile<T>(
 }
 
 /// Says where the probes answer, once there is something to wait for.
-async fn say(listener: &TcpListener, mut waits: watch::Receiver<Waits>) {
-    if waits.wait_for(|waits| *waits != Waits::Opening).await.is_ok()
+async fn say(listener: &TcpListener, mut waits: watch::Receiver<Option<Trouble>>) {
+    if waits.wait_for(Option::is_some).await.is_ok()
         && let Ok(address) = listener.local_addr()
     {
         tracing::info!(%address, "/healthz and /readyz answer at http://{address}/ meanwhile");
@@ -80,11 +51,8 @@ async fn say(listener: &TcpListener, mut waits: watch::Receiver<Waits>) {
     std::future::pending::<()>().await;
 }
 
-fn routes(waits: watch::Receiver<Waits>) -> Router {
-    let readiness = move || {
-        let waits = waits.borrow().clone();
-        async move { waits.readiness() }
-    };
+fn routes(waits: watch::Receiver<Option<Trouble>>) -> Router {
+    let readiness = move || std::future::ready(Readiness::starting(waits.borrow().as_ref()));
     let starting = || async { (StatusCode::SERVICE_UNAVAILABLE, "it is starting; /readyz says what it waits for\n") };
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
