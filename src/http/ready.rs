@@ -96,7 +96,7 @@ pub(super) struct Readiness {
 impl Readiness {
     /// While the database is being opened, or cannot be.
     pub(super) fn starting(trouble: Option<&Trouble>) -> Readiness {
-        const OPENING: &str = "the database is being opened, or brought up to date after an upgrade";
+        const OPENING: &str = "the database is being reached and opened, or brought up to date after an upgrade";
         let opening = || reason(What::Database, OPENING.to_owned(), "nothing to do: it goes on by itself");
         Readiness { ready: false, reasons: vec![trouble.map_or_else(opening, database)], paused: Vec::new() }
     }
