@@ -79,8 +79,8 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 /// stay far below either database's limit on arguments.
 pub(crate) const BULK: usize = 500;
 
-/// How many prepared statements a connection keeps. Those with a list come in as many forms as the list has lengths.
-const STATEMENTS: usize = 150;
+/// How many prepared statements a connection keeps. Those over rows and lists come in some sizes each (`sql.rs`).
+const STATEMENTS: usize = 300;
 
 /// How many rows of a result may wait to be taken.
 const ROWS: usize = 1000;
@@ -99,6 +99,7 @@ pub struct SqlitePools {
     pub(crate) writer: SqlitePool,
     pub(crate) reader: SqlitePool,
     pub(crate) path: PathBuf,
+    pub(crate) crowds: search::Crowds,
 }
 
 /// Postgres' connections.
@@ -155,7 +156,12 @@ impl Db {
         let writer = unless_locked(|| async { connect().await.map_err(|error| DbError::open(path, error)) }).await?;
         // Four caches of the writer's size would be most of what the whole program needs.
         let reader = pool(4).connect_lazy_with(options.pragma("query_only", "true").pragma("cache_size", "-2000"));
-        let db = Db::Sqlite(Arc::new(SqlitePools { writer, reader, path: path.to_owned() }));
+        let db = Db::Sqlite(Arc::new(SqlitePools {
+            writer,
+            reader,
+            path: path.to_owned(),
+            crowds: search::Crowds::default(),
+        }));
         db.prepare(access).await.map_err(|error| error.while_opening(path))?;
         Ok(db)
     }

@@ -17,7 +17,7 @@ use crate::model::{
     Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, Wants, may_have_notes,
 };
 
-pub(super) use ledger::{Ledger, bucket, day_of, id_digest};
+pub(super) use ledger::{Late, Ledger, day_of, id_digest};
 
 /// A part of a metadata answer.
 #[derive(Debug)]
@@ -142,12 +142,13 @@ impl Tx {
         sum: &mut Announced,
         ledger: &mut Ledger,
     ) -> Result<(), DbError> {
-        let known = self.known_segments(chunk.owned.account, part).await?;
+        let account = chunk.owned.account;
+        let known = self.known_segments(account, part).await?;
         let unknown: Vec<&SegmentRecord> =
             part.iter().copied().filter(|record| !known.contains_key(record.segment_id.as_str())).collect();
         let kept_out = self.kept_out(gate, &unknown).await?;
         let (mut fresh, mut changed, mut work) = (Vec::new(), Vec::new(), Vec::new());
-        let mut late: BTreeMap<(&'static str, i64), i64> = BTreeMap::new();
+        let mut late = Late::default();
         for &record in part {
             let digest = id_digest(&record.segment_id);
             sum.segments += 1;
@@ -162,7 +163,7 @@ impl Tx {
                 sum.added += 1;
                 ledger.count(ended, digest, 1);
                 if let Some(end) = record.end.filter(|end| chunk.known.holding(*end).is_some()) {
-                    *late.entry(("appear", bucket(chunk.now.since(end)))).or_default() += 1;
+                    late.count(account, "appear", chunk.now.since(end));
                 }
                 fresh.push((record, wanted));
                 continue;
@@ -178,7 +179,7 @@ impl Tx {
                 if record.has_transcript && !held.has_transcript {
                     sum.flipped += 1;
                     if let Some(end) = record.end {
-                        *late.entry(("flip", bucket(chunk.now.since(end)))).or_default() += 1;
+                        late.count(account, "flip", chunk.now.since(end));
                     }
                 }
                 if held.ended != ended {
@@ -201,9 +202,9 @@ impl Tx {
             work.extend(wanted.iter().map(|artifact| (key, artifact, ended)));
             anew.extend(notes.then_some((key, ended)));
         }
-        self.index_anew(chunk.owned.account, &anew).await?;
+        self.index_anew(account, &anew).await?;
         sum.queued += self.queue(chunk, &work).await?;
-        self.add_lateness(chunk.owned.account, late).await
+        self.add_lateness(late).await
     }
 
     async fn known_segments(

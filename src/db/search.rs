@@ -17,6 +17,7 @@ mod write;
 
 pub use doc::Doc;
 pub use look::{FoundRow, IndexLag, Lookup, Needle};
+pub(super) use number::Crowds;
 pub(super) use write::DOCS;
 pub use write::{IndexBatch, IndexEntry, IndexRow, IndexSlice, TodoRow};
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rand::Rng as _;
 use sha2::{Digest, Sha256};
 
-use super::{Arg, BULK, Claim, Db, DbError, Item, Packed, Stmt, Tx, announce, item};
+use super::{Arg, BULK, Claim, Db, DbError, Item, Packed, Stmt, Tx, announce::Late, item};
 use crate::clock::Time;
 use crate::model::{Artifact, Lane, Outcome, State};
 use crate::planted::{self, Plant};
@@ -207,16 +207,15 @@ impl Tx {
         let held = self.newest_versions(counted.iter().filter(|settled| settled.claim.visit > 0)).await?;
         let mut fresh: Vec<(&Settled, i64)> = Vec::with_capacity(counted.len());
         let mut tallies: BTreeMap<i64, Tally> = BTreeMap::new();
-        let mut late = BTreeMap::<i64, BTreeMap<(&'static str, i64), i64>>::new();
+        let mut late = Late::default();
         for &settled in counted {
             let claim = &settled.claim;
             let tally = tallies.entry(claim.owned.account).or_default();
             if claim.visit == 0 {
                 tally.done += 1;
-                let late = late.entry(claim.owned.account).or_default();
                 for kind in kinds(claim) {
                     let Some(ended) = claim.ended.known() else { continue };
-                    *late.entry((kind, announce::bucket(settled.at.since(ended)))).or_default() += 1;
+                    late.count(claim.owned.account, kind, settled.at.since(ended));
                 }
             }
             if let Some(version) = next_version(settled, held.get(&claim.item)) {
@@ -240,10 +239,7 @@ impl Tx {
             );
             self.run(stmt).await?;
         }
-        for (account, late) in late {
-            self.add_lateness(account, late).await?;
-        }
-        Ok(())
+        self.add_lateness(late).await
     }
 
     async fn newest_versions<'a>(

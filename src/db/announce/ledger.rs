@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::super::{Arg, DbError, Stmt, Tx, sql};
+use super::super::{Arg, BULK, DbError, Stmt, Tx, sql};
 use crate::clock::Time;
 
 /// What to add to each day of the ledger: segments, digest.
@@ -24,8 +24,18 @@ impl Ledger {
     }
 }
 
+/// How many things were how late, by account and kind.
+#[derive(Default)]
+pub(in crate::db) struct Late(BTreeMap<(i64, &'static str, i64), i64>);
+
+impl Late {
+    pub(in crate::db) fn count(&mut self, account: i64, kind: &'static str, late: Duration) {
+        *self.0.entry((account, kind, bucket(late))).or_default() += 1;
+    }
+}
+
 /// Seconds as a power of two: 0 for less than 2, 1 for less than 4, and so on.
-pub(in crate::db) fn bucket(late: Duration) -> i64 {
+fn bucket(late: Duration) -> i64 {
     i64::from(late.as_secs().max(1).ilog2())
 }
 
@@ -65,24 +75,21 @@ impl Tx {
         Ok(())
     }
 
-    /// Counts how late things were.
-    pub(in crate::db) async fn add_lateness(
-        &mut self,
-        account: i64,
-        late: BTreeMap<(&'static str, i64), i64>,
-    ) -> Result<(), DbError> {
+    /// Counts how late things were, of all accounts at once: a batch of results is of many.
+    pub(in crate::db) async fn add_lateness(&mut self, late: Late) -> Result<(), DbError> {
         let rows: Vec<Vec<Arg>> = late
+            .0
             .into_iter()
-            .map(|((kind, bucket), count)| vec![account.into(), kind.into(), bucket.into(), count.into()])
+            .map(|((account, kind, bucket), count)| vec![account.into(), kind.into(), bucket.into(), count.into()])
             .collect();
-        if rows.is_empty() {
-            return Ok(());
+        for part in rows.chunks(BULK) {
+            let stmt = Stmt::rows(
+                "insert into lateness (account, kind, bucket, count) values ",
+                part.to_vec(),
+                " on conflict (account, kind, bucket) do update set count = lateness.count + excluded.count",
+            );
+            self.run(stmt).await?;
         }
-        let stmt = Stmt::rows(
-            "insert into lateness (account, kind, bucket, count) values ",
-            rows,
-            " on conflict (account, kind, bucket) do update set count = lateness.count + excluded.count",
-        );
-        self.run(stmt).await.map(drop)
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //! kept, so that a search up to a moment looks so much further.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Mutex;
 
 use super::super::{Arg, BULK, Db, DbError, Stmt, Tx, sql};
 use super::Doc;
@@ -20,15 +21,53 @@ const LAST: i64 = 1 << 40;
 const NEAR: i64 = 8;
 /// Numbers that are looked through at once.
 const MOST: i64 = 1 << 14;
+/// How many crowds are remembered.
+const CROWDS: usize = 1000;
 
 /// The place of a document whose segment ended then.
 pub(super) fn place(ended: Time) -> i64 {
     (ended.0.saturating_sub(EPOCH) / STEP).clamp(0, LAST)
 }
 
+/// Where so many documents ended at once that their numbers are taken far on: from a number up to the first that may be free.
+/// Only a hint, so that they are not counted through again for each batch: what was freed since, or never came to be because
+/// its transaction failed, is passed over.
+#[derive(Default)]
+pub struct Crowds(Mutex<BTreeMap<i64, i64>>);
+
+impl Crowds {
+    /// From where on to look for a free number.
+    fn past(&self, from: i64) -> i64 {
+        let crowds = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        crowds.range(..=from).next_back().map_or(from, |(_, end)| from.max(*end))
+    }
+
+    /// That all are taken from one number on, before another.
+    fn note(&self, first: i64, end: i64) {
+        let mut crowds = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (mut first, mut end) = (first, end);
+        while let Some((start, held)) = crowds.range(..=end).next_back().map(|(start, end)| (*start, *end)) {
+            if held < first {
+                break;
+            }
+            crowds.remove(&start);
+            (first, end) = (first.min(start), end.max(held));
+        }
+        crowds.insert(first, end);
+        // Segments come roughly in order: the oldest crowd is the one that least is added to.
+        while crowds.len() > CROWDS {
+            crowds.pop_first();
+        }
+    }
+}
+
 impl Tx {
     /// The numbers of these items' documents; those that have none get one.
-    pub(super) async fn numbered(&mut self, items: &[(i64, Time)]) -> Result<HashMap<i64, Doc>, DbError> {
+    pub(super) async fn numbered(
+        &mut self,
+        items: &[(i64, Time)],
+        crowds: &Crowds,
+    ) -> Result<HashMap<i64, Doc>, DbError> {
         let mut docs: HashMap<i64, Doc> = HashMap::with_capacity(items.len());
         for part in items.chunks(BULK) {
             let part = part.iter().map(|(item, _)| *item);
@@ -49,8 +88,10 @@ impl Tx {
             let near: Vec<i64> = (place..place + NEAR).filter(|number| !taken.contains(number)).collect();
             let mut free = near;
             if free.len() < items.len() {
-                let beyond = self.free_from(place + NEAR, items.len() - free.len(), &taken).await?;
-                free.extend(beyond);
+                let beyond = crowds.past(place + NEAR);
+                let found = self.free_from(beyond, items.len() - free.len(), &taken).await?;
+                crowds.note(place, found.last().map_or(beyond, |last| last + 1));
+                free.extend(found);
             }
             for ((item, ended), number) in items.into_iter().zip(free) {
                 taken.insert(number);
@@ -147,6 +188,9 @@ impl Db {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -156,9 +200,43 @@ mod tests {
         assert_eq!((place(Time::NONE), place(Time(0)), place(Time(i64::MAX))), (0, 0, LAST));
     }
 
+    #[test]
+    fn crowds_grow_together_and_those_of_long_ago_are_forgotten() {
+        let crowds = Crowds::default();
+        let past = |from| crowds.past(from);
+        crowds.note(10, 20);
+        assert_eq!((past(9), past(10), past(15), past(20), past(25)), (9, 20, 20, 20, 25));
+        crowds.note(40, 50);
+        crowds.note(20, 30);
+        assert_eq!((past(12), past(35), past(45)), (30, 35, 50));
+        crowds.note(12, 45);
+        assert_eq!((past(10), past(50)), (50, 50));
+        for crowd in 1..=CROWDS as i64 {
+            crowds.note(crowd * 1000, crowd * 1000 + 10);
+        }
+        assert_eq!((past(10), past(1005)), (10, 1010));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_counts_as_taken_that_nobody_said_was(notes in vec((0..200i64, 1..30i64), 0..40)) {
+            let crowds = Crowds::default();
+            let mut taken = BTreeSet::new();
+            for (first, length) in notes {
+                crowds.note(first, first + length);
+                taken.extend(first..first + length);
+            }
+            for from in 0..250 {
+                let free = (from..).find(|number| !taken.contains(number)).unwrap();
+                prop_assert_eq!(crowds.past(from), free);
+            }
+        }
+    }
+
     async fn numbers(db: &Db, items: &[(i64, Time)]) -> Vec<i64> {
         let mut tx = db.begin().await.unwrap();
-        let numbers = tx.numbered(items).await.unwrap();
+        let crowds = if let Db::Sqlite(pools) = db { &pools.crowds } else { unreachable!("on SQLite alone") };
+        let numbers = tx.numbered(items, crowds).await.unwrap();
         tx.commit().await.unwrap();
         items.iter().map(|(item, _)| numbers[item].0).collect()
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::super::{Arg, BULK, Db, DbError, Owned, Row, Stmt, Tx, item, sql};
 use super::blocks::blocks;
 use super::keys::array;
+use super::number::Crowds;
 use super::{Doc, account_word, buckets};
 use crate::clock::Time;
 
@@ -192,7 +193,10 @@ impl Db {
         }
         drop.extend(empty.iter().map(|entry| (entry.item, entry.ended)));
         tx.drop_docs(&drop).await?;
-        tx.put_docs(&put).await?;
+        match self {
+            Db::Sqlite(pools) => tx.put_texts(&put, &pools.crowds).await?,
+            Db::Postgres(_) => tx.put_blocks(&put).await?,
+        }
         tx.move_cursors(batch.slices.iter().filter(|slice| owned.contains(&slice.owned.account))).await?;
         tx.commit().await?;
         Ok((drop.len() + put.len()) as u64)
@@ -354,14 +358,10 @@ impl Tx {
         Ok(dropped)
     }
 
-    /// Writes documents, in place of those of the same items.
-    async fn put_docs(&mut self, entries: &[&IndexEntry]) -> Result<(), DbError> {
+    /// Writes documents, in place of those of the same items; on SQLite.
+    async fn put_texts(&mut self, entries: &[&IndexEntry], crowds: &Crowds) -> Result<(), DbError> {
         let docs: Vec<(i64, Time)> = entries.iter().map(|entry| (entry.item, entry.ended)).collect();
-        if self.is_postgres() {
-            self.drop_docs(&docs).await?;
-            return self.put_blocks(entries).await;
-        }
-        let numbers = self.numbered(&docs).await?;
+        let numbers = self.numbered(&docs, crowds).await?;
         for part in entries.chunks(DOCS) {
             let rows = part.iter().filter_map(|entry| {
                 let doc = numbers.get(&entry.item)?;
@@ -373,7 +373,10 @@ impl Tx {
         Ok(())
     }
 
+    /// The same on Postgres.
     async fn put_blocks(&mut self, entries: &[&IndexEntry]) -> Result<(), DbError> {
+        let docs: Vec<(i64, Time)> = entries.iter().map(|entry| (entry.item, entry.ended)).collect();
+        self.drop_docs(&docs).await?;
         for part in entries.chunks(DOCS) {
             let mut rows: Vec<Vec<Arg>> = Vec::with_capacity(part.len());
             for entry in part {
