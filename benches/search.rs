@@ -238,7 +238,7 @@ async fn count(db: &Db, text: &'static str) -> u64 {
 async fn index(db: &Db, clock: &Clock, owned: &[Owned]) {
     let (tick, indexer) = (clock.tick(), Indexer::new(db.clone()));
     let (before, seconds) = (indexed(db).await, knob("INDEX_FOR", 86_400));
-    while indexer.step(owned).await.unwrap() == Progress::Did && clock.tick().since(tick).as_secs() < seconds {}
+    while indexer.step(owned).await.unwrap() != Progress::Idle && clock.tick().since(tick).as_secs() < seconds {}
     let (took, transcripts, now) = (clock.tick().since(tick).as_secs_f64(), held(db).await, indexed(db).await);
     println!("indexed in {took:.1} s: {:.0} a second; {now} of {transcripts} are", (now - before) as f64 / took);
     let json = count(db, "select cast(sum(size) as bigint) from artifact").await as f64;

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use ringcx_extractor::clock::{Clock, Tick};
 use ringcx_extractor::db::{Access, Db, sql};
+use ringcx_extractor::search::words;
 use ringcx_extractor::{config, daemon, ringcx};
 use support::{Server, bare, cpu, knob};
 use tokio_util::sync::CancellationToken;
@@ -78,8 +79,9 @@ async fn open(settings: &config::Settings, access: Access) -> Result<Db, ringcx_
 /// Stores everything; with `index`, until the full-text index has caught up too, otherwise without keeping one.
 async fn ours(settings: config::Settings, segments: u64, index: bool) -> Cost {
     if !index {
-        // An index that stands ahead of the feed has nothing to do. A new database's first account is number 1.
+        // An index that is there and stands ahead of the feed has nothing to do. A new database's first account is number 1.
         let db = open(&settings, Access::Own).await.unwrap();
+        db.prepare_index(words::VERSION).await.unwrap();
         db.run(sql("insert into search_cursor (account, feed) values (1, 1000000000000)
              on conflict (account) do update set feed = excluded.feed"))
             .await

@@ -2,10 +2,11 @@
 //!
 //! Reads and writes `db`; the words are cut by `search`. A step takes what is next, cuts it up outside any transaction, and
 //! writes index and cursor in one: a crash repeats a little work and loses nothing. Whatever was erased in the meantime does
-//! not come back.
+//! not come back. While much is waiting, what comes next is read and cut while the database writes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Time;
 use crate::db::{Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Owned, TodoRow};
@@ -30,6 +31,8 @@ const FEW: u64 = 100;
 pub enum Progress {
     /// There was something, and there may be more.
     Did,
+    /// There was something, and nothing more at that time.
+    Caught,
     /// The index is up with the archive.
     Idle,
 }
@@ -42,13 +45,23 @@ pub struct Indexer {
     swept: AtomicBool,
     /// Documents that were written since the index was tidied, as far as is known.
     untidy: AtomicU64,
+    /// What follows on what was written last, where that is already made.
+    next: Mutex<Option<Batch>>,
+}
+
+/// What a step writes, and whether it is all there was.
+#[derive(Debug, Default)]
+struct Batch {
+    index: IndexBatch,
+    whole: bool,
 }
 
 impl Indexer {
     /// For this database.
     pub fn new(db: Db) -> Indexer {
         let untidy = AtomicU64::new(FEW);
-        Indexer { db, prepared: AtomicBool::new(false), swept: AtomicBool::new(false), untidy }
+        let next = Mutex::new(None);
+        Indexer { db, prepared: AtomicBool::new(false), swept: AtomicBool::new(false), untidy, next }
     }
 
     /// Indexes some of what these accounts have that is not indexed yet.
@@ -62,20 +75,44 @@ impl Indexer {
             }
             self.prepared.store(true, Ordering::Relaxed);
         }
-        let mut batch = IndexBatch { slices: self.slices(owned).await?, ..IndexBatch::default() };
-        let accounts: Vec<i64> = owned.iter().map(|owned| owned.account).collect();
-        batch.todos = self.db.index_todos(&accounts, TODOS).await?;
-        if batch.slices.is_empty() && batch.todos.is_empty() {
+        // Whatever goes wrong from here on, it is made anew from where the cursors are.
+        let made = self.next().take();
+        let batch = match made.filter(|batch| batch.index.slices.iter().all(|slice| owned.contains(&slice.owned))) {
+            Some(batch) => batch,
+            None => self.made(owned, &IndexBatch::default()).await?,
+        };
+        if batch.index.slices.is_empty() && batch.index.todos.is_empty() {
             return self.sweep().await;
         }
-        let batch = self.filled(batch).await?;
-        self.untidy.fetch_add(batch.entries.len() as u64, Ordering::Relaxed);
-        match self.db.write_index(&batch).await {
-            Err(error) if error.fault() == DbFault::Broken => self.one_by_one(batch).await?,
-            written => written.map(drop)?,
+        self.untidy.fetch_add(batch.index.entries.len() as u64, Ordering::Relaxed);
+        let Batch { index, whole } = batch;
+        if whole {
+            let written = self.db.write_index(&index).await;
+            self.written(index, written).await?;
+            self.tidy(MANY).await?;
+        } else {
+            let (following, writing) = (self.made(owned, &index), self.db.write_index(&index));
+            let (next, written, tidied) = tokio::join!(following, writing, self.tidy(MANY));
+            self.written(index, written).await?;
+            *self.next() = next.ok();
+            tidied?;
         }
-        self.tidy(MANY).await?;
-        Ok(Progress::Did)
+        Ok(if whole { Progress::Caught } else { Progress::Did })
+    }
+
+    fn next(&self) -> MutexGuard<'_, Option<Batch>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is to do after `before` has been done.
+    async fn made(&self, owned: &[Owned], before: &IndexBatch) -> Result<Batch, DbError> {
+        let (slices, all) = self.slices(owned, &before.slices).await?;
+        let mut index = IndexBatch { slices, ..IndexBatch::default() };
+        let accounts: Vec<i64> = owned.iter().map(|owned| owned.account).collect();
+        index.todos = self.db.index_todos(&accounts, TODOS).await?;
+        let whole = all && index.todos.len() < TODOS;
+        index.todos.retain(|todo| !before.todos.iter().any(|done| done.is(todo)));
+        Ok(Batch { index: self.filled(index).await?, whole })
     }
 
     /// Tidies the index where at least so many documents were written.
@@ -86,6 +123,14 @@ impl Indexer {
             self.db.tidy_index().await?;
         }
         Ok(())
+    }
+
+    /// What is to be done where writing ended so.
+    async fn written(&self, batch: IndexBatch, written: Result<u64, DbError>) -> Result<(), DbError> {
+        match written {
+            Err(error) if error.fault() == DbFault::Broken => self.one_by_one(batch).await,
+            written => written.map(drop),
+        }
     }
 
     /// Something about one of the documents is unacceptable to the database: that one is left out, and the index goes on.
@@ -105,18 +150,23 @@ impl Indexer {
         self.db.write_index(&batch).await.map(drop)
     }
 
-    /// What to take from the feeds: a fair share of each, those furthest behind first.
-    async fn slices(&self, owned: &[Owned]) -> Result<Vec<IndexSlice>, DbError> {
+    /// What to take from the feeds where these slices are done: a fair share of each, those furthest behind first; and whether it
+    /// is all there is.
+    async fn slices(&self, owned: &[Owned], done: &[IndexSlice]) -> Result<(Vec<IndexSlice>, bool), DbError> {
+        let done: HashMap<i64, i64> = done.iter().map(|slice| (slice.owned.account, slice.to)).collect();
         let owned: HashMap<i64, Owned> = owned.iter().map(|owned| (owned.account, *owned)).collect();
         let mut lags: Vec<(Owned, i64, i64)> = self
             .db
             .index_lags()
             .await?
             .into_iter()
+            .map(|(account, after, feed)| (account, done.get(&account).map_or(after, |done| after.max(*done)), feed))
+            .filter(|(_, after, feed)| feed > after)
             .filter_map(|(account, after, feed)| Some((*owned.get(&account)?, after, feed)))
             .collect();
         lags.sort_by_key(|(_, after, feed)| after - feed);
         let share = ROWS / i64::try_from(lags.len()).unwrap_or(1).clamp(1, ROWS);
+        let behind: i64 = lags.iter().map(|(_, after, feed)| feed - after).sum();
         let mut left = ROWS;
         let mut slices = Vec::new();
         for (owned, after, feed) in lags {
@@ -126,7 +176,9 @@ impl Indexer {
                 slices.push(IndexSlice { owned, after, to });
             }
         }
-        Ok(within(slices.as_slice(), &self.db.index_sizes(&slices).await?))
+        let slices = within(slices.as_slice(), &self.db.index_sizes(&slices).await?);
+        let whole = slices.iter().map(|slice| slice.to - slice.after).sum::<i64>() == behind;
+        Ok((slices, whole))
     }
 
     async fn sweep(&self) -> Result<Progress, DbError> {
@@ -166,8 +218,9 @@ impl Indexer {
                 let Some((_, segment)) = part.get_mut(at) else { continue };
                 segment.texts.insert(item, (version, Some(body)));
             }
+            let db = self.db.clone();
             let cut = tokio::task::spawn_blocking(move || {
-                part.into_iter().flat_map(|(key, segment)| segment.entries(key)).collect::<Vec<_>>()
+                part.into_iter().flat_map(|(key, segment)| segment.entries(key, &db)).collect::<Vec<_>>()
             });
             let ended_badly = |_| DbError::new(DbFault::Broken, "cutting text into words ended abnormally");
             batch.entries.extend(cut.await.map_err(ended_badly)?);
@@ -196,7 +249,7 @@ impl Segment {
         (key * 4..=key * 4 + last).filter(|item| !self.texts.contains_key(item))
     }
 
-    fn entries(mut self, key: i64) -> Vec<IndexEntry> {
+    fn entries(mut self, key: i64, db: &Db) -> Vec<IndexEntry> {
         let mut marks = Marks::of(&self.metadata);
         let transcript = self.texts.get(&(key * 4)).and_then(|(_, body)| body.as_deref());
         let conversation = transcript.and_then(Conversation::parse).unwrap_or_default();
@@ -213,8 +266,7 @@ impl Segment {
                 Some(body) => indexed(source, &body),
                 None => String::new(),
             };
-            let (account, ended, marks) = (self.account, self.ended, marks.joined(source));
-            IndexEntry { account, item, version, ended, marks, words }
+            db.index_entry(self.account, (item, version), self.ended, &marks.joined(source), &words)
         };
         self.texts.into_iter().map(entry).collect()
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::db::{
-    Access, Batch, Chunk, Claim, Db, Done, Entry, IndexBatch, IndexEntry, IndexSlice, Item, Missed, Move, Moving,
-    Owned, Pass, Settled, Settlement, sql,
+    Access, Batch, Chunk, Claim, Db, Done, Entry, IndexBatch, IndexSlice, Item, Missed, Move, Moving, Owned, Pass,
+    Settled, Settlement, sql,
 };
 use ringcx_extractor::index::{Indexer, Progress};
 use ringcx_extractor::keeping::{self, Request};
@@ -127,14 +127,12 @@ async fn what_was_read_to_be_indexed_before_it_was_erased_is_not_indexed(test: T
     assert_eq!(batch.todos.len(), 2);
     for row in db.index_rows(&slices).await.unwrap() {
         let (account, item, version, ended) = (row.account, row.item, row.version, row.ended);
-        let (marks, words) = (String::new(), "xylophonist".to_owned());
-        batch.entries.push(IndexEntry { account, item, version, ended, marks, words });
+        batch.entries.push(db.index_entry(account, (item, version), ended, "", "xylophonist"));
     }
     for todo in &batch.todos {
         let (ended, _) = todo.now.clone().unwrap();
         let (account, item) = (todo.account, todo.segment * 4 + 3);
-        let (marks, words) = (String::new(), "zymurgy".to_owned());
-        batch.entries.push(IndexEntry { account, item, version: 0, ended, marks, words });
+        batch.entries.push(db.index_entry(account, (item, 0), ended, "", "zymurgy"));
     }
     batch.slices = slices;
     erase(db, "s0").await;
@@ -305,7 +303,7 @@ async fn several_may_have_the_index_forget_at_once(test: TestDb) {
     for round in 0..6 {
         filled(db, owned, &names(&format!("{round}-"), 40)).await;
         db.run(sql("delete from attempt")).await.unwrap();
-        while Indexer::new(db.clone()).step(&[owned]).await.unwrap() == Progress::Did {}
+        while Indexer::new(db.clone()).step(&[owned]).await.unwrap() != Progress::Idle {}
         for id in names(&format!("{round}-"), 40) {
             erase(db, &id).await;
         }
@@ -329,7 +327,7 @@ async fn nobody_who_writes_waits_for_an_index_that_forgets_beside_a_long_export(
     let db = test.db.clone();
     let owned = own(&db, "a").await;
     filled(&db, owned, &names("s", 20)).await;
-    while Indexer::new(db.clone()).step(&[owned]).await.unwrap() == Progress::Did {}
+    while Indexer::new(db.clone()).step(&[owned]).await.unwrap() != Progress::Idle {}
     // An export reads, as of now, and takes its time.
     let mut snapshot = db.snapshot().await.unwrap();
     snapshot.chain(owned.account).await.unwrap();
@@ -377,7 +375,7 @@ async fn an_archive_moves_with_all_that_was_erased_held_proved_and_delivered() {
     let (from, to) = (&held.db, &room.db);
     let owned = own(from, "a").await;
     filled(from, owned, &names("s", 6)).await;
-    while Indexer::new(from.clone()).step(&[owned]).await.unwrap() == Progress::Did {}
+    while Indexer::new(from.clone()).step(&[owned]).await.unwrap() != Progress::Idle {}
     assert_eq!(found(from, "zymurgist").await, 6);
     assert!(from.seal_day(owned, NOW).await.unwrap().is_some());
     let sink = from.sink("sink", true, "here", NOW).await.unwrap().key;
@@ -443,7 +441,7 @@ async fn an_archive_moves_with_all_that_was_erased_held_proved_and_delivered() {
     let key = to.segments_named("new0").await.unwrap()[0].key;
     assert!(key > highest.text(0).unwrap().parse().unwrap(), "a segment's number is used again");
     // The index is made anew, from all that there is.
-    while Indexer::new(to.clone()).step(&[owned]).await.unwrap() == Progress::Did {}
+    while Indexer::new(to.clone()).step(&[owned]).await.unwrap() != Progress::Idle {}
     assert_eq!((found(to, "xylophonist").await, found(to, "zymurgist").await), (12, 4));
     // And feed, chain and manifests go on.
     let batch: Vec<Settled> = claims(to, owned, 100).await.into_iter().map(stored).collect();
@@ -464,7 +462,7 @@ async fn what_is_damaged_stops_neither_the_index_nor_retention_nor_an_erasure(te
     let key = db.segments_named("s1").await.unwrap()[0].key;
     let text = sql("update artifact set codec = 1, body = $2 where item = $1").bind(key * 4);
     db.run(text.bind(b"no frame of zstd".to_vec())).await.unwrap();
-    while Indexer::new(db.clone()).step(&[owned]).await.unwrap() == Progress::Did {}
+    while Indexer::new(db.clone()).step(&[owned]).await.unwrap() != Progress::Idle {}
     assert_eq!((found(db, "xylophonist").await, db.index_behind().await.unwrap()), (8, 0), "one of nine is damaged");
     // A hold on a contact keeps what can no longer tell whose it is; all else goes as ever.
     let subject = Some(Subject::Contact("jane@example.com".to_owned()));
@@ -501,7 +499,7 @@ async fn how_long_a_write_waits() {
     }
     let daemon = Db::open_sqlite(db.file().unwrap(), Access::Existing).await.unwrap();
     let indexer = Indexer::new(db.clone());
-    waited("indexing", &daemon, async { while indexer.step(&[owned]).await.unwrap() == Progress::Did {} }).await;
+    waited("indexing", &daemon, async { while indexer.step(&[owned]).await.unwrap() != Progress::Idle {} }).await;
     let mut cursor = keeping::Cursor::default();
     waited("retention", &daemon, async {
         while keeping::expire(&db, owned, NOW, "retention@test", NOW, &mut cursor).await.unwrap().is_some() {}

@@ -14,8 +14,10 @@ use crate::index::{Indexer, Progress};
 
 /// Between two looks when nobody says that there is something: for what metadata brings.
 const TICK: Duration = Duration::from_secs(10);
-/// What comes within so long is indexed together.
+/// What comes within so long is indexed together: where nothing came for a while, and where results keep coming. A step has its
+/// price, however little it does: a transaction, and what the index merges after it.
 const GATHER: Duration = Duration::from_millis(500);
+const FLOW: Duration = Duration::from_millis(200);
 /// Between tries when the index cannot be written.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -37,13 +39,17 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result
             () = std::future::ready(()), if owned.is_empty() => Ok(Progress::Idle),
         };
         match step {
-            Ok(Progress::Did) => complained = false,
-            Ok(Progress::Idle) => {
+            Ok(progress) => {
                 complained = false;
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    () = tokio::time::sleep(TICK) => {}
-                    changed = stored.changed() => if changed.is_ok() { pause(&stop, GATHER).await },
+                match progress {
+                    Progress::Did => {}
+                    Progress::Caught if stored.has_changed().unwrap_or(false) => pause(&stop, FLOW).await,
+                    Progress::Caught => {}
+                    Progress::Idle => tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = tokio::time::sleep(TICK) => {}
+                        changed = stored.changed() => if changed.is_ok() { pause(&stop, GATHER).await },
+                    },
                 }
             }
             Err(error) => {

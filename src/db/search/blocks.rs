@@ -3,8 +3,7 @@
 //! A tsvector counts positions up to 16,383, keeps 256 of each word, and holds a megabyte. A document beyond that lies in
 //! several blocks, each of which begins with the last words of the one before, so that no phrase is lost between them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 
 use super::keys::keys;
 use super::neighbours::pairs;
@@ -23,8 +22,8 @@ const EACH: usize = 12;
 pub(super) struct Block {
     /// A tsvector in its text form.
     pub words: String,
-    /// Its keys.
-    pub keys: BTreeSet<i32>,
+    /// Its keys, in order.
+    pub keys: Vec<i32>,
 }
 
 /// Where the marks stand in a block: beyond its words.
@@ -35,9 +34,11 @@ const MARKS: usize = POSITIONS + 1;
 pub(super) fn blocks(words: &str, marks: &str) -> Vec<Block> {
     let mut marked = String::new();
     let marks: Vec<&str> = marks.split(' ').filter(|mark| !mark.is_empty()).collect();
-    lexemes(&mut marked, places(marks.iter().copied(), MARKS));
+    lexemes(&mut marked, &sorted(&marks), MARKS);
     for pair in pairs(&marks).collect::<BTreeSet<String>>() {
-        let _ = write!(marked, " '{pair}'");
+        marked.push_str(" '");
+        marked.push_str(&pair);
+        marked.push('\'');
     }
     let words: Vec<&str> = words.split(' ').filter(|word| !word.is_empty()).collect();
     let mut blocks = Vec::new();
@@ -54,40 +55,47 @@ pub(super) fn blocks(words: &str, marks: &str) -> Vec<Block> {
 
 /// One block from `start` on, and where it ends: always beyond what it overlaps with the next.
 fn block(words: &[&str], start: usize, marked: &str) -> (Block, usize) {
-    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     let (mut end, mut bytes) = (start, 0);
-    for (index, word) in words.iter().enumerate().skip(start).take(POSITIONS) {
-        let held = places.entry(word).or_default();
-        if held.len() >= SAME || bytes > BYTES {
+    for word in words.iter().skip(start).take(POSITIONS) {
+        if bytes > BYTES {
             break;
         }
-        held.push(index - start + 1);
         bytes += word.len() + EACH;
-        end = index + 1;
+        end += 1;
     }
-    let words = words.get(start..end).unwrap_or_default();
+    let mut places = sorted(words.get(start..end).unwrap_or_default());
+    // It ends before what would be one word too often.
+    let too_often =
+        places.chunk_by(|one, next| one.0 == next.0).filter_map(|same| same.get(SAME)).map(|(_, at)| *at).min();
+    if let Some(at) = too_often {
+        end = start + at;
+        places.retain(|(_, place)| *place < at);
+    }
     let mut text = String::with_capacity(marked.len() + bytes);
     text.push_str(marked);
-    lexemes(&mut text, places);
-    (Block { words: text, keys: keys(words) }, end)
+    lexemes(&mut text, &places, 1);
+    (Block { words: text, keys: keys(words.get(start..end).unwrap_or_default()) }, end)
 }
 
-/// Where each of the words stands, the first of them at `first`.
-fn places<'a>(words: impl Iterator<Item = &'a str>, first: usize) -> BTreeMap<&'a str, Vec<usize>> {
-    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (place, word) in (first..).zip(words) {
-        places.entry(word).or_default().push(place);
-    }
+/// Words in order, each with its number among them.
+fn sorted<'a>(words: &[&'a str]) -> Vec<(&'a str, usize)> {
+    let mut places: Vec<(&str, usize)> = words.iter().copied().zip(0..).collect();
+    places.sort_unstable();
     places
 }
 
-/// Adds words and where they stand, as Postgres reads them. Words are letters and digits: nothing in them needs more than the
-/// quotes.
-fn lexemes(text: &mut String, places: BTreeMap<&str, Vec<usize>>) {
-    for (word, places) in places.iter().filter(|(word, _)| is_word(word)) {
-        let _ = write!(text, "{}'{word}'", if text.is_empty() { "" } else { " " });
-        for (nth, place) in places.iter().enumerate() {
-            let _ = write!(text, "{}{place}", if nth == 0 { ':' } else { ',' });
+/// Adds words and where they stand, the first of all at `first`, as Postgres reads them. Words are letters and digits: nothing in
+/// them needs more than the quotes.
+fn lexemes(text: &mut String, places: &[(&str, usize)], first: usize) {
+    let mut number = itoa::Buffer::new();
+    let words = places.chunk_by(|one, next| one.0 == next.0);
+    for (word, places) in words.filter_map(|same| Some((same.first()?.0, same))).filter(|(word, _)| is_word(word)) {
+        text.push_str(if text.is_empty() { "'" } else { " '" });
+        text.push_str(word);
+        text.push('\'');
+        for (nth, (_, place)) in places.iter().enumerate() {
+            text.push(if nth == 0 { ':' } else { ',' });
+            text.push_str(number.format(first + place));
         }
     }
 }

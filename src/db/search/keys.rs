@@ -6,8 +6,6 @@
 //! words in a row are a key, and so are the first letters of each. Keys are few, and several pairs share one: they let some
 //! through that do not match, and miss none.
 
-use std::collections::BTreeSet;
-
 use super::{Needle, is_mark, is_word};
 
 /// Letters by which beginnings are known.
@@ -83,10 +81,17 @@ pub(super) fn is_known(begun: &str) -> bool {
 }
 
 /// The keys of what is said in a block; what is no word stands between two that are not next to one another.
-pub(super) fn keys(words: &[&str]) -> BTreeSet<i32> {
-    let pairs = words.array_windows().filter(|pair: &&[&str; 2]| pair.iter().all(|word| is_word(word)));
-    let mut keys: BTreeSet<i32> = pairs.map(|[first, second]| pair(first, second)).collect();
-    keys.extend(words.iter().filter(|word| is_word(word)).filter_map(|word| Some(beginning(word)?.0)));
+pub(super) fn keys(words: &[&str]) -> Vec<i32> {
+    let mut keys = Vec::with_capacity(words.len() * 2);
+    let mut before = None;
+    for word in words {
+        let word = is_word(word).then_some(*word);
+        keys.extend(before.zip(word).map(|(first, second)| pair(first, second)));
+        keys.extend(word.and_then(beginning).map(|(key, _)| key));
+        before = word;
+    }
+    keys.sort_unstable();
+    keys.dedup();
     keys
 }
 
@@ -115,8 +120,13 @@ pub(super) fn of_choice(choice: &[Needle]) -> Vec<Vec<i32>> {
 
 /// Keys as Postgres reads an array of them.
 pub(super) fn array(keys: impl IntoIterator<Item = i32>) -> String {
-    let keys: Vec<String> = keys.into_iter().map(|key| key.to_string()).collect();
-    format!("{{{}}}", keys.join(","))
+    let (mut text, mut number) = (String::from("{"), itoa::Buffer::new());
+    for key in keys {
+        text.push_str(if text.len() == 1 { "" } else { "," });
+        text.push_str(number.format(key));
+    }
+    text.push('}');
+    text
 }
 
 #[cfg(test)]

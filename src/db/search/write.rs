@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::{Arg, BULK, Db, DbError, Owned, Row, Stmt, Tx, item, sql};
-use super::blocks::blocks;
+use super::blocks::{Block, blocks};
 use super::keys::array;
 use super::number::Crowds;
 use super::{Doc, account_word, buckets};
@@ -52,6 +52,13 @@ pub struct TodoRow {
     pub now: Option<(Time, String)>,
 }
 
+impl TodoRow {
+    /// Whether the other is the same thing to do, not asked for again in between.
+    pub fn is(&self, other: &TodoRow) -> bool {
+        (self.account, self.segment, self.was, self.times) == (other.account, other.segment, other.was, other.times)
+    }
+}
+
 /// A document to be.
 #[derive(Debug, Clone)]
 pub struct IndexEntry {
@@ -63,10 +70,22 @@ pub struct IndexEntry {
     pub version: i64,
     /// When its segment ended.
     pub ended: Time,
-    /// What filters go by: words that no text has, joined by single spaces.
-    pub marks: String,
-    /// The words, joined by single spaces; none where nothing of it is to be found.
-    pub words: String,
+    /// What is written of it.
+    pub text: IndexText,
+}
+
+/// What the index holds of a document, as its database takes it.
+#[derive(Debug, Clone)]
+pub struct IndexText(Form);
+
+#[derive(Debug, Clone)]
+enum Form {
+    /// Nothing of it is to be found.
+    Nothing,
+    /// On SQLite: all words, joined by single spaces.
+    Words(String),
+    /// On Postgres: of each block the words and the keys.
+    Blocks(Vec<(String, String)>),
 }
 
 /// What one transaction changes.
@@ -84,6 +103,30 @@ pub struct IndexBatch {
 pub const DOCS: usize = 100;
 
 impl Db {
+    /// The document of an item: `marks` are what filters go by, words that no text has, and `words` what is said in it, each
+    /// joined by single spaces; without words nothing of it is to be found. It takes a little while: not to be done within a
+    /// transaction.
+    pub fn index_entry(
+        &self,
+        account: i64,
+        (item, version): (i64, i64),
+        ended: Time,
+        marks: &str,
+        words: &str,
+    ) -> IndexEntry {
+        let marks = format!("{} {marks}", account_word(account));
+        let form = match self {
+            _ if words.is_empty() => Form::Nothing,
+            Db::Sqlite(_) => Form::Words(format!("{marks} {words}")),
+            Db::Postgres(_) => {
+                let stretches = buckets::of(Doc::of(item, ended));
+                let of = |block: Block| (block.words, array(block.keys.into_iter().chain(stretches)));
+                Form::Blocks(blocks(words, &marks).into_iter().map(of).collect())
+            }
+        };
+        IndexEntry { account, item, version, ended, text: IndexText(form) }
+    }
+
     /// How far each account's feed has got, and how far the index has followed, for those that it has not caught up with.
     ///
     /// # Errors
@@ -188,7 +231,7 @@ impl Db {
                 version => !gone.contains(&(entry.item, version)),
             };
             if counts {
-                if entry.words.is_empty() { &mut empty } else { &mut put }.push(entry);
+                if matches!(entry.text.0, Form::Nothing) { &mut empty } else { &mut put }.push(entry);
             }
         }
         drop.extend(empty.iter().map(|entry| (entry.item, entry.ended)));
@@ -217,10 +260,6 @@ impl Db {
 /// What Postgres has to say in its index it puts off, and does the quicker the more there is to say at once. That takes seconds,
 /// so it is not to do it within a transaction, but in [`Db::tidy_index`].
 const LATER: &str = "select set_config('gin_pending_list_limit', '256MB', true)";
-
-fn marks(entry: &IndexEntry) -> String {
-    format!("{} {}", account_word(entry.account), entry.marks)
-}
 
 const COVERED: &str = "with c (account, low, high) as (values ";
 const SIZES: &str = ") select x.account, x.feed, x.size
@@ -364,8 +403,8 @@ impl Tx {
         let numbers = self.numbered(&docs, crowds).await?;
         for part in entries.chunks(DOCS) {
             let rows = part.iter().filter_map(|entry| {
-                let doc = numbers.get(&entry.item)?;
-                Some(vec![Arg::from(doc.0), format!("{} {}", marks(entry), entry.words).into()])
+                let (doc, Form::Words(words)) = (numbers.get(&entry.item)?, &entry.text.0) else { return None };
+                Some(vec![Arg::from(doc.0), words.into()])
             });
             let head = "insert or replace into search_text (rowid, words) values ";
             self.run(Stmt::rows(head, rows.collect(), "")).await?;
@@ -380,12 +419,10 @@ impl Tx {
         for part in entries.chunks(DOCS) {
             let mut rows: Vec<Vec<Arg>> = Vec::with_capacity(part.len());
             for entry in part {
-                let doc = Doc::of(entry.item, entry.ended);
-                let blocks = blocks(&entry.words, &marks(entry));
+                let (doc, Form::Blocks(blocks)) = (Doc::of(entry.item, entry.ended), &entry.text.0) else { continue };
                 let many = blocks.len() > 1;
-                rows.extend((0_i64..).zip(blocks).map(|(nth, block)| {
-                    let keys = array(block.keys.into_iter().chain(buckets::of(doc)));
-                    vec![doc.0.into(), nth.into(), many.into(), block.words.into(), keys.into()]
+                rows.extend((0_i64..).zip(blocks).map(|(nth, (words, keys))| {
+                    vec![doc.0.into(), nth.into(), many.into(), words.into(), keys.into()]
                 }));
             }
             for rows in rows.chunks(BULK) {
