@@ -1,0 +1,2 @@
+-- Only SQLite's index is told how to merge.
+select 1;
