@@ -30,8 +30,7 @@ pub(super) fn place(ended: Time) -> i64 {
 }
 
 /// Where so many documents ended at once that their numbers are taken far on: from a number up to the first that may be free.
-/// Only a hint, so that they are not counted through again for each batch: what was freed since, or never came to be because
-/// its transaction failed, is passed over.
+/// Only a hint, so that they are not counted through again for each batch: what was freed since is passed over.
 #[derive(Default)]
 pub struct Crowds(Mutex<BTreeMap<i64, i64>>);
 
@@ -42,8 +41,14 @@ impl Crowds {
         crowds.range(..=from).next_back().map_or(from, |(_, end)| from.max(*end))
     }
 
-    /// That all are taken from one number on, before another.
-    fn note(&self, first: i64, end: i64) {
+    /// That all are taken from each first number on, before the second: to be said once that has been committed.
+    pub(super) fn note(&self, taken: &[(i64, i64)]) {
+        for (first, end) in taken {
+            self.note_one(*first, *end);
+        }
+    }
+
+    fn note_one(&self, first: i64, end: i64) {
         let mut crowds = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (mut first, mut end) = (first, end);
         while let Some((start, held)) = crowds.range(..=end).next_back().map(|(start, end)| (*start, *end)) {
@@ -61,13 +66,18 @@ impl Crowds {
     }
 }
 
+/// Which documents items have.
+#[derive(Default)]
+pub(super) struct Numbered {
+    /// By item.
+    pub docs: HashMap<i64, Doc>,
+    /// Where all numbers are taken now, for [`Crowds::note`].
+    pub crowds: Vec<(i64, i64)>,
+}
+
 impl Tx {
     /// The numbers of these items' documents; those that have none get one.
-    pub(super) async fn numbered(
-        &mut self,
-        items: &[(i64, Time)],
-        crowds: &Crowds,
-    ) -> Result<HashMap<i64, Doc>, DbError> {
+    pub(super) async fn numbered(&mut self, items: &[(i64, Time)], crowds: &Crowds) -> Result<Numbered, DbError> {
         let mut docs: HashMap<i64, Doc> = HashMap::with_capacity(items.len());
         for part in items.chunks(BULK) {
             let part = part.iter().map(|(item, _)| *item);
@@ -81,7 +91,7 @@ impl Tx {
             new.entry(place(*ended)).or_default().push((*item, *ended));
         }
         let mut taken = self.taken_near(new.keys().copied().collect()).await?;
-        let (mut rows, mut furthest) = (Vec::new(), 0);
+        let (mut rows, mut furthest, mut crowded) = (Vec::new(), 0, Vec::new());
         for (place, mut items) in new {
             // In the order of the items, whatever order they came in.
             items.sort_unstable();
@@ -90,7 +100,7 @@ impl Tx {
             if free.len() < items.len() {
                 let beyond = crowds.past(place + NEAR);
                 let found = self.free_from(beyond, items.len() - free.len(), &taken).await?;
-                crowds.note(place, found.last().map_or(beyond, |last| last + 1));
+                crowded.push((place, found.last().map_or(beyond, |last| last + 1)));
                 free.extend(found);
             }
             for ((item, ended), number) in items.into_iter().zip(free) {
@@ -107,7 +117,7 @@ impl Tx {
             self.run(Stmt::rows("insert into search_doc (item, number) values ", rows, "")).await?;
         }
         self.went(furthest).await?;
-        Ok(docs)
+        Ok(Numbered { docs, crowds: crowded })
     }
 
     /// The numbers of these items' documents, which they lose.
@@ -204,15 +214,14 @@ mod tests {
     fn crowds_grow_together_and_those_of_long_ago_are_forgotten() {
         let crowds = Crowds::default();
         let past = |from| crowds.past(from);
-        crowds.note(10, 20);
+        crowds.note(&[(10, 20)]);
         assert_eq!((past(9), past(10), past(15), past(20), past(25)), (9, 20, 20, 20, 25));
-        crowds.note(40, 50);
-        crowds.note(20, 30);
+        crowds.note(&[(40, 50), (20, 30)]);
         assert_eq!((past(12), past(35), past(45)), (30, 35, 50));
-        crowds.note(12, 45);
+        crowds.note(&[(12, 45)]);
         assert_eq!((past(10), past(50)), (50, 50));
         for crowd in 1..=CROWDS as i64 {
-            crowds.note(crowd * 1000, crowd * 1000 + 10);
+            crowds.note(&[(crowd * 1000, crowd * 1000 + 10)]);
         }
         assert_eq!((past(10), past(1005)), (10, 1010));
     }
@@ -223,7 +232,7 @@ mod tests {
             let crowds = Crowds::default();
             let mut taken = BTreeSet::new();
             for (first, length) in notes {
-                crowds.note(first, first + length);
+                crowds.note(&[(first, first + length)]);
                 taken.extend(first..first + length);
             }
             for from in 0..250 {
@@ -238,7 +247,8 @@ mod tests {
         let crowds = if let Db::Sqlite(pools) = db { &pools.crowds } else { unreachable!("on SQLite alone") };
         let numbers = tx.numbered(items, crowds).await.unwrap();
         tx.commit().await.unwrap();
-        items.iter().map(|(item, _)| numbers[item].0).collect()
+        crowds.note(&numbers.crowds);
+        items.iter().map(|(item, _)| numbers.docs[item].0).collect()
     }
 
     #[tokio::test]

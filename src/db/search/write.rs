@@ -236,12 +236,18 @@ impl Db {
         }
         drop.extend(empty.iter().map(|entry| (entry.item, entry.ended)));
         tx.drop_docs(&drop).await?;
-        match self {
-            Db::Sqlite(pools) => tx.put_texts(&put, &pools.crowds).await?,
-            Db::Postgres(_) => tx.put_blocks(&put).await?,
-        }
+        let crowds = match self {
+            Db::Sqlite(pools) => Some((&pools.crowds, tx.put_texts(&put, &pools.crowds).await?)),
+            Db::Postgres(_) => {
+                tx.put_blocks(&put).await?;
+                None
+            }
+        };
         tx.move_cursors(batch.slices.iter().filter(|slice| owned.contains(&slice.owned.account))).await?;
         tx.commit().await?;
+        if let Some((crowds, taken)) = crowds {
+            crowds.note(&taken);
+        }
         Ok((drop.len() + put.len()) as u64)
     }
 
@@ -397,19 +403,19 @@ impl Tx {
         Ok(dropped)
     }
 
-    /// Writes documents, in place of those of the same items; on SQLite.
-    async fn put_texts(&mut self, entries: &[&IndexEntry], crowds: &Crowds) -> Result<(), DbError> {
+    /// Writes documents, in place of those of the same items; on SQLite. Returns what the crowds are to know of it.
+    async fn put_texts(&mut self, entries: &[&IndexEntry], crowds: &Crowds) -> Result<Vec<(i64, i64)>, DbError> {
         let docs: Vec<(i64, Time)> = entries.iter().map(|entry| (entry.item, entry.ended)).collect();
         let numbers = self.numbered(&docs, crowds).await?;
         for part in entries.chunks(DOCS) {
             let rows = part.iter().filter_map(|entry| {
-                let (doc, Form::Words(words)) = (numbers.get(&entry.item)?, &entry.text.0) else { return None };
+                let (doc, Form::Words(words)) = (numbers.docs.get(&entry.item)?, &entry.text.0) else { return None };
                 Some(vec![Arg::from(doc.0), words.into()])
             });
             let head = "insert or replace into search_text (rowid, words) values ";
             self.run(Stmt::rows(head, rows.collect(), "")).await?;
         }
-        Ok(())
+        Ok(numbers.crowds)
     }
 
     /// The same on Postgres.
