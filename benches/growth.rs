@@ -18,6 +18,7 @@ use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::db::{Access, Chunk, Db, Owned, Settled, Settlement, Stmt};
 use ringcx_extractor::model::{AccountId, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants};
 use secrecy::SecretString;
+use sqlx::{Connection, PgConnection};
 
 /// Segments a round: one chunk of a large answer.
 const CHUNK: u64 = 500;
@@ -89,8 +90,12 @@ async fn fill(db: &Db, account: i64, rows: u64) {
         tx.all(Stmt::built(text)).await.unwrap();
         tx.commit().await.unwrap();
     }
-    if !sqlite {
-        db.run(Stmt::built("analyze".to_owned())).await.unwrap();
+    if let Ok(url) = std::env::var("DATABASE") {
+        // An archive that has grown over months is not being filled: what the server puts off until after that is done first.
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        for text in ["vacuum analyze", "checkpoint"] {
+            sqlx::raw_sql(text).execute(&mut connection).await.unwrap();
+        }
     }
 }
 
