@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
+#[path = "search/ahead.rs"]
+mod ahead;
 #[path = "search/filters.rs"]
 mod filters;
 mod support;
