@@ -1,7 +1,7 @@
 //! The database: every statement there is, for SQLite and Postgres alike.
 //!
 //! The stages meet here and nowhere else. A method is one thing that a stage needs done, in one transaction where it
-//! writes. What differs between the two databases is in `dialect.rs`; everything else is one text for both (`sql.rs`).
+//! writes. What differs between the two databases is in `dialect.rs`; everything else is one text for both (`sql/stmt.rs`).
 
 mod accounts;
 mod announce;

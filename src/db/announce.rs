@@ -391,19 +391,16 @@ impl Tx {
                 ]
             })
             .collect();
-        for part in rows.chunks(BULK) {
-            let stmt = Stmt::rows(
-                "insert into aside (account, digest, segment_id, reason, raw, first_seen, last_seen, times, from_ms, to_ms, due) values ",
-                part.to_vec(),
-                // Asked for again ever more rarely. Two windows that hold the same record narrow down where it lies.
-                " on conflict (account, digest) do update set last_seen = excluded.last_seen, times = aside.times + 1,
-                 reason = excluded.reason, resolved = null,
-                 due = excluded.last_seen + (excluded.due - excluded.last_seen) * (cast(1 as bigint) << cast(case when aside.times > 8 then 8 else aside.times end as int)),
-                 from_ms = case when excluded.from_ms > aside.from_ms and excluded.from_ms < aside.to_ms then excluded.from_ms else aside.from_ms end,
-                 to_ms = case when excluded.to_ms < aside.to_ms and excluded.to_ms > aside.from_ms then excluded.to_ms else aside.to_ms end",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
+        self.run_rows(
+            "insert into aside (account, digest, segment_id, reason, raw, first_seen, last_seen, times, from_ms, to_ms, due) values ",
+            rows,
+            // Asked for again ever more rarely. Two windows that hold the same record narrow down where it lies.
+            " on conflict (account, digest) do update set last_seen = excluded.last_seen, times = aside.times + 1,
+             reason = excluded.reason, resolved = null,
+             due = excluded.last_seen + (excluded.due - excluded.last_seen) * (cast(1 as bigint) << cast(case when aside.times > 8 then 8 else aside.times end as int)),
+             from_ms = case when excluded.from_ms > aside.from_ms and excluded.from_ms < aside.to_ms then excluded.from_ms else aside.from_ms end,
+             to_ms = case when excluded.to_ms < aside.to_ms and excluded.to_ms > aside.from_ms then excluded.to_ms else aside.to_ms end",
+        )
+        .await.map(drop)
     }
 }

@@ -268,11 +268,8 @@ impl Tx {
                 ]
             })
             .collect();
-        for part in rows.chunks(BULK) {
-            let head = "insert into tombstone (account, hash, at, kind, day, counted) values ";
-            self.run(Stmt::rows(head, part.to_vec(), " on conflict (account, hash) do nothing")).await?;
-        }
-        Ok(())
+        let head = "insert into tombstone (account, hash, at, kind, day, counted) values ";
+        self.run_rows(head, rows, " on conflict (account, hash) do nothing").await.map(drop)
     }
 
     /// Counts segments that are gone: in all, and those of which each artifact had been asked for.
@@ -288,18 +285,16 @@ impl Tx {
                 [account, day, gone.code()].into_iter().chain(counts).map(Arg::from).collect::<Vec<Arg>>()
             })
             .collect();
-        for part in rows.chunks(BULK) {
-            let stmt = Stmt::rows(
-                "insert into erased (account, day, kind, segments, transcripts, agent_summaries, auto_summaries) values ",
-                part.to_vec(),
-                " on conflict (account, day, kind) do update set segments = erased.segments + excluded.segments,
-                 transcripts = erased.transcripts + excluded.transcripts,
-                 agent_summaries = erased.agent_summaries + excluded.agent_summaries,
-                 auto_summaries = erased.auto_summaries + excluded.auto_summaries",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
+        self.run_rows(
+            "insert into erased (account, day, kind, segments, transcripts, agent_summaries, auto_summaries) values ",
+            rows,
+            " on conflict (account, day, kind) do update set segments = erased.segments + excluded.segments,
+             transcripts = erased.transcripts + excluded.transcripts,
+             agent_summaries = erased.agent_summaries + excluded.agent_summaries,
+             auto_summaries = erased.auto_summaries + excluded.auto_summaries",
+        )
+        .await
+        .map(drop)
     }
 
     /// The secret under which the archive remembers what was erased; made at its first use.

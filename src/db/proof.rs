@@ -302,15 +302,8 @@ impl Tx {
                 let leaf = if entry.feed > from { entry.leaf(&sub) } else { None };
                 kept.push(vec![account.into(), entry.feed.into(), Arg::Bytes(leaf.map(|leaf| leaf.to_vec().into()))]);
             }
-            while !kept.is_empty() {
-                let rest = kept.split_off(kept.len().min(BULK));
-                let stmt = Stmt::rows(
-                    "insert into erased_leaf (account, feed, leaf) values ",
-                    std::mem::replace(&mut kept, rest),
-                    " on conflict (account, feed) do nothing",
-                );
-                self.run(stmt).await?;
-            }
+            let head = "insert into erased_leaf (account, feed, leaf) values ";
+            self.run_rows(head, kept, " on conflict (account, feed) do nothing").await?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! document is a row of an FTS5 table without content, on Postgres one tsvector, or several that overlap, each with keys for
 //! what words alone do not tell. Nothing of the text is kept but its words.
 
+mod batch;
 mod blocks;
 mod buckets;
 mod doc;
@@ -15,11 +16,11 @@ mod postgres;
 mod purge;
 mod write;
 
+pub use batch::{IndexBatch, IndexEntry, IndexRow, IndexSlice, TodoRow};
 pub use doc::Doc;
 pub use look::{FoundRow, IndexLag, Lookup, Needle};
 pub(super) use number::Crowds;
 pub(super) use write::DOCS;
-pub use write::{IndexBatch, IndexEntry, IndexRow, IndexSlice, TodoRow};
 
 /// Words that two neighbouring blocks of a document have in common; no phrase that is looked up may be longer.
 pub const OVERLAP: usize = 64;

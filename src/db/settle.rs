@@ -223,22 +223,15 @@ impl Tx {
                 fresh.push((settled, version));
             }
         }
-        let mut rows: Vec<Vec<Arg>> = fresh
+        let rows: Vec<Vec<Arg>> = fresh
             .into_iter()
             .filter_map(|(settled, version)| {
                 owners.get_mut(&settled.claim.owned.account)?.append(settled, version, rand::rng().random())
             })
             .collect();
         self.advance(&tallies, owners).await?;
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows.len().min(BULK));
-            let stmt = Stmt::rows(
-                "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, salt, codec, body) values ",
-                std::mem::replace(&mut rows, rest),
-                "",
-            );
-            self.run(stmt).await?;
-        }
+        const HEAD: &str = "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, salt, codec, body) values ";
+        self.run_rows(HEAD, rows, "").await?;
         self.add_lateness(late).await
     }
 
@@ -276,16 +269,13 @@ impl Tx {
                 vec![(*account).into(), tally.entries.into(), tally.done.into(), head]
             })
             .collect();
-        for part in rows.chunks(BULK) {
-            let stmt = Stmt::rows(
-                "with v (id, entries, finished, chain) as (values ",
-                part.to_vec(),
-                ") update account set feed = feed + v.entries, done = done + v.finished, chain = coalesce(v.chain, account.chain)
-                 from v where account.id = v.id",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
+        self.run_rows(
+            "with v (id, entries, finished, chain) as (values ",
+            rows,
+            ") update account set feed = feed + v.entries, done = done + v.finished, chain = coalesce(v.chain, account.chain)
+             from v where account.id = v.id",
+        )
+        .await.map(drop)
     }
 
     async fn revisit(&mut self, counted: &[&Settled]) -> Result<(), DbError> {
@@ -307,15 +297,13 @@ impl Tx {
                 ])
             })
             .collect();
-        for part in rows.chunks(BULK) {
-            let stmt = Stmt::rows(
-                "insert into work (item, segment, artifact, account, lane, state, due, created, visit) values ",
-                part.to_vec(),
-                " on conflict (item) do nothing",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
+        self.run_rows(
+            "insert into work (item, segment, artifact, account, lane, state, due, created, visit) values ",
+            rows,
+            " on conflict (item) do nothing",
+        )
+        .await
+        .map(drop)
     }
 }
 

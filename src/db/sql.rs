@@ -11,7 +11,7 @@ use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
 pub use self::stmt::{Arg, Stmt, sql};
 use super::patient::Patient;
-use super::{Db, DbError};
+use super::{BULK, Db, DbError};
 use crate::clock::Time;
 
 mod stmt;
@@ -143,6 +143,21 @@ impl Tx {
         })
     }
 
+    /// Runs a statement over any number of rows, so many at a time as one may have; returns how many it touched.
+    pub(super) async fn run_rows(
+        &mut self,
+        head: &'static str,
+        mut rows: Vec<Vec<Arg>>,
+        tail: &'static str,
+    ) -> Result<u64, DbError> {
+        let mut touched = 0;
+        while !rows.is_empty() {
+            let rest = rows.split_off(rows.len().min(BULK));
+            touched += self.run(Stmt::rows(head, std::mem::replace(&mut rows, rest), tail)).await?;
+        }
+        Ok(touched)
+    }
+
     /// Runs a statement and returns its rows.
     pub async fn all(&mut self, stmt: Stmt) -> Result<Vec<Row>, DbError> {
         Ok(match self {
@@ -236,5 +251,45 @@ impl Db {
         let touched = tx.run(stmt).await?;
         tx.commit().await?;
         Ok(touched)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Access;
+
+    #[tokio::test]
+    async fn what_sqlite_runs_in_pieces_comes_to_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open_sqlite(&folder.path().join("test.db"), Access::Own).await.unwrap();
+        for count in [1, 7, 137, 1500] {
+            let mut tx = db.begin().await.unwrap();
+            let rows = (0..count).map(|n: i64| vec![n.into(), Arg::from(n * 3)]).collect();
+            assert_eq!(
+                tx.run_rows("insert into search_doc (item, number) values ", rows, "").await.unwrap(),
+                count as u64
+            );
+            let numbers = |rows: Vec<Row>| rows.iter().map(|row| row.int(0).unwrap()).collect::<Vec<i64>>();
+            let wanted: Vec<i64> = (0..count.min(500)).map(|n| n * 3).collect();
+            let rows = (0..count.min(500)).map(|n| vec![Arg::from(n)]).collect();
+            let joined =
+                Stmt::rows("with v (n) as (values ", rows, ") select number from v join search_doc on item = n");
+            assert_eq!(numbers(tx.all(joined).await.unwrap()), wanted);
+            let listed = Stmt::list("select number from search_doc where item in ", Vec::new(), 0..count.min(500), "");
+            assert_eq!(numbers(tx.all(listed).await.unwrap()), wanted);
+            let listed = Stmt::list("delete from search_doc where item in ", Vec::new(), 0..count.min(500), "");
+            assert_eq!(tx.run(listed).await.unwrap(), count.min(500) as u64);
+        }
+        db.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_limit_that_changes_does_not_have_sqlite_plan_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open_sqlite(&folder.path().join("test.db"), Access::Own).await.unwrap();
+        let row = db.first(sql("select sqlite_compileoption_used('ENABLE_QPSG')")).await.unwrap().unwrap();
+        assert!(row.flag(0).unwrap(), "SQLite was built without what .cargo/config.toml says");
+        db.close().await;
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::super::{Arg, BULK, DbError, Stmt, Tx, sql};
+use super::super::{Arg, DbError, Tx, sql};
 use crate::clock::Time;
 
 /// What to add to each day of the ledger: segments, digest.
@@ -82,14 +82,12 @@ impl Tx {
             .into_iter()
             .map(|((account, kind, bucket), count)| vec![account.into(), kind.into(), bucket.into(), count.into()])
             .collect();
-        for part in rows.chunks(BULK) {
-            let stmt = Stmt::rows(
-                "insert into lateness (account, kind, bucket, count) values ",
-                part.to_vec(),
-                " on conflict (account, kind, bucket) do update set count = lateness.count + excluded.count",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
+        self.run_rows(
+            "insert into lateness (account, kind, bucket, count) values ",
+            rows,
+            " on conflict (account, kind, bucket) do update set count = lateness.count + excluded.count",
+        )
+        .await
+        .map(drop)
     }
 }

@@ -6,7 +6,7 @@
 //! kept, so that a search up to a moment looks so much further.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::super::{Arg, BULK, Db, DbError, Stmt, Tx, sql};
 use super::Doc;
@@ -35,10 +35,18 @@ pub(super) fn place(ended: Time) -> i64 {
 pub struct Crowds(Mutex<BTreeMap<i64, i64>>);
 
 impl Crowds {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<i64, i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// From where on to look for a free number.
     fn past(&self, from: i64) -> i64 {
-        let crowds = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        crowds.range(..=from).next_back().map_or(from, |(_, end)| from.max(*end))
+        self.held().range(..=from).next_back().map_or(from, |(_, end)| from.max(*end))
+    }
+
+    /// That no number is taken any more.
+    pub(super) fn forget(&self) {
+        self.held().clear();
     }
 
     /// That all are taken from each first number on, before the second: to be said once that has been committed.
@@ -49,7 +57,7 @@ impl Crowds {
     }
 
     fn note_one(&self, first: i64, end: i64) {
-        let mut crowds = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut crowds = self.held();
         let (mut first, mut end) = (first, end);
         while let Some((start, held)) = crowds.range(..=end).next_back().map(|(start, end)| (*start, *end)) {
             if held < first {
@@ -67,7 +75,6 @@ impl Crowds {
 }
 
 /// Which documents items have.
-#[derive(Default)]
 pub(super) struct Numbered {
     /// By item.
     pub docs: HashMap<i64, Doc>,
@@ -111,11 +118,7 @@ impl Tx {
                 furthest = furthest.max(ended.known().map_or(0, |_| number - place));
             }
         }
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows.len().min(BULK));
-            let rows = std::mem::replace(&mut rows, rest);
-            self.run(Stmt::rows("insert into search_doc (item, number) values ", rows, "")).await?;
-        }
+        self.run_rows("insert into search_doc (item, number) values ", rows, "").await?;
         self.went(furthest).await?;
         Ok(Numbered { docs, crowds: crowded })
     }
@@ -262,8 +265,9 @@ mod tests {
         assert_eq!((after[0], db.spread().await.unwrap()), (place(later), 1));
 
         let mut seen: BTreeSet<i64> = one.iter().chain(&after).copied().collect();
+        let items = |batch: i64| (0..700).map(|nth| (100 + batch * 700 + nth, ended)).collect::<Vec<(i64, Time)>>();
         for batch in 0..5 {
-            let items: Vec<(i64, Time)> = (0..700).map(|nth| (100 + batch * 700 + nth, ended)).collect();
+            let items = items(batch);
             let given = numbers(&db, &items).await;
             assert!(given.iter().all(|number| seen.insert(*number)), "a number was given twice");
             assert_eq!(numbers(&db, &items).await, given);
@@ -276,9 +280,12 @@ mod tests {
         assert_eq!(tx.numbers_off(&[1, 4, 77]).await.unwrap().len(), 2);
         tx.commit().await.unwrap();
         assert_eq!(numbers(&db, &[(9, ended)]).await, [place(ended) + 1]);
+        // Where all are taken off, their places are free again.
+        db.prepare_index(-1).await.unwrap();
+        assert_eq!(numbers(&db, &items(0)).await[..2], [place(ended), place(ended) + 1]);
         // What has no end time is in nobody's way.
         numbers(&db, &(0..50).map(|nth| (9000 + nth, Time::NONE)).collect::<Vec<_>>()).await;
-        assert_eq!(db.spread().await.unwrap(), 3502);
+        assert_eq!(db.spread().await.unwrap(), 699);
         db.close().await;
     }
 }

@@ -143,6 +143,9 @@ impl Db {
         tx.put_meta("search_version", &version.to_string()).await?;
         tx.put_meta("search_sweep", "0").await?;
         tx.commit().await?;
+        if let Db::Sqlite(pools) = self {
+            pools.crowds.forget();
+        }
         Ok(true)
     }
 

@@ -2,131 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::{Arg, BULK, Db, DbError, Owned, Row, Stmt, Tx, item, sql};
-use super::blocks::{Block, blocks};
-use super::keys::array;
+use super::super::{Arg, BULK, Db, DbError, Row, Stmt, Tx, item, sql};
+use super::Doc;
+use super::batch::{Form, IndexBatch, IndexEntry, IndexRow, IndexSlice, TodoRow};
 use super::number::Crowds;
-use super::{Doc, account_word, buckets};
 use crate::clock::Time;
-
-/// A stretch of an account's feed, after `after` up to and with `to`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexSlice {
-    /// In whose name it is indexed.
-    pub owned: Owned,
-    /// The last number that is indexed.
-    pub after: i64,
-    /// The last number of the stretch.
-    pub to: i64,
-}
-
-/// A version of an artifact, as the feed brings it.
-#[derive(Debug, Clone)]
-pub struct IndexRow {
-    /// The account.
-    pub account: i64,
-    /// Its item.
-    pub item: i64,
-    /// Its version.
-    pub version: i64,
-    /// When its segment ended.
-    pub ended: Time,
-    /// Its segment's metadata.
-    pub metadata: String,
-    /// The body as received; `None` where there is none.
-    pub body: Option<Vec<u8>>,
-}
-
-/// A segment of which something must be indexed anew.
-#[derive(Debug, Clone)]
-pub struct TodoRow {
-    /// The account.
-    pub account: i64,
-    /// The segment.
-    pub segment: i64,
-    /// When it ended, as far as the index knows.
-    pub was: Time,
-    /// How often it was asked for.
-    pub times: i64,
-    /// When it ended, and its metadata; `None` where the segment is gone.
-    pub now: Option<(Time, String)>,
-}
-
-impl TodoRow {
-    /// Whether the other is the same thing to do, not asked for again in between.
-    pub fn is(&self, other: &TodoRow) -> bool {
-        (self.account, self.segment, self.was, self.times) == (other.account, other.segment, other.was, other.times)
-    }
-}
-
-/// A document to be.
-#[derive(Debug, Clone)]
-pub struct IndexEntry {
-    /// The account.
-    pub account: i64,
-    /// Its item; code 3 is the agent's notes.
-    pub item: i64,
-    /// The version of the artifact that the words are of; 0 for notes.
-    pub version: i64,
-    /// When its segment ended.
-    pub ended: Time,
-    /// What is written of it.
-    pub text: IndexText,
-}
-
-/// What the index holds of a document, as its database takes it.
-#[derive(Debug, Clone)]
-pub struct IndexText(Form);
-
-#[derive(Debug, Clone)]
-enum Form {
-    /// Nothing of it is to be found.
-    Nothing,
-    /// On SQLite: all words, joined by single spaces.
-    Words(String),
-    /// On Postgres: of each block the words and the keys.
-    Blocks(Vec<(String, String)>),
-}
-
-/// What one transaction changes.
-#[derive(Debug, Default)]
-pub struct IndexBatch {
-    /// What of the feeds it covers.
-    pub slices: Vec<IndexSlice>,
-    /// What was to be indexed anew.
-    pub todos: Vec<TodoRow>,
-    /// The documents of both.
-    pub entries: Vec<IndexEntry>,
-}
 
 /// Rows of a statement that writes documents: each is long.
 pub const DOCS: usize = 100;
 
 impl Db {
-    /// The document of an item: `marks` are what filters go by, words that no text has, and `words` what is said in it, each
-    /// joined by single spaces; without words nothing of it is to be found. It takes a little while: not to be done within a
-    /// transaction.
-    pub fn index_entry(
-        &self,
-        account: i64,
-        (item, version): (i64, i64),
-        ended: Time,
-        marks: &str,
-        words: &str,
-    ) -> IndexEntry {
-        let marks = format!("{} {marks}", account_word(account));
-        let form = match self {
-            _ if words.is_empty() => Form::Nothing,
-            Db::Sqlite(_) => Form::Words(format!("{marks} {words}")),
-            Db::Postgres(_) => {
-                let stretches = buckets::of(Doc::of(item, ended));
-                let of = |block: Block| (block.words, array(block.keys.into_iter().chain(stretches)));
-                Form::Blocks(blocks(words, &marks).into_iter().map(of).collect())
-            }
-        };
-        IndexEntry { account, item, version, ended, text: IndexText(form) }
-    }
-
     /// How far each account's feed has got, and how far the index has followed, for those that it has not caught up with.
     ///
     /// # Errors
@@ -231,7 +116,7 @@ impl Db {
                 version => !gone.contains(&(entry.item, version)),
             };
             if counts {
-                if matches!(entry.text.0, Form::Nothing) { &mut empty } else { &mut put }.push(entry);
+                if matches!(entry.form, Form::Nothing) { &mut empty } else { &mut put }.push(entry);
             }
         }
         drop.extend(empty.iter().map(|entry| (entry.item, entry.ended)));
@@ -409,7 +294,7 @@ impl Tx {
         let numbers = self.numbered(&docs, crowds).await?;
         for part in entries.chunks(DOCS) {
             let rows = part.iter().filter_map(|entry| {
-                let (doc, Form::Words(words)) = (numbers.docs.get(&entry.item)?, &entry.text.0) else { return None };
+                let (doc, Form::Words(words)) = (numbers.docs.get(&entry.item)?, &entry.form) else { return None };
                 Some(vec![Arg::from(doc.0), words.into()])
             });
             let head = "insert or replace into search_text (rowid, words) values ";
@@ -425,35 +310,31 @@ impl Tx {
         for part in entries.chunks(DOCS) {
             let mut rows: Vec<Vec<Arg>> = Vec::with_capacity(part.len());
             for entry in part {
-                let (doc, Form::Blocks(blocks)) = (Doc::of(entry.item, entry.ended), &entry.text.0) else { continue };
+                let (doc, Form::Blocks(blocks)) = (Doc::of(entry.item, entry.ended), &entry.form) else { continue };
                 let many = blocks.len() > 1;
                 rows.extend((0_i64..).zip(blocks).map(|(nth, (words, keys))| {
                     vec![doc.0.into(), nth.into(), many.into(), words.into(), keys.into()]
                 }));
             }
-            for rows in rows.chunks(BULK) {
-                let stmt = Stmt::rows(
-                    "with v (doc, block, many, words, keys) as (values ",
-                    rows.to_vec(),
-                    ") insert into search_block (doc, block, many, words, keys)
-                     select doc, block, many, cast(words as tsvector), cast(keys as integer[]) from v",
-                );
-                self.run(stmt).await?;
-            }
+            self.run_rows(
+                "with v (doc, block, many, words, keys) as (values ",
+                rows,
+                ") insert into search_block (doc, block, many, words, keys)
+                 select doc, block, many, cast(words as tsvector), cast(keys as integer[]) from v",
+            )
+            .await?;
         }
         Ok(())
     }
 
     async fn move_cursors(&mut self, slices: impl Iterator<Item = &IndexSlice>) -> Result<(), DbError> {
         let rows: Vec<Vec<Arg>> = slices.map(|slice| vec![slice.owned.account.into(), Arg::from(slice.to)]).collect();
-        for part in rows.chunks(BULK) {
-            let stmt = Stmt::rows(
-                "insert into search_cursor (account, feed) values ",
-                part.to_vec(),
-                " on conflict (account) do update set feed = excluded.feed",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
+        self.run_rows(
+            "insert into search_cursor (account, feed) values ",
+            rows,
+            " on conflict (account) do update set feed = excluded.feed",
+        )
+        .await
+        .map(drop)
     }
 }

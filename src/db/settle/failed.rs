@@ -64,15 +64,12 @@ impl Tx {
                 ])
             })
             .collect();
-        for part in rows.chunks(BULK) {
-            let stmt = Stmt::rows(
-                "insert into attempt (item, slot, nth, at, status, reason) values ",
-                part.to_vec(),
-                " on conflict (item, slot) do update set nth = excluded.nth, at = excluded.at, status = excluded.status, reason = excluded.reason",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
+        self.run_rows(
+            "insert into attempt (item, slot, nth, at, status, reason) values ",
+            rows,
+            " on conflict (item, slot) do update set nth = excluded.nth, at = excluded.at, status = excluded.status, reason = excluded.reason",
+        )
+        .await.map(drop)
     }
 }
 
