@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::AccountPolicy;
 use crate::db::{Db, Owned, Refusal};
+use crate::health::FindingRegistry;
 use crate::model::{AccountId, Lane};
 use crate::ringcx::limits::{Budget, Pacer, Setback};
 use crate::ringcx::{Api, Login};
@@ -47,6 +48,8 @@ pub struct Account {
     pub work: Notify,
     /// Rung when there may be more to discover than was planned.
     pub discover: Notify,
+    /// Where to report what is wrong.
+    pub findings: Arc<FindingRegistry>,
     /// Figures that only this process knows.
     pub live: Live,
 }

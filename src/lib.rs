@@ -9,6 +9,8 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod coverage;
+pub mod health;
+pub mod lenient_json;
 pub mod model;
 pub mod planted;
 pub mod ringcx;

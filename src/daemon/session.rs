@@ -350,6 +350,7 @@ impl Session {
             clock: clock.clone(),
             work: Notify::new(),
             discover: Notify::new(),
+            findings: self.shared.findings.clone(),
             live: Live::default(),
         }
     }

@@ -13,6 +13,7 @@ use crate::config::{Auth, LimitScope, Limits, Settings};
 use crate::db::Db;
 use crate::deliver::Board;
 use crate::fetch::committer::Storage;
+use crate::health::FindingRegistry;
 use crate::metrics::Metrics;
 use crate::ringcx::limits::{Budget, Sliding};
 use crate::ringcx::{Api, Credentials, Hosts, Login};
@@ -35,6 +36,8 @@ pub struct Shared {
     storage: watch::Sender<Storage>,
     stored: watch::Sender<u64>,
     rings: watch::Sender<i64>,
+    /// What is wrong at present, as each part of the daemon has noticed it.
+    pub findings: Arc<FindingRegistry>,
     /// Which sinks rest, and why.
     pub sinks: Arc<Board>,
     session: AtomicBool,
@@ -67,6 +70,7 @@ impl Shared {
             storage: watch::Sender::new(Storage::Ok),
             stored: watch::Sender::new(0),
             rings: watch::Sender::new(0),
+            findings: Arc::default(),
             sinks: Arc::default(),
             session: AtomicBool::new(false),
             beats: AtomicU64::new(0),

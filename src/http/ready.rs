@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::daemon::shared::Shared;
 use crate::db::{DbError, DbFault};
 use crate::fetch::committer::Storage;
+use crate::health::Finding;
 use crate::ringcx::LoginState;
 use crate::status::SinkState;
 
@@ -63,6 +64,8 @@ pub(super) enum What {
     Accounts,
     Leases,
     Sink,
+    /// Reported by the part of the daemon that noticed it.
+    Finding,
 }
 
 /// Something that stands in the way, or that one should know.
@@ -119,6 +122,8 @@ pub(super) struct Facts {
     pub(super) accounts: Vec<Standing>,
     /// Sinks that take nothing: whether a person has to act, name, reason.
     pub(super) sinks: Vec<(bool, String, String)>,
+    /// What the parts of the daemon have reported.
+    pub(super) findings: Vec<Finding>,
 }
 
 /// How an account stands.
@@ -164,7 +169,14 @@ pub(super) fn facts(shared: &Shared, ping: Result<(), Trouble>, picture: Option<
         .iter()
         .filter(|sink| matches!(sink.state, SinkState::Resting | SinkState::Stopped))
         .map(|sink| (sink.state == SinkState::Stopped, sink.name.clone(), sink.reason.clone().unwrap_or_default()));
-    Facts { database, login: shared.login.state(), works: shared.in_session(), accounts, sinks: sinks.collect() }
+    Facts {
+        database,
+        login: shared.login.state(),
+        works: shared.in_session(),
+        accounts,
+        sinks: sinks.collect(),
+        findings: shared.findings.list(),
+    }
 }
 
 /// Judges them.
@@ -219,6 +231,11 @@ pub(super) fn judge(facts: &Facts) -> Readiness {
             "nothing to do if it passes: the sink is tried again by itself, and nothing is lost",
         ),
     }));
+    for finding in &facts.findings {
+        ready &= !finding.blocks_progress;
+        let reported = reason(What::Finding, finding.sentence.clone(), &finding.hint);
+        reasons.push(Reason { account: finding.subject.clone(), ..reported });
+    }
     Readiness { ready, reasons, paused: facts.accounts.iter().flat_map(paused).collect() }
 }
 

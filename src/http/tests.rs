@@ -104,6 +104,7 @@ impl Server {
                 clock: shared.clock.clone(),
                 work: tokio::sync::Notify::new(),
                 discover: tokio::sync::Notify::new(),
+                findings: shared.findings.clone(),
                 live: Live::default(),
             }));
         }

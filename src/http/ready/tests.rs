@@ -13,7 +13,14 @@ fn account(sub: &str, paused: Vec<Paused>) -> Standing {
 
 fn healthy() -> Facts {
     let accounts = vec![account("one", Vec::new()), account("two", Vec::new())];
-    Facts { database: Ok(()), login: LoginState::Good { at: Time(0) }, works: true, accounts, sinks: Vec::new() }
+    Facts {
+        database: Ok(()),
+        login: LoginState::Good { at: Time(0) },
+        works: true,
+        accounts,
+        sinks: Vec::new(),
+        findings: Vec::new(),
+    }
 }
 
 fn failing(refused: bool) -> LoginState {

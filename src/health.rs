@@ -1,0 +1,108 @@
+//! Findings: what is wrong, or worth knowing, of this daemon, each with its cause and what to do about it.
+//!
+//! Whoever notices a trouble reports it here, and clears it when it is over; readiness, the dashboard, `status` and the
+//! metrics show what is reported. Pure: no I/O, and time is passed in.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use crate::clock::Time;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Something is late or incomplete and recovers without a person.
+    Warning,
+    /// Data is at risk, or a person has to act.
+    Trouble,
+}
+
+/// One finding. Never holds anything that a customer said, nor a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What kind it is: stable, `snake_case`, for programs (`clock_skew`, `account_list_failed`).
+    pub code: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Since when.
+    pub since: Time,
+    /// What it is about where that is one thing of several: a sub-account, a host, a sink.
+    pub subject: Option<String>,
+    /// What is wrong, in one sentence without a final dot.
+    pub sentence: String,
+    /// What to do.
+    pub hint: String,
+    /// Whether nothing can make progress while it lasts, so that `/readyz` answers 503.
+    pub blocks_progress: bool,
+}
+
+/// The findings that are open now. Shared by all parts of a daemon.
+#[derive(Debug, Default)]
+pub struct FindingRegistry {
+    open: Mutex<BTreeMap<Key, Finding>>,
+}
+
+type Key = (&'static str, Option<String>);
+
+impl FindingRegistry {
+    /// Opens a finding, or replaces the one of the same code and subject, which keeps its `since`. Returns whether it is
+    /// new, for whoever logs it once.
+    pub fn report(&self, mut finding: Finding) -> bool {
+        let mut open = self.open();
+        let key = (finding.code, finding.subject.clone());
+        let known = open.get(&key).map(|known| known.since);
+        finding.since = known.unwrap_or(finding.since);
+        open.insert(key, finding);
+        known.is_none()
+    }
+
+    /// Closes a finding. Returns whether it was open.
+    pub fn clear(&self, code: &'static str, subject: Option<&str>) -> bool {
+        self.open().remove(&(code, subject.map(str::to_owned))).is_some()
+    }
+
+    /// All open findings, worst first.
+    pub fn list(&self) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = self.open().values().cloned().collect();
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        findings
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<Key, Finding>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(severity: Severity, since: i64, subject: Option<&str>) -> Finding {
+        Finding {
+            code: "clock_skew",
+            severity,
+            since: Time(since),
+            subject: subject.map(str::to_owned),
+            sentence: "the clock is wrong".to_owned(),
+            hint: "put it right".to_owned(),
+            blocks_progress: false,
+        }
+    }
+
+    #[test]
+    fn a_finding_is_new_once_and_keeps_its_beginning_until_it_is_cleared() {
+        let registry = FindingRegistry::default();
+        assert!(registry.report(finding(Severity::Info, 1, Some("a"))));
+        assert!(!registry.report(finding(Severity::Trouble, 2, Some("a"))));
+        assert!(registry.report(finding(Severity::Warning, 3, None)));
+        let listed: Vec<_> = registry.list().into_iter().map(|found| (found.severity, found.since.0)).collect();
+        assert_eq!(listed, [(Severity::Trouble, 1), (Severity::Warning, 3)]);
+        assert!(registry.clear("clock_skew", Some("a")) && !registry.clear("clock_skew", Some("a")));
+        assert_eq!(registry.list().len(), 1);
+    }
+}

@@ -1,0 +1,248 @@
+//! JSON as real servers send it: reads what a strict parser refuses, at the price of the one value that is at fault.
+//!
+//! Pure. Stored bytes are never changed by it; whoever reads them back goes through here. A text that a strict parser
+//! accepts is read by it alone, at its speed. Any other is repaired first: half a surrogate becomes U+FFFD, a raw control
+//! character its escape, a number out of range the text that it was written as, a value nested too deeply `null`.
+//!
+//! Why no crate: `jiter` refuses half a surrogate and deep nesting, `sonic-rs` (`utf8_lossy`) reads surrogates but not raw
+//! control characters, and would be a second JSON library beside `serde_json`, which has neither.
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Values nested deeper than this are read as `null`; `serde_json` refuses the whole text from 128 on.
+const MAX_DEPTH: usize = 100;
+
+/// Reads JSON leniently; `None` where it is not JSON even then.
+pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    from_str(&decode(bytes))
+}
+
+/// [`from_slice`] of a text.
+pub fn from_str<T: DeserializeOwned>(text: &str) -> Option<T> {
+    let text = without_mark(text);
+    serde_json::from_str(text).ok().or_else(|| serde_json::from_str(&repair(text)).ok())
+}
+
+/// Any JSON value; `None` where it is not JSON.
+pub fn value(text: &str) -> Option<Value> {
+    from_str(text)
+}
+
+/// The text as a strict parser accepts it: as it is where one does, else repaired; `None` where it is not JSON even then.
+/// Without a byte order mark.
+pub fn strict(text: &str) -> Option<Cow<'_, str>> {
+    let text = without_mark(text);
+    if is_strict(text) {
+        return Some(Cow::Borrowed(text));
+    }
+    let repaired = repair(text);
+    is_strict(&repaired).then_some(Cow::Owned(repaired))
+}
+
+/// The text of bytes that should be UTF-8: what is not becomes U+FFFD.
+pub fn decode(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Not `IgnoredAny`, which passes over surrogates, numbers and depths that the same parser then refuses to read.
+fn is_strict(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok()
+}
+
+/// One pass over the tokens. Structure is left to the parser: what is no JSON stays none.
+fn repair(text: &str) -> String {
+    let mut repair = Repair { rest: text, out: String::with_capacity(text.len() + 16) };
+    let mut depth = 0_usize;
+    while let Some(first) = repair.rest.chars().next() {
+        match first {
+            '"' => repair.string(),
+            '{' | '[' if depth == MAX_DEPTH => repair.skip_container(),
+            '{' | '[' => {
+                depth += 1;
+                repair.copy(1);
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                repair.copy(1);
+            }
+            '0'..='9' | '-' | '+' | '.' | 'N' | 'I' => repair.number(),
+            _ if first.is_control() && !matches!(first, '\n' | '\r' | '\t') => repair.replace(first.len_utf8(), " "),
+            _ => repair.copy(first.len_utf8()),
+        }
+    }
+    repair.out
+}
+
+struct Repair<'a> {
+    rest: &'a str,
+    out: String,
+}
+
+impl Repair<'_> {
+    fn copy(&mut self, length: usize) {
+        let (copied, rest) = self.rest.split_at(length);
+        self.out.push_str(copied);
+        self.rest = rest;
+    }
+
+    fn replace(&mut self, length: usize, by: &str) {
+        self.rest = &self.rest[length..];
+        self.out.push_str(by);
+    }
+
+    /// A string, from its opening quote to its closing one or the end of the text.
+    fn string(&mut self) {
+        self.copy(1);
+        loop {
+            let plain = self.rest.find(|letter| letter == '"' || letter == '\\' || letter < ' ');
+            self.copy(plain.unwrap_or(self.rest.len()));
+            match self.rest.bytes().next() {
+                Some(b'"') => return self.copy(1),
+                Some(b'\\') => self.escape(),
+                Some(control) => self.replace(1, &format!("\\u{control:04x}")),
+                None => return,
+            }
+        }
+    }
+
+    fn escape(&mut self) {
+        match self.rest.as_bytes().get(1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.copy(2),
+            Some(b'u') => match (code_unit(self.rest), self.rest.get(6..).and_then(code_unit)) {
+                (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => self.copy(12),
+                (Some(0xd800..=0xdfff), _) => self.replace(6, "\\ufffd"),
+                (Some(_), _) => self.copy(6),
+                (None, _) => self.replace(1, "\\\\"),
+            },
+            _ => self.replace(1, "\\\\"),
+        }
+    }
+
+    /// A number, or what stands in the place of one.
+    fn number(&mut self) {
+        let of_token = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '+' | '-' | '.' | '_');
+        let length = self.rest.find(|letter| !of_token(letter)).unwrap_or(self.rest.len());
+        let token = &self.rest[..length];
+        match token {
+            "NaN" | "Infinity" | "-Infinity" | "+Infinity" => self.replace(length, "null"),
+            _ if token.starts_with(['N', 'I']) || serde_json::from_str::<f64>(token).is_ok() => self.copy(length),
+            _ => {
+                let quoted = format!("\"{token}\"");
+                self.replace(length, &quoted);
+            }
+        }
+    }
+
+    /// An object or an array with all that is in it, or up to the end of the text.
+    fn skip_container(&mut self) {
+        let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+        let end = self.rest.bytes().position(|byte| {
+            match byte {
+                _ if is_escaped => is_escaped = false,
+                b'\\' if in_string => is_escaped = true,
+                b'"' => in_string = !in_string,
+                b'{' | b'[' if !in_string => depth += 1,
+                b'}' | b']' if !in_string => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        self.replace(end.map_or(self.rest.len(), |end| end + 1), "null");
+    }
+}
+
+/// The code unit of an escape such as `\ud83d` at the beginning of the text.
+fn code_unit(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_strict_parser_reads_is_read_by_it() {
+        for text in [r#"{"a":[1,2.5,-3e2,"\ud83d\ude00",null,true]}"#, "[]", "7", "\"x\"", "\u{feff}{}"] {
+            assert!(matches!(strict(text), Some(Cow::Borrowed(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_at_fault_costs_itself_and_nothing_beside_it() {
+        for (text, read) in [
+            (r#"{"a":"cut \ud83d","b":1}"#, json!({"a": "cut \u{fffd}", "b": 1})),
+            (r#"["\ude00","\ud83d\ud83d\ude00","\ud83dx"]"#, json!(["\u{fffd}", "\u{fffd}😀", "\u{fffd}x"])),
+            (r#"{"\ud83d":1}"#, json!({"\u{fffd}": 1})),
+            ("[\"a\0b\u{1}\nc\",1]", json!(["a\0b\u{1}\nc", 1])),
+            (r#"["a\x41","\u12","\u12g4"]"#, json!(["a\\x41", "\\u12", "\\u12g4"])),
+            (
+                r#"[1e999,-1e999,NaN,Infinity,-Infinity,01,+1,.5,1.,2]"#,
+                json!(["1e999", "-1e999", null, null, null, "01", "+1", ".5", "1.", 2]),
+            ),
+            ("[\u{b}1,\0 2]", json!([1, 2])),
+            (r#"{"a":1e999,"a":2}"#, json!({"a": 2})),
+        ] {
+            assert_eq!(value(text), Some(read), "{text}");
+            assert!(matches!(strict(text), Some(Cow::Owned(_))), "{text}");
+        }
+        let long = "7".repeat(400);
+        assert_eq!(value(&format!("[{long},1]")), Some(json!([long, 1])));
+        for nest in [("[", "]"), ("{\"k\":", "}")] {
+            let deep = format!("{}1{}", nest.0.repeat(300), nest.1.repeat(300));
+            let read = value(&format!(r#"{{"deep":{deep},"beside":"\"]x"}}"#)).unwrap();
+            assert_eq!(read["beside"], "\"]x");
+        }
+        assert_eq!(from_slice::<Value>(b"{\"a\":\"caf\xe9\"}"), Some(json!({"a": "caf\u{fffd}"})));
+    }
+
+    #[test]
+    fn what_is_no_json_stays_none() {
+        for text in [
+            "",
+            "oops",
+            "{\"a\":\"b",
+            "{\"a\":1} x",
+            "<html>",
+            "[1,]",
+            "{a:1}",
+            "Infinite",
+            "Nothing",
+            "[",
+            "\\",
+            "\"\\",
+        ] {
+            assert_eq!(value(text), None, "{text}");
+            assert_eq!(strict(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_upsets_it_and_what_it_repairs_is_repaired_once(text in r#"([\[\]{},:"\\ue0-9d.NaI\x00-\x20é-]|\\ud83d|"a":){0,40}"#) {
+            if let Some(strict) = strict(&text) {
+                prop_assert!(is_strict(&strict));
+                prop_assert_eq!(value(&text), serde_json::from_str(&strict).ok());
+            }
+        }
+
+        #[test]
+        fn a_fault_in_one_string_leaves_the_others(before in ".*", after in ".*", at in "\\\\ud8[0-9a-f]{2}") {
+            let text = format!(r#"{{"before":{},"fault":"{at}","after":{}}}"#, json!(before), json!(after));
+            let read = value(&text).unwrap();
+            prop_assert_eq!(&read["before"], &json!(before));
+            prop_assert_eq!(&read["fault"], "\u{fffd}");
+            prop_assert_eq!(&read["after"], &json!(after));
+        }
+    }
+}
