@@ -21,6 +21,7 @@ mod when;
 
 use std::path::{Path, PathBuf};
 
+pub use parse::signing_key;
 pub use problem::{ConfigError, ConfigErrors, Place};
 pub use settings::{
     Account, AccountPolicy, Accounts, Api, Auth, Database, DatabaseUrl, DiscoverAccounts, Discovery, Fetch, Http,

@@ -40,6 +40,9 @@ const TICK: Duration = Duration::from_secs(5);
 /// Rests begin this short and get this long.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
+/// How often the log says that a sink rests: one that takes some events and refuses others rests every few seconds.
+const REST_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Delays between tries of one event begin this short and get this long.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(86_400));
 
@@ -82,6 +85,8 @@ pub struct Deliverer {
     /// When its row is looked at again.
     look: Tick,
     rest: Option<Rest>,
+    /// Before then no further rest is worth a warning.
+    next_warning: Tick,
     streak: Streak,
     /// Which account comes first, so that all take turns.
     turn: usize,
@@ -100,6 +105,8 @@ struct Rest {
     until: Tick,
     times: u32,
     since: Time,
+    /// Whether the log has said so.
+    warned: bool,
 }
 
 impl Deliverer {
@@ -114,6 +121,7 @@ impl Deliverer {
             stopped: false,
             look: Tick::default(),
             rest: None,
+            next_warning: Tick::default(),
             streak: Streak::default(),
             turn: 0,
             replaying: true,
@@ -144,11 +152,11 @@ impl Deliverer {
         if self.stopped {
             return Ok(Progress::Idle(now + TICK));
         }
-        if let Some(rest) = self.rest.as_ref().filter(|rest| now < rest.until) {
-            return Ok(Progress::Idle(rest.until));
+        if let Some(until) = self.rests_until(now) {
+            return Ok(Progress::Idle(until));
         }
         if let Err(error) = self.open().await {
-            return Ok(Progress::Idle(self.lie_down(&error)));
+            return Ok(Progress::Idle(self.lie_down(&error, false)));
         }
         let progress = match &self.outlet {
             Some(Outlet::Objects(store)) => {
@@ -157,7 +165,7 @@ impl Deliverer {
             }
             _ => self.step_events(sink).await?,
         };
-        if self.rest.is_some() || self.stopped {
+        if self.stopped || self.rests_until(self.means.clock.tick()).is_some() {
             return Ok(progress);
         }
         Ok(match (progress, self.step_replay(sink).await?) {
@@ -177,7 +185,7 @@ impl Deliverer {
 
     /// Has something unexpected keep the sink from working: it rests, and the others go on.
     pub fn trouble(&mut self, error: &DbError) -> Tick {
-        self.lie_down(&SinkError::away(format!("the database failed: {error}")))
+        self.lie_down(&SinkError::away(format!("the database failed: {error}")), false)
     }
 
     /// The sink's number; its row is made where its name is new, and read again now and then.
@@ -221,12 +229,22 @@ impl Deliverer {
         self.rest.as_ref().map_or(0, |rest| rest.times)
     }
 
-    /// Lets the sink rest, longer each time; returns until when.
-    fn lie_down(&mut self, error: &SinkError) -> Tick {
+    /// Until when it rests, if it does at `now`.
+    fn rests_until(&self, now: Tick) -> Option<Tick> {
+        self.rest.as_ref().map(|rest| rest.until).filter(|until| now < *until)
+    }
+
+    /// Lets the sink rest: as long as it asks for, else longer each time in a row. One that has just `taken` something begins
+    /// with a short rest again: it is not away, however often it refuses. Returns until when.
+    fn lie_down(&mut self, error: &SinkError, taken: bool) -> Tick {
         let (tick, now) = (self.means.clock.tick(), self.means.clock.now());
-        let (since, times) = self.rest.as_ref().map_or((now, 1), |rest| (rest.since, rest.times.saturating_add(1)));
-        let delay = delay(REST, times).max(error.retry_after.unwrap_or_default());
-        if times == 1 {
+        let before = self.rest.take().filter(|_| !taken);
+        let (since, times, warned) =
+            before.map_or((now, 1, false), |rest| (rest.since, rest.times.saturating_add(1), rest.warned));
+        let delay = error.retry_after.filter(|asked| !asked.is_zero()).unwrap_or_else(|| delay(REST, times));
+        let warns = !warned && tick >= self.next_warning;
+        if warns {
+            self.next_warning = tick + REST_WARNING_INTERVAL;
             tracing::warn!(
                 sink = self.settings.name,
                 reason = error.reason(),
@@ -236,7 +254,7 @@ impl Deliverer {
             tracing::debug!(sink = self.settings.name, reason = error.reason(), times, "the sink still takes nothing");
         }
         let until = tick + delay;
-        self.rest = Some(Rest { until, times, since });
+        self.rest = Some(Rest { until, times, since, warned: warned || warns });
         let resting = Resting { since, until: now + delay, reason: error.reason() };
         self.means.board.set(&self.settings.name, Some(resting));
         until
@@ -244,21 +262,26 @@ impl Deliverer {
 
     fn get_up(&mut self) {
         if let Some(rest) = self.rest.take() {
-            let after = self.means.clock.now().since(rest.since).as_secs();
-            tracing::info!(sink = self.settings.name, after_seconds = after, "the sink takes events again");
+            if rest.warned {
+                let after = self.means.clock.now().since(rest.since).as_secs();
+                tracing::info!(sink = self.settings.name, after_seconds = after, "the sink takes events again");
+            }
             self.means.board.set(&self.settings.name, None);
         }
     }
 
-    /// Does with the sink what its answers say; returns whether it goes on.
-    fn follow(&mut self, flow: &Flow) -> bool {
+    /// Does with the sink what its answers say; `taken` where it took something. Returns whether it goes on. A sink that was
+    /// tried with nothing has not shown that it takes anything: it gets up when it has.
+    fn follow(&mut self, flow: &Flow, taken: bool) -> bool {
         match flow {
             Flow::On => {
-                self.get_up();
+                if taken {
+                    self.get_up();
+                }
                 true
             }
             Flow::Rest(error) => {
-                self.lie_down(error);
+                self.lie_down(error, taken);
                 false
             }
             Flow::Stop(error) => {

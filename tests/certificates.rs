@@ -64,7 +64,7 @@ async fn a_receiver_whose_certificate_is_wrong_is_sent_nothing_and_waited_for(pl
     hook.insert("name".into(), "hook".into());
     hook.insert("type".into(), "webhook".into());
     hook.insert("url".into(), format!("https://localhost:{}/hook-secret-path", front.address.port()).into());
-    hook.insert("secret".into(), "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjI=".into());
+    hook.insert("secret".into(), "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg==".into());
     hook.insert("allow_private".into(), true.into());
     hook.insert("start".into(), "beginning".into());
     let mut rig = Rig::new(place, Plan::history().set("sinks", vec![toml::Value::Table(hook)])).await;

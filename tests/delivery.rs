@@ -51,7 +51,7 @@ fn jsonl(name: &str, more: &[(&str, toml::Value)]) -> toml::Value {
 fn webhook(url: &str, more: &[(&str, toml::Value)]) -> toml::Value {
     let all: Vec<(&str, toml::Value)> = [
         ("url", url.into()),
-        ("secret", "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjI=".into()),
+        ("secret", "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg==".into()),
         ("allow_private", true.into()),
         ("timeout", "3s".into()),
     ]
@@ -197,7 +197,8 @@ fn lines_so_far(rig: &Rig) -> usize {
 
 async fn a_webhook_gets_every_event_signed_with_all_secrets(place: Place) {
     let receiver = Receiver::start(|_| Reply::Status(204)).await;
-    let secrets = vec![toml::Value::from("whsec_bmV3LW5ldy1uZXctbmV3"), "not base64, so taken as it is".into()];
+    let secrets =
+        vec![toml::Value::from("whsec_bmV3LW5ldy1uZXctbmV3LW5ldy1uZXct"), "not base64, so taken as it is".into()];
     let mut hook = webhook(&receiver.url, &[("secrets", secrets.into())]);
     hook.as_table_mut().unwrap().remove("secret");
     let rig = Rig::started(place, with(Plan::history(), vec![hook])).await;
@@ -209,7 +210,7 @@ async fn a_webhook_gets_every_event_signed_with_all_secrets(place: Place) {
         assert_eq!(received.header("content-type"), "application/cloudevents+json");
         assert_eq!(received.header("webhook-id"), received.id());
         assert!(received.header("user-agent").starts_with("ringcx-extractor/"));
-        assert_eq!(received.signed_by(b"new-new-new-new"), Some(0), "the first secret signs first");
+        assert_eq!(received.signed_by(b"new-new-new-new-new-new-"), Some(0), "the first secret signs first");
         assert_eq!(received.signed_by(b"not base64, so taken as it is"), Some(1));
         assert_eq!(received.signed_by(b"another"), None);
     }

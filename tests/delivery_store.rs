@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::config::{ObjectFormat, Sink, SinkKind, SinkStart};
-use ringcx_extractor::db::{Batch, Chunk, Db, Move, Owned, Pass, Settled, Settlement, SinkView, sql};
+use ringcx_extractor::db::{Batch, Chunk, Db, Move, Owned, Pass, ReplayRequest, Settled, Settlement, SinkView, sql};
 use ringcx_extractor::deliver::{Deliverer, Means, Progress};
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants,
@@ -27,6 +27,8 @@ on_both! {
     only_the_owner_moves_a_cursor,
     an_event_that_keeps_failing_is_given_up_when_its_patience_is_over,
     a_receiver_that_asks_to_be_left_alone_is,
+    a_receiver_that_takes_two_a_second_gets_two_a_second,
+    a_replay_does_not_wake_a_sink_that_rests,
     an_outage_counts_against_no_events_patience,
     what_is_erased_is_not_delivered_any_more,
     a_new_version_is_another_event,
@@ -122,7 +124,7 @@ fn sink(start: SinkStart, kind: SinkKind) -> Sink {
 fn webhook(receiver: &Receiver) -> Sink {
     let kind = SinkKind::Webhook {
         url: SecretString::from(receiver.url.clone()),
-        secrets: vec![SecretString::from("whsec_c2VjcmV0")],
+        secrets: vec![SecretString::from("whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0")],
         timeout: Duration::from_secs(10),
         allow_private: true,
     };
@@ -268,6 +270,55 @@ async fn a_receiver_that_asks_to_be_left_alone_is(test: TestDb) {
     world.clock.advance(MINUTE);
     idle(&mut deliverer).await;
     assert_eq!((receiver.requests(), world.figures().await), (2, (0, 0, 0, 1)));
+}
+
+/// Steps, and lets the time pass that each step asks for, until nothing waits or so much time is over; how much it was.
+async fn spend(world: &World, deliverer: &mut Deliverer, most: Duration, is_over: impl AsyncFn() -> bool) -> Duration {
+    let mut spent = Duration::ZERO;
+    deliverer.step().await.unwrap();
+    while spent < most && !is_over().await {
+        let Progress::Idle(until) = deliverer.step().await.unwrap() else { continue };
+        let wait = until.since(world.clock.tick()).clamp(Duration::from_millis(1), most - spent);
+        world.clock.advance(wait);
+        spent += wait;
+    }
+    spent
+}
+
+async fn a_receiver_that_takes_two_a_second_gets_two_a_second(test: TestDb) {
+    let world = World::new(test).await;
+    let (clock, bucket) = (world.clock.clone(), Mutex::new((0, 0)));
+    let receiver = Receiver::start(move |_| {
+        let (second, mut bucket) = (clock.now().floor_secs(), bucket.lock().unwrap());
+        *bucket = if bucket.0 == second { (second, bucket.1 + 1) } else { (second, 1) };
+        if bucket.1 <= 2 { Reply::Status(200) } else { Reply::Later(1) }
+    })
+    .await;
+    world.store(0..60).await;
+    let mut deliverer = world.deliverer(webhook(&receiver));
+    let spent = spend(&world, &mut deliverer, 10 * MINUTE, async || world.figures().await == (0, 0, 0, 60)).await;
+    assert_eq!(world.figures().await, (0, 0, 0, 60));
+    assert!(spent <= MINUTE, "{spent:?}");
+}
+
+async fn a_replay_does_not_wake_a_sink_that_rests(test: TestDb) {
+    let world = World::new(test).await;
+    let receiver = Receiver::start(|_| Reply::Status(200)).await;
+    world.store(0..50).await;
+    let mut deliverer = world.deliverer(webhook(&receiver));
+    idle(&mut deliverer).await;
+    let stored = Stretch { from: Time(0), to: NOW + MINUTE };
+    let sink = world.db().sinks().await.unwrap().remove(0).key;
+    world.db().request_replay(&ReplayRequest { sink, account: None, stored, rate: 50 }, NOW).await.unwrap();
+    deliverer.rung();
+    receiver.answer(|_| Reply::Status(500));
+    let before = receiver.requests();
+    spend(&world, &mut deliverer, 5 * MINUTE, async || false).await;
+    let asked = receiver.requests() - before;
+    assert!((5..120).contains(&asked), "{asked} requests in five minutes to a receiver that is down");
+    receiver.answer(|_| Reply::Status(200));
+    spend(&world, &mut deliverer, 10 * MINUTE, async || receiver.taken().len() >= 100).await;
+    assert!(receiver.taken().len() >= 100, "the replay goes on when the receiver is back");
 }
 
 async fn an_outage_counts_against_no_events_patience(test: TestDb) {

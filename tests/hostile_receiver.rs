@@ -25,7 +25,12 @@ async fn whatever_a_receiver_does_is_survived_and_no_event_goes_elsewhere(place:
     let receiver = Receiver::start(|_| Reply::Status(204)).await;
     villain.passes_on_to(receiver.url.trim_start_matches("http://").split('/').next().unwrap());
     let mut hook = toml::Table::new();
-    for (key, value) in [("name", "hook"), ("type", "webhook"), ("secret", "whsec_aHVudGVyMg=="), ("timeout", "1s")] {
+    for (key, value) in [
+        ("name", "hook"),
+        ("type", "webhook"),
+        ("secret", "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg=="),
+        ("timeout", "1s"),
+    ] {
         hook.insert(key.into(), value.into());
     }
     hook.insert("url".into(), format!("{}/hook", villain.url()).into());

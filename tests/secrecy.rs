@@ -72,7 +72,7 @@ async fn got(address: &str, path: &str) -> String {
 }
 
 /// What signs events, as `whsec_` and as it is.
-const SIGNS: &str = "aHVudGVyMi1odW50ZXIyLWh1bnRlcjI=";
+const SIGNS: &str = "aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg==";
 
 /// A webhook and a bucket, with secrets, behind a port where nobody listens.
 fn sinks() -> Vec<toml::Value> {

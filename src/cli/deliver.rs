@@ -4,7 +4,9 @@
 
 mod view;
 
+use base64::Engine;
 use clap::Subcommand;
+use rand::Rng;
 
 use super::words::count;
 use super::{Context, UsageError, terminal};
@@ -29,6 +31,8 @@ pub enum Command {
     Retry(RetryArgs),
     /// Send once more what was stored in a range of time, beside what is new
     Replay(ReplayArgs),
+    /// Print a new secret for a webhook to sign with
+    NewSecret,
 }
 
 /// Options of `deliver status`.
@@ -78,15 +82,26 @@ pub struct ReplayArgs {
 /// # Errors
 /// Where there is no such sink or account, nothing lies in the range, or the database fails.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    if let Command::NewSecret = args.command {
+        terminal::print(&format!("{}\n", new_secret()))?;
+        return Ok(0);
+    }
     let settings = context.settings()?;
     let db = context.open(Access::Existing).await?;
     match args.command {
         Command::Status(args) => view::show(&args, &db, settings, context.clock.now()).await?,
         Command::Retry(args) => retry(&args, &db, context).await?,
         Command::Replay(args) => replay(&args, &db, context).await?,
+        Command::NewSecret => {}
     }
     db.close().await;
     Ok(0)
+}
+
+/// 32 bytes from the operating system's generator, as Standard Webhooks writes them.
+fn new_secret() -> String {
+    let key: [u8; 32] = rand::rng().random();
+    format!("whsec_{}", base64::prelude::BASE64_STANDARD.encode(key))
 }
 
 async fn retry(args: &RetryArgs, db: &Db, context: &Context) -> anyhow::Result<()> {

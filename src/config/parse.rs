@@ -8,6 +8,8 @@ mod auth;
 mod sinks;
 mod url;
 
+pub use sinks::signing_key;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -12,6 +12,7 @@ use futures_util::stream;
 
 use super::gather::{self, Filter};
 use super::judge::{Flow, Ruling};
+use super::pass::has_delivered;
 use super::{Deliverer, Progress};
 use crate::clock::Time;
 use crate::db::{Batch, Behind, Db, DbError, Head, Move, Owned, Pass, Window};
@@ -66,10 +67,11 @@ impl Deliverer {
             flow = Flow::Rest(error);
         }
         let nothing = pass.moves.is_empty();
+        let taken = has_delivered(&pass);
         if !nothing {
             self.record(pass).await?;
         }
-        if !self.follow(&flow) {
+        if !self.follow(&flow, taken) {
             return Ok(Progress::Idle(self.means.clock.tick()));
         }
         if !nothing {

@@ -42,13 +42,13 @@ impl Deliverer {
         let skipped = unwanted.iter().map(|account| Move { owned: account.owned, upto: account.feed, delivered: 0 });
         pass.moves.extend(skipped);
         let nothing = pass.moves.is_empty() && pass.missed.is_empty() && pass.cleared.is_empty();
+        let taken = has_delivered(&pass);
         pass.stopped = stopped(&flow);
         if !nothing || pass.stopped.is_some() {
             self.tell(&pass);
             self.record(pass).await?;
         }
-        // A sink that could be tried with nothing has not shown that it takes anything; the next event will tell.
-        if !self.follow(&flow) {
+        if !self.follow(&flow, taken) {
             return Ok(Progress::Idle(self.means.clock.tick()));
         }
         if nothing { self.idle(sink).await } else { Ok(Progress::Did) }
@@ -206,6 +206,11 @@ impl Deliverer {
             tracing::debug!(sink = self.settings.name, reason = last.reason, "events wait for another try");
         }
     }
+}
+
+/// Whether the sink took anything.
+pub(super) fn has_delivered(pass: &Pass) -> bool {
+    pass.moves.iter().any(|step| step.delivered > 0)
 }
 
 /// In whose name the cursors of accounts are moved.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::gather::{self, Gathered};
-use super::judge::Ruling;
+use super::judge::{Ruling, probes};
 use super::outlet::Outlet;
 use super::pass::new_miss;
 use super::{Deliverer, Progress, TICK, objects, stopped};
@@ -65,7 +65,7 @@ impl Deliverer {
         if step.over {
             tracing::info!(sink = self.settings.name, account = %replay.account, "a replay is over");
         }
-        Ok(if self.follow(&flow) { Progress::Did } else { Progress::Idle(now) })
+        Ok(if self.follow(&flow, step.sent > 0) { Progress::Did } else { Progress::Idle(now) })
     }
 
     /// The events that come next, half a second's worth at the most, so that what is new does not wait long; and up to which
@@ -80,6 +80,8 @@ impl Deliverer {
         let wanted = |head: &&Head| self.filter.wants(head) && replay.stored.contains(head.fetched);
         let wanted: Vec<&Head> = heads.iter().filter(wanted).collect();
         let most = usize::try_from(replay.rate.div_ceil(2)).unwrap_or(1);
+        // A sink that rests is only tried, with this as with what is new.
+        let most = if self.rests() > 0 { most.min(probes(self.rests())) } else { most };
         let upto = wanted.get(most).map_or(end, |next| next.feed - 1);
         let keys: Vec<(i64, i64)> = wanted.iter().take(most).map(|head| (head.account, head.feed)).collect();
         Ok((gather::build(&self.means.db, &self.filter, &keys).await?, upto))

@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+
 use super::{SinkError, of_disk};
 use crate::clock::{Time, millis};
 
@@ -98,7 +100,7 @@ impl JsonlSink {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let is_new = !path.exists();
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
+        let mut file = regular(OpenOptions::new().read(true).append(true).create(true).mode(0o600), &path)?;
         mend(&mut file)?;
         if is_new {
             File::open(&self.folder)?.sync_all()?;
@@ -117,7 +119,9 @@ impl JsonlSink {
         names.sort_unstable();
         for name in names.iter().rev().take(LOOKED_AT) {
             // One that was taken away or over by someone else meanwhile is not ours to mend.
-            let Ok(mut file) = OpenOptions::new().read(true).write(true).open(self.folder.join(name)) else { continue };
+            let Ok(mut file) = regular(OpenOptions::new().read(true).write(true), &self.folder.join(name)) else {
+                continue;
+            };
             mend(&mut file)?;
         }
         Ok(())
@@ -145,6 +149,19 @@ impl JsonlSink {
         format!("{}{}", start.strftime(pattern), self.ending())
     }
 }
+
+/// Opens a file of this sink's own: never through a symbolic link, which would have it write to, or cut, what lies elsewhere.
+fn regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
+        .open(path)
+        .map_err(|error| if path.is_symlink() { io::Error::other(NOT_OWN) } else { error })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(NOT_OWN)) }
+}
+
+/// Why a file is not written to.
+const NOT_OWN: &str = "it is a symbolic link or no regular file; remove it, and nothing is written elsewhere";
 
 /// Cuts a file back to its last line break.
 fn mend(file: &mut File) -> io::Result<()> {
@@ -227,15 +244,45 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_said_and_leaves_no_half_line() {
-        // Every write to this device fails for want of room.
         let folder = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/dev/full", folder.path().join("2026-11-26.jsonl")).unwrap();
         let mut sink = JsonlSink::new(folder.path(), DAILY, None);
-        let error = sink.append(b"one\n", at("2026-11-26T10:00:00Z")).unwrap_err();
-        assert_eq!(error.kind, super::super::SinkErrorKind::Away);
-        std::fs::remove_file(folder.path().join("2026-11-26.jsonl")).unwrap();
         sink.append(b"one\n", at("2026-11-26T10:00:00Z")).unwrap();
-        assert_eq!(read(folder.path(), "2026-11-26.jsonl"), "one\n");
+        // Every write to this device fails for want of room.
+        let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        sink.open = Some(Open { name: "2026-11-26.jsonl".to_owned(), file, length: 4 });
+        let error = sink.append(b"two\n", at("2026-11-26T10:00:00Z")).unwrap_err();
+        assert_eq!(error.kind, super::super::SinkErrorKind::Away);
+        assert!(error.message.contains("the disk is full"), "{error}");
+        sink.append(b"two\n", at("2026-11-26T10:00:00Z")).unwrap();
+        assert_eq!(read(folder.path(), "2026-11-26.jsonl"), "one\ntwo\n");
+    }
+
+    #[test]
+    fn what_lies_elsewhere_is_neither_written_to_nor_cut() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = elsewhere.path().join("precious");
+        std::fs::write(&target, "no line break").unwrap();
+        let link = folder.path().join("2026-11-26.jsonl");
+        type Lay<'a> = (&'a str, &'a dyn Fn(&Path) -> io::Result<()>);
+        let absent = elsewhere.path().join("absent");
+        let lays: [Lay<'_>; 3] = [
+            ("a symbolic link", &|path| std::os::unix::fs::symlink(&target, path)),
+            ("one to nothing", &|path| std::os::unix::fs::symlink(&absent, path)),
+            ("a folder", &|path| std::fs::create_dir(path)),
+        ];
+        for (kind, lay) in lays {
+            lay(&link).unwrap();
+            let mut sink = JsonlSink::new(folder.path(), DAILY, None);
+            sink.mend();
+            let error = sink.append(b"one\n", at("2026-11-26T10:00:00Z")).unwrap_err();
+            assert_eq!(error.kind, super::super::SinkErrorKind::Away, "{kind}");
+            assert_eq!(read(elsewhere.path(), "precious"), "no line break", "{kind}");
+            assert!(!absent.exists(), "{kind}");
+            let removed = if link.is_dir() { std::fs::remove_dir(&link) } else { std::fs::remove_file(&link) };
+            removed.unwrap();
+            sink.append(b"one\n", at("2026-11-26T10:00:00Z")).unwrap();
+            std::fs::remove_file(&link).unwrap();
+        }
     }
 
     #[test]

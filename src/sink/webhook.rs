@@ -10,7 +10,6 @@ mod answer;
 use std::error::Error;
 use std::time::Duration;
 
-use base64::Engine;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -18,6 +17,7 @@ use standardwebhooks::Webhook;
 
 use super::{SinkError, SinkErrorKind};
 use crate::clock::Clock;
+use crate::config::signing_key;
 use crate::event::Event;
 use crate::ringcx::install_tls;
 use crate::ringcx::limits::retry_after;
@@ -158,11 +158,7 @@ fn root(error: &reqwest::Error) -> String {
     }
 }
 
-/// A key from its text, as the Standard Webhooks libraries read it: `whsec_` may stand before it, and it is base64. One that
-/// is not base64 is taken as it is.
 fn key(secret: &SecretString) -> Option<Webhook> {
     let text = secret.expose_secret().trim();
-    let bare = text.strip_prefix("whsec_").unwrap_or(text);
-    let bytes = base64::prelude::BASE64_STANDARD.decode(bare).unwrap_or_else(|_| text.as_bytes().to_vec());
-    Webhook::from_bytes(bytes).ok()
+    Webhook::from_bytes(signing_key(text).unwrap_or_else(|| text.as_bytes().to_vec())).ok()
 }

@@ -112,7 +112,7 @@ fn sinks(url: &str, rotate: Duration) -> Vec<toml::Value> {
         ("name", "hook"),
         ("type", "webhook"),
         ("url", url),
-        ("secret", "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjI="),
+        ("secret", "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg=="),
         ("timeout", "2s"),
     ];
     let table = |fields: &[(&str, &str)]| -> toml::Table {

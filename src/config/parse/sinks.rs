@@ -218,16 +218,31 @@ fn signing_secrets(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Vec
         .into_iter()
         .map(|given| {
             let text = given.value.expose_secret();
-            match text.strip_prefix("whsec_").map(|key| base64::prelude::BASE64_STANDARD.decode(key)) {
-                Some(Err(_)) => {
-                    let hint = "copy it again: after whsec_ comes base64";
-                    reader.refuse(&given, "is not a whole Standard Webhooks secret".to_owned(), hint)
+            if text.starts_with("whsec_") && signing_key(text).is_none() {
+                let hint = "copy it again: after whsec_ comes base64";
+                return reader.refuse(&given, "is not a whole Standard Webhooks secret".to_owned(), hint);
+            }
+            match signing_key(text).map_or(text.len(), |key| key.len()) {
+                MIN_SIGNING_KEY_BYTES.. => Some(given.value),
+                bytes => {
+                    let what =
+                        format!("signs with {bytes} bytes, fewer than {MIN_SIGNING_KEY_BYTES}: anyone could guess it");
+                    reader.refuse(&given, what, "make one with `ringcx-extractor deliver new-secret`")
                 }
-                _ => Some(given.value),
             }
         })
         .collect();
     checked.into_iter().collect()
+}
+
+/// The fewest bytes that a secret may sign with (Standard Webhooks, "Signature scheme": 24 to 64).
+const MIN_SIGNING_KEY_BYTES: usize = 24;
+
+/// The bytes that a secret signs with, as the Standard Webhooks libraries read it: base64, with or without `whsec_` before
+/// it. `None` where it is not base64: then its text is the key.
+pub fn signing_key(secret: &str) -> Option<Vec<u8>> {
+    let secret = secret.trim();
+    base64::prelude::BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap_or(secret)).ok()
 }
 
 fn object_store(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<SinkKind> {

@@ -68,7 +68,7 @@ fn the_sample_with_everything_that_goes_together_is_legal() {
 #[test]
 fn the_sample_with_its_alternatives_is_legal() {
     let file = File::new("");
-    let secret = file.beside("secret", "whsec_c2VjcmV0\n");
+    let secret = file.beside("secret", "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0\n");
     let url = file.beside("url", "sqlite:a.db\n");
     let mut section = "";
     let mut text = String::new();

@@ -84,7 +84,10 @@ fn credentials_are_read_again_from_their_files() {
 #[test]
 fn secrets_of_sinks_come_from_files_too() {
     let file = File::new("");
-    let (both, key) = (file.beside("both", "new\n\nold\n"), file.beside("key", "-----BEGIN\nkey\n-----END\n"));
+    let (both, key) = (
+        file.beside("both", "new new new new new new new\n\nold old old old old old old\n"),
+        file.beside("key", "-----BEGIN\nkey\n-----END\n"),
+    );
     let sinks = format!(
         "{LEAST}[[sinks]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://x/hook\"\nsecrets_file = \"{both}\"\n\
          [[sinks]]\nname = \"b\"\ntype = \"object_store\"\nurl = \"gs://x\"\n[sinks.options]\nGoogle_Service_Account_Key_File = \"{key}\"\n\
@@ -92,7 +95,10 @@ fn secrets_of_sinks_come_from_files_too() {
     );
     let settings = load_text(&sinks, &[]).unwrap_or_else(|errors| panic!("{errors}")).settings;
     let SinkKind::Webhook { secrets, url, .. } = &settings.sinks[0].kind else { panic!("no webhook") };
-    assert_eq!(secrets.iter().map(ExposeSecret::expose_secret).collect::<Vec<_>>(), ["new", "old"]);
+    assert_eq!(
+        secrets.iter().map(ExposeSecret::expose_secret).collect::<Vec<_>>(),
+        ["new new new new new new new", "old old old old old old old"]
+    );
     assert_eq!(url.expose_secret(), "https://x/hook");
     let SinkKind::ObjectStore { options, .. } = &settings.sinks[1].kind else { panic!("no object store") };
     let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (k.as_str(), v.expose_secret())).collect();
@@ -124,7 +130,7 @@ token = "hunter2"
 name = "hook"
 type = "webhook"
 url = "https://host/hunter2"
-secrets = ["hunter2", "whsec_aHVudGVyMg=="]
+secrets = ["hunter2 hunter2 hunter2 hunter2", "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg=="]
 [[sinks]]
 name = "store"
 type = "object_store"
@@ -154,8 +160,8 @@ fn no_secret_is_in_an_error_whatever_is_wrong_with_it() {
         (r#"jwt = "hunter2""#, r#"jwt = ["hunter2"]"#),
         (r#"jwt = "hunter2""#, r#"jwtt = "hunter2""#),
         (r#"jwt = "hunter2""#, "jwt = \"hunter2\"\npassword = \"hunter2\""),
-        (r#""whsec_aHVudGVyMg==""#, r#""whsec_hunter2!""#),
-        (r#""whsec_aHVudGVyMg==""#, r#"["hunter2"]"#),
+        (r#""whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg==""#, r#""whsec_hunter2!""#),
+        (r#""whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg==""#, r#"["hunter2"]"#),
         (r#"options = { aws_secret_access_key = "hunter2" }"#, r#"options = "hunter2""#),
         (r#"options = { aws_secret_access_key = "hunter2" }"#, r#"options = { aws_secret_access_key = ["hunter2"] }"#),
         ("[http]\ntoken = \"hunter2\"", "http = \"hunter2\""),

@@ -55,7 +55,7 @@ fn what_is_not_given_has_its_documented_default() {
 #[test]
 fn a_sink_has_its_documented_defaults() {
     let more = "[[sinks]]\nname = \"a\"\ntype = \"jsonl\"\npath = \"out\"\n\
-                [[sinks]]\nname = \"b\"\ntype = \"webhook\"\nurl = \"https://x\"\nsecret = \"s\"\n\
+                [[sinks]]\nname = \"b\"\ntype = \"webhook\"\nurl = \"https://x\"\nsecret = \"signs with more than enough\"\n\
                 [[sinks]]\nname = \"c\"\ntype = \"object_store\"\nurl = \"file:///out\"\n";
     let settings = settings(more, &[]);
     let sink = &settings.sinks[0];
