@@ -10,10 +10,13 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::AccountPolicy;
 use crate::db::{Db, Owned, Refusal};
-use crate::health::FindingRegistry;
-use crate::model::{AccountId, Lane};
+use crate::health::{Finding, FindingRegistry, Severity};
+use crate::model::{AccountId, Endpoint, Lane};
 use crate::ringcx::limits::{Budget, Pacer, Setback};
-use crate::ringcx::{Api, Login};
+use crate::ringcx::{Api, ApiError, Login};
+
+/// The finding that an endpoint redirects to another host.
+const API_MOVED: &str = "api_moved";
 
 /// A share of one, as it is kept: in millionths.
 const SHARE: f64 = 1e6;
@@ -75,6 +78,29 @@ impl Account {
         if let Err(error) = self.db.keep_refusal(budget, refusal, self.clock.now()).await {
             tracing::warn!(account = %self.id, %error, "failed to record a refusal; a restart would not know of it");
         }
+    }
+
+    /// Reports that the API answers from another address now, if that is what went wrong. A login says so itself.
+    pub fn report_redirect(&self, error: &ApiError, now: Time) -> bool {
+        let moved = error.is_redirect() && error.endpoint != Endpoint::Login;
+        let finding = || Finding {
+            code: API_MOVED,
+            severity: Severity::Trouble,
+            since: now,
+            subject: Some(error.endpoint.name().to_owned()),
+            sentence: error.message.clone(),
+            hint: error.hint().unwrap_or_default().to_owned(),
+            blocks_progress: false,
+        };
+        if moved && self.findings.report(finding()) {
+            tracing::error!(account = %self.id, %error, hint = error.hint(), "the API has moved");
+        }
+        moved
+    }
+
+    /// The API answers from where it is asked.
+    pub fn clear_redirect(&self, endpoint: Endpoint) {
+        self.findings.clear(API_MOVED, Some(endpoint.name()));
     }
 
     /// Goes on from where a refusal left whoever worked on the account before.

@@ -9,7 +9,10 @@ use crate::clock::{Time, millis};
 pub enum Fault {
     /// 5xx, a time-out, a reset, a truncated or undecodable body: trying again helps, sooner or later.
     Transient,
-    /// 404, or an `errorCode` in a 200: not there yet. The only fault that runs towards the horizon.
+    /// An answer that came and cannot be used: cut off, too large, or not what was asked for. Trying again may help; where
+    /// it fails alike again and again until the horizon, only a person can.
+    Broken,
+    /// 404, an `errorCode` in a 200, or a transcript without a word: not there yet. Runs towards the horizon.
     NotYet,
     /// 429: someone asked too often; the account's affair.
     RateLimited,
@@ -42,6 +45,8 @@ pub struct Tried {
     pub tries: u32,
     /// How often the answer was one that asking again will hardly change, this time included.
     pub refusals: u32,
+    /// How many answers in a row were broken alike, this one included.
+    pub alike: u32,
     /// When it was first tried.
     pub first_try: Time,
     /// How long the account was paused since then; that time does not count.
@@ -50,6 +55,9 @@ pub struct Tried {
 
 /// So many answers that asking again will hardly change are enough: the first may have been a slip of the service's.
 const REFUSALS: u32 = 8;
+
+/// So many answers broken alike, one after the other, at the horizon: the next will be no better.
+const MIN_BROKEN_ALIKE: u32 = 5;
 
 /// A schedule of tries: exponential, with jitter, and a horizon for what is never there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,14 +107,14 @@ impl Backoff {
             return Verdict::NeedsAPerson;
         }
         let at = now + self.delay(tried.tries, jitter).max(asked.unwrap_or_default());
-        if fault != Fault::NotYet {
-            return Verdict::TryAgain { at };
-        }
         // A clock stepped back must not make the wait for the horizon longer than it ever was.
         let first_try = tried.first_try.min(now);
         let horizon = self.horizon(&Tried { first_try, ..tried });
-        if now >= horizon {
-            return Verdict::GaveUp;
+        match fault {
+            Fault::Broken if now >= horizon && tried.alike >= MIN_BROKEN_ALIKE => return Verdict::NeedsAPerson,
+            Fault::NotYet if now >= horizon => return Verdict::GaveUp,
+            Fault::NotYet => {}
+            _ => return Verdict::TryAgain { at },
         }
         // One last try is made when time is up, whatever the doubling says.
         let at = if at < horizon { at } else { horizon.max(now + asked.unwrap_or_default()) };
@@ -135,7 +143,7 @@ mod tests {
     }
 
     fn tried(tries: u32) -> Tried {
-        Tried { tries, refusals: 0, first_try: Time(0), paused: Duration::ZERO }
+        Tried { tries, refusals: 0, alike: 0, first_try: Time(0), paused: Duration::ZERO }
     }
 
     #[test]
@@ -178,6 +186,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_broken_alike_five_times_needs_a_person_at_the_horizon_and_not_before() {
+        let (early, late) = (Time::from_secs(72 * 3600 - 1), Time::from_secs(72 * 3600));
+        let next = |fault, alike, now| usual().next(fault, Tried { alike, ..tried(20) }, None, now, 0.5);
+        assert_eq!(next(Fault::Broken, 5, late), Verdict::NeedsAPerson);
+        assert!(matches!(next(Fault::Broken, 500, early), Verdict::TryAgain { .. }));
+        assert!(matches!(next(Fault::Broken, 4, late), Verdict::TryAgain { .. }));
+        assert!(matches!(next(Fault::Transient, 500, late), Verdict::TryAgain { .. }));
+    }
+
+    #[test]
     fn a_schedule_without_time_cannot_be() {
         assert!(Backoff::new(Duration::ZERO, Duration::from_secs(1), Duration::from_secs(1)).is_err());
     }
@@ -206,9 +224,10 @@ mod tests {
             tries in any::<u32>(), refusals in 0u32..8, first in any::<i64>(), paused in any::<u64>(), now in any::<i64>(),
             asked in proptest::option::of(0u64..1_000_000), jitter in any::<f64>(),
         ) {
-            let tried = Tried { tries, refusals, first_try: Time(first), paused: Duration::from_millis(paused) };
+            let paused = Duration::from_millis(paused);
+            let tried = Tried { tries, refusals, alike: tries, first_try: Time(first), paused };
             let asked = asked.map(Duration::from_secs);
-            for fault in [Fault::NotYet, Fault::Transient, Fault::Permanent] {
+            for fault in [Fault::NotYet, Fault::Transient, Fault::Permanent, Fault::Broken] {
                 if let Verdict::TryAgain { at } = usual().next(fault, tried, asked, Time(now), jitter) {
                     prop_assert!(at > Time(now) || now == i64::MAX);
                 }

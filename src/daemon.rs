@@ -6,6 +6,7 @@
 //! worked on them before.
 
 pub mod beat;
+pub mod credential;
 pub mod delivery;
 pub mod discovery;
 pub mod drain;
@@ -113,6 +114,10 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     {
         let (shared, stop) = (shared.clone(), stop.clone());
         tasks.spawn(async move { manifests::run(shared, stop).await.context("the daily manifests ended") });
+    }
+    {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { credential::run(shared, stop).await });
     }
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {

@@ -261,6 +261,7 @@ impl Discoverer {
         self.cooling.answered(want.stretch);
         self.turn = self.turn.wrapping_add(u64::from(want.lane != crate::model::Lane::Live));
         (self.failures, self.refused) = (0, 0);
+        self.account.clear_redirect(Endpoint::Metadata);
         if let crate::standing::Meaning::Recovered(_) = self.standing.answered() {
             tracing::info!(account = %self.account.id, endpoint = %Endpoint::Metadata, "works again");
             self.account.db.resume(self.account.owned.account, Endpoint::Metadata, None).await?;
@@ -277,6 +278,7 @@ impl Discoverer {
         let now = self.account.clock.now();
         let jitter = rand::rng().random();
         let first = self.policy.backoff.initial();
+        self.account.report_redirect(error, now);
         match error.fault {
             // Nothing was asked: no token, or no room in the database to note the request.
             _ if error.cause == Cause::Store || (error.endpoint == Endpoint::Login && !error.is_refusal()) => {
@@ -298,7 +300,7 @@ impl Discoverer {
                 self.standing.failed(Fault::Unauthorised, "", now, first, jitter);
                 self.pause(error, now).await;
             }
-            Fault::Transient | Fault::NotYet | Fault::Permanent => {
+            Fault::Transient | Fault::Broken | Fault::NotYet | Fault::Permanent => {
                 self.standing.abandon();
                 self.failures = self.failures.saturating_add(1);
                 let wait = self.policy.backoff.delay(self.failures, jitter).min(LONGEST);

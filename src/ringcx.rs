@@ -30,7 +30,7 @@ mod testing;
 pub mod transcript;
 
 pub use accounts::{SubAccount, accounts, rc_account_id};
-pub use auth::{Credentials, Login, LoginState, Token};
+pub use auth::{Credentials, Expiry, Login, LoginState, Token, expiry};
 pub use error::{ApiError, Cause};
 pub use metadata::{ReadSummary, Record, metadata};
 pub use skew::Skew;

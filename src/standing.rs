@@ -107,7 +107,8 @@ impl Standing {
     /// Takes note of a fault. `first` is how long the first pause of its kind takes, `jitter` in 0..1.
     pub fn failed(&mut self, fault: Fault, segment: &str, now: Time, first: Duration, jitter: f64) -> Meaning {
         match fault {
-            Fault::NotYet | Fault::Permanent => return self.answered(),
+            // Where an answer is broken the endpoint answered all the same: it is the item's fault, however often it comes.
+            Fault::NotYet | Fault::Permanent | Fault::Broken => return self.answered(),
             // The pace deals with it; it says nothing about the endpoint.
             Fault::RateLimited => {
                 self.abandon();
@@ -158,6 +159,17 @@ mod tests {
         assert!(!standing.open(Time(9_999)));
         assert!(standing.open(Time(10_000)));
         assert_eq!((standing.opens(Time(9_999)), standing.opens(Time(10_000))), (Some(Time(10_000)), None));
+    }
+
+    #[test]
+    fn however_often_answers_are_broken_the_endpoint_is_not_paused() {
+        let mut standing = Standing::default();
+        for _ in 0..100 {
+            assert_eq!(standing.failed(Fault::Broken, "x", Time(0), FIRST, 0.0), Meaning::Item);
+        }
+        assert_eq!(standing.failed(Fault::Unauthorised, "x", Time(0), FIRST, 1.0), Meaning::Account);
+        assert!(standing.admit(Time(10_000)));
+        assert_eq!(standing.failed(Fault::Broken, "x", Time(10_000), FIRST, 1.0), Meaning::Recovered(Time(0)));
     }
 
     #[test]

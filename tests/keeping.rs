@@ -98,7 +98,7 @@ fn failed(claim: Claim, reason: &str) -> Settled {
     Settled {
         claim,
         at: NOW,
-        settlement: Settlement::Failed { state, due, misses: 1, refusals: 0, status: Some(404), reason },
+        settlement: Settlement::Failed { state, due, misses: 1, refusals: 0, status: Some(404), reason, broken: None },
     }
 }
 
@@ -267,6 +267,7 @@ async fn what_was_under_way_for_an_erased_segment_counts_for_nothing(test: TestD
                     refusals: 0,
                     status: None,
                     reason: "secret".into(),
+                    broken: None,
                 };
                 Settled { claim: revisited, at: NOW, settlement }
             }

@@ -237,6 +237,7 @@ async fn what_gave_up_is_told_apart(test: TestDb) {
             refusals: 1,
             status: Some(status),
             reason: reason.to_owned(),
+            broken: None,
         };
         assert_eq!(test.db.settle(&[Settled { claim, at: NOON, settlement }]).await.unwrap(), [true]);
     }

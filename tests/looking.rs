@@ -144,6 +144,7 @@ async fn an_export_of_what_changed_holds_no_more_than_that(test: TestDb) {
         refusals: 0,
         status: Some(404),
         reason: "404".to_owned(),
+        broken: None,
     };
     test.db.settle(&[Settled { claim, at: later, settlement }]).await.unwrap();
     assert_eq!(changed(&test.db, &mark, all).await, ["s2", "s3", "s4", "s9"]);

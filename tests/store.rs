@@ -191,7 +191,15 @@ async fn what_was_put_off_is_taken_back_to_where_its_backoff_had_it(test: TestDb
         Settled {
             claim,
             at: NOW,
-            settlement: Settlement::Failed { state: State::Open, due, misses: 1, refusals: 0, status, reason },
+            settlement: Settlement::Failed {
+                state: State::Open,
+                due,
+                misses: 1,
+                refusals: 0,
+                status,
+                reason,
+                broken: None,
+            },
         }
     };
     let put_off = |claim: Claim| {
@@ -239,6 +247,7 @@ async fn a_failure_waits_and_leaves_its_story(test: TestDb) {
             refusals: 0,
             status: Some(404),
             reason: "not there yet".to_owned(),
+            broken: None,
         };
         assert_eq!(test.db.settle(&[Settled { claim, at, settlement }]).await.unwrap(), [true]);
         assert_eq!(

@@ -35,7 +35,9 @@ pub(super) fn problems_of(account: &AccountAudit) -> Vec<Problem> {
             .map(|reason| format!(", most often because: {reason}"))
             .unwrap_or_default();
         let what = format!("{} of {} failed for good{why}", artifact.artifact, segments(artifact.failed));
-        let hint = "see `ringcx-extractor queue list --state failed`; then `queue retry` or `queue discard`".to_owned();
+        let hint = "see `ringcx-extractor queue list --state failed`, and `queue show SEGMENT_ID` for what came instead; then \
+                    `queue retry` or `queue discard`"
+            .to_owned();
         add(ProblemKind::Failed, artifact.failed, what, hint);
     }
     if account.aside.unresolved > 0 {

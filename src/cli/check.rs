@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::failure::bare;
 use super::{Context, terminal};
+use crate::clock::Time;
 use crate::config::{Accounts, Auth, DatabaseUrl, LimitScope, Loaded, Settings};
 use crate::daemon::shared;
 use crate::db::{Access, Db, DbError, DbFault};
@@ -48,7 +49,9 @@ pub async fn run(_args: Args, context: &Context) -> anyhow::Result<u8> {
         }
     };
     let settings = &loaded.settings;
-    for line in self::settings(loaded).into_iter().chain(sinks::check(&settings.sinks, &context.clock)) {
+    let credential = credential(settings, context.clock.now());
+    let sinks = sinks::check(&settings.sinks, &context.clock);
+    for line in self::settings(loaded).into_iter().chain(credential).chain(sinks) {
         lines.say(&line)?;
     }
     let db = match database(context, settings, &mut lines).await? {
@@ -83,6 +86,14 @@ fn settings(loaded: &Loaded) -> Vec<Line> {
     let mut lines = vec![Line::good("settings", &from)];
     lines.extend(loaded.warnings.iter().map(|warning| Line::odd("settings", warning)));
     lines
+}
+
+/// A line where the login's JWT credential ends soon, or has ended.
+fn credential(settings: &Settings, now: Time) -> Option<Line> {
+    let expires = shared::credentials(&settings.auth).expires()?;
+    let found = ringcx::expiry(expires, now)?;
+    let line = if found.over { Line::bad } else { Line::odd };
+    Some(Line { hint: Some(found.hint.to_owned()), ..line("credential", &found.sentence) })
 }
 
 async fn database(context: &Context, settings: &Settings, lines: &mut Lines) -> anyhow::Result<Option<Db>> {

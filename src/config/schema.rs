@@ -91,7 +91,12 @@ pub const KEYS: &[Key] = &[
     key("limits.requests_per_minute", Kind::Count, Some("120"), "all requests in any 60 s"),
     key("limits.metadata_per_minute", Kind::Count, Some("3"), "metadata requests in any 60 s"),
     key("limits.metadata_per_15_minutes", Kind::Count, Some("9"), "metadata requests in any 15 min"),
-    key("limits.token_exchanges_per_minute", Kind::Count, Some("5"), "token exchanges in any 60 s"),
+    key(
+        "limits.token_exchanges_per_minute",
+        Kind::Count,
+        Some("5"),
+        "token exchanges in any 60 s, and as many RingCentral tokens",
+    ),
     key("fetch.concurrency", Kind::Count, Some("8"), "requests in flight per account"),
     key("fetch.retry_initial", Kind::Span, Some("15s"), "first delay before trying again"),
     key("fetch.retry_max", Kind::Span, Some("6h"), "longest delay before trying again"),

@@ -2,7 +2,7 @@
 //!
 //! The loop around `fetch`. It sleeps until something is queued, settled or due; an idle account costs nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -77,6 +77,8 @@ pub struct Drain {
     standing: BTreeMap<Artifact, Standing>,
     absence: BTreeMap<Artifact, Absence>,
     ripeness: BTreeMap<Artifact, Ripeness>,
+    /// Of which a redirect has been reported.
+    moved: BTreeSet<Artifact>,
     /// Classes of which the database holds, or may hold, more than was handed out.
     more: HashSet<Class>,
     refill: bool,
@@ -101,6 +103,7 @@ impl Drain {
             standing: BTreeMap::new(),
             absence: BTreeMap::new(),
             ripeness: BTreeMap::new(),
+            moved: BTreeSet::new(),
             more: HashSet::new(),
             refill: true,
             next: None,

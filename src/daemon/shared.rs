@@ -1,6 +1,6 @@
 //! What the parts of one daemon share.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::sync::watch;
 
 use crate::account::{Account, metadata_budget_name};
-use crate::clock::Clock;
+use crate::clock::{Clock, Time};
 use crate::config::{Auth, LimitScope, Limits, Settings};
 use crate::db::Db;
 use crate::deliver::Board;
@@ -42,6 +42,8 @@ pub struct Shared {
     pub sinks: Arc<Board>,
     session: AtomicBool,
     beats: AtomicU64,
+    /// In milliseconds since 1970; `i64::MAX` where the credentials have no end.
+    credential_expires: AtomicI64,
 }
 
 impl Shared {
@@ -74,6 +76,7 @@ impl Shared {
             sinks: Arc::default(),
             session: AtomicBool::new(false),
             beats: AtomicU64::new(0),
+            credential_expires: AtomicI64::new(i64::MAX),
         }))
     }
 
@@ -131,6 +134,16 @@ impl Shared {
         self.session.store(works, Ordering::Relaxed);
     }
 
+    /// When the login's credentials end, where they say so.
+    pub fn credential_expires(&self) -> Option<Time> {
+        Some(Time(self.credential_expires.load(Ordering::Relaxed))).filter(|at| at.0 != i64::MAX)
+    }
+
+    /// Says when the login's credentials end.
+    pub fn set_credential_expires(&self, at: Option<Time>) {
+        self.credential_expires.store(at.map_or(i64::MAX, |at| at.0), Ordering::Relaxed);
+    }
+
     /// Counts a sign of life; returns how many there were.
     pub fn beat(&self) -> u64 {
         self.beats.fetch_add(1, Ordering::Relaxed) + 1
@@ -146,13 +159,14 @@ pub fn hosts(settings: &Settings) -> Hosts {
     }
 }
 
-/// The login, from the settings; its exchanges are limited together with those of every other process on the database.
+/// The login, from the settings; its RingCentral tokens and its exchanges are limited together with those of every other
+/// process on the database. Tokens themselves are never stored: each process has its own, for all its accounts.
 pub fn login(settings: &Settings, api: &Api, db: &Db, clock: &Clock) -> Login {
     let limits = Sliding::new([(settings.limits.token_exchanges_per_minute.get(), Duration::from_secs(60))]);
-    let exchanges = Arc::new(Budget::new(Arc::new(db.clone()), "login".to_owned(), limits, clock.clone()));
+    let budget = |key: &str| Arc::new(Budget::new(Arc::new(db.clone()), key.to_owned(), limits.clone(), clock.clone()));
     let auth = settings.auth.clone();
     let reread = Arc::new(move || auth.reread().map(|auth| credentials(&auth)).map_err(|error| error.to_string()));
-    Login::new(api.clone(), credentials(&settings.auth), Some(reread), exchanges)
+    Login::new(api.clone(), credentials(&settings.auth), Some(reread), budget("ringcentral"), budget("login"))
 }
 
 /// The name of the budget that a sub-account's requests come out of.
@@ -177,7 +191,8 @@ pub fn metadata_limits(limits: &Limits) -> Sliding {
     ])
 }
 
-fn credentials(auth: &Auth) -> Credentials {
+/// What the settings say to log in with.
+pub fn credentials(auth: &Auth) -> Credentials {
     match auth.clone() {
         Auth::RingCentral { client_id, client_secret, jwt, .. } => {
             Credentials::RingCentral { client_id, client_secret, jwt }

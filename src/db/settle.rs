@@ -7,6 +7,7 @@
 mod failed;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 
 use bytes::Bytes;
 use rand::Rng as _;
@@ -55,7 +56,26 @@ pub enum Settlement {
         status: Option<u16>,
         /// Why, for people; never content.
         reason: String,
+        /// How the answer was broken, if it was.
+        broken: Option<BrokenAnswer>,
     },
+}
+
+/// An answer that came and could not be used.
+#[derive(Clone)]
+pub struct BrokenAnswer {
+    /// The same number where answers are broken alike; not 0.
+    pub kind: u32,
+    /// How many in a row were broken like this one, itself included.
+    pub alike: u32,
+    /// How it began: content, to be shown to whoever asks for it by name and never logged.
+    pub start: Bytes,
+}
+
+impl fmt::Debug for BrokenAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BrokenAnswer {{ kind: {}, alike: {}, {} bytes }}", self.kind, self.alike, self.start.len())
+    }
 }
 
 /// A claim and what became of it.

@@ -32,6 +32,10 @@ pub struct Claim {
     pub misses: u32,
     /// Among them, answers that asking again will hardly change.
     pub refusals: u32,
+    /// How the last answer was broken; 0 where it was not.
+    pub broken: u32,
+    /// How many in a row were broken like it.
+    pub alike: u32,
     /// When it was first tried.
     pub first_try: Option<Time>,
     /// How long it was paused since.
@@ -54,7 +58,7 @@ fn of_class((artifact, lane, again): Class) -> String {
     format!("w.artifact = {} and w.lane = {} and w.again = {}", artifact.code(), lane.code(), i32::from(again))
 }
 
-const CLAIM: &str = "w.item, w.lane, s.segment_id, s.dialog_id, s.ended, w.due, w.tries, w.misses, w.refusals, w.first_try, w.paused, w.visit";
+const CLAIM: &str = "w.item, w.lane, s.segment_id, s.dialog_id, s.ended, w.due, w.tries, w.misses, w.refusals, w.first_try, w.paused, w.visit, w.broken, w.alike";
 
 fn claim(owned: Owned, row: &Row) -> Result<Option<Claim>, DbError> {
     let item = Item(row.int(0)?);
@@ -76,6 +80,8 @@ fn claim(owned: Owned, row: &Row) -> Result<Option<Claim>, DbError> {
         first_try: row.maybe_time(9)?,
         paused: Duration::from_millis(row.count(10)?),
         visit: small(11)?,
+        broken: small(12)?,
+        alike: small(13)?,
     }))
 }
 
@@ -238,14 +244,20 @@ impl Db {
         Ok(items)
     }
 
+    /// How the last answer to an item began, where it could not be used.
+    pub async fn last_body(&self, item: Item) -> Result<Option<Vec<u8>>, DbError> {
+        let row = self.first(sql("select last_body from work where item = $1").bind(item.0)).await?;
+        row.map_or(Ok(None), |row| row.maybe_bytes(0))
+    }
+
     /// Makes items due at once, with their horizon counted afresh; returns how many. Discarded ones are revived too, and why they
     /// were discarded is no longer what is said of them.
     pub async fn retry_items(&self, filter: &QueueFilter, now: Time) -> Result<u64, DbError> {
         let (clause, args) = filter.clause();
         let number = args.len() + 1;
         let mut stmt = Stmt::built(format!(
-            "update work set state = 0, due = ${number}, tries = 0, again = 0, misses = 0, refusals = 0, first_try = null, paused = 0,
-             reason = case when state = 3 then null else reason end, status = case when state = 3 then null else status end
+            "update work set state = 0, due = ${number}, tries = 0, again = 0, misses = 0, refusals = 0, broken = 0, alike = 0, first_try = null,
+             paused = 0, reason = case when state = 3 then null else reason end, status = case when state = 3 then null else status end
              where item in (select w.item from work w join segment s on s.id = w.segment where {clause})"
         ));
         for arg in args {

@@ -220,6 +220,8 @@ mod tests {
             tries,
             misses: 0,
             refusals: 0,
+            broken: 0,
+            alike: 0,
             first_try: None,
             paused: Duration::ZERO,
             visit: 0,

@@ -71,13 +71,20 @@ pub(super) struct Paused {
 impl Paused {
     /// Whether it will not pass by itself: the API refused.
     pub(super) fn refused(&self) -> bool {
-        matches!(self.status, Some(401 | 403))
+        matches!(self.status, Some(300..=399 | 401 | 403))
     }
 
     /// What to do about it.
     pub(super) fn hint(&self) -> &'static str {
         match self.status {
             Some(401) => "check that the login's user is active and still belongs to this account",
+            Some(300..=399) => {
+                "the API has moved: the reason names the host; set the URL of [api] that named the old one"
+            }
+            Some(403) if self.endpoint == "metadata" => {
+                "give the login's user the permission for this data in the RingCX admin portal, and ask RingCentral's customer \
+                 success manager for the account's entitlement \"WEM Access\"; `ringcx-extractor check` names what is missing"
+            }
             Some(403) => {
                 "give the login's user the permission for this data in the RingCX admin portal; `ringcx-extractor check` \
                  names what is missing"

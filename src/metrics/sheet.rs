@@ -25,6 +25,8 @@ pub struct Figures {
     pub working: bool,
     /// By how many seconds the API's clock is ahead of this machine's.
     pub clock_skew_seconds: f64,
+    /// When the login's JWT credential ends, where it says so.
+    pub credential_expires: Option<Time>,
     /// Changes of the archive that the full-text index has not followed, and how many seconds the first has waited;
     /// `None` where nobody knows.
     pub index_lag: Option<(u64, u64)>,
@@ -173,6 +175,14 @@ impl Sheet {
         );
         let skew = vec![(Labels::new(), figures.clock_skew_seconds)];
         self.gauge("clock_skew", "By how much the API's clock is ahead of this machine's", Some(Unit::Seconds), skew);
+        let left = |at: Time| (at.0.saturating_sub(figures.now.0)) as f64 / 1000.0;
+        let left = figures.credential_expires.map(|at| (Labels::new(), left(at)));
+        self.gauge(
+            "jwt_expires",
+            "Time until the login's JWT credential ends, negative once it has; absent where it has no end",
+            Some(Unit::Seconds),
+            left.into_iter().collect(),
+        );
     }
 
     fn progress(&mut self, figures: &Figures) {

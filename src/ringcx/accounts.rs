@@ -10,7 +10,7 @@ use crate::model::{AccountId, Endpoint};
 use super::Api;
 use super::auth::Login;
 use super::call::{Answer, Call};
-use super::error::ApiError;
+use super::error::{ApiError, Cause};
 use super::limits::{Pacer, Permit};
 
 /// The largest list that is taken.
@@ -81,14 +81,20 @@ pub async fn rc_account_id(api: &Api, login: &Login) -> Result<Arc<str>, ApiErro
         let token = login.platform_token(stale.as_ref()).await?;
         let request = api.client().get(&url).bearer_auth(secrecy::ExposeSecret::expose_secret(&token.secret));
         let answer = api.send(endpoint, request).await?;
-        if answer.status().as_u16() == 401 && stale.is_none() {
-            stale = Some(token);
-            continue;
-        }
         if !answer.status().is_success() {
             let (status, headers) = (answer.status(), answer.headers().clone());
             let body = answer.bytes(CAP).await.unwrap_or_default();
-            return Err(ApiError::answered(endpoint, status, &headers, &body, api.api_now()));
+            let error = ApiError::answered(endpoint, status, &headers, &body, api.api_now());
+            if status.as_u16() == 401 && error.cause != Cause::Outage && stale.is_none() {
+                stale = Some(token);
+                continue;
+            }
+            return Err(match error.is_redirect() {
+                true => error.with_hint(
+                    "if that host is RingCentral's, set api.platform_url to it (https:// and the host) and restart",
+                ),
+                false => error,
+            });
         }
         let account = json(answer).await?;
         return id(&account["id"]).ok_or_else(|| ApiError::undecodable(endpoint, "it names no account"));

@@ -21,11 +21,13 @@ use super::error::{ApiError, Cause};
 use super::limits::Budget;
 
 mod ask;
+mod expiry;
 mod flow;
 #[cfg(test)]
 mod tests;
 mod token;
 
+pub use expiry::{Expiry, expiry};
 pub use token::Token;
 
 use flow::Flow;
@@ -65,6 +67,16 @@ impl Credentials {
             }
             Credentials::Engage { password, .. } => vec![password.expose_secret()],
             Credentials::ApiToken(token) => vec![token.expose_secret()],
+        }
+    }
+
+    /// When they end, where they are a token that says so.
+    pub fn expires(&self) -> Option<Time> {
+        match self {
+            Credentials::RingCentral { jwt: token, .. } | Credentials::ApiToken(token) => {
+                expiry::of_token(token.expose_secret())
+            }
+            Credentials::Engage { .. } => None,
         }
     }
 
@@ -129,6 +141,7 @@ pub struct Login(Arc<Shared>);
 
 struct Shared {
     api: Api,
+    tokens: Arc<Budget>,
     exchanges: Arc<Budget>,
     reread: Option<Reread>,
     current: RwLock<Option<Token>>,
@@ -147,11 +160,18 @@ enum Glance {
 }
 
 impl Login {
-    /// A login that has not been tried. `reread` is asked for fresh credentials when these are refused; `exchanges` is
-    /// the budget of exchanges (and Engage logins), of which the API allows five a minute.
-    pub fn new(api: Api, credentials: Credentials, reread: Option<Reread>, exchanges: Arc<Budget>) -> Login {
+    /// A login that has not been tried. `reread` is asked for fresh credentials when these are refused. `tokens` is the
+    /// budget of RingCentral tokens, `exchanges` that of exchanges (and Engage logins): the API allows five a minute of each.
+    pub fn new(
+        api: Api,
+        credentials: Credentials,
+        reread: Option<Reread>,
+        tokens: Arc<Budget>,
+        exchanges: Arc<Budget>,
+    ) -> Login {
         Login(Arc::new(Shared {
             api,
+            tokens,
             exchanges,
             reread,
             current: RwLock::new(None),

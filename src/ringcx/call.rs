@@ -19,7 +19,7 @@ use crate::model::Endpoint;
 
 use super::Api;
 use super::auth::{Login, Token};
-use super::error::{ApiError, Cause};
+use super::error::{ApiError, Cause, KEPT_BYTES};
 use super::limits::{Budget, Pacer, Permit, Reserved};
 
 /// How often a call is repeated with a newer token.
@@ -69,8 +69,12 @@ impl Call<'_> {
                 self.settle(&answer, &token, &refused);
                 return self.judged(answer).await;
             }
-            self.login.refused(&token);
             let error = self.failure(answer).await;
+            if error.cause == Cause::Outage {
+                // No other token would fare better.
+                return Err(error);
+            }
+            self.login.refused(&token);
             if refused.len() == REPEATS {
                 return Err(unauthorised(error));
             }
@@ -187,7 +191,8 @@ impl Answer {
     pub(crate) fn decoded(&self) -> Result<(), ApiError> {
         match self.headers().get(CONTENT_ENCODING) {
             Some(encoding) if encoding.as_bytes() != b"identity" => {
-                Err(ApiError::undecodable(self.endpoint, "its content encoding is one that was not asked for"))
+                let error = ApiError::undecodable(self.endpoint, "its content encoding is one that was not asked for");
+                Err(error.with_status(self.status()))
             }
             _ => Ok(()),
         }
@@ -202,17 +207,21 @@ impl Answer {
     ///
     /// # Errors
     /// Transient ones: too large, broken off, or too slow, be it between two pieces or (ten times that) in all, the wait
-    /// for another large one included.
+    /// for another large one included. They hold the status, and the beginning of what came.
     pub(crate) async fn bytes(mut self, cap: usize) -> Result<Bytes, ApiError> {
-        let endpoint = self.endpoint;
-        match tokio::time::timeout(self.idle.saturating_mul(10), self.gather(cap)).await {
+        let (endpoint, status) = (self.endpoint, self.status());
+        let mut start = Vec::new();
+        let outcome = match tokio::time::timeout(self.idle.saturating_mul(10), self.gather(cap, &mut start)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ApiError::timed_out(endpoint, "the answer came too slowly")),
-        }
+        };
+        outcome.map_err(|error| error.with_status(status).of_body(&start))
     }
 
-    async fn gather(&mut self, cap: usize) -> Result<Bytes, ApiError> {
+    /// `start` takes the first bytes, for whoever wants to see what came where the rest does not.
+    async fn gather(&mut self, cap: usize, start: &mut Vec<u8>) -> Result<Bytes, ApiError> {
         let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        keep_start(start, &first);
         let mut length = first.len();
         let mut whole: Option<BytesMut> = None;
         let mut turn = None;
@@ -225,6 +234,7 @@ impl Answer {
                 return Ok(whole.map_or(first, BytesMut::freeze));
             };
             length += next.len();
+            keep_start(start, &next);
             whole.get_or_insert_with(|| BytesMut::from(first.as_ref())).extend_from_slice(&next);
         }
         let why = format!("the answer is larger than {} MB", cap.div_ceil(1024 * 1024));
@@ -237,6 +247,16 @@ impl Answer {
             Err(_) => Err(ApiError::timed_out(self.endpoint, "the answer stopped coming")),
         }
     }
+}
+
+fn keep_start(start: &mut Vec<u8>, chunk: &[u8]) {
+    let room = KEPT_BYTES.saturating_sub(start.len()).min(chunk.len());
+    start.extend_from_slice(chunk.get(..room).unwrap_or_default());
+}
+
+/// A 200 without a word of what there is to be.
+pub(super) fn empty(endpoint: Endpoint) -> ApiError {
+    ApiError::new(Fault::NotYet, endpoint, Cause::Empty, "it is empty so far").with_status(StatusCode::OK)
 }
 
 /// A 200 that names an error instead of holding what was asked for.

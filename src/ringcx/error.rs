@@ -4,12 +4,14 @@
 //! of a body but that code: whatever a customer said stays out of logs.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{StatusCode, Url};
 use serde_json::Value;
 
 use crate::backoff::Fault;
@@ -20,7 +22,7 @@ use super::limits::{StoreError, retry_after};
 
 mod hint;
 
-use hint::hint;
+use hint::{hint, moved};
 
 /// A call that did not give what it was made for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -42,6 +44,7 @@ pub struct ApiError {
     /// "failed to …: why", without a hint.
     pub message: String,
     hint: Option<&'static str>,
+    body: Option<KeptBody>,
     #[source]
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
@@ -69,8 +72,25 @@ pub enum Cause {
     Gone,
     /// Fresh tokens are refused again and again, so for a while no new one is asked for.
     Futile,
+    /// The service cannot tell good tokens from bad ones just now: the vendor's outage, not the login's fault.
+    Outage,
+    /// A transcript without a word in it, although there is to be one.
+    Empty,
     /// The settings or an id do not allow the request to be made.
     Settings,
+}
+
+/// Of a body that cannot be used so many bytes are kept, for a person to see what came.
+pub(crate) const KEPT_BYTES: usize = 2048;
+
+/// What came in place of what was asked for. It may hold what a customer said: printed, it shows its length alone.
+#[derive(Clone)]
+struct KeptBody(Bytes);
+
+impl fmt::Debug for KeptBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 /// What a call is for, after "failed to".
@@ -96,10 +116,63 @@ impl ApiError {
         matches!(self.fault, Fault::Unauthorised | Fault::Forbidden)
     }
 
-    /// The status under which a pause is recorded: whatever refused the login, that is a matter of the credentials.
+    /// Whether the API has moved to another address, which takes a change of the settings.
+    pub fn is_redirect(&self) -> bool {
+        matches!(self.status, Some(300..=399))
+    }
+
+    /// The status under which a pause is recorded: whatever refused the login, that is a matter of the credentials; an
+    /// outage of those who verify tokens is none.
     pub fn pause_status(&self) -> Option<i64> {
-        let status = if self.endpoint == Endpoint::Login && self.is_refusal() { Some(401) } else { self.status };
+        let status = match self.cause {
+            Cause::Outage => None,
+            _ if self.endpoint == Endpoint::Login && self.is_refusal() => Some(401),
+            _ => self.status,
+        };
         status.map(i64::from)
+    }
+
+    /// The body, or its beginning, where an answer could not be used. May hold what a customer said: never logged.
+    pub fn body(&self) -> Option<&Bytes> {
+        self.body.as_ref().map(|kept| &kept.0)
+    }
+
+    /// How the answer is broken, as a number that is the same where it is broken alike; `None` where none came.
+    pub fn broken_kind(&self) -> Option<u32> {
+        let cause = match self.cause {
+            Cause::BrokeOff => 1,
+            Cause::TooLarge => 2,
+            Cause::Undecodable => 3,
+            _ => return None,
+        };
+        self.status.map(|status| cause * 1000 + u32::from(status))
+    }
+
+    /// The same error of a call for one artifact: an answer that is broken is the item's, not the service's.
+    pub(crate) fn of_item(mut self) -> ApiError {
+        if self.fault == Fault::Transient && self.broken_kind().is_some() {
+            self.fault = Fault::Broken;
+        }
+        self
+    }
+
+    /// The same, with the beginning of what came.
+    pub(crate) fn of_body(mut self, body: &[u8]) -> ApiError {
+        let start = body.get(..KEPT_BYTES).unwrap_or(body);
+        self.body = Some(KeptBody(Bytes::copy_from_slice(start)));
+        self
+    }
+
+    /// The same, with all of what came.
+    pub(crate) fn of_whole_body(mut self, body: &Bytes) -> ApiError {
+        self.body = Some(KeptBody(body.clone()));
+        self
+    }
+
+    /// A 401 that says nothing of the token: whoever is to verify it cannot.
+    pub(crate) fn outage(endpoint: Endpoint) -> ApiError {
+        let why = "the service cannot verify any token just now (401, Jwks remote fetch is failed)";
+        ApiError::new(Fault::Transient, endpoint, Cause::Outage, why).with_status(StatusCode::UNAUTHORIZED)
     }
 
     pub(crate) fn new(fault: Fault, endpoint: Endpoint, cause: Cause, why: &str) -> ApiError {
@@ -112,6 +185,7 @@ impl ApiError {
             retry_in: None,
             message: format!("failed to {}: {why}", purpose(endpoint)),
             hint: hint(fault, endpoint, cause),
+            body: None,
             source: None,
         }
     }
@@ -205,11 +279,14 @@ impl ApiError {
         body: &[u8],
         now: Time,
     ) -> ApiError {
+        if status == StatusCode::UNAUTHORIZED && is_outage(body) {
+            return ApiError::outage(endpoint);
+        }
         let code = vendor_code(body).map(|code| format!(", {code}")).unwrap_or_default();
         let number = status.as_u16();
         let fault = fault_of(number);
         let what = match number {
-            300..=399 => "redirected, and redirects are not followed so that the token goes nowhere else",
+            300..=399 => return ApiError::redirected(endpoint, status, headers),
             401 if endpoint == Endpoint::Login => "the credentials were refused",
             401 => "the token was refused",
             403 => "access was denied",
@@ -223,6 +300,17 @@ impl ApiError {
             ApiError::new(fault, endpoint, Cause::Answered, &format!("{what} ({number}{code})")).with_status(status);
         error.retry_after = asked(headers, now);
         error
+    }
+
+    /// An answer that points elsewhere. Of where it points to, the host is told alone: the rest may hold anything.
+    fn redirected(endpoint: Endpoint, status: StatusCode, headers: &HeaderMap) -> ApiError {
+        let to = headers.get(LOCATION).and_then(|location| location.to_str().ok()).and_then(host_of);
+        let to = to.map_or_else(|| "another address".to_owned(), |host| format!("the host {host}"));
+        let number = status.as_u16();
+        let why = format!(
+            "redirected to {to}, and redirects are not followed so that the token goes nowhere else ({number})"
+        );
+        ApiError::new(fault_of(number), endpoint, Cause::Answered, &why).with_status(status).with_hint(moved(endpoint))
     }
 
     /// The same error, told to someone who asks while the next attempt is `retry_in` away.
@@ -247,6 +335,21 @@ impl ApiError {
 /// What `Retry-After` asks for.
 pub(crate) fn asked(headers: &HeaderMap, now: Time) -> Option<Duration> {
     headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|value| retry_after(value, now))
+}
+
+/// The host of a URL, if it has one that is fit to be shown.
+fn host_of(url: &str) -> Option<String> {
+    // One without a scheme still names a host.
+    let url = Url::parse(url).or_else(|_| Url::parse("https://relative.invalid/")?.join(url)).ok()?;
+    let host = url.host_str().filter(|host| *host != "relative.invalid")?;
+    let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte));
+    (plain && host.len() <= 80).then(|| host.to_owned())
+}
+
+/// Whether a 401 tells of keys (JWKS) that could not be fetched, so that no token can be verified, good or bad.
+fn is_outage(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body.get(..KEPT_BYTES).unwrap_or(body)).to_ascii_lowercase();
+    text.contains("jwks") && (text.contains("fail") || text.contains("unable") || text.contains("timeout"))
 }
 
 fn fault_of(status: u16) -> Fault {
@@ -357,6 +460,51 @@ mod tests {
         for (status, fault) in expected {
             assert_eq!(answer(status, "").fault, fault, "{status}");
         }
+    }
+
+    #[test]
+    fn a_redirect_names_the_host_alone_and_the_setting_to_change() {
+        let redirected = |endpoint, location: &str| {
+            let headers = HeaderMap::from_iter([(LOCATION, location.parse().unwrap())]);
+            ApiError::answered(endpoint, StatusCode::PERMANENT_REDIRECT, &headers, b"", Time(0))
+        };
+        for (endpoint, setting) in [
+            (Endpoint::AutoSummary, "api.summary_url"),
+            (Endpoint::AgentSummary, "api.summary_url"),
+            (Endpoint::Transcript, "api.ringcx_url"),
+            (Endpoint::Metadata, "api.ringcx_url"),
+            (Endpoint::Accounts, "api.ringcx_url"),
+        ] {
+            let error = redirected(endpoint, "https://user:pw@summaries.example.com:8443/voice/x?token=s3cret#anna");
+            assert!(error.message.contains("the host summaries.example.com, "), "{error}");
+            assert!(!error.message.contains("voice") && !error.message.contains("s3cret"), "{error}");
+            assert!(error.hint().unwrap().contains(setting) && error.is_redirect(), "{error}");
+        }
+        assert!(redirected(Endpoint::Transcript, "//b.example.com/x").message.contains("the host b.example.com"));
+        for odd in ["/elsewhere", "mailto:anna@example.com", "", "https://"] {
+            assert!(redirected(Endpoint::Transcript, odd).message.contains("redirected to another address"), "{odd}");
+        }
+    }
+
+    #[test]
+    fn keys_that_cannot_be_fetched_are_the_vendors_outage() {
+        for body in ["Jwks remote fetch is failed", "  JWKS remote fetch is failed\n", "failed to fetch jwks"] {
+            let error = answer(401, body);
+            assert_eq!((error.fault, error.cause, error.status), (Fault::Transient, Cause::Outage, Some(401)));
+            assert!(!error.is_refusal() && error.pause_status().is_none() && error.hint().is_some());
+        }
+        for body in ["Jwt is expired", "Jwks doesn't have key to match kid or alg from Jwt", ""] {
+            assert_eq!(answer(401, body).fault, Fault::Unauthorised, "{body}");
+        }
+        assert_eq!(answer(403, "Jwks remote fetch is failed").fault, Fault::Forbidden);
+    }
+
+    #[test]
+    fn a_kept_body_is_bounded_and_not_shown() {
+        let error = ApiError::undecodable(Endpoint::Transcript, "x").with_status(StatusCode::OK).of_body(&[b'A'; 9000]);
+        assert_eq!(error.body().map(Bytes::len), Some(KEPT_BYTES));
+        assert!(!format!("{error:?}").contains("AAA"));
+        assert_eq!((error.broken_kind(), error.of_item().fault), (Some(3200), Fault::Broken));
     }
 
     #[test]

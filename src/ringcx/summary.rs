@@ -47,11 +47,12 @@ pub async fn summary(
         return Ok(Fetched::Empty);
     }
     answer.decoded()?;
+    let status = answer.status();
     let body = answer.bytes(CAP).await?;
     let Ok(text) = std::str::from_utf8(&body) else {
-        return Err(ApiError::undecodable(endpoint, "it is not UTF-8"));
+        return Err(ApiError::undecodable(endpoint, "it is not UTF-8").with_status(status).of_body(&body));
     };
-    match judge(endpoint, text)? {
+    match judge(endpoint, text).map_err(|error| error.with_status(status).of_body(&body))? {
         true => Ok(Fetched::Body(body)),
         false => Ok(Fetched::Empty),
     }

@@ -167,7 +167,8 @@ pub(super) fn pacer(clock: Clock) -> Pacer {
 }
 
 pub(super) fn login(api: &Api, credentials: Credentials) -> Login {
-    Login::new(api.clone(), credentials, None, Arc::new(budget(api.clock().clone())))
+    let any = || Arc::new(budget(api.clock().clone()));
+    Login::new(api.clone(), credentials, None, any(), any())
 }
 
 /// A permanent token needs no login, so that tests of other calls see only those.

@@ -345,7 +345,7 @@ fn ask(scene: &mut Scene, claim: &Claim, mut permit: Permit, luck: Luck) -> Resu
             Err(error)
         }
         Luck::Reset => Err(transient(Cause::BrokeOff, None)),
-        Luck::Truncated => Err(transient(Cause::BrokeOff, Some(200))),
+        Luck::Truncated => Err(scene.error(Fault::Broken, endpoint, Cause::BrokeOff, Some(200))),
         Luck::ErrorInside => Err(scene.error(Fault::NotYet, endpoint, Cause::Answered, Some(200))),
     })
 }

@@ -302,7 +302,7 @@ impl Reader {
             Fault::Forbidden | Fault::Unauthorised => {
                 self.standing.failed(Fault::Unauthorised, "", now, scene.backoff.initial(), jitter);
             }
-            Fault::Transient | Fault::NotYet | Fault::Permanent => {
+            Fault::Transient | Fault::Broken | Fault::NotYet | Fault::Permanent => {
                 self.standing.abandon();
                 self.failures += 1;
                 let broke_off = error.cause == Cause::BrokeOff && error.status == Some(200);

@@ -185,7 +185,8 @@ async fn permission(
         summary => ringcx::summary(api, login, pacer, permit, &one.id, segment_id, summary).await,
     };
     // What passes by itself is no word about permissions; the daemon tries again.
-    asked.err().filter(ApiError::is_refusal).map(|error| Line::refused(&what, &error))
+    let lasting = |error: &ApiError| error.is_refusal() || error.is_redirect();
+    asked.err().filter(lasting).map(|error| Line::refused(&what, &error))
 }
 
 fn found(announced: u64, transcribed: u64, aside: u64, window: Window) -> String {

@@ -9,7 +9,7 @@ use crate::cli::{Context, terminal};
 use crate::clock::Time;
 use crate::db::{AttemptRow, Db, QueueFilter, QueueRow};
 use crate::model::{Artifact, Lane, State};
-use crate::reading::one_line;
+use crate::reading::{clean, one_line};
 
 /// An item as JSON.
 #[derive(Serialize)]
@@ -27,6 +27,9 @@ struct Line<'a> {
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<Vec<Try<'a>>>,
+    /// How the last answer began, where it could not be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_body: Option<&'a str>,
 }
 
 /// A try that failed, as JSON.
@@ -59,7 +62,7 @@ pub(super) async fn list(args: &ListArgs, db: &Db, context: &Context) -> Result<
     let now = context.clock.now();
     if args.json {
         for item in &items {
-            print_json(&line(item, now, None))?;
+            print_json(&line(item, now, None, None))?;
         }
     } else if items.is_empty() {
         terminal::print("no such items\n")?;
@@ -80,10 +83,11 @@ pub(super) async fn show(args: &ShowArgs, db: &Db, context: &Context) -> Result<
     for item in db.queue(&filter).await? {
         let attempts = db.attempts(item.item.segment()).await?;
         let attempts: Vec<&AttemptRow> = attempts.iter().filter(|attempt| attempt.artifact == item.artifact).collect();
+        let last_body = db.last_body(item.item).await?.map(|body| String::from_utf8_lossy(&body).into_owned());
         if args.json {
-            print_json(&line(&item, now, Some(&attempts)))?;
+            print_json(&line(&item, now, Some(&attempts), last_body.as_deref()))?;
         } else {
-            terminal::print(&story(&item, &attempts, now))?;
+            terminal::print(&story(&item, &attempts, last_body.as_deref(), now))?;
         }
     }
     Ok(())
@@ -93,7 +97,12 @@ fn print_json(line: &Line<'_>) -> Result<()> {
     Ok(terminal::print(&format!("{}\n", serde_json::to_string(line)?))?)
 }
 
-fn line<'a>(item: &'a QueueRow, now: Time, attempts: Option<&[&'a AttemptRow]>) -> Line<'a> {
+fn line<'a>(
+    item: &'a QueueRow,
+    now: Time,
+    attempts: Option<&[&'a AttemptRow]>,
+    last_body: Option<&'a str>,
+) -> Line<'a> {
     let tried =
         |row: &&'a AttemptRow| Try { nth: row.nth, at: row.at.rfc3339(), status: row.status, reason: &row.reason };
     Line {
@@ -109,6 +118,7 @@ fn line<'a>(item: &'a QueueRow, now: Time, attempts: Option<&[&'a AttemptRow]>) 
         status: item.status,
         reason: item.reason.as_deref(),
         attempts: attempts.map(|rows| rows.iter().map(tried).collect()),
+        last_body,
     }
 }
 
@@ -144,7 +154,7 @@ fn table(items: &[QueueRow], now: Time, width: usize) -> String {
     format!("{}\n", table.trim_fmt())
 }
 
-fn story(item: &QueueRow, attempts: &[&AttemptRow], now: Time) -> String {
+fn story(item: &QueueRow, attempts: &[&AttemptRow], last_body: Option<&str>, now: Time) -> String {
     let mut text = format!("{} of segment {}: {}\n", item.artifact, one_line(&item.segment_id), state(item, now));
     text.push_str(&format!("  account {}, ended {}, lane {}\n", one_line(&item.sub), ended(item), item.lane));
     if item.state == State::Open {
@@ -161,6 +171,15 @@ fn story(item: &QueueRow, attempts: &[&AttemptRow], now: Time) -> String {
             attempt.nth,
             one_line(&attempt.reason)
         ));
+    }
+    if let Some(body) = last_body {
+        text.push_str(match body.is_empty() {
+            true => "  the last answer had no body\n",
+            false => "  the last answer began with:\n",
+        });
+        for line in clean(body).lines() {
+            text.push_str(&format!("    {line}\n"));
+        }
     }
     text.push_str(match item.state {
         State::Unavailable | State::Failed => {

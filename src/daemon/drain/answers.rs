@@ -10,7 +10,7 @@ use crate::clock::Time;
 use crate::db::{Claim, PauseRow, Settlement};
 use crate::fetch::schedule::Schedule;
 use crate::model::{Artifact, Endpoint, Lane, State};
-use crate::ringcx::ApiError;
+use crate::ringcx::{ApiError, Cause};
 use crate::standing::{Meaning, Standing};
 
 impl Drain {
@@ -43,6 +43,13 @@ impl Drain {
                 standing.failed(error.fault, &claim.segment_id, now, first, rand::rng().random())
             }
         };
+        match &result {
+            Err(error) if self.account.report_redirect(error, now) => {
+                self.moved.insert(claim.artifact);
+            }
+            Ok(_) if self.moved.remove(&claim.artifact) => self.account.clear_redirect(claim.artifact.into()),
+            _ => {}
+        }
         match (&result, meaning) {
             (Err(error), Meaning::Account) => return self.account_fault(claim, error).await,
             (_, Meaning::Recovered(since)) => self.recovered(claim.artifact, since, now).await,
@@ -54,7 +61,8 @@ impl Drain {
                 self.settle(claim, settlement, at).await;
             }
             Err(error) => {
-                if error.fault == Fault::NotYet {
+                // An empty answer says that there is something of its kind: a 404 does not.
+                if error.fault == Fault::NotYet && error.cause != Cause::Empty {
                     self.absence.entry(claim.artifact).or_default().missed(self.patience.is_late(&claim, now), now);
                 }
                 let mut settlement = self.patience.failed(&claim, &error, now, rand::rng().random());
@@ -66,7 +74,11 @@ impl Drain {
     }
 
     fn log_failure(&self, claim: &Claim, error: &ApiError, settlement: &Settlement) {
-        let Settlement::Failed { state, due, .. } = settlement else { return };
+        let Settlement::Failed { state, due, .. } = settlement else {
+            tracing::info!(account = %self.account.id, segment = claim.segment_id, artifact = %claim.artifact,
+                "still empty at the horizon; taken as it is");
+            return;
+        };
         let (account, segment, artifact) = (&self.account.id, &claim.segment_id, claim.artifact);
         match state {
             State::Open => {

@@ -145,6 +145,11 @@ impl Db {
                     Err(_) => held.damaged = true,
                 }
             }
+            // What came of one that could not be used is kept beside its work.
+            let head = "select item, last_body from work where last_body is not null and item in ";
+            for row in self.all(Stmt::list(head, Vec::new(), part.iter().map(|key| key * 4), "")).await? {
+                texts.entry(row.int(0)?.div_euclid(4)).or_default().transcripts.push(row.bytes(1)?);
+            }
         }
         Ok(texts)
     }

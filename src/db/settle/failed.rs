@@ -33,9 +33,10 @@ impl Tx {
                 continue;
             }
             let stmt = Stmt::rows(
-                "with v (item, state, due, tries, misses, refusals, first_try, last_try, status, reason) as (values ",
+                "with v (item, state, due, tries, misses, refusals, broken, alike, first_try, last_try, status, reason, last_body) as (values ",
                 rows,
                 ") update work set state = v.state, due = v.due, tries = v.tries, again = 1, misses = v.misses, refusals = v.refusals,
+                 broken = v.broken, alike = v.alike, last_body = case when v.reason is null then work.last_body else v.last_body end,
                  first_try = v.first_try, last_try = coalesce(v.last_try, work.last_try), status = coalesce(v.status, work.status),
                  reason = coalesce(v.reason, work.reason)
                  from v where work.item = v.item and work.state = 0 returning work.item",
@@ -75,14 +76,17 @@ impl Tx {
 
 fn postponed(settled: &Settled) -> Option<Vec<Arg>> {
     let claim = &settled.claim;
-    let (state, due, misses, refusals, status, reason, first_try) = match &settled.settlement {
+    let before = (claim.broken, claim.alike);
+    let (state, due, misses, refusals, status, reason, first_try, (kind, alike), body) = match &settled.settlement {
         Settlement::Answered { .. } => return None,
-        Settlement::Failed { state, due, misses, refusals, status, reason } => {
+        Settlement::Failed { state, due, misses, refusals, status, reason, broken } => {
             let first_try = Some(claim.first_try.unwrap_or(settled.at));
-            (state, due, misses, refusals, status, Some(reason.as_str()), first_try)
+            let alike = broken.as_ref().map_or((0, 0), |broken| (broken.kind, broken.alike));
+            let body = broken.as_ref().map(|broken| broken.start.clone());
+            (state, due, misses, refusals, status, Some(reason.as_str()), first_try, alike, body)
         }
         Settlement::Deferred { due, first_try } => {
-            (&State::Open, due, &claim.misses, &claim.refusals, &None, None, *first_try)
+            (&State::Open, due, &claim.misses, &claim.refusals, &None, None, *first_try, before, None)
         }
     };
     let tries = if reason.is_some() { claim.tries.saturating_add(1) } else { claim.tries };
@@ -93,9 +97,12 @@ fn postponed(settled: &Settled) -> Option<Vec<Arg>> {
         tries.into(),
         (*misses).into(),
         (*refusals).into(),
+        kind.into(),
+        alike.into(),
         Arg::Int(first_try.map(|at| at.0)),
         Arg::Int(reason.map(|_| settled.at.0)),
         Arg::Int(status.map(i64::from)),
         reason.into(),
+        Arg::Bytes(body),
     ])
 }

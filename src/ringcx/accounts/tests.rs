@@ -59,13 +59,18 @@ async fn without_a_ringcentral_login_a_list_without_the_main_account_is_an_error
 }
 
 #[tokio::test]
-async fn a_platform_that_refuses_the_kept_token_gets_one_new_one() {
+async fn a_platform_that_refuses_a_token_gets_one_new_one_unless_it_was_new() {
     let server = Server::start(|request| match request.target.as_str() {
         "/restapi/oauth/token" => ok(r#"{"access_token":"rc","expires_in":3600}"#),
         _ => reply(401, "", "{}"),
     });
-    let api = api(&server, Clock::system());
-    let error = rc_account_id(&api, &login(&api, ringcentral())).await.unwrap_err();
-    assert_eq!(error.fault, Fault::Unauthorised);
-    assert_eq!(server.count("/restapi/oauth/token"), 2);
+    let clock = Clock::manual(crate::clock::Time(1_800_000_000_000));
+    let api = api(&server, clock.clone());
+    let login = login(&api, ringcentral());
+    for tokens in [1, 1, 2] {
+        let error = rc_account_id(&api, &login).await.unwrap_err();
+        assert_eq!(error.fault, Fault::Unauthorised);
+        assert_eq!(server.count("/restapi/oauth/token"), tokens);
+        clock.advance(std::time::Duration::from_secs(31));
+    }
 }

@@ -13,6 +13,7 @@ use crate::backoff::Fault;
 use crate::clock::Tick;
 use crate::model::Endpoint;
 use crate::ringcx::error::{ApiError, Cause, sane_code, vendor_code};
+use crate::ringcx::limits::Budget;
 
 use super::flow::RcToken;
 use super::{Credentials, Login};
@@ -49,6 +50,16 @@ impl Step {
         }
     }
 
+    /// A redirect: the setting that names the host.
+    fn moved(self) -> &'static str {
+        match self {
+            Step::RingCentral => {
+                "if that host is RingCentral's, set api.platform_url to it (https:// and the host) and restart"
+            }
+            _ => "if that host is RingCentral's, set api.ringcx_url to it (https:// and the host) and restart",
+        }
+    }
+
     fn hint(self) -> &'static str {
         match self {
             Step::RingCentral => {
@@ -69,7 +80,7 @@ impl Step {
 }
 
 impl Login {
-    /// Step 1: a RingCentral token for the JWT credential.
+    /// Step 1: a RingCentral token for the JWT credential. It is limited: the send is reserved first.
     pub(super) async fn ask_ringcentral(&self, credentials: &Credentials) -> Result<RcToken, ApiError> {
         let Credentials::RingCentral { client_id, client_secret, jwt } = credentials else {
             let why = "this login has no RingCentral account";
@@ -80,14 +91,13 @@ impl Login {
         let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", jwt.expose_secret())];
         let request = self.api().client().post(url).form(&form);
         let request = request.basic_auth(client_id, Some(client_secret.expose_secret()));
-        let asked = self.clock().tick();
         let secrets = [client_secret.expose_secret(), jwt.expose_secret()];
-        let answer = self.ask(Step::RingCentral, request, &secrets).await?;
+        let (asked, answer) = self.ask_counted(&self.0.tokens, Step::RingCentral, request, &secrets).await?;
         check_scope(&answer)?;
         let life = number(&answer["expires_in"]).unwrap_or(3600.0).clamp(0.0, 1e7);
         // A tenth, or a minute, before its end it is no longer begun with.
         let life = Duration::from_secs_f64((life * 0.9).max(life - 60.0));
-        Ok(RcToken { secret: secret(&answer, "access_token", Step::RingCentral)?, until: asked + life })
+        Ok(RcToken { secret: secret(&answer, "access_token", Step::RingCentral)?, asked, until: asked + life })
     }
 
     /// Step 2, which is limited: the send is reserved first.
@@ -95,7 +105,9 @@ impl Login {
         let url = format!("{}/api/auth/login/rc/accesstoken?includeRefresh=true", self.api().hosts().ringcx);
         let form = [("rcAccessToken", rc.secret.expose_secret()), ("rcTokenType", "Bearer")];
         let request = self.api().client().post(url).form(&form);
-        self.ask_counted(Step::Exchange, request, &[rc.secret.expose_secret()]).await
+        let secrets = [rc.secret.expose_secret()];
+        let (asked, answer) = self.ask_counted(&self.0.exchanges, Step::Exchange, request, &secrets).await?;
+        granted(&answer, asked, Step::Exchange)
     }
 
     /// Step 3.
@@ -103,7 +115,8 @@ impl Login {
         let url = format!("{}/api/auth/token/refresh", self.api().hosts().ringcx);
         let request = self.api().client().post(url).form(&[("refresh_token", refresh.expose_secret())]);
         let asked = self.clock().tick();
-        let answer = self.ask(Step::Refresh, request, &[refresh.expose_secret()]).await?;
+        let sent = self.api().send(Endpoint::Login, request).await;
+        let answer = self.read(Step::Refresh, sent, &[refresh.expose_secret()]).await?;
         granted(&answer, asked, Step::Refresh)
     }
 
@@ -118,22 +131,25 @@ impl Login {
         let password = password.expose_secret();
         let query = [("username", username), ("password", password), ("platformId", platform_id)];
         let request = self.api().client().post(url).query(&query);
-        self.ask_counted(Step::Engage, request, &[password, username]).await
+        let secrets = [password, username];
+        let (asked, answer) = self.ask_counted(&self.0.exchanges, Step::Engage, request, &secrets).await?;
+        granted(&answer, asked, Step::Engage)
     }
 
-    async fn ask_counted(&self, step: Step, request: RequestBuilder, secrets: &[&str]) -> Result<Granted, ApiError> {
-        let reserved = self.0.exchanges.reserve().await;
+    /// Sends once there is room in the budget; the answer, and when it was asked for.
+    async fn ask_counted(
+        &self,
+        budget: &Budget,
+        step: Step,
+        request: RequestBuilder,
+        secrets: &[&str],
+    ) -> Result<(Tick, Value), ApiError> {
+        let reserved = budget.reserve().await;
         let reserved = reserved.map_err(|error| ApiError::store(Endpoint::Login, error))?;
         let asked = self.clock().tick();
         let sent = self.api().send(Endpoint::Login, request).await;
         reserved.counted().await;
-        let answer = self.read(step, sent, secrets).await?;
-        granted(&answer, asked, step)
-    }
-
-    async fn ask(&self, step: Step, request: RequestBuilder, secrets: &[&str]) -> Result<Value, ApiError> {
-        let sent = self.api().send(Endpoint::Login, request).await;
-        self.read(step, sent, secrets).await
+        Ok((asked, self.read(step, sent, secrets).await?))
     }
 
     async fn read(
@@ -198,6 +214,12 @@ fn of_step(error: ApiError, step: Step) -> ApiError {
 /// A refused login in the vendor's own words, as far as they hold no secret.
 fn refused(error: ApiError, step: Step, status: StatusCode, body: &[u8], secrets: &[&str]) -> ApiError {
     let mut error = of_step(error, step);
+    if error.cause == Cause::Outage {
+        return error;
+    }
+    if status.is_redirection() {
+        return error.with_hint(step.moved());
+    }
     if status == StatusCode::NOT_FOUND {
         // Nothing is awaited here: the path does not exist on that host.
         error.fault = Fault::Permanent;

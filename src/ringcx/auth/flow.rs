@@ -18,6 +18,10 @@ use crate::ringcx::error::{ApiError, Cause};
 /// The longest pause between two attempts that the server has not asked for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How old a RingCentral token is at least before another takes its place because RingCX, or the platform, refused it: mostly
+/// it is good and the user lacks access, and tokens are limited.
+const RC_TOKEN_MIN_AGE: Duration = Duration::from_secs(60);
+
 /// What a renewal knows and keeps from one to the next.
 pub(super) struct Flow {
     pub(super) credentials: Credentials,
@@ -34,6 +38,8 @@ pub(super) struct Flow {
 #[derive(Clone)]
 pub(crate) struct RcToken {
     pub(crate) secret: SecretString,
+    /// When it was asked for.
+    pub(super) asked: Tick,
     pub(super) until: Tick,
 }
 
@@ -172,18 +178,14 @@ impl Login {
     }
 
     async fn exchanged(&self, flow: &mut Flow) -> Result<Granted, ApiError> {
-        let kept = flow.rc.is_some();
         let rc = self.rc_token(flow).await?;
         let first = self.ask_exchange(&rc).await;
         let Err(error) = &first else { return first };
-        if !matches!(error.status, Some(400 | 401 | 403)) {
+        let refused = matches!(error.status, Some(400 | 401 | 403)) && error.cause != Cause::Outage;
+        if !refused || self.clock().tick().since(rc.asked) < RC_TOKEN_MIN_AGE {
             return first;
         }
-        // Refused: the next attempt starts from a new one, at once if this one was from some time ago.
         flow.rc = None;
-        if !kept {
-            return first;
-        }
         let rc = self.rc_token(flow).await?;
         self.ask_exchange(&rc).await
     }
@@ -199,12 +201,13 @@ impl Login {
         Ok(rc)
     }
 
-    /// A RingCentral token for the platform's own calls; a new one if `not` is the one that is kept.
+    /// A RingCentral token for the platform's own calls; a new one if `not` is the one that is kept, and is not new itself.
     pub(crate) async fn platform_token(&self, not: Option<&RcToken>) -> Result<RcToken, ApiError> {
         let mut flow = self.0.flow.lock().await;
         flow.held_back(self.clock().tick())?;
         if let (Some(not), Some(kept)) = (not, &flow.rc)
             && not.until == kept.until
+            && self.clock().tick().since(kept.asked) >= RC_TOKEN_MIN_AGE
         {
             flow.rc = None;
         }
@@ -220,9 +223,10 @@ impl Login {
     }
 }
 
-/// Whether a refresh that failed has left its token good. A 429 is believed to, once.
+/// Whether a refresh that failed has left its token good. A 429 is believed to, once; an outage of those who verify it does.
 fn was_not_spent(error: &ApiError, failures: u32) -> bool {
-    matches!(error.cause, Cause::Unreachable | Cause::Untrusted) || (error.fault == Fault::RateLimited && failures == 0)
+    matches!(error.cause, Cause::Unreachable | Cause::Untrusted | Cause::Outage)
+        || (error.fault == Fault::RateLimited && failures == 0)
 }
 
 fn unusable() -> ApiError {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize};
 use std::time::Duration;
 
 use super::*;
+use crate::ringcx::limits::{MemoryStore, ReserveStore, Sliding};
 use crate::ringcx::testing::{
     self, Reply, Request, Server, Tally, account, budget, budget_in, ok, pacer, reply, ringcentral,
 };
@@ -64,7 +65,7 @@ impl Fake {
                 let token = request.header("authorization").unwrap_or_default();
                 let number: usize = token.trim_start_matches("Bearer cx-").parse().unwrap_or(0);
                 match number > self.revoked.load(Ordering::SeqCst) {
-                    true => ok(r#"{"transcript":[]}"#),
+                    true => ok(r#"{"transcript":[{"message":"yes"}]}"#),
                     false => reply(401, "content-type: text/plain\r\n", "Jwt is expired"),
                 }
             }
@@ -89,7 +90,8 @@ fn rig_of(credentials: Credentials, reread: Option<Reread>) -> Rig {
     let (fake, server) = Fake::start();
     let clock = Clock::manual(START);
     let api = testing::api(&server, clock.clone());
-    let login = Login::new(api, credentials, reread, Arc::new(budget(clock.clone())));
+    let any = || Arc::new(budget(clock.clone()));
+    let login = Login::new(api, credentials, reread, any(), any());
     Rig { fake, server, clock, login }
 }
 
@@ -332,7 +334,8 @@ async fn exchanges_are_reserved_and_refreshes_are_not() {
     let clock = Clock::manual(START);
     let tally = Arc::new(Tally::default());
     let exchanges = Arc::new(budget_in(Arc::clone(&tally) as Arc<_>, clock.clone()));
-    let login = Login::new(testing::api(&server, clock.clone()), ringcentral(), None, exchanges);
+    let tokens = Arc::new(budget(clock.clone()));
+    let login = Login::new(testing::api(&server, clock.clone()), ringcentral(), None, tokens, exchanges);
     for _ in 0..3 {
         login.token().await.unwrap();
         clock.advance(Duration::from_secs(250));
@@ -345,9 +348,82 @@ async fn exchanges_are_reserved_and_refreshes_are_not() {
 async fn no_exchange_is_sent_that_could_not_be_reserved() {
     let (_fake, server) = Fake::start();
     let clock = Clock::manual(START);
-    let exchanges = Arc::new(budget_in(Arc::new(Tally { away: true, ..Tally::default() }), clock.clone()));
-    let login = Login::new(testing::api(&server, clock), ringcentral(), None, exchanges);
-    assert_eq!(login.token().await.unwrap_err().cause, Cause::Store);
-    assert_eq!(server.count("/accesstoken"), 0);
-    assert!(matches!(login.state(), LoginState::Failing { refused: false, .. }));
+    let away = || Arc::new(budget_in(Arc::new(Tally { away: true, ..Tally::default() }), clock.clone()));
+    let there = Arc::new(budget(clock.clone()));
+    for (tokens, exchanges) in [(away(), Arc::clone(&there)), (there, away())] {
+        let login = Login::new(testing::api(&server, clock.clone()), ringcentral(), None, tokens, exchanges);
+        assert_eq!(login.token().await.unwrap_err().cause, Cause::Store);
+        assert_eq!(server.count("/accesstoken"), 0);
+        assert!(matches!(login.state(), LoginState::Failing { refused: false, .. }));
+    }
+    assert_eq!(server.count("/oauth/token"), 1, "the one that could be reserved");
+}
+
+/// The most requests that any minute holds, from when each came.
+fn busiest_minute(times: &[u64]) -> usize {
+    times.iter().map(|from| times.iter().filter(|at| (*from..from + 60).contains(*at)).count()).max().unwrap_or(0)
+}
+
+/// How many RingCentral tokens are asked for, second by second, in twenty minutes in which `trouble` goes on, and in which the
+/// process starts anew every `life` seconds.
+async fn tokens_asked_for(trouble: Trouble, life: u64) -> Vec<u64> {
+    let (fake, server) = Fake::start();
+    fake.trouble(trouble);
+    let clock = Clock::manual(START);
+    let store: Arc<dyn ReserveStore> = Arc::new(MemoryStore::default());
+    let five = || {
+        let limits = Sliding::new([(5, Duration::from_secs(60))]);
+        Arc::new(Budget::new(Arc::clone(&store), "tokens".to_owned(), limits, clock.clone()))
+    };
+    let api = testing::api(&server, clock.clone());
+    let start = || Login::new(api.clone(), ringcentral(), None, five(), Arc::new(budget(clock.clone())));
+    let (mut login, mut times, mut seen) = (start(), Vec::new(), 0);
+    for second in 0..1200 {
+        if second % life == 0 {
+            login = start();
+        }
+        // One that waits for its turn is given up, and asks again in a second.
+        let _ = tokio::time::timeout(Duration::from_millis(20), login.token()).await;
+        let asked = server.count("/oauth/token");
+        times.extend(std::iter::repeat_n(second, asked - seen));
+        seen = asked;
+        clock.advance(Duration::from_secs(1));
+    }
+    times
+}
+
+#[tokio::test]
+async fn no_failing_login_and_no_crash_loop_asks_for_more_than_five_ringcentral_tokens_a_minute() {
+    let wrong: Trouble = |_| Some(reply(401, "", r#"{"error":"invalid_client"}"#));
+    let no_access: Trouble = |request| request.target.contains("accesstoken").then(|| reply(403, "", ""));
+    for trouble in [wrong, no_access] {
+        let looping = tokens_asked_for(trouble, 2).await;
+        assert!(busiest_minute(&looping) <= 5 && looping.len() > 20, "{looping:?}");
+        let one = tokens_asked_for(trouble, u64::MAX).await;
+        assert!(busiest_minute(&one) <= 5 && one.len() <= 35, "{one:?}");
+    }
+    // Exchanges that fail cost no new token each.
+    assert!(busiest_minute(&tokens_asked_for(no_access, u64::MAX).await) <= 2);
+}
+
+#[tokio::test]
+async fn an_outage_of_those_who_verify_tokens_costs_no_renewal_and_is_not_the_logins() {
+    let rig = rig();
+    rig.fetch().await.unwrap();
+    rig.fake.trouble(|_| Some(reply(401, "content-type: text/plain\r\n", "Jwks remote fetch is failed")));
+    for _ in 0..20 {
+        let error = rig.fetch().await.unwrap_err();
+        assert_eq!((error.fault, error.cause, error.endpoint), (Fault::Transient, Cause::Outage, Endpoint::Transcript));
+    }
+    assert_eq!((rig.asked(), rig.server.count("/transcripts/")), ([1, 1, 0], 21));
+    assert!(matches!(rig.login.state(), LoginState::Good { .. }));
+    // It lasts until the token has run out: the refresh token is kept, and nobody is told to look at the credentials.
+    rig.pass(301);
+    let error = rig.login.token().await.unwrap_err();
+    assert_eq!((error.fault, error.cause), (Fault::Transient, Cause::Outage));
+    assert!(matches!(rig.login.state(), LoginState::Failing { refused: false, .. }));
+    rig.fake.well();
+    rig.pass(61);
+    rig.fetch().await.unwrap();
+    assert_eq!(rig.asked(), [1, 1, 2]);
 }

@@ -15,6 +15,7 @@ use reqwest::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use crate::clock::{Tick, Time, millis};
+use crate::lenient_json;
 
 /// The undocumented life of a RingCX token (contract.md, Authentication 2).
 pub(super) const LONGEST: Duration = Duration::from_secs(300);
@@ -157,13 +158,18 @@ impl Life {
     }
 }
 
+/// What a token says of itself, if it is a JWT.
+pub(super) fn claims(text: &str) -> Option<Value> {
+    let mut parts = text.trim().split('.');
+    let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
+    let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    lenient_json::from_slice(&payload)
+}
+
 /// How long a token will live from `now` on, if it is a JWT that says so. A machine's clock that is wrong must not make
 /// it zero: what lies in the past by `now` counts by the token's own two times, or not at all.
 fn stated_life(text: &str, now: Time) -> Option<Duration> {
-    let mut parts = text.split('.');
-    let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
-    let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
-    let payload: Value = serde_json::from_slice(&payload).ok()?;
+    let payload = claims(text)?;
     let seconds = |key: &str| payload.get(key)?.as_f64().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
     let until = |from: f64| {
         let left = (seconds("exp")? - from).min(1e9);

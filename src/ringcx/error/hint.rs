@@ -15,6 +15,10 @@ pub(super) fn hint(fault: Fault, endpoint: Endpoint, cause: Cause) -> Option<&'s
         ),
         Cause::Unreachable => Some("check the URLs in [api], and DNS, proxy and firewall"),
         Cause::Store => Some("check the database"),
+        Cause::Outage => Some(
+            "nothing to do: this is an outage of the vendor's, the login is well; it is tried again by itself. Should it last, \
+             see RingCentral's status page or ask its support",
+        ),
         Cause::Futile => Some(
             "check that api.ringcx_url and api.summary_url are of the account's region, and that the user is active in \
              RingCX",
@@ -36,6 +40,21 @@ fn answered(fault: Fault, endpoint: Endpoint) -> Option<&'static str> {
             "check rc_account_id and sub_account_id in [[accounts]], and that discovery.max_window is one that the API takes",
         ),
         _ => None,
+    }
+}
+
+/// A redirect: which setting names the host that has moved.
+pub(super) const fn moved(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::AgentSummary | Endpoint::AutoSummary => {
+            "if that host is RingCentral's, set api.summary_url to it (https:// and the host) and restart"
+        }
+        Endpoint::Metadata | Endpoint::Transcript | Endpoint::Accounts => {
+            "if that host is RingCentral's, set api.ringcx_url to it (https:// and the host) and restart"
+        }
+        Endpoint::Login => {
+            "if that host is RingCentral's, set api.platform_url or api.ringcx_url to it (https:// and the host) and restart"
+        }
     }
 }
 
@@ -65,19 +84,21 @@ const fn forbidden(endpoint: Endpoint) -> &'static str {
         }
         Endpoint::Metadata => {
             "give the login's user a RingCX role that may read interaction metadata of this sub-account: in the RingCX admin \
-             portal under Users, the user's role and its list of sub-accounts; and check rc_account_id and sub_account_id"
+             portal under Users, the user's role and its list of sub-accounts; the account also needs the entitlement \"WEM \
+             Access\", which RingCentral's customer success manager switches on; and check rc_account_id and sub_account_id"
         }
         Endpoint::Transcript => {
             "give the login's user a RingCX role that may read transcripts of this sub-account: in the RingCX admin portal under \
-             Users, the user's role; or take \"transcript\" out of artifacts"
+             Users, the user's role; and tick \"Enable AI Summaries\" in the queue's AI Tools; or take \"transcript\" out of \
+             artifacts"
         }
         Endpoint::AgentSummary => {
-            "have agent summaries enabled for the sub-account (RingCX admin portal, AI settings of the account), and give the \
-             login's user a role that may read them; or take \"agent_summary\" out of artifacts"
+            "have agent summaries enabled: in the RingCX admin portal tick \"Enable AI Summaries\" in the queue's AI Tools, and \
+             give the login's user a role that may read summaries; or take \"agent_summary\" out of artifacts"
         }
         Endpoint::AutoSummary => {
-            "have automatic summaries enabled for the sub-account (RingCX admin portal, AI settings of the account), and give \
-             the login's user a role that may read them; or take \"auto_summary\" out of artifacts"
+            "have automatic summaries enabled: in the RingCX admin portal tick \"Enable AI Summaries\" in the queue's AI Tools, \
+             and give the login's user a role that may read summaries; or take \"auto_summary\" out of artifacts"
         }
     }
 }
@@ -105,6 +126,15 @@ mod tests {
         let hints: std::collections::BTreeSet<_> =
             ALL.map(|endpoint| hint(Fault::Forbidden, endpoint, Cause::Answered)).into();
         assert_eq!(hints.len(), ALL.len(), "each permission is named apart");
+    }
+
+    #[test]
+    fn what_the_vendor_has_to_switch_on_is_called_by_its_name() {
+        let hint = |endpoint| hint(Fault::Forbidden, endpoint, Cause::Answered).unwrap();
+        assert!(hint(Endpoint::Metadata).contains("\"WEM Access\", which RingCentral's customer success manager"));
+        for endpoint in [Endpoint::Transcript, Endpoint::AgentSummary, Endpoint::AutoSummary] {
+            assert!(hint(endpoint).contains("\"Enable AI Summaries\" in the queue's AI Tools"), "{endpoint:?}");
+        }
     }
 
     #[test]

@@ -13,17 +13,53 @@ fn checked(body: &str) -> Result<(), ApiError> {
 fn a_transcript_may_lack_what_is_not_needed() {
     for body in [
         r#"{"channelClass":"VOICE","errorCode":null,"errorMessage":null,"transcript":[{"message":"yes"}]}"#,
+        r#"{"transcript":[{"message":"yes"}]}"#,
+        r#"{"transcript":[{"message":""},{"message":"yes"},{}]}"#,
+        r#"{"transcript":[{"message":"yes"}],"errorCode":""}"#,
+        r#"{"transcript":[{"message":"yes"}],"errorCode":"0"}"#,
+        r#"{"transcript":[{"message":"yes"}],"errorCode":0}"#,
+        r#"{"transcript":1,"transcript":["yes"]}"#,
+        // What is said in a way that this program does not know is said all the same.
+        r#"{"transcript":[{"text":"yes"}]}"#,
+        r#"{"transcript":[{"message":null,"attachments":[{"url":"x"}]}]}"#,
+        r#"{"transcript":[{"message":"\ud83d"}]}"#,
+        "\u{feff} {\"transcript\":[1]} ",
+    ] {
+        assert!(checked(body).is_ok(), "{body}");
+    }
+}
+
+#[test]
+fn a_transcript_without_a_word_is_not_there_yet_whatever_its_form() {
+    for body in [
+        "",
+        " \n",
+        "null",
+        "{}",
         r#"{"transcript":[]}"#,
+        r#"{"transcript": [ ] }"#,
         r#"{"transcript":null}"#,
+        r#"{"transcript":""}"#,
+        r#"{"transcript":{ }}"#,
         r#"{"channelClass":null}"#,
         r#"{"channelClass":"DIGITAL","new":{"deep":[[[1]]]}}"#,
-        r#"{"transcript":[],"errorCode":""}"#,
-        r#"{"transcript":[],"errorCode":"0"}"#,
-        r#"{"transcript":[],"errorCode":0}"#,
+        r#"{"transcript":[],"errorCode":"","errorMessage":null}"#,
         r#"{"transcript":1,"transcript":[]}"#,
         "\u{feff} {\"transcript\":[]} ",
     ] {
-        assert!(checked(body).is_ok(), "{body}");
+        let error = checked(body).unwrap_err();
+        assert_eq!((error.fault, error.cause, error.status), (Fault::NotYet, Cause::Empty, Some(200)), "{body}");
+        assert_eq!(error.body(), None, "{body}");
+    }
+    for body in [
+        r#"{"transcript":[{}]}"#,
+        r#"{"transcript":[null,{"message":null}]}"#,
+        r#"{"transcript":[{"participantId":"9","participantName":"Anna","timestamp":"1","message":" "},{"message":""}]}"#,
+    ] {
+        let error = checked(body).unwrap_err();
+        assert_eq!((error.fault, error.cause), (Fault::NotYet, Cause::Empty), "{body}");
+        assert_eq!(error.body().map(|kept| &kept[..]), Some(body.as_bytes()), "phrases are kept");
+        assert!(!format!("{error:?}").contains("Anna"));
     }
 }
 
@@ -46,7 +82,7 @@ fn an_error_code_in_a_200_means_not_yet_whatever_else_is_there() {
 
 #[test]
 fn what_is_no_transcript_is_undecodable_and_not_quoted() {
-    for body in ["", "null", "[]", "\"Anna\"", "<html>Anna", "{}", r#"{"transcript":"Anna"}"#, r#"{"transcript":["#] {
+    for body in ["[]", "\"Anna\"", "<html>Anna", r#"{"x":1}"#, r#"{"transcript":"Anna"}"#, r#"{"transcript":["#] {
         let error = checked(body).unwrap_err();
         assert_eq!((error.fault, error.cause), (Fault::Transient, crate::ringcx::Cause::Undecodable), "{body}");
         assert!(!format!("{error:?}").contains("Anna"));
@@ -56,7 +92,7 @@ fn what_is_no_transcript_is_undecodable_and_not_quoted() {
 
 #[tokio::test]
 async fn the_body_is_kept_byte_for_byte_and_ids_are_encoded() {
-    const BODY: &str = "{ \"transcript\" : [ ], \"x\":1.50 }\n";
+    const BODY: &str = "{ \"transcript\" : [ \"yes\" ], \"x\":1.50 }\n";
     let server = Server::start(|_| ok(BODY));
     let clock = Clock::system();
     let (api, pacer) = (api(&server, clock.clone()), pacer(clock));
@@ -73,11 +109,38 @@ async fn the_body_is_kept_byte_for_byte_and_ids_are_encoded() {
     assert_eq!(request.header("authorization"), None);
 }
 
+#[tokio::test]
+async fn of_what_cannot_be_used_the_beginning_is_kept_with_the_status() {
+    let page = format!("<html>{}", "Anna ".repeat(2000));
+    let long = page.clone();
+    let server = Server::start(move |request| match request.target.rsplit('/').next() {
+        Some("page") => ok(&long),
+        Some("cut") => Reply::Cut(b"HTTP/1.1 200 X\r\ncontent-length: 100\r\n\r\n{\"transcript\":[\"Anna".to_vec()),
+        _ => ok(r#"{"transcript":[]}"#),
+    });
+    let clock = Clock::system();
+    let (api, pacer) = (api(&server, clock.clone()), pacer(clock));
+    let login = permanent(&api);
+    let account = AccountId::new("1", "2");
+    let get = async |segment: &str| {
+        let permit = pacer.enter().await;
+        transcript(&api, &login, &pacer, permit, &account, "d", segment).await.unwrap_err().of_item()
+    };
+    let (whole, cut) = (get("page").await, get("cut").await);
+    assert_eq!((whole.fault, whole.status), (Fault::Broken, Some(200)));
+    assert_eq!(whole.body().map(|kept| &kept[..]), Some(&page.as_bytes()[..2048]));
+    assert_eq!((cut.fault, cut.cause, cut.status), (Fault::Broken, Cause::BrokeOff, Some(200)));
+    assert_eq!(cut.body().map(|kept| &kept[..]), Some(&b"{\"transcript\":[\"Anna"[..]));
+    assert_ne!(whole.broken_kind(), cut.broken_kind());
+    assert!(!format!("{whole:?}{cut:?}").contains("Anna"));
+    assert_eq!(get("empty").await.fault, Fault::NotYet);
+}
+
 /// Two thirds of a transcript of thirty megabytes; the rest once `more` says so.
 fn large(there: tokio::sync::mpsc::UnboundedSender<()>, more: std::sync::Arc<std::sync::Barrier>) -> Reply {
     let piece = vec![b' '; 10 * 1024 * 1024];
     Reply::Stream(Box::new(move |out| {
-        let head = r#"{"transcript":[]"#;
+        let head = r#"{"transcript":["yes"]"#;
         let length = head.len() + 3 * piece.len() + 1;
         out.write_all(format!("HTTP/1.1 200 X\r\ncontent-length: {length}\r\n\r\n{head}").as_bytes())?;
         out.write_all(&piece)?;
@@ -99,7 +162,7 @@ async fn large_answers_are_held_one_at_a_time_and_small_ones_pass_them() {
             if request.target.ends_with("large") {
                 large(there.clone(), more.clone())
             } else {
-                ok("{\"transcript\":[]}")
+                ok("{\"transcript\":[\"yes\"]}")
             }
         }
     });
@@ -119,7 +182,7 @@ async fn large_answers_are_held_one_at_a_time_and_small_ones_pass_them() {
     }
     tokio::select! {
         _ = &mut both => unreachable!("neither was sent whole"),
-        small = get("small") => assert_eq!(small, Fetched::Body("{\"transcript\":[]}".into())),
+        small = get("small") => assert_eq!(small, Fetched::Body("{\"transcript\":[\"yes\"]}".into())),
     }
     assert!(seen.try_recv().is_err(), "the other one waits");
     let release = std::thread::spawn(move || (more.wait(), more.wait()));
@@ -145,8 +208,8 @@ proptest! {
     }
 
     #[test]
-    fn what_is_taken_holds_a_transcript_or_says_that_it_has_none(code in ".{0,6}", inner in "1|null|\\[\\]|\\{\\}|\"x\"") {
+    fn what_is_taken_holds_words_and_no_error(code in ".{0,6}", inner in "1|null|\\[\\]|\\[\"x\"\\]|\\{\\}|\"x\"") {
         let taken = checked(&format!(r#"{{"transcript":{inner},"errorCode":{}}}"#, Value::from(code.as_str()))).is_ok();
-        prop_assert_eq!(taken, matches!(inner.as_str(), "null" | "[]") && matches!(code.trim(), "" | "0"));
+        prop_assert_eq!(taken, inner == r#"["x"]"# && matches!(code.trim(), "" | "0"));
     }
 }

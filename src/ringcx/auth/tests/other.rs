@@ -80,7 +80,7 @@ async fn a_permanent_token_that_is_refused_is_read_again() {
     let rig = rig_of(Credentials::ApiToken(SecretString::from("old")), Some(reread));
     rig.fake.trouble(|request| {
         Some(match request.header("cookie").or(request.header("x-auth-token")) {
-            Some("new") => ok(r#"{"transcript":[]}"#),
+            Some("new") => ok(r#"{"transcript":[{"message":"yes"}]}"#),
             Some("access_token=new") => ok("text"),
             _ => reply(401, "", ""),
         })
