@@ -58,7 +58,7 @@ impl Patience {
     pub fn answered(&self, claim: &Claim, answer: &Fetched, now: Time) -> Settlement {
         let revisit = |outcome| self.next_visit(claim, outcome, now);
         match answer {
-            Fetched::Body(body) => Settlement::stored(body, revisit(Outcome::Stored)),
+            Fetched::Body(body) => Settlement::stored_as(&body.bytes, body.charset, revisit(Outcome::Stored)),
             Fetched::Empty => Settlement::not_populated(revisit(Outcome::NotPopulated)),
         }
     }

@@ -5,17 +5,18 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::charset;
+use crate::lenient_json;
 use crate::model::{AccountId, Endpoint};
 
 use super::call::{Call, not_yet};
 use super::error::{ApiError, sane_code};
 use super::limits::{Pacer, Permit};
-use super::{Api, Fetched, Login, path_segment};
+use super::{Api, Body, Fetched, Login, path_segment};
 
 /// The largest transcript that is taken, after decoding.
 pub(super) const CAP: usize = 64 * 1024 * 1024;
@@ -46,17 +47,16 @@ pub async fn transcript(
     let call = Call { api, login, pacer, endpoint, budget: None };
     let answer = call.answer(permit, |token| Ok(token.authorise(api.client().get(&url)))).await?;
     answer.decoded()?;
-    let body = answer.bytes(CAP).await?;
-    check(&body)?;
-    Ok(Fetched::Body(body))
+    let charset = answer.charset();
+    let bytes = answer.bytes(CAP).await?;
+    check(charset::text(charset, &bytes).as_bytes())?;
+    Ok(Fetched::Body(Body { bytes, charset }))
 }
 
 /// Whether a 200 holds a transcript.
-pub(super) fn check(body: &Bytes) -> Result<(), ApiError> {
+pub(super) fn check(body: &[u8]) -> Result<(), ApiError> {
     let undecodable = |why| ApiError::undecodable(Endpoint::Transcript, why);
-    let text = std::str::from_utf8(body).map_err(|_| undecodable("it is not UTF-8"))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let shape: Shape = serde_json::from_str(text).map_err(|_| undecodable("it is not a JSON object"))?;
+    let shape: Shape = lenient_json::from_slice(body).ok_or_else(|| undecodable("it is not a JSON object"))?;
     if let Some(code) = shape.error_code.as_ref().filter(|code| is_error(code)) {
         return Err(not_yet(Endpoint::Transcript, sane_code(code)));
     }
