@@ -51,7 +51,7 @@ pub use deliver::{
     SinkRow, SinkView, Window,
 };
 pub use error::{DbError, DbFault};
-pub use item::{Item, Packed, pack, unpack};
+pub use item::{Item, Packed, pack, unpack, unpack_text};
 pub use keep::{
     AsideText, Done, Entry, Erased, Erasing, Gone, Hold, JournalRow, Scrubbed, SegmentRef, Texts, Tombstone,
 };

@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use crate::clock::Time;
 use crate::db::{Db, DbError, ExportRange, Mark, SegmentRow, SegmentSlot, SlotOutcome};
 use crate::model::Artifact;
-use crate::reading::Conversation;
+use crate::reading::{Conversation, Metadata};
 use crate::redact::Redactor;
 use crate::ringcx::summary_text;
 
@@ -191,17 +191,15 @@ pub fn outcome_name(outcome: &SlotOutcome) -> &'static str {
 /// A summary's text, whatever its bytes; `None` where there is none.
 pub fn summary_of(slot: &SegmentSlot) -> Option<String> {
     match &slot.outcome {
-        SlotOutcome::Stored(body) => {
-            Some(summary_text(body).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()))
-        }
+        SlotOutcome::Stored(body) => Some(summary_text(body)),
         _ => None,
     }
 }
 
-/// A transcript's conversation; `None` where there is none.
-pub fn conversation_of(slot: &SegmentSlot) -> Option<Conversation> {
+/// A transcript's conversation, of a segment with this metadata; `None` where there is none.
+pub fn conversation_of(slot: &SegmentSlot, metadata: &Metadata) -> Option<Conversation> {
     match &slot.outcome {
-        SlotOutcome::Stored(body) => Conversation::parse(body),
+        SlotOutcome::Stored(body) => Conversation::read(body, metadata),
         _ => None,
     }
 }

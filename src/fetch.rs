@@ -62,7 +62,7 @@ impl Patience {
     pub fn answered(&self, claim: &Claim, answer: &Fetched, now: Time) -> Settlement {
         let revisit = |outcome| self.next_visit(claim, outcome, now);
         match answer {
-            Fetched::Body(body) => Settlement::stored(body, revisit(Outcome::Stored)),
+            Fetched::Body(body) => Settlement::stored_as(&body.bytes, body.charset, revisit(Outcome::Stored)),
             Fetched::Empty => Settlement::not_populated(revisit(Outcome::NotPopulated)),
         }
     }
@@ -129,12 +129,17 @@ impl Patience {
 fn broken_answer(claim: &Claim, error: &ApiError) -> Option<BrokenAnswer> {
     let kind = error.broken_kind().filter(|_| error.fault == Fault::Broken)?;
     let before = if claim.broken == kind { claim.alike } else { 0 };
-    Some(BrokenAnswer { kind, alike: before.saturating_add(1), start: error.body().cloned().unwrap_or_default() })
+    Some(BrokenAnswer {
+        kind,
+        alike: before.saturating_add(1),
+        start: error.body().map(|body| body.bytes.clone()).unwrap_or_default(),
+    })
 }
 
 /// A transcript that had no word in it to the end: there is none. Phrases without words are kept as they came.
 fn empty_to_the_end(error: &ApiError) -> Settlement {
-    error.body().map_or_else(|| Settlement::not_populated(None), |body| Settlement::stored(body, None))
+    let stored = |body: &ringcx::Body| Settlement::stored_as(&body.bytes, body.charset, None);
+    error.body().map_or_else(|| Settlement::not_populated(None), stored)
 }
 
 #[cfg(test)]
@@ -228,8 +233,8 @@ mod tests {
         };
         assert_eq!(outcome(&empty(), Time::from_secs(600)), Err((State::Open, 6)));
         assert_eq!(outcome(&empty(), at_the_horizon()), Ok((Outcome::NotPopulated, 0)));
-        let blank = bytes::Bytes::from(r#"{"transcript":[{}]}"#);
-        assert_eq!(outcome(&empty().of_whole_body(&blank), at_the_horizon()), Ok((Outcome::Stored, blank.len())));
+        let blank = crate::ringcx::Body::from(r#"{"transcript":[{}]}"#);
+        assert_eq!(outcome(&empty().of_whole_body(&blank), at_the_horizon()), Ok((Outcome::Stored, blank.bytes.len())));
         // A 404 at the end is one.
         let missing = ApiError::new(Fault::NotYet, Endpoint::Transcript, Cause::Answered, "it is not there (404)");
         assert_eq!(outcome(&missing, at_the_horizon()), Err((State::Unavailable, 6)));

@@ -6,11 +6,13 @@
 
 // In the order of the flow; what people look through (cli, http) comes last.
 pub mod backoff;
+pub mod charset;
 pub mod clock;
 pub mod config;
 pub mod coverage;
 pub mod health;
 pub mod lenient_json;
+pub mod lenient_time;
 pub mod model;
 pub mod planted;
 pub mod ringcx;

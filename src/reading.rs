@@ -3,25 +3,18 @@
 //! Pure. Reads leniently: whatever is null, missing or of another type than documented is left out, never an error. What
 //! goes to a terminal passes through [`clean`] first, so that no message can move the cursor or hide another.
 
+mod html;
+mod metadata;
 mod parse;
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// What of a segment's metadata people read, each with what it is called; one without a name goes with the one before it.
-pub const FIELDS: [(&str, &str); 10] = [
-    ("type", "segmentType"),
-    ("channel", "channelClass"),
-    ("", "channelType"),
-    ("begun by", "dialogOrigination"),
-    ("agent", "segmentParticipantId"),
-    ("agent group", "segmentAgentGroupId"),
-    ("started", "segmentStartTimeMs"),
-    ("system says", "systemDisposition"),
-    ("agent says", "agentDisposition"),
-    ("agent's notes", "agentNotes"),
-];
+use crate::lenient_json;
+
+pub use metadata::Metadata;
 
 /// One thing that someone said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -34,7 +27,9 @@ pub struct Phrase {
     pub kind: Option<String>,
     /// The speaker's id within the conversation.
     pub participant: Option<String>,
-    /// What was said.
+    /// The speaker's id as a RingCentral user.
+    pub rc_user: Option<String>,
+    /// What was said; of an e-mail in HTML its text.
     pub text: String,
 }
 
@@ -43,15 +38,45 @@ pub struct Phrase {
 pub struct Conversation {
     /// `VOICE`, `DIGITAL`.
     pub channel: Option<String>,
-    /// In the order in which they came.
+    /// In order of time where all have one, else in the order in which they came.
     pub phrases: Vec<Phrase>,
 }
 
 impl Conversation {
     /// Reads a transcript's body; `None` where it is no JSON object.
     pub fn parse(body: &[u8]) -> Option<Conversation> {
-        let text = lossy(body);
-        parse::conversation(text.trim_start_matches('\u{feff}'))
+        let mut conversation = parse::conversation(&lossy(body))?;
+        conversation.put_in_order();
+        if !conversation.channel.as_deref().is_some_and(|channel| channel.eq_ignore_ascii_case("VOICE")) {
+            for phrase in &mut conversation.phrases {
+                if let Some(text) = html::text(&phrase.text) {
+                    phrase.text = text;
+                }
+            }
+        }
+        Some(conversation)
+    }
+
+    /// The same, with speakers of whom the transcript gives nothing but an id told apart by the segment's metadata: its
+    /// agent, and contacts.
+    pub fn read(body: &[u8], metadata: &Metadata) -> Option<Conversation> {
+        let mut conversation = Conversation::parse(body)?;
+        let is_agent = |phrase: &Phrase| metadata.is_agent(phrase.participant.as_deref(), phrase.rc_user.as_deref());
+        let is_nameless = |phrase: &Phrase| phrase.name.is_none() && phrase.kind.is_none();
+        // Where nobody is the agent, an id says more than a guess.
+        if conversation.phrases.iter().any(is_nameless) && conversation.phrases.iter().any(is_agent) {
+            for phrase in conversation.phrases.iter_mut().filter(|phrase| is_nameless(phrase)) {
+                let kind = if is_agent(phrase) { "agent" } else { "contact" };
+                phrase.kind = (phrase.participant.is_some() || kind == "agent").then(|| kind.to_owned());
+            }
+        }
+        Some(conversation)
+    }
+
+    fn put_in_order(&mut self) {
+        if self.phrases.iter().all(|phrase| phrase.at.is_some()) && !self.phrases.is_sorted_by_key(|phrase| phrase.at) {
+            self.phrases.sort_by_key(|phrase| phrase.at);
+        }
     }
 
     /// When the first phrase was said, in milliseconds since 1970.
@@ -85,6 +110,11 @@ impl Phrase {
         speaker(self.name.as_deref(), self.kind.as_deref(), self.participant.as_deref())
     }
 
+    /// Whether a [`Phrase::speaker`] is nothing but an id.
+    pub fn is_by_id(speaker: &str) -> bool {
+        speaker.starts_with("participant ")
+    }
+
     /// How long after `start`: `mm:ss`, from an hour on `h:mm:ss`.
     pub fn offset(&self, start: Option<i64>) -> Option<String> {
         let secs = self.at?.saturating_sub(start?).max(0) / 1000;
@@ -115,12 +145,17 @@ pub fn word(value: &Value) -> Option<String> {
     }
 }
 
-/// JSON as it came, but on one line: line breaks can stand only between its tokens, and become spaces. What is no JSON
-/// after all becomes a JSON string.
+/// JSON as it came, but on one line: line breaks can stand only between its tokens, and become spaces. What no reader of JSON
+/// would take, such as a raw control character, is repaired; what is no JSON even then becomes a JSON string.
 pub fn json_line(bytes: &[u8]) -> Box<RawValue> {
     let text = String::from_utf8_lossy(bytes);
-    let line = text.trim_start_matches('\u{feff}').trim().replace(['\n', '\r'], " ");
-    RawValue::from_string(line).or_else(|_| to_raw_value(&*text)).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    let bare = text.trim_start_matches('\u{feff}').trim();
+    // A line break within a string is none of those: no reader would take it.
+    let is_broken = bare.contains(['\n', '\r']) && serde_json::from_str::<IgnoredAny>(bare).is_err();
+    let line = |json: &str| RawValue::from_string(json.replace(['\n', '\r'], " ")).ok();
+    let sent = if is_broken { None } else { line(bare) };
+    let repaired = || line(&lenient_json::strict(bare)?);
+    sent.or_else(repaired).or_else(|| to_raw_value(&*text).ok()).unwrap_or_else(|| RawValue::NULL.to_owned())
 }
 
 /// Escapes what Unicode, though not JSON, takes for the end of a line, from `start` on: readers such as Python's
@@ -311,6 +346,60 @@ mod tests {
     }
 
     #[test]
+    fn phrases_are_read_in_order_of_time_where_all_have_one() {
+        let said = |times: [&str; 3]| {
+            let phrases: Vec<String> = times
+                .iter()
+                .zip(["one", "two", "three"])
+                .map(|(time, text)| format!(r#"{{"participantId":"p","timestamp":{time},"message":"{text}"}}"#))
+                .collect();
+            Conversation::parse(format!(r#"{{"transcript":[{}]}}"#, phrases.join(",")).as_bytes()).unwrap().plain()
+        };
+        assert_eq!(
+            said([r#""2024-07-22T12:38:09.000+0000""#, "1721651880", r#""1721651887000""#]),
+            "00:00 participant p: two\n00:07 participant p: three\n00:09 participant p: one\n"
+        );
+        assert_eq!(said(["2000", "null", "1000"]).matches("00:0").count(), 2);
+        assert!(said(["2000", "null", "1000"]).starts_with("00:01 participant p: one\nparticipant p: two"));
+        assert!(said(["1000", "1000", "1000"]).starts_with("00:00 participant p: one\n00:00 participant p: two"));
+    }
+
+    #[test]
+    fn speakers_without_name_and_type_are_told_apart_by_the_metadata() {
+        let body = br#"{"transcript":[{"participantId":901,"message":"a"},{"participantId":"7","message":"b"},
+            {"participantId":"8","participantName":"Jane","message":"c"},{"message":"d"}]}"#;
+        let plain = |metadata: &str| Conversation::read(body, &Metadata::read(metadata)).unwrap().plain();
+        let told = "agent: a\ncontact: b\nJane: c\nunknown speaker: d\n";
+        assert_eq!(plain(r#"{"segmentParticipantId":"901"}"#), told);
+        assert_eq!(plain(r#"{"agentId":901}"#), told);
+        assert_eq!(plain("{}"), told.replace("agent", "participant 901").replace("contact", "participant 7"));
+        let body = br#"{"transcript":[{"rcUserId":"5","participantId":"1","message":"a"},{"participantId":"2","message":"b"}]}"#;
+        for metadata in ["{}", r#"{"segmentParticipantRcExtensionId":5}"#] {
+            let read = Conversation::read(body, &Metadata::read(metadata)).unwrap();
+            assert_eq!(read.plain(), "agent: a\ncontact: b\n");
+        }
+    }
+
+    #[test]
+    fn html_is_read_as_text_but_for_what_was_spoken() {
+        let said = |channel: &str| {
+            let body = format!(r#"{{"channelClass":"{channel}","transcript":[{{"message":"<p>Hi &amp; bye</p>"}}]}}"#);
+            Conversation::parse(body.as_bytes()).unwrap().phrases.remove(0).text
+        };
+        assert_eq!((said("DIGITAL").trim(), &*said("VOICE")), ("Hi & bye", "<p>Hi &amp; bye</p>"));
+    }
+
+    #[test]
+    fn json_that_goes_out_is_as_it_came_where_it_is_json() {
+        let deep = "[".repeat(10_000) + &"]".repeat(10_000);
+        for json in [r#"{"a":"\ud83d","b":1e999}"#, r#"{"a":1,"a":2}"#, &format!(r#"{{"a":{deep}}}"#)] {
+            assert_eq!(json_line(json.as_bytes()).get(), json);
+        }
+        assert_eq!(json_line(b"\xef\xbb\xbf{\"a\":\n\"x\ny\x01\xff\"}").get(), "{\"a\": \"x\\u000ay\\u0001\u{fffd}\"}");
+        assert_eq!(json_line(b"{oops").get(), "\"{oops\"");
+    }
+
+    #[test]
     fn what_is_no_transcript_is_not_read_as_one() {
         assert_eq!(Conversation::parse(b"[]"), None);
         assert_eq!(Conversation::parse(b"oops"), None);
@@ -319,7 +408,7 @@ mod tests {
 
     #[test]
     fn from_an_hour_on_the_offset_says_the_hour() {
-        let phrase = |at| Phrase { at, name: None, kind: None, participant: None, text: String::new() };
+        let phrase = |at| Phrase { at, ..Phrase::default() };
         assert_eq!(phrase(Some(3_661_000)).offset(Some(0)).as_deref(), Some("1:01:01"));
         assert_eq!(phrase(Some(599_999)).offset(Some(0)).as_deref(), Some("09:59"));
         assert_eq!(phrase(None).offset(Some(0)), None);

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
 use tokio::sync::Semaphore;
 
+use crate::charset::Charset;
 use crate::clock::{Clock, Time};
 use crate::model::{Endpoint, path_part};
 
@@ -56,10 +57,25 @@ pub struct Hosts {
 /// What an artifact's 200 held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    /// The body as received, after content decoding only.
-    Body(Bytes),
+    /// There is one.
+    Body(Body),
     /// The API's word that there is none: an answer, not a failure.
     Empty,
+}
+
+/// A body as received, after content decoding only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// The charset that was declared for them.
+    pub charset: Option<Charset>,
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Body {
+        Body { bytes: text.into(), charset: None }
+    }
 }
 
 /// Is told of every request, for metrics.

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 /// Who must not know of whom, and whom nobody below the daemon may know of.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("clock", &["*"]),
+    ("charset", &["*"]),
     ("lenient_json", &["*"]),
+    ("lenient_time", &["*", "-clock"]),
     ("model", &["*", "-clock", "-lenient_json"]),
     ("backoff", &["*", "-clock"]),
     ("sliding", &["*", "-clock"]),
@@ -16,11 +18,11 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("standing", &["*", "-clock", "-backoff"]),
     ("sim", &["*", "-clock", "-model"]),
     ("config", &["*", "-clock", "-model"]),
-    ("ringcx", &["*", "-clock", "-lenient_json", "-model", "-backoff", "-sliding"]),
+    ("ringcx", &["*", "-charset", "-clock", "-lenient_json", "-lenient_time", "-model", "-backoff", "-sliding"]),
     ("proof", &["*", "-clock", "-model"]),
     ("health", &["*", "-clock"]),
     ("planted", &["*"]),
-    ("db", &["*", "-clock", "-lenient_json", "-model", "-ringcx", "-proof", "-planted"]),
+    ("db", &["*", "-charset", "-clock", "-lenient_json", "-model", "-ringcx", "-proof", "-planted"]),
     ("redact", &["*", "-config", "-lenient_json"]),
     ("table", &["*"]),
     ("keeping", &["*", "-clock", "-lenient_json", "-model", "-db"]),

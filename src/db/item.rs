@@ -9,6 +9,7 @@ use zstd::stream::read::Decoder;
 use zstd::zstd_safe::{DCtx, ResetDirective};
 
 use super::{DbError, DbFault};
+use crate::charset::{Charset, decoded};
 use crate::model::Artifact;
 
 /// One artifact of one segment: the segment's number in the database times four, plus the artifact's code. One
@@ -48,6 +49,8 @@ const LEVEL: i32 = 3;
 /// Nothing that was stored unpacks to more; a corrupt length cannot exhaust memory.
 const LARGEST: u64 = 256 * 1024 * 1024;
 
+/// How a skippable frame of zstd begins (RFC 8878), of the sixteen kinds this program's own for the name of a charset.
+const CHARSET_FRAME: [u8; 4] = 0x184d_2a5c_u32.to_le_bytes();
 /// Shorter bodies are not worth the effort: it saves a few bytes of them at most.
 const SHORTEST: usize = 128;
 
@@ -80,6 +83,38 @@ pub fn pack(body: &[u8]) -> Packed {
         Some(packed) if packed.len() < body.len() => Packed { codec: ZSTD, body: packed.into() },
         _ => Packed { codec: PLAIN, body: Bytes::copy_from_slice(body) },
     }
+}
+
+/// Packs a body whose charset was declared, and that charset with it.
+///
+/// It stands in a frame before the body's, which every reader of zstd passes over: no column is needed for what few bodies
+/// have.
+pub fn pack_as(body: &[u8], charset: Option<Charset>) -> Packed {
+    let Some(charset) = charset else { return pack(body) };
+    let Ok(compressed) = Compressor::new(LEVEL).and_then(|mut compressor| compressor.compress(body)) else {
+        return pack(body);
+    };
+    let name = charset.name().as_bytes();
+    let length = u32::try_from(name.len()).unwrap_or_default();
+    let packed = [&CHARSET_FRAME[..], &length.to_le_bytes(), name, &compressed].concat();
+    Packed { codec: ZSTD, body: packed.into() }
+}
+
+/// The charset that was packed along with a body.
+fn charset_of(codec: i64, packed: &[u8]) -> Option<Charset> {
+    let frame = packed.strip_prefix(&CHARSET_FRAME).filter(|_| codec == ZSTD)?;
+    let (length, rest) = frame.split_first_chunk()?;
+    let name = rest.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    Charset::named(std::str::from_utf8(name).ok()?)
+}
+
+/// The body as text: in UTF-8, but for single bad bytes.
+///
+/// # Errors
+/// Where the stored bytes were damaged.
+pub fn unpack_text(codec: i64, packed: Vec<u8>) -> Result<Vec<u8>, DbError> {
+    let charset = charset_of(codec, &packed);
+    Ok(decoded(charset, unpack(codec, packed)?))
 }
 
 /// The body as it came.
@@ -130,6 +165,20 @@ mod tests {
         let whole = pack(&[b'a'; 10_000]).body.to_vec();
         assert!(unpack(ZSTD, whole[..whole.len() - 3].to_vec()).is_err());
         assert_eq!(unpack(ZSTD, whole).unwrap(), [b'a'; 10_000]);
+    }
+
+    #[test]
+    fn a_declared_charset_is_kept_beside_the_bytes_as_they_came() {
+        let latin = Charset::named("ISO-8859-1");
+        for body in [&b"caf\xe9"[..], b"", &b"caf\xe9 ".repeat(100)] {
+            let packed = pack_as(body, latin);
+            assert_eq!(unpack(packed.codec, packed.body.to_vec()).unwrap(), body);
+            let text = String::from_utf8(unpack_text(packed.codec, packed.body.to_vec()).unwrap()).unwrap();
+            assert_eq!(text, String::from_utf8_lossy(body).replace('\u{fffd}', "é"));
+        }
+        assert_eq!(pack_as(b"x", None), pack(b"x"));
+        let marked = pack(b"\xff\xfea\0");
+        assert_eq!(unpack_text(marked.codec, marked.body.to_vec()).unwrap(), b"a");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct SegmentRow {
 /// How one artifact of a segment stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotOutcome {
-    /// Its body, as received.
+    /// Its body, decoded to UTF-8 from the charset that it came in.
     Stored(Vec<u8>),
     /// The API said that there is none.
     NotPopulated,
@@ -262,7 +262,7 @@ impl Db {
         );
         for row in self.all(stmt).await? {
             let outcome = match row.int(1)? {
-                0 => SlotOutcome::Stored(item::unpack(row.int(4)?, row.bytes(5)?)?),
+                0 => SlotOutcome::Stored(item::unpack_text(row.int(4)?, row.bytes(5)?)?),
                 _ => SlotOutcome::NotPopulated,
             };
             let slot = SegmentSlot { fetched: Some(row.time(2)?), version: row.int(3)?, ..SegmentSlot::bare(outcome) };

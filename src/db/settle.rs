@@ -14,6 +14,7 @@ use rand::Rng as _;
 use sha2::{Digest, Sha256};
 
 use super::{Arg, BULK, Claim, Db, DbError, Item, Packed, Stmt, Tx, announce::Late, item};
+use crate::charset::Charset;
 use crate::clock::Time;
 use crate::model::{Artifact, Lane, Outcome, State};
 use crate::planted::{self, Plant};
@@ -92,9 +93,14 @@ pub struct Settled {
 impl Settlement {
     /// The API answered with this body; hashes and packs it, which takes a little while for a large one.
     pub fn stored(body: &Bytes, revisit: Option<Time>) -> Settlement {
+        Settlement::stored_as(body, None, revisit)
+    }
+
+    /// The same of a body whose charset was declared.
+    pub fn stored_as(body: &Bytes, charset: Option<Charset>, revisit: Option<Time>) -> Settlement {
         Settlement::Answered {
             outcome: Outcome::Stored,
-            packed: item::pack(body),
+            packed: item::pack_as(body, charset),
             sha256: Sha256::digest(body).into(),
             size: body.len(),
             revisit,

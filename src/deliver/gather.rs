@@ -10,6 +10,7 @@ use super::judge::Key;
 use crate::config::Sink;
 use crate::db::{Db, DbError, DbFault, FeedRow, Head, Item, Window};
 use crate::event::{Event, text_of};
+use crate::lenient_json;
 use crate::model::{Artifact, ArtifactSet};
 use crate::redact::Redactor;
 
@@ -56,7 +57,7 @@ impl Filter {
         if self.channels.is_empty() {
             return true;
         }
-        let Ok(channel) = serde_json::from_str::<Channel>(metadata) else { return false };
+        let Some(channel) = lenient_json::from_str::<Channel>(metadata) else { return false };
         let named = |value: &Value| value.as_str().is_some_and(|name| self.channels.contains(&name.to_lowercase()));
         named(&channel.kind) || named(&channel.class)
     }

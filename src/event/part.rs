@@ -38,5 +38,5 @@ impl Part {
 
 /// A summary's text, whatever its bytes.
 pub fn text_of(body: &[u8]) -> String {
-    summary_text(body).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
+    summary_text(body)
 }

@@ -1,10 +1,9 @@
 //! A segment as a row, quoted as RFC 4180 says.
 
 use ::csv::{Terminator, WriterBuilder};
-use serde_json::Value;
 
 use super::{Entry, conversation_of, outcome_name, rfc3339, summary_of};
-use crate::reading::word;
+use crate::reading::Metadata;
 
 const COLUMNS: [&str; 19] = [
     "rc_account_id",
@@ -36,8 +35,8 @@ pub(super) fn header(out: &mut Vec<u8>) -> anyhow::Result<()> {
 /// Appends a segment's row.
 pub(super) fn row(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
     let Entry { segment, slots: [transcript, agent, auto] } = entry;
-    let metadata: Value = serde_json::from_str(&segment.metadata).unwrap_or_default();
-    let field = |name: &str| metadata.get(name).and_then(word);
+    let metadata = Metadata::read(&segment.metadata);
+    let field = |name: &str| metadata.field(name);
     let cells = [
         Some(segment.account.rc.to_string()),
         Some(segment.account.sub.to_string()),
@@ -47,11 +46,11 @@ pub(super) fn row(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
         field("channelClass"),
         field("channelType"),
         field("segmentType"),
-        field("segmentStartTimeMs"),
+        rfc3339(metadata.time("segmentStartTimeMs")),
         field("agentDisposition"),
         Some(outcome_name(&transcript.outcome).to_owned()),
         rfc3339(transcript.fetched),
-        conversation_of(transcript).map(|conversation| conversation.plain()),
+        conversation_of(transcript, &metadata).map(|conversation| conversation.plain()),
         Some(outcome_name(&agent.outcome).to_owned()),
         rfc3339(agent.fetched),
         summary_of(agent),

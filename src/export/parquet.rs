@@ -2,12 +2,10 @@
 
 use std::io::{self, Write};
 
-use serde_json::Value;
-
 use super::{Entry, Rows, conversation_of, outcome_name, summary_of};
 use crate::clock::Time;
 use crate::db::{SegmentSlot, SlotOutcome};
-use crate::reading::{json_line, word};
+use crate::reading::{Metadata, json_line};
 use crate::table::{Cell, Column, Kind, Table};
 
 const COLUMNS: [Column; 21] = [
@@ -56,10 +54,8 @@ impl Rows for Segments<'_> {
 
 fn row(entry: &Entry) -> [Cell; 21] {
     let Entry { segment, slots: [transcript, agent, auto] } = entry;
-    let metadata: Value = serde_json::from_str(&segment.metadata).unwrap_or_default();
-    let field = |name: &str| Cell::text(metadata.get(name).and_then(word));
-    let start = metadata.get("segmentStartTimeMs").and_then(word);
-    let start = start.and_then(|start| Time::parse(&start).or_else(|| start.parse().ok().map(Time)));
+    let metadata = Metadata::read(&segment.metadata);
+    let field = |name: &str| Cell::text(metadata.field(name));
     [
         Cell::Text(segment.account.rc.to_string()),
         Cell::Text(segment.account.sub.to_string()),
@@ -69,13 +65,13 @@ fn row(entry: &Entry) -> [Cell; 21] {
         field("channelClass"),
         field("channelType"),
         field("segmentType"),
-        time(start),
+        time(metadata.time("segmentStartTimeMs")),
         field("agentDisposition"),
         Cell::Text(json(segment.metadata.as_bytes())),
         outcome(transcript),
         time(transcript.fetched),
         Cell::text(body(transcript).map(json)),
-        Cell::text(conversation_of(transcript).map(|conversation| conversation.plain())),
+        Cell::text(conversation_of(transcript, &metadata).map(|conversation| conversation.plain())),
         outcome(agent),
         time(agent.fetched),
         Cell::text(summary_of(agent)),

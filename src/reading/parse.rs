@@ -10,10 +10,11 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use serde_json::Number;
 
 use super::{Conversation, Phrase};
+use crate::{lenient_json, lenient_time};
 
 /// Reads it; `None` where it is no JSON object.
 pub(super) fn conversation(text: &str) -> Option<Conversation> {
-    serde_json::from_str::<Object<Conversation>>(text).ok()?.0
+    lenient_json::from_str::<Object<Conversation>>(text)?.0
 }
 
 /// A field's name, told from the others without keeping it.
@@ -24,6 +25,7 @@ enum Key {
     Name,
     Kind,
     Id,
+    RcUser,
     Message,
     Other,
 }
@@ -42,6 +44,7 @@ impl<'de> Deserialize<'de> for Key {
                     "participantName" => Key::Name,
                     "participantType" => Key::Kind,
                     "participantId" => Key::Id,
+                    "rcUserId" => Key::RcUser,
                     "message" => Key::Message,
                     _ => Key::Other,
                 })
@@ -79,6 +82,7 @@ impl Fields for Phrase {
             Key::Name => self.name = map.next_value::<Scalar>()?.word(),
             Key::Kind => self.kind = map.next_value::<Scalar>()?.word(),
             Key::Id => self.participant = map.next_value::<Scalar>()?.word(),
+            Key::RcUser => self.rc_user = map.next_value::<Scalar>()?.word(),
             Key::Message => self.text = map.next_value::<Scalar>()?.word().unwrap_or_default(),
             _ => return Ok(false),
         }
@@ -110,13 +114,9 @@ impl Scalar {
         }
     }
 
-    /// Milliseconds since 1970, as a number or a text.
+    /// As milliseconds since 1970.
     fn millis(self) -> Option<i64> {
-        match self {
-            Scalar::Number(number) => number.as_i64(),
-            Scalar::Text(text) => text.trim().parse().ok(),
-            Scalar::Other => None,
-        }
+        lenient_time::parse(&self.word()?).map(|time| time.0)
     }
 }
 
@@ -238,14 +238,10 @@ mod tests {
         let phrase = |value: &Value| {
             let object = value.as_object()?;
             let field = |name: &str| object.get(name).and_then(word);
-            let at = match object.get("timestamp") {
-                Some(Value::Number(number)) => number.as_i64(),
-                Some(Value::String(text)) => text.trim().parse().ok(),
-                _ => None,
-            };
+            let at = field("timestamp").and_then(|text| lenient_time::parse(&text)).map(|time| time.0);
             let (name, kind) = (field("participantName"), field("participantType"));
             let text = field("message").unwrap_or_default();
-            Some(Phrase { at, name, kind, participant: field("participantId"), text })
+            Some(Phrase { at, name, kind, participant: field("participantId"), rc_user: field("rcUserId"), text })
         };
         let phrases = match object.get("transcript") {
             Some(Value::Array(phrases)) => phrases.iter().filter_map(phrase).collect(),
@@ -268,6 +264,7 @@ mod tests {
             Just("participantName"),
             Just("participantType"),
             Just("participantId"),
+            Just("rcUserId"),
             Just("message"),
             Just("transcript"),
             Just("channelClass"),

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::de::{Deserializer, IgnoredAny, Visitor};
 
+use crate::lenient_json;
+
 /// What a string in JSON is, by the name under which it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -42,14 +44,25 @@ pub(super) fn role_of_token(token: &str) -> Role {
 /// Whether the text is one JSON string.
 pub(super) fn is_string(text: &str) -> bool {
     let (_, bare) = after_mark(text);
-    bare.trim_start().starts_with('"') && serde_json::from_str::<IgnoredAny>(bare).is_ok()
+    bare.trim_start().starts_with('"') && (is_json(bare) || lenient_json::strict(bare).is_some())
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 /// The JSON with each string for which `edit` gives another replaced by that; borrowed where that is none. `None` if the
 /// text is no JSON.
 pub(super) fn edit(text: &str, edit: impl Fn(Role, &str) -> Option<String>) -> Option<Cow<'_, str>> {
     let (mark, json) = after_mark(text);
-    serde_json::from_str::<IgnoredAny>(json).ok()?;
+    if !is_json(json) {
+        // No reader would take it as it came; as a text it would lose ids and times along with what is to be taken out.
+        let repaired = lenient_json::strict(json)?;
+        return match self::edit(&repaired, edit)? {
+            Cow::Borrowed(_) => Some(Cow::Borrowed(text)),
+            Cow::Owned(edited) => Some(Cow::Owned(edited)),
+        };
+    }
     let mut edited = String::new();
     let mut kept = 0;
     for (token, role) in strings(json) {

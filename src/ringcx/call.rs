@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
-use reqwest::header::CONTENT_ENCODING;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::sync::Semaphore;
 
 use crate::backoff::Fault;
+use crate::charset::Charset;
 use crate::clock::Tick;
 use crate::model::Endpoint;
 
@@ -196,6 +197,11 @@ impl Answer {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The charset that is declared for the body.
+    pub(crate) fn charset(&self) -> Option<Charset> {
+        Charset::declared(self.headers().get(CONTENT_TYPE)?.to_str().ok()?)
     }
 
     pub(crate) fn into_response(self) -> Response {

@@ -18,6 +18,7 @@ use crate::backoff::Fault;
 use crate::clock::Time;
 use crate::model::Endpoint;
 
+use super::Body;
 use super::limits::{StoreError, retry_after};
 
 mod hint;
@@ -85,11 +86,11 @@ pub(crate) const KEPT_BYTES: usize = 2048;
 
 /// What came in place of what was asked for. It may hold what a customer said: printed, it shows its length alone.
 #[derive(Clone)]
-struct KeptBody(Bytes);
+struct KeptBody(Body);
 
 impl fmt::Debug for KeptBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(f, "{} bytes", self.0.bytes.len())
     }
 }
 
@@ -133,7 +134,7 @@ impl ApiError {
     }
 
     /// The body, or its beginning, where an answer could not be used. May hold what a customer said: never logged.
-    pub fn body(&self) -> Option<&Bytes> {
+    pub fn body(&self) -> Option<&Body> {
         self.body.as_ref().map(|kept| &kept.0)
     }
 
@@ -159,12 +160,12 @@ impl ApiError {
     /// The same, with the beginning of what came.
     pub(crate) fn of_body(mut self, body: &[u8]) -> ApiError {
         let start = body.get(..KEPT_BYTES).unwrap_or(body);
-        self.body = Some(KeptBody(Bytes::copy_from_slice(start)));
+        self.body = Some(KeptBody(Body { bytes: Bytes::copy_from_slice(start), charset: None }));
         self
     }
 
     /// The same, with all of what came.
-    pub(crate) fn of_whole_body(mut self, body: &Bytes) -> ApiError {
+    pub(crate) fn of_whole_body(mut self, body: &Body) -> ApiError {
         self.body = Some(KeptBody(body.clone()));
         self
     }
@@ -502,7 +503,7 @@ mod tests {
     #[test]
     fn a_kept_body_is_bounded_and_not_shown() {
         let error = ApiError::undecodable(Endpoint::Transcript, "x").with_status(StatusCode::OK).of_body(&[b'A'; 9000]);
-        assert_eq!(error.body().map(Bytes::len), Some(KEPT_BYTES));
+        assert_eq!(error.body().map(|body| body.bytes.len()), Some(KEPT_BYTES));
         assert!(!format!("{error:?}").contains("AAA"));
         assert_eq!((error.broken_kind(), error.of_item().fault), (Some(3200), Fault::Broken));
     }

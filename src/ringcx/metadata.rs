@@ -4,14 +4,16 @@
 //! in batches through a bounded channel, so that memory does not grow with it and a slow reader slows the network. What
 //! was handed on before an answer broke off may be seen again later; only `Ok` says that the whole window was read.
 
-use std::io;
+use std::io::{self, BufRead, BufReader};
 
+use encoding_rs_io::DecodeReaderBytesBuilder;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
+use crate::charset::Charset;
 use crate::clock::Time;
 use crate::model::{AccountId, AsideRecord, Endpoint, SegmentRecord, Window};
 
@@ -103,6 +105,7 @@ async fn receive(
     idle: std::time::Duration,
     sink: mpsc::Sender<Vec<Record>>,
 ) -> Result<ReadSummary, ApiError> {
+    let charset = answer.charset();
     let stop = CancellationToken::new();
     // If this future is dropped, the thread finds its body at an end.
     let _guard = stop.clone().drop_guard();
@@ -116,11 +119,22 @@ async fn receive(
     });
     let body = StreamReader::new(patient.take_until(stop.cancelled_owned()).map_err(io::Error::other).boxed());
     let body = SyncIoBridge::new(body);
-    let read = tokio::task::spawn_blocking(move || array::read(body, &sink));
+    let read = tokio::task::spawn_blocking(move || array::read(decoding(body, charset)?, &sink));
     match read.await {
         Ok(outcome) => outcome.map_err(told),
         Err(_) => Err(ApiError::undecodable(Endpoint::Metadata, "its reader failed")),
     }
+}
+
+/// The body as UTF-8, decoded while it comes; bytes that are none stay as they are.
+fn decoding(body: impl io::Read, charset: Option<Charset>) -> Result<impl io::Read, array::Stopped> {
+    let mut body = BufReader::new(body);
+    let encoding = match charset {
+        Some(charset) => Some(charset.for_beginning(body.fill_buf().map_err(array::Stopped::Broken)?)),
+        None => None,
+    };
+    let mut decoder = DecodeReaderBytesBuilder::new();
+    Ok(decoder.encoding(encoding).bom_override(true).strip_bom(true).utf8_passthru(true).build(body))
 }
 
 /// The reader as such, for the fuzzer.

@@ -9,6 +9,7 @@ use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use super::Body;
 use super::error::ApiError;
 use super::metadata::{self, Record};
 use super::{summary as summaries, transcript as transcripts};
@@ -53,7 +54,7 @@ pub fn metadata(body: &[u8], piece: usize) {
 
 /// A transcript's body: one that is taken can be read by people.
 pub fn transcript(body: &[u8]) {
-    let checked = transcripts::check(&Bytes::copy_from_slice(body));
+    let checked = transcripts::check(&Body { bytes: Bytes::copy_from_slice(body), charset: None });
     if let Err(error) = checked {
         plain(&error);
     }
@@ -63,7 +64,7 @@ pub fn transcript(body: &[u8]) {
 pub fn summary(text: &str) {
     match summaries::judge(Endpoint::AgentSummary, text) {
         Ok(false) => {
-            let read = summaries::summary_text(text.as_bytes()).unwrap_or_default();
+            let read = summaries::summary_text(text.as_bytes());
             assert!(
                 read.trim_matches(|c: char| c == '\u{feff}' || c.is_whitespace()).is_empty() || read.trim() == "null"
             );

@@ -4,13 +4,15 @@
 
 use reqwest::StatusCode;
 
+use crate::charset;
+use crate::lenient_json;
 use crate::model::{AccountId, Artifact, Endpoint};
 
 use super::call::{Call, not_yet};
 use super::error::{ApiError, Cause, sane_code};
 use super::limits::{Pacer, Permit};
 use super::transcript::{CAP, Shape, is_error};
-use super::{Api, Fetched, Login, path_segment};
+use super::{Api, Body, Fetched, Login, path_segment};
 use crate::backoff::Fault;
 
 /// Fetches one of a segment's two summaries (contract.md, Summaries).
@@ -47,13 +49,11 @@ pub async fn summary(
         return Ok(Fetched::Empty);
     }
     answer.decoded()?;
-    let status = answer.status();
-    let body = answer.bytes(CAP).await?;
-    let Ok(text) = std::str::from_utf8(&body) else {
-        return Err(ApiError::undecodable(endpoint, "it is not UTF-8").with_status(status).of_body(&body));
-    };
-    match judge(endpoint, text).map_err(|error| error.with_status(status).of_body(&body))? {
-        true => Ok(Fetched::Body(body)),
+    let (status, charset) = (answer.status(), answer.charset());
+    let bytes = answer.bytes(CAP).await?;
+    let judged = judge(endpoint, &charset::text(charset, &bytes));
+    match judged.map_err(|error| error.with_status(status).of_body(&bytes))? {
+        true => Ok(Fetched::Body(Body { bytes, charset })),
         false => Ok(Fetched::Empty),
     }
 }
@@ -62,7 +62,7 @@ pub async fn summary(
 pub(super) fn judge(endpoint: Endpoint, text: &str) -> Result<bool, ApiError> {
     let bare = text.trim_start_matches('\u{feff}').trim();
     if bare.starts_with('{') {
-        let code = serde_json::from_str::<Shape>(bare).ok().and_then(|shape| shape.error_code);
+        let code = lenient_json::from_str::<Shape>(bare).and_then(|shape| shape.error_code);
         if let Some(code) = code.filter(is_error) {
             return Err(not_yet(endpoint, sane_code(&code)));
         }
@@ -71,22 +71,21 @@ pub(super) fn judge(endpoint: Endpoint, text: &str) -> Result<bool, ApiError> {
     if start == "<!doctype" || start.starts_with("<html") {
         return Err(ApiError::undecodable(endpoint, "it is a web page"));
     }
-    let is_empty = bare == "null" || summary_text(text.as_bytes()).is_some_and(|text| text.trim().is_empty());
+    let is_empty = bare == "null" || summary_text(text.as_bytes()).trim().is_empty();
     Ok(!is_empty)
 }
 
-/// A summary as people read it: a body that is one JSON string is that string, any other is itself. `None` if it is
-/// not UTF-8.
-pub fn summary_text(body: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(body).ok()?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+/// A summary as people read it: a body that is one JSON string is that string, any other is itself.
+pub fn summary_text(body: &[u8]) -> String {
+    let text = lenient_json::decode(body);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let bare = text.trim();
     if bare.starts_with('"')
-        && let Ok(text) = serde_json::from_str::<String>(bare)
+        && let Some(text) = lenient_json::from_str::<String>(bare)
     {
-        return Some(text);
+        return text;
     }
-    Some(text.to_owned())
+    text.to_owned()
 }
 
 #[cfg(test)]

@@ -5,18 +5,18 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::charset;
 use crate::lenient_json;
 use crate::model::{AccountId, Endpoint};
 
 use super::call::{Call, empty, not_yet};
 use super::error::{ApiError, Cause, sane_code};
 use super::limits::{Pacer, Permit};
-use super::{Api, Fetched, Login, path_segment};
+use super::{Api, Body, Fetched, Login, path_segment};
 
 /// The largest transcript that is taken, after decoding.
 pub(super) const CAP: usize = 64 * 1024 * 1024;
@@ -48,10 +48,10 @@ pub async fn transcript(
     let call = Call { api, login, pacer, endpoint, budget: None };
     let answer = call.answer(permit, |token| Ok(token.authorise(api.client().get(&url)))).await?;
     answer.decoded()?;
-    let status = answer.status();
-    let body = answer.bytes(CAP).await?;
+    let (status, charset) = (answer.status(), answer.charset());
+    let body = Body { bytes: answer.bytes(CAP).await?, charset };
     check(&body).map_err(|error| match error.cause {
-        Cause::Undecodable => error.with_status(status).of_body(&body),
+        Cause::Undecodable => error.with_status(status).of_body(&body.bytes),
         _ => error,
     })?;
     Ok(Fetched::Body(body))
@@ -59,14 +59,13 @@ pub async fn transcript(
 
 /// Whether a 200 holds a transcript with at least one word. One without is not there yet, whatever form it has: `[]`,
 /// `null`, an empty text or object, no such key, phrases with nothing in them, no body at all.
-pub(super) fn check(body: &Bytes) -> Result<(), ApiError> {
+pub(super) fn check(body: &Body) -> Result<(), ApiError> {
     let undecodable = |why| ApiError::undecodable(Endpoint::Transcript, why);
-    let text = std::str::from_utf8(body).map_err(|_| undecodable("it is not UTF-8"))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = charset::text(body.charset, &body.bytes);
     if matches!(text.trim(), "" | "null") {
         return Err(empty(Endpoint::Transcript));
     }
-    let shape: Shape = serde_json::from_str(text).map_err(|_| undecodable("it is not a JSON object"))?;
+    let shape: Shape = lenient_json::from_str(&text).ok_or_else(|| undecodable("it is not a JSON object"))?;
     if let Some(code) = shape.error_code.as_ref().filter(|code| is_error(code)) {
         return Err(not_yet(Endpoint::Transcript, sane_code(code)));
     }

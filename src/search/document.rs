@@ -2,11 +2,9 @@
 //!
 //! Pure. The index, the ranking and the passage that is shown all read a body through here, so they see the same words.
 
-use serde_json::Value;
-
 use super::words;
 use crate::model::Artifact;
-use crate::reading::{Conversation, Phrase, cleaned, lossy, one_line};
+use crate::reading::{Conversation, Metadata, Phrase, cleaned, lossy, one_line};
 use crate::ringcx::summary_text;
 
 /// Stands between what two speakers said, so that no phrase is found across them. No query can ask for it.
@@ -71,8 +69,10 @@ impl Document {
     /// Reads an artifact's body.
     pub fn read(source: Source, body: &[u8]) -> Document {
         match source {
-            Source::Artifact(Artifact::Transcript) => Document::conversation(body),
-            Source::Artifact(_) => Document::text(&summary_text(body).unwrap_or_default()),
+            Source::Artifact(Artifact::Transcript) => {
+                Document::conversation(&Conversation::parse(body).unwrap_or_default())
+            }
+            Source::Artifact(_) => Document::text(&summary_text(body)),
             Source::Notes => Document::text(&notes(&String::from_utf8_lossy(body)).unwrap_or_default()),
         }
     }
@@ -83,8 +83,8 @@ impl Document {
         Document { parts: if part.text.is_empty() { Vec::new() } else { vec![part] } }
     }
 
-    fn conversation(body: &[u8]) -> Document {
-        let Some(conversation) = Conversation::parse(body) else { return Document::default() };
+    /// What was said in a conversation.
+    pub fn conversation(conversation: &Conversation) -> Document {
         let start = conversation.start();
         let part = |phrase: &crate::reading::Phrase| Part {
             speaker: Some(phrase.speaker()),
@@ -117,7 +117,7 @@ pub fn indexed(source: Source, body: &[u8]) -> String {
     let mut take = |text: &str| words::each(&cleaned(text), |word, _| append(&mut joined, word));
     match source {
         Source::Artifact(Artifact::Transcript) => return spoken(&Conversation::parse(body).unwrap_or_default()),
-        Source::Artifact(_) => take(&summary_text(body).unwrap_or_default()),
+        Source::Artifact(_) => take(&summary_text(body)),
         Source::Notes => take(&notes(&lossy(body)).unwrap_or_default()),
     }
     joined
@@ -187,14 +187,13 @@ pub fn notes(metadata: &str) -> Option<String> {
     if !metadata.contains("agentNotes") {
         return None;
     }
-    let value: Value = serde_json::from_str(metadata).ok()?;
-    value.get("agentNotes").and_then(crate::reading::word)
+    Metadata::read(metadata).field("agentNotes")
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -214,6 +213,17 @@ mod tests {
         assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":"Call\tback"}"#).words(), "call back");
         assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":null}"#), Document::default());
         assert_eq!(Document::read(Source::ALL[0], b"oops"), Document::default());
+    }
+
+    #[test]
+    fn half_a_letter_costs_no_word_beside_it() {
+        let body = br#"{"transcript":[{"message":"marker okay"},{"message":"cut \ud83d","timestamp":1e999}]}"#;
+        assert_eq!(indexed(Source::ALL[0], body), "marker okay cut");
+        assert_eq!(indexed(Source::Notes, b"{\"x\":\"\\ud83d\",\"agentNotes\":\"call\nback \xe9\"}"), "call back");
+        assert_eq!(
+            indexed(Source::ALL[1], b"caf\xe9 closed"),
+            Document::read(Source::ALL[1], b"caf\xe9 closed").words()
+        );
     }
 
     #[test]

@@ -6,8 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use super::document::{Document, Source};
 use super::marks;
 use super::query::Query;
@@ -15,7 +13,7 @@ use super::score::{Judged, judge};
 use super::words::words;
 use crate::clock::Time;
 use crate::db::{Db, DbError, Doc, FoundRow, Lookup, SegmentRow};
-use crate::reading::{Conversation, word};
+use crate::reading::{Conversation, Metadata, Phrase};
 
 /// Matches that are ranked: the newest.
 pub const RANKED: usize = 500;
@@ -144,7 +142,7 @@ pub async fn find(db: &Db, query: &Query, filters: &Filters, order: Order, limit
     rank(&mut best, order, limit + 1);
     findings.more = best.len() > limit;
     best.truncate(limit);
-    findings.hits = hits(db, best, order).await?;
+    findings.hits = hits(db, query, best, order).await?;
     Ok(findings)
 }
 
@@ -171,34 +169,40 @@ impl Asked<'_> {
     }
 
     /// Whether the metadata is as asked, but for the agent.
-    fn admits(&self, metadata: &Value) -> bool {
+    fn admits(&self, metadata: &Metadata) -> bool {
         let says = |wanted: &Option<String>, keys: &[&str]| {
-            wanted.as_deref().is_none_or(|wanted| keys.iter().any(|key| alike(metadata.get(key), wanted)))
+            wanted.as_deref().is_none_or(|wanted| keys.iter().any(|key| alike(metadata.field(key), wanted)))
         };
         says(&self.filters.channel, marks::CHANNELS)
             && says(&self.filters.direction, marks::DIRECTIONS)
             && says(&self.filters.disposition, marks::DISPOSITIONS)
     }
 
-    fn names_agent(&self, metadata: &Value) -> bool {
+    fn names_agent(&self, metadata: &Metadata) -> bool {
         let agent = self.filters.agent.as_deref();
-        agent.is_none_or(|agent| marks::AGENTS.iter().any(|key| alike(metadata.get(key), agent)))
+        agent.is_none_or(|agent| marks::AGENTS.iter().any(|key| alike(metadata.field(key), agent)))
+            || metadata.field(marks::AGENT_NAME).is_some_and(|name| self.is_part_of(&name))
+    }
+
+    /// Whether the name that is asked for is this one, or a part of it.
+    fn is_part_of(&self, name: &str) -> bool {
+        let wanted = self.agent.as_deref().unwrap_or_default();
+        !wanted.is_empty() && words(name).windows(wanted.len()).any(|part| part == wanted)
     }
 
     /// Whether someone of this name takes part; any of the names that someone has will do.
     fn takes_part(&self, transcript: &[u8]) -> bool {
-        let Some(wanted) = self.agent.as_ref().filter(|wanted| !wanted.is_empty()) else { return false };
         let conversation = Conversation::parse(transcript).unwrap_or_default();
         let mut names: Vec<&str> = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).collect();
         names.sort_unstable();
         names.dedup();
-        names.iter().any(|name| words(name).windows(wanted.len()).any(|part| part == wanted.as_slice()))
+        names.iter().any(|name| self.is_part_of(name))
     }
 }
 
 /// Two texts that people would call the same: small and capital letters, accents and punctuation do not count.
-fn alike(value: Option<&Value>, wanted: &str) -> bool {
-    value.and_then(word).is_some_and(|value| {
+fn alike(value: Option<String>, wanted: &str) -> bool {
+    value.is_some_and(|value| {
         value.trim() == wanted.trim() || {
             let value = words(&value);
             !value.is_empty() && value == words(wanted)
@@ -225,11 +229,11 @@ async fn admitted(db: &Db, asked: &Asked<'_>, rows: Vec<FoundRow>) -> Result<Vec
     if !filters.by_metadata() {
         return Ok(rows.into_iter().map(|row| Admitted { row, unnamed: false }).collect());
     }
-    let metadata: BTreeMap<i64, Value> = db
+    let metadata: BTreeMap<i64, Metadata> = db
         .segments_of(&keys(rows.iter()))
         .await?
         .into_iter()
-        .map(|(key, segment)| (key, serde_json::from_str(&segment.metadata).unwrap_or_default()))
+        .map(|(key, segment)| (key, Metadata::read(&segment.metadata)))
         .collect();
     let admitted = |row: FoundRow| {
         let metadata = metadata.get(&row.item.div_euclid(4)).filter(|metadata| asked.admits(metadata))?;
@@ -272,9 +276,33 @@ fn transcript_of(row: &FoundRow) -> i64 {
     row.item.div_euclid(4) * 4
 }
 
+/// Tells apart, by the metadata, speakers of whom their transcript gives an id alone. There are so few hits that their texts
+/// are read again.
+async fn name_speakers(
+    db: &Db,
+    query: &Query,
+    best: &mut [Candidate],
+    segments: &BTreeMap<i64, SegmentRow>,
+) -> Result<(), DbError> {
+    let is_nameless = |one: &&mut Candidate| one.judged.speaker.as_deref().is_some_and(Phrase::is_by_id);
+    let mut nameless: Vec<&mut Candidate> = best.iter_mut().filter(is_nameless).collect();
+    let items: Vec<i64> = nameless.iter().map(|candidate| candidate.row.item).collect();
+    let bodies = db.newest_bodies(&items).await?;
+    for candidate in &mut nameless {
+        let segment = segments.get(&candidate.row.item.div_euclid(4));
+        let Some((segment, (_, body))) = segment.zip(bodies.get(&candidate.row.item)) else { continue };
+        let conversation = Conversation::read(body, &Metadata::read(&segment.metadata)).unwrap_or_default();
+        if let Some(judged) = judge(&Document::conversation(&conversation), query) {
+            candidate.judged = judged;
+        }
+    }
+    Ok(())
+}
+
 /// The same with their segments; what ended in the same second is put in order here.
-async fn hits(db: &Db, best: Vec<Candidate>, order: Order) -> Result<Vec<Hit>, DbError> {
+async fn hits(db: &Db, query: &Query, mut best: Vec<Candidate>, order: Order) -> Result<Vec<Hit>, DbError> {
     let segments = db.segments_of(&keys(best.iter().map(|candidate| &candidate.row))).await?;
+    name_speakers(db, query, &mut best, &segments).await?;
     let hit = |candidate: Candidate| {
         let segment = segments.get(&candidate.row.item.div_euclid(4))?.clone();
         let source = Source::of_item(candidate.row.item);

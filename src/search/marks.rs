@@ -6,13 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
 use super::document::{BREAK, Source};
 use super::find::Filters;
 use super::words::words;
 use crate::db::Needle;
-use crate::reading::{Conversation, word};
+use crate::reading::{Conversation, Metadata};
 
 const SOURCE: char = '\u{e001}';
 const CHANNEL: char = '\u{e002}';
@@ -45,6 +43,9 @@ pub(super) const DISPOSITIONS: &[&str] = &["agentDisposition", "systemDispositio
 /// What is the participant's id.
 pub(super) const AGENTS: &[&str] = &["segmentParticipantId"];
 
+/// What is the agent's name, where the metadata has it.
+pub(super) const AGENT_NAME: &str = "agentFullName";
+
 const FIELDS: [(char, &[&str]); 4] =
     [(CHANNEL, CHANNELS), (DIRECTION, DIRECTIONS), (DISPOSITION, DISPOSITIONS), (AGENT, AGENTS)];
 
@@ -53,23 +54,29 @@ const FIELDS: [(char, &[&str]); 4] =
 pub struct Marks {
     fields: String,
     names: String,
+    /// The agent's name in the metadata.
+    agent: Option<String>,
 }
 
 impl Marks {
     /// Those of a segment with this metadata, as received; the names are added with [`Marks::name`].
     pub fn of(metadata: &str) -> Marks {
-        let metadata: Value = serde_json::from_str(metadata).unwrap_or_default();
+        let metadata = Metadata::read(metadata);
         let mut fields = BTreeSet::new();
         for (kind, keys) in FIELDS {
-            fields
-                .extend(keys.iter().filter_map(|key| metadata.get(key).and_then(word)).map(|text| value(kind, &text)));
+            fields.extend(keys.iter().filter_map(|key| metadata.field(key)).map(|text| value(kind, &text)));
         }
-        Marks { fields: fields.into_iter().collect::<Vec<_>>().join(" "), names: String::new() }
+        Marks {
+            fields: fields.into_iter().collect::<Vec<_>>().join(" "),
+            names: String::new(),
+            agent: metadata.field(AGENT_NAME),
+        }
     }
 
     /// Adds those who take part in this conversation.
     pub fn name(&mut self, conversation: &Conversation) {
         let mut names: Vec<&str> = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).collect();
+        names.extend(self.agent.as_deref());
         names.sort_unstable();
         names.dedup();
         let (mut seen, mut count) = (BTreeSet::new(), 0);
@@ -138,7 +145,7 @@ pub(super) fn asked(filters: &Filters) -> Vec<Vec<Needle>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

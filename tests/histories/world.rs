@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::model::{Artifact, AsideRecord, SegmentRecord, Window};
-use ringcx_extractor::ringcx::Fetched;
+use ringcx_extractor::ringcx::{Body, Fetched};
 
 /// When every history begins: 2026-03-01T00:00:00Z less an hour, so that some cross a day.
 pub const START: Time = Time::from_secs(1_772_319_600);
@@ -88,7 +88,7 @@ impl World {
         match thing {
             Thing::Never => None,
             Thing::From(texts) => texts.range(..=now).next_back().map(|(_, text)| match text {
-                Some(text) => Fetched::Body(Bytes::copy_from_slice(text.as_bytes())),
+                Some(text) => Fetched::Body(Body { bytes: Bytes::copy_from_slice(text.as_bytes()), charset: None }),
                 None => Fetched::Empty,
             }),
         }

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use crate::clock::Time;
 use crate::db::{Db, DbError, SegmentRow};
 use crate::model::Artifact;
+use crate::reading::json_line;
 
 /// A segment's history; times in RFC 3339.
 #[derive(Debug, Clone, Serialize)]
@@ -58,7 +59,7 @@ impl History {
                 .map(|row| Change {
                     seen: row.seen.rfc3339(),
                     what: row.what,
-                    before: RawValue::from_string(row.metadata.replace(['\n', '\r'], " ")).ok(),
+                    before: Some(json_line(row.metadata.as_bytes())),
                 })
                 .collect(),
             versions: versions

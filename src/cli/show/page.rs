@@ -1,8 +1,5 @@
 //! A segment laid out to be read on a terminal. Everything that came from outside passes through `reading::clean`.
 
-use std::time::Duration;
-
-use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
 use super::history::History;
@@ -11,7 +8,7 @@ use crate::clock::Time;
 use crate::db::{SegmentRow, SegmentSlot};
 use crate::export::{Entry, conversation_of, outcome_name, summary_of};
 use crate::model::Artifact;
-use crate::reading::{Conversation, FIELDS, clean, one_line, word, wrap};
+use crate::reading::{Conversation, Metadata, clean, one_line, wrap};
 
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
@@ -23,10 +20,11 @@ const LABEL: usize = 13;
 /// All of it.
 pub(super) fn render(entry: &Entry, history: &History, now: Time, width: usize) -> String {
     let mut page = Page { text: String::new(), width };
-    header(entry, now, &mut page);
+    let metadata = Metadata::read(&entry.segment.metadata);
+    header(entry, &metadata, now, &mut page);
     let [transcript, agent, auto] = &entry.slots;
     page.heading("Conversation");
-    match conversation_of(transcript) {
+    match conversation_of(transcript, &metadata) {
         Some(conversation) => phrases(&conversation, &mut page),
         None => page.paragraph("", &state(transcript, now)),
     }
@@ -86,7 +84,7 @@ impl Page {
     }
 }
 
-fn header(entry: &Entry, now: Time, page: &mut Page) {
+fn header(entry: &Entry, metadata: &Metadata, now: Time, page: &mut Page) {
     let segment = &entry.segment;
     page.text.push_str(&format!("{BOLD}Segment {}{PLAIN}\n", one_line(&segment.segment_id)));
     page.labelled("dialog", &segment.dialog_id.as_deref().map_or_else(|| "none".to_owned(), one_line));
@@ -98,14 +96,11 @@ fn header(entry: &Entry, now: Time, page: &mut Page) {
             |ended| format!("{} ({})", ended.rfc3339(), relative(ended, now)),
         ),
     );
-    let metadata: Value = serde_json::from_str(&segment.metadata).unwrap_or_default();
-    for (label, key) in FIELDS {
-        if let Some(value) = metadata.get(key).and_then(word) {
-            page.labelled(label, &clean(&value));
-        }
+    for (label, value) in metadata.shown() {
+        page.labelled(label, &clean(&value));
     }
-    if let Some(ms) = metadata.get("segmentDurationMs").and_then(Value::as_u64) {
-        page.labelled("lasted", &span(Duration::from_millis(ms)));
+    if let Some(lasted) = metadata.duration() {
+        page.labelled("lasted", &span(lasted));
     }
     let transcript = if segment.has_transcript { "announced" } else { "not announced" };
     page.labelled("transcript", transcript);

@@ -63,7 +63,7 @@ impl FeedRow {
         self.item.artifact()
     }
 
-    /// Metadata and body as they came; takes a little while for large ones.
+    /// Metadata and body, decoded to UTF-8; takes a little while for large ones.
     ///
     /// # Errors
     /// Where the stored bytes were damaged.
@@ -71,7 +71,7 @@ impl FeedRow {
         let metadata = item::unpack(self.metadata.0, std::mem::take(&mut self.metadata.1))?;
         let metadata =
             String::from_utf8(metadata).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-        Ok((metadata, item::unpack(self.body.0, std::mem::take(&mut self.body.1))?))
+        Ok((metadata, item::unpack_text(self.body.0, std::mem::take(&mut self.body.1))?))
     }
 }
 

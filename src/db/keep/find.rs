@@ -140,7 +140,7 @@ impl Db {
             let head = "select item, codec, body from artifact where outcome = 0 and item in ";
             for row in self.all(Stmt::list(head, Vec::new(), part.iter().map(|key| key * 4), "")).await? {
                 let held = texts.entry(row.int(0)?.div_euclid(4)).or_default();
-                match item::unpack(row.int(1)?, row.bytes(2)?) {
+                match item::unpack_text(row.int(1)?, row.bytes(2)?) {
                     Ok(body) => held.transcripts.push(body),
                     Err(_) => held.damaged = true,
                 }

@@ -174,7 +174,7 @@ impl Db {
             }
             for (item, row) in newest.into_iter().filter(|(_, row)| row.int(2).is_ok_and(|outcome| outcome == 0)) {
                 // What is damaged is found by `verify`, not by its words.
-                if let Ok(body) = item::unpack(row.int(3)?, row.bytes(4)?) {
+                if let Ok(body) = item::unpack_text(row.int(3)?, row.bytes(4)?) {
                     bodies.insert(item, (row.int(1)?, body));
                 }
             }

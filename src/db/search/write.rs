@@ -174,7 +174,7 @@ fn covered(slices: &[IndexSlice]) -> Vec<Vec<Arg>> {
 
 fn index_row(row: &Row) -> Result<IndexRow, DbError> {
     // What is damaged has no words, and must not keep the rest out of the index; `verify` names it.
-    let body = if row.int(3)? == 0 { item::unpack(row.int(4)?, row.bytes(5)?).ok() } else { None };
+    let body = if row.int(3)? == 0 { item::unpack_text(row.int(4)?, row.bytes(5)?).ok() } else { None };
     let metadata = metadata(row.int(7)?, row.bytes(8)?);
     Ok(IndexRow { account: row.int(0)?, item: row.int(1)?, version: row.int(2)?, body, ended: row.time(6)?, metadata })
 }

@@ -13,7 +13,7 @@ use super::{ICON, STYLE};
 use crate::clock::Time;
 use crate::db::{AccountRow, SegmentRow, SegmentSlot};
 use crate::export::{conversation_of, outcome_name, summary_of};
-use crate::reading::{Conversation, FIELDS, Phrase, clean, one_line, word};
+use crate::reading::{Conversation, Metadata, Phrase, clean, one_line};
 use crate::search::{Findings, Hit, LOOKED_AT};
 
 /// So many segments of a dialog are listed.
@@ -236,12 +236,13 @@ pub(in super::super) fn no_conversation(why: &str) -> String {
 /// A segment, to be read.
 pub(in super::super) fn conversation(reading: &Reading<'_>) -> String {
     let [transcript, agent, auto] = reading.slots;
+    let metadata = Metadata::read(&reading.segment.metadata);
     let content = html! {
-        (facts(reading))
+        (facts(reading, &metadata))
         @if reading.dialog.len() > 1 { (dialog(reading)) }
         section.conversation {
             h2 { "Conversation" }
-            @match conversation_of(transcript) {
+            @match conversation_of(transcript, &metadata) {
                 Some(conversation) => (phrases(&conversation)),
                 None => p.todo { (standing(transcript, reading.now)) },
             }
@@ -259,18 +260,15 @@ pub(in super::super) fn conversation(reading: &Reading<'_>) -> String {
     shell("Conversation", true, &content)
 }
 
-fn facts(reading: &Reading<'_>) -> Markup {
+fn facts(reading: &Reading<'_>, metadata: &Metadata) -> Markup {
     let segment = reading.segment;
-    let metadata: serde_json::Value = serde_json::from_str(&segment.metadata).unwrap_or_default();
-    let fields = FIELDS.iter().filter_map(|(label, key)| Some((*label, metadata.get(key).and_then(word)?)));
-    let lasted = metadata.get("segmentDurationMs").and_then(serde_json::Value::as_u64).map(Duration::from_millis);
     html! {
         section.facts {
             h2 { "Ended " (time(segment.ended)) }
             dl {
                 div { dt { "account" } dd { @if let Some(name) = reading.account { (name) " · " } (one_line(&segment.account.to_string())) } }
-                @if let Some(lasted) = lasted { div { dt { "lasted" } dd { (span(lasted)) } } }
-                @for (label, value) in fields {
+                @if let Some(lasted) = metadata.duration() { div { dt { "lasted" } dd { (span(lasted)) } } }
+                @for (label, value) in metadata.shown() {
                     div { dt { (if label.is_empty() { "channel type" } else { label }) } dd dir="auto" { (clean(&value)) } }
                 }
                 div { dt { "segment" } dd { code { (one_line(&segment.segment_id)) } } }

@@ -1,20 +1,17 @@
 //! A JSON array read element by element from a body that is still coming.
 //!
-//! Holds one element and one batch at a time. The end of the array, and of the body after it, must be seen.
+//! Only the array's own commas and brackets are looked for: what stands between them is an element, whatever is wrong with
+//! it. Holds one element and one batch at a time. The end of the array, and of the body after it, must be seen.
 
-use std::cell::Cell;
-use std::fmt;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::record::understood;
 use super::{ReadSummary, Record};
 
 /// The largest element that is taken.
-pub(super) const ELEMENT_CAP: u64 = 16 * 1024 * 1024;
+pub(super) const ELEMENT_CAP: usize = 16 * 1024 * 1024;
 /// A batch is handed on when it has so many records,
 const BATCH: usize = 500;
 /// or so many bytes.
@@ -34,81 +31,167 @@ pub(super) enum Stopped {
     Broken(io::Error),
 }
 
+const NULL: &[u8] = b"null";
+const NOT_JSON: Stopped = Stopped::Undecodable("it is not JSON");
+
 /// Reads one array to its end. A `null` in its place is an array without elements.
 pub(super) fn read(body: impl Read, sink: &mpsc::Sender<Vec<Record>>) -> Result<ReadSummary, Stopped> {
-    let gauge = Gauge::default();
-    let body = BufReader::with_capacity(64 * 1024, Gauged { body, gauge: &gauge });
-    let mut json = serde_json::Deserializer::from_reader(body);
-    let mut elements = Elements { sink, gauge: &gauge, summary: ReadSummary::default(), batch: Vec::new(), held: 0 };
-    let outcome = json.deserialize_any(&mut elements).and_then(|()| json.end());
-    match outcome {
-        Ok(()) => {
-            elements.hand_on().map_err(|Gone| Stopped::Gone)?;
-            Ok(ReadSummary { bytes: gauge.total.get(), ..elements.summary })
+    let mut body = BufReader::with_capacity(64 * 1024, body);
+    let elements = Elements { sink, summary: ReadSummary::default(), batch: Vec::new(), held: 0 };
+    let mut scanner = Scanner { place: Place::Before, element: Vec::new(), elements };
+    loop {
+        let chunk = match body.fill_buf() {
+            Ok([]) => return scanner.end(),
+            Ok(chunk) => chunk,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Stopped::Broken(error)),
+        };
+        scanner.read(chunk)?;
+        let length = chunk.len();
+        scanner.elements.summary.bytes += length as u64;
+        body.consume(length);
+    }
+}
+
+/// Where in the answer the next byte is.
+#[derive(Clone, Copy)]
+enum Place {
+    Before,
+    /// In a `null`, of which so many bytes have come.
+    Null(usize),
+    /// At the first element or the array's end.
+    First,
+    /// At an element, after a comma.
+    Next,
+    /// In an element: so many brackets deep, in a string, after a backslash.
+    Element {
+        depth: usize,
+        in_string: bool,
+        is_escaped: bool,
+    },
+    /// After an element's last byte.
+    AfterElement,
+    After,
+}
+
+struct Scanner<'a> {
+    place: Place,
+    element: Vec<u8>,
+    elements: Elements<'a>,
+}
+
+impl Scanner<'_> {
+    fn read(&mut self, chunk: &[u8]) -> Result<(), Stopped> {
+        // What has come of the element since here is not yet in `element`.
+        let mut start = 0;
+        let mut place = self.place;
+        for (at, &byte) in chunk.iter().enumerate() {
+            // Control characters between elements cost nothing.
+            let is_space = byte <= b' ';
+            place = match place {
+                Place::Element { depth, in_string: true, is_escaped } => {
+                    let is_end = byte == b'"' && !is_escaped;
+                    if is_end && depth == 0 {
+                        self.gather(&chunk[start..=at])?;
+                        Place::AfterElement
+                    } else {
+                        Place::Element { depth, in_string: !is_end, is_escaped: byte == b'\\' && !is_escaped }
+                    }
+                }
+                Place::Element { depth, .. } => match byte {
+                    b'"' => Place::Element { depth, in_string: true, is_escaped: false },
+                    b'{' | b'[' => Place::Element { depth: depth + 1, in_string: false, is_escaped: false },
+                    b'}' | b']' if depth == 1 => {
+                        self.gather(&chunk[start..=at])?;
+                        Place::AfterElement
+                    }
+                    b'}' | b']' if depth > 1 => {
+                        Place::Element { depth: depth - 1, in_string: false, is_escaped: false }
+                    }
+                    b',' | b']' if depth == 0 => {
+                        self.gather(&chunk[start..at])?;
+                        self.after_element(byte)?
+                    }
+                    _ if depth == 0 && is_space => {
+                        self.gather(&chunk[start..at])?;
+                        Place::AfterElement
+                    }
+                    _ => place,
+                },
+                Place::Null(read) if read < NULL.len() => match NULL.get(read) {
+                    Some(&expected) if expected == byte => Place::Null(read + 1),
+                    _ => return Err(NOT_JSON),
+                },
+                _ if is_space => place,
+                Place::AfterElement => self.after_element(byte)?,
+                Place::First if byte == b']' => Place::After,
+                Place::First | Place::Next => {
+                    start = at;
+                    match byte {
+                        b',' | b']' | b'}' => return Err(NOT_JSON),
+                        b'"' => Place::Element { depth: 0, in_string: true, is_escaped: false },
+                        b'{' | b'[' => Place::Element { depth: 1, in_string: false, is_escaped: false },
+                        _ => Place::Element { depth: 0, in_string: false, is_escaped: false },
+                    }
+                }
+                Place::Before => match byte {
+                    b'[' => Place::First,
+                    b'n' => Place::Null(1),
+                    b'{' | b'"' | b't' | b'f' | b'-' | b'0'..=b'9' => {
+                        return Err(Stopped::Undecodable("it is not an array"));
+                    }
+                    _ => return Err(NOT_JSON),
+                },
+                Place::Null(_) | Place::After => return Err(NOT_JSON),
+            };
         }
-        Err(error) => Err(why(error, &gauge)),
-    }
-}
-
-/// Says nothing of the error's own text: it may quote the answer.
-fn why(error: serde_json::Error, gauge: &Gauge) -> Stopped {
-    use serde_json::error::Category;
-    if gauge.gone.get() {
-        return Stopped::Gone;
-    }
-    if gauge.too_large.get() {
-        return Stopped::TooLarge;
-    }
-    match error.classify() {
-        Category::Io => Stopped::Broken(error.into()),
-        Category::Eof if gauge.total.get() == 0 => Stopped::Undecodable("it is empty"),
-        Category::Eof => Stopped::Ended,
-        Category::Syntax => Stopped::Undecodable("it is not JSON"),
-        Category::Data => Stopped::Undecodable("it is not an array"),
-    }
-}
-
-/// What the body's reader and its parser tell one another.
-#[derive(Default)]
-struct Gauge {
-    total: Cell<u64>,
-    /// Where the element being read began, to within a buffer's length.
-    element: Cell<u64>,
-    too_large: Cell<bool>,
-    gone: Cell<bool>,
-}
-
-struct Gauged<'a, R> {
-    body: R,
-    gauge: &'a Gauge,
-}
-
-impl<R: Read> Read for Gauged<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.gauge.total.get() - self.gauge.element.get() > ELEMENT_CAP {
-            self.gauge.too_large.set(true);
-            return Err(io::Error::other("too large"));
+        if let Place::Element { .. } = place {
+            self.gather(&chunk[start..])?;
         }
-        let length = self.body.read(buffer)?;
-        self.gauge.total.set(self.gauge.total.get() + length as u64);
-        Ok(length)
+        self.place = place;
+        Ok(())
+    }
+
+    fn gather(&mut self, part: &[u8]) -> Result<(), Stopped> {
+        if self.element.len() + part.len() > ELEMENT_CAP {
+            return Err(Stopped::TooLarge);
+        }
+        self.element.extend_from_slice(part);
+        Ok(())
+    }
+
+    /// An element is whole; `byte` follows it.
+    fn after_element(&mut self, byte: u8) -> Result<Place, Stopped> {
+        let place = match byte {
+            b',' => Place::Next,
+            b']' => Place::After,
+            _ => return Err(NOT_JSON),
+        };
+        self.elements.take(std::mem::take(&mut self.element))?;
+        Ok(place)
+    }
+
+    fn end(mut self) -> Result<ReadSummary, Stopped> {
+        match self.place {
+            Place::After | Place::Null(4) => {
+                self.elements.hand_on()?;
+                Ok(self.elements.summary)
+            }
+            Place::Before if self.elements.summary.bytes == 0 => Err(Stopped::Undecodable("it is empty")),
+            _ => Err(Stopped::Ended),
+        }
     }
 }
-
-struct Gone;
 
 struct Elements<'a> {
     sink: &'a mpsc::Sender<Vec<Record>>,
-    gauge: &'a Gauge,
     summary: ReadSummary,
     batch: Vec<Record>,
     held: usize,
 }
 
 impl Elements<'_> {
-    fn take(&mut self, raw: Box<RawValue>) -> Result<(), Gone> {
-        self.gauge.element.set(self.gauge.total.get());
-        let raw = String::from(Box::<str>::from(raw));
+    fn take(&mut self, raw: Vec<u8>) -> Result<(), Stopped> {
         self.held += raw.len();
         let record = understood(raw);
         self.summary.announced += 1;
@@ -120,35 +203,13 @@ impl Elements<'_> {
         Ok(())
     }
 
-    fn hand_on(&mut self) -> Result<(), Gone> {
+    fn hand_on(&mut self) -> Result<(), Stopped> {
         self.held = 0;
         let batch = std::mem::take(&mut self.batch);
         if batch.is_empty() {
             return Ok(());
         }
-        self.sink.blocking_send(batch).map_err(|_| {
-            self.gauge.gone.set(true);
-            Gone
-        })
-    }
-}
-
-impl<'de> Visitor<'de> for &mut Elements<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        while let Some(raw) = elements.next_element::<Box<RawValue>>()? {
-            self.take(raw).map_err(|Gone| A::Error::custom("gone"))?;
-        }
-        Ok(())
+        self.sink.blocking_send(batch).map_err(|_| Stopped::Gone)
     }
 }
 
@@ -201,6 +262,49 @@ mod tests {
                     .prop_map(|fields| Value::Object(fields.into_iter().collect())),
             ]
         })
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_element_costs_no_other() {
+        let deep = "[".repeat(10_000) + &"]".repeat(10_000);
+        let long = "7".repeat(400);
+        for fault in [
+            &b"\"a\x01\n\0\""[..],
+            b"\"caf\xe9\"",
+            b"\"\\ud83d\"",
+            b"\"\\x41 \\u12\"",
+            b"1e999",
+            b"NaN",
+            b"01",
+            b"tru",
+            b"{,}",
+            b"{\"a\":,}",
+            b"{\"a\" \"b\"}",
+            deep.as_bytes(),
+            long.as_bytes(),
+        ] {
+            let faulty = [b"{\"segmentId\":\"b\",\"agentNotes\":", fault, b"}"].concat();
+            let body =
+                [b"[{\"segmentId\":\"a\"},", &faulty[..], b" ,\x0b", fault, b",{\"segmentId\":\"c\"}\0]\n"].concat();
+            for piece in [1, 7, body.len()] {
+                let (summary, records) = parsed(&body, piece);
+                assert_eq!(summary.map(|summary| summary.announced), Some(4), "{}", String::from_utf8_lossy(fault));
+                assert_eq!(raw(&records[1]), String::from_utf8_lossy(&faulty));
+                assert_eq!(raw(&records[2]), String::from_utf8_lossy(fault));
+                for (record, id) in [(&records[0], "a"), (&records[3], "c")] {
+                    assert!(matches!(record, Record::Segment(segment) if segment.segment_id == id));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_array_is_none() {
+        for body in ["nu ll", "nul", "nullx", "[1,]", "[,1]", "[}", "[]]", "[][]", "[1]2", "[\"a\"b]", "[1 2]", "\u{b}"]
+        {
+            assert_eq!(parsed(body.as_bytes(), 1).0, None, "{body}");
+        }
+        assert_eq!(parsed(b" null \n", 1).0.map(|summary| summary.announced), Some(0));
     }
 
     proptest! {

@@ -4,25 +4,27 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use jiff::civil;
-use jiff::tz::TimeZone;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::clock::Time;
+use crate::lenient_json;
+use crate::lenient_time;
 use crate::model::{AsideRecord, SegmentRecord};
 
 use super::Record;
 
 /// The longest id that is taken, in bytes: longer ones would not fit a database's index.
 const LONGEST_ID: usize = 512;
-/// The last moment of the year 9999, in milliseconds since 1970.
-const LAST: f64 = 253_402_300_799_999.0;
 
 /// An element as a segment, or the reason why it is none.
-pub(super) fn understood(raw: String) -> Record {
-    match read(&raw) {
+pub(super) fn understood(raw: Vec<u8>) -> Record {
+    let (raw, is_utf8) = match String::from_utf8(raw) {
+        Ok(raw) => (raw, true),
+        Err(error) => (lenient_json::decode(error.as_bytes()).into_owned(), false),
+    };
+    match read(&raw, is_utf8) {
         Ok(mut segment) => {
             segment.raw = raw;
             Record::Segment(segment)
@@ -31,24 +33,44 @@ pub(super) fn understood(raw: String) -> Record {
     }
 }
 
-fn read(raw: &str) -> Result<SegmentRecord, (Option<String>, &'static str)> {
+fn read(raw: &str, is_utf8: bool) -> Result<SegmentRecord, (Option<String>, &'static str)> {
     if !raw.starts_with('{') {
         return Err((None, "the record is not an object"));
     }
-    let fields: Fields<'_> = serde_json::from_str(raw).map_err(|_| (None, "the record cannot be read"))?;
+    match serde_json::from_str::<Fields<'_>>(raw) {
+        Ok(fields) => segment(&fields, is_utf8),
+        Err(_) => {
+            let repaired = lenient_json::strict(raw).ok_or((None, "the record cannot be read"))?;
+            let fields = serde_json::from_str(&repaired).map_err(|_| (None, "the record cannot be read"))?;
+            segment(&fields, false)
+        }
+    }
+}
+
+/// `is_whole` where no letter of it was replaced, so that two ids that differ are read as two.
+fn segment(fields: &Fields<'_>, is_whole: bool) -> Result<SegmentRecord, (Option<String>, &'static str)> {
+    let id = |field| id(field).and_then(|id| if is_whole { Ok(id) } else { unreplaced(id) });
     let segment_id = match id(fields.segment_id) {
         Ok(Some(id)) => id,
         Ok(None) => return Err((None, "segmentId is missing")),
         Err(Unreadable) => return Err((None, "segmentId is not an id")),
     };
     let aside = |reason| (Some(segment_id.clone()), reason);
-    let dialog_id = id(fields.dialog_id).map_err(|Unreadable| aside("dialogId is not an id"))?;
+    let dialog_id = match id(fields.dialog_id) {
+        Ok(None) => id(fields.uii),
+        dialog_id => dialog_id,
+    };
+    let dialog_id = dialog_id.map_err(|Unreadable| aside("dialogId is not an id"))?;
     let has_transcript = flag(fields.has_transcript).map_err(|Unreadable| aside("hasTranscript is not a boolean"))?;
     let end = end(fields.end).map_err(|Unreadable| aside("segmentEndTimeMs is not a time"))?;
     if has_transcript && dialog_id.is_none() {
         return Err(aside("dialogId is missing though hasTranscript is true"));
     }
-    let is_agent = matches!(value(fields.segment_type), Ok(Value::String(kind)) if kind.eq_ignore_ascii_case("AGENT"));
+    let is_agent = match value(fields.segment_type) {
+        Ok(Value::String(kind)) => kind.eq_ignore_ascii_case("AGENT"),
+        // The newer form has no type, but names the agent.
+        _ => matches!(id(fields.agent_id), Ok(Some(_))),
+    };
     Ok(SegmentRecord { segment_id, dialog_id, end, has_transcript, is_agent, raw: String::new() })
 }
 
@@ -61,12 +83,16 @@ fn value(field: Field<'_>) -> Result<Value, Unreadable> {
     field.map_or(Ok(Value::Null), |raw| serde_json::from_str(raw.get()).map_err(|_| Unreadable))
 }
 
+/// A number as it was written: it may be too large for any number type.
+fn number(field: Field<'_>) -> Option<&str> {
+    field.map(RawValue::get).filter(|raw| raw.starts_with(|first: char| first == '-' || first.is_ascii_digit()))
+}
+
 fn id(field: Field<'_>) -> Result<Option<String>, Unreadable> {
-    let id = match value(field)? {
-        Value::Null => return Ok(None),
-        Value::String(text) => text,
-        // As it was written: it may be too large for any number type.
-        Value::Number(_) => field.map(|raw| raw.get()).unwrap_or_default().to_owned(),
+    let id = match (number(field), value(field)) {
+        (Some(number), _) => number.to_owned(),
+        (None, Ok(Value::Null)) => return Ok(None),
+        (None, Ok(Value::String(text))) => text,
         _ => return Err(Unreadable),
     };
     if id.is_empty() {
@@ -74,6 +100,10 @@ fn id(field: Field<'_>) -> Result<Option<String>, Unreadable> {
     }
     // A database's text holds no NUL.
     if id.len() > LONGEST_ID || id.contains('\0') { Err(Unreadable) } else { Ok(Some(id)) }
+}
+
+fn unreplaced(id: Option<String>) -> Result<Option<String>, Unreadable> {
+    if id.as_ref().is_some_and(|id| id.contains(char::REPLACEMENT_CHARACTER)) { Err(Unreadable) } else { Ok(id) }
 }
 
 fn flag(field: Field<'_>) -> Result<bool, Unreadable> {
@@ -88,34 +118,15 @@ fn flag(field: Field<'_>) -> Result<bool, Unreadable> {
     }
 }
 
-/// ISO 8601 with or without an offset (then UTC), or milliseconds since 1970 as a number or as digits.
 fn end(field: Field<'_>) -> Result<Option<Time>, Unreadable> {
-    let text = match value(field)? {
-        Value::Null => return Ok(None),
-        Value::Number(number) => return number.as_f64().map_or(Err(Unreadable), epoch).map(Some),
-        Value::String(text) => text,
+    let text = match (number(field), value(field)) {
+        (Some(number), _) => number.to_owned(),
+        (None, Ok(Value::Null)) => return Ok(None),
+        (None, Ok(Value::String(text))) if text.trim().is_empty() => return Ok(None),
+        (None, Ok(Value::String(text))) => text,
         _ => return Err(Unreadable),
     };
-    let text = text.trim();
-    if text.is_empty() {
-        return Ok(None);
-    }
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().map_or(Err(Unreadable), epoch).map(Some);
-    }
-    // A date alone is no time, though parsers take one for midnight.
-    if !text.contains([':']) {
-        return Err(Unreadable);
-    }
-    let time = Time::parse(text).or_else(|| {
-        let civil: civil::DateTime = text.parse().ok()?;
-        civil.to_zoned(TimeZone::UTC).ok().map(|zoned| Time::from(zoned.timestamp()))
-    });
-    time.map_or(Err(Unreadable), |time| epoch(time.0 as f64)).map(Some)
-}
-
-fn epoch(millis: f64) -> Result<Time, Unreadable> {
-    if (0.0..=LAST).contains(&millis) { Ok(Time(millis as i64)) } else { Err(Unreadable) }
+    lenient_time::parse(&text).ok_or(Unreadable).map(Some)
 }
 
 /// The fields that are looked at. A key that comes twice counts as it came last.
@@ -126,6 +137,9 @@ struct Fields<'a> {
     segment_type: Field<'a>,
     end: Field<'a>,
     has_transcript: Field<'a>,
+    /// `dialogId` and what stands in the place of `segmentType`, in the newer form.
+    uii: Field<'a>,
+    agent_id: Field<'a>,
 }
 
 #[derive(serde::Deserialize)]
@@ -155,6 +169,8 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 "segmentType" => &mut fields.segment_type,
                 "segmentEndTimeMs" => &mut fields.end,
                 "hasTranscript" => &mut fields.has_transcript,
+                "uii" => &mut fields.uii,
+                "agentId" => &mut fields.agent_id,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
@@ -172,14 +188,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn segment(raw: &str) -> SegmentRecord {
-        match understood(raw.to_owned()) {
+        match understood(raw.into()) {
             Record::Segment(segment) => segment,
             Record::Aside(aside) => panic!("set aside: {}", aside.reason),
         }
     }
 
     fn aside(raw: &str) -> AsideRecord {
-        match understood(raw.to_owned()) {
+        match understood(raw.into()) {
             Record::Aside(aside) => aside,
             Record::Segment(_) => panic!("understood: {raw}"),
         }
@@ -201,6 +217,35 @@ mod tests {
         let segment = segment(r#"{"segmentId":123456789012345678901234567890,"dialogId":7}"#);
         assert_eq!(segment.segment_id, "123456789012345678901234567890");
         assert_eq!(segment.dialog_id.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn what_is_at_fault_elsewhere_does_not_hide_a_segment_but_no_id_is_guessed() {
+        let long = "7".repeat(400);
+        for fault in ["\"a\u{1}\"", "\"\\ud83d\"", "\"\\x\"", "1e999", "NaN", &long] {
+            let raw = format!(r#"{{"segmentId":"s","agentNotes":{fault},"dialogId":{long}}}"#);
+            let segment = segment(&raw);
+            assert_eq!((&*segment.segment_id, segment.dialog_id.as_deref()), ("s", Some(&*long)), "{fault}");
+            let (reason, id) = match understood(format!(r#"{{"n":{fault},"segmentId":"\ud83d"}}"#).into()) {
+                Record::Aside(aside) => (aside.reason, aside.segment_id),
+                Record::Segment(segment) => panic!("{segment:?}"),
+            };
+            assert_eq!((&*reason, id), ("segmentId is not an id", None));
+        }
+        let Record::Segment(lossy) = understood(b"{\"segmentId\":\"s\",\"agentNotes\":\"caf\xe9\"}".to_vec()) else {
+            panic!()
+        };
+        assert_eq!((&*lossy.segment_id, &*lossy.raw), ("s", "{\"segmentId\":\"s\",\"agentNotes\":\"caf\u{fffd}\"}"));
+        assert!(matches!(understood(b"{\"segmentId\":\"caf\xe9\"}".to_vec()), Record::Aside(_)));
+        assert_eq!(segment("{\"segmentId\":\"\u{fffd}\"}").segment_id, "\u{fffd}");
+    }
+
+    #[test]
+    fn the_newer_form_is_understood() {
+        let raw = r#"{"segmentId":"s","uii":"u-1","agentId":"901","hasTranscript":true,"callType":"INBOUND"}"#;
+        let segment = segment(raw);
+        assert_eq!((segment.dialog_id.as_deref(), segment.is_agent), (Some("u-1"), true));
+        assert!(!self::segment(r#"{"segmentId":"s","segmentType":"IVR","agentId":"901"}"#).is_agent);
     }
 
     #[test]
@@ -234,6 +279,8 @@ mod tests {
             "1721647487000",
             "\"1721647487000\"",
             "1721647487000.0",
+            "1721647487",
+            "\"1.721647487E12\"",
         ] {
             let raw = format!(r#"{{"segmentId":"s","segmentEndTimeMs":{text}}}"#);
             assert_eq!(segment(&raw).end, expected, "{text}");
@@ -283,13 +330,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_element_upsets_it(raw in ".*", id in ".*", end in ".*") {
-            understood(raw);
+            understood(raw.into());
             let record = serde_json::json!({"segmentId": id, "segmentEndTimeMs": end, "hasTranscript": end});
-            understood(record.to_string());
+            understood(record.to_string().into());
         }
 
         #[test]
-        fn a_time_is_read_back_as_it_was_written(millis in 0i64..=253_402_300_799_999) {
+        fn a_time_is_read_back_as_it_was_written(millis in 4_133_980_800_i64..=253_402_300_799_999) {
             let time = Time(millis);
             for text in [format!("\"{}\"", time.rfc3339()), millis.to_string(), format!("\"{millis}\"")] {
                 let raw = format!(r#"{{"segmentId":"s","segmentEndTimeMs":{text}}}"#);

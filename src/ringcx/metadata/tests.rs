@@ -54,6 +54,25 @@ async fn records_come_in_order_with_what_is_not_understood_among_them() {
 }
 
 #[tokio::test]
+async fn an_answer_in_another_charset_is_decoded() {
+    let text = "[{\"segmentId\":\"a\",\"agentNotes\":\"café\"},{\"segmentId\":\"b\"}]";
+    let latin =
+        text.replace('é', "?").into_bytes().iter().map(|byte| if *byte == b'?' { 0xe9 } else { *byte }).collect();
+    let utf_16: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    for (declared, body) in [
+        ("charset=ISO-8859-1", latin),
+        ("charset=UTF-16", utf_16.clone()),
+        ("x=y", [&b"\xfe\xff"[..], &utf_16].concat()),
+        ("x=y", format!("\u{feff}{text}").into_bytes()),
+    ] {
+        let headers = format!("content-type: application/json;{declared}\r\n");
+        let (summary, records) = read(&Server::start(move |_| reply(200, &headers, &body))).await;
+        assert_eq!(summary.unwrap().announced, 2);
+        assert!(matches!(&records[0], Record::Segment(segment) if segment.raw.contains("café")), "{declared}");
+    }
+}
+
+#[tokio::test]
 async fn null_is_an_empty_array() {
     assert_eq!(read_text("null").await.0.unwrap().announced, 0);
 }

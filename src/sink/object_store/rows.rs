@@ -51,9 +51,7 @@ fn written(rows: Vec<[Cell; 11]>) -> io::Result<Vec<u8>> {
 fn row(event: &Event) -> [Cell; 11] {
     let body = match event.artifact {
         Artifact::Transcript => json_line(&event.body).get().to_owned(),
-        Artifact::AgentSummary | Artifact::AutoSummary => {
-            summary_text(&event.body).unwrap_or_else(|| String::from_utf8_lossy(&event.body).into_owned())
-        }
+        Artifact::AgentSummary | Artifact::AutoSummary => summary_text(&event.body),
     };
     [
         Cell::Text(event.id().to_string()),

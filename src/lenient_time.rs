@@ -1,0 +1,90 @@
+//! Moments as real servers write them: ISO 8601 with or without a zone, or a count of milliseconds or seconds since 1970.
+//!
+//! Pure.
+
+use jiff::civil;
+use jiff::tz::TimeZone;
+
+use crate::clock::Time;
+
+/// The last moment of the year 9999, in milliseconds since 1970.
+const LAST_MS: i64 = 253_402_300_799_999;
+/// Counts that are seconds, from 2001 to 2100: as milliseconds they would lie in the first weeks of 1970.
+const SECONDS: std::ops::Range<f64> = 978_307_200.0..4_133_980_800.0;
+
+/// Reads a moment; `None` where there is none, or it lies before 1970 or after 9999. A text without a zone is in UTC. A date
+/// alone is no moment.
+pub fn parse(text: &str) -> Option<Time> {
+    let text = text.trim();
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'+' | b'e' | b'E'));
+    let time = if is_number && let Ok(count) = text.parse() { of_count(count)? } else { of_iso(text)? };
+    (0..=LAST_MS).contains(&time.0).then_some(time)
+}
+
+fn of_count(count: f64) -> Option<Time> {
+    let millis = if SECONDS.contains(&count) { (count * 1000.0).round() } else { count };
+    // Beyond what `parse` accepts anyway; a cast alone would saturate.
+    (millis.abs() < 1e18).then_some(Time(millis as i64))
+}
+
+fn of_iso(text: &str) -> Option<Time> {
+    if !text.contains(':') {
+        return None;
+    }
+    Time::parse(text).or_else(|| {
+        let civil: civil::DateTime = text.parse().ok()?;
+        civil.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp().into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_moment_may_be_written_in_several_ways() {
+        let expected = Time::parse("2024-07-22T11:24:47Z");
+        for text in [
+            "2024-07-22T11:24:47.000Z",
+            "2024-07-22T11:24:47Z",
+            "2024-07-22T13:24:47+02:00",
+            "2024-07-22T13:24:47+0200",
+            "2024-07-22T11:24:47.000+0000",
+            "2024-07-22T11:24:47",
+            "2024-07-22 11:24:47.000",
+            " 2024-07-22 11:24:47+00:00 ",
+            "1721647487000",
+            "1721647487000.0",
+            "1721647487000.4",
+            "1721647487",
+            "1721647487.0",
+            "1.721647487E12",
+            "1.721647487e9",
+            "1721647487e3",
+        ] {
+            assert_eq!(parse(text), expected, "{text}");
+        }
+        assert_eq!(parse("1721647487.25"), expected.map(|time| Time(time.0 + 250)));
+        assert_eq!(parse("1.72E12"), Some(Time(1_720_000_000_000)));
+        assert_eq!(parse("61000"), Some(Time(61_000)));
+        for text in ["", "soon", "2024-07-22", "-1", "1e300", "1e999", "NaN", "inf", "11:24", "e", ":"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_upsets_it(text in any::<String>()) {
+            parse(&text);
+        }
+
+        #[test]
+        fn a_moment_is_read_back_as_it_was_written(millis in 4_133_980_800_i64..=LAST_MS) {
+            for text in [Time(millis).rfc3339(), millis.to_string()] {
+                prop_assert_eq!(parse(&text), Some(Time(millis)));
+            }
+        }
+    }
+}

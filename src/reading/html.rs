@@ -1,0 +1,248 @@
+//! E-mails in HTML as the text that people see.
+//!
+//! A page is neither laid out nor repaired: tags go, blocks become lines, entities their letters. What only looks like a tag
+//! stays.
+
+/// Tags by which a message is known to be HTML,
+const PAGE: [&str; 5] = ["!doctype", "html", "head", "body", "br"];
+/// and those that must be closed, too: someone may have written about one.
+const PAIRED: [&str; 29] = [
+    "p",
+    "div",
+    "span",
+    "table",
+    "tbody",
+    "tr",
+    "td",
+    "th",
+    "a",
+    "b",
+    "i",
+    "u",
+    "em",
+    "strong",
+    "font",
+    "ul",
+    "ol",
+    "li",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "blockquote",
+    "pre",
+    "center",
+    "style",
+    "title",
+];
+/// Tags that begin a line.
+const BLOCKS: [&str; 24] = [
+    "p",
+    "div",
+    "br",
+    "hr",
+    "tr",
+    "table",
+    "ul",
+    "ol",
+    "li",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "blockquote",
+    "pre",
+    "body",
+    "html",
+    "center",
+    "section",
+    "article",
+    "header",
+    "footer",
+];
+/// What stands in these is not for people.
+const HIDDEN: [&str; 4] = ["head", "style", "script", "title"];
+
+/// The text of a message in HTML; `None` where it is none.
+pub(super) fn text(message: &str) -> Option<String> {
+    if !is_html(message) {
+        return None;
+    }
+    let mut text = Text::default();
+    let mut rest = message;
+    while let Some(at) = rest.find('<') {
+        let (before, from) = rest.split_at(at);
+        text.add(before);
+        rest = match Tag::at(from) {
+            None => {
+                text.add("<");
+                &from[1..]
+            }
+            Some(tag) => {
+                match tag.name.as_str() {
+                    "td" | "th" => text.space = true,
+                    name if BLOCKS.contains(&name) => text.line(),
+                    _ => {}
+                }
+                let after = &from[tag.length..];
+                let hides = !tag.closes && HIDDEN.contains(&tag.name.as_str());
+                if hides { closing(after, &tag.name).map_or(after, |end| &after[end..]) } else { after }
+            }
+        };
+    }
+    text.add(rest);
+    text.out.truncate(text.out.trim_end().len());
+    Some(text.out)
+}
+
+fn is_html(message: &str) -> bool {
+    message.match_indices('<').filter_map(|(at, _)| Some((at, Tag::at(&message[at..])?))).any(|(at, tag)| {
+        let name = tag.name.as_str();
+        PAGE.contains(&name)
+            || (!tag.closes && PAIRED.contains(&name) && closing(&message[at + tag.length..], name).is_some())
+    })
+}
+
+/// Where the tag begins that closes this one.
+fn closing(text: &str, name: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    text.match_indices("</").map(|(at, _)| at).find(|at| {
+        let found = bytes.get(at + 2..at + 2 + name.len());
+        let next = bytes.get(at + 2 + name.len());
+        found.is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes()))
+            && next.is_some_and(|next| *next == b'>' || next.is_ascii_whitespace())
+    })
+}
+
+/// A tag, a comment or a declaration.
+struct Tag {
+    /// In lower case; empty for a comment.
+    name: String,
+    closes: bool,
+    length: usize,
+}
+
+impl Tag {
+    /// The one at the beginning of a text.
+    fn at(text: &str) -> Option<Tag> {
+        if let Some(comment) = text.strip_prefix("<!--") {
+            let length = 4 + comment.find("-->")? + 3;
+            return Some(Tag { name: String::new(), closes: false, length });
+        }
+        let inner = text.strip_prefix('<')?;
+        let (closes, inner) = inner.strip_prefix('/').map_or((false, inner), |inner| (true, inner));
+        let of_name =
+            |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '!' | '?' | ':' | '-' | '_' | '[');
+        let name = &inner[..inner.find(|letter| !of_name(letter))?];
+        let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || matches!(first, '!' | '?'));
+        let ends =
+            inner[name.len()..].starts_with(|next: char| matches!(next, '>' | '/' | ']') || next.is_whitespace());
+        if !begins || !ends {
+            return None;
+        }
+        let mut quote = None;
+        let end = inner.bytes().position(|byte| {
+            match (quote, byte) {
+                (None, b'"' | b'\'') => quote = Some(byte),
+                (Some(open), _) if open == byte => quote = None,
+                (None, b'>') => return true,
+                _ => {}
+            }
+            false
+        })?;
+        Some(Tag { name: name.to_ascii_lowercase(), closes, length: text.len() - inner.len() + end + 1 })
+    }
+}
+
+/// What people see, spaces and empty lines drawn together.
+#[derive(Default)]
+struct Text {
+    out: String,
+    /// Whether a space comes before the next word.
+    space: bool,
+}
+
+impl Text {
+    fn add(&mut self, part: &str) {
+        let part = html_escape::decode_html_entities(part);
+        for letter in part.chars() {
+            if letter.is_whitespace() {
+                self.space = true;
+                continue;
+            }
+            if self.space && !self.out.is_empty() && !self.out.ends_with('\n') {
+                self.out.push(' ');
+            }
+            self.space = false;
+            self.out.push(letter);
+        }
+    }
+
+    fn line(&mut self) {
+        self.space = false;
+        if !self.out.is_empty() && !self.out.ends_with('\n') {
+            self.out.push('\n');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_e_mail_is_read_as_its_text() {
+        for (html, expected) in [
+            (
+                "<!DOCTYPE html><html><head><title>T</title><style>p > a {color:red}</style></head>\n<body><p class=\"x>y\">Dear\n  \
+                 Ms&nbsp;Roe,</p><p>your <b>ref</b>und &amp; the caf&eacute;&#233;&#x20AC;<br/>A<3 &lt;b&gt;</p></body></html>",
+                "Dear Ms Roe,\nyour refund & the caféé€\nA<3 <b>",
+            ),
+            ("Hello<br>World", "Hello\nWorld"),
+            ("<DIV>one</DIV><DIV>two</DIV>", "one\ntwo"),
+            ("<table><tr><td>a</td><td>b</td></tr></table>", "a b"),
+            (
+                "<p>x<!-- no --><script>var a = '<p>';</script>y <anna@example.com> <o:p></o:p>&unknown;</p>",
+                "xy <anna@example.com> &unknown;",
+            ),
+            ("<div>never closed <b", "never closed <b"),
+            ("<p>a</p><style>x", "a\nx"),
+        ] {
+            if html.starts_with("<div>never") {
+                assert_eq!(text(html), None);
+                assert_eq!(text(&format!("<br>{html}")).as_deref(), Some(expected));
+            } else {
+                assert_eq!(text(html).as_deref(), Some(expected), "{html}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_speaks_of_html_stays() {
+        for message in
+            ["plain", "my <div> is broken", "a < b > c", "mail <anna@example.com>", "<3", "x <y", "&amp;", "<b>"]
+        {
+            assert_eq!(text(message), None, "{message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_upsets_it(message in "(<|>|/|!|-|\"|&|;|#|p|br|style|td|é| |\n){0,40}") {
+            text(&message);
+        }
+
+        #[test]
+        fn no_word_is_lost(words in proptest::collection::vec("[a-zé]{1,8}", 1..8)) {
+            let html = format!("<html><body>{}</body></html>", words.iter().map(|word| format!("<p>{word}</p>")).collect::<String>());
+            let read = text(&html).unwrap();
+            prop_assert_eq!(read.split_whitespace().collect::<Vec<_>>(), words);
+        }
+    }
+}
