@@ -14,7 +14,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("sliding", &["*", "-clock"]),
     ("coverage", &["*", "-clock", "-model", "-sliding"]),
     ("standing", &["*", "-clock", "-backoff"]),
-    ("sim", &["*", "-clock", "-model"]),
+    ("sim", &["*", "-clock", "-lenient_json", "-model"]),
     ("config", &["*", "-clock", "-model"]),
     ("ringcx", &["*", "-clock", "-lenient_json", "-model", "-backoff", "-sliding"]),
     ("proof", &["*", "-clock", "-model"]),
