@@ -16,7 +16,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("sliding", &["*", "-clock"]),
     ("coverage", &["*", "-clock", "-model", "-sliding"]),
     ("standing", &["*", "-clock", "-backoff"]),
-    ("sim", &["*", "-clock", "-model"]),
+    ("sim", &["*", "-clock", "-lenient_json", "-model"]),
     ("config", &["*", "-clock", "-model"]),
     ("ringcx", &["*", "-charset", "-clock", "-lenient_json", "-lenient_time", "-model", "-backoff", "-sliding"]),
     ("proof", &["*", "-clock", "-model"]),

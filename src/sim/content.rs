@@ -49,9 +49,83 @@ const SUMMARY_LINES: [&str; 7] = [
 ];
 const NAMES: [&str; 6] = ["Zoë Ångström", "Jean-Luc O'Neil", "李小龍", "María José", "Bob \"Bobby\" T.", "Ола"];
 
+/// What real tenants' transcripts hold beside what the documents describe (contract.md, "What real answers may hold").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Oddity {
+    None,
+    /// Half a surrogate at the end of a message: vendors cut UTF-16 texts at a length.
+    HalfSurrogate,
+    /// NUL and lone control characters, as escapes and as they are.
+    Control,
+    /// Numbers that fit no type, and keys that come twice.
+    Numbers,
+    /// Arrays nested 300 deep.
+    Depth,
+    /// A byte that is no UTF-8.
+    BadByte,
+    /// Times in one of the other forms.
+    Times(u64),
+    /// One channel after the other.
+    Disorder,
+    /// Names, types and users all null: only the participants' ids tell them apart.
+    Nameless,
+    /// Messages of an e-mail, as HTML.
+    Html,
+}
+
+impl Oddity {
+    fn draw(seed: u64, traffic: &Traffic) -> Oddity {
+        let mut dice = Dice::new(seed, &[13]);
+        if !dice.hit(traffic.odd_bodies) {
+            return Oddity::None;
+        }
+        let form = dice.below(TIME_FORMS);
+        dice.pick(&[
+            Oddity::HalfSurrogate,
+            Oddity::Control,
+            Oddity::Numbers,
+            Oddity::Depth,
+            Oddity::BadByte,
+            Oddity::Times(form),
+            Oddity::Disorder,
+            Oddity::Nameless,
+            Oddity::Html,
+        ])
+    }
+}
+
+/// How many other forms of times there are.
+const TIME_FORMS: u64 = 7;
+
+/// A time in one of the forms that are seen beside milliseconds as a text.
+fn time_form(at: Time, form: u64) -> String {
+    let text = at.rfc3339();
+    let civil = text.trim_end_matches('Z');
+    match form {
+        0 => at.0.to_string(),
+        1 => format!("\"{text}\""),
+        2 => format!("\"{civil}\""),
+        3 => format!("\"{civil}+0000\""),
+        4 => format!("\"{}\"", at.floor_secs()),
+        5 => format!("{}.0", at.0),
+        _ => format!("{:E}", at.0 as f64),
+    }
+}
+
+/// The id under which a segment's agent stands in its record and, where nothing else tells, in its transcript.
+fn agent_id(segment: &Segment) -> u64 {
+    400_000 + Dice::new(segment.seed, &[14]).below(100_000)
+}
+
+/// Whether a segment's transcript is answered as empty until it is made.
+pub(super) fn is_empty_at_first(segment: &Segment, traffic: &Traffic) -> bool {
+    Dice::new(segment.seed, &[15]).hit(traffic.odd_bodies)
+}
+
 /// A transcript's body.
 pub(super) fn transcript(seed: u64, segment: &Segment, traffic: &Traffic) -> Bytes {
     let mut dice = Dice::new(seed, &[10]);
+    let oddity = Oddity::draw(seed, traffic);
     let (fewest, most) = traffic.utterances;
     let count = fewest + dice.below(u64::from(most.saturating_sub(fewest)) + 1) as u32;
     let planted = dice.hit(traffic.planted).then(|| dice.below(u64::from(count.max(1))) as u32);
@@ -59,45 +133,98 @@ pub(super) fn transcript(seed: u64, segment: &Segment, traffic: &Traffic) -> Byt
     let class = class_name(segment.class);
     write_str(&mut out, format_args!("{{\"channelClass\":\"{class}\""));
     out.push_str(dice.pick(&[",\"errorCode\":null,\"errorMessage\":null", "", ",\"errorCode\":null"]));
+    if oddity == Oddity::Depth {
+        write_str(&mut out, format_args!(",\"annotations\":{}{}", "[".repeat(300), "]".repeat(300)));
+    }
     out.push_str(",\"transcript\":[");
     let mut at = segment.placed.plus_millis(-i64::from(count) * 4_000);
-    let name = dice.pick(&NAMES);
+    let speakers = Speakers { seed, name: dice.pick(&NAMES), agent_id: agent_id(segment), oddity };
+    let mut utterances: Vec<(bool, String)> = Vec::with_capacity(count as usize);
     for number in 0..count {
-        if number > 0 {
-            out.push(',');
-        }
         at = at.plus_millis(500 + dice.below(3_500) as i64);
-        write_utterance(&mut out, &mut dice, (seed, name), at, planted == Some(number));
+        let mut utterance = String::with_capacity(250);
+        let agent = write_utterance(&mut utterance, &mut dice, speakers, at, planted == Some(number));
+        utterances.push((agent, utterance));
     }
+    if oddity == Oddity::Disorder {
+        utterances.sort_by_key(|(agent, _)| *agent);
+    }
+    let texts: Vec<&str> = utterances.iter().map(|(_, text)| text.as_str()).collect();
+    out.push_str(&texts.join(","));
     out.push_str("]}");
-    Bytes::from(out)
+    let mut body = out.into_bytes();
+    if oddity == Oddity::BadByte
+        && let Some(end) = body.iter().rposition(|byte| *byte == b'"')
+    {
+        body.insert(end, 0xe9);
+    }
+    Bytes::from(body)
 }
 
-fn write_utterance(out: &mut String, dice: &mut Dice, (seed, name): (u64, &str), at: Time, planted: bool) {
+/// Who speaks in a conversation, and in which form that is written.
+#[derive(Clone, Copy)]
+struct Speakers<'a> {
+    seed: u64,
+    name: &'a str,
+    agent_id: u64,
+    oddity: Oddity,
+}
+
+/// Writes what someone says; whether that was the agent.
+fn write_utterance(out: &mut String, dice: &mut Dice, speakers: Speakers<'_>, at: Time, planted: bool) -> bool {
+    let Speakers { seed, name, agent_id, oddity } = speakers;
     let agent = dice.hit(0.5);
     let kind = if agent { "agent" } else { "contact" };
-    write_str(out, format_args!("{{\"participantId\":\"{kind}-{:08x}\"", seed as u32));
+    match (oddity, agent) {
+        (Oddity::Nameless, true) => write_str(out, format_args!("{{\"participantId\":\"{agent_id}\"")),
+        _ => write_str(out, format_args!("{{\"participantId\":\"{kind}-{:08x}\"", seed as u32)),
+    }
+    if oddity == Oddity::Nameless {
+        out.push_str(",\"participantName\":null,\"participantType\":null,\"rcUserId\":null");
+    } else {
+        write_speaker(out, dice, kind, if agent { "Agent 7" } else { name });
+    }
+    match oddity {
+        Oddity::Times(form) => write_str(out, format_args!(",\"timestamp\":{}", time_form(at, form))),
+        Oddity::Disorder => write_str(out, format_args!(",\"timestamp\":\"{}\"", at.0)),
+        _ if dice.hit(0.05) => {}
+        _ => write_str(out, format_args!(",\"timestamp\":\"{}\"", at.0)),
+    }
+    if oddity == Oddity::Numbers {
+        let digits = "7".repeat(400);
+        write_str(out, format_args!(",\"confidence\":1e999,\"sequence\":{digits},\"message\":0"));
+    }
+    out.push_str(",\"message\":");
+    let line = dice.pick(if agent { &AGENT_LINES } else { &CONTACT_LINES });
+    let line = if planted { format!("{line} {PLANTED}") } else { line.to_owned() };
+    let line = if oddity == Oddity::Html { html(&line) } else { line };
+    write_json(out, &line, !planted && dice.hit(0.2));
+    out.pop();
+    out.push_str(match oddity {
+        Oddity::HalfSurrogate => " cut \\ud83d\"}",
+        Oddity::Control => " \\u0000\\u0001\u{b}\"}",
+        _ => "\"}",
+    });
+    agent
+}
+
+fn write_speaker(out: &mut String, dice: &mut Dice, kind: &str, name: &str) {
     match dice.below(4) {
         0 => out.push_str(",\"participantName\":null"),
         1 => {}
         _ => {
             out.push_str(",\"participantName\":");
-            write_json(out, if agent { "Agent 7" } else { name }, dice.hit(0.5));
+            write_json(out, name, dice.hit(0.5));
         }
     }
     write_str(out, format_args!(",\"participantType\":\"{kind}\""));
     out.push_str(dice.pick(&[",\"rcUserId\":\"665127314\"", ",\"rcUserId\":null", ""]));
-    if !dice.hit(0.05) {
-        write_str(out, format_args!(",\"timestamp\":\"{}\"", at.0));
-    }
-    out.push_str(",\"message\":");
-    let line = dice.pick(if agent { &AGENT_LINES } else { &CONTACT_LINES });
-    if planted {
-        write_json(out, &format!("{line} {PLANTED}"), false);
-    } else {
-        write_json(out, line, dice.hit(0.2));
-    }
-    out.push('}');
+}
+
+/// A text as an e-mail holds it.
+fn html(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\n', "<br>");
+    format!("<html><head><style>p {{ margin: 0 }}</style></head><body><p>{text}</p></body></html>")
 }
 
 /// A summary's text.
@@ -119,6 +246,17 @@ pub(super) fn summary(seed: u64, artifact: Artifact, traffic: &Traffic) -> Strin
     text
 }
 
+/// A summary in another charset, where one is chosen and can say it all.
+pub(super) fn latin_1(segment: &Segment, text: &[u8], traffic: &Traffic) -> Option<Bytes> {
+    let text = std::str::from_utf8(text).ok()?;
+    let is_chosen = Dice::new(segment.seed, &[17]).hit(traffic.odd_bodies);
+    // In this charset each character is a byte, of the same number.
+    let bytes = text
+        .chars()
+        .map(|letter| u8::try_from(u32::from(letter)).ok().filter(|_| letter > '\u{9f}' || letter.is_ascii()));
+    bytes.collect::<Option<Vec<u8>>>().filter(|bytes| is_chosen && !bytes.is_ascii()).map(Bytes::from)
+}
+
 /// A segment's record, as an element of a metadata answer.
 pub(super) fn record(segment: &Segment, version: Version, traffic: &Traffic) -> String {
     let mut dice = Dice::new(segment.seed, &[12]);
@@ -135,7 +273,7 @@ pub(super) fn record(segment: &Segment, version: Version, traffic: &Traffic) -> 
     write_dialog(&mut out, segment, &mut dice, begin, duration);
     out.text("segmentId", &segment.segment_id);
     out.text("segmentType", kind_name(segment.kind));
-    let person = 400_000 + dice.below(100_000);
+    let person = agent_id(segment);
     if odd && dice.hit(0.5) {
         out.raw("segmentParticipantId", "null");
     } else {
@@ -155,12 +293,27 @@ pub(super) fn record(segment: &Segment, version: Version, traffic: &Traffic) -> 
     write_notes(&mut out, &mut dice, version, odd, planted);
     write_flags(&mut out, segment, &mut dice, version, begin);
     if odd {
+        write_newer_names(&mut out, &mut dice, segment, traffic);
         out.raw(
             "xQualityScores",
             "{\"mos\":4.50,\"jitter\":1e-3,\"tags\":[\"é\",\"\\u00e9\",null],\"big\":9007199254740993}",
         );
     }
     out.finish()
+}
+
+/// What the newer form of the metadata and real tenants add to a record.
+fn write_newer_names(out: &mut Object, dice: &mut Dice, segment: &Segment, traffic: &Traffic) {
+    if !dice.hit(traffic.odd_bodies) {
+        return;
+    }
+    out.text("uii", &format!("2026{:026}", dice.next()));
+    out.text("ani", &format!("+1650{:07}", dice.below(10_000_000)));
+    out.text("agentId", &agent_id(segment).to_string());
+    out.text("agentFullName", dice.pick(&NAMES));
+    out.raw("interactionStartTimeMs", &time_form(segment.placed, dice.below(TIME_FORMS)));
+    out.raw("callResult", dice.pick(&["\"cut \\ud83d\"", "\"a\\u0000b\"", "1e999", "null"]));
+    out.raw("nested", &format!("{}{}", "[".repeat(300), "]".repeat(300)));
 }
 
 fn write_dialog(out: &mut Object, segment: &Segment, dice: &mut Dice, begin: Time, duration: i64) {

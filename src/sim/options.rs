@@ -127,6 +127,9 @@ pub struct Traffic {
     pub whole_seconds: f64,
     /// Share of records with nulls, missing and unknown fields, numbers as strings.
     pub odd_records: f64,
+    /// Share of transcripts that hold what real tenants' do beside what is documented, and of announced transcripts that are
+    /// answered with an empty list until they are made, rather than with 404.
+    pub odd_bodies: f64,
     /// Share of records that an answer holds twice.
     pub duplicates: f64,
     /// Share of summaries that are empty, half of them as `""`.
@@ -150,6 +153,7 @@ impl Default for Traffic {
             awkward_ids: 0.05,
             whole_seconds: 0.2,
             odd_records: 0.2,
+            odd_bodies: 0.1,
             duplicates: 0.01,
             empty_summaries: 0.2,
             json_summaries: 0.5,

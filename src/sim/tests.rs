@@ -12,6 +12,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use super::*;
+use crate::lenient_json;
 use crate::model::{Artifact, Endpoint, Stretch};
 
 /// Ten o'clock.
@@ -52,6 +53,7 @@ fn encode(id: &str) -> String {
 fn easy() -> Options {
     Options {
         limits: SimLimits::lifted(),
+        traffic: Traffic { odd_bodies: 0.0, ..Traffic::default() },
         availability: Availability {
             appear_after: Duration::ZERO,
             transcript_after: Spread::default(),

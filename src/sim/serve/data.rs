@@ -110,6 +110,9 @@ impl Call {
         let segment = self.announced(endpoint, segment, id)?;
         let body = self.artifact(endpoint, &segment, artifact)?;
         self.note_served(&segment, artifact, fate);
+        if let Some(body) = content::latin_1(&segment, &body, &self.shared.world.traffic) {
+            return Ok(Reply::latin_1(Some(endpoint), 200, body).suffer(fate, &mut dice));
+        }
         let json = segment.seed.is_multiple_of(2) || body.starts_with(b"\"");
         let reply = if json { Reply::json } else { Reply::text };
         Ok(reply(Some(endpoint), 200, body).suffer(fate, &mut dice))
@@ -144,6 +147,12 @@ impl Call {
         }
         match segment.plans[artifact.code() as usize].at(now) {
             Some(content) => Ok(segment.body(&self.shared.world, artifact, content)),
+            None if artifact == Artifact::Transcript
+                && content::is_empty_at_first(segment, &self.shared.world.traffic) =>
+            {
+                let body = Dice::new(segment.seed, &[16]).pick(&["[]", "null"]);
+                Err(Reply::json(Some(endpoint), 200, format!("{{\"channelClass\":\"VOICE\",\"transcript\":{body}}}")))
+            }
             None => Err(self.not_found(endpoint)),
         }
     }

@@ -59,6 +59,10 @@ impl Reply {
         Reply::new(endpoint, status, "text/plain", Payload::Whole(body.into()))
     }
 
+    pub(super) fn latin_1(endpoint: Option<Endpoint>, status: u16, body: impl Into<Bytes>) -> Reply {
+        Reply::new(endpoint, status, "text/plain;charset=ISO-8859-1", Payload::Whole(body.into()))
+    }
+
     pub(super) fn html(endpoint: Option<Endpoint>, status: u16, body: &'static str) -> Reply {
         Reply::new(endpoint, status, "text/html", Payload::Whole(body.into()))
     }

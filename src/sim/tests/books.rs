@@ -57,6 +57,45 @@ impl Rig {
 }
 
 #[tokio::test]
+async fn odd_bodies_are_what_a_lenient_reader_reads_and_a_strict_one_does_not() {
+    let mut options = easy();
+    options.traffic = Traffic { odd_bodies: 1.0, transcribed: 1.0, utterances: (2, 5), ..options.traffic };
+    let rig = Rig::start(options).await;
+    let entries = rig.hour();
+    let mut strict = 0;
+    for entry in &entries {
+        let Expect::Body(body) = &entry.transcript else { panic!("all are there") };
+        let read: Value = lenient_json::from_slice(body).unwrap();
+        let phrases = read["transcript"].as_array().unwrap();
+        assert!((2..=5).contains(&phrases.len()));
+        assert!(phrases.iter().all(|phrase| phrase["message"].as_str().is_some_and(|text| text.len() > 2)));
+        strict += usize::from(serde_json::from_slice::<Value>(body).is_ok());
+    }
+    assert!(strict > entries.len() / 4 && strict < entries.len() * 3 / 4, "{strict} of {}", entries.len());
+    let summary = async |entry: &LedgerEntry| rig.item(entry, Artifact::AutoSummary).await;
+    let mut charsets = 0;
+    for entry in entries.iter().take(100) {
+        let media = summary(entry).await.headers["content-type"].clone();
+        charsets += usize::from(media == "text/plain;charset=ISO-8859-1");
+    }
+    assert!(charsets > 5, "{charsets}");
+}
+
+#[tokio::test]
+async fn a_transcript_that_is_not_made_yet_may_be_answered_as_empty() {
+    let mut options = Options { traffic: Traffic { odd_bodies: 1.0, ..easy().traffic }, ..easy() };
+    options.traffic.transcribed = 1.0;
+    options.availability = Availability::default();
+    let rig = Rig::start(options).await;
+    let entries = rig.hour();
+    let entry = entries.iter().find(|entry| entry.transcript == Expect::NotYet).unwrap();
+    let answer = rig.item(entry, Artifact::Transcript).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.json()["transcript"].as_array().is_none_or(Vec::is_empty));
+    assert_eq!(rig.sim.ledger().served(&rig.account, &entry.segment_id, Artifact::Transcript), 0);
+}
+
+#[tokio::test]
 async fn the_same_seed_tells_the_same_story_and_another_seed_another() {
     let tell = async |seed: u64| {
         let faults = Faults { transcript: Rates { status_500: 0.3, ..Rates::default() }, ..Faults::default() };
