@@ -3,6 +3,7 @@
 use super::{Announced, Db, DbError, Owned, Tx, sql};
 use crate::clock::Time;
 use crate::model::{Lane, Stretch};
+use crate::proof::{Hash, ReadRecord};
 
 /// How many single reads an account's log keeps.
 const LOG: i64 = 2000;
@@ -76,6 +77,7 @@ impl Db {
     pub async fn record_reading(&self, owned: Owned, reading: &Reading) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         tx.hold(owned).await?;
+        let before = tx.coverage_digest(owned.account).await?;
         for (pass, stretch) in &reading.passes {
             tx.cover(owned.account, pass, *stretch, reading.at).await?;
         }
@@ -108,7 +110,7 @@ impl Db {
             let stmt = sql(stmt).bind(owned.account).bind(reading.stretch.from).bind(reading.stretch.to);
             tx.run(stmt.bind(reading.at)).await?;
         }
-        tx.log_reading(owned.account, reading).await?;
+        tx.log_reading(owned.account, reading, before).await?;
         tx.commit().await
     }
 
@@ -181,19 +183,43 @@ impl Tx {
         self.run(stmt).await.map(drop)
     }
 
-    async fn log_reading(&mut self, account: i64, reading: &Reading) -> Result<(), DbError> {
+    /// Logs a read, and links it with the coverage before and after it. Whoever changes an account's coverage without a read
+    /// must log that too, or `verify` takes it for an alteration.
+    async fn log_reading(&mut self, account: i64, reading: &Reading, before: Hash) -> Result<(), DbError> {
         let stmt = sql("select coalesce(max(nth), 0) + 1 from reading where account = $1");
         let nth = self.first(stmt.bind(account)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(1);
-        let stmt = sql(
-            "insert into reading (account, nth, at, took, lane, from_ms, to_ms, announced, added, changed, flipped, aside, digest_high, digest_low)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-        );
+        let after = self.coverage_digest(account).await?;
         let sum = &reading.announced;
-        let stmt =
-            stmt.bind(account).bind(nth).bind(reading.at).bind(crate::clock::millis(reading.done.since(reading.at)));
-        let stmt = stmt.bind(reading.lane.name()).bind(reading.stretch.from).bind(reading.stretch.to);
-        let stmt = stmt.bind(sum.segments).bind(sum.added).bind(sum.changed).bind(sum.flipped).bind(sum.aside);
-        self.run(stmt.bind(sum.digest_high).bind(sum.digest_low)).await?;
+        let took = crate::clock::millis(reading.done.since(reading.at));
+        let [announced, added, changed, flipped, aside] =
+            [sum.segments, sum.added, sum.changed, sum.flipped, sum.aside]
+                .map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        let (from, to, lane) = (reading.stretch.from.0, reading.stretch.to.0, reading.lane.name());
+        let numbers = [
+            nth,
+            reading.at.0,
+            took,
+            from,
+            to,
+            announced,
+            added,
+            changed,
+            flipped,
+            aside,
+            sum.digest_high,
+            sum.digest_low,
+        ];
+        let mut chain = self.record_chain(account).await?;
+        let previous =
+            chain.append_read(nth, |sub| ReadRecord { sub, lane, numbers, before: &before, after: &after }.leaf());
+        self.keep_record_chain(chain).await?;
+        let stmt = sql(
+            "insert into reading (account, lane, nth, at, took, from_ms, to_ms, announced, added, changed, flipped, aside, digest_high, digest_low,
+             previous, coverage_before, coverage)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+        );
+        let stmt = numbers.into_iter().fold(stmt.bind(account).bind(lane), super::Stmt::bind);
+        self.run(stmt.bind(previous).bind(before.to_vec()).bind(after.to_vec())).await?;
         self.run(sql("delete from reading where account = $1 and nth <= $2").bind(account).bind(nth - LOG))
             .await
             .map(drop)
