@@ -1,5 +1,6 @@
 //! Which stretches of time have been read, in which pass, and the log of single reads.
 
+use super::proof::RecordChain;
 use super::{Announced, Db, DbError, Owned, Tx, sql};
 use crate::clock::Time;
 use crate::model::{Lane, Stretch};
@@ -77,6 +78,8 @@ impl Db {
     pub async fn record_reading(&self, owned: Owned, reading: &Reading) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         tx.hold(owned).await?;
+        // Before anything else is locked, as where segments are announced.
+        let chain = tx.record_chain(owned.account).await?;
         let before = tx.coverage_digest(owned.account).await?;
         for (pass, stretch) in &reading.passes {
             tx.cover(owned.account, pass, *stretch, reading.at).await?;
@@ -110,7 +113,7 @@ impl Db {
             let stmt = sql(stmt).bind(owned.account).bind(reading.stretch.from).bind(reading.stretch.to);
             tx.run(stmt.bind(reading.at)).await?;
         }
-        tx.log_reading(owned.account, reading, before).await?;
+        tx.log_reading(chain, owned.account, reading.lane.name(), reading, before).await?;
         tx.commit().await
     }
 
@@ -183,9 +186,24 @@ impl Tx {
         self.run(stmt).await.map(drop)
     }
 
-    /// Logs a read, and links it with the coverage before and after it. Whoever changes an account's coverage without a read
-    /// must log that too, or `verify` takes it for an alteration.
-    async fn log_reading(&mut self, account: i64, reading: &Reading, before: Hash) -> Result<(), DbError> {
+    /// Logs that an account's coverage was changed without a read, where it was: else `verify` takes it for an alteration.
+    /// `before` is what [`Tx::coverage_digest`] said before the change.
+    ///
+    /// # Errors
+    /// Where the database does not take it.
+    pub async fn log_cut(&mut self, account: i64, now: Time, before: Hash) -> Result<(), DbError> {
+        if self.coverage_digest(account).await? == before {
+            return Ok(());
+        }
+        let (stretch, announced) = (Stretch { from: now, to: now }, Announced::default());
+        let (passes, finished) = (Vec::new(), Vec::new());
+        let cut = Reading { at: now, done: now, lane: Lane::Live, stretch, announced, passes, finished };
+        let chain = self.record_chain(account).await?;
+        self.log_reading(chain, account, "cut", &cut, before).await
+    }
+
+    /// Logs a read, and links it with the coverage before and after it.
+    async fn log_reading(&mut self, account: i64, lane: &str, reading: &Reading, before: Hash) -> Result<(), DbError> {
         let stmt = sql("select coalesce(max(nth), 0) + 1 from reading where account = $1");
         let nth = self.first(stmt.bind(account)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(1);
         let after = self.coverage_digest(account).await?;
@@ -194,7 +212,7 @@ impl Tx {
         let [announced, added, changed, flipped, aside] =
             [sum.segments, sum.added, sum.changed, sum.flipped, sum.aside]
                 .map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-        let (from, to, lane) = (reading.stretch.from.0, reading.stretch.to.0, reading.lane.name());
+        let (from, to) = (reading.stretch.from.0, reading.stretch.to.0);
         let numbers = [
             nth,
             reading.at.0,
@@ -209,7 +227,6 @@ impl Tx {
             sum.digest_high,
             sum.digest_low,
         ];
-        let mut chain = self.record_chain(account).await?;
         let previous =
             chain.append_read(nth, |sub| ReadRecord { sub, lane, numbers, before: &before, after: &after }.leaf());
         self.keep_record_chain(chain).await?;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use rand::{Rng as _, SeedableRng as _};
 use ringcx_extractor::clock::Time;
-use ringcx_extractor::db::{Announced, Db, Done, Entry, Owned, Reading, sql};
+use ringcx_extractor::db::{Access, Announced, Db, Done, Entry, Owned, Reading, sql};
 use ringcx_extractor::model::{Lane, SegmentRecord, Stretch, Subject};
 use ringcx_extractor::proof::Line;
 use ringcx_extractor::verify::{Problem, ProblemKind};
@@ -392,17 +393,25 @@ async fn altered_coverage_and_reads_are_found(test: TestDb) {
         ],
     )
     .await;
+    // What is cut off is logged.
+    let mut tx = test.db.begin().await.unwrap();
+    let covered = tx.coverage_digest(owned.account).await.unwrap();
+    tx.log_cut(owned.account, NOW + 4 * MINUTE, covered).await.unwrap();
+    tx.run(sql("update coverage set to_ms = 35 where to_ms = 40")).await.unwrap();
+    tx.log_cut(owned.account, NOW + 4 * MINUTE, covered).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(problems(&test.db).await, []);
     let before = exported(&test.db).await;
     // A read that comes later does not hide it.
     run(&test.db, "update coverage set to_ms = 29 where from_ms = 0").await;
     read(&test.db, owned, NOW + 4 * MINUTE, (40, 50)).await;
     let found = problems(&test.db).await;
     assert_eq!(kinds(&found), [(ProblemKind::Coverage, None)]);
-    assert!(found[0].what.contains("between the reads 3 and 4"), "{found:?}");
+    assert!(found[0].what.contains("between the reads 4 and 5"), "{found:?}");
     // The log written anew from an earlier read on.
     run(&test.db, "delete from reading").await;
     run(&test.db, "update record_chain set reads = 0, reads_head = head where account <> 0").await;
-    for n in 1..6 {
+    for n in 1..7 {
         read(&test.db, owned, NOW + n * MINUTE, (50, 60)).await;
     }
     assert_eq!(problems(&test.db).await, []);
@@ -456,4 +465,59 @@ async fn rows_that_this_program_did_not_write_are_found(test: TestDb) {
     )
     .await;
     assert_eq!(kinds(&problems(&test.db).await), [(ProblemKind::Records, None)]);
+}
+
+/// A page of the file that is overwritten keeps it from being called intact, whatever it held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_page_is_found_wherever_it_is() {
+    const PAGE: usize = 8192;
+    let test = crate::support::sqlite().await;
+    let owned = filled(&test.db).await;
+    erase(&test.db, owned.account, segment(&test.db, "b").await).await;
+    read(&test.db, owned, NOW, (0, 10)).await;
+    let path = test.db.file().unwrap().to_owned();
+    test.db.close().await;
+    let whole = std::fs::read(&path).unwrap();
+    let mut chance = rand::rngs::StdRng::seed_from_u64(1);
+    let pages = whole.len() / PAGE;
+    assert!(pages > 40, "{pages} pages");
+    // Every page would take long; the first holds the schema.
+    for page in (0..pages).step_by(3) {
+        let mut damaged = whole.clone();
+        chance.fill(&mut damaged[page * PAGE..(page + 1) * PAGE]);
+        let copy = path.with_file_name(format!("damaged-{page}.db"));
+        std::fs::write(&copy, damaged).unwrap();
+        // What cannot even be opened is no less found.
+        let Ok(db) = Db::open_sqlite(&copy, Access::Existing).await else { continue };
+        if let Ok(chains) = ringcx_extractor::verify::chains(&db, None).await {
+            let question = ringcx_extractor::verify::Question { now: NOW, ..Default::default() };
+            let report = ringcx_extractor::verify::verify(&db, &chains, &question, &mut |_| ()).await;
+            assert!(report.is_err() || report.is_ok_and(|report| !report.intact), "page {page} of {pages}");
+        }
+        db.close().await;
+        std::fs::remove_file(&copy).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whether_the_databases_files_were_checked_is_said() {
+    let test = crate::support::sqlite().await;
+    filled(&test.db).await;
+    assert_eq!(verified_against(&test.db, Vec::new()).await.database_checked_by, Some("integrity_check"));
+    let test = crate::support::postgres().await;
+    filled(&test.db).await;
+    let report = verified_against(&test.db, Vec::new()).await;
+    assert!(report.intact && report.database_checked_by.is_none());
+    assert!(report.not_covered.iter().any(|what| what.contains("amcheck")), "{:?}", report.not_covered);
+    // Where it is not installed beside the server, that is all that there is.
+    if test.db.run(sql("create extension amcheck")).await.is_ok() {
+        let report = verified_against(&test.db, Vec::new()).await;
+        assert_eq!((report.problems, report.database_checked_by), (Vec::new(), Some("amcheck")));
+        // An index that does not have what its table has.
+        run(&test.db, "update pg_index set indisready = false where indexrelid = 'segment_record'::regclass").await;
+        crate::announce(&test.db, own(&test.db, "7").await, &[crate::record("e", 5)]).await;
+        run(&test.db, "update pg_index set indisready = true where indexrelid = 'segment_record'::regclass").await;
+        let found = problems(&test.db).await;
+        assert!(found.iter().any(|problem| problem.kind == ProblemKind::Database), "{found:?}");
+    }
 }

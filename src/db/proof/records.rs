@@ -95,7 +95,10 @@ impl Tx {
     }
 
     /// A digest of what the account's passes have read.
-    pub(in crate::db) async fn coverage_digest(&mut self, account: i64) -> Result<Hash, DbError> {
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn coverage_digest(&mut self, account: i64) -> Result<Hash, DbError> {
         let stmt = sql("select pass, from_ms, to_ms, reads, first_read, last_read from coverage where account = $1");
         let rows = self.all(stmt.bind(account)).await?;
         let row = |row: &super::Row| -> Result<(String, [i64; 5]), DbError> {
