@@ -62,7 +62,7 @@ pub use ledger::{
 pub use lock::FileLock;
 pub use moving::{Moved, MovedTable, Moving};
 pub use name_lock::NameLock;
-pub use proof::{Chain, EntryPage, EntryRow, MetadataRow};
+pub use proof::{Chain, EntryPage, EntryRow, Integrity, Journal, LeafPage, MetadataRow, Reads, RecordState};
 pub use read::{ArtifactVersion, AsideRow, AttemptRow, ChangeRow, ExportRange, SegmentRow, SegmentSlot, SlotOutcome};
 pub use refusal::Refusal;
 pub use replica::{Assignment, Picture, ReplicaRow};
@@ -269,7 +269,10 @@ impl Db {
             return Err(DbError::newer(held, newest));
         }
         match access {
-            Access::Own => self.migrate().await.map(drop),
+            Access::Own => {
+                self.migrate().await?;
+                self.seal_what_was_before().await
+            }
             Access::Existing if held < newest => Err(DbError::older(held, newest)),
             Access::Existing => Ok(()),
         }

@@ -5,12 +5,14 @@
 //! is written down in `docs/proof.md`: another program must come to the same.
 
 mod exported;
+mod records;
 #[cfg(test)]
 mod tests;
 
 use sha2::{Digest, Sha256};
 
-pub use exported::{HeadLine, Line, LineError, ManifestLine, day_name};
+pub use exported::{ChainName, HeadLine, Line, LineError, ManifestLine, day_name};
+pub use records::{JournalRecord, MetadataRecord, ReadRecord, TombstoneRecord, coverage};
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -24,6 +26,7 @@ pub const START: Hash = [0; 32];
 const LEAF: &[u8] = b"ringcx-extractor leaf 1";
 const LINK: &[u8] = b"ringcx-extractor link 1";
 const MANIFEST: &[u8] = b"ringcx-extractor manifest 1";
+const MANIFEST_2: &[u8] = b"ringcx-extractor manifest 2";
 const LEDGER: &[u8] = b"ringcx-extractor ledger 1";
 
 /// A hash over fields, each after its length: no two lists of fields make the same bytes.
@@ -118,14 +121,29 @@ pub struct Manifest {
     pub sealed: i64,
     /// The hash of the manifest before it.
     pub previous: Vec<u8>,
+    /// Where the record chain and the journal stood; `None` in one that was written before there were such.
+    pub beside: Option<Beside>,
     /// Its own.
     pub hash: Vec<u8>,
+}
+
+/// Where what is stored beside the texts stood: number and head of the account's record chain, and of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beside {
+    /// The newest record.
+    pub records: i64,
+    /// The record chain's head after it.
+    pub record_head: Vec<u8>,
+    /// Entries of the journal.
+    pub journal: i64,
+    /// The journal's head after them.
+    pub journal_head: Vec<u8>,
 }
 
 impl Manifest {
     /// The hash that it should have.
     pub fn digest(&self) -> Hash {
-        Fields::new(MANIFEST)
+        let fields = Fields::new(if self.beside.is_some() { MANIFEST_2 } else { MANIFEST })
             .bytes(self.sub.as_bytes())
             .int(self.day)
             .int(self.from)
@@ -134,8 +152,16 @@ impl Manifest {
             .int(self.segments)
             .bytes(&self.ledger)
             .int(self.sealed)
-            .bytes(&self.previous)
-            .hash()
+            .bytes(&self.previous);
+        match &self.beside {
+            Some(beside) => fields
+                .int(beside.records)
+                .bytes(&beside.record_head)
+                .int(beside.journal)
+                .bytes(&beside.journal_head)
+                .hash(),
+            None => fields.hash(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! meantime: an account's chain is looked at as it stood at the beginning, and what seems wrong is read a second time before
 //! it is reported. What is wrong is judged by `walk` and `manifests`, which are pure.
 
+mod beside;
 mod manifests;
 mod report;
 mod segments;
@@ -14,7 +15,7 @@ pub use report::{AccountReport, Problem, ProblemKind, Report};
 use crate::clock::Time;
 use crate::db::{Chain, Db, DbError};
 use crate::proof::{Line, hex};
-use report::Problems;
+use report::{Checked, Problems};
 use walk::Walk;
 
 /// What is asked.
@@ -43,7 +44,9 @@ pub async fn chains(db: &Db, account: Option<i64>) -> Result<Vec<Chain>, DbError
 
 /// An account's manifests and where it stands, for another place to keep.
 pub fn lines(chain: &Chain, now: Time) -> impl Iterator<Item = Line> {
-    let head = Line::head(&chain.id, (chain.from, chain.feed, &chain.head), now, &chain.newest);
+    let (feed, reads) =
+        ((chain.from, chain.feed, chain.head.as_slice()), (chain.records.reads, chain.records.reads_head.as_slice()));
+    let head = Line::head(&chain.id, feed, &chain.beside(), reads, now, &chain.newest);
     chain.manifests.iter().map(|manifest| Line::manifest(&chain.id, manifest)).chain([head])
 }
 
@@ -65,7 +68,13 @@ pub fn look(chains: &[Chain], question: &Question) -> Report {
         manifests::check(chain, &recorded, &mut problems);
     }
     manifests::check_accounts(chains, question, &mut problems);
-    report::report(question.now, chains.iter().map(AccountReport::of).collect(), problems)
+    let checked = Checked {
+        whole: question.account.is_none(),
+        against: !question.recorded.is_empty(),
+        journal: chains.iter().map(|chain| chain.journal.newest).max().unwrap_or(0),
+        ..Checked::default()
+    };
+    report::report(question.now, chains.iter().map(AccountReport::of).collect(), problems, &checked)
 }
 
 /// Reads everything and says what is wrong; `progress` is told of what has been read.
@@ -79,24 +88,64 @@ pub async fn verify(
     progress: &mut impl FnMut(u64),
 ) -> Result<Report, DbError> {
     let mut problems = Problems::default();
-    let mut accounts = Vec::with_capacity(chains.len());
-    for chain in chains {
-        let recorded = of(&question.recorded, chain);
-        manifests::check(chain, &recorded, &mut problems);
-        let mut account = AccountReport::of(chain);
-        read_entries(db, chain, &recorded, &mut account, &mut problems, progress).await?;
-        accounts.push(account);
+    let mut checked = Checked {
+        archive: true,
+        whole: question.account.is_none(),
+        against: !question.recorded.is_empty(),
+        ..Checked::default()
+    };
+    let integrity = db.integrity().await?;
+    checked.database = integrity.checked_by;
+    for fault in &integrity.faults {
+        problems.add(Problem::new(
+            ProblemKind::Database,
+            "",
+            format!("the database's own check found damage: {fault}"),
+        ));
     }
-    manifests::check_accounts(chains, question, &mut problems);
-    segments::check(db, chains, question.account, &mut accounts, &mut problems, progress).await?;
+    let mut accounts: Vec<AccountReport> = chains.iter().map(AccountReport::of).collect();
+    match read_archive(db, chains, question, &mut checked, &mut accounts, &mut problems, progress).await {
+        // What is damaged may not be readable to its end; what was found until then is told.
+        Err(error) if !integrity.faults.is_empty() => {
+            let what = format!("the damage keeps the rest of the archive from being read: {error}");
+            problems.add(Problem::new(ProblemKind::Database, "", what));
+        }
+        read => read?,
+    }
+    Ok(report::report(question.now, accounts, problems, &checked))
+}
+
+async fn read_archive(
+    db: &Db,
+    chains: &[Chain],
+    question: &Question,
+    checked: &mut Checked,
+    accounts: &mut [AccountReport],
+    problems: &mut Problems,
+    progress: &mut impl FnMut(u64),
+) -> Result<(), DbError> {
+    for (chain, account) in chains.iter().zip(accounts.iter_mut()) {
+        let recorded = of(&question.recorded, chain);
+        manifests::check(chain, &recorded, problems);
+        read_entries(db, chain, &recorded, account, problems, progress).await?;
+        beside::check(db, chain, &recorded, problems).await?;
+    }
+    beside::check_journal(db, chains, question, checked, problems).await?;
+    manifests::check_accounts(chains, question, problems);
+    segments::check(db, chains, question.account, accounts, problems, progress).await?;
     if question.account.is_none() {
-        let strays = db.strays().await?;
-        if strays > 0 {
-            let what = format!("{strays} entries or segments name an account that is not there");
-            problems.add(Problem::new(ProblemKind::Stray, "", what));
+        let [nobodys, anothers, orphans] = db.strays().await?;
+        for (count, what) in [
+            (nobodys, "entries, segments or record chains name an account that is not there"),
+            (anothers, "entries are attached to a segment of another account"),
+            (orphans, "versions of metadata belong to a segment that is not held"),
+        ] {
+            if count > 0 {
+                problems.add(Problem::new(ProblemKind::Stray, "", format!("{count} {what}")));
+            }
         }
     }
-    Ok(report::report(question.now, accounts, problems))
+    Ok(())
 }
 
 /// What was recorded of this account.

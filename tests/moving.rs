@@ -57,6 +57,8 @@ async fn an_archive_moves_to_postgres_in_the_middle_of_everything() {
     let before = picture(&rig).await;
     let first = rig.run(&["export"]).await;
     let mark = first.err.trim().rsplit(' ').next().unwrap().to_owned();
+    let heads = rig.place.folder.path().join("manifests.jsonl").display().to_string();
+    rig.output(&["verify", "--manifests", &heads]).await;
     let file = rig.place.url.strip_prefix("sqlite:").unwrap().to_owned();
     let bytes = std::fs::read(&file).unwrap();
     let secret = rig.place.folder.path().join("url");
@@ -68,6 +70,9 @@ async fn an_archive_moves_to_postgres_in_the_middle_of_everything() {
     rig.run(&["migrate", "--to", "mysql://u:secret@h/d"]).await.is(2, &["names no Postgres database", "hint:"]);
     rig.set("database.url", url.clone());
     rig.run(&["migrate", "--to", &url]).await.is(2, &["names Postgres already", "hint:"]);
+
+    // The chains came along.
+    rig.output(&["verify", "--against", &heads]).await;
 
     let after = picture(&rig).await;
     assert!(after.export == before.export, "the archive holds something else");

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
+#[path = "proof/beside.rs"]
+mod beside;
 mod support;
 
 use std::time::Duration;
@@ -10,10 +12,13 @@ use bytes::Bytes;
 use rand::RngCore;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::daemon::manifests::Sealer;
-use ringcx_extractor::db::{Access, Arg, Chunk, Claim, Db, Owned, Settled, Settlement, sql};
+use ringcx_extractor::db::{
+    Access, Arg, Chunk, Claim, Db, Done, Entry, Erasing, Gone, Owned, Settled, Settlement, sql,
+};
 use ringcx_extractor::model::{AccountId, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants};
-use ringcx_extractor::proof::Line;
+use ringcx_extractor::proof::{Line, MetadataRecord};
 use ringcx_extractor::verify::{self, Problem, ProblemKind, Question, Report};
+use sha2::{Digest, Sha256};
 use sqlx::SqlitePool;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -62,13 +67,17 @@ async fn own(db: &Db, sub: &str) -> Owned {
 }
 
 async fn announce(db: &Db, owned: Owned, records: &[SegmentRecord]) {
+    announce_at(db, owned, records, NOW).await;
+}
+
+async fn announce_at(db: &Db, owned: Owned, records: &[SegmentRecord], now: Time) {
     let known = Stretches::default();
     let wants = Wants { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
     let chunk = Chunk {
         owned,
         lane: Lane::Live,
         stretch: Stretch { from: Time(0), to: NOW },
-        now: NOW,
+        now,
         wants,
         known: &known,
         urgent_before: None,
@@ -156,12 +165,19 @@ fn said(problems: &[Problem]) -> Vec<Said<'_>> {
 
 /// Erases a segment as the law may ask for.
 async fn erase(db: &Db, account: i64, segment: i64) {
-    let mut tx = db.begin().await.unwrap();
-    tx.seal_erased(account, &[segment * 4, segment * 4 + 1, segment * 4 + 2]).await.unwrap();
-    let gone = |text| sql(text).bind(segment * 4).bind(segment * 4 + 4);
-    tx.run(gone("delete from artifact where item >= $1 and item < $2")).await.unwrap();
-    tx.run(sql("delete from segment where id = $1").bind(segment)).await.unwrap();
-    tx.commit().await.unwrap();
+    let entry = Entry { who: "test".to_owned(), what: Done::Erase, subject: None, hold: None, reason: None };
+    let erasing = Erasing {
+        account,
+        owned: None,
+        segments: &[segment],
+        asides: &[],
+        unknown: &[],
+        gone: Gone::Erased,
+        newest_hold: i64::MAX,
+        at: NOW,
+        entry: &entry,
+    };
+    assert_eq!(db.erase(&erasing).await.unwrap().unwrap().segments, 1);
 }
 
 /// Brings the ledger of announcements to what is held, as lawful erasure does.
@@ -292,7 +308,9 @@ async fn a_removed_segment_is_found(test: TestDb) {
     let owned = filled(&test.db).await;
     announce(&test.db, owned, &[record("bare", 50)]).await;
     run(&test.db, "delete from segment where segment_id = 'bare'").await;
-    let found = problems(&test.db).await;
+    let mut found = problems(&test.db).await;
+    let records = found.remove(0);
+    assert!(records.kind == ProblemKind::Records && records.what.contains("number 5: "), "{records:?}");
     assert_eq!(said(&found), [(ProblemKind::Segments, None, None, None)]);
     assert_eq!(
         (found[0].day.as_deref(), &*found[0].what),
@@ -352,11 +370,57 @@ async fn a_removed_or_altered_manifest_is_found(test: TestDb) {
     assert!(found[0].what.contains("is missing now"), "{found:?}");
 }
 
-/// Writes everything anew as a forger would who knows how it is done: chain, manifests and all.
+/// Gives metadata the digest that it has, and the leaf that it makes, as a forger would who knows how it is done.
+async fn forge_metadata(db: &Db) {
+    let rows = "select id, segment_id, dialog_id, ended, has_transcript, is_agent, since, codec, metadata, record, salt
+        from segment where record is not null order by record";
+    for row in db.all(sql(rows)).await.unwrap() {
+        let metadata = ringcx_extractor::db::unpack(row.int(7).unwrap(), row.bytes(8).unwrap()).unwrap();
+        let digest = Sha256::digest(&metadata)[..16].to_vec();
+        let (segment_id, dialog_id, salt) = (row.text(1).unwrap(), row.maybe_text(2).unwrap(), row.bytes(10).unwrap());
+        let sealed = MetadataRecord {
+            salt: &salt,
+            record: row.int(9).unwrap(),
+            sub: "7",
+            segment_id: &segment_id,
+            dialog_id: dialog_id.as_deref(),
+            ended: row.maybe_int(3).unwrap(),
+            has_transcript: row.maybe_int(4).unwrap(),
+            is_agent: row.maybe_int(5).unwrap(),
+            since: row.maybe_int(6).unwrap(),
+            digest: &digest,
+        };
+        let stmt = sql("update segment set digest = $2, leaf = $3 where id = $1").bind(row.int(0).unwrap());
+        db.run(stmt.bind(digest.clone()).bind(sealed.leaf().to_vec())).await.unwrap();
+    }
+}
+
+/// Writes the record chain anew, with leaves of nothing where something is missing; the head after each number.
+async fn forge_records(db: &Db, account: i64, newest: i64) -> Vec<Vec<u8>> {
+    forge_metadata(db).await;
+    let mut heads = vec![ringcx_extractor::proof::START.to_vec()];
+    for number in 1..=newest {
+        let mut page = db.record_leaves(account, number - 1, number).await.unwrap();
+        if page.leaves.is_empty() {
+            let stmt = sql("insert into erased_record (account, record, leaf) values ($1, $2, $3)");
+            db.run(stmt.bind(account).bind(number).bind(vec![7; 32])).await.unwrap();
+            page.leaves.push((number, Some(vec![7; 32])));
+        }
+        let leaf = page.leaves[0].1.clone().unwrap();
+        heads.push(ringcx_extractor::proof::link(heads.last().unwrap(), &leaf).to_vec());
+    }
+    let stmt = sql("update record_chain set newest = $2, head = $3 where account = $1").bind(account).bind(newest);
+    db.run(stmt.bind(heads.last().unwrap().clone())).await.unwrap();
+    heads
+}
+
+/// Writes everything anew as a forger would who knows how it is done: chains, manifests and all.
 async fn forge(db: &Db) {
     let chain = verify::chains(db, None).await.unwrap().remove(0);
     let page = db.entries(chain.account, 0, chain.feed).await.unwrap();
-    let (mut head, mut heads) = (ringcx_extractor::proof::START, std::collections::BTreeMap::new());
+    let record_heads = forge_records(db, chain.account, chain.records.newest).await;
+    let start = ringcx_extractor::proof::START;
+    let (mut head, mut heads) = (start, std::collections::BTreeMap::from([(0, start)]));
     for row in &page.rows {
         head = ringcx_extractor::proof::link(&head, &row.leaf(&chain.id.sub).unwrap());
         heads.insert(row.feed, head);
@@ -366,10 +430,14 @@ async fn forge(db: &Db) {
         manifest.feed = manifest.feed.min(page.rows.last().map_or(0, |row| row.feed));
         manifest.head = heads[&manifest.feed].to_vec();
         manifest.previous = previous;
+        let beside = manifest.beside.as_mut().unwrap();
+        beside.record_head = record_heads[usize::try_from(beside.records).unwrap()].clone();
+        let record_head = beside.record_head.clone();
         let hash = manifest.digest().to_vec();
-        let stmt = sql("update manifest set feed = $2, head = $3, previous = $4, hash = $5 where day = $1");
+        let stmt =
+            sql("update manifest set feed = $2, head = $3, previous = $4, hash = $5, record_head = $6 where day = $1");
         let stmt = stmt.bind(manifest.day).bind(manifest.feed).bind(manifest.head).bind(manifest.previous);
-        db.run(stmt.bind(hash.clone())).await.unwrap();
+        db.run(stmt.bind(hash.clone()).bind(record_head)).await.unwrap();
         previous = hash;
     }
     let newest = page.rows.last().map_or(0, |row| row.feed);
@@ -418,6 +486,7 @@ async fn an_account_that_is_gone_is_found_against_an_earlier_export(test: TestDb
         "delete from segment",
         "delete from announced",
         "delete from manifest",
+        "delete from record_chain",
         "delete from account",
     ] {
         run(&test.db, text).await;
@@ -592,6 +661,9 @@ async fn a_database_from_before_the_chain_is_taken_over_as_it_is() {
          values (1, 'a', 1000, 1, 1, 1, 0, 0, x'44136fa355b3678a1146ad16f7e8649e', 0, x'7b7d')",
         "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, codec, body)
          values (4, 1, 1, 1, 0, 0, 2, x'44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a', 0, x'7b7d')",
+        "insert into segment_version (segment, seen, what, codec, metadata) values (1, 5, 'metadata changed', 0, x'7b7d')",
+        "insert into tombstone (account, hash, at, kind, day, counted) values (1, x'01', 3, 0, -1, 1)",
+        "insert into journal (at, who, what, account, segments, records) values (3, 'me', 'erase', 1, 0, 1)",
     ] {
         sqlx::query(text).execute(&pool).await.unwrap();
     }
@@ -606,6 +678,27 @@ async fn a_database_from_before_the_chain_is_taken_over_as_it_is() {
     let report = verified_against(&db, Vec::new()).await;
     assert_eq!(report.problems, []);
     assert_eq!((report.accounts[0].chain_from, report.accounts[0].feed), (1, 4));
+    // What was there is sealed as it was found, and said to be.
+    assert_eq!((report.accounts[0].sealed_at_upgrade, report.accounts[0].records), (3, 4));
+    assert!(
+        report.not_covered.iter().any(|what| what.contains("3 records and 1 journal entries were before an upgrade"))
+    );
+    for (change, back) in [
+        ("update segment set dialog_id = 'x' where id = 1", "update segment set dialog_id = null where id = 1"),
+        ("update segment_version set codec = 1", "update segment_version set codec = 0"),
+        ("update tombstone set at = 4", "update tombstone set at = 3"),
+    ] {
+        run(&db, change).await;
+        assert_eq!(problems(&db).await.len(), 1, "{change}");
+        run(&db, back).await;
+        assert_eq!(problems(&db).await, []);
+    }
+    // Once: what has no number later was not written by this program.
+    run(&db, "update segment set record = null where id = 1").await;
+    db.close().await;
+    let db = Db::open_sqlite(&path, Access::Own).await.unwrap();
+    let kinds: Vec<ProblemKind> = problems(&db).await.iter().map(|problem| problem.kind).collect();
+    assert_eq!(kinds, [ProblemKind::Records, ProblemKind::Records]);
 }
 
 async fn what_was_exported_is_read_back(test: TestDb) {
@@ -643,7 +736,10 @@ mod binary {
         rig.settled().await;
         // While the daemon runs.
         let intact = rig.output(&["verify"]).await;
-        assert!(intact.starts_with("intact: nothing was altered\n"), "{intact}");
+        assert!(
+            intact.starts_with("intact: nothing was altered, as far as the archive's own hashes show\n"),
+            "{intact}"
+        );
         rig.stop().await;
         let file = rig.place.folder.path().join("manifests.jsonl");
         let file = file.to_str().unwrap();

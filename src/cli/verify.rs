@@ -134,6 +134,8 @@ fn table(report: &Report, manifests_only: bool, width: usize) -> String {
     } else {
         format!("{}\n", report.verdict)
     };
+    text.push_str(&format!("  checked: {}\n", report.covers.join(", ")));
+    text.push_str(&format!("  not proven: {}\n", report.not_covered.join("; ")));
     for problem in report.problems.iter().take(SHOWN) {
         text.push_str(&format!("\n  {}\n", described(problem)));
     }
@@ -141,8 +143,18 @@ fn table(report: &Report, manifests_only: bool, width: usize) -> String {
     if hidden > 0 {
         text.push_str(&format!("\n  and {} more: see `--json`\n", words::count(hidden, "problem")));
     }
-    let header =
-        ["account", "name", "entries", "erased", "before the chain", "segments", "manifests", "newest", "head"];
+    let header = [
+        "account",
+        "name",
+        "entries",
+        "erased",
+        "before the chain",
+        "segments",
+        "records",
+        "manifests",
+        "newest",
+        "head",
+    ];
     let mut table = terminal::table(header, 1, width);
     for account in &report.accounts {
         table.add_row(row(account));
@@ -159,6 +171,7 @@ fn row(account: &AccountReport) -> Vec<String> {
         account.erased.to_string(),
         account.chain_from.to_string(),
         account.segments.to_string(),
+        account.records.to_string(),
         account.manifests.to_string(),
         account.feed.to_string(),
         account.head.chars().take(16).collect(),

@@ -8,14 +8,19 @@ mod ledger;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use bytes::Bytes;
+use rand::Rng as _;
 use sha2::{Digest, Sha256};
 
 use super::keep::Gate;
+use super::proof::RecordChain;
 use super::{Arg, BULK, Db, DbError, Item, Owned, Row, Stmt, Tx, item};
 use crate::clock::Time;
 use crate::model::{
     Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, Wants, may_have_notes,
 };
+
+use crate::proof::{MetadataRecord, SALT};
 
 pub(super) use ledger::{Late, Ledger, day_of, id_digest};
 
@@ -91,6 +96,52 @@ struct Known {
     asked: ArtifactSet,
     ended: Time,
     digest: Vec<u8>,
+    dialog_id: Option<String>,
+    since: Option<Time>,
+}
+
+impl Known {
+    /// Whether the record says anything of the segment that is not held.
+    fn differs(&self, record: &SegmentRecord, hash: &[u8]) -> bool {
+        self.digest != hash
+            || self.ended != record.end.unwrap_or(Time::NONE)
+            || self.has_transcript != record.has_transcript
+            || self.is_agent != record.is_agent
+            || record.dialog_id.is_some() && record.dialog_id != self.dialog_id
+    }
+}
+
+/// What goes into the record chain with a version of metadata.
+struct Sealed {
+    record: i64,
+    salt: [u8; SALT],
+    leaf: [u8; 32],
+}
+
+fn sealed(
+    chain: &mut RecordChain,
+    record: &SegmentRecord,
+    dialog_id: Option<&str>,
+    since: Option<Time>,
+    digest: &[u8],
+) -> Sealed {
+    let salt: [u8; SALT] = rand::rng().random();
+    let (record, leaf) = chain.append(|number, sub| {
+        let sealed = MetadataRecord {
+            salt: &salt,
+            record: number,
+            sub,
+            segment_id: &record.segment_id,
+            dialog_id,
+            ended: Some(record.end.unwrap_or(Time::NONE).0),
+            has_transcript: Some(record.has_transcript.into()),
+            is_agent: Some(record.is_agent.into()),
+            since: since.map(|since| since.0),
+            digest,
+        };
+        sealed.leaf()
+    });
+    Sealed { record, salt, leaf }
 }
 
 impl Db {
@@ -182,12 +233,12 @@ impl Tx {
                         late.count(account, "flip", chunk.now.since(end));
                     }
                 }
+            }
+            if held.digest != hash || !missing.is_empty() {
                 if held.ended != ended {
                     ledger.count(held.ended, digest, -1);
                     ledger.count(ended, digest, 1);
                 }
-            }
-            if held.digest != hash || !missing.is_empty() {
                 changed.push((record, held, hash, held.asked.union(missing)));
             }
         }
@@ -213,7 +264,7 @@ impl Tx {
         part: &[&SegmentRecord],
     ) -> Result<HashMap<String, Known>, DbError> {
         let stmt = Stmt::list(
-            "select segment_id, id, has_transcript, is_agent, asked, ended, digest from segment where account = $1 and segment_id in ",
+            "select segment_id, id, has_transcript, is_agent, asked, ended, digest, dialog_id, since from segment where account = $1 and segment_id in ",
             vec![account.into()],
             part.iter().map(|record| record.segment_id.as_str()),
             "",
@@ -229,6 +280,8 @@ impl Tx {
                     asked,
                     ended: row.time(5)?,
                     digest: row.bytes(6)?,
+                    dialog_id: row.maybe_text(7)?,
+                    since: row.maybe_time(8)?,
                 },
             ))
         };
@@ -244,8 +297,11 @@ impl Tx {
             return Ok(Vec::new());
         }
         let next = self.next_segment().await?;
+        let mut chain = self.record_chain(chunk.owned.account).await?;
         let rows = fresh.iter().enumerate().map(|(nth, (record, wanted))| {
             let packed = item::pack(record.raw.as_bytes());
+            let digest = short_hash(record.raw.as_bytes());
+            let sealed = sealed(&mut chain, record, record.dialog_id.as_deref(), Some(chunk.now), &digest);
             // The database numbers the rows after the first by itself.
             let number = next.map(|next| Arg::Int((nth == 0).then_some(next)));
             let values = [
@@ -258,18 +314,23 @@ impl Tx {
                 wanted.0.into(),
                 chunk.now.into(),
                 chunk.now.into(),
-                short_hash(record.raw.as_bytes()).into(),
+                digest.into(),
                 packed.codec.into(),
                 packed.body.into(),
+                sealed.record.into(),
+                chunk.now.into(),
+                sealed.salt.to_vec().into(),
+                sealed.leaf.to_vec().into(),
             ];
             number.into_iter().chain(values).collect()
         });
         let head = if next.is_some() {
-            "insert into segment (id, account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata) values "
+            "insert into segment (id, account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata, record, since, salt, leaf) values "
         } else {
-            "insert into segment (account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata) values "
+            "insert into segment (account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata, record, since, salt, leaf) values "
         };
         let stmt = Stmt::rows(head, rows.collect(), " returning id, segment_id");
+        self.keep_record_chain(chain).await?;
         let wanted: HashMap<&str, (ArtifactSet, Time, bool)> = fresh
             .iter()
             .map(|(record, wanted)| {
@@ -307,16 +368,27 @@ impl Tx {
                 continue;
             }
             let stmt = Stmt::list(
-                "insert into segment_version (segment, seen, what, codec, metadata)
-                 select id, cast($1 as bigint), cast($2 as text), codec, metadata from segment where id in ",
+                "insert into segment_version (segment, seen, what, codec, metadata, account, record, since, salt, leaf, dialog_id, ended, has_transcript, is_agent)
+                 select id, cast($1 as bigint), cast($2 as text), codec, metadata, account, record, since, salt, leaf, dialog_id, ended, has_transcript, is_agent
+                 from segment where id in ",
                 vec![chunk.now.into(), what.into()],
                 keys,
                 " on conflict (segment, seen) do nothing",
             );
             self.run(stmt).await?;
         }
+        let renewed: Vec<i64> = changed
+            .iter()
+            .filter(|(record, held, hash, _)| held.differs(record, hash))
+            .map(|(_, held, ..)| held.key)
+            .collect();
+        self.keep_replaced_leaves(&renewed).await?;
+        let mut chain = self.record_chain(chunk.owned.account).await?;
         let rows = changed.iter().map(|(record, held, hash, asked)| {
             let packed = item::pack(record.raw.as_bytes());
+            let since = if held.digest == *hash { held.since } else { Some(chunk.now) };
+            let dialog_id = record.dialog_id.as_deref().or(held.dialog_id.as_deref());
+            let sealed = held.differs(record, hash).then(|| sealed(&mut chain, record, dialog_id, since, hash));
             vec![
                 held.key.into(),
                 Arg::from(record.dialog_id.clone()),
@@ -328,16 +400,22 @@ impl Tx {
                 hash.clone().into(),
                 packed.codec.into(),
                 packed.body.into(),
+                sealed.as_ref().map(|sealed| sealed.record).into(),
+                since.into(),
+                sealed.as_ref().map(|sealed| Bytes::from(sealed.salt.to_vec())).into(),
+                sealed.as_ref().map(|sealed| Bytes::from(sealed.leaf.to_vec())).into(),
             ]
         });
         let stmt = Stmt::rows(
-            "with v (id, dialog_id, ended, has_transcript, is_agent, asked, changed, digest, codec, metadata) as (values ",
+            "with v (id, dialog_id, ended, has_transcript, is_agent, asked, changed, digest, codec, metadata, record, since, salt, leaf) as (values ",
             rows.collect(),
             ") update segment set dialog_id = coalesce(v.dialog_id, segment.dialog_id), ended = v.ended, has_transcript = v.has_transcript,
-             is_agent = v.is_agent, asked = v.asked, changed = v.changed, digest = v.digest, codec = v.codec, metadata = v.metadata
+             is_agent = v.is_agent, asked = v.asked, changed = v.changed, digest = v.digest, codec = v.codec, metadata = v.metadata,
+             record = coalesce(v.record, segment.record), since = v.since, salt = coalesce(v.salt, segment.salt), leaf = coalesce(v.leaf, segment.leaf)
              from v where segment.id = v.id",
         );
-        self.run(stmt).await.map(drop)
+        self.run(stmt).await?;
+        self.keep_record_chain(chain).await
     }
 
     async fn queue(&mut self, chunk: &Chunk<'_>, work: &[(i64, Artifact, Time)]) -> Result<u64, DbError> {

@@ -1,8 +1,10 @@
 //! Which stretches of time have been read, in which pass, and the log of single reads.
 
+use super::proof::RecordChain;
 use super::{Announced, Db, DbError, Owned, Tx, sql};
 use crate::clock::Time;
 use crate::model::{Lane, Stretch};
+use crate::proof::{Hash, ReadRecord};
 
 /// How many single reads an account's log keeps.
 const LOG: i64 = 2000;
@@ -76,6 +78,9 @@ impl Db {
     pub async fn record_reading(&self, owned: Owned, reading: &Reading) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         tx.hold(owned).await?;
+        // Before anything else is locked, as where segments are announced.
+        let chain = tx.record_chain(owned.account).await?;
+        let before = tx.coverage_digest(owned.account).await?;
         for (pass, stretch) in &reading.passes {
             tx.cover(owned.account, pass, *stretch, reading.at).await?;
         }
@@ -108,7 +113,7 @@ impl Db {
             let stmt = sql(stmt).bind(owned.account).bind(reading.stretch.from).bind(reading.stretch.to);
             tx.run(stmt.bind(reading.at)).await?;
         }
-        tx.log_reading(owned.account, reading).await?;
+        tx.log_reading(chain, owned.account, reading.lane.name(), reading, before).await?;
         tx.commit().await
     }
 
@@ -181,19 +186,57 @@ impl Tx {
         self.run(stmt).await.map(drop)
     }
 
-    async fn log_reading(&mut self, account: i64, reading: &Reading) -> Result<(), DbError> {
+    /// Logs that an account's coverage was changed without a read, where it was: else `verify` takes it for an alteration.
+    /// `before` is what [`Tx::coverage_digest`] said before the change.
+    ///
+    /// # Errors
+    /// Where the database does not take it.
+    pub async fn log_cut(&mut self, account: i64, now: Time, before: Hash) -> Result<(), DbError> {
+        if self.coverage_digest(account).await? == before {
+            return Ok(());
+        }
+        let (stretch, announced) = (Stretch { from: now, to: now }, Announced::default());
+        let (passes, finished) = (Vec::new(), Vec::new());
+        let cut = Reading { at: now, done: now, lane: Lane::Live, stretch, announced, passes, finished };
+        let chain = self.record_chain(account).await?;
+        self.log_reading(chain, account, "cut", &cut, before).await
+    }
+
+    /// Logs a read, and links it with the coverage before and after it.
+    async fn log_reading(&mut self, account: i64, lane: &str, reading: &Reading, before: Hash) -> Result<(), DbError> {
         let stmt = sql("select coalesce(max(nth), 0) + 1 from reading where account = $1");
         let nth = self.first(stmt.bind(account)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(1);
-        let stmt = sql(
-            "insert into reading (account, nth, at, took, lane, from_ms, to_ms, announced, added, changed, flipped, aside, digest_high, digest_low)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-        );
+        let after = self.coverage_digest(account).await?;
         let sum = &reading.announced;
-        let stmt =
-            stmt.bind(account).bind(nth).bind(reading.at).bind(crate::clock::millis(reading.done.since(reading.at)));
-        let stmt = stmt.bind(reading.lane.name()).bind(reading.stretch.from).bind(reading.stretch.to);
-        let stmt = stmt.bind(sum.segments).bind(sum.added).bind(sum.changed).bind(sum.flipped).bind(sum.aside);
-        self.run(stmt.bind(sum.digest_high).bind(sum.digest_low)).await?;
+        let took = crate::clock::millis(reading.done.since(reading.at));
+        let [announced, added, changed, flipped, aside] =
+            [sum.segments, sum.added, sum.changed, sum.flipped, sum.aside]
+                .map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        let (from, to) = (reading.stretch.from.0, reading.stretch.to.0);
+        let numbers = [
+            nth,
+            reading.at.0,
+            took,
+            from,
+            to,
+            announced,
+            added,
+            changed,
+            flipped,
+            aside,
+            sum.digest_high,
+            sum.digest_low,
+        ];
+        let previous =
+            chain.append_read(nth, |sub| ReadRecord { sub, lane, numbers, before: &before, after: &after }.leaf());
+        self.keep_record_chain(chain).await?;
+        let stmt = sql(
+            "insert into reading (account, lane, nth, at, took, from_ms, to_ms, announced, added, changed, flipped, aside, digest_high, digest_low,
+             previous, coverage_before, coverage)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+        );
+        let stmt = numbers.into_iter().fold(stmt.bind(account).bind(lane), super::Stmt::bind);
+        self.run(stmt.bind(previous).bind(before.to_vec()).bind(after.to_vec())).await?;
         self.run(sql("delete from reading where account = $1 and nth <= $2").bind(account).bind(nth - LOG))
             .await
             .map(drop)

@@ -12,8 +12,8 @@ mod scrub;
 use std::collections::BTreeMap;
 
 pub use find::{AsideText, SegmentRef, Texts};
-pub(super) use gate::Gate;
 pub use gate::Tombstone;
+pub(super) use gate::{ArchiveKey, Gate};
 pub use hold::{Done, Entry, Hold, JournalRow};
 pub use scrub::Scrubbed;
 
@@ -21,7 +21,7 @@ use super::announce::{Ledger, day_of, id_digest};
 use super::{Arg, BULK, Db, DbError, Owned, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::model::{Artifact, ArtifactSet};
-use gate::ArchiveKey;
+use crate::proof::TombstoneRecord;
 
 /// Why a segment is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +182,8 @@ impl Tx {
         self.unindex(&items).await?;
         self.undeliver(&items).await?;
         self.seal_erased(account, &items).await?;
+        let keys: Vec<i64> = going.iter().map(|going| going.key).collect();
+        self.keep_erased_leaves(&keys).await?;
         for head in [
             "delete from artifact where item in ",
             "delete from attempt where item in ",
@@ -256,20 +258,39 @@ impl Tx {
         erasing: &Erasing<'_>,
         stones: impl Iterator<Item = (Vec<u8>, i64, bool)>,
     ) -> Result<(), DbError> {
-        let rows: Vec<Vec<Arg>> = stones
-            .map(|(hash, day, counted)| {
+        let mut fresh: BTreeMap<Vec<u8>, (i64, bool)> =
+            stones.map(|(hash, day, counted)| (hash, (day, counted))).collect();
+        let hashes: Vec<Vec<u8>> = fresh.keys().cloned().collect();
+        for part in hashes.chunks(BULK) {
+            for (hash, _) in self.buried(erasing.account, part.iter().cloned()).await? {
+                fresh.remove(&hash);
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let mut chain = self.record_chain(erasing.account).await?;
+        let rows: Vec<Vec<Arg>> = fresh
+            .into_iter()
+            .map(|(hash, (day, counted))| {
+                let (at, kind) = (erasing.at.0, erasing.gone.code());
+                let (record, leaf) =
+                    chain.append(|record, sub| TombstoneRecord { record, sub, hash: &hash, at, kind, day }.leaf());
                 vec![
                     erasing.account.into(),
                     hash.into(),
-                    Arg::from(erasing.at),
-                    erasing.gone.code().into(),
+                    at.into(),
+                    kind.into(),
                     day.into(),
                     counted.into(),
+                    record.into(),
+                    leaf.to_vec().into(),
                 ]
             })
             .collect();
-        let head = "insert into tombstone (account, hash, at, kind, day, counted) values ";
-        self.run_rows(head, rows, " on conflict (account, hash) do nothing").await.map(drop)
+        self.keep_record_chain(chain).await?;
+        let head = "insert into tombstone (account, hash, at, kind, day, counted, record, leaf) values ";
+        self.run_rows(head, rows, "").await.map(drop)
     }
 
     /// Counts segments that are gone: in all, and those of which each artifact had been asked for.

@@ -1,14 +1,24 @@
 //! Proof: the hash chain over each account's feed and its daily manifests.
 //!
 //! `settle` writes the chain; here it is read back, page by page and without a long transaction, and here is kept what an
-//! erased entry leaves of itself.
+//! erased entry leaves of itself. The same for the record chain, which takes what is stored beside the texts.
 
+mod beside;
+mod integrity;
+mod metadata;
+mod records;
 mod seal;
+mod upgrade;
 
-use super::{Arg, BULK, Db, DbError, Item, Row, Snapshot, Stmt, Tx, item, sql};
+pub use beside::{Journal, LeafPage, Reads, RecordState};
+pub use integrity::Integrity;
+pub use metadata::MetadataRow;
+pub(super) use records::{JOURNAL, RecordChain};
+
+use super::{Arg, BULK, Db, DbError, Item, Row, Snapshot, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::model::AccountId;
-use crate::proof::{Entry, Manifest, START};
+use crate::proof::{Beside, Entry, Manifest, START};
 
 /// How many entries, and how many leaves of erased ones, a page holds at the most.
 const ENTRIES: usize = 2000;
@@ -16,9 +26,6 @@ const ERASED: i64 = 10_000;
 
 /// A page ends where its bodies reach this size.
 const PAGE_BYTES: i64 = 4 * 1024 * 1024;
-
-/// How many segments' metadata a page holds.
-const SEGMENTS: usize = 1000;
 
 /// An account's chain as it stands, and every manifest of it.
 #[derive(Debug, Clone)]
@@ -39,6 +46,22 @@ pub struct Chain {
     pub newest: Vec<u8>,
     /// By day.
     pub manifests: Vec<Manifest>,
+    /// Where the record chain stands.
+    pub records: RecordState,
+    /// Where the archive's journal stands.
+    pub journal: RecordState,
+}
+
+impl Chain {
+    /// Where what is stored beside the texts stands.
+    pub fn beside(&self) -> Beside {
+        Beside {
+            records: self.records.newest,
+            record_head: self.records.head.clone(),
+            journal: self.journal.newest,
+            journal_head: self.journal.head.clone(),
+        }
+    }
 }
 
 /// An entry of the feed as it lies in the database.
@@ -98,23 +121,6 @@ pub struct EntryPage {
     pub erased: Vec<(i64, Option<Vec<u8>>)>,
 }
 
-/// A segment's metadata as it lies in the database.
-#[derive(Debug, Clone)]
-pub struct MetadataRow {
-    /// The segment's number in the database.
-    pub key: i64,
-    /// Its account's.
-    pub account: i64,
-    /// Its id in RingCX.
-    pub segment_id: String,
-    /// The day under which the ledger of announcements counts it.
-    pub day: i64,
-    /// What the ledger adds for it: two halves of a hash of its id.
-    pub id_digest: (i64, i64),
-    /// Whether the metadata unpacks to what its digest says.
-    pub intact: bool,
-}
-
 impl Snapshot {
     /// An account's chain and manifests.
     ///
@@ -124,8 +130,8 @@ impl Snapshot {
         let stmt = sql("select rc, sub, name, feed, chain_from, chain, manifest from account where id = $1");
         let Some(row) = self.0.first(stmt.bind(account)).await? else { return Ok(None) };
         let id = AccountId::new(row.text(0)?, row.text(1)?);
-        let stmt = sql("select day, chain_from, feed, head, segments, ledger, sealed, previous, hash from manifest
-             where account = $1 order by day");
+        let stmt = sql("select day, chain_from, feed, head, segments, ledger, sealed, previous, hash, records, record_head, journal, journal_head
+             from manifest where account = $1 order by day");
         let rows = self.0.all(stmt.bind(account)).await?;
         let manifests = rows.iter().map(|row| manifest(&id.sub, row)).collect::<Result<_, _>>()?;
         Ok(Some(Chain {
@@ -137,6 +143,8 @@ impl Snapshot {
             head: row.maybe_bytes(5)?.unwrap_or(START.to_vec()),
             newest: row.maybe_bytes(6)?.unwrap_or(START.to_vec()),
             manifests,
+            records: self.record_state(account).await?,
+            journal: self.record_state(JOURNAL).await?,
         }))
     }
 }
@@ -153,6 +161,12 @@ fn manifest(sub: &str, row: &Row) -> Result<Manifest, DbError> {
         sealed: row.int(6)?,
         previous: row.bytes(7)?,
         hash: row.bytes(8)?,
+        beside: match (row.maybe_int(9)?, row.maybe_bytes(10)?, row.maybe_int(11)?, row.maybe_bytes(12)?) {
+            (Some(records), Some(record_head), Some(journal), Some(journal_head)) => {
+                Some(Beside { records, record_head, journal, journal_head })
+            }
+            _ => None,
+        },
     })
 }
 
@@ -223,42 +237,20 @@ impl Db {
         self.first(stmt.bind(account)).await?.map_or(Ok(0), |row| row.count(0))
     }
 
-    /// How many entries and segments name an account that is not there.
+    /// What belongs nowhere: entries, segments and chains of an account that is not there, entries of another account's segment,
+    /// and history of a segment that is not held.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn strays(&self) -> Result<u64, DbError> {
+    pub async fn strays(&self) -> Result<[u64; 3], DbError> {
         let stmt = sql(
             "select (select count(*) from artifact x where not exists (select 1 from account a where a.id = x.account)) +
-             (select count(*) from segment s where not exists (select 1 from account a where a.id = s.account))",
+             (select count(*) from segment s where not exists (select 1 from account a where a.id = s.account)) +
+             (select count(*) from record_chain c where c.account <> 0 and not exists (select 1 from account a where a.id = c.account)),
+             (select count(*) from artifact x join segment s on s.id = x.item / 4 join account a on a.id = x.account where s.account <> x.account),
+             (select count(*) from segment_version v where not exists (select 1 from segment s where s.id = v.segment))",
         );
-        self.first(stmt).await?.map_or(Ok(0), |row| row.count(0))
-    }
-
-    /// The next page of segments' metadata after the segment numbered `after`, checked against their digests.
-    ///
-    /// # Errors
-    /// Where the database cannot be read.
-    pub async fn metadata_after(&self, account: Option<i64>, after: i64) -> Result<Vec<MetadataRow>, DbError> {
-        let stmt = Stmt::built(format!(
-            "select id, account, segment_id, ended, digest, codec, metadata from segment
-             where id > $1 and ($2 = -1 or account = $2) order by id limit {SEGMENTS}"
-        ));
-        let rows = self.all(stmt.bind(after).bind(account.unwrap_or(-1))).await?;
-        rows.iter()
-            .map(|row| {
-                let (segment_id, digest) = (row.text(2)?, row.bytes(4)?);
-                let metadata = item::unpack(row.int(5)?, row.bytes(6)?);
-                Ok(MetadataRow {
-                    key: row.int(0)?,
-                    account: row.int(1)?,
-                    day: super::announce::day_of(row.time(3)?),
-                    id_digest: super::announce::id_digest(&segment_id),
-                    intact: metadata.is_ok_and(|metadata| super::announce::short_hash(&metadata) == digest),
-                    segment_id,
-                })
-            })
-            .collect()
+        self.first(stmt).await?.map_or(Ok([0; 3]), |row| Ok([row.count(0)?, row.count(1)?, row.count(2)?]))
     }
 
     /// The ledger of announcements: account, day, segments and the two halves of their ids' sum.

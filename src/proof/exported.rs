@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Manifest, hex, unhex};
+use super::{Beside, Manifest, hex, unhex};
 use crate::clock::Time;
 use crate::model::AccountId;
 
@@ -16,6 +16,19 @@ pub enum Line {
     Manifest(ManifestLine),
     /// Where an account stood when the file was written.
     Head(HeadLine),
+}
+
+/// The chains of which a line can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainName {
+    /// An account's feed: the texts.
+    Feed,
+    /// An account's record chain: metadata and tombstones.
+    Records,
+    /// The archive's journal of erasures and holds.
+    Journal,
+    /// An account's reads of metadata, and its coverage.
+    Reads,
 }
 
 /// A day's manifest.
@@ -39,6 +52,18 @@ pub struct ManifestLine {
     pub ledger: String,
     /// When it was written.
     pub sealed_at: String,
+    /// The newest record of what is stored beside the texts; missing where the writer's version did not chain it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<i64>,
+    /// The record chain's head after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_head: Option<String>,
+    /// Entries of the archive's journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<i64>,
+    /// The journal's head after them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_head: Option<String>,
     /// The hash of the manifest before it.
     pub previous: String,
     /// Its own.
@@ -58,6 +83,24 @@ pub struct HeadLine {
     pub feed: i64,
     /// The chain's head after it.
     pub head: String,
+    /// The newest record of what is stored beside the texts; missing where the writer's version did not chain it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<i64>,
+    /// The record chain's head after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_head: Option<String>,
+    /// Entries of the archive's journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<i64>,
+    /// The journal's head after them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_head: Option<String>,
+    /// The newest read of metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<i64>,
+    /// The head after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads_head: Option<String>,
     /// When the file was written.
     pub at: String,
     /// The hash of the newest manifest.
@@ -90,19 +133,37 @@ impl Line {
             segments: manifest.segments,
             ledger: hex(&manifest.ledger),
             sealed_at: Time(manifest.sealed).rfc3339(),
+            records: manifest.beside.as_ref().map(|beside| beside.records),
+            record_head: manifest.beside.as_ref().map(|beside| hex(&beside.record_head)),
+            journal: manifest.beside.as_ref().map(|beside| beside.journal),
+            journal_head: manifest.beside.as_ref().map(|beside| hex(&beside.journal_head)),
             previous: hex(&manifest.previous),
             hash: hex(&manifest.hash),
         })
     }
 
-    /// The line for where an account stands: its chain's beginning, newest number and head, and its newest manifest.
-    pub fn head(account: &AccountId, (from, feed, head): (i64, i64, &[u8]), now: Time, manifest: &[u8]) -> Line {
+    /// The line for where an account stands: its chain's beginning, newest number and head, what is stored beside, the
+    /// newest read and the head after it, and its newest manifest.
+    pub fn head(
+        account: &AccountId,
+        (from, feed, head): (i64, i64, &[u8]),
+        beside: &Beside,
+        (reads, reads_head): (i64, &[u8]),
+        now: Time,
+        manifest: &[u8],
+    ) -> Line {
         Line::Head(HeadLine {
             rc_account_id: account.rc.to_string(),
             sub_account_id: account.sub.to_string(),
             from,
             feed,
             head: hex(head),
+            records: Some(beside.records),
+            record_head: Some(hex(&beside.record_head)),
+            journal: Some(beside.journal),
+            journal_head: Some(hex(&beside.journal_head)),
+            reads: Some(reads),
+            reads_head: Some(hex(reads_head)),
             at: now.rfc3339(),
             manifest: hex(manifest),
         })
@@ -116,11 +177,28 @@ impl Line {
         }
     }
 
-    /// Where the chain begins, and which head it says to be the one after which number.
-    pub fn claims(&self) -> (i64, i64, &str) {
+    /// After which number the feed's chain begins.
+    pub fn from(&self) -> i64 {
         match self {
-            Line::Manifest(line) => (line.from, line.feed, &line.head),
-            Line::Head(line) => (line.from, line.feed, &line.head),
+            Line::Manifest(line) => line.from,
+            Line::Head(line) => line.from,
+        }
+    }
+
+    /// Which head it says to be the one after which number of a chain; `None` where it says nothing of that chain.
+    pub fn claim(&self, chain: ChainName) -> Option<(i64, &str)> {
+        fn both<'a>(number: Option<i64>, head: Option<&'a String>) -> Option<(i64, &'a str)> {
+            Some((number?, head?))
+        }
+        match (self, chain) {
+            (Line::Manifest(line), ChainName::Feed) => Some((line.feed, &line.head)),
+            (Line::Manifest(line), ChainName::Records) => both(line.records, line.record_head.as_ref()),
+            (Line::Manifest(line), ChainName::Journal) => both(line.journal, line.journal_head.as_ref()),
+            (Line::Manifest(_), ChainName::Reads) => None,
+            (Line::Head(line), ChainName::Feed) => Some((line.feed, &line.head)),
+            (Line::Head(line), ChainName::Records) => both(line.records, line.record_head.as_ref()),
+            (Line::Head(line), ChainName::Journal) => both(line.journal, line.journal_head.as_ref()),
+            (Line::Head(line), ChainName::Reads) => both(line.reads, line.reads_head.as_ref()),
         }
     }
 
@@ -134,7 +212,11 @@ impl Line {
         let whole = |text: &str| unhex(text).filter(|bytes| bytes.len() == 32);
         match &line {
             Line::Head(head) => {
-                whole(&head.head).and(whole(&head.manifest)).ok_or_else(|| foreign("a hash"))?;
+                let others = [&head.record_head, &head.journal_head, &head.reads_head];
+                let mut all = [&head.head, &head.manifest].into_iter().chain(others.into_iter().flatten());
+                if !all.all(|hash| whole(hash).is_some()) {
+                    return Err(foreign("a hash"));
+                }
             }
             Line::Manifest(line) => {
                 let manifest = line.read(whole).ok_or_else(|| foreign("a hash or a moment"))?;
@@ -168,6 +250,15 @@ impl ManifestLine {
             ledger: whole(&self.ledger)?,
             sealed: Time::parse(&self.sealed_at)?.0,
             previous: whole(&self.previous)?,
+            beside: match (self.records, &self.record_head, self.journal, &self.journal_head) {
+                (Some(records), Some(record_head), Some(journal), Some(journal_head)) => Some(Beside {
+                    records,
+                    record_head: whole(record_head)?,
+                    journal,
+                    journal_head: whole(journal_head)?,
+                }),
+                _ => None,
+            },
             hash: whole(&self.hash)?,
         })
     }

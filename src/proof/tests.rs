@@ -139,7 +139,79 @@ fn the_bytes_are_those_that_were_written_down() {
     assert!(guide.contains(&hex(&head)), "head {}", hex(&head));
     let mut manifest = manifest();
     manifest.head = head.to_vec();
-    assert!(guide.contains(&hex(&manifest.digest())), "manifest {}", hex(&manifest.digest()));
+    manifest.beside =
+        Some(Beside { records: 1, record_head: START.to_vec(), journal: 1, journal_head: START.to_vec() });
+    let metadata = MetadataRecord {
+        salt: &[7; SALT],
+        record: 1,
+        sub: "99999999",
+        segment_id: "a-1",
+        dialog_id: Some("d-1"),
+        ended: Some(1_799_999_000_000),
+        has_transcript: Some(1),
+        is_agent: Some(0),
+        since: Some(1_800_000_000_000),
+        digest: &Sha256::digest(b"{}")[..16],
+    };
+    let stone = TombstoneRecord { record: 2, sub: "99999999", hash: &[9; 16], at: 5, kind: 0, day: 20_832 };
+    let entry = JournalRecord {
+        record: 1,
+        at: 5,
+        who: "ann",
+        what: "erase",
+        sub: Some("99999999"),
+        kind: None,
+        subject: None,
+        segments: 1,
+        records: 0,
+        hold: None,
+        reason: Some("asked for"),
+        value_hash: None,
+    };
+    for (what, hash) in [
+        ("manifest 2", manifest.digest()),
+        ("metadata", metadata.leaf()),
+        ("tombstone", stone.leaf()),
+        ("journal", entry.leaf()),
+    ] {
+        assert!(guide.contains(&hex(&hash)), "{what} {}", hex(&hash));
+    }
+}
+
+#[test]
+fn a_change_to_any_field_of_metadata_changes_its_leaf() {
+    let whole = MetadataRecord {
+        salt: &[7; SALT],
+        record: 1,
+        sub: "7",
+        segment_id: "a",
+        dialog_id: Some("d"),
+        ended: Some(1),
+        has_transcript: Some(1),
+        is_agent: Some(0),
+        since: Some(5),
+        digest: &[1; 16],
+    };
+    let others = [
+        MetadataRecord { salt: &[8; SALT], ..whole },
+        MetadataRecord { record: 2, ..whole },
+        MetadataRecord { sub: "8", ..whole },
+        MetadataRecord { segment_id: "b", ..whole },
+        MetadataRecord { dialog_id: Some("e"), ..whole },
+        MetadataRecord { dialog_id: None, ..whole },
+        MetadataRecord { ended: Some(0), ..whole },
+        MetadataRecord { has_transcript: Some(0), ..whole },
+        MetadataRecord { is_agent: Some(1), ..whole },
+        MetadataRecord { since: None, ..whole },
+        MetadataRecord { digest: &[2; 16], ..whole },
+    ];
+    let mut leaves: Vec<Hash> = others.iter().map(MetadataRecord::leaf).collect();
+    leaves.push(whole.leaf());
+    let distinct: std::collections::BTreeSet<&Hash> = leaves.iter().collect();
+    assert_eq!(distinct.len(), leaves.len());
+    // Postgres keeps no NUL: a text that holds one has the same leaf there.
+    let leaf = |id| MetadataRecord { segment_id: id, ..whole }.leaf();
+    assert_eq!(leaf("a\0"), leaf("a\u{fffd}"));
 }
 
 fn manifest() -> Manifest {
@@ -153,6 +225,7 @@ fn manifest() -> Manifest {
         ledger: ledger([[20_832, 1, 2, 3]].into_iter()).to_vec(),
         sealed: 1_800_000_060_000,
         previous: START.to_vec(),
+        beside: None,
         hash: Vec::new(),
     };
     manifest.hash = manifest.digest().to_vec();
@@ -161,7 +234,11 @@ fn manifest() -> Manifest {
 
 #[test]
 fn a_line_is_read_back_and_refused_where_anything_in_it_was_altered() {
-    let line = Line::manifest(&AccountId::new("1", "99999999"), &manifest());
+    let mut manifest = manifest();
+    manifest.beside =
+        Some(Beside { records: 5, record_head: START.to_vec(), journal: 6, journal_head: START.to_vec() });
+    manifest.hash = manifest.digest().to_vec();
+    let line = Line::manifest(&AccountId::new("1", "99999999"), &manifest);
     let text = serde_json::to_string(&line).unwrap();
     assert!(text.contains(r#""type":"manifest""#) && text.contains(r#""day":"2027-01-14""#), "{text}");
     assert_eq!(Line::parse(&text), Ok(line));
@@ -169,6 +246,8 @@ fn a_line_is_read_back_and_refused_where_anything_in_it_was_altered() {
         (r#""feed":1"#, r#""feed":2"#),
         (r#""from":0"#, r#""from":1"#),
         (r#""segments":1"#, r#""segments":0"#),
+        (r#""records":5"#, r#""records":4"#),
+        (r#""journal":6,"#, ""),
         ("2027-01-14", "2027-01-15"),
         ("T08:01:00.000Z", "T08:01:00.001Z"),
         ("\"99999999\"", "\"99999998\""),
@@ -177,5 +256,5 @@ fn a_line_is_read_back_and_refused_where_anything_in_it_was_altered() {
         assert_eq!(Line::parse(&text.replace(from, to)), Err(LineError::Altered), "{from}");
     }
     assert!(matches!(Line::parse("{}"), Err(LineError::Foreign(_))));
-    assert!(matches!(Line::parse(&text.replace(&hex(&manifest().head), "00")), Err(LineError::Foreign(_))));
+    assert!(matches!(Line::parse(&text.replace(&hex(&manifest.head), "00")), Err(LineError::Foreign(_))));
 }

@@ -39,6 +39,14 @@ pub enum Record {
     Aside(AsideRecord),
 }
 
+/// What the archive derives from one element as it was received; `None` where it cannot be understood.
+pub fn segment_record(raw: &str) -> Option<SegmentRecord> {
+    match record::understood(raw.to_owned()) {
+        Record::Segment(segment) => Some(segment),
+        Record::Aside(_) => None,
+    }
+}
+
 /// What a whole answer held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReadSummary {

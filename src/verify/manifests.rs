@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Question;
 use super::report::{Problem, ProblemKind, Problems};
 use crate::db::Chain;
-use crate::proof::{Line, START, day_name, hex};
+use crate::proof::{ChainName, Line, START, day_name, hex};
 
 /// An account's own manifests, one by one and as a chain.
 pub(super) fn check(chain: &Chain, recorded: &[&Line], problems: &mut Problems) {
@@ -24,6 +24,11 @@ pub(super) fn check(chain: &Chain, recorded: &[&Line], problems: &mut Problems) 
         }
         if manifest.feed > chain.feed {
             add(manifest.day, "the manifest knows entries that the account does not: the newest are missing");
+        }
+        if let Some(beside) = &manifest.beside
+            && (beside.records > chain.records.newest || beside.journal > chain.journal.newest)
+        {
+            add(manifest.day, "the manifest knows records or entries of the journal that are missing now");
         }
         expected.clone_from(&manifest.hash);
     }
@@ -51,12 +56,22 @@ fn check_recorded(chain: &Chain, recorded: &[&Line], problems: &mut Problems) {
             None => format!("the manifest of {} was exported and is missing now", line.day),
         });
     }
-    if let Some(line) = recorded.iter().find(|line| line.claims().0 != chain.from) {
-        add(format!("the chain begins after number {}, and after {} in {line}", chain.from, line.claims().0));
+    if let Some(line) = recorded.iter().find(|line| line.from() != chain.from) {
+        add(format!("the chain begins after number {}, and after {} in {line}", chain.from, line.from()));
     }
-    if let Some(line) = recorded.iter().max_by_key(|line| line.claims().1).filter(|line| line.claims().1 > chain.feed) {
-        let known = line.claims().1;
-        add(format!("the newest entry is number {}, and was {known} in {line}: the newest are missing", chain.feed));
+    let newest = |name: ChainName| {
+        let claims = recorded.iter().filter_map(|line| Some((line.claim(name)?.0, line)));
+        claims.max_by_key(|(number, _)| *number)
+    };
+    for (name, held, what) in [
+        (ChainName::Feed, chain.feed, "entry"),
+        (ChainName::Records, chain.records.newest, "record"),
+        (ChainName::Journal, chain.journal.newest, "entry of the journal"),
+        (ChainName::Reads, chain.records.reads, "read of metadata"),
+    ] {
+        if let Some((known, line)) = newest(name).filter(|(known, _)| *known > held) {
+            add(format!("the newest {what} is number {held}, and was {known} in {line}: the newest are missing"));
+        }
     }
 }
 

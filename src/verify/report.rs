@@ -20,6 +20,18 @@ pub struct Report {
     pub intact: bool,
     /// The first line for people.
     pub verdict: String,
+    /// What was checked.
+    pub covers: Vec<String>,
+    /// What was not, and what this does not prove.
+    pub not_covered: Vec<String>,
+    /// By what the database's files were checked; `None` where they were not.
+    pub database_checked_by: Option<&'static str>,
+    /// Whether it was compared with what was exported earlier.
+    pub compared_with_export: bool,
+    /// Entries of the journal of erasures and holds.
+    pub journal_entries: i64,
+    /// Holds that stand.
+    pub holds: u64,
     /// How many problems there are.
     pub problem_count: u64,
     /// The first thousand of them.
@@ -54,6 +66,10 @@ pub struct AccountReport {
     pub manifests: u64,
     /// Segments whose metadata was read.
     pub segments: u64,
+    /// The newest number in its record chain: versions of metadata, and tombstones.
+    pub records: i64,
+    /// Up to which of these numbers rows were sealed at an upgrade: what they were before that is not proven.
+    pub sealed_at_upgrade: i64,
 }
 
 impl AccountReport {
@@ -70,6 +86,8 @@ impl AccountReport {
             erased: 0,
             manifests: chain.manifests.len() as u64,
             segments: 0,
+            records: chain.records.newest,
+            sealed_at_upgrade: chain.records.taken_over,
         }
     }
 }
@@ -96,8 +114,18 @@ pub enum ProblemKind {
     Segments,
     /// An entry's segment is not held.
     SegmentGone,
-    /// Something belongs to no account.
+    /// Something belongs to no account, or to another's.
     Stray,
+    /// What is stored beside the texts is not what the record chain took, or is missing.
+    Records,
+    /// The journal of erasures and holds was altered, or does not agree with what is erased.
+    Journal,
+    /// A hold is not what the journal says of it.
+    Hold,
+    /// What counts as read, or the log of reads, was altered.
+    Coverage,
+    /// The database's own check found its files damaged.
+    Database,
 }
 
 /// Something that is wrong.
@@ -187,20 +215,88 @@ impl Problems {
     }
 }
 
-pub(super) fn report(now: Time, accounts: Vec<AccountReport>, problems: Problems) -> Report {
+/// What was checked beside the accounts' chains.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    /// Whether the archive was read, not the manifests alone.
+    pub archive: bool,
+    /// Whether the whole archive was asked for, not one account.
+    pub whole: bool,
+    /// By what the database's files were checked.
+    pub database: Option<&'static str>,
+    /// Whether it was compared with what was exported earlier.
+    pub against: bool,
+    /// Entries of the journal.
+    pub journal: i64,
+    /// Entries of it that were sealed at an upgrade.
+    pub journal_taken_over: i64,
+    /// Holds that stand.
+    pub holds: u64,
+}
+
+pub(super) fn report(now: Time, accounts: Vec<AccountReport>, problems: Problems, checked: &Checked) -> Report {
     let intact = problems.count == 0;
-    let verdict = match problems.count {
-        0 => "intact: nothing was altered".to_owned(),
-        1 => "NOT intact: 1 problem".to_owned(),
-        count => format!("NOT intact: {count} problems"),
+    let verdict = match (problems.count, checked.archive, checked.against) {
+        (0, true, true) => "intact: nothing was altered since the export".to_owned(),
+        (0, true, false) => "intact: nothing was altered, as far as the archive's own hashes show".to_owned(),
+        (0, false, _) => "intact: the manifests hang together".to_owned(),
+        (1, ..) => "NOT intact: 1 problem".to_owned(),
+        (count, ..) => format!("NOT intact: {count} problems"),
     };
+    let (covers, not_covered) = scope(&accounts, checked);
     Report {
         version: env!("CARGO_PKG_VERSION"),
         now: now.rfc3339(),
         intact,
         verdict,
+        covers,
+        not_covered,
+        database_checked_by: checked.database,
+        compared_with_export: checked.against,
+        journal_entries: checked.journal,
+        holds: checked.holds,
         problem_count: problems.count,
         problems: problems.list,
         accounts,
     }
+}
+
+/// What the verdict covers, and what not.
+fn scope(accounts: &[AccountReport], checked: &Checked) -> (Vec<String>, Vec<String>) {
+    let mut covers = vec!["the daily manifests".to_owned()];
+    let mut not_covered = Vec::new();
+    if checked.archive {
+        covers.insert(0, "texts".to_owned());
+        covers.insert(1, "metadata and its history".to_owned());
+        covers.insert(2, "what was erased, and the journal of it".to_owned());
+        covers.insert(3, "holds".to_owned());
+        covers.insert(4, "what counts as read, and the log of the last reads".to_owned());
+        match checked.database {
+            Some(by) => covers.push(format!("the database's files ({by})")),
+            None => {
+                not_covered.push("the database's files: install the extension amcheck to have them checked".to_owned())
+            }
+        }
+        not_covered.push("work, attempts, records set aside, delivery and the search index".to_owned());
+        let sealed: Vec<&AccountReport> = accounts.iter().filter(|account| account.sealed_at_upgrade > 0).collect();
+        if !sealed.is_empty() || checked.journal_taken_over > 0 {
+            let rows: i64 = sealed.iter().map(|account| account.sealed_at_upgrade).sum();
+            not_covered.push(format!(
+                "what {rows} records and {} journal entries were before an upgrade sealed them as it found them",
+                checked.journal_taken_over
+            ));
+        }
+    } else {
+        not_covered.push("everything else: the archive was not read".to_owned());
+    }
+    if !checked.whole {
+        not_covered.push("other accounts".to_owned());
+    }
+    not_covered.push(if checked.against {
+        "what came after the export: whoever can write the database can compute every hash anew".to_owned()
+    } else {
+        "a forger who computed every hash anew: compare with an export that was kept elsewhere, --against FILE"
+            .to_owned()
+    });
+    (covers, not_covered)
 }

@@ -26,8 +26,7 @@ pub(super) async fn check(
         let Some(end) = page.last() else { break };
         last = end.key;
         for row in &page {
-            if !row.intact {
-                let what = "the metadata is not that whose hash is kept with it";
+            for what in row.faults.iter().copied() {
                 problems.add(Problem::new(ProblemKind::Metadata, sub(row.account), what).segment(&row.segment_id));
             }
             let day = held.entry((row.account, row.day)).or_default();

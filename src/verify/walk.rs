@@ -1,4 +1,4 @@
-//! Walks an account's feed entry by entry and computes the chain anew. Pure.
+//! Walks a chain number by number and computes it anew: an account's feed, its record chain, the archive's journal. Pure.
 //!
 //! Heads that were kept (in manifests, in the account's row, in an earlier export) are milestones on the way. After one that
 //! is not reached the walk goes on from it, so that each stretch between two of them is judged by itself.
@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::report::{Problem, ProblemKind};
 use super::short;
-use crate::db::{Chain, EntryPage, EntryRow, unpack};
-use crate::proof::{Hash, Line, START, day_name, link, unhex};
+use crate::db::{Chain, EntryPage, EntryRow, RecordState, unpack};
+use crate::proof::{ChainName, Hash, Line, START, day_name, link, unhex};
 
 /// A head that was kept.
 #[derive(Debug, Clone)]
@@ -25,10 +25,55 @@ struct Milestone {
 
 /// What is to be walked.
 pub(super) struct Walk<'a> {
-    chain: &'a Chain,
+    words: &'static Words,
     sub: &'a str,
+    /// The number after which the chain begins, and the newest.
+    from: i64,
+    newest: i64,
     milestones: BTreeMap<i64, Vec<Milestone>>,
 }
+
+/// How a chain's problems are named.
+struct Words {
+    chain: ChainName,
+    missing: ProblemKind,
+    altered: ProblemKind,
+    one_missing: &'static str,
+    many_missing: &'static str,
+    what_altered: &'static str,
+    /// What its numbers count, where that is not the feed.
+    numbers: Option<&'static str>,
+}
+
+const FEED: Words = Words {
+    chain: ChainName::Feed,
+    missing: ProblemKind::Missing,
+    altered: ProblemKind::Chain,
+    one_missing: "an entry is missing from the feed",
+    many_missing: "entries are missing from the feed",
+    what_altered: "these entries do not lead to the head that {} keeps: one of them, its time, version, outcome, size, hash or salt was altered, or two were exchanged",
+    numbers: None,
+};
+
+const RECORDS: Words = Words {
+    chain: ChainName::Records,
+    missing: ProblemKind::Records,
+    altered: ProblemKind::Records,
+    one_missing: "a segment, a version of its metadata, a tombstone or its leaf is missing",
+    many_missing: "segments, versions of their metadata, tombstones or their leaves are missing",
+    what_altered: "they do not lead to the head that {} keeps: metadata was altered together with its hashes, or a tombstone",
+    numbers: Some("records"),
+};
+
+const JOURNAL: Words = Words {
+    chain: ChainName::Journal,
+    missing: ProblemKind::Journal,
+    altered: ProblemKind::Journal,
+    one_missing: "an entry is missing from the journal of erasures and holds",
+    many_missing: "entries are missing from the journal of erasures and holds",
+    what_altered: "the journal of erasures and holds does not lead to the head that {} keeps: an entry was altered or removed",
+    numbers: Some("journal entries"),
+};
 
 /// How far a walk has come.
 #[derive(Debug, Clone)]
@@ -51,23 +96,73 @@ pub(super) struct At {
 }
 
 impl<'a> Walk<'a> {
+    /// Over an account's feed.
     pub(super) fn new(chain: &'a Chain, recorded: &[&Line]) -> Walk<'a> {
+        let manifests = chain.manifests.iter();
+        let manifests = manifests.map(|manifest| (manifest.day, manifest.feed, manifest.head.clone()));
+        let end = (chain.feed, chain.head.clone(), "the account");
+        Walk::over(&FEED, &chain.id.sub, chain.from, manifests, end, recorded)
+    }
+
+    /// Over an account's record chain.
+    pub(super) fn records(chain: &'a Chain, recorded: &[&Line]) -> Walk<'a> {
+        let manifests = chain.manifests.iter().filter_map(|manifest| {
+            let beside = manifest.beside.as_ref()?;
+            Some((manifest.day, beside.records, beside.record_head.clone()))
+        });
+        let end = (chain.records.newest, chain.records.head.clone(), "the record chain");
+        Walk::over(&RECORDS, &chain.id.sub, 0, manifests, end, recorded)
+    }
+
+    /// Over the archive's journal. What manifests say of it, each account's say: those of all are compared.
+    pub(super) fn journal(state: &RecordState, chains: &[Chain], recorded: &[&Line]) -> Walk<'a> {
+        let manifests = chains.iter().flat_map(|chain| &chain.manifests).filter_map(|manifest| {
+            let beside = manifest.beside.as_ref()?;
+            Some((manifest.day, beside.journal, beside.journal_head.clone()))
+        });
+        let end = (state.newest, state.head.clone(), "the archive");
+        Walk::over(&JOURNAL, "", 0, manifests, end, recorded)
+    }
+
+    fn over(
+        words: &'static Words,
+        sub: &'a str,
+        from: i64,
+        manifests: impl Iterator<Item = (i64, i64, Vec<u8>)>,
+        (newest, head, source): (i64, Vec<u8>, &str),
+        recorded: &[&Line],
+    ) -> Walk<'a> {
         let mut milestones: BTreeMap<i64, Vec<Milestone>> = BTreeMap::new();
+        let mut add = |number: i64, head: Vec<u8>, recorded: bool, source: String| {
+            // Where there is nothing yet, nothing can have been altered.
+            if number > 0 || words.numbers.is_none() {
+                milestones.entry(number).or_default().push(Milestone { head, recorded, source });
+            }
+        };
         for line in recorded {
-            let (_, feed, head) = line.claims();
-            let source = line.to_string();
-            let milestone = Milestone { head: unhex(head).unwrap_or_default(), recorded: true, source };
-            milestones.entry(feed).or_default().push(milestone);
+            if let Some((number, head)) = line.claim(words.chain) {
+                add(number, unhex(head).unwrap_or_default(), true, line.to_string());
+            }
         }
-        for manifest in &chain.manifests {
-            let source = format!("the manifest of {}", day_name(manifest.day));
-            let milestone = Milestone { head: manifest.head.clone(), recorded: false, source };
-            milestones.entry(manifest.feed).or_default().push(milestone);
+        for (day, number, head) in manifests {
+            add(number, head, false, format!("the manifest of {}", day_name(day)));
         }
-        let source = "the account".to_owned();
-        let end = Milestone { head: chain.head.clone(), recorded: false, source };
-        milestones.entry(chain.feed).or_default().push(end);
-        Walk { chain, sub: &chain.id.sub, milestones }
+        add(newest, head, false, source.to_owned());
+        Walk { words, sub, from, newest, milestones }
+    }
+
+    /// The newest number that is walked to.
+    pub(super) fn newest(&self) -> i64 {
+        self.newest
+    }
+
+    /// A problem of this chain in this range of its numbers.
+    fn problem(&self, kind: ProblemKind, what: String, (from, to): (i64, i64)) -> Problem {
+        match self.words.numbers {
+            None => Problem::new(kind, self.sub, what).range(from, to),
+            Some(numbers) if from == to => Problem::new(kind, self.sub, format!("{numbers}, number {from}: {what}")),
+            Some(numbers) => Problem::new(kind, self.sub, format!("{numbers}, numbers {from} to {to}: {what}")),
+        }
     }
 
     /// Before the first entry.
@@ -77,8 +172,8 @@ impl<'a> Walk<'a> {
             entries: 0,
             erased: 0,
             head: Some(START.to_vec()),
-            since: self.chain.from,
-            agreed: self.chain.from,
+            since: self.from,
+            agreed: self.from,
             diverged: false,
             found: Vec::new(),
         };
@@ -132,7 +227,7 @@ impl<'a> Walk<'a> {
 
     /// One number further. Without a leaf the head is not known any more.
     fn advance(&self, at: &mut At, feed: i64, leaf: Option<Hash>) {
-        if feed > self.chain.from {
+        if feed > self.from {
             at.head = match (&at.head, leaf) {
                 (Some(head), Some(leaf)) => Some(link(head, &leaf).to_vec()),
                 _ => None,
@@ -148,9 +243,8 @@ impl<'a> Walk<'a> {
             return;
         }
         let first = at.feed + 1;
-        let what =
-            if first == upto { "an entry is missing from the feed" } else { "entries are missing from the feed" };
-        at.found.push(Problem::new(ProblemKind::Missing, self.sub, what).range(first, upto));
+        let what = if first == upto { self.words.one_missing } else { self.words.many_missing };
+        at.found.push(self.problem(self.words.missing, what.to_owned(), (first, upto)));
         let passed: Vec<i64> = self.milestones.range(first..=upto).map(|(feed, _)| *feed).collect();
         for feed in passed {
             self.advance(at, feed, None);
@@ -173,17 +267,14 @@ impl<'a> Walk<'a> {
             // Where something is missing, that has been said.
             if !agrees && reached.is_some() && !reported {
                 reported = true;
-                let what = format!(
-                    "these entries do not lead to the head that {} keeps ({}): one of them, its time, version, outcome, size, hash or salt was altered, or two were exchanged",
-                    milestone.source,
-                    short(&milestone.head)
-                );
-                at.found.push(Problem::new(ProblemKind::Chain, self.sub, what).range(at.since + 1, feed));
+                let keeper = format!("{} ({})", milestone.source, short(&milestone.head));
+                let what = self.words.what_altered.replace("{}", &keeper);
+                at.found.push(self.problem(self.words.altered, what, (at.since + 1, feed)));
             }
             at.head = Some(milestone.head.clone());
         }
         if milestones.iter().any(|milestone| !milestone.recorded) {
-            at.since = feed.max(self.chain.from);
+            at.since = feed.max(self.from);
         }
     }
 
@@ -196,14 +287,15 @@ impl<'a> Walk<'a> {
             return;
         }
         at.diverged = true;
+        let numbers = self.words.numbers.map(|numbers| format!("{numbers}, ")).unwrap_or_default();
         let what = format!(
-            "the archive does not lead to {} ({}): it was rewritten after number {}",
+            "the archive does not lead to {} ({}): it was rewritten after {numbers}number {}",
             milestone.source,
             short(&milestone.head),
             at.agreed
         );
         let from = (at.agreed + 1).min(feed);
-        at.found.push(Problem::new(ProblemKind::Recorded, self.sub, what).range(from, feed));
+        at.found.push(self.problem(ProblemKind::Recorded, what, (from, feed)));
     }
 }
 

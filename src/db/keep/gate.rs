@@ -53,6 +53,11 @@ impl ArchiveKey {
         self.hash([b"record", raw])
     }
 
+    /// For what was typed, letter by letter.
+    pub(in crate::db) fn typed(&self, kind: &str, value: &str) -> Vec<u8> {
+        self.hash([format!("typed {kind}").as_bytes(), value.as_bytes()])
+    }
+
     pub(super) fn subject(&self, subject: &Subject) -> Vec<u8> {
         self.hash([subject.kind().as_bytes(), subject.normal().as_bytes()])
     }
@@ -91,7 +96,7 @@ pub(in crate::db) struct Gate {
 }
 
 impl Tx {
-    pub(super) async fn held_key(&mut self) -> Result<Option<ArchiveKey>, DbError> {
+    pub(in crate::db) async fn held_key(&mut self) -> Result<Option<ArchiveKey>, DbError> {
         held(self.first(sql(HELD).bind(KEY)).await?)
     }
 
@@ -161,7 +166,7 @@ impl Tx {
     }
 
     /// Which of these hashes have a tombstone, and whether it is counted.
-    async fn buried(
+    pub(super) async fn buried(
         &mut self,
         account: i64,
         hashes: impl Iterator<Item = Vec<u8>>,

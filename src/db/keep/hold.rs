@@ -3,10 +3,12 @@
 //! A hold keeps what was typed, since it must find what is announced later; it goes when it is released. The journal
 //! only grows and keeps a keyed hash in its place.
 
+use super::super::proof::JOURNAL;
 use super::super::{Arg, Db, DbError, Row, Tx, sql};
 use super::gate::ArchiveKey;
 use crate::clock::Time;
 use crate::model::Subject;
+use crate::proof::JournalRecord;
 
 /// Something that is to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,12 +241,39 @@ impl Tx {
         account: Option<i64>,
         (segments, records): (u64, u64),
     ) -> Result<(), DbError> {
-        let stmt = sql("insert into journal (at, who, what, account, kind, subject, segments, records, hold, reason)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
         let subject = entry.subject.as_ref();
-        let hash = subject.map(|subject| bytes::Bytes::from(key.subject(subject)));
+        let hash = subject.map(|subject| key.subject(subject));
+        // A hold is compared with its entry as long as it stands: also by what was typed.
+        let typed = subject.filter(|_| entry.what == Done::Hold);
+        let typed = typed.map(|subject| key.typed(subject.kind(), subject.value()));
+        let sub = self.first(sql("select sub from account where id = $1").bind(account.unwrap_or(-1))).await?;
+        let sub = sub.map(|row| row.text(0)).transpose()?;
+        let mut chain = self.record_chain(JOURNAL).await?;
+        chain.append(|record, _| {
+            let record = JournalRecord {
+                record,
+                at: at.0,
+                who: &entry.who,
+                what: entry.what.name(),
+                sub: sub.as_deref(),
+                kind: subject.map(Subject::kind),
+                subject: hash.as_deref(),
+                segments: i64::try_from(segments).unwrap_or(i64::MAX),
+                records: i64::try_from(records).unwrap_or(i64::MAX),
+                hold: entry.hold,
+                reason: entry.reason.as_deref(),
+                value_hash: typed.as_deref(),
+            };
+            record.leaf()
+        });
+        self.keep_record_chain(chain).await?;
+        let stmt = sql(
+            "insert into journal (at, who, what, account, kind, subject, segments, records, hold, reason, value_hash)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        );
+        let bytes = |hash: Option<Vec<u8>>| Arg::Bytes(hash.map(bytes::Bytes::from));
         let stmt = stmt.bind(at).bind(&entry.who).bind(entry.what.name()).bind(account);
-        let stmt = stmt.bind(subject.map(Subject::kind)).bind(Arg::Bytes(hash)).bind(segments).bind(records);
-        self.run(stmt.bind(entry.hold).bind(entry.reason.clone())).await.map(drop)
+        let stmt = stmt.bind(subject.map(Subject::kind)).bind(bytes(hash)).bind(segments).bind(records);
+        self.run(stmt.bind(entry.hold).bind(entry.reason.clone()).bind(bytes(typed))).await.map(drop)
     }
 }

@@ -1,6 +1,6 @@
 //! Writing the daily manifests.
 
-use super::{Db, DbError, Manifest, START, day_over, sql};
+use super::{Beside, Db, DbError, JOURNAL, Manifest, START, day_over, sql};
 use crate::clock::Time;
 use crate::db::Owned;
 use crate::proof;
@@ -19,7 +19,9 @@ impl Db {
         let row = tx.first(stmt.bind(owned.account).bind(owned.epoch)).await?;
         let row = row.ok_or_else(|| DbError::lost(owned.account))?;
         let day = day_over(now);
-        let stmt = sql("select day, feed, ledger from manifest where account = $1 order by day desc limit 1");
+        let stmt = sql(
+            "select day, feed, ledger, records, journal from manifest where account = $1 order by day desc limit 1",
+        );
         let newest = tx.first(stmt.bind(owned.account)).await?;
         let stmt = sql("select day, segments, digest_high, digest_low from announced where account = $1 order by day");
         let days = tx.all(stmt.bind(owned.account)).await?;
@@ -27,6 +29,9 @@ impl Db {
             .iter()
             .map(|row| Ok([row.int(0)?, row.int(1)?, row.int(2)?, row.int(3)?]))
             .collect::<Result<Vec<_>, DbError>>()?;
+        let (records, record_head) = tx.record_head(owned.account).await?;
+        let (journal, journal_head) = tx.record_head(JOURNAL).await?;
+        let beside = Beside { records, record_head, journal, journal_head };
         let mut manifest = Manifest {
             sub: row.text(0)?,
             day,
@@ -37,11 +42,16 @@ impl Db {
             ledger: proof::ledger(days.iter().copied()).to_vec(),
             sealed: now.0,
             previous: row.maybe_bytes(4)?.unwrap_or(START.to_vec()),
+            beside: Some(beside.clone()),
             hash: Vec::new(),
         };
         let new = match newest {
-            Some(row) => row.int(0)? < day && (row.int(1)?, row.bytes(2)?) != (manifest.feed, manifest.ledger.clone()),
-            None => manifest.feed > manifest.from || !days.is_empty(),
+            Some(row) => {
+                row.int(0)? < day
+                    && ((row.int(1)?, row.bytes(2)?) != (manifest.feed, manifest.ledger.clone())
+                        || (row.maybe_int(3)?, row.maybe_int(4)?) != (Some(records), Some(journal)))
+            }
+            None => manifest.feed > manifest.from || !days.is_empty() || records > 0,
         };
         if !new {
             tx.commit().await?;
@@ -49,11 +59,13 @@ impl Db {
         }
         manifest.hash = manifest.digest().to_vec();
         let stmt =
-            sql("insert into manifest (account, day, chain_from, feed, head, segments, ledger, sealed, previous, hash)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+            sql("insert into manifest (account, day, chain_from, feed, head, segments, ledger, sealed, previous, hash, records, record_head, journal, journal_head)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)");
         let stmt = stmt.bind(owned.account).bind(day).bind(manifest.from).bind(manifest.feed);
         let stmt = stmt.bind(manifest.head.clone()).bind(manifest.segments).bind(manifest.ledger.clone()).bind(now);
-        tx.run(stmt.bind(manifest.previous.clone()).bind(manifest.hash.clone())).await?;
+        let stmt = stmt.bind(manifest.previous.clone()).bind(manifest.hash.clone());
+        let stmt = stmt.bind(beside.records).bind(beside.record_head);
+        tx.run(stmt.bind(beside.journal).bind(beside.journal_head)).await?;
         let stmt = sql("update account set manifest = $2 where id = $1");
         tx.run(stmt.bind(owned.account).bind(manifest.hash.clone())).await?;
         tx.commit().await?;
