@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("clock", &["*"]),
     ("lenient_json", &["*"]),
+    ("descriptors", &["*"]),
     ("model", &["*", "-clock", "-lenient_json"]),
     ("backoff", &["*", "-clock"]),
     ("sliding", &["*", "-clock"]),
@@ -16,7 +17,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("standing", &["*", "-clock", "-backoff"]),
     ("sim", &["*", "-clock", "-model"]),
     ("config", &["*", "-clock", "-model"]),
-    ("ringcx", &["*", "-clock", "-lenient_json", "-model", "-backoff", "-sliding"]),
+    ("ringcx", &["*", "-clock", "-descriptors", "-lenient_json", "-model", "-backoff", "-sliding"]),
     ("proof", &["*", "-clock", "-model"]),
     ("health", &["*", "-clock"]),
     ("planted", &["*"]),
