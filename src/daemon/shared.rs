@@ -1,12 +1,13 @@
 //! What the parts of one daemon share.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
 
+use super::roster::Registered;
 use crate::account::{Account, metadata_budget_name};
 use crate::clock::Clock;
 use crate::config::{Auth, LimitScope, Limits, Settings};
@@ -41,7 +42,7 @@ pub struct Shared {
     /// Which sinks rest, and why.
     pub sinks: Arc<Board>,
     session: AtomicBool,
-    beats: AtomicU64,
+    registered: watch::Sender<Option<Registered>>,
 }
 
 impl Shared {
@@ -73,7 +74,7 @@ impl Shared {
             findings: Arc::default(),
             sinks: Arc::default(),
             session: AtomicBool::new(false),
-            beats: AtomicU64::new(0),
+            registered: watch::Sender::new(None),
         }))
     }
 
@@ -131,9 +132,15 @@ impl Shared {
         self.session.store(works, Ordering::Relaxed);
     }
 
-    /// Counts a sign of life; returns how many there were.
-    pub fn beat(&self) -> u64 {
-        self.beats.fetch_add(1, Ordering::Relaxed) + 1
+    /// The accounts to be worked on, as the registry last found them; `None` until it has.
+    pub fn registered(&self) -> watch::Receiver<Option<Registered>> {
+        self.registered.subscribe()
+    }
+
+    /// For the registry.
+    pub fn set_registered(&self, registered: Registered) {
+        self.registered
+            .send_if_modified(|held| held.replace(registered.clone()).is_none_or(|before| before != registered));
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::account::{Account, Live};
+use crate::account::{Account, Live, PauseLog};
 use crate::clock::{Clock, Time};
 use crate::db::{Access, Db, PauseRow};
 use crate::fetch::committer::Storage;
@@ -106,6 +106,7 @@ impl Server {
                 discover: tokio::sync::Notify::new(),
                 findings: shared.findings.clone(),
                 live: Live::default(),
+                pauses: PauseLog::default(),
             }));
         }
         shared.set_accounts(accounts);
