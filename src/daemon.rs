@@ -89,7 +89,7 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     let (waits, seen) = watch::channel(None);
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        opened = crate::http::meanwhile(listener.as_ref(), seen, open_patiently(&settings, &clock, waits)) => opened,
+        opened = crate::http::meanwhile(listener.as_ref(), &settings.http, seen, open_patiently(&settings, &clock, waits)) => opened,
     };
     let (db, lock) = opened?;
     let shared = Shared::new(settings, db.clone(), clock)?;

@@ -10,6 +10,7 @@ mod changed;
 mod coverage;
 mod deliver;
 mod dialect;
+mod ended_session;
 mod error;
 mod guest;
 mod item;
