@@ -140,7 +140,10 @@ impl Db {
     /// As [`Db::open_sqlite`].
     pub async fn open_sqlite_to_serve(path: &Path, lock: &Arc<FileLock>) -> Result<Db, DbError> {
         let db = Db::sqlite(path, Access::Own, Some(lock.clone())).await?;
-        db.stamp(lock).await?;
+        // A file that cannot be written to is told of by whoever first has something to write.
+        if let Err(error) = db.stamp(lock).await {
+            tracing::debug!(%error, "failed to mark the database file; that it is overwritten will not be noticed");
+        }
         Ok(db)
     }
 
