@@ -1,6 +1,6 @@
 //! What every stage needs to work for one account: its ids, its place in the database, its share of the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::clock::{Clock, Tick, Time};
 use crate::config::AccountPolicy;
-use crate::db::{Db, Owned, Refusal};
+use crate::db::{Db, Owned, PauseRow, Refusal};
 use crate::health::{Finding, FindingRegistry, Severity};
 use crate::model::{AccountId, Endpoint, Lane};
 use crate::ringcx::limits::{Budget, Pacer, Setback};
@@ -55,9 +55,24 @@ pub struct Account {
     pub findings: Arc<FindingRegistry>,
     /// Figures that only this process knows.
     pub live: Live,
+    /// Pauses and their ends on their way into the database.
+    pub pauses: PauseLog,
 }
 
 impl Account {
+    /// An endpoint is paused; recorded at once, or as soon as the database takes it.
+    pub async fn paused(&self, pause: PauseRow) {
+        self.pauses.push(PauseChange::Paused(pause));
+        self.pauses.write(self).await;
+    }
+
+    /// A pause is over; `waited` does not count against the items that waited. Recorded at once, or as soon as the database
+    /// takes it: until then `/readyz` would show a pause that there is not.
+    pub async fn resumed(&self, endpoint: Endpoint, waited: Option<(Time, Time)>) {
+        self.pauses.push(PauseChange::Resumed(endpoint, waited));
+        self.pauses.write(self).await;
+    }
+
     /// A request was refused with 429: slows down all that leaves for the account, and sees to it that whoever works on it
     /// next goes on from there.
     pub async fn refused(&self, retry_after: Option<Duration>) {
@@ -112,6 +127,71 @@ impl Account {
             false => Tick(tick.0.saturating_sub(now.since(refusal.until))),
         };
         self.pacer.resume(Setback { pause_until, share: f64::from(refusal.share) / SHARE, times: refusal.times });
+    }
+}
+
+/// What happened to an endpoint, in the order in which it is recorded.
+#[derive(Debug, Clone)]
+enum PauseChange {
+    Paused(PauseRow),
+    Resumed(Endpoint, Option<(Time, Time)>),
+}
+
+/// Pauses and their ends that the database has not taken yet. Whoever works on the account writes them again until it does.
+#[derive(Debug, Default)]
+pub struct PauseLog {
+    changes: Mutex<VecDeque<PauseChange>>,
+    /// One writer at a time keeps the order.
+    writer: tokio::sync::Mutex<()>,
+}
+
+impl PauseLog {
+    fn push(&self, change: PauseChange) {
+        let mut changes = self.changes();
+        // A longer pause replaces the one that it prolongs.
+        if let (PauseChange::Paused(new), Some(PauseChange::Paused(last))) = (&change, changes.back())
+            && new.endpoint == last.endpoint
+        {
+            changes.pop_back();
+        }
+        changes.push_back(change);
+    }
+
+    /// Writes what waits; what the database does not take now goes on waiting.
+    pub async fn write(&self, account: &Account) {
+        let _writer = self.writer.lock().await;
+        loop {
+            let Some(change) = self.changes().front().cloned() else { return };
+            let written = match &change {
+                PauseChange::Paused(pause) => account.db.pause(pause).await,
+                PauseChange::Resumed(endpoint, waited) => {
+                    account.db.resume(account.owned.account, *endpoint, *waited).await
+                }
+            };
+            match written {
+                Ok(()) => {}
+                Err(error) if error.is_passing() => {
+                    tracing::debug!(account = %account.id, %error, "failed to record a pause or its end; trying again");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(account = %account.id, %error, "failed to record a pause or its end");
+                }
+            }
+            let mut changes = self.changes();
+            let same = |front: &PauseChange| match (front, &change) {
+                (PauseChange::Paused(front), PauseChange::Paused(written)) => front == written,
+                (PauseChange::Resumed(..), PauseChange::Resumed(..)) => true,
+                _ => false,
+            };
+            if changes.front().is_some_and(same) {
+                changes.pop_front();
+            }
+        }
+    }
+
+    fn changes(&self) -> MutexGuard<'_, VecDeque<PauseChange>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod credential;
 pub mod delivery;
 pub mod discovery;
 pub mod drain;
+pub mod heartbeat;
 pub mod indexing;
 pub mod manifests;
 pub mod retention;
@@ -19,6 +20,7 @@ pub mod shared;
 pub mod sharing;
 pub mod signals;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -27,12 +29,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{DatabaseUrl, Settings};
-use crate::db::{Access, Db, DbError, FileLock};
+use crate::db::{Db, DbError, FileLock};
 use crate::http::Trouble;
 use shared::Shared;
 
 /// Between tries to open a database that is away.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// How often systemd's watchdog is told that the daemon lives.
+const WATCHDOG_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long the end of everything may take before the process gives up on order.
 const LAST_ORDERS: Duration = Duration::from_secs(9);
@@ -41,11 +46,11 @@ const LAST_ORDERS: Duration = Duration::from_secs(9);
 ///
 /// # Errors
 /// Where it cannot be opened, or another daemon holds it.
-pub async fn open(settings: &Settings) -> anyhow::Result<(Db, Option<FileLock>)> {
+pub async fn open(settings: &Settings) -> anyhow::Result<(Db, Option<Arc<FileLock>>)> {
     match &settings.database.url {
         DatabaseUrl::Sqlite(path) => {
-            let lock = FileLock::take(path)?;
-            Ok((Db::open_sqlite(path, Access::Own).await?, Some(lock)))
+            let lock = Arc::new(FileLock::take(path)?);
+            Ok((Db::open_sqlite_to_serve(path, &lock).await?, Some(lock)))
         }
         DatabaseUrl::Postgres(url) => Ok((Db::open_postgres_to_serve(url, 12).await?, None)),
     }
@@ -57,7 +62,7 @@ async fn open_patiently(
     settings: &Settings,
     clock: &Clock,
     waits: watch::Sender<Option<Trouble>>,
-) -> anyhow::Result<(Db, Option<FileLock>)> {
+) -> anyhow::Result<(Db, Option<Arc<FileLock>>)> {
     loop {
         match open(settings).await {
             Err(error) if is_passing(&error) => {
@@ -85,7 +90,7 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     let (waits, seen) = watch::channel(None);
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        opened = crate::http::meanwhile(listener.as_ref(), seen, open_patiently(&settings, &clock, waits)) => opened,
+        opened = crate::http::meanwhile(listener.as_ref(), &settings.http, seen, open_patiently(&settings, &clock, waits)) => opened,
     };
     let (db, lock) = opened?;
     let shared = Shared::new(settings, db.clone(), clock)?;
@@ -94,6 +99,10 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     if let Some(listener) = listener {
         let (shared, stop) = (shared.clone(), stop.clone());
         tasks.spawn(async move { crate::http::serve(listener, shared, stop).await.context("the HTTP server failed") });
+    }
+    {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { roster::run(shared, stop).await.context("the account registry ended") });
     }
     {
         let (shared, stop) = (shared.clone(), stop.clone());
@@ -120,7 +129,16 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
         tasks.spawn(async move { credential::run(shared, stop).await });
     }
     let mut outcome = Ok(());
-    while let Some(ended) = tasks.join_next().await {
+    loop {
+        // Waits for nothing: systemd is told that the daemon lives, also while the database or the API does not answer.
+        let ended = tokio::select! {
+            ended = tasks.join_next() => ended,
+            () = tokio::time::sleep(WATCHDOG_INTERVAL) => {
+                signals::alive();
+                continue;
+            }
+        };
+        let Some(ended) = ended else { break };
         let ended = ended.context("a part of the daemon ended abnormally").and_then(|result| result);
         if outcome.is_ok() {
             outcome = match ended {
@@ -130,8 +148,11 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
         }
         stop.cancel();
     }
-    // Close what is open, so that SQLite folds its log back; a database that hangs must not keep us.
-    let _ = tokio::time::timeout(Duration::from_secs(2), db.close()).await;
+    // Close what is open, so that SQLite folds its log back, unless another file stands in its place by now; a database that
+    // hangs must not keep us.
+    if !db.is_replaced() {
+        let _ = tokio::time::timeout(Duration::from_secs(2), db.close()).await;
+    }
     drop(lock);
     outcome
 }

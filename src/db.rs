@@ -10,6 +10,7 @@ mod changed;
 mod coverage;
 mod deliver;
 mod dialect;
+mod ended_session;
 mod error;
 mod guest;
 mod item;
@@ -29,6 +30,7 @@ mod reserve;
 mod search;
 mod settle;
 mod sql;
+mod unusable;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -70,6 +72,7 @@ pub use report::Counts;
 pub use search::{Doc, FoundRow, IndexBatch, IndexEntry, IndexLag, IndexRow, IndexSlice, Lookup, Needle, TodoRow};
 pub use settle::{BrokenAnswer, Settled, Settlement};
 pub use sql::{Arg, Row, Stmt, Tx, sql};
+pub use unusable::Unusable;
 pub use work::{Claim, Class, QueueFilter, QueueRow, classes};
 
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -100,6 +103,9 @@ pub struct SqlitePools {
     pub(crate) reader: SqlitePool,
     pub(crate) path: PathBuf,
     pub(crate) crowds: search::Crowds,
+    /// The daemon's own: what tells whether the file is still the one that was opened.
+    pub(crate) lock: Option<Arc<FileLock>>,
+    pub(crate) suspended: unusable::Suspension,
 }
 
 /// Postgres' connections.
@@ -107,6 +113,7 @@ pub struct PgPools {
     pub(crate) pool: PgPool,
     /// How long a statement may take; `None` for commands, at which a person sits.
     pub(crate) patience: Option<Duration>,
+    pub(crate) suspended: unusable::Suspension,
 }
 
 /// What a command means to do with the database.
@@ -124,6 +131,23 @@ impl Db {
     /// # Errors
     /// Where the file or its folder cannot be created or read, or the file is from a newer version.
     pub async fn open_sqlite(path: &Path, access: Access) -> Result<Db, DbError> {
+        Db::sqlite(path, access, None).await
+    }
+
+    /// The same for the daemon, which holds the lock: it notices where the file is replaced.
+    ///
+    /// # Errors
+    /// As [`Db::open_sqlite`].
+    pub async fn open_sqlite_to_serve(path: &Path, lock: &Arc<FileLock>) -> Result<Db, DbError> {
+        let db = Db::sqlite(path, Access::Own, Some(lock.clone())).await?;
+        // A file that cannot be written to is told of by whoever first has something to write.
+        if let Err(error) = db.stamp(lock).await {
+            tracing::debug!(%error, "failed to mark the database file; that it is overwritten will not be noticed");
+        }
+        Ok(db)
+    }
+
+    async fn sqlite(path: &Path, access: Access, lock: Option<Arc<FileLock>>) -> Result<Db, DbError> {
         if access == Access::Own {
             lock::create_private(path)?;
         } else if !path.exists() {
@@ -161,6 +185,8 @@ impl Db {
             reader,
             path: path.to_owned(),
             crowds: search::Crowds::default(),
+            lock,
+            suspended: unusable::Suspension::default(),
         }));
         db.prepare(access).await.map_err(|error| error.while_opening(path))?;
         Ok(db)
@@ -188,8 +214,7 @@ impl Db {
         connections: u32,
         patience: Option<Duration>,
     ) -> Result<Db, DbError> {
-        let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::url)?;
-        let options = options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENTS);
+        let options = postgres_options(url)?;
         let pool = PgPoolOptions::new()
             .max_connections(connections.max(2))
             .acquire_timeout(Duration::from_secs(10))
@@ -207,9 +232,20 @@ impl Db {
             Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect(why_not(&options).await)),
             pool => pool.map_err(DbError::connect)?,
         };
-        let db = Db::Postgres(Arc::new(PgPools { pool, patience }));
+        let db = Db::Postgres(Arc::new(PgPools { pool, patience, suspended: unusable::Suspension::default() }));
         db.prepare(access).await?;
         Ok(db)
+    }
+
+    /// Has new connections to Postgres use this URL: a password may have been rotated.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn set_url(&self, url: &SecretString) -> Result<(), DbError> {
+        if let Db::Postgres(pools) = self {
+            pools.pool.set_connect_options(postgres_options(url)?);
+        }
+        Ok(())
     }
 
     /// The SQLite file, where there is one.
@@ -256,14 +292,7 @@ impl Db {
     }
 
     async fn prepare(&self, access: Access) -> Result<(), DbError> {
-        let newest = match self {
-            Db::Sqlite(_) => &SQLITE,
-            Db::Postgres(_) => &POSTGRES,
-        }
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0);
+        let newest = self.known_migrations().max().unwrap_or(0);
         let held = self.applied().await?.into_iter().max().unwrap_or(0);
         if held > newest {
             return Err(DbError::newer(held, newest));
@@ -276,6 +305,14 @@ impl Db {
             Access::Existing if held < newest => Err(DbError::older(held, newest)),
             Access::Existing => Ok(()),
         }
+    }
+
+    fn known_migrations(&self) -> impl Iterator<Item = i64> {
+        let migrator = match self {
+            Db::Sqlite(_) => &SQLITE,
+            Db::Postgres(_) => &POSTGRES,
+        };
+        migrator.iter().map(|migration| migration.version)
     }
 
     async fn applied(&self) -> Result<Vec<i64>, DbError> {
@@ -325,6 +362,11 @@ impl std::fmt::Debug for Db {
             Db::Postgres(_) => "Db::Postgres",
         })
     }
+}
+
+fn postgres_options(url: &SecretString) -> Result<PgConnectOptions, DbError> {
+    let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::url)?;
+    Ok(options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENTS))
 }
 
 /// What keeps a connection from coming about: the pool says only that it took too long.

@@ -132,7 +132,10 @@ impl Discoverer {
             Plan::Wait { until } => Ok(Progress::Idle(until.plus_millis(-skew).max(local.plus_millis(10)))),
             Plan::Read(want) => {
                 self.standing.admit(local);
-                self.read(want).await?;
+                if let Err(error) = self.read(want).await {
+                    self.standing.abandon();
+                    return Err(error);
+                }
                 Ok(Progress::Did)
             }
         }
@@ -264,7 +267,7 @@ impl Discoverer {
         self.account.clear_redirect(Endpoint::Metadata);
         if let crate::standing::Meaning::Recovered(_) = self.standing.answered() {
             tracing::info!(account = %self.account.id, endpoint = %Endpoint::Metadata, "works again");
-            self.account.db.resume(self.account.owned.account, Endpoint::Metadata, None).await?;
+            self.account.resumed(Endpoint::Metadata, None).await;
         }
         for id in &reading.finished {
             tracing::info!(account = %self.account.id, backfill = id, "backfill is complete");
@@ -326,9 +329,7 @@ impl Discoverer {
             status: error.pause_status(),
             reason: error.to_string(),
         };
-        if let Err(error) = self.account.db.pause(&row).await {
-            tracing::warn!(account = %self.account.id, %error, "failed to record a pause");
-        }
+        self.account.paused(row).await;
     }
 }
 

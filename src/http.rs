@@ -9,7 +9,7 @@
 //! | `/` | the dashboard, kept up to date by `/events` |
 //! | `/search`, `/conversation` | what customers said, for those who know `http.token` (`/login`, `/logout`); 404 without one |
 //!
-//! A client can hold up neither the daemon nor other clients: connections, viewers, the size and time of a request's head,
+//! A client can hold up neither the daemon nor other clients: connections (the one that lies idle the longest goes first), viewers, the size and time of a request's head,
 //! and the time that an answer may lie unread are all bounded. `guard` says what else every request has to pass.
 
 mod board;
@@ -33,12 +33,13 @@ mod words;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -48,16 +49,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::daemon::shared::Shared;
+use crate::descriptors;
 
 use guard::Hosts;
 use site::Site;
-use socket::Patient;
+use socket::{Activity, LogThrottle, Patient};
 
 pub use ready::Trouble;
 pub use starting::meanwhile;
 
-/// Connections at once; more wait until one ends.
-const CONNECTIONS: usize = 256;
 /// How long a request's head may take to come, and a connection may lie idle between two.
 const HEAD: Duration = Duration::from_secs(15);
 /// How large a request's head may be.
@@ -144,8 +144,13 @@ fn machine() -> Option<String> {
     hostname::get().ok().and_then(|name| name.into_string().ok())
 }
 
+/// Accepts connections, as many at once as there are descriptors for. Where all places are taken, the connection that has lain
+/// idle the longest is closed for the new one.
 async fn accept(listener: &TcpListener, router: Router, connections: &mut JoinSet<()>, stop: &CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(descriptors::shares().connections));
+    let mut open: Vec<Weak<Activity>> = Vec::new();
+    let mut waiting: Option<TcpStream> = None;
+    let failures = LogThrottle::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -154,42 +159,68 @@ async fn accept(listener: &TcpListener, router: Router, connections: &mut JoinSe
                     tracing::error!(%error, "an HTTP connection ended abnormally");
                 }
             }
-            accepted = next(listener, &places) => {
-                if let Some((stream, place)) = accepted {
-                    connections.spawn(converse(stream, place, router.clone(), stop.clone()));
+            accepted = listener.accept(), if waiting.is_none() => match accepted {
+                Ok((stream, _)) => waiting = Some(stream),
+                Err(error) => {
+                    if let Some(unlogged) = failures.admit() {
+                        tracing::warn!(%error, unlogged, "failed to accept an HTTP connection");
+                    }
+                    // Out of file descriptors, as a rule: give others time to close theirs.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
                 }
+            }
+        }
+        let Some(stream) = waiting.take() else { continue };
+        match places.clone().try_acquire_owned() {
+            Ok(place) => {
+                let activity = Arc::new(Activity::new());
+                open.retain(|activity| activity.strong_count() > 0);
+                open.push(Arc::downgrade(&activity));
+                connections.spawn(converse(stream, place, activity, router.clone(), stop.clone()));
+            }
+            Err(_) => {
+                let idle = open.iter().filter_map(Weak::upgrade).filter(|activity| activity.is_idle());
+                if let Some(longest) = idle.min_by_key(|activity| activity.last()) {
+                    longest.close();
+                }
+                waiting = Some(stream);
             }
         }
     }
 }
 
-/// The next connection, once there is a place for it.
-async fn next(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
-        Err(error) => {
-            tracing::warn!(%error, "failed to accept an HTTP connection");
-            // Out of file descriptors, as a rule: give others time to close theirs.
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            None
-        }
-    }
-}
-
-/// Answers one connection's requests until it ends or the daemon does.
-async fn converse(stream: TcpStream, place: OwnedSemaphorePermit, router: Router, stop: CancellationToken) {
+/// Answers one connection's requests until it ends, its place is needed, or the daemon ends.
+async fn converse(
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    activity: Arc<Activity>,
+    router: Router,
+    stop: CancellationToken,
+) {
     let _ = stream.set_nodelay(true);
-    let stream = TokioIo::new(Patient::new(stream, UNREAD));
+    let stream = TokioIo::new(Patient::new(stream, UNREAD, activity.clone()));
+    let answers = TowerToHyperService::new(router);
+    let at_work = activity.clone();
+    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        // Whoever sends a form slowly is waited for by nobody.
+        let work = (request.method() != hyper::Method::POST).then(|| at_work.begin());
+        let answer = answers.call(request);
+        async move {
+            let answer = answer.await;
+            drop(work);
+            answer
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_SIZE)
         .max_headers(HEADERS)
-        .serve_connection(stream, TowerToHyperService::new(router));
+        .serve_connection(stream, service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = activity.closed() => Ok(()),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

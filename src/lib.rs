@@ -30,6 +30,7 @@ pub mod sink;
 pub mod table;
 
 pub mod deliver;
+pub mod descriptors;
 pub mod index;
 pub mod keeping;
 pub mod proof;

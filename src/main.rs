@@ -14,6 +14,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     keep_memory_private();
+    ringcx_extractor::descriptors::raise_limit();
     ringcx::install_tls();
     match run(Cli::parse()) {
         Ok(status) => ExitCode::from(status),

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::charset::Charset;
 use crate::clock::{Clock, Time};
+use crate::descriptors;
 use crate::model::{Endpoint, path_part};
 
 pub mod accounts;
@@ -98,6 +99,8 @@ struct Inner {
     idle: Duration,
     /// The turn of an answer that is large.
     large: Arc<Semaphore>,
+    /// Places for requests under way: each may hold a descriptor.
+    sockets: Arc<Semaphore>,
     observer: OnceLock<Arc<dyn Observe>>,
 }
 
@@ -128,7 +131,8 @@ impl Api {
         // HTTP/2 connection would hold up every transcript behind it.
         let bulk = built(client_of_bulk(&hosts, idle))?;
         let (large, observer) = (Arc::new(Semaphore::new(1)), OnceLock::new());
-        Ok(Api(Arc::new(Inner { hosts, client, bulk, clock, skew: Skew::new(), idle, large, observer })))
+        let sockets = Arc::new(Semaphore::new(descriptors::shares().requests));
+        Ok(Api(Arc::new(Inner { hosts, client, bulk, clock, skew: Skew::new(), idle, large, sockets, observer })))
     }
 
     /// Has `observer` told of every request. The first one set stays.
@@ -168,8 +172,25 @@ impl Api {
         self.0.idle
     }
 
+    /// A place for a request under way, to be waited for before its permit is used: what leaves late is counted late.
+    pub(crate) async fn socket(&self) -> Option<OwnedSemaphorePermit> {
+        // An error would mean that the semaphore was closed, which nobody does.
+        self.0.sockets.clone().acquire_owned().await.ok()
+    }
+
     /// Sends one request, once, and waits for its headers.
     pub(crate) async fn send(&self, endpoint: Endpoint, request: RequestBuilder) -> Result<Answer, ApiError> {
+        let socket = self.socket().await;
+        self.send_on(socket, endpoint, request).await
+    }
+
+    /// The same in a place that was waited for.
+    pub(crate) async fn send_on(
+        &self,
+        socket: Option<OwnedSemaphorePermit>,
+        endpoint: Endpoint,
+        request: RequestBuilder,
+    ) -> Result<Answer, ApiError> {
         let (sent, left) = (self.0.clock.now(), self.0.clock.tick());
         // Not the client's own read time-out: it also runs while nobody reads, which a slow database makes happen.
         let outcome = tokio::time::timeout(self.0.idle, request.send()).await;
@@ -184,7 +205,7 @@ impl Api {
         }
         let response = outcome?;
         self.0.skew.observe(response.headers(), sent, self.0.clock.now());
-        Ok(Answer::new(response, endpoint, self.0.idle, self.0.large.clone()))
+        Ok(Answer::new(response, endpoint, self.0.idle, self.0.large.clone(), socket))
     }
 }
 
@@ -199,7 +220,7 @@ fn client(hosts: &Hosts, idle: Duration) -> ClientBuilder {
         .tcp_keepalive(Duration::from_secs(30))
         // Shorter than what load balancers allow, so that a request seldom meets a connection that is being closed.
         .pool_idle_timeout(Duration::from_secs(30))
-        .pool_max_idle_per_host(4096)
+        .pool_max_idle_per_host(descriptors::shares().idle_per_host)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .http2_keep_alive_timeout(Duration::from_secs(10));
     let urls = [&hosts.platform, &hosts.ringcx, &hosts.summary].map(|base| Url::parse(base).ok());
@@ -211,7 +232,7 @@ fn client(hosts: &Hosts, idle: Duration) -> ClientBuilder {
 }
 
 fn client_of_bulk(hosts: &Hosts, idle: Duration) -> ClientBuilder {
-    client(hosts, idle).http1_only().pool_max_idle_per_host(64)
+    client(hosts, idle).http1_only().pool_max_idle_per_host(descriptors::shares().idle_per_host.min(64))
 }
 
 fn is_loopback(url: &Url) -> bool {

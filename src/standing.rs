@@ -90,6 +90,14 @@ impl Standing {
         }
     }
 
+    /// The one request that went to see ended without any answer: another one goes after `wait`.
+    pub fn probe_lost(&mut self, now: Time, wait: Duration) {
+        if let Some(pause) = self.paused.as_mut().filter(|pause| pause.probing) {
+            pause.probing = false;
+            pause.until = now + wait;
+        }
+    }
+
     /// Rests until then, for a reason that is not the endpoint's own: the login is away.
     pub fn rest(&mut self, now: Time, until: Time) {
         let since = self.paused.as_ref().map_or(now, |pause| pause.since);
@@ -184,6 +192,19 @@ mod tests {
         assert!(standing.admit(Time(30_000)));
         assert_eq!(standing.answered(), Meaning::Recovered(Time(0)));
         assert!(standing.admit(Time(30_000)));
+    }
+
+    #[test]
+    fn a_probe_that_is_lost_leaves_the_endpoint_to_another_one() {
+        let mut standing = Standing::default();
+        standing.probe_lost(Time(0), FIRST);
+        assert!(standing.pause().is_none());
+        standing.failed(Fault::Unauthorised, "x", Time(0), FIRST, 1.0);
+        standing.probe_lost(Time(1), FIRST);
+        assert_eq!(standing.pause().unwrap().until, Time(10_000), "none was under way");
+        assert!(standing.admit(Time(10_000)));
+        standing.probe_lost(Time(10_500), FIRST);
+        assert!(!standing.admit(Time(20_499)) && standing.admit(Time(20_500)));
     }
 
     #[test]

@@ -218,10 +218,11 @@ fn database(reader: &mut Reader<'_>) -> Option<Database> {
     let section = reader.section("database");
     let url = database_url(reader, &section);
     let instance = instance(reader, &section);
-    Some(Database { url: url?, instance: instance? })
+    let (url, url_file) = url?;
+    Some(Database { url, url_file, instance: instance? })
 }
 
-fn database_url(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<DatabaseUrl> {
+fn database_url(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<(DatabaseUrl, Option<PathBuf>)> {
     const HINT: &str = r#"give "sqlite:relative/path.db", "sqlite:///absolute/path.db" or "postgres://user:password@host/database" (what is special in a password percent-encoded)"#;
     let given: Given<Secret> = match reader.secret(section, "url") {
         Some(given) => given,
@@ -236,14 +237,20 @@ fn database_url(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Databa
         }
         _ => Err("is of no known database".to_owned()),
     };
-    parsed.map_err(|what| reader.refuse::<_, ()>(&given, what, HINT)).ok()
+    let file = given.value.file.clone();
+    parsed.map(|url| (url, file)).map_err(|what| reader.refuse::<_, ()>(&given, what, HINT)).ok()
 }
 
 fn instance(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<String> {
+    // Postgres' indexes take 2,704 bytes.
+    const LONGEST_NAME: usize = 512;
     const HINT: &str = "set database.instance to a name that is the same after a restart";
     if let Some(given) = reader.text(section, "instance") {
         if given.value.chars().any(char::is_control) {
             return reader.refuse(&given, "holds a control character".to_owned(), HINT);
+        }
+        if given.value.len() > LONGEST_NAME {
+            return reader.refuse(&given, format!("is longer than {LONGEST_NAME} bytes"), HINT);
         }
         return Some(given.value);
     }

@@ -248,8 +248,28 @@ pub struct Fetch {
 pub struct Database {
     /// Which database.
     pub url: DatabaseUrl,
+    /// The file that the URL came from.
+    pub url_file: Option<PathBuf>,
     /// This replica's name, the same after a restart.
     pub instance: String,
+}
+
+impl Database {
+    /// The Postgres URL, read again where it came from a file; `None` for SQLite.
+    ///
+    /// # Errors
+    /// Where the file can no longer be read or names no Postgres database.
+    pub fn reread(&self) -> Result<Option<SecretString>, ConfigError> {
+        let DatabaseUrl::Postgres(url) = &self.url else { return Ok(None) };
+        let Some(file) = &self.url_file else { return Ok(Some(url.clone())) };
+        let wrong = |what| ConfigError {
+            key: "database.url_file".to_owned(),
+            place: None,
+            what,
+            hint: secret::FILE_HINT.to_owned(),
+        };
+        secret::from_file(file).and_then(secret::one_line).map(Some).map_err(wrong)
+    }
 }
 
 /// Which database.

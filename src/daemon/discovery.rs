@@ -26,7 +26,7 @@ pub async fn run(account: Arc<Account>, mut discoverer: Discoverer, stop: Cancel
         let until = match step {
             Ok(Progress::Did) => continue,
             Ok(Progress::Idle(until)) => until,
-            Err(error) if error.is_passing() => {
+            Err(error) if account.db.recovers_from(&error) => {
                 // The session says it, once for all accounts.
                 tracing::debug!(account = %account.id, %error, "discovery waits for the database");
                 account.clock.now() + PATIENCE

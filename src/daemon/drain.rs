@@ -29,6 +29,8 @@ use crate::standing::Standing;
 
 mod answers;
 mod hands;
+#[cfg(test)]
+mod tests;
 
 use hands::Hands;
 

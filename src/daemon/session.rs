@@ -1,28 +1,30 @@
 //! A daemon's accounts: taking them, working on them, letting them go.
 //!
-//! One loop: leave a sign of life, look at the whole picture, take and let go what the sharing says, start and end the
-//! accounts' tasks accordingly. On SQLite there is nobody to share with and the first turn takes everything.
+//! One loop, driven by the heartbeat (`heartbeat.rs`): look at the picture that it brought, take and let go what the sharing
+//! says, start and end the accounts' tasks accordingly. On SQLite there is nobody to share with and the first turn takes
+//! everything. Which accounts are wanted is the registry's to say (`roster.rs`), at its own pace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::drain::Drain;
-use super::roster::{Roster, Wanted};
+use super::heartbeat::{Beat, Heartbeat, Leases, SENDS_FOR, lease_end};
+use super::roster::{Registered, Wanted};
 use super::shared::{self, Shared};
 use super::sharing::{Share, share};
 use super::{beat, discovery};
-use crate::account::{Account, Live};
+use crate::account::{Account, Live, PauseLog};
 use crate::backoff::Backoff;
 use crate::clock::{Tick, Time};
 use crate::config::LimitScope;
 use crate::coverage::Rules;
-use crate::db::{Assignment, DbError, NameLock, Owned, Picture};
+use crate::db::{Assignment, DbError, DbFault, NameLock, Owned, Picture};
 use crate::discover::{Discoverer, Policy};
 use crate::fetch::Patience;
 use crate::fetch::committer::{Committer, Storage};
@@ -31,12 +33,8 @@ use crate::ringcx::limits::{LATEST_ARRIVAL, Lapse, Pacer};
 
 /// How many accounts are taken with one sign of life: loading more could take so long that the next comes too late.
 const TAKES: usize = 50;
-/// How often a sign of life is left.
-const BEAT: Duration = Duration::from_secs(2);
 /// A replica without a sign of life for so long, by the database's clock, is taken for dead.
 const LAPSE: Duration = Duration::from_secs(10);
-/// How long after a sign of life its replica may still send: so long before [`LAPSE`] that what it sent has arrived.
-const SENDS_FOR: Duration = Duration::from_secs(7);
 /// What happened longer ago than this matters to no limit of a minute.
 const FORGOTTEN: Duration = Duration::from_secs(75);
 /// A replica that has been silent for so long is forgotten.
@@ -53,15 +51,22 @@ pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -
     let (committer, writer) = Committer::new(shared.db.clone(), shared.stored_sender(), gave_up.clone());
     let mut writers: JoinSet<()> = JoinSet::new();
     writers.spawn(writer.run());
-    let roster = Roster::new(shared.clone());
     let started = shared.clock.now();
+    let (leases, (beats, seen)) = (Arc::new(Leases::default()), watch::channel(None));
+    let heart_stop = CancellationToken::new();
+    let mut heart = JoinSet::new();
+    let heartbeat = Heartbeat { shared: shared.clone(), name, started, leases: leases.clone(), beats };
+    heart.spawn(heartbeat.run(heart_stop.clone()));
     let mut session = Session {
         committer,
         held: BTreeMap::new(),
         tasks: JoinSet::new(),
         pacer: None,
-        name,
-        roster,
+        heart,
+        heart_stop,
+        leases,
+        beats: seen,
+        wanted: shared.registered(),
         started,
         rings: None,
         ready: false,
@@ -94,8 +99,13 @@ struct Session {
     tasks: JoinSet<(i64, anyhow::Result<()>)>,
     /// The login's pacer, where all accounts share one.
     pacer: Option<Pacer>,
-    name: NameLock,
-    roster: Roster,
+    /// The heartbeat's task, and what ends it.
+    heart: JoinSet<anyhow::Result<NameLock>>,
+    heart_stop: CancellationToken,
+    leases: Arc<Leases>,
+    beats: watch::Receiver<Option<Beat>>,
+    /// The accounts to be worked on; `None` until that is known.
+    wanted: watch::Receiver<Option<Registered>>,
     started: Time,
     rings: Option<i64>,
     ready: bool,
@@ -109,12 +119,14 @@ impl Session {
         let mut storage = self.committer.storage();
         // Said once, not every two seconds for as long as it lasts.
         let (mut away, mut started) = (false, false);
-        while !self.stop.is_cancelled() {
-            let turn = self.shared.clock.tick();
+        while let Some(beat) = self.next_beat(&mut storage).await? {
             let stop = self.stop.clone();
-            let done = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                done = self.turn(turn) => done,
+            let done = match &beat.outcome {
+                Ok(picture) => tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    done = self.turn(picture, &beat) => done,
+                },
+                Err(away) => Err(DbError::new(DbFault::Away, away.clone()).into()),
             };
             let mut refused = None;
             match done {
@@ -127,7 +139,7 @@ impl Session {
                         self.forget_replicas().await;
                     }
                 }
-                Err(error) if error.downcast_ref::<DbError>().is_some_and(DbError::is_passing) => {
+                Err(error) if error.downcast_ref().is_some_and(|error| self.shared.db.recovers_from(error)) => {
                     if !std::mem::replace(&mut away, true) {
                         tracing::warn!(%error, "the database is away; what needs it waits");
                     }
@@ -135,54 +147,73 @@ impl Session {
                 }
                 Err(error) => return Err(error),
             }
-            // Also while the database is away: waiting for it is what is to be done then.
-            super::signals::alive();
             // One that can be read may refuse to be written to: with no result at hand, nobody else would notice.
             let results = storage.borrow_and_update().clone();
             self.shared.set_storage(refused.map_or(results, Storage::Away));
-            let due = if std::mem::take(&mut self.more) { turn } else { turn + BEAT };
-            loop {
-                tokio::select! {
-                    () = self.stop.cancelled() => return Ok(()),
-                    Some(ended) = self.tasks.join_next() => self.ended(ended)?,
-                    Ok(()) = storage.changed() => self.shared.set_storage(storage.borrow_and_update().clone()),
-                    () = self.shared.clock.sleep_until(due) => break,
-                }
+            if std::mem::take(&mut self.more) {
+                self.leases.hurry();
             }
         }
         Ok(())
     }
 
-    /// One sign of life, and what follows from the picture that it brings.
-    async fn turn(&mut self, tick: Tick) -> anyhow::Result<()> {
-        self.hold_name().await?;
-        self.roster.look().await?;
-        let row = beat::row(&self.shared, self.started, None);
-        let picture = self.shared.db.beat(&row, self.shared.clock.now()).await?;
-        self.drop_lost(&picture);
-        if self.shared.db.file().is_none() {
-            for held in self.held.values().filter(|held| !held.lost) {
-                held.account.pacer.deadline(Some(tick + SENDS_FOR));
+    /// Waits for a heartbeat, and sees to what ends meanwhile; `None` at the stop.
+    async fn next_beat(&mut self, storage: &mut watch::Receiver<Storage>) -> anyhow::Result<Option<Beat>> {
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(None),
+                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
+                Some(ended) = self.heart.join_next() => {
+                    ended.context("the heartbeat ended abnormally")??;
+                    anyhow::bail!("background task `heartbeat` exited unexpectedly");
+                }
+                Ok(()) = storage.changed() => self.shared.set_storage(storage.borrow_and_update().clone()),
+                Ok(()) = self.wanted.changed() => self.leases.hurry(),
+                Ok(()) = self.beats.changed() => {
+                    if let Some(beat) = self.beats.borrow_and_update().clone() {
+                        return Ok(Some(beat));
+                    }
+                }
             }
         }
+    }
+
+    /// What follows from the picture that a heartbeat brought.
+    async fn turn(&mut self, picture: &Picture, beat: &Beat) -> anyhow::Result<()> {
+        self.drop_lost(picture);
+        self.write_pauses().await;
         self.answer_bell().await?;
         self.leave_room().await?;
         let together = self.shared.settings.limits.scope == LimitScope::Login;
-        let wanted: BTreeSet<i64> = self.roster.wanted().keys().copied().collect();
-        let share = share(&picture, &wanted, &self.shared.settings.database.instance, LAPSE, together);
-        self.let_go(&share.let_go, &picture).await?;
-        self.take(&share, &picture, tick).await?;
-        if !self.ready && !self.more && self.roster.known() {
+        let wanted = match beat.outdated {
+            true => Some(Registered::default()),
+            false => self.wanted.borrow().clone(),
+        };
+        // What cannot be known takes no account away.
+        let Some(wanted) = wanted else { return Ok(()) };
+        let keys: BTreeSet<i64> = wanted.keys().copied().collect();
+        let share = share(picture, &keys, &self.shared.settings.database.instance, LAPSE, together);
+        self.let_go(&share.let_go, picture).await?;
+        self.take(&share, &wanted, picture, beat.tick).await?;
+        self.leases.set_drained(beat.outdated && self.held.is_empty());
+        if !self.ready && !self.more && !beat.outdated {
             self.ready = true;
             self.shared.set_session(true);
             tracing::info!(
                 accounts = self.held.len(),
-                of = wanted.len(),
+                of = keys.len(),
                 instance = self.shared.settings.database.instance,
                 "working"
             );
         }
         Ok(())
+    }
+
+    /// Writes what of pauses and their ends could not be written before.
+    async fn write_pauses(&self) {
+        for held in self.held.values().filter(|held| !held.lost) {
+            held.account.pauses.write(&held.account).await;
+        }
     }
 
     /// A row too many harms nobody: where it fails, the next start does it.
@@ -192,23 +223,26 @@ impl Session {
         }
     }
 
-    async fn hold_name(&mut self) -> anyhow::Result<()> {
-        if self.name.still().await.is_err() {
-            let name = &self.shared.settings.database.instance;
-            self.name = self.shared.db.lock_name_again(name, &self.name).await?;
-        }
-        Ok(())
-    }
-
     /// Ends work on accounts that have another owner now: what is under way for them will not count.
     fn drop_lost(&mut self, picture: &Picture) {
-        let epochs: BTreeMap<i64, i64> = picture.accounts.iter().map(|row| (row.account, row.epoch)).collect();
-        for (key, held) in &mut self.held {
-            if epochs.get(key) != Some(&held.account.owned.epoch) && !held.lost {
+        let me = &self.shared.settings.database.instance;
+        let rows: BTreeMap<i64, &Assignment> = picture.accounts.iter().map(|row| (row.account, row)).collect();
+        for (key, held) in self.held.iter_mut().filter(|(_, held)| !held.lost) {
+            let row = rows.get(key);
+            if row.is_some_and(|row| row.epoch <= held.account.owned.epoch) {
+                continue;
+            }
+            held.account.pacer.deadline(Some(Tick::default()));
+            held.lost = true;
+            held.stop.cancel();
+            if row.and_then(|row| row.owner.as_ref()).is_none_or(|owner| owner == me) {
+                // A command found nobody at work here and made a request of its own.
+                tracing::warn!(account = %held.account.id, "the lease on this account was ended meanwhile; it is taken again");
+                held.account.pacer.note_foreign_use();
+            } else {
                 tracing::warn!(account = %held.account.id, "another replica has taken this account over");
-                held.account.pacer.deadline(Some(Tick::default()));
-                held.lost = true;
-                held.stop.cancel();
+                // What the login's pacer remembers is not the whole truth any more.
+                self.pacer = None;
             }
         }
         self.publish();
@@ -266,15 +300,22 @@ impl Session {
         Ok(())
     }
 
-    async fn take(&mut self, share: &Share, picture: &Picture, tick: Tick) -> anyhow::Result<()> {
+    async fn take(
+        &mut self,
+        share: &Share,
+        registered: &Registered,
+        picture: &Picture,
+        tick: Tick,
+    ) -> anyhow::Result<()> {
         let free: Vec<i64> = share.take.iter().copied().filter(|key| !self.held.contains_key(key)).collect();
         // What is ours by name and not worked on was an earlier process's of the same name.
         let me = &self.shared.settings.database.instance.clone();
         let own = picture.accounts.iter().filter(|row| {
-            row.owner.as_ref() == Some(me)
+            share.resume
+                && row.owner.as_ref() == Some(me)
                 && !self.held.contains_key(&row.account)
                 && !share.let_go.contains(&row.account)
-                && self.roster.wanted().contains_key(&row.account)
+                && registered.contains_key(&row.account)
         });
         let mut take: Vec<i64> = free.into_iter().chain(own.map(|row| row.account)).collect();
         self.more = take.len() > TAKES;
@@ -288,10 +329,17 @@ impl Session {
         }
         let pauses = self.shared.db.pauses().await?;
         let refusals = self.shared.db.refusals(self.shared.clock.now()).await?;
-        for owned in self.shared.db.take(&take, me, LAPSE, self.shared.clock.now()).await? {
-            let Some(wanted) = self.roster.wanted().get(&owned.account).cloned() else { continue };
-            let before = picture.accounts.iter().find(|row| row.account == owned.account);
-            let account = Arc::new(self.account(wanted, owned, lapse(picture, before, me), tick));
+        let together = self.shared.settings.limits.scope == LimitScope::Login;
+        let (db, now) = (&self.shared.db, self.shared.clock.now());
+        let taken = match together {
+            true => db.take_together(&take, me, LAPSE, now).await?,
+            false => db.take(&take, me, LAPSE, now).await?,
+        };
+        for owned in taken {
+            let Some(wanted) = registered.get(&owned.account).cloned() else { continue };
+            let before = picture.accounts.iter().filter(|row| together || row.account == owned.account);
+            let lapse = before.map(|row| lapse(picture, row, me)).min_by_key(|lapse| lapse.quiet_for());
+            let account = Arc::new(self.account(wanted, owned, lapse.unwrap_or(Lapse::Fresh), tick));
             account.take_up(&refusals);
             let mut discoverer = Discoverer::load(account.clone(), self.policy(&account)?).await?;
             discoverer.take_up_refusal(&refusals);
@@ -315,6 +363,7 @@ impl Session {
                 drain.run(ends).await;
                 (key, Ok(()))
             });
+            self.leases.add(account.clone());
             self.held.insert(key, Held { account, stop, running: 2, leaving: false, lost: false });
         }
         self.publish();
@@ -324,7 +373,7 @@ impl Session {
     fn account(&mut self, wanted: Wanted, owned: Owned, lapse: Lapse, tick: Tick) -> Account {
         let Shared { db, clock, api, login, settings, .. } = &*self.shared;
         let pacer = match (settings.limits.scope, &self.pacer) {
-            (LimitScope::Login, Some(pacer)) => pacer.clone(),
+            (LimitScope::Login, Some(pacer)) => pacer.leased(),
             _ => {
                 let pacer = Pacer::new(settings.limits.requests_per_minute, clock.clone());
                 pacer.start_after_lapse(lapse);
@@ -332,9 +381,7 @@ impl Session {
             }
         };
         self.pacer = Some(pacer.clone());
-        if db.file().is_none() {
-            pacer.deadline(Some(tick + SENDS_FOR));
-        }
+        pacer.deadline(lease_end(&self.shared, tick));
         Account {
             budget: shared::budget_name(&settings.limits, &wanted.id.sub),
             metadata: shared::metadata_budget(&settings.limits, &wanted.id.sub, db, clock),
@@ -352,6 +399,7 @@ impl Session {
             discover: Notify::new(),
             findings: self.shared.findings.clone(),
             live: Live::default(),
+            pauses: PauseLog::default(),
         }
     }
 
@@ -381,8 +429,7 @@ impl Session {
         let owned: Vec<Owned> = self.held.values().map(|held| held.account.owned).collect();
         self.held.clear();
         self.publish();
-        // The name stays ours until everything is said.
-        let Session { shared, committer, started, name: _name, .. } = self;
+        let Session { shared, committer, started, mut heart, heart_stop, .. } = self;
         // All who had results have handed them over; the writer ends when they are written. Only then may the accounts go:
         // what is written under an epoch that is over does not count.
         drop(committer);
@@ -392,6 +439,9 @@ impl Session {
             gave_up.cancel();
         }
         shared.set_session(false);
+        // The last heartbeat is the goodbye. The name stays ours until it is said.
+        heart_stop.cancel();
+        let _name = heart.join_next().await;
         let now = shared.clock.now();
         let goodbye = async {
             shared.db.let_go(&owned, now).await?;
@@ -407,6 +457,7 @@ impl Session {
     fn publish(&self) {
         let working = self.held.values().filter(|held| !held.stop.is_cancelled());
         self.shared.set_accounts(working.map(|held| held.account.clone()).collect());
+        self.leases.set(self.held.values().filter(|held| !held.lost).map(|held| held.account.clone()).collect());
     }
 
     fn backoff(&self) -> anyhow::Result<Backoff> {
@@ -430,8 +481,7 @@ impl Session {
 }
 
 /// What is known of whoever used an account's budget before `me`.
-fn lapse(picture: &Picture, before: Option<&Assignment>, me: &str) -> Lapse {
-    let Some(before) = before else { return Lapse::Fresh };
+fn lapse(picture: &Picture, before: &Assignment, me: &str) -> Lapse {
     let Some(owner) = &before.owner else {
         let Some(let_go) = before.let_go else { return Lapse::Fresh };
         let ago = picture.now.since(let_go);

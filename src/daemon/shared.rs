@@ -1,12 +1,13 @@
 //! What the parts of one daemon share.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
 
+use super::roster::Registered;
 use crate::account::{Account, metadata_budget_name};
 use crate::clock::{Clock, Time};
 use crate::config::{Auth, LimitScope, Limits, Settings};
@@ -41,9 +42,9 @@ pub struct Shared {
     /// Which sinks rest, and why.
     pub sinks: Arc<Board>,
     session: AtomicBool,
-    beats: AtomicU64,
     /// In milliseconds since 1970; `i64::MAX` where the credentials have no end.
     credential_expires: AtomicI64,
+    registered: watch::Sender<Option<Registered>>,
 }
 
 impl Shared {
@@ -75,8 +76,8 @@ impl Shared {
             findings: Arc::default(),
             sinks: Arc::default(),
             session: AtomicBool::new(false),
-            beats: AtomicU64::new(0),
             credential_expires: AtomicI64::new(i64::MAX),
+            registered: watch::Sender::new(None),
         }))
     }
 
@@ -144,9 +145,15 @@ impl Shared {
         self.credential_expires.store(at.map_or(i64::MAX, |at| at.0), Ordering::Relaxed);
     }
 
-    /// Counts a sign of life; returns how many there were.
-    pub fn beat(&self) -> u64 {
-        self.beats.fetch_add(1, Ordering::Relaxed) + 1
+    /// The accounts to be worked on, as the registry last found them; `None` until it has.
+    pub fn registered(&self) -> watch::Receiver<Option<Registered>> {
+        self.registered.subscribe()
+    }
+
+    /// For the registry.
+    pub fn set_registered(&self, registered: Registered) {
+        self.registered
+            .send_if_modified(|held| held.replace(registered.clone()).is_none_or(|before| before != registered));
     }
 }
 

@@ -15,6 +15,9 @@ pub struct Share {
     pub take: Vec<i64>,
     /// Accounts to let go.
     pub let_go: Vec<i64>,
+    /// Whether accounts that belong to `me` already, from an earlier process of the name, may be worked on: not while
+    /// another replica still has some under the same limit.
+    pub resume: bool,
 }
 
 /// What `me` should do. `wanted` are the accounts that the settings ask for; `together` says that they share one limit
@@ -51,9 +54,10 @@ pub fn share(picture: &Picture, wanted: &BTreeSet<i64>, me: &str, lapse: Duratio
         return if chosen == Some(me) {
             // Only once the others have let go of all of theirs, lest two use one limit.
             let others = owners.values().flatten().any(|owner| *owner != me);
-            Share { take: if others { Vec::new() } else { orphans }, let_go: unwanted.collect() }
+            let take = if others { Vec::new() } else { orphans };
+            Share { take, let_go: unwanted.collect(), resume: !others }
         } else {
-            Share { take: Vec::new(), let_go: mine }
+            Share { take: Vec::new(), let_go: mine, resume: false }
         };
     }
     let place = living.iter().position(|name| *name == me).unwrap_or(0);
@@ -64,6 +68,7 @@ pub fn share(picture: &Picture, wanted: &BTreeSet<i64>, me: &str, lapse: Duratio
     Share {
         take: orphans.into_iter().take(fair.saturating_sub(kept.len())).collect(),
         let_go: unwanted.chain(kept.iter().rev().take(surplus).copied()).collect(),
+        resume: true,
     }
 }
 
@@ -114,29 +119,37 @@ mod tests {
     fn a_dead_replicas_accounts_go_to_the_living() {
         let held = picture(&[("a", 99_000), ("b", 80_000)], &[Some("a"), Some("b"), None]);
         let done = share(&held, &all(3), "a", LAPSE, false);
-        assert_eq!(done, Share { take: vec![1, 2], let_go: vec![] });
+        assert_eq!(done, Share { take: vec![1, 2], let_go: vec![], resume: true });
     }
 
     #[test]
     fn a_newcomer_waits_for_what_others_let_go() {
         let held = picture(&[("a", 99_000), ("b", 99_000)], &[Some("a"), Some("a"), Some("a"), Some("a")]);
-        assert_eq!(share(&held, &all(4), "b", LAPSE, false), Share::default());
+        assert_eq!(share(&held, &all(4), "b", LAPSE, false), Share { resume: true, ..Share::default() });
         assert_eq!(share(&held, &all(4), "a", LAPSE, false).let_go, [3, 2]);
     }
 
     #[test]
     fn an_account_that_is_no_longer_wanted_is_let_go() {
         let held = picture(&[("a", 99_000)], &[Some("a"), Some("a")]);
-        assert_eq!(share(&held, &all(1), "a", LAPSE, false), Share { take: vec![], let_go: vec![1] });
+        assert_eq!(share(&held, &all(1), "a", LAPSE, false), Share { take: vec![], let_go: vec![1], resume: true });
     }
 
     #[test]
     fn accounts_that_share_a_limit_have_one_owner() {
         let held = picture(&[("a", 99_000), ("b", 99_000)], &[Some("b"), Some("b"), None, Some("a")]);
-        assert_eq!(share(&held, &all(4), "a", LAPSE, true), Share { take: vec![], let_go: vec![3] });
+        assert_eq!(share(&held, &all(4), "a", LAPSE, true), Share { take: vec![], let_go: vec![3], resume: false });
         assert_eq!(share(&held, &all(4), "b", LAPSE, true), Share::default());
         let held = picture(&[("a", 99_000), ("b", 99_000)], &[Some("b"), Some("b"), None, None]);
         assert_eq!(share(&held, &all(4), "b", LAPSE, true).take, [2, 3]);
+    }
+
+    #[test]
+    fn what_is_ours_by_name_waits_while_another_still_has_accounts_under_the_same_limit() {
+        let held = picture(&[("a", 99_000), ("b", 99_000)], &[Some("a"), Some("a"), Some("b")]);
+        assert_eq!(share(&held, &all(3), "a", LAPSE, true), Share::default());
+        let held = picture(&[("a", 99_000), ("b", 80_000)], &[Some("a"), Some("a"), Some("b")]);
+        assert_eq!(share(&held, &all(3), "a", LAPSE, true), Share { take: vec![2], let_go: vec![], resume: true });
     }
 
     proptest! {

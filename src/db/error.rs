@@ -125,8 +125,14 @@ impl DbError {
         )
     }
 
+    /// At the start a login that is refused, or a database that is not there, is a mistake in the settings.
     pub(super) fn connect(source: sqlx::Error) -> DbError {
-        let inner = DbError::from(source);
+        let code = source.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+        let is_mistake = matches!(code.get(..2), Some("28" | "3D" | "3F"));
+        let mut inner = DbError::from(source);
+        if is_mistake {
+            inner.fault = DbFault::Broken;
+        }
         let hint = if inner.message.contains("certificate") {
             "have the server's certificate renewed, or name the authority that signed it: sslrootcert=FILE in database.url, or SSL_CERT_FILE"
         } else {
@@ -184,6 +190,10 @@ fn fault_of_code(code: &str, postgres: bool) -> DbFault {
             // Connection, resources, operator intervention, system, serialisation and deadlock.
             Some("53") if code == "53100" => DbFault::Full,
             Some("08" | "53" | "57" | "58" | "40") => DbFault::Away,
+            // A lock that was not to be had in time; a password that was rotated; a database that was renamed, or that a restore
+            // is just putting back. Someone has to act, and then it goes on.
+            Some("55" | "28" | "3D" | "3F") => DbFault::Away,
+            _ if matches!(code, "42501" | "42P01") => DbFault::Away,
             // A server that only reads for now, and one that undid what was begun since nothing more came.
             Some("25") if matches!(code, "25006" | "25P03") => DbFault::Away,
             _ => DbFault::Broken,

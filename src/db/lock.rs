@@ -1,56 +1,130 @@
 //! The SQLite file's own guards: private from its first byte, and one daemon at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::OFlags;
 
 use super::{DbError, DbFault};
 
 /// Keeps a second daemon away from the same SQLite file for as long as it lives; the kernel lets go when the process
 /// dies, however it dies.
+///
+/// The lock is on the database file itself, so that no other name of it (a symbolic or a hard link) and no deleted lock file
+/// lets a second one in. It is flock(2)'s, which knows nothing of the locks that SQLite takes on the same file. Its descriptor
+/// must stay open for as long as SQLite has the file open: closing it would drop SQLite's locks. On a network file system the
+/// two kinds of locks are one, and only the file beside it is locked.
 #[derive(Debug)]
-pub struct FileLock(#[expect(dead_code, reason = "held, not read")] File);
+pub struct FileLock {
+    #[expect(dead_code, reason = "held, not read")]
+    beside: File,
+    database: File,
+    path: PathBuf,
+    /// What this run has written into the file's header; 0 before that.
+    stamp: AtomicU32,
+}
+
+/// Where the header holds what an application may write into it (`pragma user_version`).
+const STAMP_AT: u64 = 60;
 
 impl FileLock {
-    /// Takes the lock beside the database file.
+    /// Takes the lock, of a file that is created if it is not there.
     ///
     /// # Errors
     /// Where another process holds it.
-    pub fn take(database: &Path) -> Result<FileLock, DbError> {
-        let path = beside(database);
-        if let Some(folder) = path.parent() {
-            private_folder(folder).map_err(|error| DbError::create(database, error))?;
+    pub fn take(path: &Path) -> Result<FileLock, DbError> {
+        create_private(path)?;
+        let lock = beside(path);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut beside = options.open(&lock).map_err(|error| DbError::create(&lock, error))?;
+        locked(&beside, path, &lock)?;
+        // A pipe in the file's place is not to be waited for.
+        let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let database = OpenOptions::new().read(true).custom_flags(nonblock).open(path);
+        let database = database.map_err(|error| DbError::create(path, error))?;
+        if is_remote(&database) {
+            tracing::warn!(
+                "the database is on a network file system, where it cannot be locked itself: a second daemon is noticed under the same name only"
+            );
+        } else {
+            locked(&database, path, &lock)?;
         }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| DbError::create(&path, error))?;
-        match file.try_lock() {
-            Ok(()) => {
-                // For the person who wonders whose lock it is; the lock itself does not need it.
-                let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-                Ok(FileLock(file))
-            }
-            Err(TryLockError::WouldBlock) => {
-                let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                let holder = holder.trim();
-                let whose = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
-                Err(DbError::new(
-                    DbFault::Broken,
-                    format!(
-                        "failed to start: another daemon{whose} is using the database {}\nhint: stop it first, or give this one a database of its own (database.url); several daemons share one archive on Postgres only",
-                        database.display()
-                    ),
-                ))
-            }
-            Err(TryLockError::Error(error)) => Err(DbError::create(&path, error)),
+        // For the person who wonders whose lock it is; the lock itself does not need it.
+        let _ = beside.set_len(0).and_then(|()| writeln!(beside, "{}", std::process::id()));
+        Ok(FileLock { beside, database, path: path.to_owned(), stamp: AtomicU32::new(0) })
+    }
+
+    /// From now on the header must hold this number, if it does now.
+    pub(super) fn expect_stamp(&self, stamp: u32) {
+        if self.read_stamp() == Some(stamp) {
+            self.stamp.store(stamp, Ordering::Relaxed);
         }
     }
+
+    /// What is wrong where the file is not the one that was opened any more: removed, renamed, or overwritten.
+    pub(super) fn replaced(&self) -> Option<&'static str> {
+        let (Ok(opened), there) = (self.database.metadata(), std::fs::metadata(&self.path)) else { return None };
+        let stamp = self.stamp.load(Ordering::Relaxed);
+        match there {
+            Err(error) if error.kind() == ErrorKind::NotFound => Some("is not there any more"),
+            // What keeps it from being looked at is not known to be a replacement.
+            Err(_) => None,
+            Ok(there) if (there.dev(), there.ino()) != (opened.dev(), opened.ino()) => {
+                Some("was replaced by another one")
+            }
+            Ok(_) if stamp != 0 && self.read_stamp() != Some(stamp) => Some("was overwritten"),
+            Ok(_) => None,
+        }
+    }
+
+    /// Whether SQLite's log was removed while it is in use: what is written now would be lost at the next crash.
+    pub(super) fn log_is_removed(&self) -> bool {
+        let Ok(path) = std::fs::canonicalize(&self.path) else { return false };
+        // So Linux names the file behind a descriptor that has no name any more.
+        let removed = format!("{}-wal (deleted)", path.display());
+        let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return false };
+        open.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|file| file == Path::new(&removed)))
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_stamp(&self) -> Option<u32> {
+        let mut bytes = [0; 4];
+        self.database.read_exact_at(&mut bytes, STAMP_AT).ok()?;
+        Some(u32::from_be_bytes(bytes))
+    }
+}
+
+fn locked(file: &File, database: &Path, lock: &Path) -> Result<(), DbError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let holder = std::fs::read_to_string(lock).unwrap_or_default();
+            let holder = holder.trim();
+            let whose = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
+            Err(DbError::new(
+                DbFault::Broken,
+                format!(
+                    "failed to start: another daemon{whose} is using the database {}\nhint: stop it first, or give this one a database of its own (database.url); several daemons share one archive on Postgres only",
+                    database.display()
+                ),
+            ))
+        }
+        Err(TryLockError::Error(error)) => Err(DbError::create(lock, error)),
+    }
+}
+
+/// Whether a file is on NFS, SMB or AFS.
+fn is_remote(file: &File) -> bool {
+    const REMOTE: [i64; 6] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x5346_414f, 0x6b41_4653];
+    rustix::fs::fstatfs(file).is_ok_and(|system| REMOTE.contains(&(i64::from(system.f_type) & 0xffff_ffff)))
 }
 
 fn beside(database: &Path) -> PathBuf {

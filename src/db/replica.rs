@@ -82,9 +82,39 @@ impl Db {
 
     /// Takes accounts, each unless a living replica other than `me` owns it; returns those that were taken.
     pub async fn take(&self, accounts: &[i64], me: &str, lapse: Duration, now: Time) -> Result<Vec<Owned>, DbError> {
+        self.take_where(accounts, me, lapse, false, now).await
+    }
+
+    /// The same where all accounts share one limit: none is taken while a living replica other than `me` owns any, and a
+    /// dead one loses all of them at once.
+    pub async fn take_together(
+        &self,
+        accounts: &[i64],
+        me: &str,
+        lapse: Duration,
+        now: Time,
+    ) -> Result<Vec<Owned>, DbError> {
+        self.take_where(accounts, me, lapse, true, now).await
+    }
+
+    async fn take_where(
+        &self,
+        accounts: &[i64],
+        me: &str,
+        lapse: Duration,
+        together: bool,
+        now: Time,
+    ) -> Result<Vec<Owned>, DbError> {
         let mut taken = Vec::with_capacity(accounts.len());
         let mut tx = self.begin().await?;
+        if together {
+            tx.lock_key("take accounts together").await?;
+        }
         let here = now.plus_millis(tx.clock_ahead(now).await?);
+        if together && !tx.end_other_leases(me, here, lapse).await? {
+            tx.commit().await?;
+            return Ok(taken);
+        }
         for part in accounts.chunks(super::BULK) {
             tx.in_order(part).await?;
             let stmt = Stmt::list(
@@ -159,6 +189,32 @@ impl Db {
 }
 
 impl Tx {
+    /// Ends the leases of replicas other than `me`, unless one of them is alive; returns whether none was.
+    async fn end_other_leases(&mut self, me: &str, here: Time, lapse: Duration) -> Result<bool, DbError> {
+        let stmt =
+            sql("select a.id, cast(case when r.released is null and r.heartbeat > $2 then 1 else 0 end as bigint)
+             from account a left join replica r on r.name = a.owner where a.owner is not null and a.owner <> $1");
+        let rows = self.all(stmt.bind(me).bind(here.plus_millis(-millis(lapse)))).await?;
+        let mut dead = Vec::with_capacity(rows.len());
+        for row in &rows {
+            if row.flag(1)? {
+                return Ok(false);
+            }
+            dead.push(row.int(0)?);
+        }
+        for part in dead.chunks(super::BULK) {
+            self.in_order(part).await?;
+            let stmt = Stmt::list(
+                "update account set owner = null, epoch = epoch + 1, let_go = $1 where owner <> $2 and id in ",
+                vec![here.into(), me.into()],
+                part.iter().copied(),
+                "",
+            );
+            self.run(stmt).await?;
+        }
+        Ok(true)
+    }
+
     /// Makes sure that this ownership still holds, and that it goes on to until the end of the transaction.
     ///
     /// # Errors

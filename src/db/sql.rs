@@ -219,6 +219,7 @@ async fn all_of(stmt: Stmt, connection: &mut SqliteConnection) -> Result<Vec<Row
 impl Db {
     /// Begins a transaction that writes.
     pub async fn begin(&self) -> Result<Tx, DbError> {
+        self.ensure_usable()?;
         Ok(match self {
             Db::Sqlite(pools) => Tx::Sqlite(SqliteTx::begin(&pools.writer, "begin immediate").await?),
             Db::Postgres(pools) => Tx::Postgres(Patient::begun(&pools.pool, pools.patience, "begin").await?),
@@ -227,6 +228,12 @@ impl Db {
 
     /// Reads rows, outside any transaction.
     pub async fn all(&self, stmt: Stmt) -> Result<Vec<Row>, DbError> {
+        self.ensure_usable()?;
+        self.all_even_if_unusable(stmt).await
+    }
+
+    /// The same where it is to be found out whether the database may be used.
+    pub(super) async fn all_even_if_unusable(&self, stmt: Stmt) -> Result<Vec<Row>, DbError> {
         Ok(match self {
             Db::Sqlite(pools) => {
                 let mut connection = pools.reader.acquire().await?;

@@ -16,10 +16,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac};
 use rand::Rng;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
+use super::socket::LogThrottle;
 use crate::clock::{Clock, Tick, Time};
+use crate::db::{Db, DbError};
 
 /// The cookie's name.
 const NAME: &str = "ringcx_session";
@@ -47,7 +49,11 @@ pub(super) enum Answer {
 pub(super) struct Door {
     token: SecretString,
     clock: Clock,
+    /// Where sessions that were ended are remembered, for every replica and across restarts.
+    db: Option<Db>,
     tries: Mutex<Tries>,
+    /// Of wrong tokens.
+    pub(super) log: LogThrottle,
     ended: Mutex<VecDeque<String>>,
     /// Places for searches: they cost the database more than anything else here.
     pub(super) searches: Semaphore,
@@ -62,7 +68,13 @@ struct Tries {
 impl Door {
     pub(super) fn new(token: SecretString, clock: Clock) -> Door {
         let tries = Mutex::new(Tries { left: TRIES, at: clock.tick() });
-        Door { token, clock, tries, ended: Mutex::default(), searches: Semaphore::new(SEARCHES) }
+        let (log, ended, searches) = (LogThrottle::default(), Mutex::default(), Semaphore::new(SEARCHES));
+        Door { token, clock, db: None, tries, log, ended, searches }
+    }
+
+    /// The same, which remembers in `db` which sessions were ended.
+    pub(super) fn with_db(self, db: Db) -> Door {
+        Door { db: Some(db), ..self }
     }
 
     /// Whether this is the token.
@@ -120,11 +132,20 @@ impl Door {
     }
 
     /// Whether whoever sends this may come in, by session or by bearer.
-    pub(super) fn admits(&self, headers: &HeaderMap) -> Answer {
-        if sessions(headers).any(|session| self.holds_until(session).is_some()) {
-            return Answer::Right;
+    ///
+    /// # Errors
+    /// Where it cannot be found out whether a session was ended.
+    pub(super) async fn admits(&self, headers: &HeaderMap) -> Result<Answer, DbError> {
+        for session in sessions(headers).filter(|session| self.holds_until(session).is_some()) {
+            let ended = match &self.db {
+                Some(db) => db.is_session_ended(&name_of(session)).await?,
+                None => false,
+            };
+            if !ended {
+                return Ok(Answer::Right);
+            }
         }
-        bearer(headers).map_or(Answer::Wrong, |token| self.hear(token))
+        Ok(bearer(headers).map_or(Answer::Wrong, |token| self.hear(token)))
     }
 
     /// The cookie of a new session.
@@ -132,17 +153,32 @@ impl Door {
         cookie(&self.session(), SESSION.as_secs(), headers)
     }
 
-    /// Ends the sessions that are sent with this, here; the cookie that forgets them.
-    pub(super) fn close(&self, headers: &HeaderMap) -> String {
-        for session in sessions(headers).filter(|session| self.holds_until(session).is_some()) {
+    /// Ends the sessions that are sent with this, everywhere; the cookie that forgets them.
+    ///
+    /// # Errors
+    /// Where that cannot be remembered: then they have ended here, for as long as this process runs.
+    pub(super) async fn close(&self, headers: &HeaderMap) -> Result<String, DbError> {
+        let open: Vec<(&str, Time)> =
+            sessions(headers).filter_map(|session| Some((session, self.holds_until(session)?))).collect();
+        for (session, _) in &open {
             let mut ended = self.ended();
             if ended.len() == ENDED {
                 ended.pop_front();
             }
-            ended.push_back(session.to_owned());
+            ended.push_back((*session).to_owned());
         }
-        cookie("", 0, headers)
+        if let Some(db) = &self.db {
+            for (session, until) in open {
+                db.end_session(&name_of(session), until, self.clock.now()).await?;
+            }
+        }
+        Ok(cookie("", 0, headers))
     }
+}
+
+/// What a session is called where it is remembered: nobody who reads that can use it.
+fn name_of(session: &str) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(session.as_bytes()))
 }
 
 fn keyed(token: &str) -> Option<Hmac<Sha256>> {
@@ -174,6 +210,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -196,10 +233,16 @@ mod tests {
         let cookie = one.open(&HeaderMap::new());
         assert!(!cookie.contains("sesame") && cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{cookie}");
         let headers = session(&cookie);
-        assert_eq!((one.admits(&headers), two.admits(&headers)), (Answer::Right, Answer::Right));
-        assert_eq!(other.admits(&headers), Answer::Wrong, "another token ends it");
+        assert_eq!(
+            (
+                one.admits(&headers).now_or_never().unwrap().unwrap(),
+                two.admits(&headers).now_or_never().unwrap().unwrap()
+            ),
+            (Answer::Right, Answer::Right)
+        );
+        assert_eq!(other.admits(&headers).now_or_never().unwrap().unwrap(), Answer::Wrong, "another token ends it");
         clock.advance(SESSION);
-        assert_eq!(one.admits(&headers), Answer::Wrong, "it is over");
+        assert_eq!(one.admits(&headers).now_or_never().unwrap().unwrap(), Answer::Wrong, "it is over");
     }
 
     #[test]
@@ -208,13 +251,17 @@ mod tests {
         let door = door("sesame", &clock);
         let cookie = door.open(&HeaderMap::new());
         let later = cookie.replacen("=1", "=2", 1);
-        assert_eq!(door.admits(&session(&later)), Answer::Wrong);
+        assert_eq!(door.admits(&session(&later)).now_or_never().unwrap().unwrap(), Answer::Wrong);
         for nothing in ["", "x", "..", "99999999999999.a.", "99999999999999"] {
-            assert_eq!(door.admits(&session(&format!("{NAME}={nothing}"))), Answer::Wrong, "{nothing}");
+            assert_eq!(
+                door.admits(&session(&format!("{NAME}={nothing}"))).now_or_never().unwrap().unwrap(),
+                Answer::Wrong,
+                "{nothing}"
+            );
         }
-        let forget = door.close(&session(&cookie));
+        let forget = door.close(&session(&cookie)).now_or_never().unwrap().unwrap();
         assert!(forget.starts_with("ringcx_session=; Max-Age=0;"), "{forget}");
-        assert_eq!(door.admits(&session(&cookie)), Answer::Wrong);
+        assert_eq!(door.admits(&session(&cookie)).now_or_never().unwrap().unwrap(), Answer::Wrong);
     }
 
     #[test]
@@ -226,8 +273,11 @@ mod tests {
             assert_eq!(door.hear("sesamE"), Answer::Wrong);
         }
         assert_eq!(door.hear("sesame"), Answer::Wait(REGAIN), "the right one could be a guess as well");
-        assert_eq!(door.admits(&with("authorization", "Bearer sesame")), Answer::Wait(REGAIN));
-        assert_eq!(door.admits(&cookie), Answer::Right);
+        assert_eq!(
+            door.admits(&with("authorization", "Bearer sesame")).now_or_never().unwrap().unwrap(),
+            Answer::Wait(REGAIN)
+        );
+        assert_eq!(door.admits(&cookie).now_or_never().unwrap().unwrap(), Answer::Right);
         clock.advance(REGAIN);
         assert_eq!((door.hear("x"), door.hear("sesame")), (Answer::Wrong, Answer::Wait(REGAIN)));
         clock.advance(REGAIN);
@@ -245,9 +295,16 @@ mod tests {
     #[test]
     fn a_bearer_is_the_token_itself() {
         let door = door("sesame", &Clock::manual(Time(0)));
-        assert_eq!(door.admits(&with("authorization", "bearer sesame")), Answer::Right);
+        assert_eq!(
+            door.admits(&with("authorization", "bearer sesame")).now_or_never().unwrap().unwrap(),
+            Answer::Right
+        );
         for wrong in ["Bearer", "Bearer ", "Bearer sesam", "Basic sesame", "sesame", "Bearer sesame x"] {
-            assert_eq!(door.admits(&with("authorization", wrong)), Answer::Wrong, "{wrong}");
+            assert_eq!(
+                door.admits(&with("authorization", wrong)).now_or_never().unwrap().unwrap(),
+                Answer::Wrong,
+                "{wrong}"
+            );
         }
     }
 }

@@ -3,12 +3,12 @@
 //! Only GET and HEAD are answered, for nothing here changes anything, and POST to go in and out where conversations may be
 //! read (`door`); that only from this site's own forms, or from what is no browser. No answer may be framed, sniffed or stored, and no
 //! other site's page may read one (there are no CORS headers). A site that points its own name at this machine's
-//! loopback address (DNS rebinding) would pass for the same origin, so while the server listens on loopback the pages
-//! for people answer only to names that such a site cannot have: `localhost`, IP addresses, the host that
+//! loopback address (DNS rebinding) would pass for the same origin, so while the server listens on loopback it
+//! answers only to names that such a site cannot have: `localhost`, IP addresses, the host that
 //! `http.listen` names, and this machine's own name. A server that listens beyond loopback is reached under names that
 //! it cannot know, and whoever reaches it may read it anyway; conversations are shown only to a session or a token, and a
 //! browser sends its session under the name alone for which it was given.
-//! Probes (`/healthz`, `/readyz`, `/metrics`) answer to any name.
+//! Probes (`/healthz`, `/readyz`, `/metrics`) are no exception, but need not be asked for under any name: no browser does that.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ use axum::response::{IntoResponse, Response};
 
 /// Where forms are sent.
 const FORMS: [&str; 2] = ["/login", "/logout"];
+/// What is asked for by programs, which may name no host.
+const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 /// How long a form may take to come.
 const FORM: Duration = Duration::from_secs(15);
 
@@ -72,8 +74,10 @@ fn name(authority: &str) -> Option<String> {
 /// Refuses what is asked for under a name that may be another site's.
 pub(super) async fn known_host(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
     let mut named = request.headers().get_all(HOST).iter();
-    let host = named.next().and_then(|host| host.to_str().ok());
-    if named.next().is_none() && hosts.admit(host) {
+    let first = named.next();
+    let host = first.and_then(|host| host.to_str().ok());
+    let is_probe = first.is_none() && PROBES.contains(&request.uri().path());
+    if is_probe || (named.next().is_none() && hosts.admit(host)) {
         return next.run(request).await;
     }
     let why = "this page answers to localhost, to IP addresses, and to the host in http.listen\n\

@@ -58,9 +58,10 @@ async fn marked(mut response: Response) -> Response {
 
 /// Lets those who know the token see what they ask for, and shows the others the door.
 async fn admitted(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
-    match door.admits(request.headers()) {
-        Answer::Right => next.run(request).await,
-        answer => {
+    match door.admits(request.headers()).await {
+        Err(error) => unavailable(error),
+        Ok(Answer::Right) => next.run(request).await,
+        Ok(answer) => {
             let wanted = request.uri().path_and_query().map(ToString::to_string);
             refused(answer, wanted.as_deref().unwrap_or_default(), false)
         }
@@ -83,8 +84,8 @@ fn refused(answer: Answer, wanted: &str, tried: bool) -> Response {
 }
 
 async fn form(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
-    match door.admits(&headers) {
-        Answer::Right => to("/search"),
+    match door.admits(&headers).await {
+        Ok(Answer::Right) => to("/search"),
         _ => Html(page::login("", Refusal::None)).into_response(),
     }
 }
@@ -104,7 +105,9 @@ async fn enter(State(door): State<Arc<Door>>, headers: HeaderMap, key: Result<Fo
     };
     let answer = door.hear(key.token.trim());
     if answer != Answer::Right {
-        tracing::warn!("a wrong http.token was given for the conversations, or too many were before");
+        if let Some(unlogged) = door.log.admit() {
+            tracing::warn!(unlogged, "a wrong http.token was given for the conversations, or too many were before");
+        }
         return refused(answer, &key.next, true);
     }
     tracing::info!("someone who knows http.token may now read conversations, for 12 hours");
@@ -112,7 +115,10 @@ async fn enter(State(door): State<Arc<Door>>, headers: HeaderMap, key: Result<Fo
 }
 
 async fn leave(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
-    with_cookie(to("/"), &door.close(&headers))
+    match door.close(&headers).await {
+        Ok(forget) => with_cookie(to("/"), &forget),
+        Err(error) => unavailable(error),
+    }
 }
 
 fn with_cookie(mut response: Response, cookie: &str) -> Response {
@@ -129,6 +135,12 @@ fn to(wanted: &str) -> Response {
     let wanted = if own || wanted == "/" { wanted } else { "/search" };
     let place = HeaderValue::from_str(wanted).unwrap_or(HeaderValue::from_static("/search"));
     (StatusCode::SEE_OTHER, [(LOCATION, place)]).into_response()
+}
+
+/// Where the database cannot tell whether a session was ended, or be told.
+fn unavailable(error: DbError) -> Response {
+    let trouble = Trouble::Db(error);
+    (trouble.status(), trouble.words()).into_response()
 }
 
 /// Why there is no answer.

@@ -27,14 +27,14 @@ pub(super) fn routes(site: Arc<Site>, hosts: Hosts) -> Router {
         .route("/", get(dashboard))
         .route("/events", get(events))
         .route("/api/status", get(status))
-        .merge(inside::routes(&site))
-        .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::known_host));
+        .merge(inside::routes(&site));
     Router::new()
         .merge(for_people)
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(readiness))
         .route("/metrics", get(metrics))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there is nothing here; the dashboard is at /\n") })
+        .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::known_host))
         .layer(middleware::from_fn(guard::every))
         .with_state(site)
 }

@@ -62,7 +62,12 @@ pub(super) struct Look {
 impl Site {
     pub(super) fn new(shared: Arc<Shared>, stop: CancellationToken) -> Site {
         let pace = Pace::of(shared.settings.discovery.offset, shared.settings.discovery.interval);
-        let door = shared.settings.http.token.clone().map(|token| Arc::new(Door::new(token, shared.clock.clone())));
+        let door = shared
+            .settings
+            .http
+            .token
+            .clone()
+            .map(|token| Arc::new(Door::new(token, shared.clock.clone()).with_db(shared.db.clone())));
         Site {
             shared,
             door,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::account::{Account, Live};
+use crate::account::{Account, Live, PauseLog};
 use crate::clock::{Clock, Time};
 use crate::db::{Access, Db, PauseRow};
 use crate::fetch::committer::Storage;
@@ -106,6 +106,7 @@ impl Server {
                 discover: tokio::sync::Notify::new(),
                 findings: shared.findings.clone(),
                 live: Live::default(),
+                pauses: PauseLog::default(),
             }));
         }
         shared.set_accounts(accounts);
@@ -206,12 +207,12 @@ async fn other_methods_and_other_hosts_are_refused() {
     for path in ["/", "/events", "/api/status"] {
         assert_eq!(ask(server.address, under(path, "evil.example:8480").as_bytes()).await.status, 421, "{path}");
     }
+    for path in ["/healthz", "/readyz", "/metrics", "/nothing"] {
+        assert_eq!(ask(server.address, under(path, "evil.example").as_bytes()).await.status, 421, "{path}");
+    }
     for path in ["/healthz", "/readyz", "/metrics"] {
-        assert_eq!(
-            ask(server.address, under(path, "ringcx-extractor.default.svc").as_bytes()).await.status,
-            200,
-            "{path}"
-        );
+        let unnamed = format!("GET {path} HTTP/1.0\r\n\r\n");
+        assert_eq!(ask(server.address, unnamed.as_bytes()).await.status, 200, "{path}");
     }
     let two = b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
     assert_ne!(ask(server.address, two).await.status, 200);

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{RequestBuilder, Response, StatusCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backoff::Fault;
 use crate::charset::Charset;
@@ -54,13 +54,14 @@ impl Call<'_> {
             let token;
             (token, permit) = self.ready(permit, &mut reserved).await?;
             let request = request(&token)?;
+            let socket = self.api.socket().await;
             let sent = self.api.clock().tick();
             if !permit.sent() {
                 // The right to send has lapsed since the permit was given, as when the machine was asleep.
                 permit = self.pacer.enter().await;
                 continue;
             }
-            let outcome = self.api.send(self.endpoint, request).await;
+            let outcome = self.api.send_on(socket, self.endpoint, request).await;
             permit.counted();
             if let Some(reserved) = reserved.take() {
                 reserved.counted().await;
@@ -169,12 +170,20 @@ pub(crate) struct Answer {
     endpoint: Endpoint,
     idle: Duration,
     large: Arc<Semaphore>,
+    /// Its place among the requests under way, until it is read.
+    _socket: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
     /// `large` has one permit, for the one answer of the process that may be held whole though it is large.
-    pub(crate) fn new(response: Response, endpoint: Endpoint, idle: Duration, large: Arc<Semaphore>) -> Answer {
-        Answer { response, endpoint, idle, large }
+    pub(crate) fn new(
+        response: Response,
+        endpoint: Endpoint,
+        idle: Duration,
+        large: Arc<Semaphore>,
+        socket: Option<OwnedSemaphorePermit>,
+    ) -> Answer {
+        Answer { response, endpoint, idle, large, _socket: socket }
     }
 
     pub(crate) fn status(&self) -> StatusCode {

@@ -11,6 +11,9 @@ use crate::model::{AccountId, Artifact, ArtifactSet, SummariesFor, Wants};
 
 const HINT: &str = "list sub-accounts as [[accounts]], or give [discover_accounts] to take all that the login can see";
 
+/// The longest id that is accepted, in bytes: Postgres' indexes take 2,704.
+const LONGEST_ID: usize = 512;
+
 /// Whose segments to get.
 pub(super) fn accounts(reader: &mut Reader<'_>) -> Option<Accounts> {
     let listed = reader.sections("accounts");
@@ -62,6 +65,9 @@ fn id(reader: &mut Reader<'_>, section: &Section<'_>, name: &str, hint: &str) ->
     let given = reader.required(section, name, hint)?;
     if given.value.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return reader.refuse(&given, format!("{} holds white space", quoted(&given.value)), hint);
+    }
+    if given.value.len() > LONGEST_ID {
+        return reader.refuse(&given, format!("is longer than {LONGEST_ID} bytes"), hint);
     }
     Some(given.value)
 }

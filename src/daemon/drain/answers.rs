@@ -20,6 +20,8 @@ impl Drain {
             Err(error) => {
                 // A bug took the request down. Which claim it had is unknown: forget all that are not waiting.
                 tracing::error!(account = %self.account.id, %error, "a request ended abnormally; what was under way is claimed anew");
+                let (now, wait) = (self.account.clock.now(), self.patience.backoff.initial());
+                self.standing.values_mut().for_each(|standing| standing.probe_lost(now, wait));
                 self.held.clear();
                 self.schedule = Schedule::default();
                 self.look_again();
@@ -125,17 +127,12 @@ impl Drain {
         };
         tracing::warn!(account = %self.account.id, endpoint = %artifact, until = %row.until, %error,
             hint = error.hint(), "paused");
-        if let Err(error) = self.account.db.pause(&row).await {
-            tracing::warn!(account = %self.account.id, %error, "failed to record a pause");
-        }
+        self.account.paused(row).await;
     }
 
     async fn recovered(&mut self, artifact: Artifact, since: Time, now: Time) {
         tracing::info!(account = %self.account.id, endpoint = %artifact, "works again");
-        let waited = Some((since, now));
-        if let Err(error) = self.account.db.resume(self.account.owned.account, artifact.into(), waited).await {
-            tracing::warn!(account = %self.account.id, %error, "failed to record the end of a pause");
-        }
+        self.account.resumed(artifact.into(), Some((since, now))).await;
         self.look_again();
     }
 

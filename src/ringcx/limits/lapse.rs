@@ -43,13 +43,21 @@ pub(super) struct Start {
 }
 
 impl Lapse {
-    /// Turns what is known into how to begin, where one request takes `period` to earn; `None` for a full bucket.
-    pub(super) fn start(self, period: Duration, limit: u32) -> Option<Start> {
-        let quiet_for = match self {
-            Lapse::Fresh => return None,
+    /// For how long the previous user has certainly sent nothing.
+    pub fn quiet_for(self) -> Duration {
+        match self {
+            Lapse::Fresh => Duration::MAX,
             Lapse::Released { ago } => ago,
             Lapse::Died { last_seen_ago, sends_for, .. } => last_seen_ago.saturating_sub(sends_for),
-        };
+        }
+    }
+
+    /// Turns what is known into how to begin, where one request takes `period` to earn; `None` for a full bucket.
+    pub(super) fn start(self, period: Duration, limit: u32) -> Option<Start> {
+        if self == Lapse::Fresh {
+            return None;
+        }
+        let quiet_for = self.quiet_for();
         let quiet_needed = LATEST_ARRIVAL.saturating_add(period.saturating_mul(self.room(limit)));
         Some(Start { hold: quiet_needed.saturating_sub(quiet_for), filled_for: quiet_for.saturating_sub(quiet_needed) })
     }

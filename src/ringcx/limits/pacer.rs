@@ -2,7 +2,7 @@
 //!
 //! Two gates, one behind the other. The ring (`ring.rs`) makes it exact: a request may go only while fewer than the
 //! limit can still be in the server's window. The pace (`pace.rs`) spreads requests and makes restarts safe. In front
-//! of both stand holds (start-up, a pause after a 429) and a deadline (the right to send ends).
+//! of both stand holds (start-up, a pause after a 429) and the lease of whoever sends (the right to send ends).
 //!
 //! Waiters are served in the order in which they came; only the first has a timer, so that ten thousand of them cost
 //! one, and when the pace is behind, permits go without any.
@@ -11,9 +11,9 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use super::Lapse;
+use super::{LATEST_ARRIVAL, Lapse};
 use crate::clock::{Clock, Tick};
 
 mod pace;
@@ -30,9 +30,12 @@ use slowdown::Slowdown;
 /// How soon a caller that must not wait may ask again when nobody can know what it waits for.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// A request budget. Clones share it.
+/// A request budget, and the lease of whoever sends from it. Clones share both; [`Pacer::leased`] shares the budget only.
 #[derive(Clone)]
-pub struct Pacer(Arc<Shared>);
+pub struct Pacer(Arc<Shared>, Lease);
+
+/// The right to send, until a moment; `None` for no end.
+type Lease = Arc<watch::Sender<Option<Tick>>>;
 
 struct Shared {
     clock: Clock,
@@ -49,7 +52,6 @@ struct State {
     pace: Pace,
     slowdown: Slowdown,
     hold_until: Tick,
-    deadline: Option<Tick>,
     sent: Tally,
     refused: Tally,
 }
@@ -57,8 +59,10 @@ struct State {
 /// Why a request may not go now.
 enum Wait {
     Until(Tick),
-    /// For something that no clock brings: a deadline that moves, a permit that is used or given back.
+    /// For something that no clock brings: a permit that is used or given back.
     Change,
+    /// For the lease to be renewed. Others who send from the budget do not wait for that.
+    Lease,
 }
 
 /// A snapshot of a [`Pacer`], for people and metrics.
@@ -86,31 +90,51 @@ impl Pacer {
             pace: Pace::new(per_minute, now),
             slowdown: Slowdown::new(per_minute.get()),
             hold_until: Tick::default(),
-            deadline: None,
             sent: Tally::default(),
             refused: Tally::default(),
         };
         let (turn, changed) = (tokio::sync::Mutex::new(()), Notify::new());
-        Pacer(Arc::new(Shared { clock, limit: per_minute, state: Mutex::new(state), turn, changed }))
+        let shared = Shared { clock, limit: per_minute, state: Mutex::new(state), turn, changed };
+        Pacer(Arc::new(shared), Arc::new(watch::Sender::new(None)))
+    }
+
+    /// The same budget under a lease of its own: accounts that share a budget do not lose the right to send together.
+    pub fn leased(&self) -> Pacer {
+        Pacer(self.0.clone(), Arc::new(watch::Sender::new(None)))
     }
 
     /// Waits until a request may be sent; first come, first served. Dropping the future loses nothing.
     pub async fn enter(&self) -> Permit {
-        let _turn = self.0.turn.lock().await;
         loop {
-            let changed = self.0.changed.notified();
-            let wait = match self.take() {
-                Ok(permit) => return permit,
-                Err(wait) => wait,
-            };
-            match wait {
-                Wait::Until(due) => tokio::select! {
-                    () = self.0.clock.sleep_until(due) => {}
-                    () = changed => {}
-                },
-                Wait::Change => changed.await,
+            self.lease_held().await;
+            let _turn = self.0.turn.lock().await;
+            loop {
+                let changed = self.0.changed.notified();
+                let wait = match self.take() {
+                    Ok(permit) => return permit,
+                    Err(wait) => wait,
+                };
+                match wait {
+                    Wait::Until(due) => tokio::select! {
+                        () = self.0.clock.sleep_until(due) => {}
+                        () = changed => {}
+                    },
+                    Wait::Change => changed.await,
+                    Wait::Lease => break,
+                }
             }
         }
+    }
+
+    /// Waits outside the queue while the lease is over.
+    async fn lease_held(&self) {
+        let mut lease = self.1.subscribe();
+        // The sender is this pacer's own.
+        let _ = lease.wait_for(|until| until.is_none_or(|until| self.0.clock.tick() < until)).await;
+    }
+
+    fn has_lease(&self, now: Tick) -> bool {
+        self.1.borrow().is_none_or(|until| now < until)
     }
 
     /// A permit if a request may be sent now and nobody waits for one; else the earliest tick, after now, at which it
@@ -122,7 +146,7 @@ impl Pacer {
         };
         self.take().map_err(|wait| match wait {
             Wait::Until(due) => due.max(now + Duration::from_nanos(1)),
-            Wait::Change => now + ASK_AGAIN,
+            Wait::Change | Wait::Lease => now + ASK_AGAIN,
         })
     }
 
@@ -149,11 +173,16 @@ impl Pacer {
         }
     }
 
-    /// The right to send ends at `until`: no permit is given at or after it, and [`Permit::sent`] says no. Whoever waits
+    /// The lease ends at `until`: no permit is given at or after it, and [`Permit::sent`] says no. Whoever waits
     /// goes on waiting until it moves; `None` for no end.
     pub fn deadline(&self, until: Option<Tick>) {
-        self.lock().deadline = until;
-        self.0.changed.notify_one();
+        self.1.send_replace(until);
+    }
+
+    /// Somebody else used the budget for one request within the last minute, or is about to.
+    pub fn note_foreign_use(&self) {
+        let now = self.0.clock.tick();
+        self.lock().ring.occupy(now + LATEST_ARRIVAL, 1);
     }
 
     /// A 429 came: pauses (for `retry_after` at least, else from a second upwards), goes on at what seems to be left
@@ -197,6 +226,9 @@ impl Pacer {
 
     fn take(&self) -> Result<Permit, Wait> {
         let now = self.0.clock.tick();
+        if !self.has_lease(now) {
+            return Err(Wait::Lease);
+        }
         self.lock().take(now)?;
         Ok(Permit { pacer: self.clone(), stage: Stage::Granted })
     }
@@ -215,9 +247,6 @@ impl std::fmt::Debug for Pacer {
 impl State {
     fn take(&mut self, now: Tick) -> Result<(), Wait> {
         self.advance(now);
-        if self.deadline.is_some_and(|deadline| now >= deadline) {
-            return Err(Wait::Change);
-        }
         let held = self.held_until();
         if now < held {
             return Err(Wait::Until(held));
@@ -267,7 +296,7 @@ enum Stage {
 }
 
 impl Permit {
-    /// The request is about to leave: its place is taken from now on. `false` if the deadline has passed since the
+    /// The request is about to leave: its place is taken from now on. `false` if the lease has ended since the
     /// permit was given (the machine slept, the process was stopped): then the request must not leave. Its place is
     /// taken all the same, in case it does.
     pub fn sent(&mut self) -> bool {
@@ -282,7 +311,8 @@ impl Permit {
                 self.pacer.0.changed.notify_one();
             }
         }
-        state.deadline.is_none_or(|deadline| now < deadline)
+        drop(state);
+        self.pacer.has_lease(now)
     }
 
     /// The server has certainly counted the request: its headers came, or it failed.

@@ -159,6 +159,39 @@ fn at_the_deadline_nothing_leaves_until_it_moves() {
 }
 
 #[test]
+fn a_lease_that_ends_silences_nobody_else_who_sends_from_the_budget() {
+    let clock = clock();
+    let one = pacer(60, &clock);
+    let other = one.leased();
+    one.deadline(Some(clock.tick() + seconds(5)));
+    // The first in the queue loses its lease while it waits.
+    request(&one);
+    let (mut lost, mut waiting) = (queue(&one), queue(&other));
+    assert!(ready(&mut lost).is_none() && ready(&mut waiting).is_none());
+    one.deadline(Some(Tick::default()));
+    clock.advance(seconds(2));
+    assert!(ready(&mut lost).is_none(), "it may not send");
+    assert!(ready(&mut waiting).is_some(), "nor does it keep its place in the queue");
+    assert!(one.try_enter().is_err());
+    clock.advance(seconds(60));
+    request(&other);
+    one.deadline(None);
+    drop(waiting);
+    clock.advance(seconds(2));
+    assert!(ready(&mut lost).is_some(), "it goes on when the lease is renewed");
+}
+
+#[test]
+fn what_somebody_else_used_of_the_budget_is_left_out() {
+    let clock = clock();
+    let pacer = pacer(1, &clock);
+    pacer.note_foreign_use();
+    let noted = clock.tick();
+    let _permit = until_allowed(&pacer, &clock);
+    assert!(clock.tick().since(noted) >= seconds(60));
+}
+
+#[test]
 fn waiters_are_served_in_order_and_nobody_jumps_the_queue() {
     let clock = clock();
     let pacer = pacer(60, &clock);
