@@ -69,7 +69,9 @@ pub use read::{ArtifactVersion, AsideRow, AttemptRow, ChangeRow, ExportRange, Se
 pub use refusal::Refusal;
 pub use replica::{Assignment, Picture, ReplicaRow};
 pub use report::Counts;
-pub use search::{Doc, FoundRow, IndexBatch, IndexEntry, IndexLag, IndexRow, IndexSlice, Lookup, Needle, TodoRow};
+pub use search::{
+    Doc, FoundRow, IndexBatch, IndexEntry, IndexLag, IndexRow, IndexSlice, Lookup, Needle, SkippedDocument, TodoRow,
+};
 pub use settle::{BrokenAnswer, Settled, Settlement};
 pub use sql::{Arg, Row, Stmt, Tx, sql};
 pub use unusable::Unusable;

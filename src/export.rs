@@ -39,6 +39,9 @@ pub enum Format {
     Jsonl,
     /// A row a segment, transcripts as plain text
     Csv,
+    /// The same for spreadsheets: `--excel`
+    #[value(skip)]
+    CsvForExcel,
     /// A row a segment, in typed columns
     Parquet,
     /// To read
@@ -123,11 +126,11 @@ impl Rows for Passages<'_> {
 fn rows<'o>(format: Format, out: &'o mut (dyn Write + Send)) -> anyhow::Result<Box<dyn Rows + 'o>> {
     let render = match format {
         Format::Jsonl => jsonl::line,
-        Format::Csv => {
+        Format::Csv | Format::CsvForExcel => {
             let mut header = Vec::new();
-            csv::header(&mut header)?;
+            csv::header(format == Format::CsvForExcel, &mut header)?;
             out.write_all(&header)?;
-            csv::row
+            if format == Format::CsvForExcel { csv::excel_row } else { csv::row }
         }
         Format::Parquet => return Ok(Box::new(parquet::Segments::new(out)?)),
         Format::Text => text::page,

@@ -5,6 +5,7 @@
 
 pub mod document;
 mod find;
+mod head;
 pub mod marks;
 pub mod query;
 pub mod score;
@@ -12,5 +13,6 @@ pub mod words;
 
 pub use document::{Document, Source, indexed, spoken};
 pub use find::{Filters, Findings, Hit, LOOKED_AT, Order, RANKED, find};
+pub use head::head;
 pub use marks::Marks;
 pub use query::{Query, QueryError, parse};

@@ -149,6 +149,35 @@ fn an_export_to_a_file_is_whole_private_and_says_where_to_go_on() {
     assert_eq!(out(&run(folder.path(), &["export", "-o", "-", "--account", "support"])).lines().count(), 1200);
     let csv = run(folder.path(), &["export", "--format", "csv"]);
     assert_eq!(out(&csv).matches("\r\n").count(), 1201);
+    let excel = out(&run(folder.path(), &["export", "--format", "csv", "--excel"]));
+    assert!(excel.starts_with('\u{feff}') && excel.matches("\r\n").count() == 1201);
+    for format in ["jsonl", "parquet", "text"] {
+        let refused = run(folder.path(), &["export", "--format", format, "--excel"]);
+        assert_eq!(refused.status.code(), Some(2), "{format}");
+        assert!(err(&refused).contains("--excel changes CSV only\nhint: add `--format csv`"), "{}", err(&refused));
+    }
+}
+
+#[test]
+fn a_query_that_is_not_understood_is_refused_with_its_place() {
+    let folder = folder();
+    fill(folder.path(), 1);
+    for (query, at) in [
+        ("ref*nd", 4),
+        ("refund~1", 7),
+        ("(refund OR late", 1),
+        ("late \"too slow", 6),
+        ("refund AND", 8),
+        ("a || b", 3),
+    ] {
+        let refused = run(folder.path(), &["search", query]);
+        assert_eq!(refused.status.code(), Some(2), "{query}");
+        let said = err(&refused);
+        assert!(said.contains(&format!("at character {at}: ")) && said.contains("\nhint: "), "{query}: {said}");
+    }
+    for query in ["refund AND late", "(refund OR late) money", "refund NOT (late OR slow)"] {
+        assert_eq!(run(folder.path(), &["search", query]).status.code(), Some(0), "{query}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use ringcx_extractor::clock::Time;
-use ringcx_extractor::db::{Chunk, Claim, Db, Doc, IndexLag, Lookup, Owned, Settled, Settlement, sql};
+use ringcx_extractor::db::{Access, Chunk, Claim, Db, Doc, IndexLag, Lookup, Owned, Settled, Settlement, sql};
 use ringcx_extractor::index::{Indexer, Progress};
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants,
@@ -27,6 +27,11 @@ use support::daemon::{Place, Plan, Rig};
 
 on_both! {
     words_phrases_beginnings_and_exclusions_find_what_they_say,
+    operators_and_parentheses_find_what_they_say,
+    words_of_scripts_without_spaces_are_found_within_a_sentence,
+    changed_notes_are_indexed_without_a_pause,
+    large_documents_are_indexed_and_only_their_beginning_counts,
+    a_document_that_cannot_be_read_is_set_aside_and_the_rest_is_found,
     a_phrase_is_found_wherever_it_stands_in_a_very_long_transcript,
     notes_are_found_and_follow_the_metadata,
     a_newer_version_replaces_the_older,
@@ -41,9 +46,9 @@ on_both! {
 }
 
 mod through_the_binary {
-    use super::what_a_running_daemon_stores_is_found;
+    use super::{a_huge_transcript_is_indexed_in_little_memory, what_a_running_daemon_stores_is_found};
 
-    crate::e2e! { what_a_running_daemon_stores_is_found }
+    crate::e2e! { what_a_running_daemon_stores_is_found, a_huge_transcript_is_indexed_in_little_memory }
 }
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -72,11 +77,15 @@ fn ended(second: i64) -> Time {
 }
 
 async fn announce(db: &Db, owned: Owned, records: &[SegmentRecord]) {
+    announce_at(db, owned, records, NOW).await;
+}
+
+async fn announce_at(db: &Db, owned: Owned, records: &[SegmentRecord], now: Time) {
     let chunk = Chunk {
         owned,
         lane: Lane::Live,
-        stretch: Stretch { from: Time(0), to: NOW },
-        now: NOW,
+        stretch: Stretch { from: Time(0), to: now },
+        now,
         wants: Wants { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
         known: &Stretches::default(),
         urgent_before: None,
@@ -172,6 +181,141 @@ async fn words_phrases_beginnings_and_exclusions_find_what_they_say(test: TestDb
         ("nothing", ""),
     ] {
         assert_eq!(ids(&test.db, query).await, found, "{query}");
+    }
+}
+
+async fn operators_and_parentheses_find_what_they_say(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    let corpus = [("s1", "refund late"), ("s2", "refund money"), ("s3", "late money"), ("s4", "slow money")];
+    for (nth, (id, text)) in (0..).zip(corpus) {
+        told(&test.db, owned, id, nth, &[("Jane", text)]).await;
+    }
+    index(&test.db, &[owned]).await;
+    for (query, found) in [
+        ("refund AND late", "s1"),
+        ("(refund OR late) money", "s3 s2"),
+        ("(refund OR late) AND NOT money", "s1"),
+        ("(refund late) OR (slow money)", "s4 s1"),
+        ("((refund money) OR lat*) -(slow OR refund)", "s3"),
+        ("money NOT (refund OR \"slow money\")", "s3"),
+    ] {
+        assert_eq!(ids(&test.db, query).await, found, "{query}");
+    }
+}
+
+async fn words_of_scripts_without_spaces_are_found_within_a_sentence(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    let corpus = [
+        ("thai", "ผมต้องการขอคืนเงินค่าสินค้า100บาท"),
+        ("lao", "ຂ້ອຍຕ້ອງການເງິນຄືນ"),
+        ("burmese", "ကျွန်တော်ငွေပြန်အမ်းလိုပါတယ်"),
+        ("khmer", "ខ្ញុំចង់បានប្រាក់\u{200b}វិញ"),
+        ("korean", "iPhone을 환불을 받고 싶어요"),
+        ("other", "교환 불가 전환 หมา"),
+        ("latin", "re\u{ad}funded two\u{200b}words"),
+    ];
+    for (nth, (id, text)) in (0..).zip(corpus) {
+        told(&test.db, owned, id, nth, &[("Jane", text)]).await;
+    }
+    index(&test.db, &[owned]).await;
+    for (query, found) in [
+        ("คืนเงิน", "thai"),
+        ("สินค้า 100", "thai"),
+        ("หมู", ""),
+        ("ເງິນຄືນ", "lao"),
+        ("ငွေပြန်အမ်း", "burmese"),
+        ("ប្រាក់វិញ", "khmer"),
+        ("ប្រាក់ AND វិញ", "khmer"),
+        ("환불", "korean"),
+        ("\"환불을 받\"", "korean"),
+        ("iphone -전화", "korean"),
+        ("불가 OR 환불", "other korean"),
+        ("refunded words", "latin"),
+    ] {
+        assert_eq!(ids(&test.db, query).await, found, "{query}");
+    }
+}
+
+async fn changed_notes_are_indexed_without_a_pause(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    let noted = |note: &str| -> Vec<SegmentRecord> {
+        (0..1200).map(|n| record(&format!("s{n}"), n, json!({"agentNotes": format!("{note} {n}")}))).collect()
+    };
+    let indexer = Indexer::new(test.db.clone());
+    for note in ["first", "second"] {
+        for part in noted(note).chunks(500) {
+            announce(&test.db, owned, part).await;
+        }
+        // The daemon rests where nothing is left to do, and only there.
+        let mut steps = Vec::new();
+        while !matches!(steps.last(), Some(Progress::Caught | Progress::Idle)) {
+            steps.push(indexer.step(&[owned]).await.unwrap());
+        }
+        assert_eq!(test.db.index_behind().await.unwrap(), 0, "{steps:?}");
+        let lookup = Lookup { all: parse(note).unwrap().all, ..Lookup::default() };
+        assert_eq!(test.db.look_up(&lookup, None, 10_000).await.unwrap().len(), 1200);
+    }
+}
+
+async fn large_documents_are_indexed_and_only_their_beginning_counts(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    let records: Vec<SegmentRecord> = (0..4).map(|n| record(&format!("s{n}"), n, json!({}))).collect();
+    announce(&test.db, owned, &records).await;
+    let padded = |n: i64, bytes: usize| {
+        let (pad, text) = ("-".repeat(bytes), format!("begin{n} everywhere"));
+        json!({"transcript": [{"message": text}, {"participantId": pad, "message": format!("end{n}")}]}).to_string()
+    };
+    // Two of them are more than one step takes; of the last only the beginning is read.
+    for n in 0..4 {
+        let bytes = if n == 3 { 8 * 1024 * 1024 } else { 1_200_000 };
+        answer(&test.db, owned, &format!("s{n}"), Artifact::Transcript, &padded(n, bytes)).await;
+    }
+    index(&test.db, &[owned]).await;
+    let noted: Vec<SegmentRecord> =
+        (0..4).map(|n| record(&format!("s{n}"), n, json!({"agentNotes": format!("noted{n}")}))).collect();
+    announce(&test.db, owned, &noted).await;
+    index(&test.db, &[owned]).await;
+    for (query, found) in
+        [("everywhere", "s3 s2 s1 s0"), ("begin3", "s3"), ("end2", "s2"), ("end3", ""), ("noted3 OR noted1", "s3 s1")]
+    {
+        assert_eq!(ids(&test.db, query).await, found, "{query}");
+    }
+    assert_eq!(ids(&test.db, "everywhere -end3 -end0").await, "s3 s2 s1");
+}
+
+/// A row that no one can read, which only SQLite lets one make: on Postgres the documents are all found.
+async fn a_document_that_cannot_be_read_is_set_aside_and_the_rest_is_found(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    for n in 0..5 {
+        told(&test.db, owned, &format!("s{n}"), n, &[("Jane", "said")]).await;
+    }
+    let sqlite = matches!(test.db, Db::Sqlite(_));
+    if sqlite {
+        let mut tx = test.db.begin().await.unwrap();
+        tx.run(sql("update artifact set size = 0, version = 'x' where feed = 3")).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let indexer = Indexer::new(test.db.clone());
+    while indexer.step(&[owned]).await.unwrap() != Progress::Idle {}
+    assert_eq!(test.db.index_behind().await.unwrap(), 0);
+    let lookup = Lookup { all: parse("said").unwrap().all, ..Lookup::default() };
+    assert_eq!(test.db.look_up(&lookup, None, 10).await.unwrap().len(), if sqlite { 4 } else { 5 });
+    let skipped = test.db.skipped_documents().await.unwrap();
+    assert_eq!(
+        skipped.map(|(count, one, segment)| (count, one.reason, segment)),
+        sqlite.then(|| (1, "it cannot be read".to_owned(), "s2".to_owned()))
+    );
+    if sqlite {
+        let mut tx = test.db.begin().await.unwrap();
+        tx.run(sql("update artifact set version = 1 where feed = 3")).await.unwrap();
+        tx.commit().await.unwrap();
+        answer(&test.db, owned, "s2", Artifact::AgentSummary, "said as well").await;
+        answer(&test.db, owned, "s2", Artifact::Transcript, &said(&[("Jane", "said anew")])).await;
+        index(&test.db, &[owned]).await;
+        assert_eq!(
+            (test.db.skipped_documents().await.unwrap(), ids(&test.db, "\"said anew\"").await.as_str()),
+            (None, "s2")
+        );
     }
 }
 
@@ -480,6 +624,39 @@ async fn how_far_the_index_is_behind_and_since_when_is_known(test: TestDb) {
     assert_eq!(test.db.index_lag().await.unwrap(), lag(1, Some(NOW)), "notes wait as well");
     while indexer.step(&[b]).await.unwrap() != Progress::Idle {}
     assert_eq!(test.db.index_lag().await.unwrap(), lag(0, None));
+}
+
+async fn a_huge_transcript_is_indexed_in_little_memory(place: Place) {
+    let mut rig = Rig::new(place, Plan::history().transcripts_only()).await;
+    let db = match rig.place.url.strip_prefix("sqlite:") {
+        Some(path) => Db::open_sqlite(path.as_ref(), Access::Own).await.unwrap(),
+        None => Db::open_postgres(&rig.place.url.clone().into(), Access::Own, 2).await.unwrap(),
+    };
+    let now = rig.clock.now();
+    let account = db.enrol(&rig.main_account(), None, now).await.unwrap();
+    let owned = db.take(&[account.key], "e2e", Duration::from_secs(10), now).await.unwrap().remove(0);
+    let records: Vec<SegmentRecord> = ["huge", "behind"].map(|id| record(id, 1, json!({}))).into();
+    announce_at(&db, owned, &records, now).await;
+    // Each word occurs once.
+    let word = |n: u64| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let phrase = |n: u64| (n * 600..(n + 1) * 600).map(word).collect::<Vec<_>>().join(" ");
+    let phrases: Vec<_> = (0..4000).map(|n| json!({"participantName": "Jane", "message": phrase(n)})).collect();
+    let huge = json!({"transcript": phrases}).to_string();
+    assert!(huge.len() > 40_000_000);
+    for (segment, body) in [("huge", huge.as_str()), ("behind", &said(&[("Joe", "hippogriff")]))] {
+        let claim = claim(&db, owned, segment, Artifact::Transcript).await;
+        let settlement = Settlement::stored(&Bytes::copy_from_slice(body.as_bytes()), None);
+        assert_eq!(db.settle(&[Settled { claim, at: now, settlement }]).await.unwrap(), [true]);
+    }
+    db.close().await;
+    rig.start();
+    rig.until("both are indexed", async || {
+        let found = rig.run(&["search", "hippogriff"]).await;
+        found.out.contains("behind") && !found.err.contains("behind the archive")
+    })
+    .await;
+    let peak = rig.peak_memory();
+    assert!(peak < 300_000, "{peak} kB");
 }
 
 async fn what_a_running_daemon_stores_is_found(place: Place) {

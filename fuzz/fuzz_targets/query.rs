@@ -7,7 +7,11 @@ use ringcx_extractor::{config, search};
 
 fuzz_target!(|text: &str| {
     match search::query::parse(text) {
-        Ok(query) => assert!(!query.all.is_empty() && query.all.iter().all(|any| !any.is_empty())),
+        Ok(query) => {
+            let mut needles = query.all.iter().chain([&query.none]).flatten();
+            assert!(!query.all.is_empty() && query.all.iter().all(|any| !any.is_empty()));
+            assert!(needles.all(|needle| !needle.words.is_empty()));
+        }
         Err(error) => assert!(error.to_string().contains("hint: ")),
     }
     if let Ok(time) = config::parse_when(text, Time(1_800_000_000_000)) {

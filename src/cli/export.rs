@@ -21,6 +21,9 @@ pub struct Args {
     /// How to write it
     #[arg(long, value_enum, default_value = "jsonl")]
     pub format: Format,
+    /// With `--format csv`: for Excel and other spreadsheets, so that no cell is taken for a formula or for too long
+    #[arg(long)]
+    pub excel: bool,
     /// Segments that ended at or after this time
     #[arg(long, value_name = "TIME")]
     pub from: Option<String>,
@@ -62,8 +65,16 @@ pub enum Kind {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let (from, to) = context.range(args.from.as_deref(), args.to.as_deref())?;
     let redact = redactor(&args.redact, &args.redact_pattern)?;
+    let format = match (args.format, args.excel) {
+        (Format::Csv, true) => Format::CsvForExcel,
+        (_, true) => {
+            let text = "failed to export: --excel changes CSV only\nhint: add `--format csv`, or leave --excel off";
+            return Err(UsageError(text.to_owned()).into());
+        }
+        (format, false) => format,
+    };
     let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
-    if args.format.is_packed() && file.is_none() && terminal::is_terminal() {
+    if format.is_packed() && file.is_none() && terminal::is_terminal() {
         return Err(UsageError(
             "failed to export: Parquet is nothing for a terminal\nhint: name a file with --output, or redirect"
                 .to_owned(),
@@ -78,7 +89,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let range = ExportRange { from, to, account };
     let selection = Selection { range, since: since(&db, args.changed_since).await?, redact };
     let target = match file {
-        Some(path) if args.format.is_packed() => Target::packed_file(path)?,
+        Some(path) if format.is_packed() => Target::packed_file(path)?,
         Some(path) => Target::file(path)?,
         None => Target::stream(Stdout),
     };
@@ -90,7 +101,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     };
     // An interrupt must not leave half a file behind.
     let count = tokio::select! {
-        count = fill(&db, &selection, args.format, target, &bar) => match file {
+        count = fill(&db, &selection, format, target, &bar) => match file {
             Some(path) => count.map_err(|error| Target::failed(error, path))?,
             None => count?,
         },

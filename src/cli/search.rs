@@ -20,13 +20,14 @@ Query:
   'refun*'              words that begin so
   'refund -late'        without that word, phrase or beginning
   'refund OR money'     either of them
+  '(refund OR money) late'   parentheses group; AND and NOT are understood too
   Accents, capital letters and punctuation do not count. What begins with a hyphen goes after `--`.";
 
 /// Options of `search`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = QUERY_HELP)]
 pub struct Args {
-    /// What to look for: words, "phrases", beginnings*, -exclusions
+    /// What to look for: words, "phrases", beginnings*, -exclusions, OR, parentheses
     #[arg(required = true, value_name = "QUERY")]
     pub query: Vec<String>,
     /// Segments that ended at or after this time

@@ -97,6 +97,8 @@ fn the_help_of_each_command_for_looking_is_what_people_were_told() {
                                          or /etc/ringcx-extractor/config.toml]
           --format <FORMAT>              How to write it [default: jsonl] [possible values: jsonl, csv,
                                          parquet, text]
+          --excel                        With `--format csv`: for Excel and other spreadsheets, so that
+                                         no cell is taken for a formula or for too long
           --from <TIME>                  Segments that ended at or after this time
           --to <TIME>                    Segments that ended before this time
           --account <ACCOUNT>            Only this account: its sub-account id or name

@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
 use crate::db::Owned;
+use crate::health::{Finding, Severity};
 use crate::index::{Indexer, Progress};
+use crate::search::Source;
 
 /// Between two looks when nobody says that there is something: for what metadata brings.
-const TICK: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_secs(2);
 /// What comes within so long is indexed together: where nothing came for a while, and where results keep coming. A step has its
 /// price, however little it does: a transaction, and what the index merges after it.
 const GATHER: Duration = Duration::from_millis(500);
@@ -29,6 +31,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result
     let indexer = Indexer::new(shared.db.clone());
     let mut stored = shared.stored();
     let mut complained = false;
+    let mut skipped = None;
     while !stop.is_cancelled() {
         stored.mark_unchanged();
         let owned = owned(&shared);
@@ -40,7 +43,12 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result
         };
         match step {
             Ok(progress) => {
-                complained = false;
+                if std::mem::take(&mut complained) {
+                    shared.findings.clear("search_index_failed", None);
+                }
+                if progress != Progress::Idle || skipped.is_none() {
+                    skipped = Some(report_skipped(&shared, skipped.unwrap_or(0)).await);
+                }
                 match progress {
                     Progress::Did => {}
                     Progress::Caught if stored.has_changed().unwrap_or(false) => pause(&stop, FLOW).await,
@@ -53,14 +61,55 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result
                 }
             }
             Err(error) => {
-                if !std::mem::replace(&mut complained, true) && !error.is_passing() {
+                if !error.is_passing() && !std::mem::replace(&mut complained, true) {
                     tracing::warn!(%error, "failed to bring the full-text index up to date; it is tried again");
+                    shared.findings.report(Finding {
+                        code: "search_index_failed",
+                        severity: Severity::Warning,
+                        since: shared.clock.now(),
+                        subject: None,
+                        sentence: "the full-text index cannot be written: new conversations are not found".to_owned(),
+                        hint: "see the log; it is tried again, and nothing else waits for it".to_owned(),
+                        blocks_progress: false,
+                    });
                 }
                 pause(&stop, PATIENCE).await;
             }
         }
     }
     Ok(())
+}
+
+/// Shows what was set aside, where there is anything; returns how much it is.
+async fn report_skipped(shared: &Shared, known: u64) -> u64 {
+    const CODE: &str = "documents_not_indexed";
+    let (count, first, segment) = match shared.db.skipped_documents().await {
+        Ok(Some(skipped)) => skipped,
+        Ok(None) => {
+            shared.findings.clear(CODE, None);
+            return 0;
+        }
+        // It is asked again after the next step.
+        Err(_) => return known,
+    };
+    let source = Source::of_item(first.item).name();
+    let sentence = format!(
+        "{count} of the texts in the archive cannot be found by searching; the first is {source} of segment {segment}: {}",
+        first.reason
+    );
+    if count > known {
+        tracing::warn!(count, %segment, source, reason = %first.reason, "a text was left out of the full-text index");
+    }
+    shared.findings.report(Finding {
+        code: CODE,
+        severity: Severity::Warning,
+        since: shared.clock.now(),
+        subject: None,
+        sentence,
+        hint: "`show` and `export` have them; report it with the version, an upgrade may index them anew".to_owned(),
+        blocks_progress: false,
+    });
+    count
 }
 
 /// The accounts that this process works for now.

@@ -14,9 +14,10 @@ mod neighbours;
 mod number;
 mod postgres;
 mod purge;
+mod skipped;
 mod write;
 
-pub use batch::{IndexBatch, IndexEntry, IndexRow, IndexSlice, TodoRow};
+pub use batch::{IndexBatch, IndexEntry, IndexRow, IndexSlice, SkippedDocument, TodoRow};
 pub use doc::Doc;
 pub use look::{FoundRow, IndexLag, Lookup, Needle};
 pub(super) use number::Crowds;

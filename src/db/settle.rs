@@ -107,6 +107,14 @@ impl Settlement {
         }
     }
 
+    /// How many bytes of a body it brings, as they are stored.
+    pub fn stored_bytes(&self) -> usize {
+        match self {
+            Settlement::Answered { packed, .. } => packed.body.len(),
+            _ => 0,
+        }
+    }
+
     /// The API answered that there is nothing.
     pub fn not_populated(revisit: Option<Time>) -> Settlement {
         Settlement::Answered {

@@ -1,9 +1,11 @@
-//! A segment as a row, quoted as RFC 4180 says.
+//! A segment as a row, quoted as RFC 4180 says; on request such that a spreadsheet shows each cell as it is.
+
+use std::borrow::Cow;
 
 use ::csv::{Terminator, WriterBuilder};
 
 use super::{Entry, conversation_of, outcome_name, rfc3339, summary_of};
-use crate::reading::Metadata;
+use crate::reading::{Metadata, cleaned};
 
 const COLUMNS: [&str; 19] = [
     "rc_account_id",
@@ -27,13 +29,56 @@ const COLUMNS: [&str; 19] = [
     "auto_summary",
 ];
 
-/// Appends the names of the columns.
-pub(super) fn header(out: &mut Vec<u8>) -> anyhow::Result<()> {
+/// UTF-16 units that Excel shows of a cell.
+const EXCEL_CELL_UNITS: usize = 32_767;
+/// Stands at the end of a cell that was cut for Excel.
+const CUT: &str = " [cut]";
+
+/// Appends the names of the columns; for Excel behind the mark by which it knows UTF-8.
+pub(super) fn header(excel: bool, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    if excel {
+        out.extend_from_slice("\u{feff}".as_bytes());
+    }
     record(COLUMNS.iter().map(|name| (*name).to_owned()), out)
 }
 
 /// Appends a segment's row.
 pub(super) fn row(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    record(cells(entry).map(|cell| printable(&cell)), out)
+}
+
+/// The same for Excel.
+pub(super) fn excel_row(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    record(cells(entry).map(|cell| excel_cell(&cell)), out)
+}
+
+/// Without control characters, but with line breaks as they came.
+fn printable(cell: &str) -> String {
+    cell.split("\r\n").map(cleaned).collect::<Vec<_>>().join("\r\n")
+}
+
+/// A cell that Excel takes for text and shows whole, or with a mark where it was cut.
+fn excel_cell(cell: &str) -> String {
+    let text = printable(cell);
+    let is_formula = |text: &str| text.trim_start().starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
+    let prefix = if is_formula(&text) || cell.starts_with(['\t', '\r']) { "'" } else { "" };
+    let limit = EXCEL_CELL_UNITS - prefix.len();
+    if text.len() <= limit || text.encode_utf16().count() <= limit {
+        return format!("{prefix}{text}");
+    }
+    let mut left = limit - CUT.len();
+    let kept: String = text
+        .chars()
+        .take_while(|letter| {
+            let fits = letter.len_utf16() <= left;
+            left = left.saturating_sub(letter.len_utf16());
+            fits
+        })
+        .collect();
+    format!("{prefix}{kept}{CUT}")
+}
+
+fn cells(entry: &Entry) -> impl Iterator<Item = Cow<'static, str>> {
     let Entry { segment, slots: [transcript, agent, auto] } = entry;
     let metadata = Metadata::read(&segment.metadata);
     let field = |name: &str| metadata.field(name);
@@ -58,7 +103,7 @@ pub(super) fn row(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
         rfc3339(auto.fetched),
         summary_of(auto),
     ];
-    record(cells.into_iter().map(Option::unwrap_or_default), out)
+    cells.into_iter().map(|cell| cell.map_or(Cow::Borrowed(""), Cow::Owned))
 }
 
 fn record(cells: impl Iterator<Item = String>, out: &mut Vec<u8>) -> anyhow::Result<()> {
@@ -66,4 +111,40 @@ fn record(cells: impl Iterator<Item = String>, out: &mut Vec<u8>) -> anyhow::Res
     writer.write_record(cells.map(String::into_bytes))?;
     writer.flush()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_for_excel_is_text_that_fits() {
+        for (text, cell) in [
+            ("=1+1", "'=1+1"),
+            ("+49 30", "'+49 30"),
+            ("-1", "'-1"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("\t=1", "'\t=1"),
+            ("\r=1", "'=1"),
+            ("\rx", "'x"),
+            (" \n=1", "' \n=1"),
+            ("\0=1", "'=1"),
+            ("＝1", "'＝1"),
+            ("1=1", "1=1"),
+            ("", ""),
+            ("a\0\u{1b}[2Jb", "ab"),
+        ] {
+            assert_eq!(excel_cell(text), cell, "{text:?}");
+        }
+        let units = |text: &str| text.encode_utf16().count();
+        let most = "x".repeat(EXCEL_CELL_UNITS);
+        assert_eq!(excel_cell(&most), most);
+        assert_eq!(excel_cell(&format!("{most}y")), format!("{}{CUT}", "x".repeat(EXCEL_CELL_UNITS - CUT.len())));
+        for text in ["é".repeat(40_000), "😀".repeat(20_000), format!("={}", "😀".repeat(20_000))] {
+            let cell = excel_cell(&text);
+            assert!(cell.ends_with(CUT) && (EXCEL_CELL_UNITS - 1..=EXCEL_CELL_UNITS).contains(&units(&cell)));
+        }
+        let fits = "é".repeat(EXCEL_CELL_UNITS);
+        assert_eq!(excel_cell(&fits), fits);
+    }
 }

@@ -136,6 +136,21 @@ fn a_row_reads_back_as_it_was_whatever_its_cells_hold() {
 }
 
 #[test]
+fn a_row_holds_no_control_characters_and_for_excel_no_formula() {
+    let body = br#"{"transcript":[{"participantType":"agent","message":"=1+1"}]}"#;
+    let metadata = r#"{"agentDisposition":"=cmd|x"}"#;
+    let entry = entry(metadata, [stored(body), stored(b"\"a\\u0000b\\u001b[2Jc\""), stored(b"+49 30")]);
+    let plain = rendered(&entry, Format::Csv);
+    assert!(
+        plain.ends_with(",abc,stored,2024-07-22T11:30:00.500Z,+49 30\r\n") && plain.contains(",=cmd|x,"),
+        "{plain}"
+    );
+    let excel = rendered(&entry, Format::CsvForExcel);
+    assert!(excel.starts_with("\u{feff}rc_account_id,") && excel.contains(",'=cmd|x,"), "{excel}");
+    assert!(excel.ends_with(",abc,stored,2024-07-22T11:30:00.500Z,'+49 30\r\n"), "{excel}");
+}
+
+#[test]
 fn text_to_read_cannot_steer_a_terminal() {
     let body = br#"{"transcript":[{"participantName":"\u001b[2JJane","timestamp":"0","message":"Hi\u0007 there"}]}"#;
     let text =

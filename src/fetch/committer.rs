@@ -13,6 +13,8 @@ use crate::db::{Db, DbError, Item, Settled};
 
 /// How many results one transaction holds at the most.
 const BATCH: usize = 500;
+/// How many bytes of bodies, as they are stored, one transaction holds at the most; a larger one is written alone.
+const BATCH_BYTES: usize = 8_000_000;
 /// How long the first result of a batch waits for others.
 const LINGER: Duration = Duration::from_millis(4);
 /// Between tries while the database is away.
@@ -79,6 +81,30 @@ impl Committer {
     }
 }
 
+/// Results, and where to say of each that it is durable.
+type Part = (Vec<Settled>, Vec<mpsc::UnboundedSender<Acknowledgement>>);
+
+/// A batch cut up into transactions by bytes, the first last.
+fn parts(batch: Vec<Submission>) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut bytes = 0;
+    for Submission { settled, done } in batch {
+        bytes += settled.settlement.stored_bytes();
+        match parts.last_mut().filter(|_| bytes <= BATCH_BYTES) {
+            Some(part) => {
+                part.0.push(settled);
+                part.1.push(done);
+            }
+            None => {
+                bytes = settled.settlement.stored_bytes();
+                parts.push((vec![settled], vec![done]));
+            }
+        }
+    }
+    parts.reverse();
+    parts
+}
+
 impl Writer {
     /// Writes until all committers are gone and everything is written.
     pub async fn run(mut self) {
@@ -96,9 +122,7 @@ impl Writer {
     }
 
     async fn write(&self, batch: Vec<Submission>) {
-        let (settled, done): (Vec<Settled>, Vec<_>) =
-            batch.into_iter().map(|submission| (submission.settled, submission.done)).unzip();
-        let mut parts = vec![(settled, done)];
+        let mut parts = parts(batch);
         while let Some((settled, done)) = parts.pop() {
             match self.persist(&settled).await {
                 Ok(counted) => {

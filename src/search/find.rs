@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::document::{Document, Source};
+use super::head::head;
 use super::marks;
 use super::query::Query;
 use super::score::{Judged, judge};
@@ -19,8 +20,9 @@ use crate::reading::{Conversation, Metadata, Phrase};
 pub const RANKED: usize = 500;
 /// Matches that are looked at for those that the filters let through.
 pub const LOOKED_AT: usize = 20_000;
-/// Documents whose texts are held at a time.
+/// Documents whose texts are held at a time, and bytes of these; a larger one is held alone.
 const BODIES: usize = 50;
+const BODIES_BYTES: u64 = 16_000_000;
 
 /// What else must be so.
 #[derive(Debug, Clone, Default)]
@@ -118,7 +120,7 @@ pub async fn find(db: &Db, query: &Query, filters: &Filters, order: Order, limit
         before = Some(last);
         looked_at += docs.len();
         let rows = admitted(db, &asked, db.found(&docs).await?).await?;
-        for part in rows.chunks(BODIES) {
+        for part in parts(db, &rows).await? {
             for candidate in judged(db, query, &asked, part).await? {
                 seen += 1;
                 best.push(candidate);
@@ -249,6 +251,28 @@ fn keys<'a>(rows: impl Iterator<Item = &'a FoundRow>) -> Vec<i64> {
     keys
 }
 
+/// Cuts these up into those whose texts are held together.
+async fn parts<'a>(db: &Db, rows: &'a [Admitted]) -> Result<Vec<&'a [Admitted]>, DbError> {
+    let read = |one: &Admitted| {
+        let transcript = one.unnamed.then(|| transcript_of(&one.row));
+        [Some(one.row.item), transcript].into_iter().flatten()
+    };
+    let sizes = db.body_sizes(&rows.iter().flat_map(read).collect::<Vec<_>>()).await?;
+    let (mut parts, mut left) = (Vec::new(), rows);
+    while !left.is_empty() {
+        let mut bytes = 0;
+        let fits = |one: &Admitted| {
+            bytes += read(one).filter_map(|item| sizes.get(&item)).sum::<u64>();
+            bytes <= BODIES_BYTES
+        };
+        let most = left.iter().take(BODIES).map(fits).take_while(|fits| *fits).count().max(1);
+        let (part, rest) = left.split_at(most);
+        parts.push(part);
+        left = rest;
+    }
+    Ok(parts)
+}
+
 /// Reads the texts of these documents and judges them, and who takes part where that is asked.
 async fn judged(db: &Db, query: &Query, asked: &Asked<'_>, rows: &[Admitted]) -> Result<Vec<Candidate>, DbError> {
     let is_notes = |one: &&Admitted| Source::of_item(one.row.item) == Source::Notes;
@@ -257,7 +281,9 @@ async fn judged(db: &Db, query: &Query, asked: &Asked<'_>, rows: &[Admitted]) ->
     let mut items: Vec<i64> = texts.chain(transcripts).collect();
     items.sort_unstable();
     items.dedup();
-    let mut bodies = db.newest_bodies(&items).await?;
+    let bodies = db.newest_bodies(&items).await?.into_iter();
+    let mut bodies: BTreeMap<i64, (i64, Vec<u8>)> =
+        bodies.map(|(item, (version, body))| (item, (version, head(body)))).collect();
     for (key, segment) in db.segments_of(&keys(rows.iter().filter(is_notes).map(|one| &one.row))).await? {
         bodies.insert(key * 4 + 3, (0, segment.metadata.into_bytes()));
     }

@@ -84,6 +84,24 @@ pub(super) enum Form {
     Blocks(Vec<(String, String)>),
 }
 
+/// A document that could not be worked on: it is not in the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedDocument {
+    /// The account.
+    pub account: i64,
+    /// Its item; code 3 is the agent's notes.
+    pub item: i64,
+    /// Why, without anything that it says.
+    pub reason: String,
+}
+
+impl SkippedDocument {
+    /// That this one is left out.
+    pub fn of(entry: &IndexEntry, reason: &str) -> SkippedDocument {
+        SkippedDocument { account: entry.account, item: entry.item, reason: reason.to_owned() }
+    }
+}
+
 /// What one transaction changes.
 #[derive(Debug, Default)]
 pub struct IndexBatch {
@@ -93,6 +111,8 @@ pub struct IndexBatch {
     pub todos: Vec<TodoRow>,
     /// The documents of both.
     pub entries: Vec<IndexEntry>,
+    /// Those of them that could not be worked on.
+    pub skipped: Vec<SkippedDocument>,
 }
 
 impl Db {

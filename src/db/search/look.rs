@@ -182,6 +182,21 @@ impl Db {
         Ok(bodies)
     }
 
+    /// How many bytes reading the body of each of these items takes: those of all its versions as received.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn body_sizes(&self, items: &[i64]) -> Result<BTreeMap<i64, u64>, DbError> {
+        let mut sizes = BTreeMap::<i64, u64>::new();
+        for part in items.chunks(BULK) {
+            let head = "select item, size from artifact where item in ";
+            for row in self.all(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await? {
+                *sizes.entry(row.int(0)?).or_default() += row.count(1)?;
+            }
+        }
+        Ok(sizes)
+    }
+
     /// These segments, by number.
     ///
     /// # Errors

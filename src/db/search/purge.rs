@@ -49,6 +49,7 @@ impl Tx {
         }
         docs.sort_unstable();
         docs.dedup();
+        self.forget_skipped(items.iter().copied()).await?;
         self.drop_docs(&docs).await
     }
 
@@ -140,6 +141,7 @@ impl Db {
         }
         tx.run(sql("delete from search_cursor")).await?;
         tx.run(sql("delete from search_todo")).await?;
+        tx.run(sql("delete from search_skipped")).await?;
         tx.put_meta("search_version", &version.to_string()).await?;
         tx.put_meta("search_sweep", "0").await?;
         tx.commit().await?;

@@ -128,6 +128,7 @@ impl Db {
                 None
             }
         };
+        tx.put_skipped(&batch.skipped, put.iter().map(|entry| entry.item)).await?;
         tx.move_cursors(batch.slices.iter().filter(|slice| owned.contains(&slice.owned.account))).await?;
         tx.commit().await?;
         if let Some((crowds, taken)) = crowds {

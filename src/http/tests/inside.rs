@@ -51,6 +51,9 @@ async fn whoever_knows_the_token_gets_in_and_out_again() {
     assert!(page.body.contains("Nothing was found") && page.body.contains("not indexed yet"), "{}", page.body);
     assert!(page.header("content-security-policy").unwrap().starts_with("default-src 'none'; style-src 'sha256-"));
     assert_eq!(send(&server, "/search?q=-x", &[&session], None).await.status, 400);
+    let refused = send(&server, "/search?q=ref*nd", &[&session], None).await;
+    assert!(refused.status == 400 && refused.body.contains("at character 4: "), "{}", refused.body);
+    assert_eq!(send(&server, "/search?q=(refund+OR+late)+AND+money", &[&session], None).await.status, 200);
     assert_eq!(send(&server, "/conversation?account=one&segment=x", &[&session], None).await.status, 404);
     let left = send(&server, "/logout", &[&session], Some("")).await;
     assert_eq!((left.status, left.header("location")), (303, Some("/")));
