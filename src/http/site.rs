@@ -176,7 +176,7 @@ impl Site {
             login_up: !matches!(look.facts.login, LoginState::Failing { .. }),
             ready: look.readiness.ready,
             working: look.facts.works,
-            clock_skew_seconds: self.shared.api.skew().offset_ms() as f64 / 1000.0,
+            clock_skew_seconds: self.shared.api.offset_ms() as f64 / 1000.0,
             index_lag: picture
                 .map(|picture| picture.status.search_index)
                 .map(|index| (index.lag_changes, index.lag_seconds)),
