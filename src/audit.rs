@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use report::{
-    AccountAudit, ArtifactAudit, Aside, Asides, Audit, Cause, DayDifference, Gap, Item, LateBucket, Lateness, Ledger,
-    Moment, Pass, Problem, ProblemKind, Read, Segments, Span, Spanned, Unfinished,
+    AccountAudit, ArtifactAudit, Aside, Asides, Audit, Cause, DayDifference, Gap, Item, LastLook, LateBucket, Lateness,
+    Ledger, Moment, Pass, Problem, ProblemKind, Read, Segments, Span, Spanned, Unfinished,
 };
 
 use crate::clock::Time;

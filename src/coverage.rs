@@ -14,11 +14,13 @@ use crate::sliding::Sliding;
 mod budget;
 mod cooling;
 mod planner;
+mod planning_clock;
 mod wanted;
 
 pub use budget::estimate;
 pub use cooling::{CoolingDown, Ending};
 pub use planner::plan;
+pub use planning_clock::{CLOCK_NOISE, ClockReadings, PlanningClock};
 
 /// The least that a window may be wide: one of a single second vouches for nothing.
 const NARROWEST: i64 = 2;
@@ -154,6 +156,29 @@ impl Coverage {
         if let Some(held) = held {
             held.insert(stretch);
         }
+    }
+
+    /// Whether anything counts as read that ends after `now`.
+    pub fn reaches_beyond(&self, now: Time) -> bool {
+        self.sets().any(|set| set.as_slice().last().is_some_and(|last| last.to > now))
+    }
+
+    /// Forgets what counts as read of the time after `now`, which nobody can have read.
+    pub fn cut(&mut self, now: Time) {
+        let Some(past) = Stretch::new(Time(i64::MIN), now) else { return };
+        self.live = self.live.within(past);
+        for (_, recheck) in &mut self.rechecks {
+            recheck.done = recheck.done.within(past);
+        }
+        for backfill in &mut self.backfills {
+            backfill.done = backfill.done.within(past);
+        }
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &Stretches> {
+        let rechecks = self.rechecks.iter().map(|(_, recheck)| &recheck.done);
+        let backfills = self.backfills.iter().map(|backfill| &backfill.done);
+        std::iter::once(&self.live).chain(rechecks).chain(backfills)
     }
 
     /// Everything from the first live window's start up to here was read without a gap; `None` before the first read.

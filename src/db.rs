@@ -55,7 +55,8 @@ pub use deliver::{
 pub use error::{DbError, DbFault};
 pub use item::{Item, Packed, pack, unpack, unpack_text};
 pub use keep::{
-    AsideText, Done, Entry, Erased, Erasing, Gone, Hold, JournalRow, Scrubbed, SegmentRef, Texts, Tombstone,
+    AsideText, Done, Entry, Erased, Erasing, Gone, Hold, JournalRow, RetentionNoticeRow, Scrubbed, SegmentRef, Texts,
+    Tombstone,
 };
 pub use ledger::{
     ArtifactTally, AsideLedgerRow, CoveredRow, DayRow, GoneTally, IdCount, LedgerAccount, ReadRow, SettledRow,

@@ -3,6 +3,7 @@
 //! Asks `ringcx`, writes `db`. What to read next is decided by the pure planner in `coverage`; a window counts as read
 //! only when its whole answer is stored, and a chunk stored twice is the same as once, so a crash repeats a read at most.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,14 @@ use tokio::sync::mpsc;
 
 use crate::account::{Account, metadata_budget_name};
 use crate::backoff::{Backoff, Fault};
-use crate::clock::Time;
+use crate::clock::{Tick, Time, millis};
 use crate::config::Start;
-use crate::coverage::{Backfill, CoolingDown, Coverage, Ending, Pass, Plan, Recheck, Repair, Rules, Want, plan};
+use crate::coverage::{
+    Backfill, CLOCK_NOISE, ClockReadings, CoolingDown, Coverage, Ending, Pass, Plan, PlanningClock, Recheck, Repair,
+    Rules, Want, plan,
+};
 use crate::db::{Announced, Chunk, DbError, DbFault, PauseRow, Reading, Refusal};
-use crate::model::{AsideRecord, Endpoint, SegmentRecord, Stretches};
+use crate::model::{AsideRecord, Endpoint, SegmentRecord, Stretch, Stretches};
 use crate::planted::{self, Plant};
 use crate::ringcx::{self, ApiError, Cause, Record};
 use crate::standing::Standing;
@@ -29,14 +33,16 @@ const LONGEST: Duration = Duration::from_secs(900);
 const URGENT: f64 = 0.9;
 /// Between tries while the database is away.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// No stretch that failed rests for longer, whatever a clock said.
+const LONGEST_REST: Duration = Duration::from_secs(3600);
 
 /// Whether a step did anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// It did; there may be more to do at once.
     Did,
-    /// Nothing is to be done before then, by this machine's clock.
-    Idle(Time),
+    /// Nothing is to be done for so long, which is never longer than an interval: clocks may be set meanwhile.
+    Idle(Duration),
 }
 
 /// What discovery goes by.
@@ -62,8 +68,18 @@ pub struct Discoverer {
     /// Failures in a row.
     failures: u32,
     refused: u32,
-    not_before: Time,
+    not_before: Tick,
     turn: u64,
+    planning: PlanningClock,
+    /// This machine's time at tick zero, as it was at the start: pauses go by it, whatever its clock is set to later.
+    anchor: Time,
+}
+
+/// What came of an answer.
+struct Stored {
+    announced: Announced,
+    /// When the newest conversation ended that lies in the window.
+    newest_end: Option<Time>,
 }
 
 impl Discoverer {
@@ -72,8 +88,12 @@ impl Discoverer {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn load(account: Arc<Account>, policy: Policy) -> Result<Discoverer, DbError> {
-        let coverage = load_coverage(&account, &policy).await?;
+        let planning = PlanningClock::default();
+        let coverage = load_coverage(&account, &policy, planning.now(&readings(&account, None))).await?;
+        let (now, tick) = (account.clock.now(), account.clock.tick());
         Ok(Discoverer {
+            anchor: now.plus_millis(-millis(tick.0)),
+            planning,
             account,
             policy,
             coverage,
@@ -81,22 +101,24 @@ impl Discoverer {
             standing: Standing::default(),
             failures: 0,
             refused: 0,
-            not_before: Time(i64::MIN),
+            not_before: Tick::default(),
             turn: 0,
         })
     }
 
     /// Takes up a pause that was recorded before this process began.
     pub fn take_up(&mut self, pause: &PauseRow) {
-        self.standing.resume_from(pause.since, pause.until, pause.times);
+        let longest = LONGEST.max(self.policy.backoff.initial());
+        self.standing.resume_from(pause.since, pause.until.min(self.local() + longest), pause.times);
     }
 
     /// Goes on from where a refusal left whoever read the account's metadata before.
     pub fn take_up_refusal(&mut self, refusals: &BTreeMap<String, Refusal>) {
         let Some(refusal) = refusals.get(&metadata_budget_name(&self.account.id.sub)) else { return };
+        let (now, tick) = (self.account.clock.now(), self.account.clock.tick());
         // One that is long over says nothing about the next.
-        if self.account.clock.now().since(refusal.until) < LONGEST {
-            (self.not_before, self.refused) = (refusal.until, refusal.times);
+        if now.since(refusal.until) < LONGEST {
+            (self.not_before, self.refused) = (tick + refusal.until.since(now), refusal.times);
         }
     }
 
@@ -105,7 +127,8 @@ impl Discoverer {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn reload(&mut self) -> Result<(), DbError> {
-        self.coverage = load_coverage(&self.account, &self.policy).await?;
+        let now = self.planning.now(&readings(&self.account, None));
+        self.coverage = load_coverage(&self.account, &self.policy, now).await?;
         Ok(())
     }
 
@@ -114,31 +137,97 @@ impl Discoverer {
     /// # Errors
     /// Where the database fails; what the API does wrong is dealt with here.
     pub async fn step(&mut self) -> Result<Progress, DbError> {
-        let local = self.account.clock.now();
-        if local < self.not_before {
-            return Ok(Progress::Idle(self.not_before));
+        let (local, tick) = (self.local(), self.account.clock.tick());
+        if tick < self.not_before {
+            return Ok(self.idle(self.not_before.since(tick)));
         }
         if !self.standing.open(local) {
-            let until = self.standing.pause().map_or(local + PATIENCE, |pause| pause.until.max(local + PATIENCE));
-            return Ok(Progress::Idle(until));
+            let until = self.standing.pause().map_or(local, |pause| pause.until);
+            return Ok(self.idle(until.since(local).max(PATIENCE)));
         }
-        // The planner thinks in the API's time; this machine's clock may differ from it.
-        let now = self.account.api.api_now();
-        let skew = now.0.saturating_sub(local.0);
+        if self.account.api.time(local, tick).answers == 0 {
+            // The answer to a login tells what time it is before the first window is chosen. Where it fails, the read says so.
+            let _ = self.account.login.token().await;
+        }
+        let readings = self.readings().await?;
+        let now = self.planning.now(&readings);
+        self.check_coverage(&readings, now).await?;
+        self.cooling.cap(now + LONGEST_REST);
+        let skew = now.0.saturating_sub(readings.machine.0);
         let repairs = self.repairs(skew).await?;
         let log = self.account.metadata.log().await.map_err(store_error)?;
         let log: Vec<Time> = log.into_iter().map(|at| at.plus_millis(skew)).collect();
-        match plan(now, &self.policy.rules, &self.coverage, &log, self.cooling.as_slice(), &repairs, self.turn) {
-            Plan::Wait { until } => Ok(Progress::Idle(until.plus_millis(-skew).max(local.plus_millis(10)))),
-            Plan::Read(want) => {
-                self.standing.admit(local);
-                if let Err(error) = self.read(want).await {
-                    self.standing.abandon();
-                    return Err(error);
-                }
-                Ok(Progress::Did)
-            }
+        let rules = &self.policy.rules;
+        // What is not past by the earliest clock counts as not read for now.
+        let mut coverage = Cow::Borrowed(&self.coverage);
+        if coverage.reaches_beyond(now) {
+            coverage.to_mut().cut(now);
         }
+        let want = match plan(now, rules, &coverage, &log, self.cooling.as_slice(), &repairs, self.turn) {
+            Plan::Read(want) => want,
+            Plan::Wait { until } => {
+                let has_room = rules.sliding.earliest(&log, now) <= now;
+                match has_room.then(|| self.planning.probe(&readings, rules)).flatten() {
+                    Some(want) => want,
+                    None => return Ok(self.idle(until.since(now))),
+                }
+            }
+        };
+        self.standing.admit(local);
+        if let Err(error) = self.read(want, self.planning.lead(&readings)).await {
+            self.standing.abandon();
+            return Err(error);
+        }
+        Ok(Progress::Did)
+    }
+
+    fn idle(&self, span: Duration) -> Progress {
+        let longest = self.policy.rules.interval.max(Duration::from_secs(1));
+        Progress::Idle(span.clamp(Duration::from_millis(10), longest))
+    }
+
+    /// This machine's time, as if nobody had set its clock since the start.
+    fn local(&self) -> Time {
+        self.anchor + self.account.clock.tick().0
+    }
+
+    /// What all clocks say, the database's among them.
+    async fn readings(&self) -> Result<ClockReadings, DbError> {
+        let db = &self.account.db;
+        let (asked, now) = (self.account.clock.tick(), self.account.clock.now());
+        let database = match db.file() {
+            Some(_) => None,
+            None => {
+                let ahead = db.here(now).await?.0.saturating_sub(now.0);
+                // The answer is as old as the question took, at the most.
+                let took = millis(self.account.clock.tick().since(asked));
+                let here = self.account.clock.now().plus_millis(ahead);
+                (ahead.saturating_abs() > millis(CLOCK_NOISE).saturating_add(took)).then_some(here)
+            }
+        };
+        Ok(readings(&self.account, database))
+    }
+
+    /// Forgets what lies in the future by every clock, and begins earlier where this machine's clock was ahead when the
+    /// account was new.
+    async fn check_coverage(&mut self, readings: &ClockReadings, now: Time) -> Result<(), DbError> {
+        let account = &self.account;
+        if readings.newest.is_none() {
+            return Ok(());
+        }
+        let start = first_window(&self.policy, now);
+        if self.coverage.live.is_empty() && self.coverage.live_start > start {
+            account.db.lower_live_start(account.owned, start).await?;
+            self.coverage.live_start = start;
+        }
+        let latest = readings.latest().plus_millis(999).floor_to_second();
+        if account.api.time(readings.machine, readings.tick).is_measured() && self.coverage.reaches_beyond(latest) {
+            account.db.cut_coverage(account.owned, latest).await?;
+            self.coverage.cut(latest);
+            tracing::warn!(account = %account.id, after = %latest,
+                "time that is still to come counted as read, from a clock that was ahead; it will be read again");
+        }
+        Ok(())
     }
 
     async fn repairs(&self, skew: i64) -> Result<Vec<Repair>, DbError> {
@@ -146,11 +235,11 @@ impl Discoverer {
         Ok(repairs.into_iter().map(|(stretch, due)| Repair { stretch, due: due.plus_millis(skew) }).collect())
     }
 
-    async fn read(&mut self, want: Want) -> Result<(), DbError> {
+    /// `planned` is the lead over the tick of the time that the window was planned for.
+    async fn read(&mut self, want: Want, planned: i64) -> Result<(), DbError> {
         let permit = self.account.pacer.enter().await;
         self.account.live.count(want.lane, self.account.clock.tick());
-        let at = self.account.clock.now();
-        let api_at = self.account.api.api_now();
+        let sent = (self.account.clock.now(), self.account.clock.tick());
         let (sender, receiver) = mpsc::channel(BATCHES);
         let account = self.account.clone();
         let request = ringcx::metadata(
@@ -164,9 +253,9 @@ impl Discoverer {
             sender,
         );
         let (read, stored) = tokio::join!(request, self.store(&want, receiver));
-        let announced = stored?;
+        let stored = stored?;
         match read {
-            Ok(_) => self.finished(&want, at, api_at, announced).await,
+            Ok(_) => self.finished(&want, sent, planned, stored).await,
             Err(error) => {
                 self.failed(&want, &error).await;
                 Ok(())
@@ -175,8 +264,9 @@ impl Discoverer {
     }
 
     /// Stores an answer as it arrives.
-    async fn store(&self, want: &Want, mut batches: mpsc::Receiver<Vec<Record>>) -> Result<Announced, DbError> {
+    async fn store(&self, want: &Want, mut batches: mpsc::Receiver<Vec<Record>>) -> Result<Stored, DbError> {
         let mut sum = Announced::default();
+        let mut newest_end = None;
         let skips = planted::strikes(Plant::SkippedWindow);
         while let Some(batch) = batches.recv().await {
             if skips {
@@ -185,7 +275,10 @@ impl Discoverer {
             let (mut records, mut asides) = (Vec::with_capacity(batch.len()), Vec::new());
             for record in batch {
                 match record {
-                    Record::Segment(segment) => records.push(segment),
+                    Record::Segment(segment) => {
+                        newest_end = newest_end.max(segment.end.filter(|end| *end <= want.window.end()));
+                        records.push(segment);
+                    }
                     Record::Aside(aside) => asides.push(aside),
                 }
             }
@@ -199,7 +292,7 @@ impl Discoverer {
             }
             sum.add(stored);
         }
-        Ok(sum)
+        Ok(Stored { announced: sum, newest_end })
     }
 
     async fn store_batch(
@@ -210,7 +303,8 @@ impl Discoverer {
     ) -> Result<Announced, DbError> {
         loop {
             let now = self.account.clock.now();
-            let kept_since = self.account.policy.retention.map(|kept| now - kept);
+            let earliest = self.planning.now(&readings(&self.account, None));
+            let kept_since = self.account.policy.retention.map(|kept| earliest - kept);
             let chunk = Chunk {
                 owned: self.account.owned,
                 lane: want.lane,
@@ -218,11 +312,7 @@ impl Discoverer {
                 now,
                 wants: self.account.policy.wants,
                 known: &self.coverage.live,
-                urgent_before: self
-                    .policy
-                    .rules
-                    .retention
-                    .map(|kept| self.account.api.api_now() - kept.mul_f64(URGENT)),
+                urgent_before: self.policy.rules.retention.map(|kept| earliest - kept.mul_f64(URGENT)),
                 repair: self.policy.rules.interval.min(Duration::from_secs(60)),
                 records,
                 asides,
@@ -237,14 +327,52 @@ impl Discoverer {
         }
     }
 
-    async fn finished(&mut self, want: &Want, at: Time, api_at: Time, announced: Announced) -> Result<(), DbError> {
+    async fn finished(
+        &mut self,
+        want: &Want,
+        (at, sent): (Time, Tick),
+        planned: i64,
+        Stored { announced, newest_end }: Stored,
+    ) -> Result<(), DbError> {
+        let after = match self.readings().await {
+            // What the database's clock said before counts in any case.
+            Err(error) if error.is_passing() => readings(&self.account, None),
+            readings => readings?,
+        };
+        let (credited, read_at) = self.planning.credit(want.stretch, (planned, sent), &after, &self.policy.rules);
+        if newest_end.is_some_and(|ended| self.planning.observe(&after, ended)) {
+            tracing::warn!(account = %self.account.id, "conversations have ended that are yet to come by this machine's \
+                clock: it is behind, and the API's clock counts. hint: keep it right with NTP (timedatectl set-ntp true)");
+        }
+        match credited {
+            Some(stretch) => self.record(want, stretch, at, read_at, announced).await?,
+            None => tracing::debug!(account = %self.account.id, window = %want.stretch, segments = announced.segments,
+                "a window does not count as read: by the earliest clock it is not past"),
+        }
+        (self.failures, self.refused) = (0, 0);
+        self.account.clear_redirect(Endpoint::Metadata);
+        if let crate::standing::Meaning::Recovered(_) = self.standing.answered() {
+            tracing::info!(account = %self.account.id, endpoint = %Endpoint::Metadata, "works again");
+            self.account.resumed(Endpoint::Metadata, None).await;
+        }
+        Ok(())
+    }
+
+    async fn record(
+        &mut self,
+        want: &Want,
+        stretch: Stretch,
+        at: Time,
+        read_at: Time,
+        announced: Announced,
+    ) -> Result<(), DbError> {
         let mut coverage = self.coverage.clone();
-        let gained = coverage.record(want.stretch, api_at);
+        let gained = coverage.record(stretch, read_at);
         let reading = Reading {
             at,
             done: self.account.clock.now(),
             lane: want.lane,
-            stretch: want.stretch,
+            stretch,
             announced,
             passes: gained.into_iter().map(|(pass, stretch)| (pass.key(), stretch)).collect(),
             finished: coverage.finished(),
@@ -261,24 +389,18 @@ impl Discoverer {
         }
         coverage.backfills.retain(|backfill| !reading.finished.contains(&backfill.id));
         self.coverage = coverage;
-        self.cooling.answered(want.stretch);
+        self.cooling.answered(stretch);
         self.turn = self.turn.wrapping_add(u64::from(want.lane != crate::model::Lane::Live));
-        (self.failures, self.refused) = (0, 0);
-        self.account.clear_redirect(Endpoint::Metadata);
-        if let crate::standing::Meaning::Recovered(_) = self.standing.answered() {
-            tracing::info!(account = %self.account.id, endpoint = %Endpoint::Metadata, "works again");
-            self.account.resumed(Endpoint::Metadata, None).await;
-        }
         for id in &reading.finished {
             tracing::info!(account = %self.account.id, backfill = id, "backfill is complete");
         }
-        tracing::debug!(account = %self.account.id, lane = %want.lane, window = %want.stretch, segments = announced.segments,
+        tracing::debug!(account = %self.account.id, lane = %want.lane, window = %stretch, segments = announced.segments,
             added = announced.added, changed = announced.changed, queued = announced.queued, "read a window");
         Ok(())
     }
 
     async fn failed(&mut self, want: &Want, error: &ApiError) {
-        let now = self.account.clock.now();
+        let (now, tick) = (self.local(), self.account.clock.tick());
         let jitter = rand::rng().random();
         let first = self.policy.backoff.initial();
         self.account.report_redirect(error, now);
@@ -286,17 +408,19 @@ impl Discoverer {
             // Nothing was asked: no token, or no room in the database to note the request.
             _ if error.cause == Cause::Store || (error.endpoint == Endpoint::Login && !error.is_refusal()) => {
                 self.standing.abandon();
-                self.not_before = now + error.retry_in.unwrap_or(PATIENCE).max(PATIENCE);
-                tracing::warn!(account = %self.account.id, again = %self.not_before, %error, "failed to ask for a window");
+                let pause = error.retry_in.unwrap_or(PATIENCE).max(PATIENCE);
+                self.not_before = tick + pause;
+                tracing::warn!(account = %self.account.id, again = %(now + pause), %error, "failed to ask for a window");
             }
             Fault::RateLimited => {
                 self.refused = self.refused.saturating_add(1);
                 let pause = self.policy.backoff.delay(self.refused, jitter).min(LONGEST);
                 let pause = pause.max(error.retry_after.unwrap_or_default());
-                self.not_before = now + pause;
+                self.not_before = tick + pause;
                 self.standing.abandon();
-                self.account.metadata_refused(self.not_before, self.refused).await;
-                tracing::warn!(account = %self.account.id, until = %self.not_before, "metadata refused with 429; slowing down");
+                let until = self.account.clock.now() + pause;
+                self.account.metadata_refused(until, self.refused).await;
+                tracing::warn!(account = %self.account.id, %until, "metadata refused with 429; slowing down");
             }
             Fault::Forbidden | Fault::Unauthorised => {
                 // One metadata read refused is the account's affair, not the window's.
@@ -308,8 +432,12 @@ impl Discoverer {
                 self.failures = self.failures.saturating_add(1);
                 let wait = self.policy.backoff.delay(self.failures, jitter).min(LONGEST);
                 let wait = wait.max(error.retry_after.unwrap_or_default());
-                let until = self.account.api.api_now() + wait;
-                self.cooling.failed(want.stretch, until, ending(error));
+                let planned_for = self.planning.now(&readings(&self.account, None));
+                let until = planned_for + wait;
+                // A window that lies ahead of the earliest clock says nothing about one that is due.
+                if want.stretch.to <= self.policy.rules.horizon(planned_for) + CLOCK_NOISE {
+                    self.cooling.failed(want.stretch, until, ending(error));
+                }
                 tracing::warn!(account = %self.account.id, lane = %want.lane, window = %want.stretch, again = %until, %error,
                     hint = error.hint(), "failed to read a window; trying again later");
             }
@@ -343,9 +471,15 @@ fn ending(error: &ApiError) -> Ending {
     }
 }
 
-async fn load_coverage(account: &Account, policy: &Policy) -> Result<Coverage, DbError> {
+/// What this machine's clock and the API's say, beside the database's.
+fn readings(account: &Account, database: Option<Time>) -> ClockReadings {
+    let (machine, tick) = (account.clock.now(), account.clock.tick());
+    let api = account.api.time(machine, tick);
+    ClockReadings { tick, machine, database, newest: api.newest, measured: api.measured, believed: api.believed }
+}
+
+async fn load_coverage(account: &Account, policy: &Policy, now: Time) -> Result<Coverage, DbError> {
     let (db, key) = (&account.db, account.owned.account);
-    let now = account.api.api_now();
     let mut live = Vec::new();
     let mut others = Vec::new();
     for (pass, stretch) in db.coverage(key).await? {
@@ -365,8 +499,10 @@ async fn load_coverage(account: &Account, policy: &Policy) -> Result<Coverage, D
     let mut rechecks = Vec::new();
     for delay in &policy.rechecks {
         let pass = Pass::Recheck(*delay);
-        // A delay that is new in the settings owes nothing for what was read long ago.
-        let owed_from = if live.is_empty() { Time(0) } else { (now - *delay).floor_to_second() };
+        // A delay that is new in the settings owes nothing for what was read long ago. What was read last tells how long
+        // ago that is: this machine's clock may be ahead.
+        let edge = live.as_slice().last().map(|newest| newest.to.min(now));
+        let owed_from = edge.map_or(Time(0), |edge| (edge - *delay).floor_to_second());
         let base = db.level(key, &pass.key(), owed_from).await?;
         rechecks.push((*delay, Recheck { base, done: of(&pass) }));
     }

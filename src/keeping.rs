@@ -4,14 +4,21 @@
 //! a transaction. Knows neither the API nor the stages: whatever they have under way for something erased finds neither
 //! its work nor a way back in.
 
+mod guard;
 mod judge;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use crate::clock::Time;
-use crate::db::{AsideText, Db, DbError, Done, Entry, Erased, Erasing, Gone, Hold, Owned, SegmentRef, Texts};
+use crate::clock::{Time, millis};
+use crate::db::{
+    AsideText, Db, DbError, Done, Entry, Erased, Erasing, Gone, Hold, Owned, RetentionNoticeRow, SegmentRef, Texts,
+};
 use crate::model::Subject;
+pub use guard::{
+    ClockCheck, DueSegments, NOTICE_PERIOD, PassDecision, RetentionClocks, RetentionNotice, decide_pass,
+    stored_later_than,
+};
 pub use judge::slack;
 use judge::{aside_held_by, aside_is_meant, held_by, is_meant};
 
@@ -299,6 +306,67 @@ pub async fn is_due(db: &Db, account: i64, retention: Duration, now: Time) -> Re
     let Cursor(ended, key) = Cursor::default();
     Ok(!db.segments_past(account, cutoff, (ended, key), 1).await?.is_empty()
         || !db.aside_page(Some(account), Some(cutoff), None, 1).await?.is_empty())
+}
+
+/// What a pass would take of an account, where that is more than retention usually takes. What a hold keeps is left out.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn unusually_due(
+    db: &Db,
+    account: i64,
+    retention: Duration,
+    cutoff: Time,
+) -> Result<Option<DueSegments>, DbError> {
+    // Segments whose end is not known come first, and say nothing about how long anything is overdue.
+    let known = (Time::NONE.plus_millis(1), i64::MIN);
+    let oldest = db.segments_past(account, cutoff, known, 1).await?.first().map(|segment| segment.ended);
+    let Some(oldest) = oldest.filter(|oldest| guard::is_long_overdue(retention, cutoff, *oldest)) else {
+        return Ok(None);
+    };
+    let (due, held) = db.count_past(account, cutoff).await?;
+    let mut found = DueSegments { oldest, due, held };
+    let holds = db.holds(Some(account)).await?;
+    if found.is_unusual(retention, cutoff) && !holds.is_empty() {
+        let (mut free, mut after) = (Vec::new(), known);
+        loop {
+            let page = db.segments_past(account, cutoff, after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = (last.ended, last.key);
+            free.extend(divided(db, &holds, &page).await?.1.into_iter().map(|segment| segment.ended));
+        }
+        found = DueSegments { oldest: free.first().copied().unwrap_or(cutoff), due: free.len() as u64, held };
+    }
+    Ok(found.is_unusual(retention, cutoff).then_some(found))
+}
+
+/// The notice of an unusual pass that an account has, if it has one.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn notice(db: &Db, account: i64) -> Result<Option<RetentionNotice>, DbError> {
+    Ok(db.retention_notice(account).await?.map(|row| RetentionNotice {
+        retention: Duration::from_millis(row.retention_ms.unsigned_abs()),
+        announced: row.announced,
+        waited: Duration::from_millis(row.waited_ms.unsigned_abs()),
+        segments: row.segments.unsigned_abs(),
+        approved: row.approved,
+    }))
+}
+
+/// Stores a notice, so that a restart goes on from there. A person's approval, which may have come meanwhile, stays.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn keep_notice(db: &Db, account: i64, notice: &RetentionNotice) -> Result<(), DbError> {
+    let row = RetentionNoticeRow {
+        retention_ms: millis(notice.retention),
+        announced: notice.announced,
+        waited_ms: millis(notice.waited),
+        segments: i64::try_from(notice.segments).unwrap_or(i64::MAX),
+        approved: notice.approved,
+    };
+    db.keep_retention_notice(account, &row).await
 }
 
 /// Takes the next of an account's segments that are past retention and that no hold keeps; `None` once there are no more.

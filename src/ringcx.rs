@@ -13,7 +13,7 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::charset::Charset;
-use crate::clock::{Clock, Time};
+use crate::clock::{Clock, Tick, Time};
 use crate::descriptors;
 use crate::model::{Endpoint, path_part};
 
@@ -35,7 +35,7 @@ pub use accounts::{SubAccount, accounts, rc_account_id};
 pub use auth::{Credentials, Expiry, Login, LoginState, Token, expiry};
 pub use error::{ApiError, Cause};
 pub use metadata::{ReadSummary, Record, metadata};
-pub use skew::Skew;
+pub use skew::{ApiTime, Skew};
 pub use summary::{summary, summary_text};
 pub use transcript::transcript;
 
@@ -86,7 +86,8 @@ pub trait Observe: Send + Sync {
     fn request(&self, endpoint: Endpoint, outcome: Result<u16, Cause>, took: Duration);
 }
 
-/// The API's hosts and the clients that reach them. Cheap to clone; clones share connections and the measured skew.
+/// The API's hosts and the clients that reach them. Cheap to clone; clones share connections and what is known of the
+/// hosts' clocks.
 #[derive(Clone)]
 pub struct Api(Arc<Inner>);
 
@@ -95,7 +96,8 @@ struct Inner {
     client: Client,
     bulk: Client,
     clock: Clock,
-    skew: Skew,
+    /// By host and port, RingCX first: transcripts and metadata go by its clock.
+    skews: Vec<(String, Skew)>,
     idle: Duration,
     /// The turn of an answer that is large.
     large: Arc<Semaphore>,
@@ -132,7 +134,14 @@ impl Api {
         let bulk = built(client_of_bulk(&hosts, idle))?;
         let (large, observer) = (Arc::new(Semaphore::new(1)), OnceLock::new());
         let sockets = Arc::new(Semaphore::new(descriptors::shares().requests));
-        Ok(Api(Arc::new(Inner { hosts, client, bulk, clock, skew: Skew::new(), idle, large, sockets, observer })))
+        let mut skews: Vec<(String, Skew)> = Vec::new();
+        for base in [&hosts.ringcx, &hosts.platform, &hosts.summary] {
+            let host = Url::parse(base).map(|url| host_of(&url)).unwrap_or_default();
+            if skews.iter().all(|(known, _)| *known != host) {
+                skews.push((host, Skew::new()));
+            }
+        }
+        Ok(Api(Arc::new(Inner { hosts, client, bulk, clock, skews, idle, large, sockets, observer })))
     }
 
     /// Has `observer` told of every request. The first one set stays.
@@ -145,14 +154,26 @@ impl Api {
         &self.0.clock
     }
 
-    /// What time it is by the API's own clock, as far as its answers have told.
+    /// What time it is by the API's own clock, as far as its last answers have told. Good enough for waits; what is read
+    /// and what is deleted goes by [`Api::time`].
     pub fn api_now(&self) -> Time {
-        self.0.clock.now().plus_millis(self.0.skew.offset_ms())
+        self.0.clock.now().plus_millis(self.offset_ms())
     }
 
-    /// How far the API's clock is from this machine's.
-    pub fn skew(&self) -> &Skew {
-        &self.0.skew
+    /// What to add to this machine's time to get [`Api::api_now`], in milliseconds.
+    pub fn offset_ms(&self) -> i64 {
+        let (now, tick) = (self.0.clock.now(), self.0.clock.tick());
+        self.0.skews.first().map_or(0, |(_, skew)| skew.offset_ms(now, tick))
+    }
+
+    /// What the clock of RingCX says at `tick`, when this machine's says `now`.
+    pub fn time(&self, now: Time, tick: Tick) -> ApiTime {
+        self.0.skews.first().map(|(_, skew)| skew.read(now, tick)).unwrap_or_default()
+    }
+
+    /// What the clocks of all hosts say, by host.
+    pub fn times(&self, now: Time, tick: Tick) -> impl Iterator<Item = (&str, ApiTime)> {
+        self.0.skews.iter().map(move |(host, skew)| (host.as_str(), skew.read(now, tick)))
     }
 
     pub(crate) fn hosts(&self) -> &Hosts {
@@ -191,10 +212,10 @@ impl Api {
         endpoint: Endpoint,
         request: RequestBuilder,
     ) -> Result<Answer, ApiError> {
-        let (sent, left) = (self.0.clock.now(), self.0.clock.tick());
+        let sent = self.0.clock.tick();
         // Not the client's own read time-out: it also runs while nobody reads, which a slow database makes happen.
         let outcome = tokio::time::timeout(self.0.idle, request.send()).await;
-        let took = self.0.clock.tick().since(left);
+        let took = self.0.clock.tick().since(sent);
         let outcome = match outcome {
             Ok(outcome) => outcome.map_err(|error| ApiError::transport(endpoint, error)),
             Err(_) => Err(ApiError::timed_out(endpoint, "no answer came in time")),
@@ -204,7 +225,9 @@ impl Api {
             observer.request(endpoint, seen, took);
         }
         let response = outcome?;
-        self.0.skew.observe(response.headers(), sent, self.0.clock.now());
+        if let Some((_, skew)) = self.0.skews.iter().find(|(host, _)| *host == host_of(response.url())) {
+            skew.observe(response.headers(), sent, sent + took, self.0.clock.now());
+        }
         Ok(Answer::new(response, endpoint, self.0.idle, self.0.large.clone(), socket))
     }
 }
@@ -233,6 +256,12 @@ fn client(hosts: &Hosts, idle: Duration) -> ClientBuilder {
 
 fn client_of_bulk(hosts: &Hosts, idle: Duration) -> ClientBuilder {
     client(hosts, idle).http1_only().pool_max_idle_per_host(descriptors::shares().idle_per_host.min(64))
+}
+
+/// Host and port, for people too: nothing else of a URL, which may hold credentials.
+fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 fn is_loopback(url: &Url) -> bool {

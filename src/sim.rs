@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::compare::compare;
 pub use self::content::PLANTED;
-pub use self::faults::{Faults, Forbidden, Outage, OutageKind, Rates};
+pub use self::faults::{DateFault, Faults, Forbidden, Outage, OutageKind, Rates, WrongDate};
 pub use self::ledger::{Expect, Ledger, LedgerEntry};
 pub use self::options::{
     Availability, Credentials, Delayed, Edges, Options, RetryAfter, SECRET_MARK, Scope, SimLimits, Spread, Tokens,
@@ -153,6 +153,11 @@ impl Control {
     /// Nothing answers from `from` to `to`, on the server's clock.
     pub fn outage(&self, from: Time, to: Time, kind: OutageKind) {
         self.0.set_faults(|all| all.outages.push(Outage { from, to, kind }));
+    }
+
+    /// `Date` is wrong from `from` to `to`, on the server's clock; everything else goes by the right time.
+    pub fn wrong_date(&self, from: Time, to: Time, date: WrongDate) {
+        self.0.set_faults(|all| all.dates.push(DateFault { from, to, date }));
     }
 
     /// Refuses something with 403 from now on.

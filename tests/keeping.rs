@@ -34,6 +34,8 @@ on_both! {
     a_hold_placed_between_looking_and_erasing_is_heeded,
     retention_takes_what_is_past_it_and_nothing_else,
     retention_is_its_owners_alone,
+    an_unusual_pass_leaves_out_what_is_held_and_its_notice_is_kept,
+    retention_knows_when_the_archive_was_last_written,
     what_is_past_retention_when_it_is_announced_is_not_taken_in,
     what_is_announced_while_it_is_erased_does_not_stay,
     the_journal_only_grows,
@@ -434,6 +436,53 @@ async fn retention_takes_what_is_past_it_and_nothing_else(test: TestDb) {
     let answer = ask(db).await;
     assert!(answer.complete, "{:?}", answer.problems);
     assert_eq!((answer.accounts[0].segments.expired, answer.accounts[0].segments.announced), (3, 4));
+}
+
+async fn an_unusual_pass_leaves_out_what_is_held_and_its_notice_is_kept(test: TestDb) {
+    let (db, owned) = (&test.db, own(&test.db, "20").await);
+    let (retention, days) = (Duration::from_secs(30 * 86_400), |days: i64| Some(NOW.plus_millis(-days * DAY)));
+    let mut records: Vec<SegmentRecord> =
+        (0..20).map(|nth| record(&format!("old-{nth}"), if nth < 15 { "kept" } else { "d" }, days(40), "x")).collect();
+    records.extend((0..20).map(|nth| record(&format!("new-{nth}"), "d", days(1), "x")));
+    filled(db, owned, &records).await;
+    let cutoff = NOW - retention;
+    let unusual = async |cutoff| keeping::unusually_due(db, owned.account, retention, cutoff).await.unwrap();
+    let found = unusual(cutoff).await.unwrap();
+    assert_eq!((found.oldest, found.due, found.held), (NOW.plus_millis(-40 * DAY), 20, 40));
+    assert_eq!(unusual(NOW.plus_millis(-39 * DAY)).await, None, "overdue by no more than usual");
+    let subject = Some(Subject::Dialog("kept".into()));
+    let entry = Entry { who: "me".into(), what: Done::Hold, subject, hold: None, reason: None };
+    db.place_hold(&entry, None, NOW).await.unwrap();
+    assert_eq!(unusual(cutoff).await, None, "five that no hold keeps");
+
+    assert_eq!(keeping::notice(db, owned.account).await.unwrap(), None);
+    let mut notice = keeping::RetentionNotice {
+        retention,
+        announced: NOW,
+        waited: Duration::from_secs(60),
+        segments: 20,
+        approved: false,
+    };
+    keeping::keep_notice(db, owned.account, &notice).await.unwrap();
+    assert_eq!(keeping::notice(db, owned.account).await.unwrap(), Some(notice.clone()));
+    db.approve_retention(owned.account, NOW).await.unwrap();
+    notice.waited *= 2;
+    keeping::keep_notice(db, owned.account, &notice).await.unwrap();
+    notice.approved = true;
+    assert_eq!(keeping::notice(db, owned.account).await.unwrap(), Some(notice), "an approval is never lost");
+    db.drop_retention_notice(owned.account).await.unwrap();
+    assert_eq!(keeping::notice(db, owned.account).await.unwrap(), None);
+}
+
+async fn retention_knows_when_the_archive_was_last_written(test: TestDb) {
+    let (db, owned) = (&test.db, own(&test.db, "20").await);
+    assert_eq!(db.newest_stored(owned.account).await.unwrap(), None);
+    filled(db, owned, &[record("s", "d", Some(ago(60)), "x")]).await;
+    assert_eq!(db.newest_stored(owned.account).await.unwrap(), Some(NOW));
+    db.run(sql("update artifact set fetched = $1").bind(NOW.plus_millis(DAY))).await.unwrap();
+    let newest = db.newest_stored(owned.account).await.unwrap();
+    assert_eq!(newest, Some(NOW.plus_millis(DAY)));
+    assert!(keeping::stored_later_than(NOW, newest).is_some());
 }
 
 async fn retention_is_its_owners_alone(test: TestDb) {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::problems::{problems_of, verdict};
 use super::report::{
-    AccountAudit, ArtifactAudit, Aside, Asides, Audit, Cause, DayDifference, Gap, Item, LateBucket, Lateness, Ledger,
-    Moment, Pass, Read, Segments, Span, Spanned, Unfinished,
+    AccountAudit, ArtifactAudit, Aside, Asides, Audit, Cause, DayDifference, Gap, Item, LastLook, LateBucket, Lateness,
+    Ledger, Moment, Pass, Read, Segments, Span, Spanned, Unfinished,
 };
 use super::{Facts, Question};
 use crate::clock::{Time, millis};
+use crate::coverage;
 use crate::db::{DayRow, IdCount};
 use crate::model::{Artifact, State, Stretch, Stretches};
 
@@ -53,6 +54,7 @@ fn untouched(rc: &str, sub: &str, name: Option<String>) -> AccountAudit {
         range: None,
         watermark: None,
         passes: Vec::new(),
+        last_looked: Vec::new(),
         gaps: Vec::new(),
         segments: Segments { announced: 0, with_transcript: 0, erased: 0, expired: 0 },
         artifacts: Vec::new(),
@@ -92,6 +94,7 @@ fn account(question: &Question, facts: Facts) -> AccountAudit {
         range: range.map(Span::from),
         watermark,
         passes: passes(&facts, range),
+        last_looked: range.map(|range| last_looked(&facts, &live, range)).unwrap_or_default(),
         gaps,
         segments: Segments { announced, with_transcript: facts.segments.1, erased, expired },
         artifacts: artifacts(&facts),
@@ -177,6 +180,37 @@ fn passes(facts: &Facts, range: Option<Stretch>) -> Vec<Pass> {
         }
     }
     passes.into_iter().map(|(pass, stretches)| Pass { pass: pass.to_owned(), stretches }).collect()
+}
+
+/// Each stretch that was read, by the longest recheck that has read it again.
+fn last_looked(facts: &Facts, live: &Stretches, range: Stretch) -> Vec<LastLook> {
+    let mut rechecks: BTreeMap<Duration, Vec<Stretch>> = BTreeMap::new();
+    for row in &facts.covered {
+        if let Some(coverage::Pass::Recheck(delay)) = coverage::Pass::parse(&row.pass) {
+            rechecks.entry(delay).or_default().push(row.stretch);
+        }
+    }
+    let mut rest = live.within(range);
+    let mut looks = Vec::new();
+    for (delay, done) in rechecks.into_iter().rev() {
+        let later = rest.minus(&Stretches::from_unsorted(done));
+        for piece in rest.minus(&later).as_slice() {
+            looks.push((*piece, Some(delay.as_secs_f64()), piece.from + delay));
+        }
+        rest = later;
+    }
+    for piece in rest.as_slice() {
+        let row = facts.covered.iter().find(|row| row.pass == LIVE && row.stretch.contains(piece.from));
+        looks.push((*piece, None, row.map_or(piece.from, |row| row.first.max(piece.from))));
+    }
+    looks.sort_unstable_by_key(|(piece, ..)| *piece);
+    let look = |(piece, recheck_seconds, since): (Stretch, Option<f64>, Time)| LastLook {
+        from: Moment(piece.from),
+        to: Moment(piece.to),
+        recheck_seconds,
+        since: Moment(since),
+    };
+    looks.into_iter().map(look).collect()
 }
 
 fn artifacts(facts: &Facts) -> Vec<ArtifactAudit> {

@@ -125,6 +125,8 @@ pub struct AccountAudit {
     pub watermark: Option<Moment>,
     /// What each pass has read within the range.
     pub passes: Vec<Pass>,
+    /// How late each stretch within the range was last looked at.
+    pub last_looked: Vec<LastLook>,
     /// What was not read within the range.
     pub gaps: Vec<Gap>,
     /// Segments that were announced.
@@ -169,6 +171,19 @@ pub struct Spanned {
     pub first_read: Moment,
     /// When the last was sent.
     pub last_read: Moment,
+}
+
+/// A stretch, and how late after its end it was last looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LastLook {
+    /// First moment in it.
+    pub from: Moment,
+    /// First moment after it.
+    pub to: Moment,
+    /// Each moment was read again at least so many seconds later; null where it was read once.
+    pub recheck_seconds: Option<f64>,
+    /// Nobody is known to have looked at its beginning since.
+    pub since: Moment,
 }
 
 /// A stretch that was not read.

@@ -263,3 +263,27 @@ fn the_json_names_moments_as_everything_else_does() {
     assert_eq!(account["late"]["histogram"][1]["to_seconds"], 1024);
     assert_eq!(json["problems"][0]["kind"], "gap");
 }
+
+#[test]
+fn each_stretch_says_how_late_it_was_last_looked_at() {
+    let covered = vec![
+        covered("live", stretch(120, 6)),
+        covered("recheck:600", stretch(100, 30)),
+        covered("recheck:3600", stretch(100, 80)),
+        covered("recheck:3600", stretch(400, 130)),
+    ];
+    let audit = judge(&question(), vec![Facts { covered, ..facts() }]);
+    let looks: Vec<_> = audit.accounts[0]
+        .last_looked
+        .iter()
+        .map(|look| (Stretch { from: look.from.0, to: look.to.0 }, look.recheck_seconds, look.since.0))
+        .collect();
+    let expected = [
+        (stretch(120, 100), None, ago(115)),
+        (stretch(100, 80), Some(3600.0), ago(40)),
+        (stretch(80, 30), Some(600.0), ago(70)),
+        (stretch(30, 6), None, ago(30)),
+    ];
+    assert_eq!(looks, expected);
+    assert!(audit.complete, "{:?}", audit.problems);
+}

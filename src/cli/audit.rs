@@ -3,6 +3,7 @@
 //! Reads the database; prints a verdict, what to do about each problem, and the ledger behind it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
@@ -109,6 +110,7 @@ fn describe(text: &mut String, account: &AccountAudit) {
         indented(text, &outcomes(&account.artifacts));
     }
     passes(text, account);
+    last_looked(text, account);
     for gap in &account.gaps {
         let _ = writeln!(text, "  gap        {} to {}: {}", gap.from, gap.to, plain(&gap.why));
     }
@@ -175,6 +177,22 @@ fn passes(text: &mut String, account: &AccountAudit) {
         }
         more(text, hidden, "earlier piece");
     }
+}
+
+fn last_looked(text: &mut String, account: &AccountAudit) {
+    let hidden = account.last_looked.len().saturating_sub(SHOWN);
+    for look in account.last_looked.iter().skip(hidden) {
+        let _ = match look.recheck_seconds {
+            Some(seconds) => {
+                let delay = span(Duration::from_secs_f64(seconds).as_secs());
+                writeln!(text, "  looked at  {} to {}: last {delay} after its end or later", look.from, look.to)
+            }
+            None => {
+                writeln!(text, "  looked at  {} to {}: once, and not again since {}", look.from, look.to, look.since)
+            }
+        };
+    }
+    more(text, hidden, "earlier piece");
 }
 
 fn unfinished(text: &mut String, account: &AccountAudit) {

@@ -76,6 +76,9 @@ pub struct Args {
     /// On SQLite, write the whole file anew, so that no trace of anything erased is left in it; erases nothing itself
     #[arg(long, conflicts_with_all = ["about", "dry_run", "journal"])]
     rewrite: bool,
+    /// Let retention erase what it has announced and waits for, without waiting for the day to pass
+    #[arg(long, conflicts_with_all = ["about", "dry_run", "rewrite", "quick", "reason", "journal"])]
+    retention_now: bool,
     /// Show who had what erased or kept, and when
     #[arg(long, conflicts_with_all = ["dry_run", "yes", "quick", "reason", "account"])]
     journal: bool,
@@ -90,7 +93,7 @@ pub struct Args {
 /// Where nothing is named, or the database fails.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let subject = args.about.subject()?;
-    if subject.is_none() && !args.journal && !args.rewrite {
+    if subject.is_none() && !args.journal && !args.rewrite && !args.retention_now {
         let what =
             "nothing is named\nhint: --segment, --dialog or --contact says what to erase; --journal shows what was";
         return Err(UsageError(what.to_owned()).into());
@@ -98,6 +101,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let db = context.open(Access::Existing).await?;
     let status = match subject {
         subject if args.journal => journal::show(&db, subject.as_ref(), args.json).await?,
+        None if args.retention_now => approve_retention(&args, &db, context).await?,
         None => {
             forget(&db).await?;
             if scrub(&db, true, context).await? {
@@ -109,6 +113,35 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     };
     db.close().await;
     Ok(status)
+}
+
+/// Approves the passes of retention that wait, in one account or in all; 1 where none waits.
+async fn approve_retention(args: &Args, db: &Db, context: &Context) -> anyhow::Result<u8> {
+    let accounts = match &args.account {
+        Some(account) => vec![context.account(db, account).await?],
+        None => db.accounts().await?,
+    };
+    let mut waiting = Vec::new();
+    for account in &accounts {
+        if let Some(notice) = keeping::notice(db, account.key).await?.filter(|notice| !notice.approved) {
+            let count = words::count(notice.segments, "segment");
+            terminal::print(&format!("to erase by retention: {count} of account {}\n", one_line(&account.id.sub)))?;
+            waiting.push(account.key);
+        }
+    }
+    if waiting.is_empty() {
+        terminal::print("no pass of retention waits for approval\n")?;
+        return Ok(1);
+    }
+    if !args.yes && !agreed()? {
+        bail!("nothing was approved\nhint: answer yes, or give --yes");
+    }
+    for key in waiting {
+        db.approve_retention(key, context.clock.now()).await?;
+    }
+    db.ring().await?;
+    terminal::print("approved: the daemon erases them as soon as all clocks agree\n")?;
+    Ok(0)
 }
 
 async fn erase(args: &Args, subject: Subject, db: &Db, context: &Context) -> anyhow::Result<u8> {

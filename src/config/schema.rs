@@ -86,7 +86,7 @@ pub const KEYS: &[Key] = &[
     key("discovery.interval", Kind::Span, Some("5m"), "how often it slides"),
     key("discovery.max_window", Kind::Span, Some("1h"), "widest request, up to 3h"),
     key("discovery.start", Kind::Text, Some("now"), "where the first run begins: now, a span back, or a time"),
-    key("discovery.rechecks", Kind::List, Some("1h,24h"), "how long after its end each stretch is read again"),
+    key("discovery.rechecks", Kind::List, Some("1h,24h,7d"), "how long after its end each stretch is read again"),
     key("limits.scope", Kind::Text, Some("sub_account"), "what shares one budget: sub_account or login"),
     key("limits.requests_per_minute", Kind::Count, Some("120"), "all requests in any 60 s"),
     key("limits.metadata_per_minute", Kind::Count, Some("3"), "metadata requests in any 60 s"),

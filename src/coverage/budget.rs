@@ -97,7 +97,7 @@ pub(super) fn sustainable(rules: &Rules) -> i64 {
 /// - Left over: of each limit its rate less both, but a quarter of what live leaves at least, for so much is kept free
 ///   from rechecks; the tightest limit counts.
 ///
-/// With the default settings: 9 in 15 minutes less 3 less 1.25 leaves 4.75, so 30 days (721 requests) take 38 hours.
+/// With the default settings: 9 in 15 minutes less 3 less 1.5 leaves 4.5, so 30 days (721 requests) take 40 hours.
 pub fn estimate(remaining: &Stretches, rules: &Rules, rechecks: &[Duration]) -> Duration {
     let vouched = rules.widest() - 1;
     let requests: i64 = remaining

@@ -58,6 +58,11 @@ impl CoolingDown {
         self.held.push(Cooling { stretch, until, max_width });
     }
 
+    /// No stretch rests beyond `latest`: a clock that was ahead for a while must not hold one up.
+    pub fn cap(&mut self, latest: Time) {
+        self.held.iter_mut().for_each(|held| held.until = held.until.min(latest));
+    }
+
     /// `stretch` was read.
     pub fn answered(&mut self, stretch: Stretch) {
         self.unfinished = 0;

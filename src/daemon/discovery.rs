@@ -23,13 +23,13 @@ pub async fn run(account: Arc<Account>, mut discoverer: Discoverer, stop: Cancel
             () = stop.cancelled() => return Ok(()),
             step = discoverer.step() => step,
         };
-        let until = match step {
+        let pause = match step {
             Ok(Progress::Did) => continue,
-            Ok(Progress::Idle(until)) => until,
+            Ok(Progress::Idle(pause)) => pause,
             Err(error) if account.db.recovers_from(&error) => {
                 // The session says it, once for all accounts.
                 tracing::debug!(account = %account.id, %error, "discovery waits for the database");
-                account.clock.now() + PATIENCE
+                PATIENCE
             }
             Err(error) if error.fault() == DbFault::Lost => {
                 tracing::warn!(account = %account.id, "the account has another owner now");
@@ -40,7 +40,7 @@ pub async fn run(account: Arc<Account>, mut discoverer: Discoverer, stop: Cancel
         };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = account.clock.sleep_until_time(until) => {}
+            () = account.clock.sleep(pause) => {}
             () = account.discover.notified() => {
                 if let Err(error) = discoverer.reload().await {
                     tracing::warn!(account = %account.id, %error, "failed to look for new requests");

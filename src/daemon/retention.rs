@@ -1,8 +1,10 @@
-//! Applies retention, now and then, to the accounts that this process owns.
+//! Applies retention, now and then, to the accounts that this process owns, and watches the clocks that it depends on.
 //!
 //! What is past it goes in small transactions with pauses in between, so that results never wait for it; an account where
-//! nothing is due costs one look at an index.
+//! nothing is due costs one look at an index. Nothing goes before the API has answered, where clocks differ, or, for a
+//! day, where it would be an unusual share: see `keeping`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,25 +13,39 @@ use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
 use crate::account::Account;
-use crate::clock::Tick;
+use crate::clock::{Tick, Time};
 use crate::db::{DbError, DbFault, Erased};
-use crate::keeping::{self, Cursor};
+use crate::health::{Finding, Severity};
+use crate::keeping::{self, ClockCheck, Cursor, NOTICE_PERIOD, PassDecision, RetentionClocks, RetentionNotice};
 
 /// How often retention is looked at.
 const RETENTION: Duration = Duration::from_secs(3600);
+/// And how often while a pass waits.
+const WHILE_WAITING: Duration = Duration::from_secs(60);
 /// And no more often than that, however short it is.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// How often the clocks are compared.
+const CLOCK_CHECK: Duration = Duration::from_secs(5);
+/// A clock that differs from this machine's by more is a finding, and by more than that one that costs something.
+const SKEW_WARNING: Duration = Duration::from_secs(60);
+const SKEW_TROUBLE: Duration = Duration::from_secs(300);
 /// Between two transactions.
 const BREATH: Duration = Duration::from_millis(100);
 /// How often the index is made to forget for good what retention took.
 const FORGET: Duration = Duration::from_secs(24 * 3600);
+
+const CLOCK_SKEW: &str = "clock_skew";
+const PAUSED: &str = "retention_paused";
+const WAITS: &str = "retention_waits";
+const KEEP_TIME: &str =
+    "keep this machine's clock right with NTP (timedatectl set-ntp true); if it is right, the other clock is wrong";
 
 /// Goes on until `stop`.
 ///
 /// # Errors
 /// Where waiting will not help.
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut retention = Retention { shared, forgotten: None };
+    let mut retention = Retention { shared, forgotten: None, decided: BTreeMap::new(), waiting: false };
     tokio::select! {
         () = stop.cancelled() => Ok(()),
         ended = retention.work() => ended,
@@ -40,6 +56,10 @@ struct Retention {
     shared: Arc<Shared>,
     /// When the index last forgot; `None` until it first has.
     forgotten: Option<Tick>,
+    /// When each account's waiting pass was last looked at.
+    decided: BTreeMap<i64, Tick>,
+    /// Whether any pass waits, or clocks are waited for.
+    waiting: bool,
 }
 
 impl Retention {
@@ -47,22 +67,138 @@ impl Retention {
         while !self.shared.in_session() {
             self.shared.clock.sleep(SHORTEST).await;
         }
+        let clock = self.shared.clock.clone();
+        let mut rings = self.shared.rings();
         loop {
             let accounts = self.shared.accounts();
             let spans = accounts.iter().filter_map(|account| account.policy.retention);
-            let pause = spans.min().map_or(RETENTION, |least| (least / 10).clamp(SHORTEST, RETENTION));
-            let mut sum = Erased::default();
-            for account in &accounts {
-                sum.add(self.retention(account).await?);
+            let least = spans.min();
+            self.turn(&accounts).await?;
+            let longest = if self.waiting { WHILE_WAITING } else { RETENTION };
+            let pause = least.map_or(RETENTION, |least| (least / 10).clamp(SHORTEST, longest));
+            let due = clock.tick() + pause;
+            loop {
+                let left = due.since(clock.tick());
+                tokio::select! {
+                    () = clock.sleep(left.min(CLOCK_CHECK)) => {}
+                    // A person may have approved of what waits.
+                    Ok(()) = rings.changed() => break,
+                }
+                if left <= CLOCK_CHECK {
+                    break;
+                }
+                self.compare_clocks().await;
             }
-            self.forget(sum).await;
-            self.shared.clock.sleep(pause).await;
         }
     }
 
+    async fn turn(&mut self, accounts: &[Arc<Account>]) -> anyhow::Result<()> {
+        let clocks = self.compare_clocks().await;
+        let wanted = accounts.iter().any(|account| account.policy.retention.is_some());
+        let now = match clocks.as_ref().map(RetentionClocks::check) {
+            Some(ClockCheck::Agree(now)) => now,
+            Some(ClockCheck::Differ(sentence)) if wanted => {
+                self.paused(None, &sentence);
+                self.waiting = true;
+                return Ok(());
+            }
+            // Nothing to go by yet; the database that is away is the session's to report.
+            _ => {
+                self.waiting = true;
+                return Ok(());
+            }
+        };
+        self.shared.findings.clear(PAUSED, None);
+        self.waiting = false;
+        let mut sum = Erased::default();
+        for account in accounts {
+            sum.add(self.retention(account, now).await?);
+        }
+        self.forget(sum).await;
+        Ok(())
+    }
+
+    /// Reports each clock that differs much from this machine's; what all of them say, where the database answers.
+    async fn compare_clocks(&self) -> Option<RetentionClocks> {
+        let Shared { api, clock, db, .. } = &*self.shared;
+        let asked = clock.now();
+        let database = match db.file() {
+            Some(_) => None,
+            None => Some(db.here(asked).await.ok()?.0.saturating_sub(asked.0)),
+        };
+        let (machine, tick) = (clock.now(), clock.tick());
+        let database = database.map(|ahead| machine.plus_millis(ahead));
+        for (host, time) in api.times(machine, tick) {
+            let told = time.measured.filter(|_| time.is_measured());
+            match time.implausible {
+                Some(date) => self.report(Finding {
+                    code: CLOCK_SKEW,
+                    severity: Severity::Trouble,
+                    since: machine,
+                    subject: Some(host.to_owned()),
+                    sentence: format!("answers of {host} are dated {}, which cannot be; the date is not used", date.rfc3339_secs()),
+                    hint: "check this machine's clock; if it is right, the server's is wrong, which its operator has to mend".to_owned(),
+                    blocks_progress: false,
+                }),
+                None => self.compare(host, machine, told),
+            }
+        }
+        self.compare("database", machine, database);
+        let api = api.time(machine, tick);
+        let told = [api.newest, api.measured, api.believed].into_iter().flatten();
+        let told = if api.is_measured() { told.collect() } else { Vec::new() };
+        Some(RetentionClocks { machine, api: told, database })
+    }
+
+    fn compare(&self, subject: &str, machine: Time, told: Option<Time>) {
+        let Some(told) = told else { return };
+        let (apart, direction) = match told > machine {
+            true => (told.since(machine), "ahead of"),
+            false => (machine.since(told), "behind"),
+        };
+        if apart <= SKEW_WARNING {
+            self.shared.findings.clear(CLOCK_SKEW, Some(subject));
+            return;
+        }
+        self.report(Finding {
+            code: CLOCK_SKEW,
+            severity: if apart > SKEW_TROUBLE { Severity::Trouble } else { Severity::Warning },
+            since: machine,
+            subject: Some(subject.to_owned()),
+            sentence: format!("the clock of {subject} is {} s {direction} this machine's", apart.as_secs()),
+            hint: KEEP_TIME.to_owned(),
+            blocks_progress: false,
+        });
+    }
+
+    fn report(&self, finding: Finding) {
+        let (sentence, hint) = (finding.sentence.clone(), finding.hint.clone());
+        if self.shared.findings.report(finding) {
+            tracing::warn!(hint, "{sentence}");
+        }
+    }
+
+    fn paused(&self, account: Option<&Account>, sentence: &str) {
+        self.report(Finding {
+            code: PAUSED,
+            severity: Severity::Trouble,
+            since: self.shared.clock.now(),
+            subject: account.map(|account| account.id.sub.to_string()),
+            sentence: format!("retention is paused and erases nothing: {sentence}"),
+            hint: match account {
+                None => "put the clocks right; retention goes on when they agree within 5 minutes".to_owned(),
+                Some(_) => {
+                    "check the clocks; if they are right now, `ringcx-extractor erase --retention-now` lets it run"
+                        .to_owned()
+                }
+            },
+            blocks_progress: false,
+        });
+    }
+
     /// Takes what is past retention; a database that is away is asked again at the next turn.
-    async fn retention(&self, account: &Account) -> anyhow::Result<Erased> {
-        match self.expire(account).await {
+    async fn retention(&mut self, account: &Account, now: Time) -> anyhow::Result<Erased> {
+        match self.expire(account, now).await {
             Ok(sum) => Ok(sum),
             // Another replica sees to it now.
             Err(error) if error.fault() == DbFault::Lost => Ok(Erased::default()),
@@ -74,24 +210,97 @@ impl Retention {
         }
     }
 
-    async fn expire(&self, account: &Account) -> Result<Erased, DbError> {
-        let (db, now) = (&account.db, account.clock.now());
+    /// `now` is the earliest of all clocks, which agree.
+    async fn expire(&mut self, account: &Account, now: Time) -> Result<Erased, DbError> {
+        let db = &account.db;
         let mut sum = Erased::default();
         let Some(kept) = account.policy.retention else { return Ok(sum) };
+        let cutoff = now - kept;
+        let notice = keeping::notice(db, account.owned.account).await?;
         if !keeping::is_due(db, account.owned.account, kept, now).await? {
+            return self.over(account, notice).await.map(|()| sum);
+        }
+        if !self.may_run(account, kept, cutoff, now, notice.as_ref()).await? {
             return Ok(sum);
         }
+        let at = account.clock.now();
         let who = format!("retention@{}", self.shared.settings.database.instance);
-        let (cutoff, mut cursor) = (now - kept, Cursor::default());
-        while let Some(taken) = keeping::expire(db, account.owned, cutoff, &who, now, &mut cursor).await? {
+        let mut cursor = Cursor::default();
+        while let Some(taken) = keeping::expire(db, account.owned, cutoff, &who, at, &mut cursor).await? {
             sum.add(taken);
             account.clock.sleep(BREATH).await;
         }
-        sum.add(keeping::expire_asides(db, account.owned, cutoff, &who, now).await?);
+        sum.add(keeping::expire_asides(db, account.owned, cutoff, &who, at).await?);
         if sum != Erased::default() {
             tracing::info!(account = %account.id, segments = sum.segments, records = sum.records, "past retention: erased");
         }
+        self.over(account, notice).await?;
         Ok(sum)
+    }
+
+    /// Whether nothing speaks against a pass: what the archive holds, or how much the pass would take of it.
+    async fn may_run(
+        &mut self,
+        account: &Account,
+        kept: Duration,
+        cutoff: Time,
+        now: Time,
+        notice: Option<&RetentionNotice>,
+    ) -> Result<bool, DbError> {
+        let (db, key, sub) = (&account.db, account.owned.account, &*account.id.sub);
+        if notice.is_some_and(|notice| notice.approved) {
+            return Ok(true);
+        }
+        if let Some(sentence) = keeping::stored_later_than(now, db.newest_stored(key).await?) {
+            self.paused(Some(account), &sentence);
+            if notice.is_none() {
+                // For a person to approve of.
+                let segments = db.count_past(key, cutoff).await?.0;
+                let (waited, approved) = (Duration::ZERO, false);
+                let notice = RetentionNotice { retention: kept, announced: now, waited, segments, approved };
+                keeping::keep_notice(db, key, &notice).await?;
+            }
+            self.waiting = true;
+            return Ok(false);
+        }
+        self.shared.findings.clear(PAUSED, Some(sub));
+        let Some(due) = keeping::unusually_due(db, key, kept, cutoff).await? else { return Ok(true) };
+        let tick = account.clock.tick();
+        // No more than between two looks: another replica may have counted meanwhile.
+        let elapsed = self.decided.insert(key, tick).map_or(Duration::ZERO, |last| tick.since(last));
+        let elapsed = elapsed.min(WHILE_WAITING * 2);
+        let notice = match keeping::decide_pass(due, notice.cloned(), kept, elapsed, now) {
+            PassDecision::Run => return Ok(true),
+            PassDecision::Wait(notice) => notice,
+        };
+        keeping::keep_notice(db, key, &notice).await?;
+        self.waiting = true;
+        let runs = now + NOTICE_PERIOD.saturating_sub(notice.waited);
+        self.report(Finding {
+            code: WAITS,
+            severity: Severity::Warning,
+            since: notice.announced,
+            subject: Some(sub.to_owned()),
+            sentence: format!(
+                "retention is about to erase {} of {} segments of account {sub}, more than it usually does; it waits until {}",
+                due.due, due.held, runs.rfc3339_secs()
+            ),
+            hint: "if that is meant, wait, or let it run at once with `ringcx-extractor erase --retention-now`; if not, make retention longer, or place a hold".to_owned(),
+            blocks_progress: false,
+        });
+        Ok(false)
+    }
+
+    /// Nothing waits any more, and nothing stands in the way.
+    async fn over(&mut self, account: &Account, notice: Option<RetentionNotice>) -> Result<(), DbError> {
+        self.decided.remove(&account.owned.account);
+        for code in [PAUSED, WAITS] {
+            self.shared.findings.clear(code, Some(&account.id.sub));
+        }
+        if notice.is_some() {
+            account.db.drop_retention_notice(account.owned.account).await?;
+        }
+        Ok(())
     }
 
     /// The index is made to forget once a day: it costs much, and retention takes something nearly every day.

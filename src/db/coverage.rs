@@ -117,6 +117,36 @@ impl Db {
         tx.commit().await
     }
 
+    /// Forgets what counts as read of the time after `now`.
+    ///
+    /// # Errors
+    /// `DbFault::Lost` where the account has another owner now.
+    pub async fn cut_coverage(&self, owned: Owned, now: Time) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        tx.hold(owned).await?;
+        let before = tx.coverage_digest(owned.account).await?;
+        for stmt in [
+            "delete from coverage where account = $1 and from_ms >= $2",
+            "update coverage set to_ms = $2 where account = $1 and to_ms > $2",
+        ] {
+            tx.run(sql(stmt).bind(owned.account).bind(now)).await?;
+        }
+        tx.log_cut(owned.account, now, before).await?;
+        tx.commit().await
+    }
+
+    /// Begins an account's live coverage earlier than it was to begin.
+    ///
+    /// # Errors
+    /// `DbFault::Lost` where the account has another owner now.
+    pub async fn lower_live_start(&self, owned: Owned, start: Time) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        tx.hold(owned).await?;
+        let stmt = sql("update account set live_start = $2 where id = $1 and live_start > $2");
+        tx.run(stmt.bind(owned.account).bind(start)).await?;
+        tx.commit().await
+    }
+
     /// Asks for a stretch of the past.
     pub async fn request_backfill(
         &self,

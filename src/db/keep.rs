@@ -7,6 +7,7 @@
 mod find;
 mod gate;
 mod hold;
+mod notice;
 mod scrub;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ pub use find::{AsideText, SegmentRef, Texts};
 pub use gate::Tombstone;
 pub(super) use gate::{ArchiveKey, Gate};
 pub use hold::{Done, Entry, Hold, JournalRow};
+pub use notice::RetentionNoticeRow;
 pub use scrub::Scrubbed;
 
 use super::announce::{Ledger, day_of, id_digest};

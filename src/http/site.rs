@@ -182,7 +182,7 @@ impl Site {
             ready: look.readiness.ready,
             working: look.facts.works,
             credential_expires: self.shared.credential_expires(),
-            clock_skew_seconds: self.shared.api.skew().offset_ms() as f64 / 1000.0,
+            clock_skew_seconds: self.shared.api.offset_ms() as f64 / 1000.0,
             index_lag: picture
                 .map(|picture| picture.status.search_index)
                 .map(|index| (index.lag_changes, index.lag_seconds)),

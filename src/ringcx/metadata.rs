@@ -41,7 +41,7 @@ pub enum Record {
 
 /// What the archive derives from one element as it was received; `None` where it cannot be understood.
 pub fn segment_record(raw: &str) -> Option<SegmentRecord> {
-    match record::understood(raw.to_owned()) {
+    match record::understood(raw.as_bytes().to_vec()) {
         Record::Segment(segment) => Some(segment),
         Record::Aside(_) => None,
     }

@@ -29,6 +29,8 @@ pub struct Faults {
     pub forbidden: Vec<Forbidden>,
     /// When nothing answers.
     pub outages: Vec<Outage>,
+    /// When `Date` is wrong; everything else goes by the right time.
+    pub dates: Vec<DateFault>,
 }
 
 impl Faults {
@@ -46,6 +48,7 @@ impl Faults {
             junk_records: share,
             forbidden: Vec::new(),
             outages: Vec::new(),
+            dates: Vec::new(),
         }
     }
 
@@ -63,6 +66,16 @@ impl Faults {
         self.outages.iter().find(|outage| outage.from <= now && now < outage.to).map(|outage| outage.kind)
     }
 
+    /// What `Date` says at `now`.
+    pub(super) fn date(&self, now: Time) -> Time {
+        let fault = self.dates.iter().find(|fault| fault.from <= now && now < fault.to);
+        match fault.map(|fault| fault.date) {
+            Some(WrongDate::Off(millis)) => now.plus_millis(millis),
+            Some(WrongDate::Fixed(date)) => date,
+            None => now,
+        }
+    }
+
     pub(super) fn forbids(&self, endpoint: Endpoint, sub: &str, segment: Option<&str>) -> bool {
         self.forbidden.iter().any(|forbidden| {
             forbidden.endpoint.is_none_or(|one| one == endpoint)
@@ -70,6 +83,26 @@ impl Faults {
                 && forbidden.segment.as_deref().is_none_or(|one| Some(one) == segment)
         })
     }
+}
+
+/// A time during which `Date` is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DateFault {
+    /// Since when, on the server's clock.
+    pub from: Time,
+    /// Until when.
+    pub to: Time,
+    /// How.
+    pub date: WrongDate,
+}
+
+/// How a `Date` is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrongDate {
+    /// Ahead by so many milliseconds; negative where it is behind.
+    Off(i64),
+    /// Always this.
+    Fixed(Time),
 }
 
 /// How often each fault befalls a request; the sum should stay below 1.

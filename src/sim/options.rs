@@ -240,11 +240,14 @@ pub struct Windows {
     pub widest: u32,
     /// What is found on the edges.
     pub edges: Edges,
+    /// Whether a window that ends too late is answered with what there is, in the future with `[]`, instead of being
+    /// refused. Not documented, so a client must live with either.
+    pub answers_future: bool,
 }
 
 impl Default for Windows {
     fn default() -> Windows {
-        Windows { offset: Duration::from_secs(300), widest: 3600, edges: Edges::Exclusive }
+        Windows { offset: Duration::from_secs(300), widest: 3600, edges: Edges::Exclusive, answers_future: false }
     }
 }
 

@@ -192,9 +192,9 @@ impl Shared {
         (fate, dice)
     }
 
-    /// The `Date` header, which must tell the simulated time.
+    /// The `Date` header, which must tell the simulated time, unless a fault makes it tell another.
     pub(super) fn date(&self) -> HeaderValue {
-        let now = self.now();
+        let now = self.faults().date(self.now());
         let mut cached = lock(&self.date);
         if cached.0 != now.floor_secs() {
             let value = HeaderValue::from_str(&http_date(now)).unwrap_or(HeaderValue::from_static(""));

@@ -8,8 +8,10 @@ use std::time::Duration;
 use rand::Rng;
 use reqwest::header::{DATE, HeaderMap, HeaderValue};
 use ringcx_extractor::backoff::Fault;
-use ringcx_extractor::clock::Time;
-use ringcx_extractor::coverage::{Backfill, CoolingDown, Coverage, Ending, Pass, Plan, Recheck, Repair, Want, plan};
+use ringcx_extractor::clock::{Tick, Time};
+use ringcx_extractor::coverage::{
+    Backfill, ClockReadings, CoolingDown, Coverage, Ending, Pass, Plan, PlanningClock, Recheck, Repair, Want, plan,
+};
 use ringcx_extractor::db::{Announced, Chunk, Db, DbError, Owned, Reading};
 use ringcx_extractor::model::{ArtifactSet, Endpoint, Lane, Stretch, Stretches, SummariesFor, Wants};
 use ringcx_extractor::ringcx::limits::{Budget, Pacer, Permit, Reserved};
@@ -44,6 +46,7 @@ pub struct Reader {
     not_before: Time,
     turn: u64,
     skew: Skew,
+    planning: PlanningClock,
     budget: Budget,
 }
 
@@ -63,17 +66,22 @@ impl Reader {
             not_before: Time(i64::MIN),
             turn: 0,
             skew: Skew::new(),
+            planning: PlanningClock::default(),
             budget,
         })
     }
 
     pub async fn reload(&mut self, scene: &Scene) -> Result<(), DbError> {
-        self.coverage = load_coverage(scene, self.api_now(scene)).await?;
+        self.coverage = load_coverage(scene, self.planning.now(&self.readings(scene))).await?;
         Ok(())
     }
 
-    fn api_now(&self, scene: &Scene) -> Time {
-        scene.clock.now().plus_millis(self.skew.offset_ms())
+    /// What the clocks say; the database's is left out.
+    fn readings(&self, scene: &Scene) -> ClockReadings {
+        let (machine, tick) = (scene.clock.now(), scene.clock.tick());
+        let api = self.skew.read(machine, tick);
+        let (newest, measured, believed) = (api.newest, api.measured, api.believed);
+        ClockReadings { tick, machine, database: None, newest, measured, believed }
     }
 
     /// Reads the window that is due most, if one is and the limits allow it.
@@ -92,17 +100,32 @@ impl Reader {
             let until = self.standing.pause().map_or(local, |pause| pause.until);
             return Ok(Polled::Idle(until.max(local + Duration::from_secs(1))));
         }
-        let skew = self.skew.offset_ms();
-        let now = local.plus_millis(skew);
+        let readings = self.readings(scene);
+        let now = self.planning.now(&readings);
+        self.cooling.cap(now + LONGEST);
+        let skew = now.0 - local.0;
+        self.check_coverage(scene, owned, &readings, now).await?;
+        let mut coverage = self.coverage.clone();
+        coverage.cut(now);
         let repairs = scene.db().repairs(scene.account).await?;
         let repairs: Vec<Repair> =
             repairs.into_iter().map(|(stretch, due)| Repair { stretch, due: due.plus_millis(skew) }).collect();
         let log = self.budget.log().await.map_err(|_| Stop::Away)?;
         let log: Vec<Time> = log.into_iter().map(|at| at.plus_millis(skew)).collect();
-        let want = match plan(now, &scene.rules, &self.coverage, &log, self.cooling.as_slice(), &repairs, self.turn) {
-            Plan::Wait { until } => return Ok(Polled::Idle(until.plus_millis(-skew).max(local.plus_millis(10)))),
+        let want = match plan(now, &scene.rules, &coverage, &log, self.cooling.as_slice(), &repairs, self.turn) {
             Plan::Read(want) => want,
+            Plan::Wait { until } => {
+                let has_room = scene.rules.sliding.earliest(&log, now) <= now;
+                match has_room.then(|| self.planning.probe(&readings, &scene.rules)).flatten() {
+                    Some(want) => want,
+                    None => {
+                        let wait = until.since(now).clamp(Duration::from_millis(10), scene.rules.interval);
+                        return Ok(Polled::Idle(local + wait));
+                    }
+                }
+            }
         };
+        let planned = self.planning.lead(&readings);
         let Some(permit) = scene.permit(pacer) else { return Ok(Polled::Idle(local + Duration::from_secs(1))) };
         let reserved = if scene.planted(Plant::NoReservation) {
             None
@@ -113,20 +136,40 @@ impl Reader {
             }
         };
         self.standing.admit(local);
-        self.read(scene, owned, want, permit, reserved, luck).await
+        self.read(scene, owned, (want, planned), permit, reserved, luck).await
+    }
+
+    async fn check_coverage(
+        &mut self,
+        scene: &Scene,
+        owned: Owned,
+        readings: &ClockReadings,
+        now: Time,
+    ) -> Result<(), Stop> {
+        let start = scene.rules.first_start(now);
+        if readings.newest.is_some() && self.coverage.live.is_empty() && self.coverage.live_start > start {
+            scene.db().lower_live_start(owned, start).await?;
+            self.coverage.live_start = start;
+        }
+        let latest = readings.latest().plus_millis(999).floor_to_second();
+        if self.skew.read(readings.machine, readings.tick).is_measured() && self.coverage.reaches_beyond(latest) {
+            scene.db().cut_coverage(owned, latest).await?;
+            self.coverage.cut(latest);
+        }
+        Ok(())
     }
 
     async fn read(
         &mut self,
         scene: &mut Scene,
         owned: Owned,
-        want: Want,
+        (want, planned): (Want, i64),
         mut permit: Permit,
         reserved: Option<Reserved>,
         luck: ReadLuck,
     ) -> Result<Polled, Stop> {
         scene.seen.count("metadata reads");
-        let (at, api_at) = (scene.clock.now(), self.api_now(scene));
+        let (at, sent) = (scene.clock.now(), scene.clock.tick());
         permit.sent();
         let latency = scene.chance.random_range(5..1500);
         scene.clock.advance(Duration::from_millis(latency / 2));
@@ -139,13 +182,13 @@ impl Reader {
             reserved.counted().await;
         }
         if luck != ReadLuck::Reset {
-            self.skew.observe(&dated(truth), at, scene.clock.now());
+            self.skew.observe(&dated(truth), sent, scene.clock.tick(), scene.clock.now());
         }
         let error = match luck {
             ReadLuck::Status(status) => scene.status(Endpoint::Metadata, status),
             ReadLuck::Reset => scene.error(Fault::Transient, Endpoint::Metadata, Cause::BrokeOff, None),
             ReadLuck::Truncated(_) => scene.error(Fault::Transient, Endpoint::Metadata, Cause::BrokeOff, Some(200)),
-            _ => return self.answered(scene, owned, &want, (at, api_at), &answer, luck).await,
+            _ => return self.answered(scene, owned, &want, (at, (planned, sent)), &answer, luck).await,
         };
         if let ReadLuck::Truncated(chunks) = luck {
             scene.seen.count("metadata answers cut short");
@@ -155,7 +198,7 @@ impl Reader {
                 self.announce(scene, owned, &want, chunk, &mut sum).await?;
             }
             if scene.planted(Plant::HalfAnswer) {
-                return self.record(scene, owned, &want, (at, api_at), &answer, sum, ReadLuck::Whole).await;
+                return self.record(scene, owned, &want, (at, (planned, sent)), &answer, sum, ReadLuck::Whole).await;
             }
         }
         self.failed(scene, &want, &error);
@@ -167,7 +210,7 @@ impl Reader {
         scene: &mut Scene,
         owned: Owned,
         want: &Want,
-        at: (Time, Time),
+        at: (Time, (i64, Tick)),
         answer: &Answer,
         luck: ReadLuck,
     ) -> Result<Polled, Stop> {
@@ -247,18 +290,33 @@ impl Reader {
         scene: &mut Scene,
         owned: Owned,
         want: &Want,
-        (at, api_at): (Time, Time),
+        (at, sent): (Time, (i64, Tick)),
         answer: &Answer,
         announced: Announced,
         luck: ReadLuck,
     ) -> Result<Polled, Stop> {
+        let after = self.readings(scene);
+        let (credited, read_at) = self.planning.credit(want.stretch, sent, &after, &scene.rules);
+        let ends = answer.iter().filter_map(|(_, element)| match element {
+            Element::Record(record) => record.end,
+            Element::Aside(_) => None,
+        });
+        if let Some(ended) = ends.filter(|end| *end <= want.window.end()).max() {
+            self.planning.observe(&after, ended);
+        }
+        let Some(stretch) = credited else {
+            scene.seen.count("windows that did not count as read");
+            (self.failures, self.refused) = (0, 0);
+            self.standing.answered();
+            return Ok(Polled::Read);
+        };
         let mut coverage = self.coverage.clone();
-        let gained = coverage.record(want.stretch, api_at);
+        let gained = coverage.record(stretch, read_at);
         let reading = Reading {
             at,
             done: scene.clock.now(),
             lane: want.lane,
-            stretch: want.stretch,
+            stretch,
             announced,
             passes: gained.into_iter().map(|(pass, stretch)| (pass.key(), stretch)).collect(),
             finished: coverage.finished(),
@@ -267,7 +325,7 @@ impl Reader {
         if scene.successor.is_some() {
             return Err(Broken("a window was recorded in the name of an earlier owner".to_owned()).into());
         }
-        scene.model.read(want.stretch, answer);
+        scene.model.read(stretch, answer);
         if luck == ReadLuck::DiesAfterRecord {
             scene.seen.count("deaths after the record, before it was known");
             return Err(Stop::Died);
@@ -282,7 +340,7 @@ impl Reader {
             scene.seen.count("rechecks");
         }
         self.coverage = coverage;
-        self.cooling.answered(want.stretch);
+        self.cooling.answered(stretch);
         self.turn = self.turn.wrapping_add(u64::from(want.lane != Lane::Live));
         (self.failures, self.refused) = (0, 0);
         self.standing.answered();
@@ -306,7 +364,8 @@ impl Reader {
                 self.standing.abandon();
                 self.failures += 1;
                 let broke_off = error.cause == Cause::BrokeOff && error.status == Some(200);
-                let until = self.api_now(scene) + scene.backoff.delay(self.failures, jitter).min(LONGEST);
+                let until =
+                    self.planning.now(&self.readings(scene)) + scene.backoff.delay(self.failures, jitter).min(LONGEST);
                 let ending = if broke_off { Ending::BrokenOff } else { Ending::Refused };
                 self.cooling.failed(want.stretch, until, ending);
             }
@@ -386,7 +445,8 @@ async fn load_coverage(scene: &Scene, now: Time) -> Result<Coverage, DbError> {
     let live = of(Pass::Live);
     let live_start = db.start_live(key, scene.rules.first_start(now)).await?;
     let recheck = Pass::Recheck(RECHECK);
-    let owed_from = if live.is_empty() { Time(0) } else { (now - RECHECK).floor_to_second() };
+    let edge = live.as_slice().last().map(|newest| newest.to.min(now));
+    let owed_from = edge.map_or(Time(0), |edge| (edge - RECHECK).floor_to_second());
     let base = db.level(key, &recheck.key(), owed_from).await?;
     let backfills = db.backfills(Some(key), false).await?.into_iter().map(|asked| Backfill {
         id: asked.id,

@@ -94,7 +94,7 @@ impl Rig {
     pub async fn new(place: Place, mut plan: Plan) -> Rig {
         let clock = Clock::system();
         let begin = clock.now();
-        plan.sim.begin = Some(begin);
+        plan.sim.begin = Some(begin.plus_millis(plan.sim.skew_ms));
         let sim = Sim::start(plan.sim.clone(), clock.clone()).await.expect("a simulator");
         for host in ["api.platform_url", "api.ringcx_url", "api.summary_url"] {
             plan.settings.entry(host.to_owned()).or_insert_with(|| sim.base_url().into());
@@ -282,8 +282,9 @@ impl Rig {
 
     /// All that there is in the simulated world.
     pub fn world(&self) -> Vec<LedgerEntry> {
-        let all =
-            Stretch { from: self.begin - Duration::from_secs(86_400), to: self.begin + Duration::from_secs(86_400) };
+        let begin = self.begin.plus_millis(self.plan.sim.skew_ms);
+        let days = Duration::from_secs(4 * 86_400);
+        let all = Stretch { from: begin - days, to: begin + days };
         self.sim.ledger().ledger_for(all, self.sim.now())
     }
 

@@ -22,7 +22,7 @@ fn what_is_not_given_has_its_documented_default() {
         interval: secs(300),
         max_window: secs(3600),
         start: Start::Now,
-        rechecks: vec![secs(3600), secs(86_400)],
+        rechecks: vec![secs(3600), secs(86_400), secs(7 * 86_400)],
     };
     assert_eq!(settings.discovery, discovery);
     let limits = settings.limits;

@@ -1,0 +1,95 @@
+//! Unusual passes of retention that were announced and wait for their day, or for a person's word.
+
+use super::super::{Db, DbError, sql};
+use crate::clock::Time;
+
+/// An account's notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionNoticeRow {
+    /// The retention that it is about, in milliseconds.
+    pub retention_ms: i64,
+    /// When it was announced.
+    pub announced: Time,
+    /// How long it has waited, in milliseconds.
+    pub waited_ms: i64,
+    /// How many segments the pass would take.
+    pub segments: i64,
+    /// Whether a person has approved it.
+    pub approved: bool,
+}
+
+impl Db {
+    /// An account's notice.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn retention_notice(&self, account: i64) -> Result<Option<RetentionNoticeRow>, DbError> {
+        let stmt = sql("select retention_ms, announced, waited_ms, segments, approved from retention_notice
+             where account = $1");
+        let row = self.first(stmt.bind(account)).await?;
+        row.map(|row| {
+            Ok(RetentionNoticeRow {
+                retention_ms: row.int(0)?,
+                announced: row.time(1)?,
+                waited_ms: row.int(2)?,
+                segments: row.int(3)?,
+                approved: row.flag(4)?,
+            })
+        })
+        .transpose()
+    }
+
+    /// Stores an account's notice; an approval that it has stays.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn keep_retention_notice(&self, account: i64, notice: &RetentionNoticeRow) -> Result<(), DbError> {
+        let stmt = sql("insert into retention_notice (account, retention_ms, announced, waited_ms, segments, approved)
+             values ($1, $2, $3, $4, $5, $6) on conflict (account) do update set retention_ms = excluded.retention_ms,
+             announced = excluded.announced, waited_ms = excluded.waited_ms, segments = excluded.segments");
+        let stmt = stmt.bind(account).bind(notice.retention_ms).bind(notice.announced).bind(notice.waited_ms);
+        self.run(stmt.bind(notice.segments).bind(notice.approved)).await.map(drop)
+    }
+
+    /// Approves the next pass of retention of an account, announced or not.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn approve_retention(&self, account: i64, now: Time) -> Result<(), DbError> {
+        let stmt = sql("insert into retention_notice (account, retention_ms, announced, waited_ms, segments, approved)
+             values ($1, 0, $2, 0, 0, 1) on conflict (account) do update set approved = 1");
+        self.run(stmt.bind(account).bind(now)).await.map(drop)
+    }
+
+    /// The pass has run, or there is none to run: what was announced is over.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn drop_retention_notice(&self, account: i64) -> Result<(), DbError> {
+        self.run(sql("delete from retention_notice where account = $1").bind(account)).await.map(drop)
+    }
+
+    /// How many of an account's segments ended before `cutoff`, and how many it has in all.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn count_past(&self, account: i64, cutoff: Time) -> Result<(u64, u64), DbError> {
+        let stmt = sql("select count(case when ended < $2 and (ended <> $3 or first_seen < $2) then 1 end), count(*)
+             from segment where account = $1");
+        let row = self.first(stmt.bind(account).bind(cutoff).bind(Time::NONE)).await?;
+        row.map_or(Ok((0, 0)), |row| Ok((row.int(0)?.unsigned_abs(), row.int(1)?.unsigned_abs())))
+    }
+
+    /// When anything was last written for an account, by the clock of whoever wrote it: the newest read, the newest
+    /// artifact, and the newest heartbeat of any replica.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn newest_stored(&self, account: i64) -> Result<Option<Time>, DbError> {
+        let stmt = sql("select max(at) from (select max(at) as at from reading where account = $1
+             union all select max(heartbeat) as at from replica
+             union all select at from (select fetched as at from artifact where account = $1 order by feed desc limit 1) newest
+             ) witness");
+        self.first(stmt.bind(account)).await?.map_or(Ok(None), |row| row.maybe_time(0))
+    }
+}
