@@ -233,7 +233,14 @@ impl Tx {
     }
 
     /// Logs a read, and links it with the coverage before and after it.
-    async fn log_reading(&mut self, account: i64, lane: &str, reading: &Reading, before: Hash) -> Result<(), DbError> {
+    async fn log_reading(
+        &mut self,
+        mut chain: RecordChain,
+        account: i64,
+        lane: &str,
+        reading: &Reading,
+        before: Hash,
+    ) -> Result<(), DbError> {
         let stmt = sql("select coalesce(max(nth), 0) + 1 from reading where account = $1");
         let nth = self.first(stmt.bind(account)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(1);
         let after = self.coverage_digest(account).await?;
