@@ -28,7 +28,8 @@ fn of_count(count: f64) -> Option<Time> {
 }
 
 fn of_iso(text: &str) -> Option<Time> {
-    if !text.contains(':') {
+    // A date alone is no moment, though a parser takes one for midnight.
+    if !text.contains([':', 'T', 't']) {
         return None;
     }
     Time::parse(text).or_else(|| {
@@ -55,6 +56,8 @@ mod tests {
             "2024-07-22T11:24:47",
             "2024-07-22 11:24:47.000",
             " 2024-07-22 11:24:47+00:00 ",
+            "20240722T112447Z",
+            "2024-07-22t11:24:47z",
             "1721647487000",
             "1721647487000.0",
             "1721647487000.4",

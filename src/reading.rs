@@ -446,6 +446,27 @@ mod tests {
         }
 
         #[test]
+        fn whatever_stands_in_one_message_the_others_are_read_and_the_whole_stays_an_object(
+            fault in proptest::collection::vec(any::<u8>().prop_filter("would end the string", |byte| !b"\"\\".contains(byte)), 0..40),
+            escape in "(|\\\\u[0-9a-f]{0,4}|\\\\[nx/])",
+        ) {
+            let body = [
+                br#"{"transcript":[{"message":"before"},{"message":"x"#,
+                escape.as_bytes(),
+                b" ",
+                &fault,
+                br#"","new":1e999},{"message":"after"}]}"#,
+            ]
+            .concat();
+            let read = Conversation::parse(&body).unwrap();
+            prop_assert_eq!(read.phrases.len(), 3);
+            prop_assert_eq!((&*read.phrases[0].text, &*read.phrases[2].text), ("before", "after"));
+            let line = json_line(&body);
+            let is_object = line.get().starts_with(r#"{"transcript":[{"message":"before"}"#);
+            prop_assert!(is_object);
+        }
+
+        #[test]
         fn no_text_leaves_a_control_character_but_line_breaks(text in "(\\PC|[\\x00-\\x1f\\x7f\\u{80}-\\u{9f}]|\\x1b[\\[\\]P]){0,40}") {
             prop_assert!(clean(&text).chars().all(|character| character == '\n' || !character.is_control()));
         }

@@ -64,6 +64,8 @@ const BLOCKS: [&str; 24] = [
     "header",
     "footer",
 ];
+/// The longest name of a tag, in bytes.
+const LONGEST_NAME: usize = 64;
 /// What stands in these is not for people.
 const HIDDEN: [&str; 4] = ["head", "style", "script", "title"];
 
@@ -72,12 +74,13 @@ pub(super) fn text(message: &str) -> Option<String> {
     if !is_html(message) {
         return None;
     }
+    let mut budget = budget(message);
     let mut text = Text::default();
     let mut rest = message;
     while let Some(at) = rest.find('<') {
         let (before, from) = rest.split_at(at);
         text.add(before);
-        rest = match Tag::at(from) {
+        rest = match Tag::at(from, &mut budget) {
             None => {
                 text.add("<");
                 &from[1..]
@@ -90,7 +93,7 @@ pub(super) fn text(message: &str) -> Option<String> {
                 }
                 let after = &from[tag.length..];
                 let hides = !tag.closes && HIDDEN.contains(&tag.name.as_str());
-                if hides { closing(after, &tag.name).map_or(after, |end| &after[end..]) } else { after }
+                if hides { closing(after, &tag.name, &mut budget).map_or(after, |end| &after[end..]) } else { after }
             }
         };
     }
@@ -100,22 +103,39 @@ pub(super) fn text(message: &str) -> Option<String> {
 }
 
 fn is_html(message: &str) -> bool {
-    message.match_indices('<').filter_map(|(at, _)| Some((at, Tag::at(&message[at..])?))).any(|(at, tag)| {
+    let mut budget = budget(message);
+    message.match_indices('<').any(|(at, _)| {
+        let Some(tag) = Tag::at(&message[at..], &mut budget) else { return false };
         let name = tag.name.as_str();
         PAGE.contains(&name)
-            || (!tag.closes && PAIRED.contains(&name) && closing(&message[at + tag.length..], name).is_some())
+            || (!tag.closes
+                && PAIRED.contains(&name)
+                && closing(&message[at + tag.length..], name, &mut budget).is_some())
     })
 }
 
+/// How many bytes may be looked at in search of ends: a message full of beginnings must not take the square of its length.
+fn budget(message: &str) -> usize {
+    message.len().saturating_mul(8).saturating_add(4096)
+}
+
+/// As much of a text as may still be looked at.
+fn within(text: &str, budget: usize) -> &str {
+    &text[..text.floor_char_boundary(budget)]
+}
+
 /// Where the tag begins that closes this one.
-fn closing(text: &str, name: &str) -> Option<usize> {
+fn closing(text: &str, name: &str, budget: &mut usize) -> Option<usize> {
+    let text = within(text, *budget);
     let bytes = text.as_bytes();
-    text.match_indices("</").map(|(at, _)| at).find(|at| {
+    let end = text.match_indices("</").map(|(at, _)| at).find(|at| {
         let found = bytes.get(at + 2..at + 2 + name.len());
         let next = bytes.get(at + 2 + name.len());
         found.is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes()))
             && next.is_some_and(|next| *next == b'>' || next.is_ascii_whitespace())
-    })
+    });
+    *budget -= end.unwrap_or(text.len());
+    end
 }
 
 /// A tag, a comment or a declaration.
@@ -128,24 +148,25 @@ struct Tag {
 
 impl Tag {
     /// The one at the beginning of a text.
-    fn at(text: &str) -> Option<Tag> {
+    fn at(text: &str, budget: &mut usize) -> Option<Tag> {
         if let Some(comment) = text.strip_prefix("<!--") {
-            let length = 4 + comment.find("-->")? + 3;
-            return Some(Tag { name: String::new(), closes: false, length });
+            let comment = within(comment, *budget);
+            let end = comment.find("-->");
+            *budget -= end.unwrap_or(comment.len());
+            return Some(Tag { name: String::new(), closes: false, length: 4 + end? + 3 });
         }
         let inner = text.strip_prefix('<')?;
         let (closes, inner) = inner.strip_prefix('/').map_or((false, inner), |inner| (true, inner));
-        let of_name =
-            |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '!' | '?' | ':' | '-' | '_' | '[');
-        let name = &inner[..inner.find(|letter| !of_name(letter))?];
+        let name = &inner[..inner.find(|letter: char| !of_name(letter)).filter(|length| *length <= LONGEST_NAME)?];
         let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || matches!(first, '!' | '?'));
         let ends =
             inner[name.len()..].starts_with(|next: char| matches!(next, '>' | '/' | ']') || next.is_whitespace());
         if !begins || !ends {
             return None;
         }
+        let looked_at = within(inner, *budget);
         let mut quote = None;
-        let end = inner.bytes().position(|byte| {
+        let end = looked_at.bytes().position(|byte| {
             match (quote, byte) {
                 (None, b'"' | b'\'') => quote = Some(byte),
                 (Some(open), _) if open == byte => quote = None,
@@ -153,9 +174,14 @@ impl Tag {
                 _ => {}
             }
             false
-        })?;
-        Some(Tag { name: name.to_ascii_lowercase(), closes, length: text.len() - inner.len() + end + 1 })
+        });
+        *budget -= end.unwrap_or(looked_at.len());
+        Some(Tag { name: name.to_ascii_lowercase(), closes, length: text.len() - inner.len() + end? + 1 })
     }
+}
+
+fn of_name(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || matches!(letter, '!' | '?' | ':' | '-' | '_' | '[')
 }
 
 /// What people see, spaces and empty lines drawn together.
@@ -229,6 +255,14 @@ mod tests {
             ["plain", "my <div> is broken", "a < b > c", "mail <anna@example.com>", "<3", "x <y", "&amp;", "<b>"]
         {
             assert_eq!(text(message), None, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_message_full_of_beginnings_is_read_all_the_same() {
+        for beginning in ["<p>", "<p \"", "<style>", "<!-- ", "</p", "<x", "&"] {
+            let message = format!("<br>{}", beginning.repeat(100_000));
+            assert!(text(&message).is_some());
         }
     }
 

@@ -231,6 +231,18 @@ fn skeleton(value: &serde_json::Value, role: Role) -> serde_json::Value {
     }
 }
 
+#[test]
+fn json_with_a_raw_control_character_keeps_its_ids_and_times() {
+    let body = b"{\"timestamp\":\"1721651880000\",\"message\":\"a\x01 call 555-2671\",\"caf\xe9Id\":\"555-2671\"}";
+    let once = String::from_utf8(all().transcript(body).into_owned()).unwrap();
+    assert_eq!(
+        once,
+        "{\"timestamp\":\"1721651880000\",\"message\":\"a\\u0001 call [phone]\",\"caf\u{fffd}Id\":\"555-2671\"}"
+    );
+    let whole = b"{\"message\":\"a\x01\"}";
+    assert_eq!(&*all().transcript(whole), whole);
+}
+
 proptest! {
     #[test]
     fn the_second_time_changes_nothing(text in text()) {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::charset;
+use crate::lenient_json;
 use crate::model::{AccountId, Endpoint};
 
 use super::Api;
@@ -103,8 +105,10 @@ pub async fn rc_account_id(api: &Api, login: &Login) -> Result<Arc<str>, ApiErro
 
 async fn json(answer: Answer) -> Result<Value, ApiError> {
     answer.decoded()?;
+    let charset = answer.charset();
     let body = answer.bytes(CAP).await?;
-    serde_json::from_slice(&body).map_err(|_| ApiError::undecodable(Endpoint::Accounts, "it is not JSON"))
+    lenient_json::value(&charset::text(charset, &body))
+        .ok_or_else(|| ApiError::undecodable(Endpoint::Accounts, "it is not JSON"))
 }
 
 /// An id as text, sent as a string or as a number.

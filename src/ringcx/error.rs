@@ -367,7 +367,7 @@ fn fault_of(status: u16) -> Fault {
 
 /// The vendor's error code out of an error's body, if it looks like one and not like an id or a telephone number.
 pub(crate) fn vendor_code(body: &[u8]) -> Option<String> {
-    let body: Value = serde_json::from_slice(body).ok()?;
+    let body: Value = crate::lenient_json::from_slice(body)?;
     let codes = [body.get("errorCode"), body.pointer("/errors/0/errorCode"), body.get("error")];
     codes.into_iter().flatten().find_map(sane_code)
 }
