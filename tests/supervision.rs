@@ -258,12 +258,13 @@ async fn one_lost_lease_does_not_silence_the_accounts_that_share_its_limit(place
 
 async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: Place) {
     let ids = ids(50);
-    let plan = Plan::live(3 * SECOND).set("accounts", listed(&ids)).set("http.listen", "127.0.0.1:0").sim(|sim| {
+    let plan = Plan::history().set("accounts", listed(&ids)).set("http.listen", "127.0.0.1:0").sim(|sim| {
         sim.accounts = ids.clone();
-        sim.traffic.per_minute = 10.0;
+        sim.traffic.per_minute = 6.0;
     });
-    // At the usual pace of these tests the metadata of fifty accounts alone would be more than a busy machine can do.
-    let plan = plan.set("discovery.window", "15s").set("discovery.interval", "8s");
+    // One wide window an account: at the usual pace of these tests, the metadata of fifty would be more than a busy machine
+    // can do.
+    let plan = plan.set("discovery.window", "40s").set("discovery.interval", "20s").set("discovery.start", "now");
     let mut rig = Rig::new(place, plan).await;
     rig.start_by(&["sh", "-c", "ulimit -n 64 && exec \"$@\"", "sh"]);
     rig.start();
