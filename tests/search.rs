@@ -263,7 +263,7 @@ async fn large_documents_are_indexed_and_only_their_beginning_counts(test: TestD
     announce(&test.db, owned, &records).await;
     let padded = |n: i64, bytes: usize| {
         let (pad, text) = ("-".repeat(bytes), format!("begin{n} everywhere"));
-        json!({"transcript": [{"message": text}, {"participantId": pad, "message": format!("end{n}")}]}).to_string()
+        json!({"transcript": [{"message": text}, {"channelId": pad, "message": format!("end{n}")}]}).to_string()
     };
     // Two of them are more than one step takes; of the last only the beginning is read.
     for n in 0..4 {
