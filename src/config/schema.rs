@@ -100,7 +100,12 @@ pub const KEYS: &[Key] = &[
     key("fetch.concurrency", Kind::Count, Some("8"), "requests in flight per account"),
     key("fetch.retry_initial", Kind::Span, Some("15s"), "first delay before trying again"),
     key("fetch.retry_max", Kind::Span, Some("6h"), "longest delay before trying again"),
-    key("fetch.give_up_after", Kind::Span, Some("72h"), "after which an artifact that is still 404 is unavailable"),
+    key(
+        "fetch.give_up_after",
+        Kind::Span,
+        Some("72h"),
+        "how long 404s, empty transcripts and broken answers are asked for again",
+    ),
     key("fetch.revisit", Kind::List, Some("24h"), "when empty or agent-written summaries are asked for again"),
     key("database.url", Kind::Secret, Some("sqlite:data/ringcx-extractor.db"), "SQLite file or Postgres URL"),
     key("database.instance", Kind::Text, None, "this replica's name, the host name unless given"),

@@ -247,7 +247,7 @@ impl Tx {
             let tally = tallies.entry(claim.owned.account).or_default();
             if claim.visit == 0 {
                 tally.done += 1;
-                for kind in kinds(claim) {
+                for kind in kinds(settled) {
                     let Some(ended) = claim.ended.known() else { continue };
                     late.count(claim.owned.account, kind, settled.at.since(ended));
                 }
@@ -375,11 +375,16 @@ impl Owner {
     }
 }
 
-/// What a first answer counts as among the kinds of lateness. How fresh the archive is, is not a matter of backfill.
-fn kinds(claim: &Claim) -> impl Iterator<Item = &'static str> {
-    let fetchable = (claim.artifact == Artifact::Transcript).then_some("fetchable");
+/// What a first answer counts as among the kinds of lateness. How fresh the archive is, is not a matter of backfill, nor of
+/// transcripts that were waited for to the end and are not there.
+fn kinds(settled: &Settled) -> impl Iterator<Item = &'static str> {
+    let claim = &settled.claim;
+    let empty = matches!(settled.settlement, Settlement::Answered { outcome: Outcome::NotPopulated, .. });
+    let never_there = empty && claim.artifact == Artifact::Transcript;
+    let fetchable = (claim.artifact == Artifact::Transcript && !never_there).then_some("fetchable");
     let fresh = match (claim.lane, claim.artifact) {
         (Lane::Backfill | Lane::Revisit, _) => None,
+        _ if never_there => None,
         (_, Artifact::Transcript) => Some("fresh_transcript"),
         (_, Artifact::AgentSummary) => Some("fresh_agent_summary"),
         (_, Artifact::AutoSummary) => Some("fresh_auto_summary"),
