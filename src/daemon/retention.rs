@@ -13,6 +13,7 @@ use super::shared::Shared;
 use crate::account::Account;
 use crate::clock::Tick;
 use crate::db::{DbError, DbFault, Erased};
+use crate::health::{Finding, Severity};
 use crate::keeping::{self, Cursor};
 
 /// How often retention is looked at.
@@ -79,6 +80,7 @@ impl Retention {
         let mut sum = Erased::default();
         let Some(kept) = account.policy.retention else { return Ok(sum) };
         if !keeping::is_due(db, account.owned.account, kept, now).await? {
+            self.report_unreadable(account, 0);
             return Ok(sum);
         }
         let who = format!("retention@{}", self.shared.settings.database.instance);
@@ -87,11 +89,36 @@ impl Retention {
             sum.add(taken);
             account.clock.sleep(BREATH).await;
         }
+        self.report_unreadable(account, cursor.unreadable);
         sum.add(keeping::expire_asides(db, account.owned, cutoff, &who, now).await?);
         if sum != Erased::default() {
             tracing::info!(account = %account.id, segments = sum.segments, records = sum.records, "past retention: erased");
         }
         Ok(sum)
+    }
+
+    /// What is past retention, cannot be read, and may be of a contact on hold: it stays until a person decides.
+    fn report_unreadable(&self, account: &Account, segments: u64) {
+        const CODE: &str = "unreadable_on_hold";
+        if segments == 0 {
+            self.shared.findings.clear(CODE, Some(&account.id.sub));
+            return;
+        }
+        let finding = Finding {
+            code: CODE,
+            severity: Severity::Warning,
+            since: account.clock.now(),
+            subject: Some(account.id.sub.to_string()),
+            sentence: format!(
+                "retention keeps {segments} segments that cannot be read, since they may be of a contact on hold"
+            ),
+            hint: "`ringcx-extractor erase --contact … --dry-run` names them; they go when no hold is on a contact any more"
+                .to_owned(),
+            blocks_progress: false,
+        };
+        if self.shared.findings.report(finding) {
+            tracing::warn!(account = %account.id, segments, "past retention and kept: they cannot be read, and may be of a contact on hold");
+        }
     }
 
     /// The index is made to forget once a day: it costs much, and retention takes something nearly every day.
