@@ -7,20 +7,20 @@
 mod guard;
 mod judge;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::clock::{Time, millis};
 use crate::db::{
     AsideText, Db, DbError, Done, Entry, Erased, Erasing, Gone, Hold, Owned, RetentionNoticeRow, SegmentRef, Texts,
 };
-use crate::model::Subject;
+use crate::model::{Certainty, Subject};
 pub use guard::{
     ClockCheck, DueSegments, NOTICE_PERIOD, PassDecision, RetentionClocks, RetentionNotice, decide_pass,
     stored_later_than,
 };
 pub use judge::slack;
-use judge::{aside_held_by, aside_is_meant, held_by, is_meant};
+use judge::{aside_held_by, aside_is_meant, concerns, held_by, keeps_aside, participants};
 
 /// Segments that go in one transaction: few enough not to hold up results.
 const BATCH: usize = 100;
@@ -40,6 +40,10 @@ pub struct Request {
     pub who: String,
     /// Why.
     pub reason: Option<String>,
+    /// Also what may be the contact's: by a number that is alike, or a speaker of whom nothing tells that it is no agent.
+    pub include_alike: bool,
+    /// Also what cannot be read, so that anyone's words may be in it.
+    pub include_unreadable: bool,
 }
 
 /// What an erasure is about.
@@ -49,24 +53,42 @@ pub struct Found {
     pub segments: Vec<SegmentRef>,
     /// Segments that a hold keeps.
     pub held: Vec<(SegmentRef, Hold)>,
+    /// Those among them that cannot be read, so that they may be of a contact on hold.
+    pub held_unreadable: Vec<SegmentRef>,
     /// Records set aside that are to go: account and digest.
     pub asides: Vec<(i64, Vec<u8>)>,
     /// Records set aside that a hold keeps.
     pub held_asides: Vec<Hold>,
-    /// Segments that are not meant, with a telephone number that ends as the one that is meant: it may be the same with
-    /// or without its country code.
-    pub alike: u64,
-    /// Segments of which something stored is damaged, so that they may be meant and nobody can tell.
-    pub damaged: u64,
+    /// Of the segments to go those that are meant by a number within its country, or by one with its country's code where a
+    /// number within the country was asked for.
+    pub national: Vec<SegmentRef>,
+    /// Segments that may be meant and are left, unless the request includes what is alike.
+    pub alike: Vec<SegmentRef>,
+    /// Segments of which something cannot be read, so that they may be meant; left, unless the request includes them.
+    pub unreadable: Vec<SegmentRef>,
+    /// Records set aside that may be meant and are left, unless the request includes what is alike.
+    pub alike_asides: Vec<AsideText>,
+    /// Segments with an agent of this name or id, who is no contact.
+    pub agents: u64,
     /// An id that is not held, and not to be taken in when it is announced.
     pub unknown: Option<(i64, String)>,
     newest_hold: i64,
 }
 
 impl Found {
-    /// Whether there is nothing to go and nothing kept.
+    /// Whether there is nothing to go, nothing kept and nothing left.
     pub fn is_nothing(&self) -> bool {
-        self.segments.is_empty() && self.asides.is_empty() && self.unknown.is_none() && !self.is_held()
+        !self.is_to_go() && !self.is_incomplete()
+    }
+
+    /// Whether there is anything to go.
+    pub fn is_to_go(&self) -> bool {
+        !self.segments.is_empty() || !self.asides.is_empty() || self.unknown.is_some()
+    }
+
+    /// Whether anything stays that is meant or may be.
+    pub fn is_incomplete(&self) -> bool {
+        self.is_held() || !self.alike.is_empty() || !self.unreadable.is_empty() || !self.alike_asides.is_empty()
     }
 
     /// Whether a hold keeps anything of it.
@@ -99,7 +121,12 @@ pub async fn look(db: &Db, request: &Request, progress: &mut (dyn FnMut(u64) + S
     };
     for page in meant.chunks(PAGE) {
         let (held, free) = divided(db, &holds, page).await?;
-        found.held.extend(held);
+        for (segment, hold, certainty) in held {
+            if certainty == Certainty::Unreadable {
+                found.held_unreadable.push(segment.clone());
+            }
+            found.held.push((segment, hold));
+        }
         found.segments.extend(free);
     }
     look_aside(db, request, &holds, &mut found).await?;
@@ -123,23 +150,38 @@ async fn with_contact(
     found: &mut Found,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Vec<SegmentRef>, DbError> {
-    let (mut meant, mut after) = (Vec::new(), i64::MIN);
+    let (mut meant, mut countries, mut after) = (Vec::new(), BTreeSet::new(), i64::MIN);
     loop {
         let page = db.segment_page(request.account, after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(meant) };
+        let Some(last) = page.last() else { break };
         after = last.key;
         progress(page.len() as u64);
         let texts = texts_of(db, &page).await?;
         for segment in page {
-            let texts = texts.get(&segment.key);
-            found.damaged += u64::from(texts.is_some_and(|texts| texts.damaged));
-            if is_meant(&request.subject, &segment, texts) {
-                meant.push(segment);
-            } else if texts.is_some_and(|texts| texts.metadata.iter().any(|raw| request.subject.resembles(raw))) {
-                found.alike += 1;
+            let mut concern = request.subject.concern(&participants(texts.get(&segment.key)));
+            countries.append(&mut concern.countries);
+            found.agents += u64::from(concern.names_agent);
+            match concern.certainty {
+                Certainty::Certain => meant.push(segment),
+                Certainty::National => found.national.push(segment),
+                Certainty::Alike => found.alike.push(segment),
+                Certainty::Unreadable => found.unreadable.push(segment),
+                Certainty::Not => {}
             }
         }
     }
+    // The archive has such a number of several countries: whose it is nobody can tell.
+    if countries.len() > 1 {
+        found.alike.append(&mut found.national);
+    }
+    meant.extend(found.national.iter().cloned());
+    if request.include_alike {
+        meant.append(&mut found.alike);
+    }
+    if request.include_unreadable {
+        meant.append(&mut found.unreadable);
+    }
+    Ok(meant)
 }
 
 async fn texts_of(db: &Db, segments: &[SegmentRef]) -> Result<HashMap<i64, Texts>, DbError> {
@@ -151,13 +193,14 @@ async fn divided(
     db: &Db,
     holds: &[Hold],
     segments: &[SegmentRef],
-) -> Result<(Vec<(SegmentRef, Hold)>, Vec<SegmentRef>), DbError> {
-    let texts =
-        if holds.iter().any(|hold| hold.subject.is_contact()) { texts_of(db, segments).await? } else { HashMap::new() };
+) -> Result<(Vec<(SegmentRef, Hold, Certainty)>, Vec<SegmentRef>), DbError> {
+    let on_contacts = holds.iter().any(|hold| hold.subject.is_contact());
+    let texts = if on_contacts { texts_of(db, segments).await? } else { HashMap::new() };
     let (mut held, mut free) = (Vec::new(), Vec::new());
     for segment in segments {
-        match held_by(holds, segment, texts.get(&segment.key)) {
-            Some(hold) => held.push((segment.clone(), hold.clone())),
+        let participants = on_contacts.then(|| participants(texts.get(&segment.key)));
+        match held_by(holds, segment, participants.as_ref()) {
+            Some((hold, certainty)) => held.push((segment.clone(), hold.clone(), certainty)),
             None => free.push(segment.clone()),
         }
     }
@@ -168,11 +211,19 @@ async fn divided(
 async fn look_aside(db: &Db, request: &Request, holds: &[Hold], found: &mut Found) -> Result<(), DbError> {
     let going: HashSet<(i64, &str)> =
         found.segments.iter().map(|segment| (segment.account, segment.segment_id.as_str())).collect();
-    let (mut asides, mut kept) = (Vec::new(), Vec::new());
+    let (mut asides, mut kept, mut alike) = (Vec::new(), Vec::new(), Vec::new());
     let mut last: Option<AsideText> = None;
     loop {
         let page = db.aside_page(request.account, None, last.as_ref(), PAGE).await?;
-        for aside in page.iter().filter(|aside| aside_is_meant(&request.subject, &going, aside)) {
+        for aside in &page {
+            match aside_is_meant(&request.subject, &going, aside) {
+                Certainty::Not => continue,
+                Certainty::Alike if !request.include_alike => {
+                    alike.push(aside.clone());
+                    continue;
+                }
+                _ => {}
+            }
             match aside_held_by(holds, aside) {
                 Some(hold) => kept.push(hold.clone()),
                 None => asides.push((aside.account, aside.digest.clone())),
@@ -183,8 +234,7 @@ async fn look_aside(db: &Db, request: &Request, holds: &[Hold], found: &mut Foun
             None => break,
         }
     }
-    found.asides = asides;
-    found.held_asides = kept;
+    (found.asides, found.held_asides, found.alike_asides) = (asides, kept, alike);
     Ok(())
 }
 
@@ -287,13 +337,95 @@ fn parts(found: &Found) -> Vec<(i64, Part)> {
     parts
 }
 
+/// What a hold keeps of what the archive has now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HoldCount {
+    /// Segments.
+    pub segments: u64,
+    /// Those among them that it may not mean, and keeps to be safe.
+    pub possible: u64,
+    /// Those among these that cannot be read.
+    pub unreadable: Vec<SegmentRef>,
+    /// Records set aside.
+    pub records: u64,
+    /// Segments with an agent of the name or id that was given for a contact: these it does not keep.
+    pub agents: u64,
+}
+
+impl HoldCount {
+    /// Whether it keeps nothing.
+    pub fn is_nothing(&self) -> bool {
+        self.segments == 0 && self.records == 0
+    }
+}
+
+/// Counts what each of these holds keeps. For contacts all segments are read; `progress` is told how many.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn count_holds(
+    db: &Db,
+    holds: &[Hold],
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Vec<HoldCount>, DbError> {
+    let mut counts = vec![HoldCount::default(); holds.len()];
+    for (hold, count) in holds.iter().zip(&mut counts).filter(|(hold, _)| !hold.subject.is_contact()) {
+        count.segments = db.segments_meant(&hold.subject, hold.account).await?.len() as u64;
+    }
+    let mut after = i64::MIN;
+    while holds.iter().any(|hold| hold.subject.is_contact()) {
+        let page = db.segment_page(common_account(holds), after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.key;
+        progress(page.len() as u64);
+        let texts = texts_of(db, &page).await?;
+        for segment in &page {
+            let participants = participants(texts.get(&segment.key));
+            let of_account = holds.iter().zip(&mut counts).filter(|(hold, _)| concerns(hold, segment.account));
+            for (hold, count) in of_account.filter(|(hold, _)| hold.subject.is_contact()) {
+                let concern = hold.subject.concern(&participants);
+                count.segments += u64::from(concern.certainty > Certainty::Not);
+                count.possible +=
+                    u64::from(concern.certainty > Certainty::Not && concern.certainty < Certainty::National);
+                count.agents += u64::from(concern.names_agent);
+                if concern.certainty == Certainty::Unreadable {
+                    count.unreadable.push(segment.clone());
+                }
+            }
+        }
+    }
+    let mut last: Option<AsideText> = None;
+    loop {
+        let page = db.aside_page(None, None, last.as_ref(), PAGE).await?;
+        for (hold, count) in holds.iter().zip(&mut counts) {
+            count.records += page.iter().filter(|aside| keeps_aside(hold, aside)).count() as u64;
+        }
+        match page.into_iter().next_back() {
+            Some(end) => last = Some(end),
+            None => return Ok(counts),
+        }
+    }
+}
+
+/// The account that all holds on contacts are about, where it is one.
+fn common_account(holds: &[Hold]) -> Option<i64> {
+    let mut accounts = holds.iter().filter(|hold| hold.subject.is_contact()).map(|hold| hold.account);
+    let first = accounts.next()??;
+    accounts.all(|account| account == Some(first)).then_some(first)
+}
+
 /// How far retention has looked through an account.
 #[derive(Debug, Clone, Copy)]
-pub struct Cursor(Time, i64);
+pub struct Cursor {
+    ended: Time,
+    key: i64,
+    /// How many segments it left because a hold is on a contact and they cannot be read.
+    pub unreadable: u64,
+}
 
 impl Default for Cursor {
     fn default() -> Cursor {
-        Cursor(Time::NONE, i64::MIN)
+        Cursor { ended: Time::NONE, key: i64::MIN, unreadable: 0 }
     }
 }
 
@@ -303,7 +435,7 @@ impl Default for Cursor {
 /// Where the database cannot be read.
 pub async fn is_due(db: &Db, account: i64, retention: Duration, now: Time) -> Result<bool, DbError> {
     let cutoff = now - retention - slack(retention);
-    let Cursor(ended, key) = Cursor::default();
+    let Cursor { ended, key, .. } = Cursor::default();
     Ok(!db.segments_past(account, cutoff, (ended, key), 1).await?.is_empty()
         || !db.aside_page(Some(account), Some(cutoff), None, 1).await?.is_empty())
 }
@@ -383,10 +515,11 @@ pub async fn expire(
 ) -> Result<Option<Erased>, DbError> {
     let newest_hold = db.newest_hold().await?;
     let holds = db.holds(Some(owned.account)).await?;
-    let page = db.segments_past(owned.account, cutoff, (cursor.0, cursor.1), BATCH).await?;
+    let page = db.segments_past(owned.account, cutoff, (cursor.ended, cursor.key), BATCH).await?;
     let Some(last) = page.last() else { return Ok(None) };
-    let next = Cursor(last.ended, last.key);
-    let (_, free) = divided(db, &holds, &page).await?;
+    let (held, free) = divided(db, &holds, &page).await?;
+    let unreadable = held.iter().filter(|(_, _, certainty)| *certainty == Certainty::Unreadable).count() as u64;
+    let next = Cursor { ended: last.ended, key: last.key, unreadable: cursor.unreadable + unreadable };
     let segments: Vec<i64> = free.iter().map(|segment| segment.key).collect();
     let taken = take(db, owned, &segments, &[], (newest_hold, who, now)).await?;
     // Where a hold was placed meanwhile, the same page is looked at again.

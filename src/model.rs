@@ -1,5 +1,8 @@
 //! The words that every stage shares: ids, time ranges, artifacts, outcomes and states. Pure data, no I/O.
 
+mod folding;
+mod participants;
+mod phone_number;
 mod stretch;
 mod subject;
 
@@ -10,8 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 
+pub use folding::fold_char;
+pub use participants::{Participants, names_contact};
+pub use phone_number::PhoneNumber;
 pub use stretch::{Stretch, Stretches, Window};
-pub use subject::{Subject, occurs};
+pub use subject::{Certainty, Concern, Subject, occurs};
 
 /// Names a RingCX sub-account: `rcAccountId` of the main account, and the sub-account's own id. Both are opaque.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

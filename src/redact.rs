@@ -17,6 +17,7 @@ use std::ops::Range;
 use regex::Regex;
 
 use crate::config::Redact;
+use crate::model::{PhoneNumber, fold_char};
 use json::Role;
 
 /// What is taken out, ready for use.
@@ -142,12 +143,33 @@ impl Redactor {
     fn value(&self, role: Role, text: &str) -> Option<String> {
         match role {
             Role::Fixed => None,
-            Role::Endpoint if self.phone && digits::is_number(text) => self.names.get(PHONE).cloned(),
-            Role::Endpoint | Role::Text => match self.text(text) {
+            Role::Endpoint if self.phone => Some(self.endpoint(text)).filter(|less| less != text),
+            Role::Participant if self.phone && PhoneNumber::parse(text).is_some_and(|number| number.is_long()) => {
+                self.names.get(PHONE).cloned()
+            }
+            // An id that is no address stays one.
+            Role::Participant if !text.contains('@') => None,
+            Role::Endpoint | Role::Participant | Role::Text => match self.text(text) {
                 Cow::Borrowed(_) => None,
                 Cow::Owned(less) => Some(less),
             },
         }
+    }
+
+    /// What becomes of a number, or of several, or of those with names beside them: `Jane <+49…>`.
+    fn endpoint(&self, text: &str) -> String {
+        const BETWEEN: [char; 4] = [',', ';', '<', '>'];
+        let phone = self.names.get(PHONE).map_or("[]", String::as_str);
+        if PhoneNumber::parse(text).is_some() {
+            return phone.to_owned();
+        }
+        let mut less = String::with_capacity(text.len());
+        for piece in text.split_inclusive(BETWEEN) {
+            let bare = piece.trim_end_matches(BETWEEN);
+            less.push_str(if PhoneNumber::parse(bare).is_some() { phone } else { bare });
+            less.push_str(&piece[bare.len()..]);
+        }
+        self.text(&less).into_owned()
     }
 
     fn round(&self, text: &str) -> Option<String> {
@@ -203,7 +225,8 @@ impl Redactor {
 
     /// Addresses, cards and telephones in a piece that begins at `offset`, each where no earlier kind was found.
     fn known_finds(&self, piece: &str, offset: usize, finds: &mut Vec<Find>) {
-        let mut rest = Cow::Borrowed(piece);
+        let folded = Folded::of(piece);
+        let mut rest = folded.text.clone();
         for (on, what) in [(self.email, EMAIL), (self.card, CARD), (self.phone, PHONE)] {
             let places = match what {
                 _ if !on => continue,
@@ -212,10 +235,56 @@ impl Redactor {
                 _ => digits::phones(&rest),
             };
             for place in places {
-                finds.push(Find { place: offset + place.start..offset + place.end, what });
+                let origin = folded.origin(&place);
+                finds.push(Find { place: offset + origin.start..offset + origin.end, what });
                 let blank = "\u{1}".repeat(place.len());
                 rest.to_mut().replace_range(place, &blank);
             }
+        }
+    }
+}
+
+/// A text with its digits and marks in their plainest form, without what nobody sees.
+struct Folded<'t> {
+    text: Cow<'t, str>,
+    /// For each byte where the character that it comes of stood; none where nothing was changed.
+    origins: Vec<Range<usize>>,
+}
+
+impl<'t> Folded<'t> {
+    fn of(text: &'t str) -> Folded<'t> {
+        if text.is_ascii() {
+            return Folded { text: Cow::Borrowed(text), origins: Vec::new() };
+        }
+        let (mut folded, mut origins) = (String::with_capacity(text.len()), Vec::with_capacity(text.len()));
+        let mut push = |folded: &mut String, letter: char, origin: Range<usize>| {
+            folded.push(letter);
+            origins.resize(folded.len(), origin);
+        };
+        let mut unseen = None;
+        for (at, original) in text.char_indices() {
+            let origin = at..at + original.len_utf8();
+            let Some(letter) = fold_char(original) else {
+                unseen = Some(origin);
+                continue;
+            };
+            // It may part a word from a number.
+            let meets = |before: char| before.is_alphanumeric() && before.is_numeric() != letter.is_numeric();
+            if let Some(gap) =
+                unseen.take().filter(|_| letter.is_alphanumeric() && folded.chars().next_back().is_some_and(meets))
+            {
+                push(&mut folded, ' ', gap);
+            }
+            push(&mut folded, letter, origin);
+        }
+        Folded { text: Cow::Owned(folded), origins }
+    }
+
+    /// Where a part of it stood.
+    fn origin(&self, place: &Range<usize>) -> Range<usize> {
+        match (self.origins.get(place.start), self.origins.get(place.end.saturating_sub(1))) {
+            (Some(first), Some(last)) => first.start..last.end,
+            _ => place.clone(),
         }
     }
 }

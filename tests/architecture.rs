@@ -37,7 +37,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("health", &["*", "-clock"]),
     ("planted", &["*"]),
     ("db", &["*", "-charset", "-clock", "-lenient_json", "-model", "-ringcx", "-proof", "-planted"]),
-    ("redact", &["*", "-config", "-lenient_json"]),
+    ("redact", &["*", "-config", "-lenient_json", "-model"]),
     ("table", &["*"]),
     ("keeping", &["*", "-clock", "-lenient_json", "-model", "-db"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),

@@ -89,9 +89,14 @@ async fn filled(db: &Db, owned: Owned, ids: &[String]) {
     assert!(db.settle(&batch).await.unwrap().iter().all(|counted| *counted));
 }
 
+fn request(subject: Subject) -> Request {
+    let (who, reason) = ("officer@host".to_owned(), None);
+    Request { subject, account: None, who, reason, include_alike: false, include_unreadable: false }
+}
+
 async fn erase(db: &Db, id: &str) {
     let subject = Subject::Segment(id.to_owned());
-    let request = Request { subject, account: None, who: "officer@host".to_owned(), reason: None };
+    let request = request(subject);
     let found = keeping::look(db, &request, &mut |_| {}).await.unwrap();
     let (erased, _) = keeping::erase(db, &request, found, NOW, &mut |_| {}).await.unwrap();
     assert_eq!(erased.segments, 1);
@@ -473,9 +478,9 @@ async fn what_is_damaged_stops_neither_the_index_nor_retention_nor_an_erasure(te
     while keeping::expire(db, owned, NOW, who, NOW, &mut cursor).await.unwrap().is_some() {}
     assert_eq!(count(db, "select count(*) from segment").await, 1);
     let subject = Subject::Contact("joe@example.com".to_owned());
-    let request = Request { subject, account: None, who: "officer@host".to_owned(), reason: None };
+    let request = request(subject);
     let looked = keeping::look(db, &request, &mut |_| {}).await.unwrap();
-    assert!(looked.segments.is_empty() && looked.damaged == 1);
+    assert!(looked.segments.is_empty() && looked.unreadable.len() == 1);
 }
 
 /// `cargo test --test interplay -- --ignored --nocapture`: how long someone who writes to SQLite waits while others index, take

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use ringcx_extractor::audit::{Audit, Question, audit};
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::db::{
-    Announced, Chunk, Claim, Db, DbFault, Done, Entry, Erased, ExportRange, Gone, Owned, Reading, Scrubbed, Settled,
-    Settlement, sql,
+    Announced, Chunk, Claim, Db, DbFault, Done, Entry, Erased, ExportRange, Gone, Owned, Reading, Scrubbed, SegmentRef,
+    Settled, Settlement, sql,
 };
 use ringcx_extractor::keeping::{self, Cursor, Found, Request};
 use ringcx_extractor::model::{
@@ -22,6 +22,10 @@ use ringcx_extractor::model::{
 use support::TestDb;
 
 on_both! {
+    a_person_is_found_in_every_field_and_in_every_writing,
+    what_is_only_alike_is_named_and_left_unless_it_is_included,
+    what_cannot_be_read_is_on_hold_and_is_named,
+    a_hold_says_how_much_it_keeps,
     what_is_erased_does_not_come_back_and_is_counted,
     a_dialog_goes_whole_and_in_all_accounts,
     a_contact_is_found_in_metadata_old_and_new_and_in_transcripts,
@@ -118,15 +122,29 @@ async fn filled(db: &Db, owned: Owned, records: &[SegmentRecord]) {
         finished: Vec::new(),
     };
     db.record_reading(owned, &reading).await.unwrap();
-    let batch: Vec<Settled> =
-        claims(db, owned).await.into_iter().map(|claim| stored(claim, "said".to_owned())).collect();
+    let batch: Vec<Settled> = claims(db, owned)
+        .await
+        .into_iter()
+        .map(|claim| stored(claim, r#"{"transcript":[{"message":"said"}]}"#.to_owned()))
+        .collect();
     for part in batch.chunks(1000) {
         assert!(db.settle(part).await.unwrap().iter().all(|counted| *counted));
     }
 }
 
 fn request(subject: Subject) -> Request {
-    Request { subject, account: None, who: "officer@host".to_owned(), reason: Some("a request".to_owned()) }
+    Request {
+        subject,
+        account: None,
+        who: "officer@host".to_owned(),
+        reason: Some("a request".to_owned()),
+        include_alike: false,
+        include_unreadable: false,
+    }
+}
+
+fn contact(value: &str) -> Subject {
+    Subject::Contact(value.to_owned())
 }
 
 fn segment(id: &str) -> Subject {
@@ -247,7 +265,7 @@ async fn a_contact_is_found_in_metadata_old_and_new_and_in_transcripts(test: Tes
         .collect();
     db.settle(&batch).await.unwrap();
     let (erased, found) = erase(db, &request(Subject::Contact("+12013770791".into()))).await;
-    assert_eq!((erased.segments, found.alike), (3, 1));
+    assert_eq!((erased.segments, named(&found.alike)), (3, vec!["national"]));
     assert_eq!(ids(db).await, ["agent", "national"]);
 }
 
@@ -397,6 +415,157 @@ async fn a_hold_placed_between_looking_and_erasing_is_heeded(test: TestDb) {
     let (erased, found) = keeping::erase(db, &request, found, NOW, &mut |_| {}).await.unwrap();
     assert_eq!((erased.segments, found.held.len()), (1, 1));
     assert_eq!(ids(db).await, ["two"]);
+}
+
+fn named(segments: &[SegmentRef]) -> Vec<&str> {
+    segments.iter().map(|segment| segment.segment_id.as_str()).collect()
+}
+
+/// A segment with these further fields, of `(id, fields)`.
+fn with_fields(id: &str, fields: &str) -> SegmentRecord {
+    let raw = format!(r#"{{"segmentId":"{id}","dialogId":"d-{id}"{fields}}}"#);
+    SegmentRecord { raw, ..record(id, &format!("d-{id}"), Some(ago(100)), "") }
+}
+
+/// Announces these, with the same fields but for the id, and stores a transcript for those that have one.
+async fn talked(db: &Db, owned: Owned, segments: &[(&str, &str, &str)]) {
+    let records: Vec<SegmentRecord> = segments.iter().map(|(id, fields, _)| with_fields(id, fields)).collect();
+    announce(db, owned, &records).await;
+    let body = |id: &str| segments.iter().find(|(of, ..)| *of == id).map_or("", |(.., body)| body).to_owned();
+    let batch: Vec<Settled> = claims(db, owned)
+        .await
+        .into_iter()
+        .map(|claim| match body(&claim.segment_id) {
+            body if body.is_empty() || claim.item.0 % 4 != 0 => stored(claim, "{}".to_owned()),
+            body => stored(claim, body),
+        })
+        .collect();
+    assert!(db.settle(&batch).await.unwrap().iter().all(|counted| *counted));
+}
+
+async fn a_person_is_found_in_every_field_and_in_every_writing(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let segments = [
+        ("channel", r#","channelEndpointAddress":"+49 30 1234567""#, ""),
+        ("contact", ",\"contactEndpointAddress\":\"\u{202a}+49\u{a0}30\u{2009}1234567\u{202c}\"", ""),
+        ("id", r#","channelId":49301234567"#, ""),
+        ("newer", r#","ani":"tel:+49-30-1234567","dnis":"1""#, ""),
+        ("twice", r#","ani":"004930 1234567","ani":"x""#, ""),
+        ("trunk", r#","dnis":"+49 (0)30 1234567""#, ""),
+        ("national", r#","dnis":"030/1234567""#, ""),
+        (
+            "cut",
+            "",
+            r#"{"transcript":[{"participantType":"contact","participantId":"whatsapp:+49301234567","message":"cut \ud83d"}]}"#,
+        ),
+        (
+            "customer",
+            "",
+            r#"{"x":1e999,"transcript":[{"participantType":"customer","participantName":"Jane <sip:+49301234567@pbx>"}]}"#,
+        ),
+        (
+            "untyped",
+            r#","segmentParticipantId":"901""#,
+            r#"{"transcript":[{"participantId":"901"},{"participantId":"+49301234567","participantType":null}]}"#,
+        ),
+        ("agent", r#","segmentParticipantId":"+49301234567""#, r#"{"transcript":[{"participantId":"+49301234567"}]}"#),
+        ("other", r#","ani":"+49301234568","agentNotes":"+49301234567""#, ""),
+    ];
+    talked(db, owned, &segments).await;
+    let found =
+        keeping::look(db, &request(contact("sips:+49301234567@example.com;user=phone")), &mut |_| {}).await.unwrap();
+    let meant = ["channel", "contact", "customer", "cut", "id", "newer", "trunk", "twice", "untyped", "national"];
+    assert_eq!(named(&found.segments), meant);
+    assert_eq!((named(&found.national), found.agents, found.is_incomplete()), (vec!["national"], 1, false));
+    for typed in ["\u{200e}00 49 30 1234567", "+４９(0)30\u{2011}1234567", "49-30-1234567", "030 1234567"] {
+        assert_eq!(erase_dry(db, typed).await.len(), meant.len(), "{typed}");
+    }
+    // The same number in another country: one without a code may be either's.
+    announce(db, owned, &[with_fields("austrian", r#","ani":"+43 30 1234567""#)]).await;
+    let found = keeping::look(db, &request(contact("+49301234567")), &mut |_| {}).await.unwrap();
+    assert_eq!((found.segments.len(), named(&found.alike)), (meant.len() - 1, vec!["national"]));
+    let found = keeping::look(db, &request(contact("030 1234567")), &mut |_| {}).await.unwrap();
+    assert_eq!((named(&found.segments), found.alike.len()), (vec!["national"], meant.len()));
+    let (erased, _) = erase(db, &request(contact("+49301234567"))).await;
+    assert_eq!(erased.segments, meant.len() as u64 - 1);
+    assert_eq!(ids(db).await, ["agent", "austrian", "national", "other"]);
+}
+
+async fn erase_dry(db: &Db, typed: &str) -> Vec<SegmentRef> {
+    keeping::look(db, &request(contact(typed)), &mut |_| {}).await.unwrap().segments
+}
+
+async fn what_is_only_alike_is_named_and_left_unless_it_is_included(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let segments = [
+        ("sure", r#","ani":"+12013770791""#, ""),
+        ("short", r#","ani":"2013770791""#, ""),
+        ("untold", "", r#"{"transcript":[{"participantId":"12013770791"}]}"#),
+    ];
+    talked(db, owned, &segments).await;
+    let raw = "{\"ani\":\"201-377-0791\", cut o".to_owned();
+    let aside = AsideRecord { segment_id: None, reason: "broken".into(), raw };
+    announce_all(db, owned, Lane::Live, (&[], &[aside]), None).await;
+    let (erased, found) = erase(db, &request(contact("+1 201 377 0791"))).await;
+    assert_eq!((erased.segments, erased.records, named(&found.alike)), (1, 0, vec!["short", "untold"]));
+    assert!(found.is_incomplete() && found.alike_asides.len() == 1);
+    let all = Request { include_alike: true, ..request(contact("+1 201 377 0791")) };
+    let (erased, found) = erase(db, &all).await;
+    assert_eq!((erased.segments, erased.records, found.is_incomplete()), (2, 1, false));
+}
+
+async fn what_cannot_be_read_is_on_hold_and_is_named(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let segments = [
+        ("broken", "", "{"),
+        ("whole", "", "{}"),
+        ("half", r#","x":"\ud83d""#, r#"{"transcript":[{"message":"\ud83d"}]}"#),
+    ];
+    talked(db, owned, &segments).await;
+    announce(db, owned, &[SegmentRecord { raw: "{".to_owned(), ..with_fields("unread", "") }]).await;
+    let kept = hold(db, contact("jane@example.com"), None).await;
+    let (erased, found) = erase(db, &request(contact("joe@example.com"))).await;
+    assert_eq!((erased.segments, named(&found.unreadable)), (0, vec!["broken", "unread"]));
+    assert!(!found.is_to_go() && found.is_incomplete() && !found.is_nothing());
+    let all = Request { include_unreadable: true, ..request(contact("joe@example.com")) };
+    let (erased, found) = erase(db, &all).await;
+    assert_eq!((erased.segments, found.held.len(), found.holds()[0].0.id), (0, 2, kept));
+    let mut cursor = Cursor::default();
+    while keeping::expire(db, owned, NOW, "retention@test", NOW, &mut cursor).await.unwrap().is_some() {}
+    assert_eq!((ids(db).await, cursor.unreadable), (vec!["broken".to_owned(), "unread".to_owned()], 2));
+    assert!(db.release_hold(kept, "officer@host", None, NOW).await.unwrap().is_some());
+    let (erased, found) = erase(db, &all).await;
+    assert_eq!((erased.segments, found.is_incomplete()), (2, false));
+}
+
+async fn a_hold_says_how_much_it_keeps(test: TestDb) {
+    let db = &test.db;
+    let (owned, other) = (own(db, "a").await, own(db, "b").await);
+    let talk = r#"{"transcript":[{"participantType":"agent","participantName":"Agent Smith"},{"participantType":"contact","participantName":"Jane Roe"}]}"#;
+    talked(db, owned, &[("one", r#","ani":"2013770791""#, talk), ("two", "", talk), ("three", "", "{")]).await;
+    talked(db, other, &[("four", "", talk)]).await;
+    let raw = r#"{"segmentId":"two","ani":"Jane Roe","hasTranscript":"?"}"#.to_owned();
+    let aside = AsideRecord { segment_id: Some("two".into()), reason: "broken".into(), raw };
+    announce_all(db, owned, Lane::Live, (&[], &[aside]), None).await;
+    for (subject, account) in [
+        (segment("two"), None),
+        (segment("nobody"), None),
+        (Subject::Dialog("d-one".into()), None),
+        (contact("jane roe"), None),
+        (contact("jane roe"), Some(other.account)),
+        (contact("agent smith"), Some(other.account)),
+        (contact("+12013770791"), None),
+    ] {
+        hold(db, subject, account).await;
+    }
+    let holds = db.holds(None).await.unwrap();
+    let counts = keeping::count_holds(db, &holds, &mut |_| {}).await.unwrap();
+    let counts: Vec<[u64; 4]> =
+        counts.iter().map(|count| [count.segments, count.possible, count.records, count.agents]).collect();
+    assert_eq!(counts, [[1, 0, 1, 0], [0; 4], [1, 0, 0, 0], [4, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [2, 2, 0, 0]]);
 }
 
 async fn expire_all(db: &Db, owned: Owned, cutoff: Time) -> u64 {

@@ -1,6 +1,7 @@
 //! `erase`: lawful erasure, by segment, dialog or contact; and the journal of it and of holds.
 //!
-//! Looks first and says what it found; on a terminal it asks once. What a hold keeps stays and is named.
+//! Looks first and says what it found, then asks once; without a terminal it wants `--yes`. What a hold keeps stays and is
+//! named, and so is what may be meant, but may be another's.
 
 mod journal;
 
@@ -12,7 +13,7 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Context, UsageError, terminal, words};
-use crate::db::{Access, Db, Erased, ExportRange, Scrubbed};
+use crate::db::{Access, Db, Erased, ExportRange, Scrubbed, SegmentRef};
 use crate::keeping::{self, Found, Request};
 use crate::model::Subject;
 use crate::reading::one_line;
@@ -45,7 +46,7 @@ impl About {
             .or(named(&self.dialog, Subject::Dialog))
             .or(named(&self.contact, Subject::Contact));
         match subject {
-            Some(subject) if subject.value().trim().is_empty() => {
+            Some(subject) if subject.normal().trim().is_empty() => {
                 Err(UsageError(format!("--{} is empty\nhint: give it whole", subject.kind())))
             }
             subject => Ok(subject),
@@ -67,9 +68,15 @@ pub struct Args {
     /// Say what would be erased, and erase nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask; without a terminal nothing is erased unless this is given
     #[arg(long, short)]
     yes: bool,
+    /// With --contact, also erase what may be the contact's: a number that is alike, a speaker who may be the agent
+    #[arg(long, requires = "contact")]
+    include_alike: bool,
+    /// With --contact, also erase what cannot be read, whoever's it is
+    #[arg(long, requires = "contact")]
+    include_unreadable: bool,
     /// On SQLite, leave the file as it is, so that unused parts of it may hold traces until --rewrite is run
     #[arg(long, conflicts_with = "rewrite")]
     quick: bool,
@@ -80,14 +87,14 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["about", "dry_run", "rewrite", "quick", "reason", "journal"])]
     retention_now: bool,
     /// Show who had what erased or kept, and when
-    #[arg(long, conflicts_with_all = ["dry_run", "yes", "quick", "reason", "account"])]
+    #[arg(long, conflicts_with_all = ["dry_run", "yes", "quick", "reason", "account", "include_alike", "include_unreadable"])]
     journal: bool,
     /// With --journal, print JSON, a line an entry
     #[arg(long, requires = "journal")]
     json: bool,
 }
 
-/// Does it; exit status 1 where nothing was found or a hold keeps something.
+/// Does it; exit status 1 where nothing was found, or something stays that is meant or may be.
 ///
 /// # Errors
 /// Where nothing is named, or the database fails.
@@ -96,6 +103,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     if subject.is_none() && !args.journal && !args.rewrite && !args.retention_now {
         let what =
             "nothing is named\nhint: --segment, --dialog or --contact says what to erase; --journal shows what was";
+        return Err(UsageError(what.to_owned()).into());
+    }
+    if subject.is_some() && !args.journal && !args.dry_run && !args.yes && !can_ask() {
+        let what = "nothing was erased: there is no terminal to ask for confirmation\nhint: --dry-run shows what would be erased; --yes erases it";
         return Err(UsageError(what.to_owned()).into());
     }
     let db = context.open(Access::Existing).await?;
@@ -149,17 +160,28 @@ async fn erase(args: &Args, subject: Subject, db: &Db, context: &Context) -> any
         Some(account) => Some(context.account(db, account).await?.key),
         None => None,
     };
-    let request = Request { subject, account, who: who(), reason: args.reason.clone() };
+    let request = Request {
+        subject,
+        account,
+        who: who(),
+        reason: args.reason.clone(),
+        include_alike: args.include_alike,
+        include_unreadable: args.include_unreadable,
+    };
     let found = look(db, &request).await?;
     terminal::print(&sighted(&found, args.dry_run))?;
     if found.is_nothing() {
-        bail!("{}", nothing(&request));
+        bail!("{}", nothing(&request, found.agents));
     }
     if args.dry_run {
-        return Ok(u8::from(found.is_held()));
+        return Ok(u8::from(found.is_incomplete()));
     }
-    let any = !found.segments.is_empty() || !found.asides.is_empty() || found.unknown.is_some();
-    if any && !args.yes && !agreed()? {
+    if !found.is_to_go() && !found.is_held() {
+        bail!(
+            "nothing was erased: all that was found may be another's\nhint: look at each with `ringcx-extractor show`, then erase it by id, or all of them with --include-alike or --include-unreadable"
+        );
+    }
+    if found.is_to_go() && !args.yes && !agreed()? {
         bail!("nothing was erased\nhint: answer yes, or give --yes");
     }
     let bar = bar(found.segments.len() as u64, "erasing");
@@ -172,7 +194,7 @@ async fn erase(args: &Args, subject: Subject, db: &Db, context: &Context) -> any
         forget(db).await?;
         scrub(db, !args.quick, context).await?;
     }
-    Ok(u8::from(found.is_held()))
+    Ok(u8::from(found.is_incomplete()))
 }
 
 async fn look(db: &Db, request: &Request) -> anyhow::Result<Found> {
@@ -199,28 +221,38 @@ fn sighted(found: &Found, only_to_say: bool) -> String {
         text += &format!("to erase: {} of account {}\n", words::count(count, "segment"), one_line(sub));
     }
     if only_to_say {
-        for segment in found.segments.iter().take(SHOWN) {
-            let ended = segment.ended.known().map_or_else(|| "end unknown".to_owned(), |end| end.rfc3339_secs());
-            text += &format!("  {} of account {}, {ended}\n", one_line(&segment.segment_id), one_line(&segment.sub));
-        }
-        if found.segments.len() > SHOWN {
-            text += &format!("  and {} more\n", found.segments.len() - SHOWN);
-        }
+        text += &first_named(&found.segments);
     }
     if !found.asides.is_empty() {
         text += &format!("to erase: {} that had been set aside\n", words::count(found.asides.len() as u64, "record"));
     }
-    if found.alike > 0 {
-        text += &format!(
-            "note: {} with a telephone number that ends alike, not among these: try it with and without its country code\n",
-            words::count(found.alike, "segment")
-        );
+    // Whoever confirms must see which: by name, all of them.
+    if !found.national.is_empty() {
+        let count = words::count(found.national.len() as u64, "segment");
+        text += &format!("note: {count} of them by the number with or without its country's code:\n");
+        text += &named(&found.national);
     }
-    if found.damaged > 0 {
+    if !found.alike.is_empty() {
+        let count = words::count(found.alike.len() as u64, "segment");
         text += &format!(
-            "warning: {} could not be looked through, what is stored of them is damaged: `ringcx-extractor verify` names them; erase them by id if they are meant\n",
-            words::count(found.damaged, "segment")
+            "possibly meant: {count} with a number that is alike, or a speaker who may be the agent; kept without --include-alike:\n"
         );
+        text += &named(&found.alike);
+    }
+    if !found.alike_asides.is_empty() {
+        let count = words::count(found.alike_asides.len() as u64, "record");
+        text +=
+            &format!("possibly meant: {count} set aside, with a number that is alike; kept without --include-alike:\n");
+        for aside in &found.alike_asides {
+            text += &format!("  {}\n", aside.segment_id.as_deref().map_or("without a segment id".to_owned(), one_line));
+        }
+    }
+    if !found.unreadable.is_empty() {
+        let count = words::count(found.unreadable.len() as u64, "segment");
+        text += &format!(
+            "possibly meant: {count} whose metadata or transcript cannot be read; kept without --include-unreadable:\n"
+        );
+        text += &named(&found.unreadable);
     }
     if found.unknown.is_some() {
         text += "the segment is not in the archive: it will not be taken in, should it be announced\n";
@@ -229,21 +261,43 @@ fn sighted(found: &Found, only_to_say: bool) -> String {
         let why = hold.reason.as_deref().map(|reason| format!(" ({})", one_line(reason))).unwrap_or_default();
         text += &format!("on hold: {}, kept by hold {}{why}\n", words::count(count, "piece"), hold.id);
     }
+    if !found.held_unreadable.is_empty() {
+        let count = words::count(found.held_unreadable.len() as u64, "segment");
+        text += &format!("{count} of these cannot be read, so that they may be of a contact on hold:\n");
+        text += &named(&found.held_unreadable);
+    }
     if found.is_held() {
         text += "hint: `ringcx-extractor hold --release NUMBER` ends a hold\n";
     }
     text
 }
 
-fn nothing(request: &Request) -> String {
+/// A line for each of these segments.
+fn named<'a>(segments: impl IntoIterator<Item = &'a SegmentRef>) -> String {
+    let line = |segment: &SegmentRef| {
+        let ended = segment.ended.known().map_or_else(|| "end unknown".to_owned(), |end| end.rfc3339_secs());
+        format!("  {} of account {}, {ended}\n", one_line(&segment.segment_id), one_line(&segment.sub))
+    };
+    segments.into_iter().map(line).collect()
+}
+
+/// The first of these segments, and how many more there are.
+pub(super) fn first_named(segments: &[SegmentRef]) -> String {
+    let more = segments.len().saturating_sub(SHOWN);
+    let rest = if more > 0 { format!("  and {more} more\n") } else { String::new() };
+    named(segments.iter().take(SHOWN)) + &rest
+}
+
+fn nothing(request: &Request, agents: u64) -> String {
     let kind = request.subject.kind();
     let hint = match &request.subject {
         Subject::Segment(_) if request.account.is_none() => {
             "ids are opaque, each letter counts; with --account, an id that is not held yet is kept out of the archive for good"
         }
-        Subject::Contact(_) => {
-            "a number with its country code and the same one without are two: try both; names and ids count whole"
+        Subject::Contact(_) if agents > 0 => {
+            "an agent has this name or id, and agents are not contacts: erase the segments by id"
         }
+        Subject::Contact(_) => "names, addresses and ids count whole; docs/keeping.md says how numbers are compared",
         _ => "ids are opaque, each letter counts",
     };
     format!("the archive holds nothing of this {kind}; nothing was erased\nhint: {hint}")
@@ -263,11 +317,13 @@ fn told(erased: &Erased) -> String {
     format!("erased for good: {}\n", parts.join(" and "))
 }
 
-/// Asks once, where there is someone to answer.
+/// Whether there is someone to answer.
+fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks once.
 fn agreed() -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Ok(true);
-    }
     let mut out = anstream::stderr().lock();
     write!(out, "Erase for good? This cannot be undone. [y/N] ").and_then(|()| out.flush()).context("failed to ask")?;
     let mut answer = String::new();
@@ -322,7 +378,7 @@ pub(super) fn who() -> String {
 }
 
 /// On standard error, and only where that is a terminal.
-fn bar(total: u64, what: &str) -> ProgressBar {
+pub(super) fn bar(total: u64, what: &str) -> ProgressBar {
     let template = format!("{{spinner}} {what} {{wide_bar}} {{human_pos}}/{{human_len}} segments, {{eta}} left");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style)

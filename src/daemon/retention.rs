@@ -218,6 +218,7 @@ impl Retention {
         let cutoff = now - kept;
         let notice = keeping::notice(db, account.owned.account).await?;
         if !keeping::is_due(db, account.owned.account, kept, now).await? {
+            self.report_unreadable(account, 0);
             return self.over(account, notice).await.map(|()| sum);
         }
         if !self.may_run(account, kept, cutoff, now, notice.as_ref()).await? {
@@ -230,6 +231,7 @@ impl Retention {
             sum.add(taken);
             account.clock.sleep(BREATH).await;
         }
+        self.report_unreadable(account, cursor.unreadable);
         sum.add(keeping::expire_asides(db, account.owned, cutoff, &who, at).await?);
         if sum != Erased::default() {
             tracing::info!(account = %account.id, segments = sum.segments, records = sum.records, "past retention: erased");
@@ -301,6 +303,30 @@ impl Retention {
             account.db.drop_retention_notice(account.owned.account).await?;
         }
         Ok(())
+    }
+
+    /// What is past retention, cannot be read, and may be of a contact on hold: it stays until a person decides.
+    fn report_unreadable(&self, account: &Account, segments: u64) {
+        const CODE: &str = "unreadable_on_hold";
+        if segments == 0 {
+            self.shared.findings.clear(CODE, Some(&account.id.sub));
+            return;
+        }
+        let finding = Finding {
+            code: CODE,
+            severity: Severity::Warning,
+            since: account.clock.now(),
+            subject: Some(account.id.sub.to_string()),
+            sentence: format!(
+                "retention keeps {segments} segments that cannot be read, since they may be of a contact on hold"
+            ),
+            hint: "`ringcx-extractor erase --contact … --dry-run` names them; they go when no hold is on a contact any more"
+                .to_owned(),
+            blocks_progress: false,
+        };
+        if self.shared.findings.report(finding) {
+            tracing::warn!(account = %account.id, segments, "past retention and kept: they cannot be read, and may be of a contact on hold");
+        }
     }
 
     /// The index is made to forget once a day: it costs much, and retention takes something nearly every day.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::db::{AsideText, Hold, SegmentRef, Texts};
-use crate::model::{Subject, occurs};
+use crate::model::{Certainty, Participants, Subject, occurs};
 
 /// How long retention lets things gather at the most.
 const LONGEST_SLACK: Duration = Duration::from_secs(24 * 3600);
@@ -15,45 +15,56 @@ pub fn slack(retention: Duration) -> Duration {
     (retention / 100).min(LONGEST_SLACK)
 }
 
-/// Whether a request is about this segment.
-pub(super) fn is_meant(subject: &Subject, segment: &SegmentRef, texts: Option<&Texts>) -> bool {
-    subject.names(&segment.segment_id, segment.dialog_id.as_deref())
-        || (subject.is_contact()
-            && texts.is_some_and(|texts| {
-                texts.metadata.iter().any(|metadata| subject.in_metadata(metadata))
-                    || texts.transcripts.iter().any(|transcript| subject.in_transcript(transcript))
-            }))
+/// Who takes part in a segment, as its texts say; nobody where it is gone meanwhile.
+pub(super) fn participants(texts: Option<&Texts>) -> Participants {
+    let Some(texts) = texts else { return Participants::default() };
+    let metadata = texts.metadata.iter().map(String::as_str);
+    let mut participants = Participants::read(metadata, texts.transcripts.iter().map(Vec::as_slice));
+    participants.is_unreadable |= texts.damaged;
+    participants
 }
 
-/// The first hold that keeps this segment. Where its texts are damaged, nobody can tell that a hold on a contact does not.
-pub(super) fn held_by<'a>(holds: &'a [Hold], segment: &SegmentRef, texts: Option<&Texts>) -> Option<&'a Hold> {
-    let concerns = |hold: &&Hold| concerns(hold, segment.account);
-    let surely = holds.iter().filter(concerns).find(|hold| is_meant(&hold.subject, segment, texts));
-    surely.or_else(|| {
-        let damaged = texts.is_some_and(|texts| texts.damaged);
-        holds.iter().filter(concerns).find(|hold| damaged && hold.subject.is_contact())
-    })
+/// The hold that keeps this segment, and how certainly it means it: of several the most certain. A hold keeps what it may
+/// mean, too: rather too much than too little.
+pub(super) fn held_by<'a>(
+    holds: &'a [Hold],
+    segment: &SegmentRef,
+    participants: Option<&Participants>,
+) -> Option<(&'a Hold, Certainty)> {
+    let certainty = |hold: &Hold| {
+        if hold.subject.names(&segment.segment_id, segment.dialog_id.as_deref()) {
+            return Certainty::Certain;
+        }
+        participants.map_or(Certainty::Not, |participants| hold.subject.concern(participants).certainty)
+    };
+    let of_account = holds.iter().filter(|hold| concerns(hold, segment.account));
+    let kept = of_account.map(|hold| (hold, certainty(hold))).filter(|(_, certainty)| *certainty > Certainty::Not);
+    // Of equals the first.
+    kept.rev().max_by_key(|(_, certainty)| *certainty)
 }
 
 /// Whether a request, or the erasure of these segments, is about this record.
-pub(super) fn aside_is_meant(subject: &Subject, going: &HashSet<(i64, &str)>, aside: &AsideText) -> bool {
+pub(super) fn aside_is_meant(subject: &Subject, going: &HashSet<(i64, &str)>, aside: &AsideText) -> Certainty {
     let with_a_segment = match &aside.segment_id {
         Some(id) => subject.names(id, None) || going.contains(&(aside.account, id.as_str())),
         None => going.iter().any(|(account, id)| *account == aside.account && occurs(&aside.raw, id)),
     };
-    with_a_segment || subject.in_record(&aside.raw)
+    if with_a_segment { Certainty::Certain } else { subject.in_record(&aside.raw) }
 }
 
 /// The first hold that keeps this record.
 pub(super) fn aside_held_by<'a>(holds: &'a [Hold], aside: &AsideText) -> Option<&'a Hold> {
-    holds.iter().find(|hold| {
-        concerns(hold, aside.account)
-            && (aside.segment_id.as_deref().is_some_and(|id| hold.subject.names(id, None))
-                || hold.subject.in_record(&aside.raw))
-    })
+    holds.iter().find(|hold| keeps_aside(hold, aside))
 }
 
-fn concerns(hold: &Hold, account: i64) -> bool {
+/// Whether a hold keeps this record, or may mean it.
+pub(super) fn keeps_aside(hold: &Hold, aside: &AsideText) -> bool {
+    concerns(hold, aside.account)
+        && (aside.segment_id.as_deref().is_some_and(|id| hold.subject.names(id, None))
+            || hold.subject.in_record(&aside.raw) > Certainty::Not)
+}
+
+pub(super) fn concerns(hold: &Hold, account: i64) -> bool {
     hold.account.is_none_or(|own| own == account)
 }
 
@@ -92,25 +103,38 @@ mod tests {
             hold(2, None, Subject::Dialog("d".into())),
             hold(3, None, Subject::Contact("+49 30 123456".into())),
         ];
-        let by = |segment: &SegmentRef, texts: Option<&Texts>| held_by(&holds, segment, texts).map(|hold| hold.id);
+        let by = |segment: &SegmentRef, texts: Option<&Texts>| {
+            let participants = texts.map(|texts| participants(Some(texts)));
+            held_by(&holds, segment, participants.as_ref()).map(|(hold, _)| hold.id)
+        };
         assert_eq!(by(&segment(2, "s", None), None), Some(1));
         assert_eq!(by(&segment(1, "s", None), None), None);
         assert_eq!(by(&segment(1, "s", Some("d")), None), Some(2));
         assert_eq!(by(&segment(1, "t", None), Some(&texts("004930123456"))), Some(3));
-        assert_eq!(by(&segment(1, "t", None), Some(&texts("030123456"))), None);
-        let damaged = Texts { damaged: true, ..texts("030123456") };
+        assert_eq!(by(&segment(1, "t", None), Some(&texts("030123456"))), Some(3), "within the country");
+        assert_eq!(by(&segment(1, "t", None), Some(&texts("30123456"))), Some(3), "alike");
+        assert_eq!(by(&segment(1, "t", None), Some(&texts("030123457"))), None);
+        assert_eq!(by(&segment(1, "t", Some("d")), Some(&texts("30123456"))), Some(2), "the more certain");
+        let damaged = Texts { damaged: true, ..texts("030123457") };
         assert_eq!(by(&segment(1, "t", None), Some(&damaged)), Some(3), "it may be that contact's");
+        let unread = Texts { transcripts: vec![b"{".to_vec()], ..texts("1") };
+        assert_eq!(by(&segment(1, "t", None), Some(&unread)), Some(3), "it may be that contact's");
+        assert_eq!(by(&segment(2, "s", None), Some(&unread)), Some(1));
     }
 
     #[test]
     fn a_record_goes_with_its_segment_or_for_what_it_says() {
         let contact = Subject::Contact("jane@example.com".into());
         let going = HashSet::from([(1, "s-1")]);
-        assert!(aside_is_meant(&contact, &going, &aside(1, Some("s-1"), "{}")));
-        assert!(aside_is_meant(&contact, &going, &aside(1, None, r#"{"segmentId":["s-1"]}"#)));
-        assert!(aside_is_meant(&contact, &going, &aside(1, None, "mail JANE@example.com")));
-        assert!(!aside_is_meant(&contact, &going, &aside(2, Some("s-1"), "{}")));
-        assert!(!aside_is_meant(&contact, &going, &aside(1, Some("s-2"), r#"{"note":"like s-1"}"#)));
+        for (aside, certainty) in [
+            (aside(1, Some("s-1"), "{}"), Certainty::Certain),
+            (aside(1, None, r#"{"segmentId":["s-1"]}"#), Certainty::Certain),
+            (aside(1, None, "mail JANE@example.com"), Certainty::Certain),
+            (aside(2, Some("s-1"), "{}"), Certainty::Not),
+            (aside(1, Some("s-2"), r#"{"note":"like s-1"}"#), Certainty::Not),
+        ] {
+            assert_eq!(aside_is_meant(&contact, &going, &aside), certainty, "{aside:?}");
+        }
     }
 
     #[test]
@@ -119,6 +143,8 @@ mod tests {
         assert!(aside_held_by(&holds, &aside(1, Some("s"), "x")).is_some());
         assert!(aside_held_by(&holds, &aside(7, None, "broken, of dialog d")).is_some());
         assert!(aside_held_by(&holds, &aside(1, None, "broken, of dialog d")).is_none());
+        let holds = [hold(1, None, Subject::Contact("+12013770791".into()))];
+        assert!(aside_held_by(&holds, &aside(1, None, "call 201-377-0791, cut o")).is_some());
     }
 
     #[test]

@@ -1,16 +1,13 @@
 //! Whom or what an erasure or a hold is about: a segment, a dialog, or a contact. Pure.
 //!
-//! A contact is told by what the API says of it: the `contactEndpointAddress` of a segment's metadata, and the id or the
-//! name of a participant of type `contact` in its transcript. Letters' case and surrounding space do not matter. Of what
-//! looks like a telephone number only the digits count, without a leading `+` or `00`; a number with its country code and
-//! the same one without are two, since nobody can tell which country was meant.
+//! A contact is compared with what [`Participants`] has found. Names and addresses count whole, whatever their letters'
+//! case; of a telephone number only what [`PhoneNumber`] makes of it.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
 
-/// Fewer digits are no telephone number: they could be an extension, or anything.
-const SHORTEST_NUMBER: usize = 5;
-/// Of fewer digits at the end, many different numbers have the same.
-const SHORTEST_NATIONAL: usize = 7;
+use super::folding::fold;
+use super::participants::{Participants, scalars};
+use super::phone_number::{Likeness, PhoneNumber, numbers_in, without_scheme};
 
 /// What is to be erased or kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +18,32 @@ pub enum Subject {
     Dialog(String),
     /// All segments with this contact: a telephone number, an address, an id or a name.
     Contact(String),
+}
+
+/// How certain it is that a segment or a record is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Certainty {
+    /// It is not.
+    Not,
+    /// It may be: something of it cannot be read.
+    Unreadable,
+    /// It may be: a number is alike, or the speaker may be the agent.
+    Alike,
+    /// By a number within its country, unless there are such numbers of several countries.
+    National,
+    /// It is.
+    Certain,
+}
+
+/// What a segment's participants have to do with a contact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Concern {
+    /// Whether the segment is meant.
+    pub certainty: Certainty,
+    /// The numbers with their countries' codes that one number within a country may be.
+    pub countries: BTreeSet<String>,
+    /// Whether an agent of the segment has this name or id.
+    pub names_agent: bool,
 }
 
 impl Subject {
@@ -50,11 +73,14 @@ impl Subject {
         }
     }
 
-    /// The same for all values that mean the same.
+    /// The same for all values that mean the same, as far as the value alone tells.
     pub fn normal(&self) -> String {
         match self {
             Subject::Segment(id) | Subject::Dialog(id) => id.clone(),
-            Subject::Contact(value) => normal(value),
+            Subject::Contact(value) => match wanted(value) {
+                Reading::Number(number) => number.normal(),
+                Reading::Text(text) => text,
+            },
         }
     }
 
@@ -72,60 +98,68 @@ impl Subject {
         matches!(self, Subject::Contact(_))
     }
 
-    /// Whether a segment with this metadata is meant, as far as the metadata tells.
-    pub fn in_metadata(&self, raw: &str) -> bool {
-        let Ok(record) = serde_json::from_str::<Value>(raw) else { return false };
-        match self {
-            Subject::Segment(id) => text(&record["segmentId"]).as_ref() == Some(id),
-            Subject::Dialog(id) => text(&record["dialogId"]).as_ref() == Some(id),
-            Subject::Contact(value) => means(&record["contactEndpointAddress"], &normal(value)),
+    /// Whether a segment with these participants is meant; never by its ids.
+    pub fn concern(&self, participants: &Participants) -> Concern {
+        let mut concern = Concern { certainty: Certainty::Not, countries: BTreeSet::new(), names_agent: false };
+        let Subject::Contact(value) = self else { return concern };
+        let wanted = wanted(value);
+        if participants.is_unreadable {
+            concern.certainty = Certainty::Unreadable;
         }
-    }
-
-    /// Whether the metadata has another telephone number that ends as this one does, as the same number would with and
-    /// without its country code.
-    pub fn resembles(&self, raw: &str) -> bool {
-        let Subject::Contact(value) = self else { return false };
-        let Ok(record) = serde_json::from_str::<Value>(raw) else { return false };
-        let Some(other) = text(&record["contactEndpointAddress"]).filter(|other| is_number(other)) else {
-            return false;
-        };
-        let national = |value: &str| normal(value).trim_start_matches('0').to_owned();
-        let (one, other) = (national(value), national(&other));
-        is_number(value)
-            && one != other
-            && one.len().min(other.len()) >= SHORTEST_NATIONAL
-            && (one.ends_with(&other) || other.ends_with(&one))
-    }
-
-    /// Whether a contact in this transcript is meant.
-    pub fn in_transcript(&self, body: &[u8]) -> bool {
-        let Subject::Contact(value) = self else { return false };
-        let wanted = normal(value);
-        let body = String::from_utf8_lossy(body);
-        let Ok(transcript) = serde_json::from_str::<Value>(body.trim_start_matches('\u{feff}')) else { return false };
-        let Some(phrases) = transcript["transcript"].as_array() else { return false };
-        phrases.iter().any(|phrase| {
-            let contact = phrase["participantType"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("contact"));
-            contact && (means(&phrase["participantId"], &wanted) || means(&phrase["participantName"], &wanted))
-        })
-    }
-
-    /// Whether it occurs in a record that could not be understood: by its fields, or, since it may be no JSON at all, as a
-    /// word of its text.
-    pub fn in_record(&self, raw: &str) -> bool {
-        if self.in_metadata(raw) {
-            return true;
+        for value in &participants.contacts {
+            let certainty = match likeness(&wanted, value) {
+                Likeness::Different => continue,
+                Likeness::OtherCountry(number) => {
+                    concern.countries.insert(number);
+                    continue;
+                }
+                Likeness::Alike => Certainty::Alike,
+                Likeness::National(number) => {
+                    concern.countries.insert(number);
+                    Certainty::National
+                }
+                Likeness::Same => Certainty::Certain,
+            };
+            concern.certainty = concern.certainty.max(certainty);
         }
+        if participants.uncertain.iter().any(|value| is_match(&likeness(&wanted, value))) {
+            concern.certainty = concern.certainty.max(Certainty::Alike);
+        }
+        concern.names_agent = participants.agents.iter().any(|value| likeness(&wanted, value) == Likeness::Same);
+        concern
+    }
+
+    /// Whether it occurs in a record that could not be understood, as a word of its texts, which may be no JSON at all.
+    pub fn in_record(&self, raw: &str) -> Certainty {
+        let texts = scalars(raw).unwrap_or_else(|| vec![raw.to_owned()]);
         match self {
-            Subject::Segment(id) | Subject::Dialog(id) => occurs(raw, id),
-            Subject::Contact(value) if is_number(value) => {
-                let wanted = normal(value);
-                raw.split(|letter: char| !is_of_number(letter)).any(|word| normal(word) == wanted)
+            Subject::Segment(id) | Subject::Dialog(id) => {
+                certain_if(occurs(raw, id) || texts.iter().any(|text| occurs(text, id)))
             }
-            Subject::Contact(value) => occurs(&raw.to_lowercase(), &normal(value)),
+            Subject::Contact(value) => match wanted(value) {
+                Reading::Text(wanted) => certain_if(texts.iter().any(|text| occurs(&fold(text), &wanted))),
+                Reading::Number(wanted) => {
+                    let found =
+                        texts.iter().flat_map(|text| numbers_in(text).into_iter().chain(PhoneNumber::parse(text)));
+                    found.map(|number| wanted.compare(&number)).fold(Certainty::Not, |certainty, likeness| {
+                        certainty.max(match likeness {
+                            Likeness::Same => Certainty::Certain,
+                            Likeness::National(_) | Likeness::Alike => Certainty::Alike,
+                            Likeness::Different | Likeness::OtherCountry(_) => Certainty::Not,
+                        })
+                    })
+                }
+            },
         }
     }
+}
+
+fn certain_if(is_certain: bool) -> Certainty {
+    if is_certain { Certainty::Certain } else { Certainty::Not }
+}
+
+fn is_match(likeness: &Likeness) -> bool {
+    matches!(likeness, Likeness::Alike | Likeness::National(_) | Likeness::Same)
 }
 
 /// Whether an id or a name occurs in a text, and not as a part of a longer one.
@@ -138,33 +172,62 @@ pub fn occurs(text: &str, word: &str) -> bool {
             .any(|(at, found)| !part(text[..at].chars().next_back()) && !part(text[at + found.len()..].chars().next()))
 }
 
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+/// What a value can be compared by.
+#[derive(Debug, PartialEq, Eq)]
+enum Reading {
+    Number(PhoneNumber),
+    /// Folded.
+    Text(String),
+}
+
+fn reading(text: &str) -> Reading {
+    PhoneNumber::parse(text).map_or_else(
+        || Reading::Text(fold(without_scheme(text).as_deref().unwrap_or(text)).trim_matches(['"', '\'']).to_owned()),
+        Reading::Number,
+    )
+}
+
+/// What was typed: of `Jane Roe <jane@example.com>` the address.
+fn wanted(value: &str) -> Reading {
+    reading(between(value, '<', '>').map_or(value, |(_, address)| address))
+}
+
+/// What stands before and within brackets.
+fn between(text: &str, open: char, close: char) -> Option<(&str, &str)> {
+    let (before, rest) = text.split_once(open)?;
+    let (within, _) = rest.split_once(close)?;
+    (!within.trim().is_empty()).then_some((before, within))
+}
+
+/// How much a received value has in common with what was typed: whole, or one of a list, or with a display name.
+fn likeness(wanted: &Reading, value: &str) -> Likeness {
+    let compare = |text: &str| match (wanted, reading(text)) {
+        (Reading::Number(wanted), Reading::Number(number)) => wanted.compare(&number),
+        (Reading::Text(wanted), Reading::Text(text)) if *wanted == text => Likeness::Same,
+        _ => Likeness::Different,
+    };
+    let mut best = compare(value);
+    if PhoneNumber::parse(value).is_some() {
+        return best;
+    }
+    for part in value.split([',', ';']).chain([value]) {
+        best = best.max(compare(part));
+        for (open, close) in [('<', '>'), ('(', ')')] {
+            if let Some((name, address)) = between(part, open, close) {
+                best = best.max(compare(name)).max(compare(address));
+            }
+        }
+    }
+    match wanted {
+        Reading::Number(wanted) if best == Likeness::Different && holds_number(value, wanted) => Likeness::Alike,
+        _ => best,
     }
 }
 
-fn means(value: &Value, wanted: &str) -> bool {
-    text(value).is_some_and(|value| normal(&value) == wanted)
-}
-
-fn normal(value: &str) -> String {
-    let value = value.trim();
-    if !is_number(value) {
-        return value.to_lowercase();
-    }
-    let digits: String = value.chars().filter(char::is_ascii_digit).collect();
-    digits.strip_prefix("00").unwrap_or(&digits).to_owned()
-}
-
-fn is_of_number(letter: char) -> bool {
-    letter.is_ascii_digit() || "+-()./ ".contains(letter)
-}
-
-fn is_number(value: &str) -> bool {
-    value.chars().all(is_of_number) && value.chars().filter(char::is_ascii_digit).count() >= SHORTEST_NUMBER
+/// Whether a text holds this number among other things.
+fn holds_number(text: &str, wanted: &PhoneNumber) -> bool {
+    let is_same = |number: &PhoneNumber| matches!(wanted.compare(number), Likeness::Same | Likeness::National(_));
+    wanted.is_long() && numbers_in(text).iter().any(is_same)
 }
 
 #[cfg(test)]
@@ -175,51 +238,98 @@ mod tests {
         Subject::Contact(value.to_owned())
     }
 
+    fn in_metadata(subject: &Subject, metadata: &str) -> Certainty {
+        subject.concern(&Participants::read([metadata], [])).certainty
+    }
+
     #[test]
     fn a_number_is_the_same_however_it_is_written() {
         let metadata = r#"{"segmentId":"s","contactEndpointAddress":"+1 (201) 377-0791"}"#;
-        for value in ["12013770791", "+12013770791", "0012013770791", " 1-201-377-0791 ", "1.201.377.0791"] {
-            assert!(contact(value).in_metadata(metadata), "{value}");
+        for value in [
+            "12013770791",
+            "+12013770791",
+            "0012013770791",
+            " 1-201-377-0791 ",
+            "1.201.377.0791",
+            "tel:+1-201-377-0791",
+            "\u{202a}+1\u{a0}201\u{a0}377\u{2011}0791\u{202c}",
+        ] {
+            assert_eq!(in_metadata(&contact(value), metadata), Certainty::Certain, "{value}");
         }
-        for value in ["2013770791", "+442013770791", "1201377079", "377-0791", ""] {
-            assert!(!contact(value).in_metadata(metadata), "{value}");
+        assert_eq!(in_metadata(&contact("2013770791"), metadata), Certainty::Alike);
+        for value in ["+442013770791", "1201377079", "377-0791", "201", ""] {
+            assert!(in_metadata(&contact(value), metadata) < Certainty::National, "{value}");
         }
-        assert!(contact("2013770791").in_metadata(r#"{"contactEndpointAddress":2013770791}"#));
+        let number = r#"{"contactEndpointAddress":2013770791}"#;
+        assert_eq!(in_metadata(&contact("2013770791"), number), Certainty::Certain);
     }
 
     #[test]
-    fn a_number_without_its_country_code_is_told_to_be_alike() {
-        let metadata = r#"{"contactEndpointAddress":"+49 30 1234567"}"#;
-        for value in ["030 1234567", "301234567", "1234567"] {
-            assert!(contact(value).resembles(metadata) && !contact(value).in_metadata(metadata), "{value}");
-        }
-        for value in ["004930 1234567", "234567", "+49 30 1234568", "jane", ""] {
-            assert!(!contact(value).resembles(metadata), "{value}");
-        }
-        assert!(contact("+49 30 1234567").resembles(r#"{"contactEndpointAddress":"0301234567"}"#));
-        assert!(!contact("1234567").resembles(r#"{"contactEndpointAddress":"jane"}"#));
+    fn a_number_within_its_country_tells_which_countries_it_may_be_of() {
+        let concern = |value: &str, address: &str| {
+            let metadata = format!(r#"{{"channelEndpointAddress":"{address}"}}"#);
+            let concern = contact(value).concern(&Participants::read([metadata.as_str()], []));
+            (concern.certainty, concern.countries.into_iter().collect::<Vec<_>>())
+        };
+        let german = vec!["49301234567".to_owned()];
+        assert_eq!(concern("+49 30 1234567", "030 1234567"), (Certainty::National, german.clone()));
+        assert_eq!(concern("030 1234567", "+49 30 1234567"), (Certainty::National, german));
+        assert_eq!(concern("+49 30 1234567", "+43 30 1234567"), (Certainty::Not, vec!["43301234567".to_owned()]));
     }
 
     #[test]
-    fn an_address_is_the_same_in_capitals() {
-        let metadata = r#"{"contactEndpointAddress":"Jane.Doe@Example.com"}"#;
-        assert!(contact("jane.doe@example.COM ").in_metadata(metadata));
-        assert!(!contact("doe@example.com").in_metadata(metadata));
-        assert!(!contact("jane").in_metadata("no JSON with jane"));
+    fn an_address_is_the_same_in_capitals_and_with_a_name_beside_it() {
+        for stored in [
+            "Jane.Doe@Example.com",
+            "mailto:jane.doe@example.com?subject=x",
+            "Jane Roe <Jane.Doe@example.com>",
+            r#"\"Doe, Jane\" <jane.doe@example.com>"#,
+            "jane.doe@example.com (Jane)",
+            "joe@example.com; jane.doe@example.com",
+            "sip:jane.doe@example.com;transport=tcp",
+            "ｊａｎｅ.doe@example.com",
+        ] {
+            let metadata = format!(r#"{{"contactEndpointAddress":"{stored}"}}"#);
+            for value in ["jane.doe@example.COM ", "Jane <jane.doe@example.com>", "mailto:jane.doe@example.com"] {
+                assert_eq!(in_metadata(&contact(value), &metadata), Certainty::Certain, "{value} in {stored}");
+            }
+            assert_eq!(in_metadata(&contact("doe@example.com"), &metadata), Certainty::Not, "{stored}");
+        }
+        let display = r#"{"contactEndpointAddress":"Jane Roe <+49 30 1234567>","ani":"Joe at 030 7654321"}"#;
+        for (value, certainty) in [
+            ("jane roe", Certainty::Certain),
+            ("+49301234567", Certainty::Certain),
+            ("0307654321", Certainty::Alike),
+            ("roe", Certainty::Not),
+        ] {
+            assert_eq!(in_metadata(&contact(value), display), certainty, "{value}");
+        }
+        assert_eq!(in_metadata(&contact("jane"), "no JSON with jane"), Certainty::Unreadable);
     }
 
     #[test]
     fn a_contact_is_found_in_a_transcript_and_an_agent_of_that_name_is_not() {
         let body = br#"{"transcript":[{"participantId":"c-1","participantName":"Jane Doe","participantType":"contact","message":"hi"},
             {"participantId":"a-1","participantName":"John Roe","participantType":"agent","message":"Max Muster"}]}"#;
-        for value in ["jane doe", "c-1", "C-1"] {
-            assert!(contact(value).in_transcript(body), "{value}");
+        let participants = Participants::read(["{}"], [body.as_slice()]);
+        for (value, certainty, names_agent) in [
+            ("jane doe", Certainty::Certain, false),
+            ("C-1", Certainty::Certain, false),
+            ("john roe", Certainty::Not, true),
+            ("a-1", Certainty::Not, true),
+            ("jane", Certainty::Not, false),
+            ("hi", Certainty::Not, false),
+            ("max muster", Certainty::Not, false),
+        ] {
+            let concern = contact(value).concern(&participants);
+            assert_eq!((concern.certainty, concern.names_agent), (certainty, names_agent), "{value}");
         }
-        for value in ["john roe", "a-1", "jane", "hi", "max muster"] {
-            assert!(!contact(value).in_transcript(body), "{value}");
-        }
-        assert!(!contact("x").in_transcript(b"[]") && !contact("x").in_transcript(b"oops"));
-        assert!(!Subject::Segment("c-1".into()).in_transcript(body));
+        assert_eq!(Subject::Segment("c-1".into()).concern(&participants).certainty, Certainty::Not);
+        let unread = Participants::read(["{}"], [b"oops".as_slice()]);
+        assert_eq!(contact("x").concern(&unread).certainty, Certainty::Unreadable);
+        assert_eq!(Subject::Segment("x".into()).concern(&unread).certainty, Certainty::Not);
+        let untold = Participants::read(["{}"], [br#"{"transcript":[{"participantId":"c-1"}]}"#.as_slice()]);
+        assert_eq!(contact("c-1").concern(&untold).certainty, Certainty::Alike);
     }
 
     #[test]
@@ -232,13 +342,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_searched_for_whole_words() {
-        let raw = r#"{"segmentId":"seg-1","dialogId":["dia-7"],"contact":"+1 201 377 0791", Jane DOE"#;
-        assert!(Subject::Segment("seg-1".into()).in_record(raw));
-        assert!(!Subject::Segment("seg".into()).in_record(raw) && !Subject::Segment("eg-1".into()).in_record(raw));
-        assert!(Subject::Dialog("dia-7".into()).in_record(raw));
-        assert!(contact("12013770791").in_record(raw) && !contact("2013770791").in_record(raw));
-        assert!(contact("jane doe").in_record(raw) && !contact("ane doe").in_record(raw));
+    fn a_record_is_searched_for_whole_words() {
+        let json =
+            r#"{"segmentId":"seg-1","dialogId":["dia-7"],"contact":"+1 201\u00a0377 0791","x":["Jane D\u004fE"]}"#;
+        for raw in [json.to_owned(), format!("{} Jane DOE", json.replace("\\u00a0", "\u{a0}"))] {
+            let find = |subject: Subject| subject.in_record(&raw);
+            assert_eq!(find(Subject::Segment("seg-1".into())), Certainty::Certain, "{raw}");
+            assert_eq!(find(Subject::Segment("seg".into())), Certainty::Not);
+            assert_eq!(find(Subject::Segment("eg-1".into())), Certainty::Not);
+            assert_eq!(find(Subject::Dialog("dia-7".into())), Certainty::Certain);
+            assert_eq!(find(contact("12013770791")), Certainty::Certain, "{raw}");
+            assert_eq!(find(contact("2013770791")), Certainty::Alike);
+            assert_eq!(find(contact("7770791")), Certainty::Not);
+            assert_eq!(find(contact("jane doe")), Certainty::Certain);
+            assert_eq!(find(contact("ane doe")), Certainty::Not);
+        }
     }
 
     #[test]

@@ -138,14 +138,6 @@ fn luhn(number: &str) -> bool {
     sum.is_multiple_of(10)
 }
 
-/// Whether the text is one telephone number and nothing else, a short one too.
-pub(super) fn is_number(text: &str) -> bool {
-    let text = text.trim();
-    let count = text.bytes().filter(u8::is_ascii_digit).count();
-    let bare = text.strip_prefix("tel:").unwrap_or(text);
-    (3..=15).contains(&count) && bare.chars().all(|c| c.is_ascii_digit() || c == '+' || is_between(c))
-}
-
 /// Telephone numbers: international ones, North American ones, and national ones with their leading zero.
 pub(super) fn phones(text: &str) -> Vec<Range<usize>> {
     let groups = Groups::of(text);

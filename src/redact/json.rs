@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{Deserializer, IgnoredAny, Visitor};
 
 use crate::lenient_json;
+use crate::model::names_contact;
 
 /// What a string in JSON is, by the name under which it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,23 +15,29 @@ pub(super) enum Role {
     Fixed,
     /// Where a customer can be reached: a telephone number whatever its form, or an address.
     Endpoint,
+    /// The id of someone who takes part and is not the agent: a number or an address, or else an id.
+    Participant,
     /// Anything that a person may have said or written; so is every name that is not known here.
     Text,
 }
 
-/// Where the customer is. RingCX gives the caller's number as the channel's id of a call.
-const ENDPOINTS: [&str; 2] = ["contactEndpointAddress", "channelId"];
-/// Words that the API chooses from, and the company's own end of the line.
-const FIXED: [&str; 6] =
-    ["timestamp", "channelClass", "dialogOrigination", "systemDisposition", "errorCode", "channelEndpointAddress"];
+/// Where the customer is, beside what [`names_contact`] knows: RingCX gives the caller's number as the channel's id of a
+/// call, and as the name of someone whom nobody knows.
+const ENDPOINTS: [&str; 2] = ["channelId", "participantName"];
+/// Words that the API chooses from.
+const FIXED: [&str; 5] = ["timestamp", "channelClass", "dialogOrigination", "systemDisposition", "errorCode"];
 /// How the names of ids, times and kinds end.
 const ENDINGS: [&str; 6] = ["Id", "Ids", "Ms", "Time", "Type", "Class"];
 
 fn role(name: &str) -> Role {
     if ENDPOINTS.contains(&name) {
         Role::Endpoint
+    } else if name == "participantId" {
+        Role::Participant
     } else if FIXED.contains(&name) || ENDINGS.iter().any(|ending| name.ends_with(ending)) {
         Role::Fixed
+    } else if names_contact(name) {
+        Role::Endpoint
     } else {
         Role::Text
     }
@@ -67,7 +74,8 @@ pub(super) fn edit(text: &str, edit: impl Fn(Role, &str) -> Option<String>) -> O
     let mut kept = 0;
     for (token, role) in strings(json) {
         let raw = &json[token.clone()];
-        let Some(new) = unquoted(raw).and_then(|text| edit(role, &text)) else { continue };
+        let text = if raw.starts_with('"') { unquoted(raw) } else { Some(Cow::Borrowed(raw)) };
+        let Some(new) = text.and_then(|text| edit(role, &text)) else { continue };
         edited.push_str(&json[kept..token.start]);
         edited.push_str(&serde_json::to_string(&new).ok()?);
         kept = token.end;
@@ -83,33 +91,62 @@ fn after_mark(text: &str) -> (&str, &str) {
     text.split_at(if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 })
 }
 
-/// The strings that are values, each with what it is, in JSON that has been checked.
+/// An object or an array that the scan is in.
+struct Level {
+    is_object: bool,
+    /// Of the object's last name, or of the array.
+    role: Role,
+    /// Whether the last name is `participantType`.
+    names_type: bool,
+    is_agent: bool,
+    /// How much had been found before it.
+    first: usize,
+}
+
+/// The strings that are values, each with what it is, in JSON that has been checked; of numbers those that say where a
+/// customer can be reached.
 fn strings(json: &str) -> Vec<(std::ops::Range<usize>, Role)> {
-    // Within an object whose last name was of this role, or within an array that stands there.
-    let mut nest: Vec<(bool, Role)> = Vec::new();
-    let mut found = Vec::new();
+    let mut nest: Vec<Level> = Vec::new();
+    let mut found: Vec<(std::ops::Range<usize>, Role)> = Vec::new();
     let (mut at, mut is_name) = (0, false);
     let bytes = json.as_bytes();
     while let Some(byte) = bytes.get(at) {
-        let here = nest.last().map_or(Role::Text, |(_, role)| *role);
+        let here = nest.last().map_or(Role::Text, |level| level.role);
         let mut next = at + 1;
         match byte {
             b'{' | b'[' => {
                 is_name = *byte == b'{';
-                nest.push((is_name, here));
+                let first = found.len();
+                nest.push(Level { is_object: is_name, role: here, names_type: false, is_agent: false, first });
             }
             b'}' | b']' => {
-                nest.pop();
+                if let Some(level) = nest.pop().filter(|level| level.is_agent) {
+                    let ids = found[level.first..].iter_mut().filter(|(_, role)| *role == Role::Participant);
+                    ids.for_each(|(_, role)| *role = Role::Fixed);
+                }
             }
-            b',' => is_name = nest.last().is_some_and(|(is_object, _)| *is_object),
+            b',' => is_name = nest.last().is_some_and(|level| level.is_object),
             b'"' => {
                 next = string_end(bytes, at);
+                let token = &json[at..next];
                 match nest.last_mut() {
-                    Some((_, name)) if is_name => {
-                        *name = role_of_token(&json[at..next]);
+                    Some(level) if is_name => {
+                        level.role = role_of_token(token);
+                        level.names_type = token == "\"participantType\"";
                         is_name = false;
                     }
-                    _ => found.push((at..next, here)),
+                    level => {
+                        if let Some(level) = level.filter(|level| level.names_type) {
+                            level.is_agent |= token.trim_matches('"').trim().eq_ignore_ascii_case("agent");
+                        }
+                        found.push((at..next, here));
+                    }
+                }
+            }
+            b'-' | b'0'..=b'9' => {
+                next = at + json[at..].find([',', '}', ']', ' ', '\n', '\r', '\t']).unwrap_or(json.len() - at);
+                if matches!(here, Role::Endpoint | Role::Participant) {
+                    found.push((at..next, here));
                 }
             }
             _ => {}

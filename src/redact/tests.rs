@@ -132,6 +132,7 @@ fn in_a_transcript_only_what_people_said_changes() {
       "rcUserId":null,"timestamp":"1721651880000","message":"\u0034111 1111 1111 1111\nbye \ud800"},
       {"message":"nothing \u00fc"}], "translation":["a\u0040b.co",{"x":[4111111111111111]}]}"#;
     let expected = body
+        .replace(r#""participantId":"4155552671""#, r#""participantId":"[phone]""#)
         .replace("Jane 415-555-2671", "Jane [phone]")
         .replace(r"\u0034111 1111 1111 1111\nbye \ud800", r"[card]\nbye �")
         .replace(r"a\u0040b.co", "[email]");
@@ -157,16 +158,71 @@ fn a_summary_that_is_a_json_string_stays_one() {
 }
 
 #[test]
-fn in_metadata_notes_and_the_customers_end_change_and_ids_and_times_stay() {
+fn in_metadata_notes_and_both_ends_of_the_line_change_and_ids_and_times_stay() {
     let metadata = r#"{"segmentId":"p-4155552671","channelId":"2013770791","channelEndpointAddress":"7312066731",
         "contactEndpointAddress":"+1324","agentNotes":"call 415-555-2671","segmentEndTimeMs":"2024-07-22T11:24:47.000Z",
         "interactionId":"202407221928172035020000000572","segmentDurationMs":7000,"agentDisposition":"Success"}"#;
     let expected =
-        metadata.replace("2013770791", "[phone]").replace("+1324", "[phone]").replace("415-555-2671", "[phone]");
+        metadata.replace("2013770791", "[phone]").replace("7312066731", "[phone]").replace("+1324", "[phone]");
+    let expected = expected.replace("415-555-2671", "[phone]");
     assert_eq!(all().metadata(metadata), expected);
     let digital = r#"{"channelId":"672daeb8cd026600070ca39f","contactEndpointAddress":"jane@example.com"}"#;
     assert_eq!(all().metadata(digital), digital.replace("jane@example.com", "[email]"));
     assert_eq!(Redactor::new(&[Redact::Card]).metadata(metadata), metadata);
+}
+
+#[test]
+fn numbers_go_however_they_are_spaced_and_in_whichever_digits() {
+    for phone in [
+        "+49\u{a0}30\u{2009}123\u{202f}4567",
+        "+49\u{2011}30\u{2013}123\u{2212}4567",
+        "\u{202a}+49\u{200b} 30 1234567",
+        "＋４９ （３０） １２３４５６７",
+        "+٤٩ ٣٠ ١٢٣٤٥٦٧",
+        "٤١٥-٥٥٥-٢٦٧١",
+        "415\u{2060}555\u{2060}2671",
+    ] {
+        let redacted = redacted(&format!("Ruf {phone} für mich"));
+        let seen: String = redacted.chars().filter(|letter| fold_char(*letter).is_some()).collect();
+        assert_eq!(seen, "Ruf [phone] für mich", "{phone}");
+    }
+    assert_eq!(redacted("４１１１ 1111\u{200b} 1111\u{2009}1111 é"), "[card] é");
+    assert_eq!(redacted("jane\u{ad}@example.com é"), "[email] é");
+    assert_eq!(redacted("โทร\u{200b}4155552671\u{200b}ครับ"), "โทร\u{200b}[phone]\u{200b}ครับ");
+    assert_eq!(redacted("tel\u{200b}4155552671"), "tel\u{200b}[phone]");
+}
+
+#[test]
+fn whoever_is_not_the_agent_is_no_number_any_more() {
+    let redact = |text: &str| String::from_utf8(all().transcript(text.as_bytes()).into_owned()).unwrap();
+    for (who, expected) in [
+        (
+            r#"{"participantId":"4930123456","participantType":null}"#,
+            r#"{"participantId":"[phone]","participantType":null}"#,
+        ),
+        (r#"{"participantId":4930123456}"#, r#"{"participantId":"[phone]"}"#),
+        (r#"{"participantId":"449438"}"#, r#"{"participantId":"449438"}"#),
+        (
+            r#"{"participantId":"4930123456","participantType":"Agent"}"#,
+            r#"{"participantId":"4930123456","participantType":"Agent"}"#,
+        ),
+        (
+            r#"{"participantType":"agent","participantId":4930123456}"#,
+            r#"{"participantType":"agent","participantId":4930123456}"#,
+        ),
+        (r#"{"participantId":"sip:+4930123456@pbx"}"#, r#"{"participantId":"[phone]"}"#),
+        (r#"{"participantId":"jane@example.com"}"#, r#"{"participantId":"[email]"}"#),
+        (r#"{"participantId":"d-6555aa00cd-1700115548459"}"#, r#"{"participantId":"d-6555aa00cd-1700115548459"}"#),
+        (r#"{"participantName":"4930123456"}"#, r#"{"participantName":"[phone]"}"#),
+        (r#"{"ani":"4930123456","dnis":4930123456}"#, r#"{"ani":"[phone]","dnis":"[phone]"}"#),
+        (r#"{"callerNumber":"Jane <4930123456>"}"#, r#"{"callerNumber":"Jane <[phone]>"}"#),
+        (r#"{"from":"4930123456; tel:030123456"}"#, r#"{"from":"[phone];[phone]"}"#),
+        (r#"{"contactEndpointAddress":"whatsapp:4930123456"}"#, r#"{"contactEndpointAddress":"[phone]"}"#),
+        (r#"{"contactId":"4930123456","contactType":"x"}"#, r#"{"contactId":"4930123456","contactType":"x"}"#),
+    ] {
+        assert_eq!(redact(who), expected);
+        assert_eq!(redact(expected), expected, "the second time");
+    }
 }
 
 #[test]
@@ -204,7 +260,7 @@ fn document() -> impl Strategy<Value = serde_json::Value> {
         any::<i64>().prop_map(serde_json::Value::from),
         Just(serde_json::Value::Null)
     ];
-    let name = prop_oneof!["message", "participantName", "timestamp", "dialogId", "channelId", "x", "\\PC{0,3}"];
+    let name = prop_oneof!["message", "participantName", "timestamp", "dialogId", "channelId", "ani", "x", "\\PC{0,3}"];
     leaf.prop_recursive(3, 20, 4, move |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(serde_json::Value::from),
@@ -219,6 +275,7 @@ fn skeleton(value: &serde_json::Value, role: Role) -> serde_json::Value {
     use serde_json::Value;
     match value {
         Value::String(_) if role != Role::Fixed => Value::from("*"),
+        Value::Number(_) if role == Role::Endpoint => Value::from("*"),
         Value::Array(items) => items.iter().map(|item| skeleton(item, role)).collect::<Vec<_>>().into(),
         Value::Object(fields) => {
             let inner = |name: &String, value: &Value| {

@@ -163,7 +163,7 @@ impl Trial {
                 match self.eraseable(chance) {
                     Some(id) => {
                         let named = format!("--segment={id}");
-                        let args: Vec<&str> = ["erase", &named].into_iter().chain(quick).collect();
+                        let args: Vec<&str> = ["erase", "--yes", &named].into_iter().chain(quick).collect();
                         self.kill_command(&args, millis(chance, 150)).await;
                         self.erase(&id).await;
                         1
@@ -209,7 +209,7 @@ impl Trial {
     /// Erases what a killed command may or may not have erased.
     async fn erase(&mut self, id: &str) {
         let named = format!("--segment={id}");
-        let erased = self.rig.run(&["erase", &named, "--quick"]).await;
+        let erased = self.rig.run(&["erase", "--yes", &named, "--quick"]).await;
         assert!(erased.status <= 1, "{}", erased.text());
         assert!(erased.status == 0 || erased.text().contains("holds nothing"), "{}", erased.text());
         self.rig.run(&["show", "--", id]).await.is(1, &["erased"]);

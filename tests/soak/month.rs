@@ -334,7 +334,7 @@ impl Month {
             return;
         }
         let named = format!("--segment={id}");
-        let args: Vec<&str> = ["erase", &named].into_iter().chain((!whole).then_some("--quick")).collect();
+        let args: Vec<&str> = ["erase", "--yes", &named].into_iter().chain((!whole).then_some("--quick")).collect();
         let erased = rig.run(&args).await;
         assert!(erased.status <= 1, "{args:?}: {}", erased.text());
         if erased.status != 0 {

@@ -12,7 +12,7 @@ use super::super::announce::day_of;
 use super::super::{BULK, Db, DbError, DbFault, Row, Stmt, Tx, sql};
 use super::{Gone, Hold};
 use crate::clock::Time;
-use crate::model::{AsideRecord, SegmentRecord, Stretch, Subject};
+use crate::model::{AsideRecord, Certainty, Participants, SegmentRecord, Stretch, Subject};
 
 /// Where the archive's secret is kept.
 pub(super) const KEY: &str = "keeping.key";
@@ -182,9 +182,10 @@ impl Tx {
 }
 
 fn is_held(holds: &[Hold], record: &SegmentRecord) -> bool {
+    let participants = Participants::read([record.raw.as_str()], []);
     holds.iter().any(|hold| {
         hold.subject.names(&record.segment_id, record.dialog_id.as_deref())
-            || (hold.subject.is_contact() && hold.subject.in_metadata(&record.raw))
+            || hold.subject.concern(&participants).certainty > Certainty::Not
     })
 }
 

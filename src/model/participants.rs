@@ -1,0 +1,345 @@
+//! Who takes part in a segment, as its metadata and its transcripts say: contacts, agents, and those who may be either.
+//! Pure.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::folding::fold;
+use crate::lenient_json;
+
+/// Fields that name a contact or an end of the line, in small letters. Which end is the customer's the API does not say
+/// reliably, so both count.
+const CONTACT_FIELDS: [&str; 7] = ["channelid", "ani", "dnis", "from", "to", "did", "msisdn"];
+/// Parts of such names.
+const CONTACT_PARTS: [&str; 10] =
+    ["endpoint", "contact", "customer", "caller", "called", "callee", "phone", "mobile", "email", "e164"];
+/// Fields that name the agent, beside those with `agent` in their names.
+const AGENT_FIELDS: [&str; 2] = ["segmentparticipantid", "segmentparticipantrcextensionid"];
+/// Of the fields with `agent` in their names, what they say of others.
+const NO_AGENTS: [&str; 4] = ["notes", "disposition", "group", "summary"];
+
+/// From here on a floating-point number does not tell each integer from the next.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Whether a field of the metadata with this name may say who the contact is or where they can be reached.
+pub fn names_contact(field: &str) -> bool {
+    role(field) == Some(Role::Contact)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Contact,
+    Agent,
+}
+
+fn role(field: &str) -> Option<Role> {
+    let field = field.to_lowercase();
+    if AGENT_FIELDS.contains(&field.as_str()) {
+        return Some(Role::Agent);
+    }
+    if field.contains("agent") {
+        return (!NO_AGENTS.iter().any(|part| field.contains(part))).then_some(Role::Agent);
+    }
+    let is_contact = CONTACT_FIELDS.contains(&field.as_str()) || CONTACT_PARTS.iter().any(|part| field.contains(part));
+    is_contact.then_some(Role::Contact)
+}
+
+/// Values that stand for those who take part in a segment, as they were received.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Participants {
+    /// Of contacts, and of anyone who is not certainly an agent.
+    pub contacts: BTreeSet<String>,
+    /// Of those of whom nothing tells whether they are contacts or agents.
+    pub uncertain: BTreeSet<String>,
+    /// Of agents.
+    pub agents: BTreeSet<String>,
+    /// Whether something could not be read, so that anyone may stand in it.
+    pub is_unreadable: bool,
+}
+
+impl Participants {
+    /// Reads all metadata and all transcripts of one segment.
+    pub fn read<'a>(
+        metadata: impl IntoIterator<Item = &'a str>,
+        transcripts: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Participants {
+        let mut reader = Reader::default();
+        for text in metadata {
+            reader.document(lenient_json::from_str(text));
+        }
+        let known_agents: BTreeSet<String> = reader.found.agents.iter().map(|agent| fold(agent)).collect();
+        reader.assign_speakers(&known_agents);
+        for body in transcripts {
+            reader.document(lenient_json::from_slice(body));
+            reader.assign_speakers(&known_agents);
+        }
+        reader.found
+    }
+}
+
+/// All texts and numbers of a JSON document; `None` where it is none.
+pub(super) fn scalars(text: &str) -> Option<Vec<String>> {
+    fn collect(node: Node, into: &mut Vec<String>) {
+        match node {
+            Node::Scalar(text) => into.push(text),
+            Node::Inexact => {}
+            Node::List(nodes) => nodes.into_iter().for_each(|node| collect(node, into)),
+            Node::Object(fields) => fields.into_iter().for_each(|(_, node)| collect(node, into)),
+        }
+    }
+    let mut texts = Vec::new();
+    collect(lenient_json::from_str(text)?, &mut texts);
+    Some(texts)
+}
+
+#[derive(Default)]
+struct Reader {
+    found: Participants,
+    /// Those who speak in the document at hand.
+    speakers: BTreeSet<Speaker>,
+}
+
+/// What a phrase says of who spoke it.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Speaker {
+    kinds: Vec<String>,
+    ids: Vec<String>,
+    names: Vec<String>,
+    user_ids: Vec<String>,
+}
+
+impl Speaker {
+    fn field(&mut self, name: &str) -> Option<&mut Vec<String>> {
+        match name.to_lowercase().as_str() {
+            "participanttype" => Some(&mut self.kinds),
+            "participantid" => Some(&mut self.ids),
+            "participantname" => Some(&mut self.names),
+            "rcuserid" => Some(&mut self.user_ids),
+            _ => None,
+        }
+    }
+}
+
+impl Reader {
+    fn document(&mut self, document: Option<Node>) {
+        match document {
+            Some(Node::Scalar(_) | Node::Inexact) | None => self.found.is_unreadable = true,
+            Some(node) => self.node(node, None),
+        }
+    }
+
+    fn node(&mut self, node: Node, role_above: Option<Role>) {
+        match node {
+            Node::Scalar(text) => match role_above {
+                Some(Role::Contact) => drop(self.found.contacts.insert(text)),
+                Some(Role::Agent) => drop(self.found.agents.insert(text)),
+                None => {}
+            },
+            Node::Inexact => self.found.is_unreadable |= role_above == Some(Role::Contact),
+            Node::List(nodes) => nodes.into_iter().for_each(|node| self.node(node, role_above)),
+            Node::Object(fields) => {
+                let mut speaker = Speaker::default();
+                for (name, node) in fields {
+                    match (speaker.field(&name), node) {
+                        (Some(values), Node::Scalar(text)) => values.push(text),
+                        (Some(_), Node::Inexact) => self.found.is_unreadable = true,
+                        (_, node) => self.node(node, role(&name).or(role_above)),
+                    }
+                }
+                if !speaker.ids.is_empty() || !speaker.names.is_empty() {
+                    self.speakers.insert(speaker);
+                }
+            }
+        }
+    }
+
+    /// Tells the contacts among the speakers from the agents. What the type says counts first, then the ids that the
+    /// metadata gives for the agent.
+    fn assign_speakers(&mut self, known_agents: &BTreeSet<String>) {
+        let is_agent = |speaker: &Speaker| match speaker.kinds.as_slice() {
+            [] => speaker
+                .ids
+                .iter()
+                .chain(&speaker.user_ids)
+                .chain(&speaker.names)
+                .any(|id| known_agents.contains(&fold(id))),
+            kinds => kinds.iter().all(|kind| kind.trim().eq_ignore_ascii_case("agent")),
+        };
+        let speakers = std::mem::take(&mut self.speakers);
+        let agent_speaks = speakers.iter().any(is_agent);
+        for speaker in speakers {
+            let found = &mut self.found;
+            let is_contact = !speaker.kinds.is_empty();
+            let (for_ids, for_names) = if is_agent(&speaker) {
+                found.agents.extend(speaker.ids);
+                found.agents.extend(speaker.names);
+                continue;
+            } else {
+                let is_told = speaker.user_ids.is_empty() && !known_agents.is_empty();
+                (is_contact || is_told, is_contact || (is_told && agent_speaks))
+            };
+            if for_ids { &mut found.contacts } else { &mut found.uncertain }.extend(speaker.ids);
+            if for_names { &mut found.contacts } else { &mut found.uncertain }.extend(speaker.names);
+        }
+    }
+}
+
+/// JSON in which a name that comes twice stands twice, so that no value hides another.
+enum Node {
+    /// A text or a number.
+    Scalar(String),
+    /// A number of more digits than the parser keeps.
+    Inexact,
+    /// An array; without members where there is no value.
+    List(Vec<Node>),
+    Object(Vec<(String, Node)>),
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::List(Vec::new()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
+        Ok(Node::List(Vec::new()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
+        Ok(Node::Scalar(number.to_string()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Node, E> {
+        Ok(Node::Scalar(number.to_string()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Node, E> {
+        Ok(if number.abs() < MAX_EXACT { Node::Scalar(number.to_string()) } else { Node::Inexact })
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(if text.trim().is_empty() { Node::List(Vec::new()) } else { Node::Scalar(text.to_owned()) })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = items.next_element()? {
+            nodes.push(node);
+        }
+        Ok(Node::List(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(field) = entries.next_entry()? {
+            fields.push(field);
+        }
+        Ok(Node::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Certainty, Subject};
+    use super::*;
+
+    fn read(metadata: &str, transcript: &str) -> Participants {
+        Participants::read([metadata], [transcript.as_bytes()])
+    }
+
+    fn listed(values: &BTreeSet<String>) -> Vec<&str> {
+        values.iter().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn both_ends_of_the_line_and_the_newer_names_count() {
+        let metadata = r#"{"segmentId":"s","channelClass":"VOICE","channelEndpointAddress":"1","contactEndpointAddress":"2",
+            "channelId":3,"ani":"4","DNIS":"5","contact":{"name":"6","phones":["7"]},"callerNumber":"8","agentNotes":"no",
+            "segmentParticipantId":"901","agentFullName":"John Roe","segmentAgentGroupId":"77","agentDisposition":"no",
+            "contactEndpointAddress":"9","segmentEvents":[{"eventType":"no"}]}"#;
+        let found = Participants::read([metadata], []);
+        assert_eq!(listed(&found.contacts), ["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+        assert_eq!(listed(&found.agents), ["901", "John Roe"]);
+        assert!(found.uncertain.is_empty() && !found.is_unreadable);
+    }
+
+    #[test]
+    fn whoever_is_not_certainly_the_agent_is_a_contact() {
+        let transcript = r#"{"transcript":[{"participantType":"agent","participantId":"a","participantName":"A"},
+            {"participantType":"CONTACT","participantId":"b","participantName":"B","rcUserId":"901"},
+            {"participantType":"customer","participantName":"C"},{"participantType":"bot","participantId":"d"},
+            {"participantType":"Agent ","participantId":"e"}]}"#;
+        let found = read("{}", transcript);
+        assert_eq!(listed(&found.contacts), ["B", "C", "b", "d"]);
+        assert_eq!(listed(&found.agents), ["A", "a", "e"]);
+    }
+
+    #[test]
+    fn without_types_the_metadata_tells_who_the_agent_is() {
+        let transcript = r#"{"transcript":[{"participantId":"901","participantName":"A","participantType":null},
+            {"participantId":"b","participantName":"B","rcUserId":null},{"participantId":"x","rcUserId":"77"}]}"#;
+        let found = read(r#"{"segmentParticipantId":901}"#, transcript);
+        assert_eq!((listed(&found.contacts), listed(&found.agents)), (vec!["B", "b"], vec!["901", "A"]));
+        assert_eq!(listed(&found.uncertain), ["x"]);
+        let found = read(r#"{"segmentParticipantRcExtensionId":"77"}"#, transcript);
+        assert_eq!((listed(&found.contacts), listed(&found.agents)), (vec!["901", "A", "B", "b"], vec!["77", "x"]));
+        // Nobody speaks under the agent's id: a name may be the agent's.
+        let found = read(r#"{"segmentParticipantId":"5"}"#, transcript);
+        assert_eq!((listed(&found.contacts), listed(&found.uncertain)), (vec!["901", "b"], vec!["A", "B", "x"]));
+        let found = read("{}", transcript);
+        assert_eq!(listed(&found.uncertain), ["901", "A", "B", "b", "x"]);
+        assert!(found.contacts.is_empty());
+    }
+
+    #[test]
+    fn what_is_at_fault_costs_itself_and_what_cannot_be_read_is_said() {
+        let found = read(
+            r#"{"contactEndpointAddress":"Jane","x":1e999,"y":"cut \ud83d"}"#,
+            "{\"transcript\":[{\"participantType\":\"contact\",\"participantId\":\"c \0\",\"message\":\"\\ud83d\"}]}",
+        );
+        assert_eq!(listed(&found.contacts), ["Jane", "c \0"]);
+        assert!(!found.is_unreadable);
+        for (metadata, transcript) in [("{", "{}"), ("{}", "oops"), ("7", "{}"), ("{}", "\"said\""), ("", "{}")] {
+            assert!(read(metadata, transcript).is_unreadable, "{metadata} {transcript}");
+        }
+        assert!(!read("{}", "[]").is_unreadable);
+        let id = "12345678901234567890123";
+        assert!(read(&format!(r#"{{"channelId":{id}}}"#), "{}").is_unreadable);
+        assert!(read("{}", &format!(r#"[{{"participantId":{id}}}]"#)).is_unreadable);
+        assert!(!read(&format!(r#"{{"interactionId":{id},"ani":4.930123456e9}}"#), "{}").is_unreadable);
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_stands_in_it_is_found_or_it_is_called_unreadable(
+            before in r#"([\[\]{},:"\\ue0-9d.NaI\x00-\x20é-]|\\ud83d|"a":|"agent":|"ani":){0,20}"#,
+            after in r#"(,"[a-z]{1,3}":([0-9]{1,30}|1e999|"\\ude00"|null|\[+\]+|"\x01")){0,4}"#,
+        ) {
+            let person = Subject::Contact("+49 30 1234567".to_owned());
+            let metadata = format!(r#"{{"x":{before},"dnis":"49301234567"{after}}}"#);
+            let found = Participants::read([metadata.as_str()], []);
+            prop_assert!(person.concern(&found).certainty > Certainty::Not, "{}", metadata);
+            let phrase = r#"{"participantId":"+49301234567","participantType":null}"#;
+            let transcript = format!(r#"{{"x":{before},"transcript":[{phrase}]{after}}}"#);
+            let found = Participants::read(["{}"], [transcript.as_bytes()]);
+            prop_assert!(person.concern(&found).certainty > Certainty::Not, "{}", transcript);
+        }
+    }
+}
