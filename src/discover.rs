@@ -64,6 +64,8 @@ pub struct Discoverer {
     refused: u32,
     not_before: Time,
     turn: u64,
+    /// How often a person has asked for everything to be tried again at once, as far as is known here.
+    resumes: u64,
 }
 
 impl Discoverer {
@@ -73,7 +75,9 @@ impl Discoverer {
     /// Where the database cannot be read.
     pub async fn load(account: Arc<Account>, policy: Policy) -> Result<Discoverer, DbError> {
         let coverage = load_coverage(&account, &policy).await?;
+        account.live.reads.started(account.clock.tick());
         Ok(Discoverer {
+            resumes: account.live.resumes(),
             account,
             policy,
             coverage,
@@ -115,6 +119,7 @@ impl Discoverer {
     /// Where the database fails; what the API does wrong is dealt with here.
     pub async fn step(&mut self) -> Result<Progress, DbError> {
         let local = self.account.clock.now();
+        self.resume_if_asked(local);
         if local < self.not_before {
             return Ok(Progress::Idle(self.not_before));
         }
@@ -138,12 +143,23 @@ impl Discoverer {
         }
     }
 
+    fn resume_if_asked(&mut self, now: Time) {
+        let resumes = self.account.live.resumes();
+        if std::mem::replace(&mut self.resumes, resumes) != resumes {
+            self.not_before = Time(i64::MIN);
+            self.standing.retry_now(now);
+            self.cooling = CoolingDown::default();
+            (self.failures, self.refused) = (0, 0);
+        }
+    }
+
     async fn repairs(&self, skew: i64) -> Result<Vec<Repair>, DbError> {
         let repairs = self.account.db.repairs(self.account.owned.account).await?;
         Ok(repairs.into_iter().map(|(stretch, due)| Repair { stretch, due: due.plus_millis(skew) }).collect())
     }
 
     async fn read(&mut self, want: Want) -> Result<(), DbError> {
+        self.account.live.reads.wanted(self.account.clock.tick());
         let permit = self.account.pacer.enter().await;
         self.account.live.count(want.lane, self.account.clock.tick());
         let at = self.account.clock.now();
@@ -187,6 +203,7 @@ impl Discoverer {
                 }
             }
             let stored = self.store_batch(want, &records, &asides).await?;
+            self.account.live.reads.stored_part(self.account.clock.tick());
             if stored.aside > 0 {
                 tracing::warn!(account = %self.account.id, window = %want.stretch, records = stored.aside,
                     "metadata records could not be understood; kept aside, to be read again");
@@ -261,6 +278,7 @@ impl Discoverer {
         self.cooling.answered(want.stretch);
         self.turn = self.turn.wrapping_add(u64::from(want.lane != crate::model::Lane::Live));
         (self.failures, self.refused) = (0, 0);
+        self.account.live.reads.succeeded(self.account.clock.tick());
         if let crate::standing::Meaning::Recovered(_) = self.standing.answered() {
             tracing::info!(account = %self.account.id, endpoint = %Endpoint::Metadata, "works again");
             self.account.db.resume(self.account.owned.account, Endpoint::Metadata, None).await?;
@@ -277,6 +295,7 @@ impl Discoverer {
         let now = self.account.clock.now();
         let jitter = rand::rng().random();
         let first = self.policy.backoff.initial();
+        self.account.live.reads.failed(&error.message, error.hint());
         match error.fault {
             // Nothing was asked: no token, or no room in the database to note the request.
             _ if error.cause == Cause::Store || (error.endpoint == Endpoint::Login && !error.is_refusal()) => {

@@ -64,6 +64,7 @@ pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -
         roster,
         started,
         rings: None,
+        resumes: BTreeMap::new(),
         ready: false,
         more: false,
         stop: stop.clone(),
@@ -98,6 +99,8 @@ struct Session {
     roster: Roster,
     started: Time,
     rings: Option<i64>,
+    /// How often a person has asked for each account to be tried again at once.
+    resumes: BTreeMap<i64, i64>,
     ready: bool,
     /// Whether there are accounts left to take at once.
     more: bool,
@@ -217,8 +220,16 @@ impl Session {
     async fn answer_bell(&mut self) -> Result<(), DbError> {
         let rings = self.shared.db.rings().await?;
         self.shared.set_rings(rings);
-        if self.rings.replace(rings).is_some_and(|before| before != rings) {
-            for held in self.held.values() {
+        if self.rings == Some(rings) {
+            return Ok(());
+        }
+        let resumes = std::mem::replace(&mut self.resumes, self.shared.db.resumes().await?);
+        if self.rings.replace(rings).is_some() {
+            for (key, held) in &self.held {
+                if self.resumes.get(key) != resumes.get(key) {
+                    tracing::info!(account = %held.account.id, "asked to try again at once");
+                    held.account.resume();
+                }
                 held.account.work.notify_one();
                 held.account.discover.notify_one();
             }

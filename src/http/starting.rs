@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
+
 use super::ready::{Readiness, Trouble};
 use super::{LAST_ORDERS, accept, ends, guard};
 
@@ -52,7 +54,7 @@ async fn say(listener: &TcpListener, mut waits: watch::Receiver<Option<Trouble>>
 }
 
 fn routes(waits: watch::Receiver<Option<Trouble>>) -> Router {
-    let readiness = move || std::future::ready(Readiness::starting(waits.borrow().as_ref()));
+    let readiness = move || std::future::ready(Readiness::starting(waits.borrow().as_ref(), Clock::system().now()));
     let starting = || async { (StatusCode::SERVICE_UNAVAILABLE, "it is starting; /readyz says what it waits for\n") };
     Router::new()
         .route("/healthz", get(|| async { "ok" }))

@@ -16,7 +16,7 @@ use crate::backoff::Fault;
 use crate::clock::Time;
 use crate::model::Endpoint;
 
-use super::limits::{StoreError, retry_after};
+use super::limits::{LONGEST_WAIT, StoreError, retry_after};
 
 mod hint;
 
@@ -244,9 +244,13 @@ impl ApiError {
     }
 }
 
-/// What `Retry-After` asks for.
+/// What `Retry-After` asks for, an hour at most: whoever waits longer is forgotten.
 pub(crate) fn asked(headers: &HeaderMap, now: Time) -> Option<Duration> {
-    headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|value| retry_after(value, now))
+    headers
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| retry_after(value, now))
+        .map(|wait| wait.min(LONGEST_WAIT))
 }
 
 fn fault_of(status: u16) -> Fault {
