@@ -53,10 +53,13 @@ async fn an_api_that_fails_is_trouble_and_unready_in_every_view_and_over_when_it
     rig.until("it is ready", async || readyz(&url).await.0 == 200).await;
     let down = Rates { status_500: 1.0, ..Rates::default() };
     rig.sim.set_faults(Faults { metadata: down, transcript: down, summary: down, ..Faults::default() });
-    rig.until("it is unready", async || readyz(&url).await.0 == 503).await;
     const CODE: &str = "no_metadata_read";
-    let body = readyz(&url).await.1;
-    assert!(codes(&body["reasons"]).contains(CODE), "{body}");
+    rig.until("it is unready and says why", async || {
+        let (status, body) = readyz(&url).await;
+        let reasons = body["reasons"].as_array().unwrap();
+        status == 503 && reasons.iter().any(|one| one["code"] == CODE && one["severity"] == "trouble")
+    })
+    .await;
     rig.until("status says so", async || {
         let status = rig.json(&["status", "--json"]).await;
         codes(&status["findings"]).contains(CODE) && status["findings"][0]["severity"] == "trouble"
@@ -124,7 +127,7 @@ async fn a_backfill_that_is_not_read_is_known_to_all_and_can_be_cancelled(place:
     assert!(audit.out.starts_with("NOT complete: 1 unfinished backfill\n"), "{}", audit.out);
     let status = rig.json(&["status", "--json"]).await;
     let backfill = &status["backfills"][0];
-    assert_eq!((&backfill["seconds"], &backfill["read_seconds"]), (&172_800.into(), &0.into()), "{status}");
+    assert!(backfill["seconds"].as_u64() >= Some(172_800) && backfill["read_seconds"] == 0, "{status}");
     assert!(
         codes(&status["findings"]).contains("backfill_unfinished") && backfill["left_seconds"].is_u64(),
         "{status}"

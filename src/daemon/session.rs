@@ -239,9 +239,11 @@ impl Session {
 
     /// Gives requests of commands such as `check` their place in the budgets.
     async fn leave_room(&self) -> Result<(), DbError> {
-        for (id, account) in self.shared.db.guests().await? {
+        for (nth, (id, account)) in self.shared.db.guests().await?.into_iter().enumerate() {
             let Some(held) = self.held.get(&account) else { continue };
-            if let Ok(mut permit) = held.account.pacer.try_enter() {
+            // The first waits for its turn: where the budget is used up, there is never one without waiting.
+            let wait = if nth == 0 { self.shared.clock.real(BEAT) } else { Duration::ZERO };
+            if let Ok(mut permit) = tokio::time::timeout(wait, held.account.pacer.enter()).await {
                 // It goes from another process: as far as anyone here can know, it may arrive for as long as any.
                 permit.sent();
                 drop(permit);

@@ -444,10 +444,10 @@ impl<'a> View<'a> {
                 continue;
             }
             let concerns = |sub: &&str| of_login || finding.accounts.iter().any(|about| about == sub);
-            if stalled.iter().any(concerns) {
+            finding.blocks_progress |= blocked;
+            if finding.blocks_progress || stalled.iter().any(concerns) {
                 finding.severity = Severity::Trouble;
             }
-            finding.blocks_progress |= blocked;
         }
     }
 }

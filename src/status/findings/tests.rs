@@ -202,7 +202,8 @@ fn every_account_paused_blocks_whether_by_metadata_or_by_all_that_it_asks_for() 
     assert_eq!((codes(&one), one[0].blocks_progress), (vec![("endpoint_paused", Severity::Trouble)], false));
     let both = vec![pause("transcript", Some(403), "denied"), pause("agent_summary", Some(503), "away")];
     let artifacts = AccountStatus { paused: both.clone(), ..account("two") };
-    assert!(of(vec![metadata, artifacts]).iter().all(|finding| finding.blocks_progress));
+    let blocking = |finding: &FindingStatus| finding.blocks_progress && finding.severity == Severity::Trouble;
+    assert!(of(vec![metadata, artifacts]).iter().all(blocking));
     let one = AccountStatus { paused: both[..1].to_vec(), ..account("two") };
     assert!(!of(vec![one])[0].blocks_progress, "summaries still come");
     let missing = AccountStatus { missing_since: Some(ago(MINUTE)), ..account("one") };
