@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Tick, Time};
-use crate::config::AccountPolicy;
+use crate::config::{AccountPolicy, LimitScope, Limits};
 use crate::db::{Db, Owned, PauseRow, Refusal};
 use crate::health::{Finding, FindingRegistry, Severity};
 use crate::model::{AccountId, Endpoint, Lane};
-use crate::ringcx::limits::{Budget, Pacer, Setback};
+use crate::read_progress::ReadProgress;
+use crate::ringcx::limits::{Budget, Pacer, Setback, Sliding};
 use crate::ringcx::{Api, ApiError, Login};
 
 /// The finding that an endpoint redirects to another host.
@@ -85,8 +86,18 @@ impl Account {
 
     /// Metadata was refused with 429: the same, for nothing but metadata, at which whoever asks holds of itself.
     pub async fn metadata_refused(&self, until: Time, times: u32) {
+        self.live.metadata_refused.fetch_add(1, Ordering::Relaxed);
         let refusal = Refusal { at: self.clock.now(), until, times, share: SHARE as u32 };
         self.keep_refusal(&metadata_budget_name(&self.id.sub), &refusal).await;
+    }
+
+    /// A person wants everything tried again now: no wait that a refusal or a pause asked for holds any more. The limits do.
+    pub fn resume(&self) {
+        self.pacer.lift_pause();
+        self.login.retry_now();
+        self.live.resumes.fetch_add(1, Ordering::Relaxed);
+        self.work.notify_one();
+        self.discover.notify_one();
     }
 
     async fn keep_refusal(&self, budget: &str, refusal: &Refusal) {
@@ -195,6 +206,22 @@ impl PauseLog {
     }
 }
 
+/// The name of the budget that a sub-account's requests come out of.
+pub fn budget_name(limits: &Limits, sub: &str) -> String {
+    match limits.scope {
+        LimitScope::Login => "requests".to_owned(),
+        LimitScope::SubAccount => format!("requests:{sub}"),
+    }
+}
+
+/// What the vendor allows of metadata reads.
+pub fn metadata_limits(limits: &Limits) -> Sliding {
+    Sliding::new([
+        (limits.metadata_per_minute.get(), Duration::from_secs(60)),
+        (limits.metadata_per_15_minutes.get(), Duration::from_secs(900)),
+    ])
+}
+
 /// The name of the budget that a sub-account's metadata reads come out of.
 pub fn metadata_budget_name(sub: &str) -> String {
     format!("metadata:{sub}")
@@ -203,7 +230,11 @@ pub fn metadata_budget_name(sub: &str) -> String {
 /// Figures of an account that only its owner knows.
 #[derive(Debug, Default)]
 pub struct Live {
+    /// Whether metadata reads make progress.
+    pub reads: ReadProgress,
     running: AtomicU64,
+    metadata_refused: AtomicU64,
+    resumes: AtomicU64,
     lanes: Mutex<[Minute; 4]>,
 }
 
@@ -211,6 +242,16 @@ impl Live {
     /// Items claimed and not yet settled.
     pub fn running(&self) -> u64 {
         self.running.load(Ordering::Relaxed)
+    }
+
+    /// Metadata reads that were refused with 429.
+    pub fn metadata_refused(&self) -> u64 {
+        self.metadata_refused.load(Ordering::Relaxed)
+    }
+
+    /// How often a person has asked for everything to be tried again at once.
+    pub fn resumes(&self) -> u64 {
+        self.resumes.load(Ordering::Relaxed)
     }
 
     /// Sets the number of items claimed and not yet settled.

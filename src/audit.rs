@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use report::{
-    AccountAudit, ArtifactAudit, Aside, Asides, Audit, Cause, DayDifference, Gap, Item, LastLook, LateBucket, Lateness,
-    Ledger, Moment, Pass, Problem, ProblemKind, Read, Segments, Span, Spanned, Unfinished,
+    AccountAudit, ArtifactAudit, Aside, Asides, Audit, BackfillAudit, Cause, DayDifference, Gap, Item, LastLook,
+    LateBucket, Lateness, Ledger, Moment, Pass, Problem, ProblemKind, Read, Segments, Span, Spanned, Unfinished,
 };
 
 use crate::clock::Time;
@@ -23,9 +23,6 @@ use crate::db::{
     ReadRow, SettledRow, Snapshot, UnfinishedRow,
 };
 use crate::model::{AccountId, Artifact, Endpoint, Stretch};
-
-/// How long a replica may be silent and still count as alive.
-const ALIVE: Duration = Duration::from_secs(30);
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -102,7 +99,7 @@ async fn alive(db: &Db, now: Time) -> Result<Vec<i64>, DbError> {
     let (replicas, here) = (db.replicas().await?, db.here(now).await?);
     let living: Vec<&str> = replicas
         .iter()
-        .filter(|replica| replica.released.is_none() && here.since(replica.heartbeat) <= ALIVE)
+        .filter(|replica| crate::status::is_alive(replica, here))
         .map(|replica| replica.name.as_str())
         .collect();
     let owned = |owner: &Option<String>| owner.as_deref().is_some_and(|owner| living.contains(&owner));

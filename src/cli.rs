@@ -16,6 +16,7 @@ pub mod health;
 pub mod hold;
 pub mod migrate;
 pub mod queue;
+pub mod resume;
 pub mod run;
 pub mod search;
 pub mod show;
@@ -71,6 +72,8 @@ pub enum Command {
     Backfill(backfill::Args),
     /// Look at work items, above all those that gave up, and settle them
     Queue(queue::Args),
+    /// Lift the waits and pauses that refusals caused, and try again now
+    Resume(resume::Args),
     /// Find conversations by what was said or written
     Search(search::Args),
     /// Show one segment to read: the conversation, its summaries and its history
@@ -100,14 +103,17 @@ pub enum Command {
 /// # Errors
 /// Whatever kept it from being done; [`failure`] says it to people and knows the exit status.
 pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
-    let context = Context::new(cli.config, Clock::system());
+    let named = cli.config.clone().or_else(|| std::env::var_os("RINGCX_CONFIG").map(PathBuf::from));
+    let clock = demo::running_clock(named.as_deref()).unwrap_or_else(Clock::system);
+    let context = Context::new(cli.config, clock);
     match cli.command {
         Command::Run(args) => run::run(args, &context).await,
-        Command::Demo(args) => demo::run(args, &context).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Check(args) => check::run(args, &context).await,
         Command::Status(args) => status::run(args, &context).await,
         Command::Backfill(args) => backfill::run(args, &context).await,
         Command::Queue(args) => queue::run(args, &context).await,
+        Command::Resume(args) => resume::run(args, &context).await,
         Command::Search(args) => search::run(args, &context).await,
         Command::Show(args) => show::run(args, &context).await,
         Command::Export(args) => export::run(args, &context).await,

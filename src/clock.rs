@@ -158,8 +158,13 @@ impl Clock {
 
     /// The machine's time, running `factor` times as fast from `start` on.
     pub fn accelerated(factor: f64, start: Time) -> Clock {
+        Clock::accelerated_since(factor, start, Tick(boot_time()))
+    }
+
+    /// The same, of a clock that has run since the system's clock stood at `began`: that of another process.
+    pub fn accelerated_since(factor: f64, start: Time, began: Tick) -> Clock {
         let factor = if factor.is_finite() && factor > 0.0 { factor } else { 1.0 };
-        Clock(Arc::new(Kind::Fast { factor, wall: start, tick: boot_time() }))
+        Clock(Arc::new(Kind::Fast { factor, wall: start, tick: began.0 }))
     }
 
     /// A clock that moves only when told to, for tests.

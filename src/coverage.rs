@@ -246,6 +246,11 @@ impl Rules {
         self.horizon(now).plus_millis(-width * 1000)
     }
 
+    /// How far apart live reads are at the most while all is well: the interval, or as far as the limits make it.
+    pub fn live_pace(&self) -> Duration {
+        Duration::from_secs(u64::try_from(budget::sustainable(self)).unwrap_or(0))
+    }
+
     /// The widest window in seconds.
     fn widest(&self) -> i64 {
         seconds(self.max_window).clamp(NARROWEST, WIDEST)

@@ -70,6 +70,8 @@ pub struct Discoverer {
     refused: u32,
     not_before: Tick,
     turn: u64,
+    /// How often a person has asked for everything to be tried again at once, as far as is known here.
+    resumes: u64,
     planning: PlanningClock,
     /// This machine's time at tick zero, as it was at the start: pauses go by it, whatever its clock is set to later.
     anchor: Time,
@@ -91,7 +93,9 @@ impl Discoverer {
         let planning = PlanningClock::default();
         let coverage = load_coverage(&account, &policy, planning.now(&readings(&account, None))).await?;
         let (now, tick) = (account.clock.now(), account.clock.tick());
+        account.live.reads.started(tick);
         Ok(Discoverer {
+            resumes: account.live.resumes(),
             anchor: now.plus_millis(-millis(tick.0)),
             planning,
             account,
@@ -138,6 +142,7 @@ impl Discoverer {
     /// Where the database fails; what the API does wrong is dealt with here.
     pub async fn step(&mut self) -> Result<Progress, DbError> {
         let (local, tick) = (self.local(), self.account.clock.tick());
+        self.resume_if_asked(local);
         if tick < self.not_before {
             return Ok(self.idle(self.not_before.since(tick)));
         }
@@ -230,6 +235,16 @@ impl Discoverer {
         Ok(())
     }
 
+    fn resume_if_asked(&mut self, now: Time) {
+        let resumes = self.account.live.resumes();
+        if std::mem::replace(&mut self.resumes, resumes) != resumes {
+            self.not_before = Tick::default();
+            self.standing.retry_now(now);
+            self.cooling = CoolingDown::default();
+            (self.failures, self.refused) = (0, 0);
+        }
+    }
+
     async fn repairs(&self, skew: i64) -> Result<Vec<Repair>, DbError> {
         let repairs = self.account.db.repairs(self.account.owned.account).await?;
         Ok(repairs.into_iter().map(|(stretch, due)| Repair { stretch, due: due.plus_millis(skew) }).collect())
@@ -237,6 +252,7 @@ impl Discoverer {
 
     /// `planned` is the lead over the tick of the time that the window was planned for.
     async fn read(&mut self, want: Want, planned: i64) -> Result<(), DbError> {
+        self.account.live.reads.wanted(self.account.clock.tick());
         let permit = self.account.pacer.enter().await;
         self.account.live.count(want.lane, self.account.clock.tick());
         let sent = (self.account.clock.now(), self.account.clock.tick());
@@ -283,6 +299,7 @@ impl Discoverer {
                 }
             }
             let stored = self.store_batch(want, &records, &asides).await?;
+            self.account.live.reads.stored_part(self.account.clock.tick());
             if stored.aside > 0 {
                 tracing::warn!(account = %self.account.id, window = %want.stretch, records = stored.aside,
                     "metadata records could not be understood; kept aside, to be read again");
@@ -350,6 +367,7 @@ impl Discoverer {
                 "a window does not count as read: by the earliest clock it is not past"),
         }
         (self.failures, self.refused) = (0, 0);
+        self.account.live.reads.succeeded(self.account.clock.tick());
         self.account.clear_redirect(Endpoint::Metadata);
         if let crate::standing::Meaning::Recovered(_) = self.standing.answered() {
             tracing::info!(account = %self.account.id, endpoint = %Endpoint::Metadata, "works again");
@@ -404,6 +422,7 @@ impl Discoverer {
         let jitter = rand::rng().random();
         let first = self.policy.backoff.initial();
         self.account.report_redirect(error, now);
+        self.account.live.reads.failed(&error.message, error.hint());
         match error.fault {
             // Nothing was asked: no token, or no room in the database to note the request.
             _ if error.cause == Cause::Store || (error.endpoint == Endpoint::Login && !error.is_refusal()) => {

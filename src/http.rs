@@ -29,7 +29,6 @@ mod strip;
 #[cfg(test)]
 mod testing;
 mod verdict;
-mod words;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -25,6 +25,7 @@ pub mod discover;
 pub mod fetch;
 
 pub mod event;
+pub mod read_progress;
 pub mod redact;
 pub mod sink;
 pub mod table;

@@ -105,6 +105,13 @@ impl Standing {
         self.paused = Some(Pause { since, until, times, probing: false });
     }
 
+    /// Lets one request go to see at once.
+    pub fn retry_now(&mut self, now: Time) {
+        if let Some(pause) = &mut self.paused {
+            pause.until = pause.until.min(now);
+        }
+    }
+
     /// Takes note of an answer of the endpoint, 404 included.
     pub fn answered(&mut self) -> Meaning {
         self.refused.clear();

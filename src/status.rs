@@ -4,20 +4,27 @@
 //! requests under way, it leaves in its heartbeat as [`ReplicaStats`].
 
 mod assemble;
+mod backfills;
+mod findings;
 mod sinks;
+pub(crate) mod words;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::config::Settings;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, ReplicaRow};
+use crate::lenient_json;
 use crate::model::Lane;
+
+pub use backfills::{BackfillStatus, rules};
+pub use findings::{FindingStatus, late_after};
 
 /// A replica that was silent for longer counts as gone.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -31,6 +38,12 @@ pub struct ReplicaStats {
     /// Sinks that take nothing at present, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sinks: BTreeMap<String, SinkRest>,
+    /// What it reports of itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<FindingStatus>,
+    /// How many times as fast as the machine's its clock runs, where that is not once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<u32>,
 }
 
 /// Why and until when a sink is left alone.
@@ -59,6 +72,23 @@ pub struct AccountStats {
     pub paused_until: Option<String>,
     /// Requests in the last 60 seconds by lane, those of other commands left out.
     pub by_lane: BTreeMap<Lane, u64>,
+    /// Metadata that should have been read and was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<Stalled>,
+}
+
+/// Metadata that should have been read and was not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stalled {
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Whether the account makes no progress.
+    pub lasting: bool,
+    /// Why.
+    pub reason: String,
+    /// What to do.
+    pub hint: String,
 }
 
 /// Everything that `status` shows.
@@ -74,6 +104,10 @@ pub struct Status {
     pub accounts: Vec<AccountStatus>,
     /// In the order of the settings.
     pub sinks: Vec<SinkStatus>,
+    /// Past ranges that were asked for and are not read yet, in the order in which they were asked for.
+    pub backfills: Vec<BackfillStatus>,
+    /// What is wrong, the worst first.
+    pub findings: Vec<FindingStatus>,
     /// By name; those that let go in good order are in it too.
     pub replicas: Vec<ReplicaStatus>,
     /// How far the full-text index is behind the archive.
@@ -87,11 +121,6 @@ pub struct IndexStatus {
     pub lag_changes: u64,
     /// How long the first of them has waited; 0 where there is none.
     pub lag_seconds: u64,
-}
-
-impl IndexStatus {
-    /// A lag of so many seconds is not the daemon being busy for a moment.
-    pub const LONG: u64 = 60;
 }
 
 /// How an account stands.
@@ -133,6 +162,66 @@ pub struct AccountStatus {
     pub paused: Vec<Pause>,
     /// Since when the login no longer sees the account, RFC 3339.
     pub missing_since: Option<String>,
+    /// Metadata records that could not be understood and that no later read has settled.
+    pub set_aside: u64,
+    /// What findings are made of besides.
+    #[serde(skip)]
+    pub facts: AccountFacts,
+}
+
+/// What findings are made of besides what is shown of an account.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccountFacts {
+    /// The endpoints of the artifacts that it asks for.
+    pub asks: BTreeSet<&'static str>,
+    /// Metadata that should have been read and was not.
+    pub stalled: Option<Stalled>,
+    /// When a 429 came, and until when nothing is asked for because of it.
+    pub refused: Option<(Time, Time)>,
+    /// When the oldest item that has failed was queued.
+    pub failed_since: Option<Time>,
+    /// When the first record set aside was seen.
+    pub aside_since: Option<Time>,
+}
+
+impl AccountStatus {
+    /// For people.
+    pub fn title(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.sub_account_id)
+    }
+
+    /// Everything that ended before it has been discovered.
+    pub fn watermark(&self) -> Option<Time> {
+        self.watermark.as_deref().and_then(Time::parse)
+    }
+
+    /// How far it is behind at `now`; `None` before the first read.
+    pub fn lag(&self, now: Time) -> Option<Duration> {
+        self.watermark().map(|watermark| now.since(watermark))
+    }
+
+    /// How much time was never read although later time was.
+    pub fn gap(&self) -> Duration {
+        Duration::from_secs(self.gaps.iter().map(|gap| gap.seconds).sum())
+    }
+
+    fn is_paused(&self, endpoint: &str) -> bool {
+        self.paused.iter().any(|pause| pause.endpoint == endpoint)
+    }
+
+    /// Whether its metadata should have been read, and has not been for so long that this is no moment's affair.
+    fn stalls(&self) -> bool {
+        self.facts.stalled.as_ref().is_some_and(|stalled| stalled.lasting)
+    }
+
+    /// Whether nothing of it gets on: nothing new is found, or nothing of what was found is fetched.
+    fn stands_still(&self) -> bool {
+        let asks = &self.facts.asks;
+        self.missing_since.is_some()
+            || self.stalls()
+            || self.is_paused("metadata")
+            || (!asks.is_empty() && asks.iter().all(|endpoint| self.is_paused(endpoint)))
+    }
 }
 
 /// Items by state. An item is one artifact of one segment.
@@ -185,6 +274,39 @@ pub struct Pause {
     pub reason: String,
     /// The answer's status that caused it.
     pub status: Option<i64>,
+}
+
+impl Pause {
+    /// Whether it will not pass by itself: the API refused.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.status, Some(300..=399 | 401 | 403))
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match (self.status, self.endpoint.as_str()) {
+            (Some(401), _) => "check that the login's user is active and still belongs to this account",
+            (Some(300..=399), _) => {
+                "the API has moved: the reason names the host; set the URL of [api] that named the old one"
+            }
+            (Some(403), "metadata") => {
+                "give the login's user the permission for this data in the RingCX admin portal, and ask RingCentral's customer \
+                 success manager for the account's entitlement \"WEM Access\"; `ringcx-extractor check` names what is missing"
+            }
+            (Some(403), "transcript") => {
+                "give the login's user the permission for this data in the RingCX admin portal; `ringcx-extractor check` names \
+                 what is missing"
+            }
+            (Some(403), _) => {
+                "the login's user lacks the permission, or summaries are not enabled: `ringcx-extractor check` says which; take \
+                 them out of `artifacts` if they are not wanted"
+            }
+            _ => {
+                "nothing to do if it passes: it is tried again by itself; `ringcx-extractor check` looks at it now, \
+                 `ringcx-extractor resume` tries again now"
+            }
+        }
+    }
 }
 
 /// How a sink stands.
@@ -265,16 +387,35 @@ pub struct ReplicaStatus {
 /// Where the database cannot be read.
 pub async fn sinks(db: &Db, settings: &Settings, now: Time) -> Result<Vec<SinkStatus>, DbError> {
     let (views, accounts, replicas) = (db.sink_views().await?, db.accounts().await?, db.replicas().await?);
-    let rests = sinks::rests(&replicas, db.here(now).await?);
+    let rests = assemble::live_stats(&replicas, db.here(now).await?, None).sinks;
     Ok(sinks::all(settings, &views, &accounts, &rests))
 }
 
-/// Gathers it.
+/// Whether a replica works or stands by, as its last heartbeat tells at `here`, by the clock of the heartbeats.
+pub fn is_alive(row: &ReplicaRow, here: Time) -> bool {
+    let speed = || lenient_json::from_str::<ReplicaStats>(&row.stats).unwrap_or_default().speed.unwrap_or(1);
+    row.released.is_none()
+        && row.heartbeat.since(here) <= Duration::from_secs(3600)
+        && (here.since(row.heartbeat) <= SILENCE || here.since(row.heartbeat) <= SILENCE * speed())
+}
+
+/// Gathers it. `own` is what a daemon knows of itself, which is newer than its last heartbeat.
 ///
 /// # Errors
 /// Where the database cannot be read.
-pub async fn gather(db: &Db, settings: &Settings, instance: &str, now: Time) -> Result<Status, DbError> {
+pub async fn gather(
+    db: &Db,
+    settings: &Settings,
+    instance: &str,
+    own: Option<ReplicaStats>,
+    now: Time,
+) -> Result<Status, DbError> {
     let read = assemble::Read {
+        own,
+        refusals: db.refusals(now).await?,
+        asides: db.open_asides().await?,
+        backfills: db.backfills(None, false).await?,
+        backfilled: db.backfill_coverage().await?,
         accounts: db.accounts().await?,
         coverage: db.live_coverage().await?,
         counts: db.counts(now).await?,

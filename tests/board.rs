@@ -84,5 +84,5 @@ async fn records_set_aside_are_counted_until_a_read_settles_them(test: TestDb) {
         let stmt = stmt.bind(account).bind(digest.as_bytes().to_vec()).bind(b"{}".to_vec()).bind(Arg::Int(resolved));
         test.db.run(stmt).await.unwrap();
     }
-    assert_eq!(test.db.open_asides().await.unwrap(), [("one".to_owned(), 2)].into());
+    assert_eq!(test.db.open_asides().await.unwrap(), [("one".to_owned(), (2, Time(0)))].into());
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -258,6 +259,22 @@ async fn a_backfill_of_nothing_is_a_mistake() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backfill_of_a_century_is_not_queued_unasked() {
+    let stage = Stage::set(Options::default()).await;
+    let said = stage.run(&["backfill", "--from", "100y", "--to", "now"]).await;
+    assert_eq!(said.status, Some(2), "{said:?}");
+    assert!(said.err.contains("nothing was queued") && said.err.contains("hint: give --yes"), "{said:?}");
+    assert!(stage.db().await.backfills(None, true).await.unwrap().is_empty());
+    let said = stage.run(&["backfill", "--from", "100y", "--to", "now", "--yes"]).await;
+    assert_eq!(said.status, Some(0), "{said:?}");
+    assert_eq!(stage.db().await.backfills(None, false).await.unwrap().len(), 2);
+    let said = stage.run(&["backfill", "list"]).await;
+    assert!(said.status == Some(0) && said.out.lines().count() == 3, "{said:?}");
+    let said = stage.run(&["backfill"]).await;
+    assert!(said.status == Some(2) && said.err.contains("--from"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backfill_that_is_waited_for_ends_when_a_daemon_has_read_it() {
     let stage = Stage::set(Options { limits: SimLimits::lifted(), ..Options::default() }).await;
     let settings = stage.folder.path().join("local.toml");
@@ -278,12 +295,44 @@ async fn a_backfill_that_is_waited_for_ends_when_a_daemon_has_read_it() {
     assert!(stage.db().await.backfills(None, false).await.unwrap().is_empty());
 }
 
+/// What other commands see while it plays: a daemon that runs, by the demo's own clock, and whose limits `check` shares.
+fn beside_the_demo(folder: &Path) {
+    let config = || {
+        let demo = std::fs::read_dir(folder).unwrap().next()?.unwrap().path();
+        Some(demo.join("config.toml")).filter(|config| config.exists())
+    };
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringcx-extractor"));
+        command.env_clear().arg("--config").arg(config().unwrap()).args(args);
+        Said::of(&command.output().unwrap())
+    };
+    let runs = || {
+        let status: Option<serde_json::Value> = serde_json::from_str(&run(&["status", "--json"]).out).ok();
+        status.is_some_and(|status| {
+            let read = status["accounts"].as_array().unwrap().iter().all(|account| account["lag_seconds"].is_u64());
+            status["replicas"][0]["alive"] == true && status["accounts"][0].is_object() && read
+        })
+    };
+    let clock = Clock::system();
+    let patience = clock.tick() + Duration::from_secs(60);
+    while config().is_none() || !runs() {
+        assert!(clock.tick() < patience, "a daemon is never seen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let said = run(&["status"]);
+    assert!(said.status == Some(0) && !said.out.contains("no daemon is running"), "{said:?}");
+    let said = run(&["check"]);
+    assert!(said.status == Some(0) && said.line("account 15300002 (Support EMEA)").starts_with("ok"), "{said:?}");
+}
+
 #[test]
 fn the_demo_proves_that_everything_arrived() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringcx-extractor"));
     command.env_clear().env("TMPDIR", folder.path()).args(["demo", "--for", "10s", "--speed", "120"]);
-    let said = Said::of(&command.output().unwrap());
+    let demo = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    beside_the_demo(folder.path());
+    let said = Said::of(&demo.wait_with_output().unwrap());
     assert_eq!(said.status, Some(0), "{said:?}");
     assert!(said.out.contains("Everything that was announced has arrived"), "{said:?}");
     assert!(!said.out.contains("contract     broken"), "{said:?}");

@@ -182,10 +182,13 @@ async fn a_stretch_taken_out_of_coverage_is_named_exactly(test: TestDb) {
     assert!(answer.problems[0].what.contains("2024-10-04T11:00:00Z to 2024-10-04T11:15:00Z"), "{:?}", answer.problems);
     // Asked for again, it is on its way.
     let range = Stretch { from, to };
-    test.db.request_backfill(owned.account, range, true, NOON).await.unwrap();
+    let backfill = test.db.request_backfill(owned.account, range, true, NOON).await.unwrap();
     assert_eq!(ask(&test.db).await.accounts[0].gaps[0].cause, Cause::BeingBackfilled);
-    // And once it is read, nothing is missing.
+    // And once it is read, and nobody asks for it any more, nothing is missing.
     read(&test.db, owned, range, Announced::default()).await;
+    one_problem(&test.db, ProblemKind::Backfill).await;
+    assert!(test.db.cancel_backfill(backfill, NOON).await.unwrap());
+    assert!(!test.db.cancel_backfill(backfill, NOON).await.unwrap(), "once");
     assert!(ask(&test.db).await.complete);
 }
 

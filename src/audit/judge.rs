@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::problems::{problems_of, verdict};
 use super::report::{
-    AccountAudit, ArtifactAudit, Aside, Asides, Audit, Cause, DayDifference, Gap, Item, LastLook, LateBucket, Lateness,
-    Ledger, Moment, Pass, Read, Segments, Span, Spanned, Unfinished,
+    AccountAudit, ArtifactAudit, Aside, Asides, Audit, BackfillAudit, Cause, DayDifference, Gap, Item, LastLook,
+    LateBucket, Lateness, Ledger, Moment, Pass, Read, Segments, Span, Spanned, Unfinished,
 };
 use super::{Facts, Question};
 use crate::clock::{Time, millis};
@@ -43,7 +43,8 @@ pub(super) fn judge(question: &Question, facts: Vec<Facts>) -> Audit {
     }
     let complete = problems.is_empty() && !accounts.is_empty();
     let verdict = verdict(&accounts, &problems);
-    Audit { version: env!("CARGO_PKG_VERSION"), now: Moment(question.now), complete, verdict, problems, accounts }
+    let (version, now, findings) = (env!("CARGO_PKG_VERSION"), Moment(question.now), Vec::new());
+    Audit { version, now, complete, verdict, problems, findings, accounts }
 }
 
 fn untouched(rc: &str, sub: &str, name: Option<String>) -> AccountAudit {
@@ -56,6 +57,7 @@ fn untouched(rc: &str, sub: &str, name: Option<String>) -> AccountAudit {
         passes: Vec::new(),
         last_looked: Vec::new(),
         gaps: Vec::new(),
+        backfills: Vec::new(),
         segments: Segments { announced: 0, with_transcript: 0, erased: 0, expired: 0 },
         artifacts: Vec::new(),
         unfinished: Vec::new(),
@@ -96,6 +98,7 @@ fn account(question: &Question, facts: Facts) -> AccountAudit {
         passes: passes(&facts, range),
         last_looked: range.map(|range| last_looked(&facts, &live, range)).unwrap_or_default(),
         gaps,
+        backfills: backfills(question, &facts),
         segments: Segments { announced, with_transcript: facts.segments.1, erased, expired },
         artifacts: artifacts(&facts),
         unfinished: unfinished(&facts),
@@ -164,6 +167,27 @@ fn gap_of(question: &Question, facts: &Facts, gap: Stretch) -> Gap {
         _ => (Cause::NeverRead, "never read".to_owned()),
     };
     Gap { from: Moment(gap.from), to: Moment(gap.to), cause, why }
+}
+
+/// What people asked for of the past and is not read, as far as it touches what the question is about.
+fn backfills(question: &Question, facts: &Facts) -> Vec<BackfillAudit> {
+    let touches = |range: &Stretch| {
+        question.from.is_none_or(|from| range.to > from) && question.to.is_none_or(|to| range.from < to)
+    };
+    let asked = facts.backfills.iter().filter(|(_, range)| touches(range));
+    asked
+        .map(|(id, range)| {
+            let pass = format!("backfill:{id}");
+            let read = facts.covered.iter().filter(|row| row.pass == pass).map(|row| row.stretch).collect();
+            let left = Stretches::from_unsorted(vec![*range]).minus(&Stretches::from_unsorted(read)).total();
+            BackfillAudit {
+                id: *id,
+                range: Span::from(*range),
+                seconds: range.width().as_secs(),
+                read_seconds: range.width().saturating_sub(left).as_secs(),
+            }
+        })
+        .collect()
 }
 
 fn passes(facts: &Facts, range: Option<Stretch>) -> Vec<Pass> {

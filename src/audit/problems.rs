@@ -1,8 +1,10 @@
 //! What keeps an archive from being complete, and what to do about each of it. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::report::{AccountAudit, ArtifactAudit, Cause, Gap, Problem, ProblemKind};
+use crate::status::words;
 
 /// Everything that keeps an account from being complete. Pending, unavailable and discarded items are explained.
 pub(super) fn problems_of(account: &AccountAudit) -> Vec<Problem> {
@@ -27,6 +29,17 @@ pub(super) fn problems_of(account: &AccountAudit) -> Vec<Problem> {
             format!("{} to {} was not read: {}", gap.from, gap.to, gap.why),
             gap_hint(account, gap),
         );
+    }
+    for backfill in &account.backfills {
+        let span = |seconds| words::span(Duration::from_secs(seconds));
+        let (id, range) = (backfill.id, backfill.range);
+        let what =
+            format!("backfill {id} ({range}): {} of {} read", span(backfill.read_seconds), span(backfill.seconds));
+        let hint = format!(
+            "a running daemon reads it as the metadata budget allows; `ringcx-extractor backfill list` says how long that \
+             takes, `ringcx-extractor backfill cancel {id}` ends it"
+        );
+        add(ProblemKind::Backfill, 1, what, hint);
     }
     for artifact in account.artifacts.iter().filter(|artifact| artifact.failed > 0) {
         let why = account.unfinished.iter().find(|row| row.outcome == "failed" && row.artifact == artifact.artifact);

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::clock::Time;
 use crate::model::Stretch;
+use crate::status::FindingStatus;
 
 /// A moment, for people and programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +59,8 @@ pub struct Audit {
     pub verdict: String,
     /// Everything that keeps it from being complete.
     pub problems: Vec<Problem>,
+    /// What is wrong besides, as `status` shows it; does not count for the exit status.
+    pub findings: Vec<FindingStatus>,
     /// Account by account.
     pub accounts: Vec<AccountAudit>,
 }
@@ -85,6 +88,8 @@ pub enum ProblemKind {
     NeverRead,
     /// A stretch of time was not read.
     Gap,
+    /// A backfill was asked for and is not complete.
+    Backfill,
     /// An artifact will not come without a person.
     Failed,
     /// A metadata record could not be understood.
@@ -101,6 +106,7 @@ impl ProblemKind {
         let (one, many) = match self {
             ProblemKind::NeverRead => ("account never read", "accounts never read"),
             ProblemKind::Gap => ("gap", "gaps"),
+            ProblemKind::Backfill => ("unfinished backfill", "unfinished backfills"),
             ProblemKind::Failed => ("failed", "failed"),
             ProblemKind::SetAside => ("record set aside", "records set aside"),
             ProblemKind::Ledger => ("day that does not add up", "days that do not add up"),
@@ -108,6 +114,20 @@ impl ProblemKind {
         };
         format!("{count} {}", if count == 1 { one } else { many })
     }
+}
+
+/// A past range that was asked for and is not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackfillAudit {
+    /// Its number.
+    pub id: i64,
+    /// The range.
+    #[serde(flatten)]
+    pub range: Span,
+    /// Its length.
+    pub seconds: u64,
+    /// How much of that is read.
+    pub read_seconds: u64,
 }
 
 /// The answer for one account.
@@ -129,6 +149,8 @@ pub struct AccountAudit {
     pub last_looked: Vec<LastLook>,
     /// What was not read within the range.
     pub gaps: Vec<Gap>,
+    /// What was asked for of the past and is not complete.
+    pub backfills: Vec<BackfillAudit>,
     /// Segments that were announced.
     pub segments: Segments,
     /// What became of what was asked for of them.

@@ -116,6 +116,19 @@ fn a_gap_is_named_exactly_although_the_watermark_stands_before_it() {
 }
 
 #[test]
+fn a_backfill_that_was_asked_for_and_is_not_read_is_named_with_how_far_it_is() {
+    let covered = vec![covered("live", stretch(120, 6)), covered("backfill:3", stretch(300, 240))];
+    let facts = Facts { backfills: vec![(3, stretch(300, 180))], covered, ..facts() };
+    let audit = judge(&question(), vec![facts.clone()]);
+    assert_eq!(audit.verdict, "NOT complete: 1 unfinished backfill");
+    let problem = only(&audit);
+    assert!(problem.what.starts_with("backfill 3 (") && problem.what.ends_with("): 1 h of 2 h read"), "{problem:?}");
+    assert!(problem.hint.contains("`ringcx-extractor backfill cancel 3`"), "{problem:?}");
+    let later = Question { from: Some(ago(100)), ..question() };
+    assert!(judge(&later, vec![facts]).complete, "it does not touch what is asked about");
+}
+
+#[test]
 fn a_gap_says_what_keeps_it_open() {
     let cause = |facts: Facts| judge(&question(), vec![facts]).accounts[0].gaps[0].cause;
     assert_eq!(cause(Facts { backfills: vec![(3, stretch(90, 55))], ..with_gap() }), Cause::BeingBackfilled);

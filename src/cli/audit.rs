@@ -11,7 +11,9 @@ use super::{Context, terminal, words};
 use crate::audit::{AccountAudit, ArtifactAudit, Audit, Question, audit};
 use crate::config::Accounts;
 use crate::db::Access;
+use crate::health::Severity;
 use crate::reading::clean;
+use crate::status::{self, FindingStatus};
 
 /// How many reads, items and records the table shows; `--json` has them all.
 const SHOWN: usize = 20;
@@ -49,9 +51,15 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         Accounts::Listed(listed) => listed.iter().map(|account| (account.id.clone(), account.name.clone())).collect(),
         Accounts::Discovered(_) => Vec::new(),
     };
-    let (offset, interval) = (settings.discovery.offset, settings.discovery.interval);
-    let question = Question { from, to, account, now: context.clock.now(), offset, interval, configured };
-    let answer = audit(&db, &question).await?;
+    let (offset, interval, now) = (settings.discovery.offset, settings.discovery.interval, context.clock.now());
+    let question = Question { from, to, account, now, offset, interval, configured };
+    let mut answer = audit(&db, &question).await?;
+    let status = status::gather(&db, settings, &settings.database.instance, None, now).await?;
+    let asked = |finding: &FindingStatus| match &question.account {
+        Some(account) => finding.accounts.is_empty() || finding.accounts.contains(account),
+        None => true,
+    };
+    answer.findings = status.findings.into_iter().filter(asked).collect();
     db.close().await;
     let text = if args.json { serde_json::to_string_pretty(&answer)? + "\n" } else { table(&answer) };
     terminal::print(&text)?;
@@ -64,6 +72,12 @@ fn table(audit: &Audit) -> String {
     for problem in &audit.problems {
         let _ = writeln!(text, "\n  account {}: {}", plain(&problem.sub_account_id), plain(&problem.what));
         let _ = writeln!(text, "  hint: {}", plain(&problem.hint));
+    }
+    // What says that something is missing stands among the problems already.
+    for finding in
+        audit.findings.iter().filter(|finding| !finding.is_incompleteness() && finding.severity > Severity::Info)
+    {
+        let _ = write!(text, "\n{}", super::status::table::finding(finding));
     }
     for account in &audit.accounts {
         describe(&mut text, account);

@@ -1,7 +1,7 @@
 //! `backfill`: asks for a stretch of the past.
 //!
 //! Only queues: whichever daemon works on the database reads it, within its budget, now or when it next runs. Says before
-//! how long that takes, and with `--wait` how far it is.
+//! how long that takes, and with `--wait` how far it is. `list` shows what is not complete yet, and `cancel` ends one.
 
 mod watch;
 
@@ -13,13 +13,15 @@ use super::{Context, UsageError, terminal, words};
 use crate::clock::{Clock, Time};
 use crate::config::{Accounts, Settings};
 use crate::coverage::{Pass, Rules, estimate};
-use crate::daemon::shared;
 use crate::db::{Access, AccountRow, Db};
 use crate::model::{AccountId, Stretch, Stretches};
 use crate::reading::clean;
+use crate::status::{self, rules};
 
-/// How long a replica may be silent and still count as at work.
-const ALIVE: Duration = Duration::from_secs(30);
+/// A wider range is not queued unasked...
+const WIDE: Duration = Duration::from_secs(400 * DAY);
+/// ...nor one that takes longer to read.
+const LONG: Duration = Duration::from_secs(7 * DAY);
 
 /// What the vendor keeps where it does not say.
 const LIKELY_RETENTION: Duration = Duration::from_secs(365 * 86_400);
@@ -28,7 +30,43 @@ const DAY: u64 = 86_400;
 
 /// Options of `backfill`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
+    /// What to do with those that were queued.
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    request: Option<RequestArgs>,
+}
+
+/// What can be done with backfills that were queued.
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List backfills that are not complete, with how much of each is read and how long the rest takes
+    List(ListArgs),
+    /// End a backfill; what it has read so far stays
+    Cancel(CancelArgs),
+}
+
+/// Options of `backfill list`.
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// Print JSON, a backfill a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of `backfill cancel`.
+#[derive(Debug, clap::Args)]
+struct CancelArgs {
+    /// Its number, as `backfill list` shows it
+    #[arg(value_name = "ID")]
+    id: i64,
+}
+
+/// Which range to queue.
+#[derive(Debug, clap::Args)]
+struct RequestArgs {
     /// What ended at or after: a time, a date, or a span back from now
     #[arg(long, value_name = "T")]
     from: String,
@@ -47,6 +85,9 @@ pub struct Args {
     /// Wait until it is read, with a progress bar
     #[arg(long)]
     wait: bool,
+    /// Do not ask before a range of more than 400 days, or one that takes more than a week
+    #[arg(long, short)]
+    yes: bool,
 }
 
 /// A backfill that was asked for.
@@ -58,11 +99,70 @@ struct Queued {
     rules: Rules,
 }
 
-/// Queues the range for each account; with `--wait` stays until it is read.
+/// Queues the range for each account; with `--wait` stays until it is read. Or lists, or cancels.
 ///
 /// # Errors
 /// Where the range is none, no account is meant, or the database cannot be written.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    match (args.command, args.request) {
+        (Some(Command::List(args)), _) => list(&args, context).await,
+        (Some(Command::Cancel(args)), _) => cancel(&args, context).await,
+        (None, Some(args)) => queue(args, context).await,
+        (None, None) => Err(UsageError("--from and --to say what to read".to_owned()).into()),
+    }
+}
+
+async fn list(args: &ListArgs, context: &Context) -> anyhow::Result<u8> {
+    let settings = context.settings()?;
+    let db = context.open(Access::Existing).await?;
+    let now = context.clock.now();
+    let open = status::gather(&db, settings, &settings.database.instance, None, now).await?.backfills;
+    db.close().await;
+    if args.json {
+        for backfill in &open {
+            terminal::print(&format!("{}\n", serde_json::to_string(backfill)?))?;
+        }
+        return Ok(0);
+    }
+    if open.is_empty() {
+        terminal::print("no backfill is open\n")?;
+        return Ok(0);
+    }
+    let header = ["id", "account", "from", "to", "read", "of", "left", "asked for"];
+    let mut table = terminal::table(header, 1, terminal::width());
+    let span = |seconds| words::span(Duration::from_secs(seconds));
+    for backfill in &open {
+        let asked = Time::parse(&backfill.requested).map(|asked| words::relative(asked, now)).unwrap_or_default();
+        table.add_row([
+            backfill.id.to_string(),
+            clean(&backfill.sub_account_id),
+            backfill.from.clone(),
+            backfill.to.clone(),
+            span(backfill.read_seconds),
+            span(backfill.seconds),
+            format!("about {}", span(backfill.left_seconds)),
+            asked,
+        ]);
+    }
+    terminal::print(&format!("{}\n", table.trim_fmt()))?;
+    Ok(0)
+}
+
+async fn cancel(args: &CancelArgs, context: &Context) -> anyhow::Result<u8> {
+    let db = context.open(Access::Existing).await?;
+    let was_open = db.cancel_backfill(args.id, context.clock.now()).await?;
+    if was_open {
+        db.ring().await?;
+    }
+    db.close().await;
+    if !was_open {
+        anyhow::bail!("no open backfill has the number {}\nhint: `ringcx-extractor backfill list` shows them", args.id);
+    }
+    terminal::print(&format!("cancelled backfill {}; what it has read so far stays\n", args.id))?;
+    Ok(0)
+}
+
+async fn queue(args: RequestArgs, context: &Context) -> anyhow::Result<u8> {
     let settings = context.settings()?;
     let now = context.clock.now();
     let (from, to) = (context.when("--from", &args.from)?, context.when("--to", &args.to)?);
@@ -71,6 +171,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let accounts = accounts(&db, settings, args.account.as_deref(), now).await?;
     if let Some(note) = clipped {
         terminal::remark(&note);
+    }
+    let takes = |account: &AccountRow| {
+        let alone = Stretches::from_unsorted(vec![range]);
+        estimate(&alone, &rules(settings, account.retention_days), &settings.discovery.rechecks)
+    };
+    let takes = accounts.iter().map(takes).max().unwrap_or_default();
+    if (range.width() > WIDE || takes > LONG) && !args.yes {
+        agreed(range, takes)?;
     }
     let mut queued = Vec::with_capacity(accounts.len());
     for account in accounts {
@@ -175,18 +283,6 @@ fn pick(known: Vec<Named>, wanted: Option<&str>) -> Result<Vec<Named>, UsageErro
     }
 }
 
-fn rules(settings: &Settings, retention_days: Option<i64>) -> Rules {
-    let discovery = &settings.discovery;
-    Rules {
-        window: discovery.window,
-        offset: discovery.offset,
-        interval: discovery.interval,
-        max_window: discovery.max_window,
-        sliding: shared::metadata_limits(&settings.limits),
-        retention: days(retention_days),
-    }
-}
-
 fn days(days: Option<i64>) -> Option<Duration> {
     let days = days.and_then(|days| u64::try_from(days).ok()).filter(|days| *days > 0)?;
     Some(Duration::from_secs(days.saturating_mul(DAY)))
@@ -259,7 +355,21 @@ fn too_old(account: &AccountRow, from: Time, now: Time) -> Option<String> {
 
 async fn is_alive(db: &Db, now: Time) -> anyhow::Result<bool> {
     let (replicas, here) = (db.replicas().await?, db.here(now).await?);
-    Ok(replicas.iter().any(|replica| replica.released.is_none() && here.since(replica.heartbeat) <= ALIVE))
+    Ok(replicas.iter().any(|replica| status::is_alive(replica, here)))
+}
+
+/// Asks whether so much is meant, where there is someone to answer.
+fn agreed(range: Stretch, takes: Duration) -> anyhow::Result<()> {
+    let much =
+        format!("this range is {} wide, and reading it takes about {}", words::span(range.width()), words::span(takes));
+    match terminal::confirm(&format!("{much}. Queue it? [y/N] ")).context("failed to ask")? {
+        Some(true) => Ok(()),
+        Some(false) => anyhow::bail!("nothing was queued\nhint: answer yes, or give --yes"),
+        None => Err(UsageError(format!(
+            "nothing was queued: {much}\nhint: give --yes if that is meant, or a later --from; RingCX keeps data for a year or two as a rule"
+        ))
+        .into()),
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! that runs faster; shows what happens; lets it come to rest; then compares the archive with what the simulator knows
 //! that it announced. Writes to a folder of its own, which it keeps, and to nothing else.
 
+mod clock;
 mod proof;
 mod stage;
 mod view;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, terminal, words};
+use super::{terminal, words};
 use crate::clock::{Clock, Tick};
 use crate::config;
 use crate::daemon;
@@ -80,13 +81,18 @@ enum End {
     Interrupted,
 }
 
+/// The clock of the demo that plays with the settings of this file, if one does: commands beside it go by that.
+pub fn running_clock(config: Option<&Path>) -> Option<Clock> {
+    clock::beside(config?, &Clock::system())
+}
+
 /// Plays it; exit status 0 only if everything that was announced has arrived.
 ///
 /// # Errors
 /// Where the folder cannot be written, the simulator cannot listen, or the daemon ends of itself.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+pub async fn run(args: Args) -> anyhow::Result<u8> {
     let schedule = Schedule::new(args.length, args.speed);
-    let stage = set(schedule, &context.clock).await?;
+    let stage = set(schedule, &Clock::system()).await?;
     log(&stage.folder, args.verbose)?;
     terminal::print(&opening(&stage, args.length))?;
     let loaded = config::load(Some(&stage.config), []).context("failed to read the settings that were just written")?;
@@ -108,6 +114,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         Ok(ended) => ended.context("failed to end the daemon")?,
         Err(_) => anyhow::bail!("failed to end the daemon in {} seconds", LAST_ORDERS.as_secs()),
     }
+    clock::withdraw(&stage.folder);
     let proof = proof::gather(&stage.sim, &stage.db, stage.schedule.end(), WANTS).await?;
     let complete = proof.holds();
     terminal::print(&closing(&stage, &proof, end).await?)?;
@@ -127,7 +134,9 @@ async fn set(schedule: Schedule, system: &Clock) -> anyhow::Result<Stage> {
         .keep();
     // The last moment of all that may be played is the present: what was archived lies in the past.
     let schedule = schedule.ending_by(system.now());
-    let clock = Clock::accelerated(f64::from(schedule.speed), schedule.start);
+    let tick = system.tick();
+    let clock = Clock::accelerated_since(f64::from(schedule.speed), schedule.start, tick);
+    clock::publish(&folder, &schedule, tick).with_context(|| format!("failed to write to {}", folder.display()))?;
     let sim =
         Sim::start(stage::options(&schedule), clock.clone()).await.context("failed to start the simulated RingCX")?;
     let database = folder.join("archive.db");

@@ -1,6 +1,6 @@
 //! `status`: every account at a glance, once or again every second.
 
-mod table;
+pub(super) mod table;
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ async fn watch(args: &Args, db: &Db, first: Status, context: &Context) -> anyhow
         terminal::print(&text)?;
         tokio::select! {
             _ = &mut interrupted => return Ok(()),
-            () = context.clock.sleep(REFRESH) => {}
+            () = tokio::time::sleep(REFRESH) => {}
         }
         text = match look(db, settings, context).await {
             Ok(status) => render(&status, args)?,
@@ -69,7 +69,7 @@ async fn watch(args: &Args, db: &Db, first: Status, context: &Context) -> anyhow
 }
 
 async fn look(db: &Db, settings: &Settings, context: &Context) -> anyhow::Result<Status> {
-    Ok(status::gather(db, settings, &settings.database.instance, context.clock.now()).await?)
+    Ok(status::gather(db, settings, &settings.database.instance, None, context.clock.now()).await?)
 }
 
 fn render(status: &Status, args: &Args) -> anyhow::Result<String> {

@@ -85,6 +85,21 @@ pub fn remark(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
+/// Asks a question that is answered by yes or no; `None` where there is nobody to answer.
+///
+/// # Errors
+/// Where the answer cannot be read.
+pub fn confirm(question: &str) -> io::Result<Option<bool>> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    let mut out = anstream::stderr().lock();
+    out.write_all(question.as_bytes()).and_then(|()| out.flush())?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")))
+}
+
 /// Whoever read standard output has gone, as `head` does: nothing is wrong, there is just nothing more to do.
 #[derive(Debug)]
 pub struct Closed;

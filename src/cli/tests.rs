@@ -26,6 +26,7 @@ fn the_help_is_what_people_were_told() {
       status       Show accounts, how far they are read, what work is left and the budget
       backfill     Have past time windows read
       queue        Look at work items, above all those that gave up, and settle them
+      resume       Lift the waits and pauses that refusals caused, and try again now
       search       Find conversations by what was said or written
       show         Show one segment to read: the conversation, its summaries and its history
       export       Write out the archive, in order of end time

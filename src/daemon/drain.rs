@@ -85,12 +85,15 @@ pub struct Drain {
     more: HashSet<Class>,
     refill: bool,
     next: Option<Time>,
+    /// How often a person has asked for everything to be tried again at once, as far as is known here.
+    resumes: u64,
 }
 
 impl Drain {
     /// For an account; nothing happens before [`Drain::run`].
     pub fn new(account: Arc<Account>, patience: Patience, concurrency: usize, committer: Committer) -> Drain {
         Drain {
+            resumes: account.live.resumes(),
             account,
             patience: Arc::new(patience),
             concurrency: concurrency.max(1),
@@ -125,6 +128,7 @@ impl Drain {
         let mut turn: Option<Turn> = None;
         while !stop.is_cancelled() {
             let stores = *storage.borrow_and_update() == Storage::Ok;
+            self.resume_if_asked();
             if self.looking.is_none() && (self.refill || self.runs_low()) {
                 self.look();
             }
@@ -163,6 +167,15 @@ impl Drain {
         }
         drop(turn);
         self.finish().await;
+    }
+
+    fn resume_if_asked(&mut self) {
+        let resumes = self.account.live.resumes();
+        if std::mem::replace(&mut self.resumes, resumes) != resumes {
+            let now = self.account.clock.now();
+            self.standing.values_mut().for_each(|standing| standing.retry_now(now));
+            self.look_again();
+        }
     }
 
     /// Sends while the pace allows it without waiting. What may be asked for is looked at anew each time: the one request that

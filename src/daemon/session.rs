@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::drain::Drain;
-use super::heartbeat::{Beat, Heartbeat, Leases, SENDS_FOR, lease_end};
+use super::heartbeat::{Beat, HEARTBEAT_INTERVAL, Heartbeat, Leases, SENDS_FOR, lease_end};
 use super::roster::{Registered, Wanted};
 use super::shared::{self, Shared};
 use super::sharing::{Share, share};
@@ -69,6 +69,7 @@ pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -
         wanted: shared.registered(),
         started,
         rings: None,
+        resumes: BTreeMap::new(),
         ready: false,
         more: false,
         stop: stop.clone(),
@@ -108,6 +109,8 @@ struct Session {
     wanted: watch::Receiver<Option<Registered>>,
     started: Time,
     rings: Option<i64>,
+    /// How often a person has asked for each account to be tried again at once.
+    resumes: BTreeMap<i64, i64>,
     ready: bool,
     /// Whether there are accounts left to take at once.
     more: bool,
@@ -251,8 +254,16 @@ impl Session {
     async fn answer_bell(&mut self) -> Result<(), DbError> {
         let rings = self.shared.db.rings().await?;
         self.shared.set_rings(rings);
-        if self.rings.replace(rings).is_some_and(|before| before != rings) {
-            for held in self.held.values() {
+        if self.rings == Some(rings) {
+            return Ok(());
+        }
+        let resumes = std::mem::replace(&mut self.resumes, self.shared.db.resumes().await?);
+        if self.rings.replace(rings).is_some() {
+            for (key, held) in &self.held {
+                if self.resumes.get(key) != resumes.get(key) {
+                    tracing::info!(account = %held.account.id, "asked to try again at once");
+                    held.account.resume();
+                }
                 held.account.work.notify_one();
                 held.account.discover.notify_one();
             }
@@ -262,9 +273,11 @@ impl Session {
 
     /// Gives requests of commands such as `check` their place in the budgets.
     async fn leave_room(&self) -> Result<(), DbError> {
-        for (id, account) in self.shared.db.guests().await? {
+        for (nth, (id, account)) in self.shared.db.guests().await?.into_iter().enumerate() {
             let Some(held) = self.held.get(&account) else { continue };
-            if let Ok(mut permit) = held.account.pacer.try_enter() {
+            // The first waits for its turn: where the budget is used up, there is never one without waiting.
+            let wait = if nth == 0 { self.shared.clock.real(HEARTBEAT_INTERVAL) } else { Duration::ZERO };
+            if let Ok(mut permit) = tokio::time::timeout(wait, held.account.pacer.enter()).await {
                 // It goes from another process: as far as anyone here can know, it may arrive for as long as any.
                 permit.sent();
                 drop(permit);

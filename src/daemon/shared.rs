@@ -9,8 +9,9 @@ use tokio::sync::watch;
 
 use super::roster::Registered;
 use crate::account::{Account, metadata_budget_name};
+pub use crate::account::{budget_name, metadata_limits};
 use crate::clock::{Clock, Time};
-use crate::config::{Auth, LimitScope, Limits, Settings};
+use crate::config::{Auth, Limits, Settings};
 use crate::db::Db;
 use crate::deliver::Board;
 use crate::fetch::committer::Storage;
@@ -176,26 +177,10 @@ pub fn login(settings: &Settings, api: &Api, db: &Db, clock: &Clock) -> Login {
     Login::new(api.clone(), credentials(&settings.auth), Some(reread), budget("ringcentral"), budget("login"))
 }
 
-/// The name of the budget that a sub-account's requests come out of.
-pub fn budget_name(limits: &Limits, sub: &str) -> String {
-    match limits.scope {
-        LimitScope::Login => "requests".to_owned(),
-        LimitScope::SubAccount => format!("requests:{sub}"),
-    }
-}
-
 /// The metadata budget of one sub-account.
 pub fn metadata_budget(limits: &Limits, sub: &str, db: &Db, clock: &Clock) -> Arc<Budget> {
     let key = metadata_budget_name(sub);
     Arc::new(Budget::new(Arc::new(db.clone()), key, metadata_limits(limits), clock.clone()))
-}
-
-/// What the vendor allows of metadata reads.
-pub fn metadata_limits(limits: &Limits) -> Sliding {
-    Sliding::new([
-        (limits.metadata_per_minute.get(), Duration::from_secs(60)),
-        (limits.metadata_per_15_minutes.get(), Duration::from_secs(900)),
-    ])
 }
 
 /// What the settings say to log in with.

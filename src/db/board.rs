@@ -67,12 +67,12 @@ impl Db {
         Ok(failures)
     }
 
-    /// How many records set aside no later read has settled, by sub-account, where there are any.
-    pub async fn open_asides(&self) -> Result<BTreeMap<String, u64>, DbError> {
-        let stmt = sql("select a.sub, count(*) from aside x join account a on a.id = x.account
+    /// How many records set aside no later read has settled, and when the first was seen, by sub-account.
+    pub async fn open_asides(&self) -> Result<BTreeMap<String, (u64, Time)>, DbError> {
+        let stmt = sql("select a.sub, count(*), min(x.first_seen) from aside x join account a on a.id = x.account
              where x.resolved is null group by a.sub");
         let rows = self.all(stmt).await?;
-        rows.iter().map(|row| Ok((row.text(0)?, row.count(1)?))).collect()
+        rows.iter().map(|row| Ok((row.text(0)?, (row.count(1)?, row.time(2)?)))).collect()
     }
 
     /// How late things were, over all accounts, as counts by power-of-two seconds: (kind, bucket, count).

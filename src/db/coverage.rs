@@ -41,8 +41,10 @@ pub struct BackfillRequest {
     pub newest_first: bool,
     /// When it was asked for.
     pub created: Time,
-    /// When its last window was read.
+    /// When its last window was read, or it was cancelled.
     pub finished: Option<Time>,
+    /// When a person cancelled it.
+    pub cancelled: Option<Time>,
 }
 
 impl Db {
@@ -168,7 +170,7 @@ impl Db {
 
     /// What people asked for of the past; of all accounts, or one; finished ones too, or not.
     pub async fn backfills(&self, account: Option<i64>, finished: bool) -> Result<Vec<BackfillRequest>, DbError> {
-        let stmt = sql("select id, account, from_ms, to_ms, newest_first, created, finished from backfill
+        let stmt = sql("select id, account, from_ms, to_ms, newest_first, created, finished, cancelled from backfill
              where (account = $1 or $1 = -1) and (finished is null or $2 = 1) order by id");
         let rows = self.all(stmt.bind(account.unwrap_or(-1)).bind(finished)).await?;
         rows.iter()
@@ -180,9 +182,23 @@ impl Db {
                     newest_first: row.flag(4)?,
                     created: row.time(5)?,
                     finished: row.maybe_time(6)?,
+                    cancelled: row.maybe_time(7)?,
                 })
             })
             .collect()
+    }
+
+    /// Ends a backfill that is not complete; `false` where none that is open has this number. What it has read stays read.
+    pub async fn cancel_backfill(&self, id: i64, now: Time) -> Result<bool, DbError> {
+        let mut tx = self.begin().await?;
+        let stmt = sql(
+            "update backfill set finished = $2, cancelled = $2 where id = $1 and finished is null returning account",
+        );
+        let Some(row) = tx.first(stmt.bind(id).bind(now)).await? else { return Ok(false) };
+        let stmt = sql("delete from coverage where account = $1 and pass = $2");
+        tx.run(stmt.bind(row.int(0)?).bind(format!("backfill:{id}"))).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// Windows that held records set aside, and when each is to be read again.

@@ -16,6 +16,17 @@ impl Db {
         rows.iter().map(|row| Ok((row.int(0)?, Stretch { from: row.time(1)?, to: row.time(2)? }))).collect()
     }
 
+    /// What has been read of each backfill that is open, by its number.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn backfill_coverage(&self) -> Result<Vec<(i64, Stretch)>, DbError> {
+        let stmt = sql("select b.id, c.from_ms, c.to_ms from backfill b join coverage c
+             on c.account = b.account and c.pass = 'backfill:' || b.id where b.finished is null order by b.id, c.from_ms");
+        let rows = self.all(stmt).await?;
+        rows.iter().map(|row| Ok((row.int(0)?, Stretch { from: row.time(1)?, to: row.time(2)? }))).collect()
+    }
+
     /// What time it is by the clock that replicas' signs of life are timed by, where it is `now` by ours.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{Db, DbError, Row, sql};
 use crate::clock::Time;
+use crate::ringcx::limits::LONGEST_WAIT;
 
 /// What a refusal left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,34 @@ impl Db {
         tx.commit().await
     }
 
+    /// Ends the waits that a person wants ended: refusals of these budgets, and the pauses of the account. Whoever works on it
+    /// learns of it by [`Db::resumes`], once the bell is rung.
+    pub async fn resume_account(&self, account: i64, budgets: &[String], now: Time) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        for budget in budgets {
+            tx.run(sql("delete from meta where key = $1").bind(format!("refused:{budget}"))).await?;
+        }
+        tx.run(sql("update pause set until = $2 where account = $1 and until > $2").bind(account).bind(now)).await?;
+        let stmt = sql("insert into meta (key, value) values ($1, '1') on conflict (key)
+             do update set value = cast(cast(meta.value as bigint) + 1 as text)");
+        tx.run(stmt.bind(format!("resume:{account}"))).await?;
+        tx.commit().await
+    }
+
+    /// How often a person has asked for an account to be tried again at once, by account.
+    pub async fn resumes(&self) -> Result<BTreeMap<i64, i64>, DbError> {
+        let rows = self.all(sql("select key, value from meta where key like 'resume:%'")).await?;
+        let mut resumes = BTreeMap::new();
+        for row in &rows {
+            let (key, value) = (row.text(0)?, row.text(1)?);
+            let account = key.strip_prefix("resume:").and_then(|account| account.parse().ok());
+            if let (Some(account), Ok(times)) = (account, value.parse()) {
+                resumes.insert(account, times);
+            }
+        }
+        Ok(resumes)
+    }
+
     /// What refusals asked for, by budget and on the caller's clock, those that are over included.
     pub async fn refusals(&self, now: Time) -> Result<BTreeMap<String, Refusal>, DbError> {
         let here = self.here(now).await?;
@@ -61,7 +90,8 @@ fn read(row: &Row, here: Time, now: Time) -> Result<Option<(String, Refusal)>, D
     let number = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
     let refusal = Refusal {
         at: Time(at).plus_millis(shift),
-        until: Time(until).plus_millis(shift),
+        // An earlier version believed a server that asked for a day.
+        until: Time(until).plus_millis(shift).min(now + LONGEST_WAIT),
         times: number(times),
         share: number(share),
     };

@@ -20,6 +20,8 @@ pub struct Counts {
     pub discarded: u64,
     /// When the segment of the oldest item that is ready or waiting was first seen.
     pub oldest: Option<Time>,
+    /// The same of the oldest item that has failed.
+    pub failed_since: Option<Time>,
 }
 
 impl Db {
@@ -38,7 +40,7 @@ impl Db {
                     entry.oldest = row.maybe_time(4)?;
                 }
                 1 => entry.unavailable = all,
-                2 => entry.failed = all,
+                2 => (entry.failed, entry.failed_since) = (all, row.maybe_time(4)?),
                 _ => entry.discarded = all,
             }
         }

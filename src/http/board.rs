@@ -81,7 +81,7 @@ impl Board {
     pub(super) fn show(&self, view: &View<'_>, picture: Option<Arc<Picture>>) {
         let rows = picture.as_ref().map(|picture| picture.rows.as_slice()).unwrap_or_default();
         let now = Shown {
-            levels: rows.iter().map(|row| view.pace.level(row, view.now)).collect(),
+            levels: rows.iter().map(|row| view.verdict.of_account(&row.sub)).collect(),
             head: page::head(view),
             rest: page::rest(view),
             frame: picture.as_ref().map(|picture| page::frame(picture.frame)),
@@ -162,19 +162,18 @@ mod tests {
 
     use super::super::picture::Row;
     use super::super::testing::{NOW, picture, row};
-    use super::super::verdict::{Pace, Verdict};
+    use super::super::verdict::Verdict;
     use super::*;
+    use crate::health::Severity;
+    use crate::status::FindingStatus;
 
-    const PACE: Pace = Pace { lag: std::time::Duration::from_secs(900) };
-
-    fn show(board: &Board, rows: Vec<Row>, line: &str) {
+    fn show(board: &Board, rows: Vec<Row>, findings: Vec<FindingStatus>) {
         let picture = Arc::new(picture(rows));
-        let verdict = Verdict { level: Level::Healthy, line: line.to_owned(), findings: Vec::new() };
+        let verdict = Verdict::new(findings, Some(&picture), NOW);
         let view = View {
             verdict: &verdict,
             picture: Some(&picture),
             samples: &[],
-            pace: PACE,
             now: NOW,
             instance: "host-1",
             search: false,
@@ -189,12 +188,12 @@ mod tests {
     #[test]
     fn a_viewer_is_told_only_what_is_different() {
         let board = Board::new();
-        show(&board, vec![row("one"), row("two"), row("three")], "good");
+        show(&board, vec![row("one"), row("two"), row("three")], Vec::new());
         let (first, mut changes) = board.subscribe(Some(board.seq()));
         assert_eq!(first, None);
         let mut busy = row("two");
         busy.work.ready = 5;
-        show(&board, vec![row("one"), busy], "good");
+        show(&board, vec![row("one"), busy], Vec::new());
         let change = parsed(&changes.try_recv().unwrap());
         assert_eq!(change["rows"].as_object().unwrap().keys().collect::<Vec<_>>(), ["two"]);
         assert_eq!((&change["gone"][0], &change["full"]), (&Value::from("three"), &Value::from(false)));
@@ -205,7 +204,7 @@ mod tests {
     #[test]
     fn a_viewer_with_another_state_is_sent_the_whole_of_this_one() {
         let board = Board::new();
-        show(&board, vec![row("one"), row("two")], "good");
+        show(&board, vec![row("one"), row("two")], Vec::new());
         for has in [None, Some(board.seq() - 1), Some(7)] {
             let (first, _) = board.subscribe(has);
             let state = parsed(&first.unwrap());
@@ -216,21 +215,10 @@ mod tests {
     #[test]
     fn an_account_that_is_late_by_now_is_drawn_again_although_nothing_of_it_has_changed() {
         let board = Board::new();
-        show(&board, vec![row("one")], "good");
+        show(&board, vec![row("one")], Vec::new());
         let (_, mut changes) = board.subscribe(Some(board.seq()));
-        let picture = Arc::new(picture(vec![row("one")]));
-        let verdict = Verdict { level: Level::Healthy, line: "good".to_owned(), findings: Vec::new() };
-        let now = NOW + std::time::Duration::from_secs(3600);
-        let view = View {
-            verdict: &verdict,
-            picture: Some(&picture),
-            samples: &[],
-            pace: PACE,
-            now,
-            instance: "host-1",
-            search: false,
-        };
-        board.show(&view, Some(picture.clone()));
+        let late = FindingStatus::new("lagging", Severity::Warning, NOW, "one is late".to_owned(), "wait");
+        show(&board, vec![row("one")], vec![FindingStatus { accounts: vec!["one".to_owned()], ..late }]);
         let change = parsed(&changes.try_recv().unwrap());
         assert!(change["rows"]["one"].as_str().unwrap().contains("data-level=\"behind\""));
     }

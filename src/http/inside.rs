@@ -258,7 +258,8 @@ async fn standing(db: &Db) -> Result<Option<String>, DbError> {
         return Ok(Some("The archive is not indexed yet; the daemon is at it.".to_owned()));
     }
     let behind = db.index_behind().await?;
-    Ok((behind > 0).then(|| format!("The index is {} changes behind the archive.", super::words::number(behind))))
+    Ok((behind > 0)
+        .then(|| format!("The index is {} changes behind the archive.", crate::status::words::number(behind))))
 }
 
 /// Which segment.

@@ -17,10 +17,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Time;
+use crate::status::words::number;
 
 use super::history::Sample;
 use super::picture::Picture;
-use super::verdict::{Level, Pace, Verdict};
+use super::verdict::{Level, Verdict};
 
 pub(super) use inside::{Asked, Reading, Refusal, Result, conversation, found, login, no_conversation};
 pub(super) use row::{Drawn, frame, order};
@@ -36,7 +37,6 @@ pub(super) struct View<'a> {
     pub(super) verdict: &'a Verdict,
     pub(super) picture: Option<&'a Picture>,
     pub(super) samples: &'a [Sample],
-    pub(super) pace: Pace,
     pub(super) now: Time,
     pub(super) instance: &'a str,
     /// Whether conversations can be looked for here.
@@ -75,7 +75,8 @@ fn hash(text: &str) -> String {
 /// The whole page; `seq` is the number of the state that it shows, from which the events go on.
 pub(super) fn page(view: &View<'_>, seq: u64) -> String {
     let rows = view.picture.map(|picture| picture.rows.as_slice()).unwrap_or_default();
-    let mut drawn: Vec<Drawn<'_>> = rows.iter().map(|row| Drawn::new(row, view.pace, view.now)).collect();
+    let mut drawn: Vec<Drawn<'_>> =
+        rows.iter().map(|row| Drawn { row, level: view.verdict.of_account(&row.sub) }).collect();
     drawn.sort_by(|a, b| order(a, b, view.now));
     let markup = html! {
         (DOCTYPE)
@@ -181,7 +182,7 @@ fn states(drawn: &[Drawn<'_>]) -> Markup {
     let button = |name: &str, label: Markup, count: usize| {
         html! {
             button type="button" data-state=(name) aria-pressed=(name == "all") hidden[(count == 0 || count == drawn.len()) && name != "all"] {
-                (label) " " span.count { (super::words::number(count as u64)) }
+                (label) " " span.count { (number(count as u64)) }
             }
         }
     };

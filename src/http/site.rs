@@ -14,7 +14,7 @@ use crate::daemon::shared::Shared;
 use crate::metrics::{AccountFigures, Figures, SinkFigures, WorkFigures};
 use crate::model::Endpoint;
 use crate::ringcx::LoginState;
-use crate::status::{AccountStatus, SinkState};
+use crate::status::{AccountStatus, BackfillStatus, FindingStatus, Pause, SinkState};
 
 use super::board::Board;
 use super::door::Door;
@@ -22,8 +22,8 @@ use super::fresh::Fresh;
 use super::history::{self, History, Sample};
 use super::page::View;
 use super::picture::{self, Picture, Row};
-use super::ready::{self, Facts, PATIENCE, Readiness, Trouble};
-use super::verdict::{self, Pace, Verdict};
+use super::ready::{self, PATIENCE, Readiness, Trouble};
+use super::verdict::Verdict;
 
 /// How old the database's pulse may be.
 const PULSE: Duration = Duration::from_secs(1);
@@ -48,12 +48,14 @@ pub(super) struct Site {
     /// The last picture that could be made.
     last: Mutex<Option<Arc<Picture>>>,
     pub(super) history: History,
-    pace: Pace,
 }
 
 /// How things stand, as far as can be said.
 pub(super) struct Look {
-    pub(super) facts: Facts,
+    /// What is wrong with the database.
+    pub(super) database: Result<(), Trouble>,
+    /// The worst first.
+    pub(super) findings: Vec<FindingStatus>,
     pub(super) readiness: Readiness,
     pub(super) picture: Option<Arc<Picture>>,
     pub(super) now: Time,
@@ -61,7 +63,6 @@ pub(super) struct Look {
 
 impl Site {
     pub(super) fn new(shared: Arc<Shared>, stop: CancellationToken) -> Site {
-        let pace = Pace::of(shared.settings.discovery.offset, shared.settings.discovery.interval);
         let door = shared
             .settings
             .http
@@ -78,7 +79,6 @@ impl Site {
             pictures: Fresh::new(),
             last: Mutex::new(None),
             history: History::default(),
-            pace,
         }
     }
 
@@ -144,12 +144,19 @@ impl Site {
         let database = pulse.and(picture.as_ref().map(|_| ()).map_err(Trouble::clone));
         let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let picture = picture.ok().or_else(last);
-        let facts = ready::facts(&self.shared, database, picture.as_deref());
-        Look { readiness: ready::judge(&facts), facts, picture, now: self.shared.clock.now() }
+        let database = ready::database(&self.shared, database);
+        let status = picture.as_deref().map(|picture| &picture.status);
+        let known = status.map(|status| status.findings.as_slice()).unwrap_or_default();
+        let findings = ready::findings(known, &self.shared, database.is_ok());
+        let own = self.shared.accounts();
+        let own = |account: &&AccountStatus| own.iter().any(|own| *own.id.sub == *account.sub_account_id);
+        let accounts = status.into_iter().flat_map(|status| status.accounts.iter().filter(own));
+        let readiness = Readiness::of(&findings, accounts);
+        Look { database, findings, readiness, picture, now: self.shared.clock.now() }
     }
 
     pub(super) fn verdict(&self, look: &Look) -> Verdict {
-        verdict::judge(&look.readiness, look.picture.as_deref(), self.pace, look.now)
+        Verdict::new(look.findings.clone(), look.picture.as_deref(), look.now)
     }
 
     pub(super) fn samples(&self) -> Vec<Sample> {
@@ -161,7 +168,6 @@ impl Site {
             verdict,
             picture: look.picture.as_deref(),
             samples,
-            pace: self.pace,
             now: look.now,
             instance: &self.shared.settings.database.instance,
             search: self.door.is_some(),
@@ -171,16 +177,17 @@ impl Site {
     /// For the metrics. Where the database is away, accounts are as they were last seen; their lag goes on.
     pub(super) fn figures(&self, look: &Look) -> Figures {
         let picture = look.picture.as_deref();
-        let account = |(row, status): (&Row, &AccountStatus)| account_figures(row, status);
+        let backfills = picture.map(|picture| picture.status.backfills.as_slice()).unwrap_or_default();
+        let account = |(row, status): (&Row, &AccountStatus)| account_figures(row, status, backfills);
         let accounts = picture.map(|picture| picture.rows.iter().zip(&picture.status.accounts).map(account).collect());
         let sinks = picture.map(|picture| picture.status.sinks.as_slice()).unwrap_or_default();
         Figures {
             now: look.now,
-            database_up: look.facts.database.is_ok(),
-            disk_up: !matches!(&look.facts.database, Err(trouble) if trouble.disk),
-            login_up: !matches!(look.facts.login, LoginState::Failing { .. }),
+            database_up: look.database.is_ok(),
+            disk_up: !matches!(&look.database, Err(trouble) if trouble.disk),
+            login_up: !matches!(self.shared.login.state(), LoginState::Failing { .. }),
             ready: look.readiness.ready,
-            working: look.facts.works,
+            working: self.shared.in_session(),
             credential_expires: self.shared.credential_expires(),
             clock_skew_seconds: self.shared.api.offset_ms() as f64 / 1000.0,
             index_lag: picture
@@ -199,12 +206,15 @@ impl Site {
                 })
                 .collect(),
             lateness: picture.map(|picture| picture.lateness.clone()).unwrap_or_default(),
+            findings: look.findings.iter().map(|finding| finding.code.clone()).collect(),
         }
     }
 }
 
-fn account_figures(row: &Row, status: &AccountStatus) -> AccountFigures {
-    let paused = |pause: &picture::Paused| ENDPOINTS.into_iter().find(|endpoint| endpoint.name() == pause.endpoint);
+fn account_figures(row: &Row, status: &AccountStatus, backfills: &[BackfillStatus]) -> AccountFigures {
+    let own = backfills.iter().filter(|backfill| backfill.sub_account_id == row.sub);
+    let unread = own.clone().map(|backfill| backfill.seconds.saturating_sub(backfill.read_seconds));
+    let paused = |pause: &Pause| ENDPOINTS.into_iter().find(|endpoint| endpoint.name() == pause.endpoint);
     AccountFigures {
         sub: row.sub.clone(),
         watermark: row.watermark,
@@ -225,6 +235,8 @@ fn account_figures(row: &Row, status: &AccountStatus) -> AccountFigures {
         drain_seconds: row.drain.as_secs(),
         set_aside: row.aside,
         missing: row.missing,
+        backfills: own.count() as u64,
+        backfill_unread_seconds: unread.sum(),
     }
 }
 

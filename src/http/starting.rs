@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::guard::{self, Hosts};
 use super::ready::{Readiness, Trouble};
 use super::{LAST_ORDERS, accept, ends, machine};
+use crate::clock::Clock;
 use crate::config;
 
 /// Answers probes until `opened` is there; nothing where there is no listener. `waits` is what keeps it from being opened;
@@ -60,7 +61,7 @@ async fn say(listener: &TcpListener, mut waits: watch::Receiver<Option<Trouble>>
 }
 
 fn routes(waits: watch::Receiver<Option<Trouble>>, hosts: Hosts) -> Router {
-    let readiness = move || std::future::ready(Readiness::starting(waits.borrow().as_ref()));
+    let readiness = move || std::future::ready(Readiness::starting(waits.borrow().as_ref(), Clock::system().now()));
     let starting = || async { (StatusCode::SERVICE_UNAVAILABLE, "it is starting; /readyz says what it waits for\n") };
     Router::new()
         .route("/healthz", get(|| async { "ok" }))

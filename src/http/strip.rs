@@ -112,7 +112,7 @@ impl Sets {
     }
 
     fn words(&self, frame: Stretch) -> String {
-        let total = |set: &Stretches| super::words::span(set.within(frame).total());
+        let total = |set: &Stretches| crate::status::words::span(set.within(frame).total());
         let mut words = format!("read {}", total(&self.live));
         for (what, set) in [("re-read", &self.reread), ("to be backfilled", &self.pending), ("gap", &self.gaps)] {
             if !set.within(frame).is_empty() {

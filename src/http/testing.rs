@@ -41,6 +41,8 @@ pub(super) fn picture(rows: Vec<Row>) -> Picture {
         instance: "host-1".to_owned(),
         accounts: Vec::new(),
         sinks: Vec::new(),
+        backfills: Vec::new(),
+        findings: Vec::new(),
         replicas: Vec::new(),
         search_index: IndexStatus::default(),
     };

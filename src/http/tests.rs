@@ -84,6 +84,7 @@ impl Server {
         let mut accounts = Vec::new();
         for listed in listed {
             let row = shared.db.enrol(&listed.id, listed.name.as_deref(), NOW).await.unwrap();
+            shared.db.take(&[row.key], "host-1", Duration::from_secs(10), NOW).await.unwrap();
             accounts.push(Arc::new(Account {
                 id: listed.id.clone(),
                 name: listed.name.clone(),
@@ -277,7 +278,8 @@ async fn it_is_not_ready_when_every_account_is_paused() {
 async fn a_replica_that_waits_for_its_turn_is_ready() {
     let server = Server::start().await;
     let answer = server.get("/readyz").await;
-    assert_eq!((answer.status, &answer.json()["reasons"][0]["what"]), (200, &"leases".into()));
+    let reasons = answer.json()["reasons"].as_array().cloned().unwrap();
+    assert!(answer.status == 200 && reasons.iter().any(|reason| reason["what"] == "leases"), "{reasons:?}");
     server.end().await;
 }
 

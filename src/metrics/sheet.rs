@@ -1,5 +1,7 @@
 //! Figures that are gathered at the moment of a scrape, and the metrics that they become. Pure.
 
+use std::collections::BTreeMap;
+
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -37,6 +39,8 @@ pub struct Figures {
     /// How late things were: kind, the power of two of the seconds, how many; kinds that begin with `fresh_` are
     /// freshness, by artifact.
     pub lateness: Vec<(String, i64, u64)>,
+    /// The codes of the open findings, once for each.
+    pub findings: Vec<String>,
 }
 
 /// What there is to say of an account.
@@ -66,6 +70,10 @@ pub struct AccountFigures {
     pub set_aside: u64,
     /// Whether the login no longer sees it.
     pub missing: bool,
+    /// Backfills that are not complete.
+    pub backfills: u64,
+    /// How much time they still have to read, in seconds.
+    pub backfill_unread_seconds: u64,
 }
 
 /// Items by state.
@@ -183,6 +191,17 @@ impl Sheet {
             Some(Unit::Seconds),
             left.into_iter().collect(),
         );
+        let mut findings: BTreeMap<&str, f64> = BTreeMap::new();
+        for code in &figures.findings {
+            *findings.entry(code).or_default() += 1.0;
+        }
+        let findings = findings.into_iter().map(|(code, count)| (vec![("code", code.to_owned())], count));
+        self.gauge(
+            "finding",
+            "Findings that are open, by code; none of a code that has none",
+            None,
+            findings.collect(),
+        );
     }
 
     fn progress(&mut self, figures: &Figures) {
@@ -201,6 +220,10 @@ impl Sheet {
         self.gauge("gaps", "How much time has never been read that should have been", seconds.clone(), gaps);
         let missing = of.each(|account| f64::from(u8::from(account.missing)));
         self.gauge("account_missing", "1 where the login no longer sees the account", None, missing);
+        let backfills = of.each(|account| account.backfills as f64);
+        self.gauge("backfills", "Backfills that were asked for and are not complete", None, backfills);
+        let unread = of.each(|account| account.backfill_unread_seconds as f64);
+        self.gauge("backfill_unread", "How much time of them is still to be read", seconds.clone(), unread);
         let aside = of.each(|account| account.set_aside as f64);
         self.gauge("records_set_aside", "Records of metadata that could not be understood so far", None, aside);
         let items = figures.accounts.iter().flat_map(|account| {

@@ -17,6 +17,8 @@ fn figures() -> Figures {
         drain_seconds: 3,
         set_aside: 8,
         missing: true,
+        backfills: 1,
+        backfill_unread_seconds: 3600,
     };
     Figures {
         now: Time(1_800_000_300_000),
@@ -30,6 +32,7 @@ fn figures() -> Figures {
             ("flip".to_owned(), 0, 2),
             ("fresh_transcript".to_owned(), 3, 9),
         ],
+        findings: ["lagging", "sink_resting", "sink_resting"].map(str::to_owned).to_vec(),
         ..Figures::default()
     }
 }
@@ -132,6 +135,16 @@ fn freshness_is_a_histogram_of_its_own_by_artifact() {
     assert!(page.contains("ringcx_freshness_seconds_bucket{le=\"8.0\",artifact=\"transcript\"} 0\n"), "{page}");
     assert!(page.contains("ringcx_freshness_seconds_bucket{le=\"16.0\",artifact=\"transcript\"} 9\n"));
     assert!(!page.contains("fresh_"));
+}
+
+#[test]
+fn open_findings_are_counted_by_code_and_backfills_by_account() {
+    let page = page(Format::Text);
+    assert!(page.contains("\nringcx_finding{code=\"lagging\"} 1.0\n"), "{page}");
+    assert!(page.contains("\nringcx_finding{code=\"sink_resting\"} 2.0\n"), "{page}");
+    for (name, value) in [("ringcx_backfills{", " 1.0"), ("ringcx_backfill_unread_seconds{", " 3600.0")] {
+        assert!(page.lines().any(|line| line.starts_with(name) && line.ends_with(value)), "no {name}:\n{page}");
+    }
 }
 
 #[test]

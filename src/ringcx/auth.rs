@@ -224,6 +224,14 @@ impl Login {
         lock(&self.0.state).clone()
     }
 
+    /// Lets the next attempt go at once, whatever wait the last failure asked for.
+    pub fn retry_now(&self) {
+        // Where another holds it, an attempt is being made just now.
+        if let Ok(mut flow) = self.0.flow.try_lock() {
+            flow.retry_now();
+        }
+    }
+
     /// The API that it logs in to.
     pub fn api(&self) -> &Api {
         &self.0.api

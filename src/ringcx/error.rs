@@ -19,7 +19,7 @@ use crate::clock::Time;
 use crate::model::Endpoint;
 
 use super::Body;
-use super::limits::{StoreError, retry_after};
+use super::limits::{LONGEST_WAIT, StoreError, retry_after};
 
 mod hint;
 
@@ -333,9 +333,13 @@ impl ApiError {
     }
 }
 
-/// What `Retry-After` asks for.
+/// What `Retry-After` asks for, an hour at most: whoever waits longer is forgotten.
 pub(crate) fn asked(headers: &HeaderMap, now: Time) -> Option<Duration> {
-    headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|value| retry_after(value, now))
+    headers
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| retry_after(value, now))
+        .map(|wait| wait.min(LONGEST_WAIT))
 }
 
 /// The host of a URL, if it has one that is fit to be shown.

@@ -21,5 +21,8 @@ pub use pacer::{Pacer, Permit, Setback, Usage};
 pub use reservations::{Budget, MemoryStore, ReserveStore, Reserved, StoreError};
 pub use retry_after::retry_after;
 
+/// The longest wait that RingCX is granted, whatever its `Retry-After` asks for.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
 /// The window in which a [`Pacer`]'s limit counts.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);

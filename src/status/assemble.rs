@@ -1,15 +1,17 @@
 //! From rows to [`Status`]: pure.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
-    AccountStats, AccountStatus, Gap, IndexStatus, Pause, ReplicaStats, ReplicaStatus, SILENCE, Status, Work, sinks,
+    AccountFacts, AccountStats, AccountStatus, FindingStatus, Gap, IndexStatus, Pause, ReplicaStats, ReplicaStatus,
+    Status, Work, backfills, findings, is_alive, sinks,
 };
+use crate::account::{budget_name, metadata_budget_name};
 use crate::clock::Time;
 use crate::config::{Account, Accounts, LimitScope, Settings};
 use crate::coverage::{Coverage, Pass};
-use crate::db::{AccountRow, Counts, IndexLag, PauseRow, ReplicaRow, SinkView};
+use crate::db::{AccountRow, BackfillRequest, Counts, IndexLag, PauseRow, Refusal, ReplicaRow, SinkView};
+use crate::lenient_json;
 use crate::model::{AccountId, Stretch};
 
 /// What was read from the database.
@@ -23,10 +25,27 @@ pub(super) struct Read {
     pub(super) index: IndexLag,
     /// The time by the clock of the replicas' signs of life.
     pub(super) here: Time,
+    /// What a daemon that gathers it knows of itself.
+    pub(super) own: Option<ReplicaStats>,
+    pub(super) refusals: BTreeMap<String, Refusal>,
+    /// How many records are set aside, and when the first was seen, by sub-account.
+    pub(super) asides: BTreeMap<String, (u64, Time)>,
+    pub(super) backfills: Vec<BackfillRequest>,
+    /// What has been read of each backfill.
+    pub(super) backfilled: Vec<(i64, Stretch)>,
 }
 
 pub(super) fn status(read: Read, settings: &Settings, instance: &str, now: Time) -> Status {
-    let stats = live_stats(&read.replicas, read.here);
+    let mut stats = live_stats(&read.replicas, read.here, read.own.as_ref().map(|_| instance));
+    if let Some(own) = read.own.clone() {
+        stats.accounts.extend(own.accounts);
+        stats.sinks.extend(own.sinks);
+        let is_own = |finding: &FindingStatus| {
+            own.findings.iter().any(|own| own.code == finding.code && own.subject == finding.subject)
+        };
+        stats.findings.retain(|finding| !is_own(finding));
+        stats.findings.extend(own.findings);
+    }
     let mut coverage: HashMap<i64, Vec<Stretch>> = HashMap::new();
     for (account, stretch) in &read.coverage {
         coverage.entry(*account).or_default().push(*stretch);
@@ -39,7 +58,9 @@ pub(super) fn status(read: Read, settings: &Settings, instance: &str, now: Time)
                 counts: read.counts.get(&row.key).copied().unwrap_or_default(),
                 live: coverage.remove(&row.key).unwrap_or_default(),
                 pauses: read.pauses.iter().filter(|pause| pause.account == row.key).collect(),
-                stats: stats.get(&*row.id.sub).cloned().unwrap_or_default(),
+                stats: stats.accounts.get(&*row.id.sub).cloned().unwrap_or_default(),
+                refused: refused(&read.refusals, settings, &row.id.sub),
+                aside: read.asides.get(&*row.id.sub).copied(),
             };
             known(row, figures, settings, now)
         })
@@ -52,18 +73,44 @@ pub(super) fn status(read: Read, settings: &Settings, instance: &str, now: Time)
     }
     accounts.sort_by(|a, b| a.sub_account_id.cmp(&b.sub_account_id));
     drain(&mut accounts, settings);
-    Status {
+    let mut status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: now.rfc3339_secs(),
         instance: instance.to_owned(),
         accounts,
-        sinks: sinks::configured(settings, &read.sinks, &read.accounts, &sinks::rests(&read.replicas, read.here)),
+        sinks: sinks::configured(settings, &read.sinks, &read.accounts, &stats.sinks),
+        backfills: backfills::open(&read.accounts, &read.backfills, &read.backfilled, settings),
+        findings: Vec::new(),
         replicas: read.replicas.iter().map(|row| replica(row, read.here)).collect(),
         search_index: IndexStatus {
             lag_changes: read.index.changes,
             lag_seconds: read.index.since.map_or(0, |since| now.since(since).as_secs()),
         },
+    };
+    if read.own.is_some() && !status.replicas.iter().any(|replica| replica.name == instance && replica.alive) {
+        status.replicas.retain(|replica| replica.name != instance);
+        status.replicas.push(running(instance, now));
     }
+    status.findings = findings::findings(&status, stats.findings, settings, now);
+    status
+}
+
+/// A daemon that runs, whatever has become of its heartbeat.
+fn running(instance: &str, now: Time) -> ReplicaStatus {
+    ReplicaStatus {
+        name: instance.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        alive: true,
+        started: now.rfc3339_secs(),
+        heartbeat: now.rfc3339_secs(),
+    }
+}
+
+/// When the later of the refusals of an account's budgets came, and until when it keeps the account waiting.
+fn refused(refusals: &BTreeMap<String, Refusal>, settings: &Settings, sub: &str) -> Option<(Time, Time)> {
+    let budgets = [metadata_budget_name(sub), budget_name(&settings.limits, sub)];
+    let refusals = budgets.iter().filter_map(|budget| refusals.get(budget));
+    refusals.max_by_key(|refusal| refusal.until).map(|refusal| (refusal.at, refusal.until))
 }
 
 struct Figures<'a> {
@@ -71,6 +118,8 @@ struct Figures<'a> {
     live: Vec<Stretch>,
     pauses: Vec<&'a PauseRow>,
     stats: AccountStats,
+    refused: Option<(Time, Time)>,
+    aside: Option<(u64, Time)>,
 }
 
 fn listed(settings: &Settings) -> &[Account] {
@@ -101,17 +150,31 @@ fn blank(id: &AccountId, name: Option<String>, settings: &Settings) -> AccountSt
         gaps: Vec::new(),
         paused: Vec::new(),
         missing_since: None,
+        set_aside: 0,
+        facts: AccountFacts { asks: asks(id, settings), ..AccountFacts::default() },
     }
 }
 
+/// The endpoints of the artifacts that an account asks for.
+fn asks(id: &AccountId, settings: &Settings) -> BTreeSet<&'static str> {
+    let policy = match &settings.accounts {
+        Accounts::Listed(listed) => {
+            listed.iter().find(|account| account.id.sub == id.sub).map(|account| account.policy)
+        }
+        Accounts::Discovered(how) => Some(how.policy),
+    };
+    policy.map(|policy| policy.wants.artifacts.iter().map(|artifact| artifact.name()).collect()).unwrap_or_default()
+}
+
 fn known(row: &AccountRow, figures: Figures<'_>, settings: &Settings, now: Time) -> AccountStatus {
-    let Figures { counts, live, pauses, stats } = figures;
+    let Figures { counts, live, pauses, stats, refused, aside } = figures;
     let coverage = row.live_start.map(|start| {
         let mut coverage = Coverage::new(start);
         live.into_iter().for_each(|stretch| coverage.restore(Pass::Live, stretch));
         coverage
     });
     let watermark = coverage.as_ref().and_then(Coverage::watermark);
+    let blank = blank(&row.id, row.name.clone(), settings);
     AccountStatus {
         owner: row.owner.clone(),
         watermark: watermark.map(Time::rfc3339_secs),
@@ -135,7 +198,15 @@ fn known(row: &AccountRow, figures: Figures<'_>, settings: &Settings, now: Time)
         gaps: coverage.as_ref().map(gaps).unwrap_or_default(),
         paused: pauses.into_iter().map(pause).collect(),
         missing_since: row.missing_since.map(Time::rfc3339_secs),
-        ..blank(&row.id, row.name.clone(), settings)
+        set_aside: aside.map_or(0, |(records, _)| records),
+        facts: AccountFacts {
+            stalled: stats.stalled,
+            refused,
+            failed_since: counts.failed_since,
+            aside_since: aside.map(|(_, since)| since),
+            ..blank.facts
+        },
+        ..blank
     }
 }
 
@@ -173,18 +244,25 @@ fn drain(accounts: &mut [AccountStatus], settings: &Settings) {
     }
 }
 
-/// What the daemons that are alive said last, by sub-account id.
-fn live_stats(replicas: &[ReplicaRow], now: Time) -> BTreeMap<String, AccountStats> {
-    let mut alive: Vec<&ReplicaRow> = replicas.iter().filter(|row| is_alive(row, now)).collect();
+/// What the daemons that are alive said last, but for what `except` says of itself.
+pub(super) fn live_stats(replicas: &[ReplicaRow], here: Time, except: Option<&str>) -> ReplicaStats {
+    let mut alive: Vec<&ReplicaRow> = replicas.iter().filter(|row| is_alive(row, here)).collect();
     alive.sort_by_key(|row| row.heartbeat);
-    // Should two speak of the same account, the later one counts.
-    alive.iter().flat_map(|row| serde_json::from_str::<ReplicaStats>(&row.stats).unwrap_or_default().accounts).collect()
-}
-
-pub(super) fn is_alive(row: &ReplicaRow, now: Time) -> bool {
-    row.released.is_none()
-        && now.since(row.heartbeat) <= SILENCE
-        && row.heartbeat.since(now) <= Duration::from_secs(3600)
+    let mut all = ReplicaStats::default();
+    for row in alive {
+        let stats: ReplicaStats = lenient_json::from_str(&row.stats).unwrap_or_default();
+        // Should two speak of the same account, the later one counts.
+        all.accounts.extend(stats.accounts);
+        all.sinks.extend(stats.sinks);
+        if except != Some(&row.name) {
+            let known = |finding: &FindingStatus| {
+                all.findings.iter().any(|held| held.code == finding.code && held.subject == finding.subject)
+            };
+            let new: Vec<FindingStatus> = stats.findings.into_iter().filter(|finding| !known(finding)).collect();
+            all.findings.extend(new);
+        }
+    }
+    all
 }
 
 fn replica(row: &ReplicaRow, now: Time) -> ReplicaStatus {

@@ -2,16 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{ReplicaStats, SinkRest, SinkState, SinkStatus, assemble};
+use super::{SinkRest, SinkState, SinkStatus};
 use crate::clock::Time;
 use crate::config::{Settings, Sink, SinkKind, SinkStart};
-use crate::db::{AccountRow, ReplicaRow, SinkView};
-
-/// The sinks that rest, by name, as the daemons that are alive said last.
-pub(super) fn rests(replicas: &[ReplicaRow], here: Time) -> BTreeMap<String, SinkRest> {
-    let alive = replicas.iter().filter(|row| assemble::is_alive(row, here));
-    alive.flat_map(|row| serde_json::from_str::<ReplicaStats>(&row.stats).unwrap_or_default().sinks).collect()
-}
+use crate::db::{AccountRow, SinkView};
 
 /// Those of the settings, in their order.
 pub(super) fn configured(

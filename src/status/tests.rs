@@ -69,6 +69,11 @@ fn read() -> Read {
         replicas: vec![replica(now() - Duration::from_secs(2))],
         index: IndexLag { changes: 7, since: Some(now() - Duration::from_secs(90)) },
         here: now(),
+        own: None,
+        refusals: BTreeMap::new(),
+        asides: BTreeMap::new(),
+        backfills: Vec::new(),
+        backfilled: Vec::new(),
     }
 }
 

@@ -28,6 +28,7 @@ pub fn page() -> String {
         sinks: vec![SinkFigures { name: "lake".to_owned(), last_delivered: Some(Time(0)), ..SinkFigures::default() }],
         index_lag: Some((12, 90)),
         credential_expires: Some(Time(0)),
+        findings: vec!["login_refused".to_owned()],
         lateness: vec![("appear".to_owned(), 9, 4), ("fresh_transcript".to_owned(), 3, 2)],
         ..Figures::default()
     };

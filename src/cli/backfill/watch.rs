@@ -90,6 +90,11 @@ impl State {
 async fn state(db: &Db, one: &Queued, settings: &Settings) -> anyhow::Result<State> {
     let open = open(db, one.account.key).await?;
     let rest = open.iter().find(|(id, _)| *id == one.id).map(|(_, left)| left.clone());
+    if rest.is_none() {
+        let all = db.backfills(Some(one.account.key), true).await?;
+        let cancelled = all.iter().any(|request| request.id == one.id && request.cancelled.is_some());
+        anyhow::ensure!(!cancelled, "backfill {} was cancelled before it was complete", one.id);
+    }
     Ok(state_of(one, rest.as_ref(), estimate(&together(&open), &one.rules, &settings.discovery.rechecks)))
 }
 

@@ -5,21 +5,19 @@ use std::time::Duration;
 use comfy_table::{Cell, CellAlignment, Row};
 
 use crate::cli::terminal;
-use crate::cli::words::{count, relative, span};
+use crate::cli::words::{relative, span};
 use crate::clock::Time;
+use crate::health::Severity;
 use crate::reading::one_line;
-use crate::status::{AccountStatus, IndexStatus, Pause, Status};
-
-/// Gaps of one account that are spelled out.
-const GAPS: usize = 3;
+use crate::status::{AccountStatus, FindingStatus, Status};
 
 /// All of it, for a terminal so many columns wide.
 pub(super) fn render(status: &Status, width: usize) -> String {
     let now = Time::parse(&status.now).unwrap_or_default();
     let mut text = format!("ringcx-extractor {}, {}, {}\n\n", status.version, status.instance, status.now);
     text.push_str(&accounts(status, now, width));
-    for account in &status.accounts {
-        troubles(account, now, &mut text);
+    for finding in status.findings.iter().filter(|finding| finding.severity > Severity::Info) {
+        text.push_str(&format!("\n{}", self::finding(finding)));
     }
     for sink in &status.sinks {
         let last = sink.last_delivered.as_deref().and_then(Time::parse);
@@ -29,26 +27,22 @@ pub(super) fn render(status: &Status, width: usize) -> String {
         );
         let (state, name) = (sink.state.words(), &sink.name);
         text.push_str(&format!("\nsink {name}: {state}, {} pending, {} failed, {last}\n", sink.pending, sink.failed));
-        if let Some(reason) = &sink.reason {
-            text.push_str(&format!("  {}\n  hint: `ringcx-extractor deliver status` says more\n", one_line(reason)));
-        }
     }
-    index(status, &mut text);
     replicas(status, now, &mut text);
     text
 }
 
-/// Said only where it lasts: what was stored a moment ago is always on its way into the index.
-fn index(status: &Status, text: &mut String) {
-    let index = status.search_index;
-    if index.lag_seconds > IndexStatus::LONG {
-        text.push_str(&format!(
-            "\nsearch index: {} behind the archive, the first for {}\n  hint: a running daemon indexes by itself; `search` \
-             does not find them until then\n",
-            count(index.lag_changes, "change"),
-            span(Duration::from_secs(index.lag_seconds))
-        ));
-    }
+/// A finding and what to do about it.
+pub(in crate::cli) fn finding(finding: &FindingStatus) -> String {
+    let severity = match finding.severity {
+        Severity::Trouble => "trouble",
+        Severity::Warning => "warning",
+        Severity::Info => "note",
+    };
+    // Accounts are named; a sink's name is in the sentence.
+    let about = finding.subject.as_deref().filter(|_| !finding.accounts.is_empty());
+    let about = about.map(|about| format!(" ({})", one_line(about))).unwrap_or_default();
+    format!("{severity}: {}{about}\n  hint: {}\n", one_line(&finding.sentence), one_line(&finding.hint))
 }
 
 fn accounts(status: &Status, now: Time, width: usize) -> String {
@@ -117,70 +111,8 @@ fn title(account: &AccountStatus) -> String {
     one_line(account.name.as_deref().unwrap_or(&account.sub_account_id))
 }
 
-fn troubles(account: &AccountStatus, now: Time, text: &mut String) {
-    let title = title(account);
-    for pause in &account.paused {
-        let at = |time: &str| Time::parse(time).map_or_else(|| time.to_owned(), |time| relative(time, now));
-        text.push_str(&format!(
-            "\n{title}: {} paused {}, tried again {}: {}\n  hint: {}\n",
-            pause.endpoint,
-            at(&pause.since),
-            at(&pause.until),
-            one_line(&pause.reason),
-            hint(pause),
-        ));
-    }
-    if let Some(since) = &account.missing_since {
-        text.push_str(&format!(
-            "\n{title}: the login no longer sees this account, since {since}\n  hint: give the login's user access to it again, or take it out of the settings; nothing was dropped\n"
-        ));
-    }
-    if !account.gaps.is_empty() {
-        let all = account.gaps.iter().map(|gap| gap.seconds).sum();
-        let gaps = count(account.gaps.len() as u64, "gap");
-        text.push_str(&format!(
-            "\n{title}: {gaps}, {} in all, read as the budget allows:",
-            span(Duration::from_secs(all))
-        ));
-        for gap in account.gaps.iter().take(GAPS) {
-            text.push_str(&format!(" {} to {};", gap.from, gap.to));
-        }
-        text.push_str(if account.gaps.len() > GAPS { " and more\n" } else { "\n" });
-    }
-    if account.work.failed > 0 {
-        text.push_str(&format!(
-            "\n{title}: {} will not work without a person\n  hint: `ringcx-extractor queue list --state failed` says why\n",
-            count(account.work.failed, "item")
-        ));
-    }
-}
-
-fn hint(pause: &Pause) -> &'static str {
-    match (pause.status, pause.endpoint.as_str()) {
-        (Some(401), _) => "the login is refused: `ringcx-extractor check` says what to look at",
-        (Some(403), "metadata" | "transcript") => {
-            "the login's user lacks a permission for this: `ringcx-extractor check` names it"
-        }
-        (Some(403), _) => {
-            "the user lacks the permission, or summaries are not enabled: take them out of `artifacts` if they are not wanted"
-        }
-        (Some(429), _) => {
-            "another program uses the same account's quota, or its limits are lower: set [limits] accordingly"
-        }
-        _ => "it is tried again by itself; `ringcx-extractor check` looks at it now",
-    }
-}
-
 fn replicas(status: &Status, now: Time, text: &mut String) {
     text.push('\n');
-    if !status.replicas.iter().any(|replica| replica.alive) {
-        text.push_str("no daemon is running");
-        let last = status.replicas.iter().filter_map(|replica| Time::parse(&replica.heartbeat)).max();
-        if let Some(last) = last {
-            text.push_str(&format!("; one was last heard of {}", relative(last, now)));
-        }
-        text.push_str("\n  hint: start it with `ringcx-extractor run`\n");
-    }
     for replica in status.replicas.iter().filter(|replica| replica.alive) {
         let since = Time::parse(&replica.started).map(|started| span(now.since(started))).unwrap_or_default();
         text.push_str(&format!("{}: version {}, running for {since}\n", one_line(&replica.name), replica.version));

@@ -7,10 +7,10 @@ use maud::{Markup, html};
 
 use super::super::history::Sample;
 use super::super::picture::{Failure, Picture, Row};
-use super::super::verdict::{self, Finding, Level, Verdict};
-use super::super::words::{count, number, span};
+use super::super::verdict::{self, Level, Verdict};
 use super::{View, chart, row};
-use crate::status::SinkStatus;
+use crate::status::words::{count, number, span};
+use crate::status::{FindingStatus, SinkStatus};
 
 /// So many findings are shown; the rest would not help.
 const FINDINGS: usize = 8;
@@ -18,7 +18,7 @@ const FINDINGS: usize = 8;
 /// What is above the accounts.
 pub(super) fn head(view: &View<'_>) -> Markup {
     html! {
-        (standing(view.verdict))
+        (standing(view))
         @if let Some(picture) = view.picture {
             div.tiles { (tiles(picture, view)) }
         } @else {
@@ -49,9 +49,12 @@ fn in_words(seconds: u64) -> String {
     span(Duration::from_secs(seconds))
 }
 
-fn standing(verdict: &Verdict) -> Markup {
+fn standing(view: &View<'_>) -> Markup {
+    let verdict: &Verdict = view.verdict;
+    // Where there is only one account, nobody asks which.
+    let one = view.picture.is_some_and(|picture| picture.rows.len() == 1);
     let (first, others) = match verdict.findings.split_first() {
-        Some((first, others)) if first.what == verdict.line => (Some(first), others),
+        Some((first, others)) if first.sentence == verdict.line => (Some(first), others),
         _ => (None, verdict.findings.as_slice()),
     };
     html! {
@@ -60,9 +63,9 @@ fn standing(verdict: &Verdict) -> Markup {
                 span.level.(verdict.level.name()) aria-hidden="true" { (verdict.level.sign()) }
                 strong { (verdict.level.words()) } ": " (verdict.line)
             }
-            @if let Some(first) = first { p.todo { (particulars(first)) } }
+            @if let Some(first) = first { p.todo { (particulars(first, one)) } }
             @if !others.is_empty() {
-                ul { @for finding in others.iter().take(FINDINGS) { (other(finding)) } }
+                ul { @for finding in others.iter().take(FINDINGS) { (other(finding, one)) } }
                 @if let Some(more) = others.len().checked_sub(FINDINGS + 1) { p.todo { "and " (more + 1) " more" } }
             }
         }
@@ -78,20 +81,23 @@ fn text(text: &str) -> Markup {
     }
 }
 
-fn other(finding: &Finding) -> Markup {
+fn other(finding: &FindingStatus, one: bool) -> Markup {
+    let level = Level::of(finding);
     html! {
         li {
-            span.level.(finding.level.name()) title=(finding.level.words()) { (finding.level.sign()) }
-            span { (finding.what) small { (particulars(finding)) } }
+            span.level.(level.name()) title=(level.words()) { (level.sign()) }
+            span { (finding.sentence) small { (particulars(finding, one)) } }
         }
     }
 }
 
 /// Which accounts, and what to do.
-fn particulars(finding: &Finding) -> Markup {
+fn particulars(finding: &FindingStatus, one: bool) -> Markup {
     html! {
-        @if !finding.who.is_empty() { span.who { (finding.who) } " · " }
-        (text(&finding.todo))
+        @if let Some(subject) = finding.subject.as_ref().filter(|_| !one && !finding.accounts.is_empty()) {
+            span.who { (subject) } " · "
+        }
+        (text(&finding.hint))
     }
 }
 
@@ -105,7 +111,7 @@ fn tiles(picture: &Picture, view: &View<'_>) -> Markup {
     let todo = total(|row| row.work.unfinished());
     let (failed, unavailable) = (total(|row| row.work.failed), total(|row| row.work.unavailable));
     html! {
-        (fleet(rows.iter().map(|row| view.pace.level(row, now))))
+        (fleet(rows.iter().map(|row| view.verdict.of_account(&row.sub))))
         div.tile {
             h3 { "Furthest behind" }
             p { @if let Some((lag, _)) = furthest { (span(lag)) } @else { "–" } }
@@ -259,7 +265,7 @@ fn sink_row(sink: &SinkStatus) -> Markup {
                 @if let Some(since) = &sink.since { " since " (moment(since)) }
                 @if let Some(until) = &sink.resting_until { ", tried again at " (moment(until)) }
                 @if let Some(reason) = &sink.reason { small.note { (reason) } }
-                @if let Some(todo) = verdict::todo_of_sink(sink) { small { (text(todo)) } }
+                @if let Some(todo) = sink.hint() { small { (text(todo)) } }
             }
             td.number data-label="Pending" {
                 (number(sink.pending))

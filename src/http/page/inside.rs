@@ -8,13 +8,13 @@ use std::time::Duration;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Deserialize;
 
-use super::super::words::{count, span};
 use super::{ICON, STYLE};
 use crate::clock::Time;
 use crate::db::{AccountRow, SegmentRow, SegmentSlot};
 use crate::export::{conversation_of, outcome_name, summary_of};
 use crate::reading::{Conversation, Metadata, Phrase, clean, one_line};
 use crate::search::{Findings, Hit, LOOKED_AT};
+use crate::status::words::{count, span};
 
 /// So many segments of a dialog are listed.
 const DIALOG: usize = 100;

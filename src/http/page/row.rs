@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use super::super::picture::{Paused, Row};
+use super::super::picture::Row;
 use super::super::strip::{CELLS, Kind, Strip};
-use super::super::verdict::{Level, Pace};
-use super::super::words::{number, span};
+use super::super::verdict::Level;
 use crate::clock::Time;
 use crate::model::Stretch;
+use crate::status::Pause;
+use crate::status::words::{count, number, span};
 
 /// An account and how it stands; two that are equal look the same, but for what the script counts on by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +29,7 @@ pub(in super::super) fn order(a: &Drawn<'_>, b: &Drawn<'_>, now: Time) -> Orderi
     by_level.then_with(|| b.row.lag(now).cmp(&a.row.lag(now))).then_with(|| a.row.sub.cmp(&b.row.sub))
 }
 
-impl<'a> Drawn<'a> {
-    pub(in super::super) fn new(row: &'a Row, pace: Pace, now: Time) -> Drawn<'a> {
-        Drawn { row, level: pace.level(row, now) }
-    }
-
+impl Drawn<'_> {
     /// As a row of the table. What changes with time alone is marked, for the script to keep up to date.
     pub(in super::super) fn markup(&self, now: Time) -> Markup {
         let row = self.row;
@@ -72,14 +69,15 @@ impl<'a> Drawn<'a> {
 fn notes(row: &Row) -> impl Iterator<Item = String> {
     let missing = row.missing.then(|| "no longer seen by the login".to_owned());
     let gap = (!row.gaps.is_zero()).then(|| format!("gap of {}", span(row.gaps)));
-    missing.into_iter().chain(gap)
+    let aside = (row.aside > 0).then(|| format!("{} set aside", count(row.aside, "record", "records")));
+    missing.into_iter().chain(gap).chain(aside)
 }
 
-fn paused(pause: &Paused) -> Markup {
+fn paused(pause: &Pause) -> Markup {
     html! {
         small.note title=(pause.hint()) {
             (pause.endpoint.replace('_', " ")) " paused"
-            @if let Some(until) = pause.until { " until " (clock(until)) }
+            @if let Some(until) = Time::parse(&pause.until) { " until " (clock(until)) }
             ": " (pause.reason)
         }
     }

@@ -1,44 +1,35 @@
 use std::time::Duration;
 
-use super::super::picture::{Failure, Paused, Row};
+use super::super::picture::{Failure, Row};
 use super::super::testing::{NOW, picture, row};
-use super::super::verdict::{Finding, Level};
+use super::super::verdict::Verdict;
 use super::*;
+use crate::health::Severity;
+use crate::status::{FindingStatus, Pause};
 
-const PACE: Pace = Pace { lag: Duration::from_secs(900) };
+/// Something that is wrong with an account.
+fn finding(code: &str, sentence: &str, account: &str) -> FindingStatus {
+    let found = FindingStatus::new(code, Severity::Warning, NOW, sentence.to_owned(), "<i>do</i>");
+    FindingStatus { subject: Some("<u>who</u>".to_owned()), accounts: vec![account.to_owned()], ..found }
+}
 
-fn drawn(picture: Option<&Picture>, line: &str) -> String {
-    let findings = vec![Finding {
-        level: Level::Behind,
-        what: line.to_owned(),
-        who: "<u>who</u>".to_owned(),
-        todo: "<i>do</i>".to_owned(),
-    }];
-    let verdict = Verdict { level: Level::Behind, line: line.to_owned(), findings };
-    page(
-        &View {
-            verdict: &verdict,
-            picture,
-            samples: &[],
-            pace: PACE,
-            now: NOW,
-            instance: "<b>host</b>",
-            search: false,
-        },
-        7,
-    )
+fn drawn(picture: Option<&Picture>, findings: Vec<FindingStatus>) -> String {
+    let verdict = Verdict::new(findings, picture, NOW);
+    page(&View { verdict: &verdict, picture, samples: &[], now: NOW, instance: "<b>host</b>", search: false }, 7)
 }
 
 const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\" autofocus onfocus=\"alert(3)";
 
 #[test]
 fn everything_from_outside_is_escaped() {
-    let paused = Paused { endpoint: HOSTILE.into(), until: None, reason: HOSTILE.into(), status: Some(403) };
+    let hostile = || HOSTILE.to_owned();
+    let paused =
+        Pause { endpoint: hostile(), since: hostile(), until: hostile(), reason: hostile(), status: Some(403) };
     let row = Row { name: Some(HOSTILE.into()), sub: HOSTILE.into(), paused: vec![paused], ..row("x") };
     let mut picture = picture(vec![row]);
     picture.failures =
         vec![Failure { accounts: HOSTILE.into(), artifact: "transcript", reason: HOSTILE.into(), items: 1 }];
-    let page = drawn(Some(&picture), HOSTILE);
+    let page = drawn(Some(&picture), vec![finding(HOSTILE, HOSTILE, HOSTILE)]);
     assert_eq!(page.matches("<script").count(), 1, "only our own");
     assert_eq!(page.matches("</script").count(), 1);
     assert!(["<img", "<i>", "<u>", "<b>"].iter().all(|markup| !page.contains(markup)));
@@ -48,7 +39,7 @@ fn everything_from_outside_is_escaped() {
 
 #[test]
 fn the_policy_allows_just_the_style_and_script_that_are_in_the_page() {
-    let page = drawn(None, "x");
+    let page = drawn(None, Vec::new());
     let within = |open: &str, close: &str| {
         let from = page.find(open).unwrap() + open.len();
         page[from..from + page[from..].find(close).unwrap()].to_owned()
@@ -63,7 +54,7 @@ fn the_policy_allows_just_the_style_and_script_that_are_in_the_page() {
 
 #[test]
 fn nothing_is_loaded_from_anywhere_else() {
-    let page = drawn(Some(&picture(vec![row("one")])), "x");
+    let page = drawn(Some(&picture(vec![row("one")])), vec![finding("lagging", "x", "one")]);
     for (at, _) in page.match_indices("http") {
         let rest = &page[at..(at + 30).min(page.len())];
         assert!(rest.starts_with("http-equiv") || rest.starts_with("http://www.w3.org/2000/svg"), "{rest}");
@@ -76,14 +67,15 @@ fn accounts_that_need_attention_come_first_then_those_that_are_behind() {
     late.watermark = Some(NOW - Duration::from_secs(800));
     let mut failed = row("d-failed");
     failed.work.failed = 1;
-    let page = drawn(Some(&picture(vec![row("a"), row("b"), late, failed])), "x");
+    let wrong = vec![finding("items_failed", "x", "d-failed")];
+    let page = drawn(Some(&picture(vec![row("a"), row("b"), late, failed])), wrong);
     let at = |sub: &str| page.find(&format!("data-key=\"{sub}\"")).unwrap();
     assert!(at("d-failed") < at("c-late") && at("c-late") < at("a") && at("a") < at("b"));
 }
 
 #[test]
 fn a_page_without_a_picture_says_so() {
-    assert!(drawn(None, "x").contains("the database has not answered since the start"));
+    assert!(drawn(None, Vec::new()).contains("the database has not answered since the start"));
 }
 
 #[test]
@@ -92,7 +84,7 @@ fn the_accounts_stand_above_what_is_told_of_failures_and_sinks_and_are_counted_b
     failed.work.failed = 1;
     let mut picture = picture(vec![row("one"), failed, row("three")]);
     picture.failures = vec![Failure { accounts: "two".into(), artifact: "transcript", reason: "400".into(), items: 1 }];
-    let page = drawn(Some(&picture), "x");
+    let page = drawn(Some(&picture), vec![finding("items_failed", "x", "two")]);
     let at = |part: &str| page.find(part).unwrap_or_else(|| panic!("no {part}"));
     assert!(at("id=\"verdict\"") < at("data-key=\"two\"") && at("data-key=\"one\"") < at("id=\"failures\""));
     assert!(page.contains("<small>1 incomplete, 2 healthy</small>"));

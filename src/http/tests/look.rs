@@ -9,11 +9,13 @@ use std::process::Command;
 
 use super::super::history::Sample;
 use super::super::page::{self, Asked, Reading};
-use super::super::verdict::{Level, Pace};
+use super::super::verdict::Verdict;
 use super::*;
 use crate::db::{SegmentRow, SegmentSlot, SlotOutcome, sql};
+use crate::health::Severity;
 use crate::search::score::{Judged, Passage};
 use crate::search::{Findings, Hit, Source};
+use crate::status::FindingStatus;
 
 const HOUR: i64 = 3_600_000;
 
@@ -188,14 +190,13 @@ fn the_buttons_of_the_page_show_what_they_say_in_a_real_browser() {
         row
     };
     let picture = picture((1..=40).map(named).collect());
-    let verdict =
-        super::super::verdict::Verdict { level: Level::Incomplete, line: "gaps".to_owned(), findings: Vec::new() };
-    let pace = Pace { lag: Duration::from_secs(900) };
+    let gaps: Vec<String> = picture.rows.iter().filter(|row| !row.gaps.is_zero()).map(|row| row.sub.clone()).collect();
+    let found = FindingStatus::new("coverage_gaps", Severity::Warning, NOW, "gaps".to_owned(), "wait");
+    let verdict = Verdict::new(vec![FindingStatus { accounts: gaps, ..found }], Some(&picture), NOW);
     let view = page::View {
         verdict: &verdict,
         picture: Some(&picture),
         samples: &[],
-        pace,
         now: NOW,
         instance: "host-1",
         search: false,

@@ -69,6 +69,11 @@ impl Flow {
         }
     }
 
+    /// The next attempt need not wait.
+    pub(super) fn retry_now(&mut self) {
+        (self.failure, self.unproven_until) = (None, Tick::default());
+    }
+
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;
         self.failure = None;

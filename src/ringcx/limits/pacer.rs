@@ -206,6 +206,16 @@ impl Pacer {
         state.slowdown.resume(setback);
     }
 
+    /// Ends the pause that a 429 asked for: a person wants a request to go now. The limit itself holds as before.
+    pub fn lift_pause(&self) {
+        let now = self.0.clock.tick();
+        let mut state = self.lock();
+        state.advance(now);
+        state.slowdown.lift_pause(now);
+        drop(state);
+        self.0.changed.notify_one();
+    }
+
     /// Any answer but a 429 came: the next pause begins small again, and so many of them make up for a refusal.
     pub fn succeeded(&self) {
         self.lock().slowdown.succeeded();

@@ -148,6 +148,14 @@ impl Slowdown {
         }
     }
 
+    /// Ends a pause before its time.
+    pub(super) fn lift_pause(&mut self, now: Tick) {
+        if let Some(pause) = self.pause_until.filter(|pause| *pause > now) {
+            self.grows_from = Tick(self.grows_from.0.saturating_sub(pause.since(now)));
+            self.pause_until = Some(now);
+        }
+    }
+
     /// A request leaves.
     pub(super) fn sent(&mut self, now: Tick) {
         self.sent_since |= self.pause_until.is_none_or(|pause| now >= pause);
@@ -358,6 +366,17 @@ mod tests {
         let known = slowdown.setback();
         slowdown.resume(Setback { pause_until: at(50.0), share: 0.1, times: 9 });
         assert_eq!(slowdown.setback(), known);
+    }
+
+    #[test]
+    fn a_pause_that_is_lifted_is_over_at_once_and_the_rate_grows_from_then_on() {
+        let mut slowdown = Slowdown::new(120);
+        pause(&mut slowdown, at(100.0), Some(Duration::from_secs(3600)));
+        let share = slowdown.factor(at(3700.0));
+        slowdown.lift_pause(at(200.0));
+        assert_eq!((slowdown.pause_until(), slowdown.factor(at(200.0))), (Some(at(200.0)), share));
+        slowdown.lift_pause(at(300.0));
+        assert_eq!(slowdown.pause_until(), Some(at(200.0)), "what is over stays so");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A span in at most two units: `42 s`, `5 min`, `3 h 10 min`, `2 d 4 h`.
-pub(super) fn span(span: Duration) -> String {
+pub(crate) fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     let two = |large: u64, unit: &str, small: u64, part: &str| {
@@ -19,7 +19,7 @@ pub(super) fn span(span: Duration) -> String {
 }
 
 /// A number with its digits in groups of three: `1,234,567`.
-pub(super) fn number(number: u64) -> String {
+pub(crate) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -32,7 +32,7 @@ pub(super) fn number(number: u64) -> String {
 }
 
 /// How many of what: `1 account`, `2 accounts`.
-pub(super) fn count(count: u64, one: &str, many: &str) -> String {
+pub(crate) fn count(count: u64, one: &str, many: &str) -> String {
     format!("{} {}", number(count), if count == 1 { one } else { many })
 }
 
