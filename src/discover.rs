@@ -471,7 +471,7 @@ fn ending(error: &ApiError) -> Ending {
 /// What this machine's clock and the API's say, beside the database's.
 fn readings(account: &Account, database: Option<Time>) -> ClockReadings {
     let (machine, tick) = (account.clock.now(), account.clock.tick());
-    let api = account.api.time(machine, tick);
+    let api = account.api.time(machine, tick).at_the_earliest(machine);
     ClockReadings { tick, machine, database, newest: api.newest, measured: api.measured, believed: api.believed }
 }
 
