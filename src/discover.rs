@@ -147,6 +147,8 @@ impl Discoverer {
         }
         if self.account.api.time(local, tick).answers == 0 {
             // The answer to a login tells what time it is before the first window is chosen. Where it fails, the read says so.
+            // In its turn, as the login of a read would be: after a crash the pace may have to wait first.
+            drop(self.account.pacer.enter().await);
             let _ = self.account.login.token().await;
         }
         let readings = self.readings().await?;
