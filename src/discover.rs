@@ -152,6 +152,8 @@ impl Discoverer {
         }
         if self.account.api.time(local, tick).answers == 0 {
             // The answer to a login tells what time it is before the first window is chosen. Where it fails, the read says so.
+            // In its turn, as the login of a read would be: after a crash the pace may have to wait first.
+            drop(self.account.pacer.enter().await);
             let _ = self.account.login.token().await;
         }
         let readings = self.readings().await?;
@@ -493,7 +495,7 @@ fn ending(error: &ApiError) -> Ending {
 /// What this machine's clock and the API's say, beside the database's.
 fn readings(account: &Account, database: Option<Time>) -> ClockReadings {
     let (machine, tick) = (account.clock.now(), account.clock.tick());
-    let api = account.api.time(machine, tick);
+    let api = account.api.time(machine, tick).at_the_earliest(machine);
     ClockReadings { tick, machine, database, newest: api.newest, measured: api.measured, believed: api.believed }
 }
 

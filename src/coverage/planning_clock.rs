@@ -99,7 +99,8 @@ impl PlanningClock {
     pub fn probe(&mut self, readings: &ClockReadings, rules: &Rules) -> Option<Want> {
         let now = self.now(readings);
         let rests = |last: Option<Tick>| last.is_some_and(|last| readings.tick.since(last) < rules.interval);
-        let ahead = readings.believed.map(|believed| rules.horizon(believed)).filter(|it| *it > now + PROOF_MARGIN);
+        let api = readings.believed.map(|believed| readings.of_api().fold(believed, Time::min));
+        let ahead = api.map(|api| rules.horizon(api)).filter(|horizon| *horizon > now + PROOF_MARGIN);
         let horizon = match ahead {
             Some(horizon) if !rests(self.probed) => horizon,
             None if now + CLOCK_NOISE < readings.machine && !rests(self.answered) => rules.horizon(now),

@@ -45,7 +45,7 @@ const KEEP_TIME: &str =
 /// # Errors
 /// Where waiting will not help.
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut retention = Retention { shared, forgotten: None, decided: BTreeMap::new(), waiting: false };
+    let mut retention = Retention { shared, forgotten: None, decided: BTreeMap::new(), waiting: false, unknown: false };
     tokio::select! {
         () = stop.cancelled() => Ok(()),
         ended = retention.work() => ended,
@@ -60,6 +60,8 @@ struct Retention {
     decided: BTreeMap<i64, Tick>,
     /// Whether any pass waits, or clocks are waited for.
     waiting: bool,
+    /// Whether the API had not answered often enough when retention was last looked at.
+    unknown: bool,
 }
 
 impl Retention {
@@ -87,7 +89,10 @@ impl Retention {
                 if left <= CLOCK_CHECK {
                     break;
                 }
-                self.compare_clocks().await;
+                let clocks = self.compare_clocks().await;
+                if self.unknown && clocks.is_some_and(|clocks| clocks.check() != ClockCheck::Unknown) {
+                    break;
+                }
             }
         }
     }
@@ -95,9 +100,11 @@ impl Retention {
     async fn turn(&mut self, accounts: &[Arc<Account>]) -> anyhow::Result<()> {
         let clocks = self.compare_clocks().await;
         let wanted = accounts.iter().any(|account| account.policy.retention.is_some());
-        let now = match clocks.as_ref().map(RetentionClocks::check) {
-            Some(ClockCheck::Agree(now)) => now,
-            Some(ClockCheck::Differ(sentence)) if wanted => {
+        let check = clocks.as_ref().map_or(ClockCheck::Unknown, RetentionClocks::check);
+        self.unknown = check == ClockCheck::Unknown;
+        let now = match check {
+            ClockCheck::Agree(now) => now,
+            ClockCheck::Differ(sentence) if wanted => {
                 self.paused(None, &sentence);
                 self.waiting = true;
                 return Ok(());

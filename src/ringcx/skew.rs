@@ -57,6 +57,14 @@ pub struct ApiTime {
 }
 
 impl ApiTime {
+    /// The same, a second earlier where it differs from this machine's time `now`: a `Date` tells no more than its second.
+    #[must_use]
+    pub fn at_the_earliest(self, now: Time) -> ApiTime {
+        let earlier = |time: Option<Time>| time.map(|time| if time == now { time } else { time.plus_millis(-1_000) });
+        let (newest, measured, believed) = (earlier(self.newest), earlier(self.measured), earlier(self.believed));
+        ApiTime { newest, measured, believed, ..self }
+    }
+
     /// Whether enough answers have told the time to decide something that cannot be undone.
     pub fn is_measured(&self) -> bool {
         self.answers >= AGREEING_ANSWERS

@@ -79,7 +79,7 @@ impl Reader {
     /// What the clocks say; the database's is left out.
     fn readings(&self, scene: &Scene) -> ClockReadings {
         let (machine, tick) = (scene.clock.now(), scene.clock.tick());
-        let api = self.skew.read(machine, tick);
+        let api = self.skew.read(machine, tick).at_the_earliest(machine);
         let (newest, measured, believed) = (api.newest, api.measured, api.believed);
         ClockReadings { tick, machine, database: None, newest, measured, believed }
     }
