@@ -349,7 +349,7 @@ async fn a_migration_that_fails_half_way_leaves_nothing_behind(place: Place) {
             let schema = raw.schema().await;
             rig.run(&["migrate"]).await.is(1, &["failed to bring the database up to date"]);
             assert_eq!(raw.schema().await, schema, "migration {} has left something behind", migration.version);
-            let applied = raw.texts("select cast(version as text) from _sqlx_migrations order by version").await;
+            let applied = raw.texts("select cast(version as text) from _sqlx_migrations m order by m.version").await;
             assert_eq!(applied.last().cloned().unwrap_or_default().parse().unwrap_or(0), before);
             raw.run(&format!("drop table {name}")).await;
         }
