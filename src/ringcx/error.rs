@@ -86,7 +86,7 @@ pub(crate) const KEPT_BYTES: usize = 2048;
 
 /// What came in place of what was asked for. It may hold what a customer said: printed, it shows its length alone.
 #[derive(Clone)]
-struct KeptBody(Body);
+struct KeptBody(Box<Body>);
 
 impl fmt::Debug for KeptBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,7 +135,7 @@ impl ApiError {
 
     /// The body, or its beginning, where an answer could not be used. May hold what a customer said: never logged.
     pub fn body(&self) -> Option<&Body> {
-        self.body.as_ref().map(|kept| &kept.0)
+        self.body.as_ref().map(|kept| &*kept.0)
     }
 
     /// How the answer is broken, as a number that is the same where it is broken alike; `None` where none came.
@@ -151,22 +151,26 @@ impl ApiError {
 
     /// The same error of a call for one artifact: an answer that is broken is the item's, not the service's.
     pub(crate) fn of_item(mut self) -> ApiError {
-        if self.fault == Fault::Transient && self.broken_kind().is_some() {
+        let ours = self.fault == Fault::Transient && self.endpoint != Endpoint::Login;
+        if ours && self.broken_kind().is_some() {
             self.fault = Fault::Broken;
         }
         self
     }
 
-    /// The same, with the beginning of what came.
+    /// The same, with the beginning of what came; not of a login, which holds tokens.
     pub(crate) fn of_body(mut self, body: &[u8]) -> ApiError {
+        if self.endpoint == Endpoint::Login {
+            return self;
+        }
         let start = body.get(..KEPT_BYTES).unwrap_or(body);
-        self.body = Some(KeptBody(Body { bytes: Bytes::copy_from_slice(start), charset: None }));
+        self.body = Some(KeptBody(Box::new(Body { bytes: Bytes::copy_from_slice(start), charset: None })));
         self
     }
 
     /// The same, with all of what came.
     pub(crate) fn of_whole_body(mut self, body: &Body) -> ApiError {
-        self.body = Some(KeptBody(body.clone()));
+        self.body = Some(KeptBody(Box::new(body.clone())));
         self
     }
 
@@ -510,6 +514,8 @@ mod tests {
         assert_eq!(error.body().map(|body| body.bytes.len()), Some(KEPT_BYTES));
         assert!(!format!("{error:?}").contains("AAA"));
         assert_eq!((error.broken_kind(), error.of_item().fault), (Some(3200), Fault::Broken));
+        let login = ApiError::undecodable(Endpoint::Login, "x").with_status(StatusCode::OK).of_body(b"token");
+        assert!(login.body().is_none() && login.of_item().fault == Fault::Transient);
     }
 
     #[test]
