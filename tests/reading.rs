@@ -52,7 +52,10 @@ async fn archived(place: Place, elements: &[Vec<u8>], artifacts: &[(&str, Answer
     for host in ["api.platform_url", "api.ringcx_url", "api.summary_url"] {
         plan = plan.set(host, server.url.clone());
     }
-    let rig = Rig::started(place, plan).await;
+    let settings = [("name", "out"), ("type", "jsonl"), ("start", "beginning")];
+    let mut sink: toml::Table = settings.map(|(key, value)| (key.to_owned(), value.into())).into_iter().collect();
+    sink.insert("path".to_owned(), place.folder.path().join("out").display().to_string().into());
+    let rig = Rig::started(place, plan.set("sinks", vec![toml::Value::Table(sink)])).await;
     rig.until("everything is fetched", async || {
         let export = rig.run(&["export"]).await;
         export.status == 0 && export.out.matches(r#""outcome":"stored""#).count() == count
@@ -67,7 +70,18 @@ async fn archived(place: Place, elements: &[Vec<u8>], artifacts: &[(&str, Answer
         segments_found.len() >= segments
     })
     .await;
+    rig.until("everything is delivered", async || events(&rig).len() == count).await;
     (rig, server)
+}
+
+/// What the sink has been given, a line an event.
+fn events(rig: &Rig) -> Vec<String> {
+    let Ok(folder) = std::fs::read_dir(rig.place.folder.path().join("out")) else { return Vec::new() };
+    let files =
+        folder.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "jsonl"));
+    files
+        .flat_map(|path| std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }
 
 fn lines(text: &str) -> Vec<Value> {
@@ -134,6 +148,7 @@ async fn what_is_wrong_with_one_value_costs_no_other(place: Place) {
         let json = rig.output(&["show", id, "--json"]).await;
         assert!(json.contains(r#""body":{"channelClass""#), "{id}: {json:.400}");
     }
+    assert!(events(&rig).iter().all(|event| event.contains(r#""body":{"channelClass""#)));
     let csv = rig.output(&["export", "--format", "csv"]).await;
     assert_eq!(
         (csv.matches("marker okay").count(), csv.matches("the last word").count()),
@@ -174,6 +189,7 @@ async fn texts_are_decoded_from_the_charset_that_they_come_in(place: Place) {
         let shown = rig.output(&["show", id]).await;
         assert!(shown.contains("marker Café") && shown.contains("Café réservé"), "{shown}");
     }
+    assert_eq!(events(&rig).iter().filter(|event| event.contains("Café")).count(), 5);
     let marked: Value = serde_json::from_str(&line(&rig, "marked").await).unwrap();
     assert_eq!(marked["agent_summary"]["text"], "marker caf\u{fffd} and more");
     // The bytes are kept as they came.

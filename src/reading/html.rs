@@ -5,8 +5,9 @@
 
 /// Tags by which a message is known to be HTML,
 const PAGE: [&str; 5] = ["!doctype", "html", "head", "body", "br"];
-/// and those that must be closed, too: someone may have written about one.
-const PAIRED: [&str; 29] = [
+/// and those that must be closed, too: someone may have written about one. Not those for letters alone, such as `b`, which
+/// people write in a chat.
+const PAIRED: [&str; 22] = [
     "p",
     "div",
     "span",
@@ -15,12 +16,6 @@ const PAIRED: [&str; 29] = [
     "tr",
     "td",
     "th",
-    "a",
-    "b",
-    "i",
-    "u",
-    "em",
-    "strong",
     "font",
     "ul",
     "ol",
@@ -35,7 +30,6 @@ const PAIRED: [&str; 29] = [
     "pre",
     "center",
     "style",
-    "title",
 ];
 /// Tags that begin a line.
 const BLOCKS: [&str; 24] = [
@@ -251,9 +245,16 @@ mod tests {
 
     #[test]
     fn what_only_speaks_of_html_stays() {
-        for message in
-            ["plain", "my <div> is broken", "a < b > c", "mail <anna@example.com>", "<3", "x <y", "&amp;", "<b>"]
-        {
+        for message in [
+            "plain",
+            "my <div> is broken",
+            "a < b > c",
+            "mail <anna@example.com>",
+            "<3",
+            "x <y",
+            "&amp;",
+            "<b>bold</b> & more",
+        ] {
             assert_eq!(text(message), None, "{message}");
         }
     }
