@@ -124,7 +124,7 @@ fn locked(file: &File, database: &Path, lock: &Path) -> Result<(), DbError> {
 /// Whether a file is on NFS, SMB or AFS.
 fn is_remote(file: &File) -> bool {
     const REMOTE: [i64; 6] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x5346_414f, 0x6b41_4653];
-    rustix::fs::fstatfs(file).is_ok_and(|system| REMOTE.contains(&(i64::from(system.f_type) & 0xffff_ffff)))
+    rustix::fs::fstatfs(file).is_ok_and(|system| REMOTE.contains(&(system.f_type & 0xffff_ffff)))
 }
 
 fn beside(database: &Path) -> PathBuf {
