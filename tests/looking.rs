@@ -201,7 +201,7 @@ async fn the_status_adds_up(test: TestDb) {
         stats: stats.to_owned(),
     };
     test.db.beat(&row, NOW).await.unwrap();
-    let Status { accounts, replicas, .. } = status::gather(&test.db, &settings(), "host-1", NOW).await.unwrap();
+    let Status { accounts, replicas, .. } = status::gather(&test.db, &settings(), "host-1", None, NOW).await.unwrap();
     let account = &accounts[0];
     assert_eq!((account.name.as_deref(), account.owner.as_deref()), (Some("Support"), Some("host-1")));
     assert_eq!((account.work.ready, account.work.running, account.work.done), (1, 2, 3));

@@ -108,7 +108,7 @@ pub(super) fn findings(
         now,
         late_after: late_after(settings),
         one_budget: settings.limits.scope == LimitScope::Login,
-        login_fails: reported.iter().any(|finding| is_of_login(finding)),
+        login_fails: reported.iter().any(is_of_login),
     };
     let mut findings = reported;
     findings.extend(view.no_daemon());
