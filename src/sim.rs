@@ -34,7 +34,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::compare::compare;
+pub use self::compare::{compare, without_depths};
 pub use self::content::PLANTED;
 pub use self::faults::{DateFault, Faults, Forbidden, Outage, OutageKind, Rates, WrongDate};
 pub use self::ledger::{Expect, Ledger, LedgerEntry};

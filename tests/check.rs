@@ -162,7 +162,7 @@ async fn a_sink_that_could_not_work_is_told_without_anything_being_sent() {
     let sinks = "[[sinks]]\nname = \"good\"\ntype = \"jsonl\"\npath = \"out\"\n\
                  [[sinks]]\nname = \"bad\"\ntype = \"jsonl\"\npath = \"local.toml\"\n\
                  [[sinks]]\nname = \"typo\"\ntype = \"object_store\"\nurl = \"s3://bucket\"\noptions = { aws_regon = \"x\" }\n\
-                 [[sinks]]\nname = \"home\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:9/\"\nsecret = \"s\"\n";
+                 [[sinks]]\nname = \"home\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:9/\"\nsecret = \"signs with more than enough\"\n";
     std::fs::write(&path, settings + sinks).unwrap();
     let said = stage.run(&["check"]).await;
     assert_eq!(said.status, Some(1), "{said:?}");

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringcx_extractor::model::Artifact;
-use ringcx_extractor::sim::Expect;
+use ringcx_extractor::sim::{Expect, without_depths};
 use serde_json::Value;
 use support::daemon::{Place, Plan, Rig};
 use support::receiver::{Received, Receiver, Reply};
@@ -79,7 +79,9 @@ fn lines(rig: &Rig, name: &str) -> Vec<Value> {
     for file in files(rig, name) {
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(text.is_empty() || text.ends_with('\n'), "a torn line in {}", file.display());
-        events.extend(text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a whole line")));
+        events.extend(
+            text.lines().map(|line| ringcx_extractor::lenient_json::from_str::<Value>(line).expect("a whole line")),
+        );
     }
     events
 }
@@ -127,7 +129,8 @@ fn as_the_ledger_says(rig: &Rig, events: &[Value]) -> BTreeSet<String> {
             let source = format!("/accounts/{}/sub-accounts/{}", entry.account.rc, entry.account.sub);
             assert_eq!(event["source"], source.as_str());
             let data = &event["data"];
-            assert_eq!((&data["segment_id"], &data["metadata"]), (&entry.segment_id.clone().into(), &entry.metadata));
+            assert_eq!(data["segment_id"], entry.segment_id.as_str());
+            assert_eq!(without_depths(data["metadata"].clone()), entry.metadata);
             assert_eq!(
                 data["dialog_id"],
                 entry.dialog_id.clone().into_iter().map(Value::from).next().unwrap_or_default()
@@ -135,7 +138,10 @@ fn as_the_ledger_says(rig: &Rig, events: &[Value]) -> BTreeSet<String> {
             let part = &data[artifact.name()];
             assert_eq!((&part["outcome"], &part["fetched_at"]), (&"stored".into(), &event["time"]));
             match artifact {
-                Artifact::Transcript => assert_eq!(part["body"], serde_json::from_slice::<Value>(body).unwrap()),
+                Artifact::Transcript => {
+                    let sent: Value = ringcx_extractor::lenient_json::from_slice(body).unwrap();
+                    assert_eq!(without_depths(part["body"].clone()), without_depths(sent));
+                }
                 _ => {
                     let text = serde_json::from_slice::<String>(body);
                     assert_eq!(part["text"], text.unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned()));

@@ -73,7 +73,7 @@ async fn delays(there: Spread, backlog: u32) -> (Vec<i64>, Vec<i64>) {
     let exported = rig.output(&["export"]).await;
     let ledger = rig.sim.ledger();
     let read = |line: &str| -> Option<(i64, i64)> {
-        let line: Value = serde_json::from_str(line).unwrap();
+        let line: Value = ringcx_extractor::lenient_json::from_str(line).unwrap();
         let ended = Time::parse(line["segment_end"].as_str()?)?;
         let stored = Time::parse(line["transcript"]["fetched_at"].as_str()?)?;
         let there = ledger.available_at(&account, line["segment_id"].as_str()?, Artifact::Transcript)?;

@@ -135,7 +135,9 @@ async fn finished(rig: &Rig) {
 /// A mark made on SQLite holds on Postgres: whatever is new or different since is in.
 async fn changed_since(rig: &Rig, mark: &str, before: &str) {
     let lines = |text: &str| -> HashMap<String, String> {
-        let id = |line: &str| serde_json::from_str::<Value>(line).unwrap()["segment_id"].as_str().unwrap().to_owned();
+        let id = |line: &str| {
+            ringcx_extractor::lenient_json::from_str::<Value>(line).unwrap()["segment_id"].as_str().unwrap().to_owned()
+        };
         text.lines().map(|line| (id(line), line.to_owned())).collect()
     };
     let (before, now) = (lines(before), lines(&rig.output(&["export"]).await));

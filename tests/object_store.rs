@@ -82,7 +82,12 @@ async fn a_batch_is_one_private_file_and_a_retry_replaces_it() {
     assert!(text.ends_with('\n'));
     let ids: Vec<String> = text
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_str().unwrap().to_owned())
+        .map(|line| {
+            ringcx_extractor::lenient_json::from_str::<serde_json::Value>(line).unwrap()["id"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
         .collect();
     assert_eq!(ids, events().iter().map(|event| event.id().to_string()).collect::<Vec<_>>());
 }

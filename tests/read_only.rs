@@ -174,7 +174,9 @@ async fn a_sink_whose_file_becomes_read_only_is_waited_for_and_nothing_is_lost()
     let lines = files().iter().map(|file| std::fs::read_to_string(file).unwrap()).collect::<String>();
     let ids: Vec<String> = lines
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a whole line")["id"].to_string())
+        .map(|line| {
+            ringcx_extractor::lenient_json::from_str::<serde_json::Value>(line).expect("a whole line")["id"].to_string()
+        })
         .collect();
     let distinct: std::collections::BTreeSet<&String> = ids.iter().collect();
     let world = rig.world();

@@ -124,7 +124,7 @@ async fn delivered(rig: &Rig) {
         // One that was killed and never came back may have left a torn line at the end.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         for line in whole.lines() {
-            let event: Value = serde_json::from_str(line).expect("a whole line");
+            let event: Value = ringcx_extractor::lenient_json::from_str(line).expect("a whole line");
             if event["type"] == "com.ringcx.transcript" {
                 missing.remove(event["subject"].as_str().unwrap());
             }

@@ -193,7 +193,7 @@ fn left(rc: &str, sub: &str, watermark: Time) -> Vec<Value> {
 }
 
 async fn export(rig: &Rig) -> Vec<Value> {
-    rig.output(&["export"]).await.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    rig.output(&["export"]).await.lines().map(|line| ringcx_extractor::lenient_json::from_str(line).unwrap()).collect()
 }
 
 /// A rig whose archive the first version left, and what is in it.

@@ -29,8 +29,6 @@ const LONGEST_ID: usize = 512;
 
 /// The finding that the list cannot be used.
 const LIST_FAILED: &str = "account_list_failed";
-/// The finding that the login no longer sees an account.
-const MISSING: &str = "account_missing";
 /// The finding that an account's id cannot be used.
 const BAD_ID: &str = "account_id_unusable";
 
@@ -105,7 +103,7 @@ impl Registry {
         }
         match self.seen(how).await {
             Ok(wanted) => {
-                self.note_missing(&wanted, how).await?;
+                self.note_missing(&wanted).await?;
                 self.register(&wanted).await?;
                 if self.shared.findings.clear(LIST_FAILED, None) {
                     tracing::info!(accounts = wanted.len(), "the list of sub-accounts can be read again");
@@ -254,7 +252,7 @@ impl Registry {
     }
 
     /// An account that the login no longer sees rests and is reported; all that is held and queued of it stays.
-    async fn note_missing(&self, wanted: &[Wanted], how: &DiscoverAccounts) -> Result<(), DbError> {
+    async fn note_missing(&self, wanted: &[Wanted]) -> Result<(), DbError> {
         let shared = &self.shared;
         for account in shared.db.accounts().await? {
             let seen = wanted.iter().any(|wanted| wanted.id.sub == account.id.sub);
@@ -269,19 +267,6 @@ impl Registry {
                     shared.db.note_account(account.key, None, None).await?;
                 }
                 _ => {}
-            }
-            if seen || how.exclude.contains(&*account.id.sub) {
-                shared.findings.clear(MISSING, Some(&account.id.sub));
-            } else {
-                shared.findings.report(Finding {
-                    code: MISSING,
-                    severity: Severity::Warning,
-                    since: account.missing_since.unwrap_or(now),
-                    subject: Some(account.id.sub.to_string()),
-                    sentence: format!("the login no longer sees the account {}; it rests", account.id.sub),
-                    hint: "give the login's user access to it again, or exclude it".to_owned(),
-                    blocks_progress: false,
-                });
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ringcx_extractor::model::Artifact;
-use ringcx_extractor::sim::{Expect, LedgerEntry};
+use ringcx_extractor::sim::{Expect, LedgerEntry, without_depths};
 use serde_json::Value;
 
 /// Sub-account, segment, artifact.
@@ -58,7 +58,7 @@ impl Books {
             let text = std::fs::read(&path).unwrap();
             let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             let lines = text[..end].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-            lines.for_each(|line| self.note(&serde_json::from_slice(line).expect("a whole line")));
+            lines.for_each(|line| self.note(&ringcx_extractor::lenient_json::from_slice(line).expect("a whole line")));
         }
     }
 
@@ -120,7 +120,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 fn said(artifact: Artifact, body: &[u8]) -> Value {
     match artifact {
-        Artifact::Transcript => serde_json::from_slice(body).unwrap_or(Value::Null),
+        Artifact::Transcript => ringcx_extractor::lenient_json::from_slice(body).unwrap_or(Value::Null),
         _ => {
             serde_json::from_slice::<String>(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned()).into()
         }
@@ -129,6 +129,6 @@ fn said(artifact: Artifact, body: &[u8]) -> Value {
 
 fn hash(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
-    value.to_string().hash(&mut hasher);
+    without_depths(value.clone()).to_string().hash(&mut hasher);
     hasher.finish()
 }

@@ -220,7 +220,8 @@ impl Trial {
     fn look_at_export(&mut self) {
         let Ok(text) = std::fs::read_to_string(self.rig.place.folder.path().join("whole.jsonl")) else { return };
         assert!(text.ends_with('\n'), "an export was torn");
-        text.lines().for_each(|line| drop(serde_json::from_str::<Value>(line).expect("a whole line")));
+        text.lines()
+            .for_each(|line| drop(ringcx_extractor::lenient_json::from_str::<Value>(line).expect("a whole line")));
         self.exports += 1;
     }
 

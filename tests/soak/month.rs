@@ -448,7 +448,9 @@ impl Month {
 fn exported(export: &str) -> BTreeSet<String> {
     export
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["segment_id"].as_str().unwrap().to_owned())
+        .map(|line| {
+            ringcx_extractor::lenient_json::from_str::<Value>(line).unwrap()["segment_id"].as_str().unwrap().to_owned()
+        })
         .collect()
 }
 

@@ -112,7 +112,7 @@ fn lock(inside: &Mutex<Inside>) -> std::sync::MutexGuard<'_, Inside> {
 }
 
 async fn receive(State(inside): State<Arc<Mutex<Inside>>>, headers: HeaderMap, body: Bytes) -> Response<String> {
-    let event = serde_json::from_slice(&body).expect("an event");
+    let event = ringcx_extractor::lenient_json::from_slice(&body).expect("an event");
     let received = Received { headers, body, event };
     let reply = {
         let mut inside = lock(&inside);

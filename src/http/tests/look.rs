@@ -34,7 +34,7 @@ fn settings(accounts: usize, troubled: bool) -> String {
     }
     text.push_str("[[sinks]]\nname = \"lake\"\ntype = \"jsonl\"\npath = \"out\"\n");
     if troubled {
-        let hook = "type = \"webhook\"\nurl = \"https://crm.example/hook\"\nsecret = \"s\"\n";
+        let hook = "type = \"webhook\"\nurl = \"https://crm.example/hook\"\nsecret = \"signs with more than enough\"\n";
         let _ = write!(text, "[[sinks]]\nname = \"crm\"\n{hook}[[sinks]]\nname = \"quality\"\n{hook}");
     }
     text

@@ -71,13 +71,10 @@ fn a_transcript_without_a_word_is_not_there_yet_whatever_its_form() {
 fn what_is_at_fault_in_a_transcript_does_not_refuse_it() {
     let deep = "[".repeat(10_000) + &"]".repeat(10_000);
     for fault in ["\"a\u{1}\n\"", "\"\\ud83d\"", "\"\\x\"", "1e999", &deep] {
-        for body in [
-            format!(r#"{{"transcript":[{{"message":{fault}}}]}}"#),
-            format!(r#"{{"new":{fault},"transcript":[]}}"#),
-            format!(r#"{{"channelClass":{fault}}}"#),
-        ] {
-            assert!(checked(&body).is_ok(), "{fault:.40}");
-        }
+        assert!(checked(&format!(r#"{{"transcript":[{{"message":{fault},"x":1}}]}}"#)).is_ok(), "{fault:.40}");
+        assert!(checked(&format!(r#"{{"new":{fault},"transcript":["yes"]}}"#)).is_ok(), "{fault:.40}");
+        let error = checked(&format!(r#"{{"channelClass":{fault}}}"#)).unwrap_err();
+        assert_eq!(error.cause, Cause::Empty, "{fault:.40}");
     }
     assert!(check(&received(b"{\"transcript\":[\"\xff\"]}")).is_ok());
 }
