@@ -25,6 +25,9 @@ use crate::planted::{self, Plant};
 use crate::ringcx::{self, ApiError, Cause, Record};
 use crate::standing::Standing;
 
+/// How often the database is asked what time it is: in between its clock goes on as this machine's ticks do.
+const DATABASE_CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Batches of records between the parser and the database: few, so that memory does not grow with the answer.
 const BATCHES: usize = 2;
 /// How long a window's failure keeps it waiting at the most.
@@ -73,6 +76,8 @@ pub struct Discoverer {
     /// How often a person has asked for everything to be tried again at once, as far as is known here.
     resumes: u64,
     planning: PlanningClock,
+    /// What the database's clock said: when, after how long, what.
+    database: Option<(Tick, Duration, Time)>,
     /// This machine's time at tick zero, as it was at the start: pauses go by it, whatever its clock is set to later.
     anchor: Time,
 }
@@ -97,6 +102,7 @@ impl Discoverer {
         Ok(Discoverer {
             resumes: account.live.resumes(),
             anchor: now.plus_millis(-millis(tick.0)),
+            database: None,
             planning,
             account,
             policy,
@@ -199,20 +205,25 @@ impl Discoverer {
     }
 
     /// What all clocks say, the database's among them.
-    async fn readings(&self) -> Result<ClockReadings, DbError> {
-        let db = &self.account.db;
-        let (asked, now) = (self.account.clock.tick(), self.account.clock.now());
-        let database = match db.file() {
-            Some(_) => None,
+    async fn readings(&mut self) -> Result<ClockReadings, DbError> {
+        let (db, clock) = (&self.account.db, &self.account.clock);
+        if db.file().is_some() {
+            return Ok(readings(&self.account, None));
+        }
+        let asked = clock.tick();
+        let (read, took, then) = match self.database.filter(|(read, ..)| asked.since(*read) < DATABASE_CLOCK_INTERVAL) {
+            Some(known) => known,
             None => {
-                let ahead = db.here(now).await?.0.saturating_sub(now.0);
-                // The answer is as old as the question took, at the most.
-                let took = millis(self.account.clock.tick().since(asked));
-                let here = self.account.clock.now().plus_millis(ahead);
-                (ahead.saturating_abs() > millis(CLOCK_NOISE).saturating_add(took)).then_some(here)
+                let here = db.here(clock.now()).await?;
+                let answered = clock.tick();
+                *self.database.insert((answered, answered.since(asked), here))
             }
         };
-        Ok(readings(&self.account, database))
+        let (here, now) = (then + clock.tick().since(read), clock.now());
+        // The answer is as old as the question took, at the most.
+        let noise = millis(CLOCK_NOISE).saturating_add(millis(took));
+        let differs = here.0.saturating_sub(now.0).saturating_abs() > noise;
+        Ok(readings(&self.account, differs.then_some(here)))
     }
 
     /// Forgets what lies in the future by every clock, and begins earlier where this machine's clock was ahead when the

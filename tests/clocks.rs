@@ -34,7 +34,9 @@ const DAY: i64 = 24 * HOUR;
 
 async fn ids(rig: &Rig) -> Vec<String> {
     let text = rig.run(&["export"]).await.out;
-    let id = |line: &str| serde_json::from_str::<Value>(line).unwrap()["segment_id"].as_str().unwrap().to_owned();
+    let id = |line: &str| {
+        ringcx_extractor::lenient_json::from_str::<Value>(line).unwrap()["segment_id"].as_str().unwrap().to_owned()
+    };
     text.lines().map(id).collect()
 }
 

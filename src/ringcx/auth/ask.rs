@@ -97,7 +97,12 @@ impl Login {
         let life = number(&answer["expires_in"]).unwrap_or(3600.0).clamp(0.0, 1e7);
         // A tenth, or a minute, before its end it is no longer begun with.
         let life = Duration::from_secs_f64((life * 0.9).max(life - 60.0));
-        Ok(RcToken { secret: secret(&answer, "access_token", Step::RingCentral)?, asked, until: asked + life })
+        Ok(RcToken {
+            secret: secret(&answer, "access_token", Step::RingCentral)?,
+            asked,
+            until: asked + life,
+            accepted: false,
+        })
     }
 
     /// Step 2, which is limited: the send is reserved first.

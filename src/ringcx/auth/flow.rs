@@ -18,8 +18,8 @@ use crate::ringcx::error::{ApiError, Cause};
 /// The longest pause between two attempts that the server has not asked for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How old a RingCentral token is at least before another takes its place because RingCX, or the platform, refused it: mostly
-/// it is good and the user lacks access, and tokens are limited.
+/// How old a RingCentral token that nobody has accepted yet is at least before another takes its place because RingCX, or the
+/// platform, refused it: mostly it is good and the user lacks access, and tokens are limited.
 const RC_TOKEN_MIN_AGE: Duration = Duration::from_secs(60);
 
 /// What a renewal knows and keeps from one to the next.
@@ -41,6 +41,8 @@ pub(crate) struct RcToken {
     /// When it was asked for.
     pub(super) asked: Tick,
     pub(super) until: Tick,
+    /// Whether an exchange has accepted it: one that is refused later has been revoked.
+    pub(super) accepted: bool,
 }
 
 impl Flow {
@@ -184,15 +186,24 @@ impl Login {
 
     async fn exchanged(&self, flow: &mut Flow) -> Result<Granted, ApiError> {
         let rc = self.rc_token(flow).await?;
-        let first = self.ask_exchange(&rc).await;
+        let first = self.exchange(flow, &rc).await;
         let Err(error) = &first else { return first };
         let refused = matches!(error.status, Some(400 | 401 | 403)) && error.cause != Cause::Outage;
-        if !refused || self.clock().tick().since(rc.asked) < RC_TOKEN_MIN_AGE {
+        let is_new = !rc.accepted && self.clock().tick().since(rc.asked) < RC_TOKEN_MIN_AGE;
+        if !refused || is_new {
             return first;
         }
         flow.rc = None;
         let rc = self.rc_token(flow).await?;
-        self.ask_exchange(&rc).await
+        self.exchange(flow, &rc).await
+    }
+
+    async fn exchange(&self, flow: &mut Flow, rc: &RcToken) -> Result<Granted, ApiError> {
+        let granted = self.ask_exchange(rc).await?;
+        if let Some(kept) = &mut flow.rc {
+            kept.accepted = true;
+        }
+        Ok(granted)
     }
 
     /// The RingCentral token: the one kept if there is time left on it, else a new one.
