@@ -111,7 +111,7 @@ async fn retention_announces_an_unusual_pass_and_waits_until_a_person_approves(p
     rig.until("it is announced again", async || rig.log().matches(told).count() == 2).await;
     assert_eq!(ids(&rig).await.len(), all);
     rig.run(&["erase", "--retention-now", "--yes"]).await.is(0, &["to erase by retention: ", "approved"]);
-    rig.until("it has run", async || rig.log().contains("past retention: erased")).await;
+    rig.until_within(150 * SECOND, "it has run", async || rig.log().contains("past retention: erased")).await;
     let left = ids(&rig).await.len();
     assert!(left < all / 2, "{left} of {all}");
     rig.run(&["erase", "--retention-now", "--yes"]).await.is(1, &["no pass of retention waits"]);

@@ -74,7 +74,7 @@ async fn twenty_kills_at_random_moments_lose_and_change_nothing(place: Place) {
             rig.asks().await;
             asked += 1;
         }
-        rig.clock.sleep(Duration::from_millis(chance.random_range(0..700))).await;
+        rig.clock.sleep(Duration::from_millis(chance.random_range(0..1200))).await;
         rig.kill().await;
     }
     assert!(asked >= 16 && rig.sim.stats().requests_in_all() > 100, "{:?}", rig.sim.stats().requests);
@@ -154,7 +154,7 @@ async fn late_segments_and_late_flags_are_caught_by_the_rechecks(place: Place) {
             sim.traffic.per_minute = 240.0;
             sim.availability.appear_after = Duration::from_millis(500);
             sim.availability.late = Delayed::new(0.2, millis(2_800, 7_000));
-            sim.availability.flip = Delayed::new(0.2, millis(1_000, 4_000));
+            sim.availability.flip = Delayed::new(0.6, millis(1_500, 5_000));
             sim.availability.transcript_after = millis(0, 5_000);
             sim.availability.summary_after = millis(0, 5_000);
             let rates = Rates { status_500: 0.02, reset: 0.02, truncate: 0.02, ..Rates::default() };

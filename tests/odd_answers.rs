@@ -271,7 +271,7 @@ async fn an_api_that_has_moved_is_named_with_the_setting_to_change(place: Place)
         headers: "location: https://summaries.example.com/voice/x?token=s3cret\r\n".to_owned(),
         ..said(308, "")
     };
-    let ringcx = RingCx::default().with("segments/a", &[ok(WORDS)]).with("a/auto", &[moved.clone()]);
+    let ringcx = RingCx::default().with("segments/a", &[ok(WORDS)]).with("a/auto", std::slice::from_ref(&moved));
     let plan = plan().account("artifacts", strings(&["transcript", "auto_summary"])).set("http.listen", "127.0.0.1:0");
     let (mut rig, _server) = ringcx.rig(place, plan).await;
     rig.start();

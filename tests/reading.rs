@@ -1,7 +1,7 @@
 //! What real servers send, through the binary: whatever is wrong with an answer costs the value that it is wrong with, and
 //! nothing beside it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot unwrap has failed")]
 
 mod support;
 

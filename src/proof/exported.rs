@@ -187,7 +187,7 @@ impl Line {
 
     /// Which head it says to be the one after which number of a chain; `None` where it says nothing of that chain.
     pub fn claim(&self, chain: ChainName) -> Option<(i64, &str)> {
-        fn both<'a>(number: Option<i64>, head: Option<&'a String>) -> Option<(i64, &'a str)> {
+        fn both(number: Option<i64>, head: Option<&String>) -> Option<(i64, &str)> {
             Some((number?, head?))
         }
         match (self, chain) {
