@@ -29,7 +29,7 @@ on_both! {
 }
 
 const NOW: Time = Time(1_800_000_000_000);
-const COUNT: usize = 150;
+const COUNT: usize = 80;
 
 /// A segment as it is answered.
 struct Answered {

@@ -260,7 +260,7 @@ async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: 
     let ids = ids(50);
     let plan = Plan::history().set("accounts", listed(&ids)).set("http.listen", "127.0.0.1:0").sim(|sim| {
         sim.accounts = ids.clone();
-        sim.traffic.per_minute = 6.0;
+        sim.traffic.per_minute = 2.0;
     });
     // One wide window an account: at the usual pace of these tests, the metadata of fifty would be more than a busy machine
     // can do.

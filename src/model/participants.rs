@@ -142,6 +142,8 @@ impl Reader {
             Node::Object(fields) => {
                 let mut speaker = Speaker::default();
                 for (name, node) in fields {
+                    // A name with a letter that was lost may be that of a contact's field.
+                    self.found.is_unreadable |= name.contains(char::REPLACEMENT_CHARACTER);
                     match (speaker.field(&name), node) {
                         (Some(values), Node::Scalar(text)) => values.push(text),
                         (Some(_), Node::Inexact) => self.found.is_unreadable = true,
