@@ -38,12 +38,13 @@ impl RecordChain {
 impl Tx {
     /// Where an account's record chain stands; nobody else appends to it until this transaction ends.
     pub(in crate::db) async fn record_chain(&mut self, account: i64) -> Result<RecordChain, DbError> {
+        let sub = self.first(sql("select sub from account where id = $1").bind(account)).await?;
+        let sub = sub.map(|row| row.text(0)).transpose()?.unwrap_or_default();
         let stmt = sql("insert into record_chain (account, newest, head, taken_over, reads, reads_head)
              values ($1, 0, $2, 0, 0, $2) on conflict (account) do update set newest = record_chain.newest
-             returning newest, head, reads, reads_head, (select sub from account where id = $1)");
+             returning newest, head, reads, reads_head");
         let row = self.first(stmt.bind(account).bind(START.to_vec())).await?.ok_or_else(|| DbError::lost(account))?;
         let (newest, head, reads, reads_head) = (row.int(0)?, row.bytes(1)?, row.int(2)?, row.bytes(3)?);
-        let sub = row.text(4)?;
         Ok(RecordChain { account, sub, newest, head, reads, reads_head })
     }
 
