@@ -112,6 +112,11 @@ impl ArtifactSet {
     /// All of them.
     pub const ALL: ArtifactSet = ArtifactSet(0b111);
 
+    /// From the bits that are stored, where each stands for an artifact.
+    pub fn from_code(code: i16) -> Option<ArtifactSet> {
+        (code & !Self::ALL.0 == 0).then_some(ArtifactSet(code))
+    }
+
     /// Whether `artifact` is in the set.
     pub fn contains(self, artifact: Artifact) -> bool {
         self.0 & (1 << artifact.code()) != 0

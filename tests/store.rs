@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::{
     AccountRow, Announced, Chunk, Claim, Db, ExportRange, Owned, QueueFilter, Reading, Refusal, Settled, Settlement,
-    SlotOutcome,
+    SlotOutcome, sql,
 };
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, SummariesFor, Wants,
@@ -24,6 +24,7 @@ on_both! {
     an_answer_is_archived_once_and_ends_its_work,
     a_commit_reported_as_failed_may_come_again_though_a_visit_is_due,
     a_result_of_an_earlier_owner_does_not_count,
+    a_row_that_cannot_be_is_an_error_that_names_it,
     a_failure_waits_and_leaves_its_story,
     what_was_put_off_is_taken_back_to_where_its_backoff_had_it,
     a_revisit_keeps_versions,
@@ -229,6 +230,34 @@ async fn what_was_put_off_is_taken_back_to_where_its_backoff_had_it(test: TestDb
     assert!(minute.contains(&"two".to_owned()), "the delay after a third try is four times the first");
     let sooner = due(test.db.due(owned, ArtifactSet::ALL, NOW + Duration::from_secs(59), 10).await.unwrap());
     assert!(!sooner.contains(&"two".to_owned()));
+}
+
+/// What stands for nothing is never passed over as if it were not there: the work or the segment behind it would be forgotten.
+async fn a_row_that_cannot_be_is_an_error_that_names_it(test: TestDb) {
+    let owned = own(&test.db, "a").await;
+    announce(&test.db, owned, Lane::Live, &[record("one", 5, true)]).await;
+    let set = async |column: &'static str| test.db.run(sql(column)).await.unwrap();
+    let names = |error: String, column: &str| {
+        assert!(error.contains(column) && error.contains("hint"), "{error}");
+    };
+    set("update work set lane = 9").await;
+    names(test.db.due(owned, ArtifactSet::ALL, NOW, 10).await.unwrap_err().to_string(), "work.lane");
+    names(test.db.queue(&QueueFilter::default()).await.unwrap_err().to_string(), "work.lane");
+    set("update work set lane = 0, state = 9").await;
+    names(test.db.queue(&QueueFilter::default()).await.unwrap_err().to_string(), "work.state");
+    let segments = test.db.segments_after(ExportRange::default(), None, 10).await.unwrap();
+    names(test.db.slots(&segments).await.unwrap_err().to_string(), "work.state");
+    let mut report = test.db.snapshot().await.unwrap();
+    names(report.unfinished(ExportRange::default()).await.unwrap_err().to_string(), "work.state");
+    set("update segment set asked = 64").await;
+    let known = Stretches::default();
+    let records = [record("one", 5, true)];
+    let stretch = Stretch { from: Time(0), to: NOW };
+    let (repair, urgent_before) = (Duration::from_secs(60), None);
+    let (lane, now, wants) = (Lane::Recheck, NOW, ALL);
+    let (records, asides) = (&records[..], &[][..]);
+    let chunk = Chunk { owned, lane, stretch, now, wants, known: &known, urgent_before, repair, records, asides };
+    names(test.db.announce(chunk).await.unwrap_err().to_string(), "segment.asked");
 }
 
 async fn a_failure_waits_and_leaves_its_story(test: TestDb) {

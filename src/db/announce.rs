@@ -270,14 +270,14 @@ impl Tx {
             "",
         );
         let read = |row: &Row| -> Result<(String, Known), DbError> {
-            let asked = ArtifactSet(i16::try_from(row.int(4)?).unwrap_or(0));
+            let key = row.int(1)?;
             Ok((
                 row.text(0)?,
                 Known {
-                    key: row.int(1)?,
+                    key,
                     has_transcript: row.flag(2)?,
                     is_agent: row.flag(3)?,
-                    asked,
+                    asked: row.code(4, ("segment.asked", key), ArtifactSet::from_code)?,
                     ended: row.time(5)?,
                     digest: row.bytes(6)?,
                     dialog_id: row.maybe_text(7)?,
@@ -341,8 +341,12 @@ impl Tx {
         let rows = self.all(stmt).await?;
         rows.iter()
             .map(|row| {
-                let (wanted, ended, notes) = wanted.get(row.text(1)?.as_str()).copied().unwrap_or_default();
-                Ok((row.int(0)?, wanted, ended, notes))
+                let (key, id) = (row.int(0)?, row.text(1)?);
+                // A segment without its work would never be fetched, and nobody would know.
+                let known = wanted.get(id.as_str()).copied();
+                let (wanted, ended, notes) =
+                    known.ok_or_else(|| DbError::inconsistent("segment.segment_id", key, format_args!("{id:?}")))?;
+                Ok((key, wanted, ended, notes))
             })
             .collect()
     }

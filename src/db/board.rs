@@ -54,12 +54,11 @@ impl Db {
         let rows = self.all(stmt.bind(limit)).await?;
         let mut failures = Vec::with_capacity(rows.len());
         for row in &rows {
-            let artifact = i16::try_from(row.int(0)?).ok().and_then(Artifact::from_code);
-            let Some(artifact) = artifact else { continue };
+            let account = row.int(2)?;
             failures.push(FailureRow {
-                artifact,
+                artifact: row.code(0, ("work.artifact", account), Artifact::from_code)?,
                 reason: row.maybe_text(1)?,
-                account: row.int(2)?,
+                account,
                 accounts: row.count(3)?,
                 items: row.count(4)?,
             });

@@ -46,6 +46,16 @@ impl DbError {
         DbError { message: "failed to bind a value".into(), fault: DbFault::Broken, source: Some(source) }
     }
 
+    /// A row that cannot be: never taken for another, so that nothing it stands for is forgotten unseen.
+    pub(super) fn inconsistent(column: &str, key: i64, held: impl std::fmt::Display) -> DbError {
+        DbError::new(
+            DbFault::Broken,
+            format!(
+                "{column} of row {key} holds {held}, which it cannot\nhint: the database was damaged or changed by hand; `ringcx-extractor verify` names what else is, and a backup holds the row as it was"
+            ),
+        )
+    }
+
     pub(super) fn lost(account: i64) -> DbError {
         DbError::new(DbFault::Lost, format!("account {account} has another owner now"))
     }

@@ -32,6 +32,11 @@ impl Item {
     pub fn artifact(self) -> Option<Artifact> {
         i16::try_from(self.0.rem_euclid(4)).ok().and_then(Artifact::from_code)
     }
+
+    /// Which artifact, where it stands in `column`, in which nothing else may stand.
+    pub(super) fn known_artifact(self, column: &str) -> Result<Artifact, DbError> {
+        self.artifact().ok_or_else(|| DbError::inconsistent(column, self.segment(), self.0))
+    }
 }
 
 /// Bytes as they lie in the database: as they came, or compressed where that is smaller.

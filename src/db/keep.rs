@@ -167,8 +167,9 @@ impl Tx {
         for part in keys.chunks(BULK) {
             let head = "select id, segment_id, ended, asked from segment where account = $1 and id in ";
             for row in self.all(Stmt::list(head, vec![account.into()], part.iter().copied(), "")).await? {
-                let asked = ArtifactSet(i16::try_from(row.int(3)?).unwrap_or(0));
-                going.push(Going { key: row.int(0)?, segment_id: row.text(1)?, ended: row.time(2)?, asked });
+                let key = row.int(0)?;
+                let asked = row.code(3, ("segment.asked", key), ArtifactSet::from_code)?;
+                going.push(Going { key, segment_id: row.text(1)?, ended: row.time(2)?, asked });
             }
         }
         Ok(going)

@@ -167,11 +167,11 @@ impl Snapshot {
         ));
         let mut groups = Vec::new();
         for row in self.0.all(bounds(stmt, range)).await? {
-            let (Some(artifact), Some(state)) = (Item(row.int(1)?).artifact(), state(&row, 2)?) else { continue };
+            let item = Item(row.int(1)?);
             groups.push(UnfinishedRow {
                 account: row.int(0)?,
-                artifact,
-                state,
+                artifact: item.known_artifact("work.item")?,
+                state: row.code(2, ("work.state", item.0), State::from_code)?,
                 status: row.maybe_int(3)?,
                 reason: row.maybe_text(4)?,
                 count: row.count(5)?,
@@ -191,13 +191,13 @@ impl Snapshot {
         ));
         let mut items = Vec::new();
         for row in self.0.all(bounds(stmt, range)).await? {
-            let (Some(artifact), Some(state)) = (Item(row.int(1)?).artifact(), state(&row, 4)?) else { continue };
+            let item = Item(row.int(1)?);
             items.push(SettledRow {
                 account: row.int(0)?,
-                artifact,
+                artifact: item.known_artifact("work.item")?,
                 segment_id: row.text(2)?,
                 ended: row.time(3)?,
-                state,
+                state: row.code(4, ("work.state", item.0), State::from_code)?,
                 tries: row.count(5)?,
                 status: row.maybe_int(6)?,
                 reason: row.maybe_text(7)?,
@@ -375,10 +375,6 @@ fn tally(row: &Row) -> Result<ArtifactTally, DbError> {
         stray: row.count(9)?,
         next_due: row.maybe_time(10)?,
     })
-}
-
-fn state(row: &Row, index: usize) -> Result<Option<State>, DbError> {
-    Ok(i16::try_from(row.int(index)?).ok().and_then(State::from_code))
 }
 
 #[cfg(test)]

@@ -238,12 +238,11 @@ impl Db {
             "",
         );
         for row in self.all(stmt).await? {
-            let state = i16::try_from(row.int(1)?).ok().and_then(State::from_code);
-            let outcome = match state {
-                Some(State::Unavailable) => SlotOutcome::Unavailable,
-                Some(State::Failed) => SlotOutcome::Failed,
-                Some(State::Discarded) => SlotOutcome::Discarded,
-                _ => SlotOutcome::Pending,
+            let outcome = match row.code(1, ("work.state", row.int(0)?), State::from_code)? {
+                State::Unavailable => SlotOutcome::Unavailable,
+                State::Failed => SlotOutcome::Failed,
+                State::Discarded => SlotOutcome::Discarded,
+                State::Open => SlotOutcome::Pending,
             };
             let due = (outcome == SlotOutcome::Pending).then_some(row.time(2)?);
             let slot =
@@ -279,9 +278,8 @@ impl Db {
         let first = segment.saturating_mul(4);
         let mut attempts = Vec::new();
         for row in self.all(stmt.bind(first).bind(first + 4)).await? {
-            let Some(artifact) = Item(row.int(0)?).artifact() else { continue };
             attempts.push(AttemptRow {
-                artifact,
+                artifact: Item(row.int(0)?).known_artifact("attempt.item")?,
                 nth: row.int(1)?,
                 at: row.time(2)?,
                 status: row.maybe_int(3)?,
@@ -311,9 +309,8 @@ impl Db {
         let first = segment.saturating_mul(4);
         let mut versions = Vec::new();
         for row in self.all(stmt.bind(first).bind(first + 4)).await? {
-            let Some(artifact) = Item(row.int(0)?).artifact() else { continue };
             versions.push(ArtifactVersion {
-                artifact,
+                artifact: Item(row.int(0)?).known_artifact("artifact.item")?,
                 version: row.int(1)?,
                 fetched: row.time(2)?,
                 size: row.int(3)?,

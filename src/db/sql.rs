@@ -78,6 +78,21 @@ impl Row {
         Ok(self.int(index)? != 0)
     }
 
+    /// A number that stands for something, in this column of the row with this key.
+    ///
+    /// # Errors
+    /// Where it stands for nothing, by the column's name and the row's key.
+    pub(super) fn code<T>(
+        &self,
+        index: usize,
+        (column, key): (&str, i64),
+        read: impl Fn(i16) -> Option<T>,
+    ) -> Result<T, DbError> {
+        let held = self.int(index)?;
+        let known = i16::try_from(held).ok().and_then(read);
+        known.ok_or_else(|| DbError::inconsistent(column, key, held))
+    }
+
     /// A count: a number that is never negative.
     pub fn count(&self, index: usize) -> Result<u64, DbError> {
         Ok(u64::try_from(self.int(index)?).unwrap_or(0))

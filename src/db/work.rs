@@ -60,16 +60,14 @@ fn of_class((artifact, lane, again): Class) -> String {
 
 const CLAIM: &str = "w.item, w.lane, s.segment_id, s.dialog_id, s.ended, w.due, w.tries, w.misses, w.refusals, w.first_try, w.paused, w.visit, w.broken, w.alike";
 
-fn claim(owned: Owned, row: &Row) -> Result<Option<Claim>, DbError> {
+fn claim(owned: Owned, row: &Row) -> Result<Claim, DbError> {
     let item = Item(row.int(0)?);
-    let lane = i16::try_from(row.int(1)?).ok().and_then(Lane::from_code);
-    let (Some(artifact), Some(lane)) = (item.artifact(), lane) else { return Ok(None) };
     let small = |index: usize| -> Result<u32, DbError> { Ok(u32::try_from(row.int(index)?).unwrap_or(u32::MAX)) };
-    Ok(Some(Claim {
+    Ok(Claim {
         item,
         owned,
-        artifact,
-        lane,
+        artifact: item.known_artifact("work.item")?,
+        lane: row.code(1, ("work.lane", item.0), Lane::from_code)?,
         segment_id: row.text(2)?,
         dialog_id: row.maybe_text(3)?,
         ended: row.time(4)?,
@@ -82,7 +80,7 @@ fn claim(owned: Owned, row: &Row) -> Result<Option<Claim>, DbError> {
         visit: small(11)?,
         broken: small(12)?,
         alike: small(13)?,
-    }))
+    })
 }
 
 /// Which items a person asks about.
@@ -170,7 +168,7 @@ impl Db {
             stmt = stmt.bind(most);
         }
         let rows = self.all(stmt).await?;
-        Ok(rows.iter().map(|row| claim(owned, row)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        rows.iter().map(|row| claim(owned, row)).collect()
     }
 
     /// When the next item of `artifacts` that is not due yet will be.
@@ -223,17 +221,14 @@ impl Db {
         let mut items = Vec::new();
         for row in self.all(stmt).await? {
             let item = Item(row.int(0)?);
-            let lane = i16::try_from(row.int(4)?).ok().and_then(Lane::from_code);
-            let state = i16::try_from(row.int(5)?).ok().and_then(State::from_code);
-            let (Some(artifact), Some(lane), Some(state)) = (item.artifact(), lane, state) else { continue };
             items.push(QueueRow {
                 item,
                 sub: row.text(1)?,
                 segment_id: row.text(2)?,
                 ended: row.time(3)?,
-                artifact,
-                lane,
-                state,
+                artifact: item.known_artifact("work.item")?,
+                lane: row.code(4, ("work.lane", item.0), Lane::from_code)?,
+                state: row.code(5, ("work.state", item.0), State::from_code)?,
                 due: row.time(6)?,
                 tries: u32::try_from(row.int(7)?).unwrap_or(u32::MAX),
                 first_try: row.maybe_time(8)?,
