@@ -144,6 +144,10 @@ async fn approve_retention(args: &Args, db: &Db, context: &Context) -> anyhow::R
         terminal::print("no pass of retention waits for approval\n")?;
         return Ok(1);
     }
+    if !args.yes && !can_ask() {
+        let what = "nothing was approved: there is no terminal to ask for confirmation\nhint: --yes approves it";
+        return Err(UsageError(what.to_owned()).into());
+    }
     if !args.yes && !agreed()? {
         bail!("nothing was approved\nhint: answer yes, or give --yes");
     }
