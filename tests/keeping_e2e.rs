@@ -227,8 +227,11 @@ async fn a_person_is_found_in_what_really_comes(place: Place) {
     let cut = r#"{"transcript":[{"participantType":"contact","participantId":"+4930123456","message":"x"},
         {"participantType":"agent","message":"cut \ud83d"}]}"#;
     let ends = r#","contactEndpointAddress":"+17312066731","channelEndpointAddress":"+12013770791""#;
-    let segments =
-        [("out", ends, talk), ("cut", "", cut), ("short", r#","ani":"7312066731""#, "{\"transcript\":[{}]}")];
+    let segments = [
+        ("out", ends, talk),
+        ("cut", "", cut),
+        ("short", r#","ani":"7312066731""#, "{\"transcript\":[{\"message\":\"hm\"}]}"),
+    ];
     let rig = scripted(place, &segments).await;
     let agent = rig.run(&["hold", "--contact", "agent smith"]).await;
     agent.is(
@@ -290,7 +293,7 @@ async fn open(place: &Place) -> Db {
 
 async fn without_a_terminal_nothing_is_erased_but_with_yes(place: Place) {
     let ends = r#","contactEndpointAddress":"+17312066731""#;
-    let mut rig = scripted(place, &[("one", ends, "{\"transcript\":[{}]}")]).await;
+    let mut rig = scripted(place, &[("one", ends, "{\"transcript\":[{\"message\":\"hm\"}]}")]).await;
     for answer in ["n", "y", ""] {
         rig.start_by(&["sh", "-c", &format!(r#"echo {answer} | "$0" "$@""#)]);
         for about in [["--contact", "+17312066731"], ["--segment", "one"], ["--segment", "none"]] {
