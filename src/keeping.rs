@@ -68,6 +68,8 @@ pub struct Found {
     pub unreadable: Vec<SegmentRef>,
     /// Records set aside that may be meant and are left, unless the request includes what is alike.
     pub alike_asides: Vec<AsideText>,
+    /// Records set aside of which something cannot be read, so that they may be meant; left, unless the request includes them.
+    pub unreadable_asides: Vec<AsideText>,
     /// Segments with an agent of this name or id, who is no contact.
     pub agents: u64,
     /// An id that is not held, and not to be taken in when it is announced.
@@ -88,7 +90,9 @@ impl Found {
 
     /// Whether anything stays that is meant or may be.
     pub fn is_incomplete(&self) -> bool {
-        self.is_held() || !self.alike.is_empty() || !self.unreadable.is_empty() || !self.alike_asides.is_empty()
+        self.is_held()
+            || !(self.alike.is_empty() && self.alike_asides.is_empty())
+            || !(self.unreadable.is_empty() && self.unreadable_asides.is_empty())
     }
 
     /// Whether a hold keeps anything of it.
@@ -211,7 +215,7 @@ async fn divided(
 async fn look_aside(db: &Db, request: &Request, holds: &[Hold], found: &mut Found) -> Result<(), DbError> {
     let going: HashSet<(i64, &str)> =
         found.segments.iter().map(|segment| (segment.account, segment.segment_id.as_str())).collect();
-    let (mut asides, mut kept, mut alike) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut asides, mut kept, mut alike, mut unreadable) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut last: Option<AsideText> = None;
     loop {
         let page = db.aside_page(request.account, None, last.as_ref(), PAGE).await?;
@@ -220,6 +224,10 @@ async fn look_aside(db: &Db, request: &Request, holds: &[Hold], found: &mut Foun
                 Certainty::Not => continue,
                 Certainty::Alike if !request.include_alike => {
                     alike.push(aside.clone());
+                    continue;
+                }
+                Certainty::Unreadable if !request.include_unreadable => {
+                    unreadable.push(aside.clone());
                     continue;
                 }
                 _ => {}
@@ -234,7 +242,8 @@ async fn look_aside(db: &Db, request: &Request, holds: &[Hold], found: &mut Foun
             None => break,
         }
     }
-    (found.asides, found.held_asides, found.alike_asides) = (asides, kept, alike);
+    (found.asides, found.held_asides) = (asides, kept);
+    (found.alike_asides, found.unreadable_asides) = (alike, unreadable);
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Pure. Stored bytes are never changed by it; whoever reads them back goes through here. A text that a strict parser
 //! accepts is read by it alone, at its speed. Any other is repaired first: half a surrogate becomes U+FFFD, a raw control
-//! character its escape, a number out of range the text that it was written as, a value nested too deeply `null`.
+//! character its escape, a number out of range the text that it was written as, arrays nested too deeply one array of the
+//! values in them, and objects too deep [`SKIPPED`].
 //!
 //! Why no crate: `jiter` refuses half a surrogate and deep nesting, `sonic-rs` (`utf8_lossy`) reads surrogates but not raw
 //! control characters, and would be a second JSON library beside `serde_json`, which has neither.
@@ -12,8 +13,10 @@ use std::borrow::Cow;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Values nested deeper than this are read as `null`; `serde_json` refuses the whole text from 128 on.
+/// Values nested deeper than this are not read as they stand; `serde_json` refuses the whole text from 128 on.
 const MAX_DEPTH: usize = 100;
+/// Stands for what was not read: its name is a letter that was lost, so that whoever looks for someone sees that.
+const SKIPPED: &str = "{\"\u{fffd}\":null}";
 
 /// Reads JSON leniently; `None` where it is not JSON even then.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
@@ -140,22 +143,41 @@ impl Repair<'_> {
         }
     }
 
-    /// An object or an array with all that is in it, or up to the end of the text.
+    /// An object or an array with all that is in it, or up to the end of the text: of arrays alone the texts and numbers stay,
+    /// since under which name they stand is known.
     fn skip_container(&mut self) {
-        let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+        let (mut depth, mut in_string, mut is_escaped, mut has_names) = (0_usize, false, false, false);
         let end = self.rest.bytes().position(|byte| {
             match byte {
                 _ if is_escaped => is_escaped = false,
                 b'\\' if in_string => is_escaped = true,
                 b'"' => in_string = !in_string,
-                b'{' | b'[' if !in_string => depth += 1,
+                b'{' | b'[' if !in_string => (depth, has_names) = (depth + 1, has_names || byte == b'{'),
                 b'}' | b']' if !in_string => depth -= 1,
                 _ => {}
             }
             depth == 0
         });
-        self.replace(end.map_or(self.rest.len(), |end| end + 1), "null");
+        let length = end.map_or(self.rest.len(), |end| end + 1);
+        let kept = if has_names { SKIPPED.to_owned() } else { flat(&self.rest[..length]) };
+        self.replace(length, &kept);
     }
+}
+
+/// The texts and numbers of nested arrays as one.
+fn flat(arrays: &str) -> String {
+    let mut flat = Repair { rest: arrays, out: "[".to_owned() };
+    while let Some(first) = flat.rest.chars().next() {
+        if matches!(first, '"' | '0'..='9' | '-') && flat.out.len() > 1 {
+            flat.out.push(',');
+        }
+        match first {
+            '"' => flat.string(),
+            '0'..='9' | '-' => flat.number(),
+            _ => flat.replace(first.len_utf8(), ""),
+        }
+    }
+    flat.out + "]"
 }
 
 /// The code unit of an escape such as `\ud83d` at the beginning of the text.
@@ -202,7 +224,12 @@ mod tests {
             let deep = format!("{}1{}", nest.0.repeat(300), nest.1.repeat(300));
             let read = value(&format!(r#"{{"deep":{deep},"beside":"\"]x"}}"#)).unwrap();
             assert_eq!(read["beside"], "\"]x");
+            let (kept, told) = (read["deep"].to_string(), nest.0.starts_with('{'));
+            assert_eq!((kept.contains("[1]"), kept.contains(SKIPPED)), (!told, told), "what was not read is told");
         }
+        let deep = format!("{}[[], \"a\\ud83d]\",[true,1e999],-2]{}", "[".repeat(100), "]".repeat(100));
+        let flat = format!("{}\"a\u{fffd}]\",\"1e999\",-2{}", "[".repeat(101), "]".repeat(101));
+        assert_eq!(value(&deep).unwrap().to_string(), flat);
         assert_eq!(from_slice::<Value>(b"{\"a\":\"caf\xe9\"}"), Some(json!({"a": "caf\u{fffd}"})));
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 
-pub use folding::fold_char;
+pub use folding::{fold_char, is_plain};
 pub use participants::{Participants, names_contact};
 pub use phone_number::PhoneNumber;
 pub use stretch::{Stretch, Stretches, Window};

@@ -17,7 +17,7 @@ use std::ops::Range;
 use regex::Regex;
 
 use crate::config::Redact;
-use crate::model::{PhoneNumber, fold_char};
+use crate::model::{PhoneNumber, fold_char, is_plain};
 use json::Role;
 
 /// What is taken out, ready for use.
@@ -144,7 +144,7 @@ impl Redactor {
         match role {
             Role::Fixed => None,
             Role::Endpoint if self.phone => Some(self.endpoint(text)).filter(|less| less != text),
-            Role::Participant if self.phone && PhoneNumber::parse(text).is_some_and(|number| number.is_long()) => {
+            Role::Participant if self.phone && number(text).is_some_and(|number| number.is_long()) => {
                 self.names.get(PHONE).cloned()
             }
             // An id that is no address stays one.
@@ -160,13 +160,13 @@ impl Redactor {
     fn endpoint(&self, text: &str) -> String {
         const BETWEEN: [char; 4] = [',', ';', '<', '>'];
         let phone = self.names.get(PHONE).map_or("[]", String::as_str);
-        if PhoneNumber::parse(text).is_some() {
+        if number(text).is_some() {
             return phone.to_owned();
         }
         let mut less = String::with_capacity(text.len());
         for piece in text.split_inclusive(BETWEEN) {
             let bare = piece.trim_end_matches(BETWEEN);
-            less.push_str(if PhoneNumber::parse(bare).is_some() { phone } else { bare });
+            less.push_str(if number(bare).is_some() { phone } else { bare });
             less.push_str(&piece[bare.len()..]);
         }
         self.text(&less).into_owned()
@@ -244,6 +244,11 @@ impl Redactor {
     }
 }
 
+/// One number and nothing else, also where letters of it were lost.
+fn number(text: &str) -> Option<PhoneNumber> {
+    PhoneNumber::parse(&text.replace(char::REPLACEMENT_CHARACTER, " "))
+}
+
 /// A text with its digits and marks in their plainest form, without what nobody sees.
 struct Folded<'t> {
     text: Cow<'t, str>,
@@ -253,7 +258,7 @@ struct Folded<'t> {
 
 impl<'t> Folded<'t> {
     fn of(text: &'t str) -> Folded<'t> {
-        if text.is_ascii() {
+        if text.chars().all(is_plain) {
             return Folded { text: Cow::Borrowed(text), origins: Vec::new() };
         }
         let (mut folded, mut origins) = (String::with_capacity(text.len()), Vec::with_capacity(text.len()));

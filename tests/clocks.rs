@@ -110,6 +110,7 @@ async fn retention_announces_an_unusual_pass_and_waits_until_a_person_approves(p
     let told = "retention is about to erase";
     rig.until("it is announced again", async || rig.log().matches(told).count() == 2).await;
     assert_eq!(ids(&rig).await.len(), all);
+    rig.run(&["erase", "--retention-now"]).await.is(2, &["to erase by retention: ", "nothing was approved", "--yes"]);
     rig.run(&["erase", "--retention-now", "--yes"]).await.is(0, &["to erase by retention: ", "approved"]);
     rig.until_within(150 * SECOND, "it has run", async || rig.log().contains("past retention: erased")).await;
     let left = ids(&rig).await.len();

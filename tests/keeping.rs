@@ -12,8 +12,8 @@ use bytes::Bytes;
 use ringcx_extractor::audit::{Audit, Question, audit};
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::db::{
-    Announced, Chunk, Claim, Db, DbFault, Done, Entry, Erased, ExportRange, Gone, Owned, Reading, Scrubbed, SegmentRef,
-    Settled, Settlement, sql,
+    Announced, BrokenAnswer, Chunk, Claim, Db, DbFault, Done, Entry, Erased, ExportRange, Gone, Owned, Reading,
+    Scrubbed, SegmentRef, Settled, Settlement, sql,
 };
 use ringcx_extractor::keeping::{self, Cursor, Found, Request};
 use ringcx_extractor::model::{
@@ -25,6 +25,11 @@ on_both! {
     a_person_is_found_in_every_field_and_in_every_writing,
     what_is_only_alike_is_named_and_left_unless_it_is_included,
     what_cannot_be_read_is_on_hold_and_is_named,
+    a_value_that_lost_a_letter_is_named_and_held,
+    a_record_that_cannot_be_read_is_named_and_held,
+    an_answer_that_will_be_asked_for_again_hides_nobody_and_holds_up_nothing,
+    a_hold_of_a_kind_that_is_not_known_keeps_everything,
+    without_its_key_the_archive_neither_erases_nor_takes_in,
     a_hold_says_how_much_it_keeps,
     what_is_erased_does_not_come_back_and_is_counted,
     a_dialog_goes_whole_and_in_all_accounts,
@@ -539,6 +544,193 @@ async fn what_cannot_be_read_is_on_hold_and_is_named(test: TestDb) {
     assert!(db.release_hold(kept, "officer@host", None, NOW).await.unwrap().is_some());
     let (erased, found) = erase(db, &all).await;
     assert_eq!((erased.segments, found.is_incomplete()), (2, false));
+}
+
+async fn look(db: &Db, value: &str) -> Found {
+    keeping::look(db, &request(contact(value)), &mut |_| {}).await.unwrap()
+}
+
+async fn a_value_that_lost_a_letter_is_named_and_held(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let deep = format!(r#","contactEndpointAddress":{}{{"x":"+49301234567"}}{}"#, "[".repeat(130), "]".repeat(130));
+    let nul = r#","contactEndpointAddress":"jane@example.com\u0000""#;
+    let half = r#","contactEndpointAddress":"jane@example.com\ud83d""#;
+    let said = |name: &[u8]| {
+        let parts: [&[u8]; 3] = [
+            br#"{"transcript":[{"participantType":"contact","participantName":""#,
+            name,
+            br#"","message":"\ud83d"}]}"#,
+        ];
+        Bytes::from(parts.concat())
+    };
+    let names: [(&str, &[u8]); 4] = [
+        ("cut", br"Jane Roe \ud83d"),
+        ("latin", b"Jos\xe9 Roe"),
+        ("nil", br"Jane\u0000 Roe"),
+        ("other", b"Max Muster"),
+    ];
+    let records = [with_fields("deep", &deep), with_fields("nul", nul), with_fields("half", half)]
+        .into_iter()
+        .chain(names.map(|(id, _)| with_fields(id, "")));
+    announce(db, owned, &records.collect::<Vec<_>>()).await;
+    let batch: Vec<Settled> = claims(db, owned)
+        .await
+        .into_iter()
+        .map(|claim| match names.iter().find(|(id, _)| *id == claim.segment_id && claim.item.0 % 4 == 0) {
+            Some((_, name)) => Settled { claim, at: NOW, settlement: Settlement::stored(&said(name), None) },
+            None => stored(claim, "{}".to_owned()),
+        })
+        .collect();
+    db.settle(&batch).await.unwrap();
+    for (value, sure, alike) in [
+        ("Jane Roe", vec!["nil"], vec!["cut"]),
+        ("José Roe", vec![], vec!["latin"]),
+        ("jane@example.com", vec!["nul"], vec!["half"]),
+        ("+49301234567", vec![], vec![]),
+    ] {
+        let found = look(db, value).await;
+        assert_eq!((named(&found.segments), named(&found.alike)), (sure, alike), "{value}");
+        assert!(named(&found.unreadable).contains(&"deep") && found.is_incomplete(), "{value}");
+    }
+    hold(db, contact("José Roe"), None).await;
+    assert_eq!(expire_all(db, owned, NOW).await, 3, "what was read whole and is another's");
+    assert_eq!(ids(db).await, ["cut", "deep", "half", "latin"]);
+}
+
+fn aside(id: Option<&str>, raw: &str) -> AsideRecord {
+    AsideRecord { segment_id: id.map(str::to_owned), reason: "it is broken".to_owned(), raw: raw.to_owned() }
+}
+
+async fn a_record_that_cannot_be_read_is_named_and_held(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let asides = [
+        aside(None, r#"{"segmentId":"x",,"contactEndpointAddress":"jane\u0040example.com"}"#),
+        aside(None, r#"{"segmentId":"y",,"contactEndpointAddress":"jane@ex"#),
+        aside(Some("one"), r#"{"segmentId":"one","segmentEndTimeMs":"?","ani":"jane@example.com"}"#),
+        aside(Some("two"), r#"{"segmentId":"two","segmentEndTimeMs":"?","ani":"joe@example.com"}"#),
+    ];
+    // Of a time that is past retention nothing is taken in but what a hold may mean.
+    let past = |asides| announce_all(db, owned, Lane::Backfill, (&[], asides), Some(NOW));
+    assert_eq!(past(&asides[..]).await.aside, 0);
+    let kept = hold(db, contact("jane@example.com"), None).await;
+    assert_eq!(past(&asides[..]).await.aside, 3);
+    assert_eq!(keeping::expire_asides(db, owned, NOW, "retention@test", NOW).await.unwrap().records, 0);
+    // It stays when its segment goes, by erasure or by retention.
+    announce_all(
+        db,
+        owned,
+        Lane::Live,
+        (&[record("one", "d", Some(ago(60)), "joe"), record("two", "d", Some(ago(60)), "joe")], &asides),
+        None,
+    )
+    .await;
+    let (erased, found) = erase(db, &request(segment("one"))).await;
+    assert_eq!((erased.segments, erased.records, found.held_asides.len()), (1, 0, 1));
+    assert_eq!(expire_all(db, owned, NOW).await, 1);
+    assert_eq!(count(db, "aside").await, 3, "but joe's, which went with its segment");
+    assert!(db.release_hold(kept, "officer@host", None, NOW).await.unwrap().is_some());
+    let found = look(db, "jane@example.com").await;
+    assert_eq!((found.asides.len(), found.unreadable_asides.len()), (2, 1));
+    let found = look(db, "somebody").await;
+    assert_eq!((found.asides.len(), found.unreadable_asides.len(), found.is_incomplete()), (0, 2, true));
+    let all = Request { include_unreadable: true, ..request(contact("jane@example.com")) };
+    let (erased, found) = erase(db, &all).await;
+    assert_eq!((erased.records, found.is_incomplete(), count(db, "aside").await), (3, false, 0));
+}
+
+async fn an_answer_that_will_be_asked_for_again_hides_nobody_and_holds_up_nothing(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    announce(db, owned, &[with_fields("page", ""), with_fields("part", "")]).await;
+    let broken = |claim: Claim, state| {
+        let body: &[u8] =
+            if claim.segment_id == "page" { b"<html>502" } else { br#"{"transcript":[{"participantName":"Jane Roe","# };
+        let broken = Some(BrokenAnswer { kind: 1, alike: 1, start: Bytes::copy_from_slice(body) });
+        let settlement = Settlement::Failed {
+            state,
+            due: NOW,
+            misses: 0,
+            refusals: 0,
+            status: Some(200),
+            reason: "it is not JSON".into(),
+            broken,
+        };
+        Settled { claim, at: NOW, settlement }
+    };
+    for (state, alike, unreadable) in
+        [(State::Open, vec!["part"], vec![]), (State::Failed, vec![], vec!["page", "part"])]
+    {
+        let transcripts = claims(db, owned).await.into_iter().filter(|claim| claim.item.0 % 4 == 0);
+        let batch: Vec<Settled> = transcripts.map(|claim| broken(claim, state)).collect();
+        assert_eq!(db.settle(&batch).await.unwrap(), [true, true]);
+        let found = look(db, "jane roe").await;
+        assert_eq!((named(&found.alike), named(&found.unreadable)), (alike, unreadable), "{state:?}");
+        assert_eq!(look(db, "joe").await.is_nothing(), state == State::Open);
+    }
+}
+
+/// Places a hold of a kind that the schema does not know, as a damaged or a newer database may have it.
+async fn hold_of_another_kind(db: &Db) {
+    let place = "insert into hold (kind, value, placed, who) values ('queue', 'x', 0, 'me')";
+    let steps = match db.file() {
+        Some(_) => ["pragma ignore_check_constraints = on", place, "pragma ignore_check_constraints = off"],
+        None => ["alter table hold drop constraint hold_kind_check", place, "select 1"],
+    };
+    let mut tx = db.begin().await.unwrap();
+    for step in steps {
+        tx.run(sql(step)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+async fn a_hold_of_a_kind_that_is_not_known_keeps_everything(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    filled(db, owned, &[record("one", "d", Some(ago(100)), "1")]).await;
+    let before = look(db, "1").await;
+    hold_of_another_kind(db).await;
+    let refused = [
+        keeping::look(db, &request(segment("one")), &mut |_| {}).await.map(drop),
+        keeping::erase(db, &request(contact("1")), before, NOW, &mut |_| {}).await.map(drop),
+        keeping::expire(db, owned, NOW, "retention@test", NOW, &mut Cursor::default()).await.map(drop),
+        keeping::expire_asides(db, owned, NOW, "retention@test", NOW).await.map(drop),
+        db.release_hold(1, "officer@host", None, NOW).await.map(drop),
+    ];
+    for result in refused {
+        let error = result.unwrap_err();
+        assert!(error.to_string().starts_with("hold.kind of row 1 holds queue"), "{error}");
+    }
+    assert_eq!(ids(db).await, ["one"]);
+}
+
+async fn without_its_key_the_archive_neither_erases_nor_takes_in(test: TestDb) {
+    let db = &test.db;
+    let owned = own(db, "a").await;
+    let records = [record("one", "d", Some(ago(100)), "1"), record("two", "d", Some(ago(100)), "1")];
+    filled(db, owned, &records).await;
+    erase(db, &request(segment("one"))).await;
+    db.run(sql("delete from meta where key = 'keeping.key'")).await.unwrap();
+    let found = keeping::look(db, &request(segment("two")), &mut |_| {}).await.unwrap();
+    assert!(keeping::erase(db, &request(segment("two")), found, NOW, &mut |_| {}).await.is_err());
+    let known = Stretches::default();
+    let chunk = Chunk {
+        owned,
+        lane: Lane::Recheck,
+        stretch: READ,
+        now: NOW,
+        wants: ALL,
+        known: &known,
+        urgent_before: None,
+        repair: Duration::from_secs(60),
+        records: &records,
+        asides: &[],
+    };
+    let error = db.announce_kept(chunk, None).await.unwrap_err();
+    assert!(error.to_string().contains("archive's key in the table meta"), "{error}");
+    assert!(db.tombstone("one", None).await.is_err() && db.journal(Some(&segment("one"))).await.is_err());
+    assert_eq!(ids(db).await, ["two"]);
 }
 
 async fn a_hold_says_how_much_it_keeps(test: TestDb) {

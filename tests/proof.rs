@@ -662,6 +662,7 @@ async fn a_database_from_before_the_chain_is_taken_over_as_it_is() {
         "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, codec, body)
          values (4, 1, 1, 1, 0, 0, 2, x'44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a', 0, x'7b7d')",
         "insert into segment_version (segment, seen, what, codec, metadata) values (1, 5, 'metadata changed', 0, x'7b7d')",
+        "insert into meta (key, value) values ('keeping.key', 'c2VjcmV0')",
         "insert into tombstone (account, hash, at, kind, day, counted) values (1, x'01', 3, 0, -1, 1)",
         "insert into journal (at, who, what, account, segments, records) values (3, 'me', 'erase', 1, 0, 1)",
     ] {

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Context, UsageError, terminal, words};
-use crate::db::{Access, Db, Erased, ExportRange, Scrubbed, SegmentRef};
+use crate::db::{Access, AsideText, Db, Erased, ExportRange, Scrubbed, SegmentRef};
 use crate::keeping::{self, Found, Request};
 use crate::model::Subject;
 use crate::reading::one_line;
@@ -144,6 +144,10 @@ async fn approve_retention(args: &Args, db: &Db, context: &Context) -> anyhow::R
         terminal::print("no pass of retention waits for approval\n")?;
         return Ok(1);
     }
+    if !args.yes && !can_ask() {
+        let what = "nothing was approved: there is no terminal to ask for confirmation\nhint: --yes approves it";
+        return Err(UsageError(what.to_owned()).into());
+    }
     if !args.yes && !agreed()? {
         bail!("nothing was approved\nhint: answer yes, or give --yes");
     }
@@ -243,9 +247,7 @@ fn sighted(found: &Found, only_to_say: bool) -> String {
         let count = words::count(found.alike_asides.len() as u64, "record");
         text +=
             &format!("possibly meant: {count} set aside, with a number that is alike; kept without --include-alike:\n");
-        for aside in &found.alike_asides {
-            text += &format!("  {}\n", aside.segment_id.as_deref().map_or("without a segment id".to_owned(), one_line));
-        }
+        text += &named_asides(&found.alike_asides);
     }
     if !found.unreadable.is_empty() {
         let count = words::count(found.unreadable.len() as u64, "segment");
@@ -253,6 +255,11 @@ fn sighted(found: &Found, only_to_say: bool) -> String {
             "possibly meant: {count} whose metadata or transcript cannot be read; kept without --include-unreadable:\n"
         );
         text += &named(&found.unreadable);
+    }
+    if !found.unreadable_asides.is_empty() {
+        let count = words::count(found.unreadable_asides.len() as u64, "record");
+        text += &format!("possibly meant: {count} set aside that cannot be read; kept without --include-unreadable:\n");
+        text += &named_asides(&found.unreadable_asides);
     }
     if found.unknown.is_some() {
         text += "the segment is not in the archive: it will not be taken in, should it be announced\n";
@@ -279,6 +286,12 @@ fn named<'a>(segments: impl IntoIterator<Item = &'a SegmentRef>) -> String {
         format!("  {} of account {}, {ended}\n", one_line(&segment.segment_id), one_line(&segment.sub))
     };
     segments.into_iter().map(line).collect()
+}
+
+/// A line for each of these records.
+fn named_asides(asides: &[AsideText]) -> String {
+    let id = |aside: &AsideText| aside.segment_id.as_deref().map_or("without a segment id".to_owned(), one_line);
+    asides.iter().map(|aside| format!("  {}\n", id(aside))).collect()
 }
 
 /// The first of these segments, and how many more there are.

@@ -42,8 +42,8 @@ impl Gone {
         }
     }
 
-    fn from_code(code: i64) -> Gone {
-        if code == Gone::Expired.code() { Gone::Expired } else { Gone::Erased }
+    fn from_code(code: i16) -> Option<Gone> {
+        [Gone::Erased, Gone::Expired].into_iter().find(|gone| gone.code() == i64::from(code))
     }
 }
 
@@ -224,10 +224,28 @@ impl Tx {
                 self.raise(erasing, barred.into_iter().map(|(hash, counted)| (hash, NO_DAY, counted))).await?;
             }
         }
+        let holds = self.holds(Some(erasing.account)).await?;
         for part in going.chunks(BULK) {
-            let head = "delete from aside where account = $1 and segment_id in ";
+            let of_account = || vec![erasing.account.into()];
             let ids = part.iter().map(|going| going.segment_id.as_str());
-            taken += self.run(Stmt::list(head, vec![erasing.account.into()], ids, "")).await?;
+            if holds.is_empty() {
+                let head = "delete from aside where account = $1 and segment_id in ";
+                taken += self.run(Stmt::list(head, of_account(), ids, "")).await?;
+                continue;
+            }
+            // It may tell of someone on hold of whom the segment itself says nothing.
+            let head = "select digest, segment_id, raw from aside where account = $1 and segment_id in ";
+            let mut free: Vec<Vec<u8>> = Vec::new();
+            for row in self.all(Stmt::list(head, of_account(), ids, "")).await? {
+                let raw = find::lossy(row.bytes(2)?);
+                if !gate::is_aside_held(&holds, row.maybe_text(1)?.as_deref(), &raw) {
+                    free.push(row.bytes(0)?);
+                }
+            }
+            for part in free.chunks(BULK) {
+                let head = "delete from aside where account = $1 and digest in ";
+                taken += self.run(Stmt::list(head, of_account(), part.iter().cloned(), "")).await?;
+            }
         }
         Ok(taken)
     }
@@ -325,6 +343,10 @@ impl Tx {
     async fn archive_key(&mut self) -> Result<ArchiveKey, DbError> {
         if let Some(key) = self.held_key().await? {
             return Ok(key);
+        }
+        // A new one would not know what was erased under the one that is missing.
+        if self.first(sql("select 1 from tombstone limit 1")).await?.is_some() {
+            return Err(gate::damaged());
         }
         let (key, text) = ArchiveKey::new(&mut rand::rng())?;
         self.run(sql("insert into meta (key, value) values ($1, $2)").bind(gate::KEY).bind(text)).await?;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::db::{AsideText, Hold, SegmentRef, Texts};
+use crate::lenient_json;
 use crate::model::{Certainty, Participants, Subject, occurs};
 
 /// How long retention lets things gather at the most.
@@ -21,6 +22,7 @@ pub(super) fn participants(texts: Option<&Texts>) -> Participants {
     let metadata = texts.metadata.iter().map(String::as_str);
     let mut participants = Participants::read(metadata, texts.transcripts.iter().map(Vec::as_slice));
     participants.is_unreadable |= texts.damaged;
+    participants.fragments = texts.fragments.iter().map(|text| lenient_json::decode(text).into_owned()).collect();
     participants
 }
 
@@ -60,8 +62,7 @@ pub(super) fn aside_held_by<'a>(holds: &'a [Hold], aside: &AsideText) -> Option<
 /// Whether a hold keeps this record, or may mean it.
 pub(super) fn keeps_aside(hold: &Hold, aside: &AsideText) -> bool {
     concerns(hold, aside.account)
-        && (aside.segment_id.as_deref().is_some_and(|id| hold.subject.names(id, None))
-            || hold.subject.in_record(&aside.raw) > Certainty::Not)
+        && hold.subject.concerns_record(aside.segment_id.as_deref(), &aside.raw) > Certainty::Not
 }
 
 pub(super) fn concerns(hold: &Hold, account: i64) -> bool {
@@ -117,6 +118,10 @@ mod tests {
         assert_eq!(by(&segment(1, "t", Some("d")), Some(&texts("30123456"))), Some(2), "the more certain");
         let damaged = Texts { damaged: true, ..texts("030123457") };
         assert_eq!(by(&segment(1, "t", None), Some(&damaged)), Some(3), "it may be that contact's");
+        let page = Texts { fragments: vec![b"<html>502".to_vec()], ..texts("1") };
+        assert_eq!(by(&segment(1, "t", None), Some(&page)), None, "it will be asked for again");
+        let page = Texts { fragments: vec![b"<html>+49 30 123456".to_vec()], ..texts("1") };
+        assert_eq!(by(&segment(1, "t", None), Some(&page)), Some(3));
         let unread = Texts { transcripts: vec![b"{".to_vec()], ..texts("1") };
         assert_eq!(by(&segment(1, "t", None), Some(&unread)), Some(3), "it may be that contact's");
         assert_eq!(by(&segment(2, "s", None), Some(&unread)), Some(1));
@@ -130,6 +135,7 @@ mod tests {
             (aside(1, Some("s-1"), "{}"), Certainty::Certain),
             (aside(1, None, r#"{"segmentId":["s-1"]}"#), Certainty::Certain),
             (aside(1, None, "mail JANE@example.com"), Certainty::Certain),
+            (aside(1, None, "no JSON"), Certainty::Unreadable),
             (aside(2, Some("s-1"), "{}"), Certainty::Not),
             (aside(1, Some("s-2"), r#"{"note":"like s-1"}"#), Certainty::Not),
         ] {

@@ -11,23 +11,34 @@ const ZEROS: [u32; 37] = [
 /// Mathematical digits stand in five runs of ten.
 const LAST_DIGIT: u32 = 0x1d7ff;
 
-/// The character in its plainest form; `None` for one that nobody sees, such as a mark of writing direction. Line breaks
-/// and tabs stay.
+/// The character in its plainest form; `None` for one that nobody sees, such as NUL or a mark of writing direction. Line
+/// breaks and tabs stay.
 pub fn fold_char(letter: char) -> Option<char> {
-    if letter.is_ascii() {
+    if is_plain(letter) {
         return Some(letter);
     }
     Some(match letter {
+        // The controls that are spaces come first: they part words.
+        _ if letter.is_whitespace() => ' ',
+        _ if letter.is_control() => return None,
         '\u{ad}'
         | '\u{34f}'
         | '\u{61c}'
-        | '\u{180b}'..='\u{180e}'
+        | '\u{115f}'
+        | '\u{1160}'
+        | '\u{17b4}'
+        | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}'
         | '\u{200b}'..='\u{200f}'
         | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}'
+        | '\u{3164}'
         | '\u{fe00}'..='\u{fe0f}'
         | '\u{feff}'
-        | '\u{fff9}'..='\u{fffb}'
+        | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}'
+        | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}'
         | '\u{e0000}'..='\u{e0fff}' => return None,
         '\u{58a}'
         | '\u{5be}'
@@ -47,7 +58,6 @@ pub fn fold_char(letter: char) -> Option<char> {
         '\u{207a}' | '\u{208a}' | '\u{fe62}' | '\u{2795}' => '+',
         '\u{2044}' | '\u{2215}' => '/',
         '\u{2024}' | '\u{2027}' | '\u{b7}' => '.',
-        _ if letter.is_whitespace() => ' ',
         _ => match digit(letter) {
             Some(digit) => digit,
             // Wide forms stand in the order of ASCII.
@@ -59,9 +69,18 @@ pub fn fold_char(letter: char) -> Option<char> {
     })
 }
 
+/// Whether a character is in its plainest form already: ASCII but its controls, with line breaks and tabs.
+pub fn is_plain(letter: char) -> bool {
+    matches!(letter, ' '..='~' | '\n' | '\r' | '\t')
+}
+
 /// A text by which names and addresses are compared: folded, in small letters, with single spaces.
 pub fn fold(text: &str) -> String {
-    let folded: String = text.chars().filter_map(fold_char).nfkc().flat_map(char::to_lowercase).collect();
+    let letters = text.chars().filter_map(fold_char);
+    let folded: String = match text.is_ascii() {
+        true => letters.map(|letter| letter.to_ascii_lowercase()).collect(),
+        false => letters.nfkc().flat_map(char::to_lowercase).collect(),
+    };
     folded.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -87,6 +106,9 @@ mod tests {
             (" Jane\u{a0} \u{200b}DOE\t", "jane doe"),
             ("ZOE\u{308} Straße", "zoë straße"),
             ("a\u{ad}b", "ab"),
+            ("Jane\u{0} Roe\u{7f}\u{9c}", "jane roe"),
+            ("Jane\u{b}Roe\u{c}\u{85}x\r\ny", "jane roe x y"),
+            ("J\0a\0n\0e\0\u{3164}\u{1160}", "jane"),
         ] {
             assert_eq!(fold(text), folded, "{text}");
         }

@@ -35,7 +35,7 @@ enum Role {
 }
 
 fn role(field: &str) -> Option<Role> {
-    let field = field.to_lowercase();
+    let field = fold(field);
     if AGENT_FIELDS.contains(&field.as_str()) {
         return Some(Role::Agent);
     }
@@ -57,6 +57,8 @@ pub struct Participants {
     pub agents: BTreeSet<String>,
     /// Whether something could not be read, so that anyone may stand in it.
     pub is_unreadable: bool,
+    /// Texts of which nobody knows what they are: whoever occurs in one may take part.
+    pub fragments: Vec<String>,
 }
 
 impl Participants {
@@ -79,19 +81,16 @@ impl Participants {
     }
 }
 
-/// All texts and numbers of a JSON document; `None` where it is none.
-pub(super) fn scalars(text: &str) -> Option<Vec<String>> {
-    fn collect(node: Node, into: &mut Vec<String>) {
-        match node {
-            Node::Scalar(text) => into.push(text),
-            Node::Inexact => {}
-            Node::List(nodes) => nodes.into_iter().for_each(|node| collect(node, into)),
-            Node::Object(fields) => fields.into_iter().for_each(|(_, node)| collect(node, into)),
-        }
-    }
+/// All texts and numbers of a JSON document, and whether they were read whole; `None` where it is none.
+pub(super) fn scalars(text: &str) -> Option<(Vec<String>, bool)> {
     let mut texts = Vec::new();
-    collect(lenient_json::from_str(text)?, &mut texts);
-    Some(texts)
+    let is_whole = lenient_json::from_str::<Node>(text)?.collect(&mut texts);
+    Some((texts, is_whole))
+}
+
+/// Whether a letter of it was lost.
+pub(super) fn is_damaged(text: &str) -> bool {
+    text.contains(char::REPLACEMENT_CHARACTER)
 }
 
 #[derive(Default)]
@@ -112,7 +111,7 @@ struct Speaker {
 
 impl Speaker {
     fn field(&mut self, name: &str) -> Option<&mut Vec<String>> {
-        match name.to_lowercase().as_str() {
+        match fold(name).as_str() {
             "participanttype" => Some(&mut self.kinds),
             "participantid" => Some(&mut self.ids),
             "participantname" => Some(&mut self.names),
@@ -143,11 +142,11 @@ impl Reader {
                 let mut speaker = Speaker::default();
                 for (name, node) in fields {
                     // A name with a letter that was lost may be that of a contact's field.
-                    self.found.is_unreadable |= name.contains(char::REPLACEMENT_CHARACTER);
-                    match (speaker.field(&name), node) {
-                        (Some(values), Node::Scalar(text)) => values.push(text),
-                        (Some(_), Node::Inexact) => self.found.is_unreadable = true,
-                        (_, node) => self.node(node, role(&name).or(role_above)),
+                    self.found.is_unreadable |= is_damaged(&name);
+                    match speaker.field(&name) {
+                        // Whatever its form: `{"id":"…"}` and `["…"]` say it too.
+                        Some(values) => self.found.is_unreadable |= !node.collect(values),
+                        None => self.node(node, role(&name).or(role_above)),
                     }
                 }
                 if !speaker.ids.is_empty() || !speaker.names.is_empty() {
@@ -197,6 +196,24 @@ enum Node {
     /// An array; without members where there is no value.
     List(Vec<Node>),
     Object(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// Adds all texts and numbers in it; whether nothing was missed. A text that is damaged tells that itself.
+    fn collect(self, into: &mut Vec<String>) -> bool {
+        let mut is_whole = true;
+        match self {
+            Node::Scalar(text) => into.push(text),
+            Node::Inexact => is_whole = false,
+            Node::List(nodes) => nodes.into_iter().for_each(|node| is_whole &= node.collect(into)),
+            Node::Object(fields) => {
+                for (name, node) in fields {
+                    is_whole &= node.collect(into) && !is_damaged(&name);
+                }
+            }
+        }
+        is_whole
+    }
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -322,6 +339,30 @@ mod tests {
             assert!(read(metadata, transcript).is_unreadable, "{metadata} {transcript}");
         }
         assert!(!read("{}", "[]").is_unreadable);
+        for (metadata, transcript) in [
+            ("{\"a\u{0}ni\":\"4930\"}", "{}"),
+            ("{}", r#"[{"participantId":{"id":"4930"}}]"#),
+            ("{}", r#"[{"participantName":[["4930"]],"participantType":["agent","contact"]}]"#),
+            (r#"{"contact":{"phones":[["4930"]]}}"#, "{}"),
+        ] {
+            let found = read(metadata, transcript);
+            let said: Vec<&str> = found.contacts.iter().chain(&found.uncertain).map(String::as_str).collect();
+            assert_eq!((said, found.is_unreadable), (vec!["4930"], false), "{metadata} {transcript}");
+        }
+        let deep = format!("{}\"4930\"{}", "[".repeat(130), "]".repeat(130));
+        for (metadata, transcript) in [
+            (format!(r#"{{"contactEndpointAddress":{deep}}}"#), "{}".to_owned()),
+            ("{}".to_owned(), format!(r#"[{{"participantId":{deep}}}]"#)),
+            ("{}".to_owned(), format!(r#"[{{"x":{deep},"participantId":"4930"}}]"#)),
+        ] {
+            let found = read(&metadata, &transcript);
+            let said: Vec<&str> = found.contacts.iter().chain(&found.uncertain).map(String::as_str).collect();
+            assert_eq!((said, found.is_unreadable), (vec!["4930"], false), "{metadata} {transcript}");
+        }
+        let deep = format!("{}{{\"x\":\"4930\"}}{}", "[".repeat(130), "]".repeat(130));
+        assert!(read(&format!(r#"{{"contactEndpointAddress":{deep}}}"#), "{}").is_unreadable);
+        assert!(read(&format!(r#"{{"unknown":{deep}}}"#), "{}").is_unreadable);
+        assert!(read("{}", &format!(r#"[{{"participantId":{deep}}}]"#)).is_unreadable);
         let id = "12345678901234567890123";
         assert!(read(&format!(r#"{{"channelId":{id}}}"#), "{}").is_unreadable);
         assert!(read("{}", &format!(r#"[{{"participantId":{id}}}]"#)).is_unreadable);

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 
 use super::folding::fold;
-use super::participants::{Participants, scalars};
+use super::participants::{Participants, is_damaged, scalars};
 use super::phone_number::{Likeness, PhoneNumber, numbers_in, without_scheme};
+use crate::lenient_json;
 
 /// What is to be erased or kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,21 @@ impl Subject {
         }
     }
 
+    /// [`Subject::normal`] as the first version of this program had it: the journal's entries of its time hold hashes of
+    /// that.
+    pub fn normal_of_first_version(&self) -> String {
+        let value = self.value().trim();
+        let is_of_number = |letter: char| letter.is_ascii_digit() || "+-()./ ".contains(letter);
+        let digits: String = value.chars().filter(char::is_ascii_digit).collect();
+        match self {
+            Subject::Segment(id) | Subject::Dialog(id) => id.clone(),
+            Subject::Contact(_) if value.chars().all(is_of_number) && digits.len() >= 5 => {
+                digits.strip_prefix("00").unwrap_or(&digits).to_owned()
+            }
+            Subject::Contact(_) => value.to_lowercase(),
+        }
+    }
+
     /// Whether it is this segment, as far as ids tell.
     pub fn names(&self, segment_id: &str, dialog_id: Option<&str>) -> bool {
         match self {
@@ -122,16 +138,34 @@ impl Subject {
             };
             concern.certainty = concern.certainty.max(certainty);
         }
-        if participants.uncertain.iter().any(|value| is_match(&likeness(&wanted, value))) {
+        if participants.uncertain.iter().any(|value| is_match(&likeness(&wanted, value)))
+            || participants.fragments.iter().any(|text| self.in_record(text) > Certainty::Unreadable)
+        {
             concern.certainty = concern.certainty.max(Certainty::Alike);
+        }
+        for value in participants.contacts.iter().chain(&participants.uncertain).filter(|value| is_damaged(value)) {
+            concern.certainty = concern.certainty.max(with_damage(&wanted, value));
         }
         concern.names_agent = participants.agents.iter().any(|value| likeness(&wanted, value) == Likeness::Same);
         concern
     }
 
-    /// Whether it occurs in a record that could not be understood, as a word of its texts, which may be no JSON at all.
+    /// Whether a record that could not be understood is meant, by the segment's id, where that is known, or by what occurs
+    /// in it.
+    pub fn concerns_record(&self, segment_id: Option<&str>, raw: &str) -> Certainty {
+        if segment_id.is_some_and(|id| self.names(id, None)) { Certainty::Certain } else { self.in_record(raw) }
+    }
+
+    /// Whether it occurs in a record that could not be understood, as a word of its texts, which may be no JSON at all. A
+    /// contact may stand in whatever of it cannot be read.
     pub fn in_record(&self, raw: &str) -> Certainty {
-        let texts = scalars(raw).unwrap_or_else(|| vec![raw.to_owned()]);
+        let (texts, is_whole) = scalars(raw).unwrap_or_else(|| (unescaped(raw), false));
+        let found = self.in_texts(raw, &texts);
+        let may_be_missed = self.is_contact() && (!is_whole || texts.iter().any(|text| is_damaged(text)));
+        if may_be_missed { found.max(Certainty::Unreadable) } else { found }
+    }
+
+    fn in_texts(&self, raw: &str, texts: &[String]) -> Certainty {
         match self {
             Subject::Segment(id) | Subject::Dialog(id) => {
                 certain_if(occurs(raw, id) || texts.iter().any(|text| occurs(text, id)))
@@ -152,6 +186,13 @@ impl Subject {
             },
         }
     }
+}
+
+/// A text that is no JSON: as it came, and with what would be escapes in JSON resolved.
+fn unescaped(raw: &str) -> Vec<String> {
+    // Without its quotes it is the content of one string.
+    let resolved = lenient_json::from_str(&format!("\"{} \"", raw.replace('"', " ")));
+    [raw.to_owned()].into_iter().chain(resolved).collect()
 }
 
 fn certain_if(is_certain: bool) -> Certainty {
@@ -222,6 +263,36 @@ fn likeness(wanted: &Reading, value: &str) -> Likeness {
         Reading::Number(wanted) if best == Likeness::Different && holds_number(value, wanted) => Likeness::Alike,
         _ => best,
     }
+}
+
+/// Whether a value that lost letters is what was typed: nobody can tell, but where the rest of it fits it is likely.
+fn with_damage(wanted: &Reading, value: &str) -> Certainty {
+    const LOST: char = char::REPLACEMENT_CHARACTER;
+    // What was lost may have been a letter, nothing that anybody sees, or a space or a comma between two.
+    let is_alike = |rest: &str| is_match(&likeness(wanted, rest));
+    let rests = [value.replace(LOST, ""), value.replace(LOST, " ")];
+    let fits = match wanted {
+        Reading::Text(wanted) => {
+            let pieces: Vec<String> = without_scheme(value).as_deref().unwrap_or(value).split(LOST).map(fold).collect();
+            pieces.iter().any(|piece| !piece.is_empty()) && has_pieces(wanted, &pieces)
+        }
+        Reading::Number(_) => false,
+    };
+    let is_alike = fits || rests.iter().map(String::as_str).chain(value.split(LOST)).any(is_alike);
+    if is_alike { Certainty::Alike } else { Certainty::Unreadable }
+}
+
+/// Whether a text begins with the first piece, ends with the last, and has the others in between, in order.
+fn has_pieces(text: &str, pieces: &[String]) -> bool {
+    let [first, between @ .., last] = pieces else { return false };
+    let Some(mut rest) = text.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str())) else {
+        return false;
+    };
+    between.iter().all(|piece| {
+        let Some((_, after)) = rest.split_once(piece.as_str()) else { return false };
+        rest = after;
+        true
+    })
 }
 
 /// Whether a text holds this number among other things.
@@ -333,6 +404,49 @@ mod tests {
     }
 
     #[test]
+    fn a_letter_that_was_lost_or_that_nobody_sees_hides_nobody() {
+        for (stored, value, certainty) in [
+            ("Jane\\u0000 Roe", "jane roe", Certainty::Certain),
+            ("jane@example.com\\u0000", "jane@example.com", Certainty::Certain),
+            ("+49 30\\u0000 1234567", "+49301234567", Certainty::Certain),
+            ("Jos\u{fffd} Roe", "Jos\u{fffd} Roe", Certainty::Certain),
+            ("Jos\u{fffd} Roe", "José Roe", Certainty::Alike),
+            ("M\u{fffd}ller, J\u{fffd}rg", "müller, jörg", Certainty::Alike),
+            ("Jane Roe \\ud83d", "Jane Roe", Certainty::Alike),
+            ("Jane \\ud83d Roe", "Jane Roe", Certainty::Alike),
+            ("Jane Roe\\ud83dx", "Jane Roe", Certainty::Alike),
+            ("jane@example.com\\ud83d", "jane@example.com", Certainty::Alike),
+            ("mailto:jane@ex\u{fffd}mple.com", "jane@example.com", Certainty::Alike),
+            ("+49\u{fffd}30\u{fffd}1234567", "030 1234567", Certainty::Alike),
+            ("Jane <+49\u{fffd}30\u{fffd}1234567>", "+49301234567", Certainty::Alike),
+            ("Jos\u{fffd} Roe", "Max Muster", Certainty::Unreadable),
+            ("Jos\u{fffd} Roe", "+49301234567", Certainty::Unreadable),
+            ("\u{fffd}\u{fffd}", "Jane", Certainty::Unreadable),
+        ] {
+            let metadata = format!(r#"{{"contactEndpointAddress":"{stored}","agentNotes":"cut \ud83d"}}"#);
+            assert_eq!(in_metadata(&contact(value), &metadata), certainty, "{value} in {stored}");
+            let talk = |kind: &str| {
+                let body = format!(r#"[{{"participantName":"{stored}","participantType":{kind},"message":"\ud83d"}}]"#);
+                contact(value).concern(&Participants::read(["{}"], [body.as_bytes()])).certainty
+            };
+            assert_eq!(talk("\"contact\""), certainty, "{value} in {stored}");
+            assert_eq!(talk("null"), certainty.min(Certainty::Alike), "{value} in {stored}");
+            assert_eq!(talk("\"agent\""), Certainty::Not, "{value} in {stored}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_an_answer_is_a_text() {
+        let page = "<html>Jane Roe</html> {\"participantName\":\"Jos\\u00e9 R".to_owned();
+        let participants = Participants { fragments: vec![page], ..Participants::default() };
+        for (value, certainty) in
+            [("jane roe", Certainty::Alike), ("José R", Certainty::Alike), ("joe", Certainty::Not)]
+        {
+            assert_eq!(contact(value).concern(&participants).certainty, certainty, "{value}");
+        }
+    }
+
+    #[test]
     fn ids_are_taken_to_the_letter() {
         let segment = Subject::Segment("S-1".into());
         assert!(segment.names("S-1", None) && !segment.names("s-1", None));
@@ -347,15 +461,45 @@ mod tests {
             r#"{"segmentId":"seg-1","dialogId":["dia-7"],"contact":"+1 201\u00a0377 0791","x":["Jane D\u004fE"]}"#;
         for raw in [json.to_owned(), format!("{} Jane DOE", json.replace("\\u00a0", "\u{a0}"))] {
             let find = |subject: Subject| subject.in_record(&raw);
+            // Of what is no JSON nobody knows what it says.
+            let not = if raw == json { Certainty::Not } else { Certainty::Unreadable };
             assert_eq!(find(Subject::Segment("seg-1".into())), Certainty::Certain, "{raw}");
             assert_eq!(find(Subject::Segment("seg".into())), Certainty::Not);
             assert_eq!(find(Subject::Segment("eg-1".into())), Certainty::Not);
             assert_eq!(find(Subject::Dialog("dia-7".into())), Certainty::Certain);
             assert_eq!(find(contact("12013770791")), Certainty::Certain, "{raw}");
             assert_eq!(find(contact("2013770791")), Certainty::Alike);
-            assert_eq!(find(contact("7770791")), Certainty::Not);
+            assert_eq!(find(contact("7770791")), not);
             assert_eq!(find(contact("jane doe")), Certainty::Certain);
-            assert_eq!(find(contact("ane doe")), Certainty::Not);
+            assert_eq!(find(contact("ane doe")), not);
+        }
+    }
+
+    #[test]
+    fn in_a_record_that_cannot_be_read_whole_anyone_may_stand() {
+        let deep = format!(r#"{{"x":{}{{}}{}}}"#, "[".repeat(200), "]".repeat(200));
+        let long = format!(r#"{{"x":{}}}"#, "7".repeat(30));
+        for (raw, certainty) in [
+            (r#"{"x":"y",,"contactEndpointAddress":"jane\u0040example.com"}"#, Certainty::Certain),
+            (r#"{"segmentId":"s-\u0031",,"ani":"jane@ex"#, Certainty::Unreadable),
+            (r#"{"x":"cut \ud83d"}"#, Certainty::Unreadable),
+            ("{\"x\u{fffd}\":1}", Certainty::Unreadable),
+            (&deep, Certainty::Unreadable),
+            (&long, Certainty::Unreadable),
+            (r#"{"segmentId":[1],"ani":"joe@example.com"}"#, Certainty::Not),
+        ] {
+            assert_eq!(contact("jane@example.com").in_record(raw), certainty, "{raw}");
+            assert_eq!(Subject::Dialog("d".into()).in_record(raw), Certainty::Not, "{raw}");
+        }
+        assert_eq!(Subject::Segment("s-1".into()).in_record(r#"{"segmentId":"s-\u0031",,"#), Certainty::Certain);
+    }
+
+    #[test]
+    fn what_the_first_version_made_of_a_value_is_known() {
+        for (value, first) in
+            [("+1 (201) 377-0791", "12013770791"), ("0049 30 1", "49301"), ("1234", "1234"), (" Jane", "jane")]
+        {
+            assert_eq!(contact(value).normal_of_first_version(), first);
         }
     }
 

@@ -41,6 +41,11 @@ impl<'t> Groups<'t> {
     }
 }
 
+/// A space, or what was lost where one may have stood.
+fn is_space(letter: char) -> bool {
+    matches!(letter, ' ' | '\u{a0}' | char::REPLACEMENT_CHARACTER)
+}
+
 fn is_dash(letter: char) -> bool {
     matches!(letter, '-' | '\u{2010}'..='\u{2013}')
 }
@@ -105,7 +110,7 @@ fn widest_card(groups: &Groups<'_>, first: usize) -> Option<usize> {
 
 fn is_gap_of_card(gap: &str) -> bool {
     let mut letters = gap.chars();
-    letters.next().is_some_and(|letter| matches!(letter, ' ' | '\u{a0}') || is_dash(letter)) && letters.next().is_none()
+    letters.next().is_some_and(|letter| is_space(letter) || is_dash(letter)) && letters.next().is_none()
 }
 
 /// Whether a group is no part of a word, and no fraction.
@@ -158,7 +163,7 @@ pub(super) fn phones(text: &str) -> Vec<Range<usize>> {
 
 /// What may stand between the parts of a telephone number.
 fn is_between(letter: char) -> bool {
-    matches!(letter, ' ' | '.' | '(' | ')' | '/' | '\u{a0}') || is_dash(letter)
+    matches!(letter, '.' | '(' | ')' | '/') || is_space(letter) || is_dash(letter)
 }
 
 fn links(groups: &Groups<'_>, index: usize) -> bool {

@@ -35,13 +35,18 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
     found
 }
 
+/// A letter that was lost is taken for one, so that the rest of the address goes with it.
+fn is_lost(letter: char) -> bool {
+    letter == char::REPLACEMENT_CHARACTER
+}
+
 fn is_local(letter: char) -> bool {
-    letter.is_alphanumeric() || "._%+-'!#$&*/=?^`{|}~".contains(letter)
+    letter.is_alphanumeric() || is_lost(letter) || "._%+-'!#$&*/=?^`{|}~".contains(letter)
 }
 
 /// How long the domain is that the text begins with: at least two labels, the last of letters.
 fn domain(text: &str) -> Option<usize> {
-    let run = text.find(|c: char| !(c.is_alphanumeric() || c == '-' || c == '.')).unwrap_or(text.len());
+    let run = text.find(|c: char| !(c.is_alphanumeric() || is_lost(c) || c == '-' || c == '.')).unwrap_or(text.len());
     let mut best = None;
     let mut end = 0;
     for (index, label) in text[..run].split('.').enumerate() {
@@ -50,8 +55,8 @@ fn domain(text: &str) -> Option<usize> {
         }
         end += label.len() + usize::from(index > 0);
         let letters = label.trim_end_matches('-');
-        let is_top =
-            letters.chars().count() >= 2 && letters.chars().all(char::is_alphabetic) || label.starts_with("xn--");
+        let is_top = letters.chars().count() >= 2 && letters.chars().all(|c| c.is_alphabetic() || is_lost(c))
+            || label.starts_with("xn--");
         if index > 0 && is_top {
             best = Some(end - (label.len() - letters.len()));
         }

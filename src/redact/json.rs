@@ -43,9 +43,13 @@ fn role(name: &str) -> Role {
     }
 }
 
-/// By the name as it stands there, quotes and all; one with escapes is none that is known.
-pub(super) fn role_of_token(token: &str) -> Role {
-    role(token.get(1..token.len().saturating_sub(1)).unwrap_or(""))
+/// By the name as it stands there, quotes and all, in an object of this role: under a name that is not known stands what the
+/// object is, as in `"contact":{"value":"…"}`.
+pub(super) fn role_of_token(token: &str, above: Role) -> Role {
+    match (role(&unquoted(token).unwrap_or_default()), above) {
+        (Role::Text, Role::Endpoint | Role::Participant) => above,
+        (role, _) => role,
+    }
 }
 
 /// Whether the text is one JSON string.
@@ -94,6 +98,8 @@ fn after_mark(text: &str) -> (&str, &str) {
 /// An object or an array that the scan is in.
 struct Level {
     is_object: bool,
+    /// Under which it stands.
+    above: Role,
     /// Of the object's last name, or of the array.
     role: Role,
     /// Whether the last name is `participantType`.
@@ -117,7 +123,14 @@ fn strings(json: &str) -> Vec<(std::ops::Range<usize>, Role)> {
             b'{' | b'[' => {
                 is_name = *byte == b'{';
                 let first = found.len();
-                nest.push(Level { is_object: is_name, role: here, names_type: false, is_agent: false, first });
+                nest.push(Level {
+                    is_object: is_name,
+                    above: here,
+                    role: here,
+                    names_type: false,
+                    is_agent: false,
+                    first,
+                });
             }
             b'}' | b']' => {
                 if let Some(level) = nest.pop().filter(|level| level.is_agent) {
@@ -131,7 +144,7 @@ fn strings(json: &str) -> Vec<(std::ops::Range<usize>, Role)> {
                 let token = &json[at..next];
                 match nest.last_mut() {
                     Some(level) if is_name => {
-                        level.role = role_of_token(token);
+                        level.role = role_of_token(token, level.above);
                         level.names_type = token == "\"participantType\"";
                         is_name = false;
                     }

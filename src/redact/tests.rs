@@ -193,6 +193,35 @@ fn numbers_go_however_they_are_spaced_and_in_whichever_digits() {
 }
 
 #[test]
+fn what_was_lost_or_what_nobody_sees_hides_nothing() {
+    for (text, expected) in [
+        ("call 415\u{0}555\u{0}2671", "call [phone]"),
+        ("+49\u{fffd}30\u{fffd}1234567!", "[phone]!"),
+        ("4111\u{fffd}1111\u{fffd}1111\u{fffd}1111", "[card]"),
+        ("j\u{fffd}rg@m\u{fffd}ller.de", "[email]"),
+        ("jane@exa\u{1}mple.com", "[email]"),
+    ] {
+        assert_eq!(redacted(text), expected, "{text:?}");
+    }
+    for (json, expected) in [
+        (r#"{"ani":"+49 30\u0000 1234567"}"#, r#"{"ani":"[phone]"}"#),
+        (r#"{"ani":"5551\ud83d234"}"#, r#"{"ani":"[phone]"}"#),
+        (r#"{"\u0061ni":"5551234"}"#, r#"{"\u0061ni":"[phone]"}"#),
+        (
+            r#"{"contact":{"value":"5551234","x":[{"y":5551234}]}}"#,
+            r#"{"contact":{"value":"[phone]","x":[{"y":"[phone]"}]}}"#,
+        ),
+        (r#"{"participantId":{"id":"4930123456"}}"#, r#"{"participantId":{"id":"[phone]"}}"#),
+        (
+            r#"{"contact":{"contactId":"5551234","timestamp":"5551234"},"x":"5551234"}"#,
+            r#"{"contact":{"contactId":"5551234","timestamp":"5551234"},"x":"5551234"}"#,
+        ),
+    ] {
+        assert_eq!(all().metadata(json), expected);
+    }
+}
+
+#[test]
 fn whoever_is_not_the_agent_is_no_number_any_more() {
     let redact = |text: &str| String::from_utf8(all().transcript(text.as_bytes()).into_owned()).unwrap();
     for (who, expected) in [
@@ -242,6 +271,7 @@ fn text() -> impl Strategy<Value = String> {
         "[0-9][ -]?",
         "[ .,:/()+#@x\\-\\[\\]]{1,3}",
         "\\PC{0,6}",
+        "[\u{0}\u{7f}\u{fffd}]{1,2}",
         Just("4111 1111 1111 1111".to_owned()),
         Just("+1 415 555 2671".to_owned()),
         Just("jane@example.com".to_owned()),
@@ -280,7 +310,7 @@ fn skeleton(value: &serde_json::Value, role: Role) -> serde_json::Value {
         Value::Object(fields) => {
             let inner = |name: &String, value: &Value| {
                 let quoted = serde_json::to_string(name).unwrap();
-                skeleton(value, json::role_of_token(&quoted))
+                skeleton(value, json::role_of_token(&quoted, role))
             };
             Value::Object(fields.iter().map(|(name, value)| (name.clone(), inner(name, value))).collect())
         }

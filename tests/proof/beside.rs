@@ -338,6 +338,26 @@ async fn a_hold_that_was_altered_removed_or_added_is_found(test: TestDb) {
     assert_eq!(kinds(&problems(&test.db).await), [(ProblemKind::Hold, None)]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_from_before_the_upgrade_cannot_be_altered_unseen_either() {
+    let test = crate::support::sqlite().await;
+    kept(&test.db).await;
+    unlock_journal(&test.db).await;
+    // As an older version entered it.
+    run(&test.db, "update journal set value_hash = null").await;
+    run(&test.db, "delete from record_chain where account = 0").await;
+    run(&test.db, "delete from meta where key = 'records.sealed'").await;
+    let path = test.db.file().unwrap().to_owned();
+    test.db.close().await;
+    let db = Db::open_sqlite(&path, Access::Own).await.unwrap();
+    assert_eq!(problems(&db).await, []);
+    let changes = [
+        ("update hold set value = '+1 201 377 0799'", "update hold set value = '+1 201 377 0791'"),
+        ("update hold set kind = 'dialog'", "update hold set kind = 'contact'"),
+    ];
+    each(&db, ProblemKind::Hold, &changes).await;
+}
+
 async fn altered_tombstones_and_counts_of_what_was_erased_are_found(test: TestDb) {
     kept(&test.db).await;
     let first = "(select min(record) from tombstone)";

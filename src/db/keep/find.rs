@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::super::{BULK, Db, DbError, Row, Stmt, item, sql};
 use crate::clock::Time;
-use crate::model::Subject;
+use crate::model::{State, Subject};
 
 /// A segment by its ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +28,10 @@ pub struct SegmentRef {
 pub struct Texts {
     /// Metadata, all that was ever received.
     pub metadata: Vec<String>,
-    /// Transcripts, all versions.
+    /// Transcripts, all versions, and how an answer began that could not be used and was the last.
     pub transcripts: Vec<Vec<u8>>,
+    /// How an answer began that could not be used and that will be asked for again: an error page, or half a transcript.
+    pub fragments: Vec<Vec<u8>>,
     /// Whether some of it is damaged, so that it can no longer tell.
     pub damaged: bool,
 }
@@ -60,7 +62,7 @@ fn segment_ref(row: &Row) -> Result<SegmentRef, DbError> {
     })
 }
 
-fn lossy(bytes: Vec<u8>) -> String {
+pub(super) fn lossy(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
@@ -146,9 +148,14 @@ impl Db {
                 }
             }
             // What came of one that could not be used is kept beside its work.
-            let head = "select item, last_body from work where last_body is not null and item in ";
+            let head = "select item, last_body, state from work where last_body is not null and item in ";
             for row in self.all(Stmt::list(head, Vec::new(), part.iter().map(|key| key * 4), "")).await? {
-                texts.entry(row.int(0)?.div_euclid(4)).or_default().transcripts.push(row.bytes(1)?);
+                let item = row.int(0)?;
+                let held = texts.entry(item.div_euclid(4)).or_default();
+                match row.code(2, ("work.state", item), State::from_code)? {
+                    State::Open => held.fragments.push(row.bytes(1)?),
+                    State::Unavailable | State::Failed | State::Discarded => held.transcripts.push(row.bytes(1)?),
+                }
             }
         }
         Ok(texts)

@@ -61,6 +61,12 @@ impl ArchiveKey {
     pub(super) fn subject(&self, subject: &Subject) -> Vec<u8> {
         self.hash([subject.kind().as_bytes(), subject.normal().as_bytes()])
     }
+
+    /// The hashes under which the journal may have a subject: today's and the first version's.
+    pub(in crate::db) fn subjects(&self, subject: &Subject) -> [Vec<u8>; 2] {
+        let first = subject.normal_of_first_version();
+        [self.subject(subject), self.hash([subject.kind().as_bytes(), first.as_bytes()])]
+    }
 }
 
 const HELD: &str = "select value from meta where key = $1";
@@ -70,10 +76,10 @@ fn held(row: Option<Row>) -> Result<Option<ArchiveKey>, DbError> {
     ArchiveKey::from_secret(&STANDARD.decode(text).map_err(|_| damaged())?).map(Some)
 }
 
-fn damaged() -> DbError {
+pub(super) fn damaged() -> DbError {
     DbError::new(
         DbFault::Broken,
-        "failed to read the archive's key in the table meta: it is damaged\nhint: restore it from a backup: without it nothing that was erased is known any more",
+        "failed to read the archive's key in the table meta: it is damaged or missing\nhint: restore it from a backup: without it nothing that was erased is known any more",
     )
 }
 
@@ -103,7 +109,8 @@ impl Tx {
     /// The gate of an account. Costs one look where nothing of it was ever erased.
     pub(in crate::db) async fn gate(&mut self, account: i64, kept_since: Option<Time>) -> Result<Gate, DbError> {
         let any = self.first(sql("select 1 from tombstone where account = $1 limit 1").bind(account)).await?;
-        let key = if any.is_some() { self.held_key().await? } else { None };
+        // Without the key nobody can tell any more what was erased, and all of it would come back.
+        let key = if any.is_some() { Some(self.held_key().await?.ok_or_else(damaged)?) } else { None };
         Ok(Gate { account, key, kept_since })
     }
 
@@ -142,27 +149,32 @@ impl Tx {
         Ok(out)
     }
 
-    /// The records of a window that may be set aside: not those of segments that were erased, nor any of a time that is past
-    /// retention.
+    /// The records of a window that may be set aside: not those of segments that were erased, and of a time that is past
+    /// retention only what a hold may mean.
     pub(in crate::db) async fn may_be_aside<'a>(
         &mut self,
         gate: &Gate,
         stretch: Stretch,
         asides: &'a [AsideRecord],
     ) -> Result<Vec<&'a AsideRecord>, DbError> {
-        if gate.kept_since.is_some_and(|since| stretch.to <= since) {
-            return Ok(Vec::new());
+        let mut allowed: Vec<&AsideRecord> = asides.iter().collect();
+        if !allowed.is_empty() && gate.kept_since.is_some_and(|since| stretch.to <= since) {
+            let holds = self.holds(Some(gate.account)).await?;
+            allowed.retain(|aside| is_aside_held(&holds, aside.segment_id.as_deref(), &aside.raw));
         }
-        let Some(key) = gate.key.as_ref().filter(|_| !asides.is_empty()) else { return Ok(asides.iter().collect()) };
+        let Some(key) = gate.key.as_ref().filter(|_| !allowed.is_empty()) else { return Ok(allowed) };
         let hash = |aside: &AsideRecord| match &aside.segment_id {
             Some(id) => key.segment(id),
             None => key.record(aside.raw.as_bytes()),
         };
         let mut buried = HashSet::new();
-        for part in asides.chunks(BULK) {
-            buried.extend(self.buried(gate.account, part.iter().map(hash)).await?.into_iter().map(|(hash, _)| hash));
+        for part in allowed.chunks(BULK) {
+            let hashes: Vec<Vec<u8>> = part.iter().map(|aside| hash(aside)).collect();
+            let found = self.buried(gate.account, hashes.into_iter()).await?;
+            buried.extend(found.into_iter().map(|(hash, _)| hash));
         }
-        Ok(asides.iter().filter(|aside| !buried.contains(&hash(aside))).collect())
+        allowed.retain(|aside| !buried.contains(&hash(aside)));
+        Ok(allowed)
     }
 
     /// Which of these hashes have a tombstone, and whether it is counted.
@@ -181,6 +193,11 @@ impl Tx {
     }
 }
 
+/// Whether one of the account's holds keeps this record set aside, or may mean it.
+pub(super) fn is_aside_held(holds: &[Hold], segment_id: Option<&str>, raw: &str) -> bool {
+    holds.iter().any(|hold| hold.subject.concerns_record(segment_id, raw) > Certainty::Not)
+}
+
 fn is_held(holds: &[Hold], record: &SegmentRecord) -> bool {
     let participants = Participants::read([record.raw.as_str()], []);
     holds.iter().any(|hold| {
@@ -190,8 +207,13 @@ fn is_held(holds: &[Hold], record: &SegmentRecord) -> bool {
 }
 
 impl Db {
+    /// `None` where nothing was ever erased or kept on hold.
     pub(super) async fn held_key(&self) -> Result<Option<ArchiveKey>, DbError> {
-        held(self.first(sql(HELD).bind(KEY)).await?)
+        let key = held(self.first(sql(HELD).bind(KEY)).await?)?;
+        if key.is_none() && self.first(sql("select 1 from journal limit 1")).await?.is_some() {
+            return Err(damaged());
+        }
+        Ok(key)
     }
 
     /// Whether and when a segment of this id was erased, in this account or in any.
@@ -201,10 +223,11 @@ impl Db {
     pub async fn tombstone(&self, segment_id: &str, account: Option<i64>) -> Result<Option<Tombstone>, DbError> {
         let Some(key) = self.held_key().await? else { return Ok(None) };
         let stmt = sql(
-            "select t.at, t.kind from account a join tombstone t on t.account = a.id where t.hash = $1 and ($2 = -1 or a.id = $2)",
+            "select t.at, t.kind, t.record from account a join tombstone t on t.account = a.id where t.hash = $1 and ($2 = -1 or a.id = $2)",
         );
         let row = self.first(stmt.bind(key.segment(segment_id)).bind(account.unwrap_or(-1))).await?;
-        row.map(|row| Ok(Tombstone { at: row.time(0)?, gone: Gone::from_code(row.int(1)?) })).transpose()
+        let gone = |row: &Row| row.code(1, ("tombstone.kind", row.maybe_int(2)?.unwrap_or(-1)), Gone::from_code);
+        row.map(|row| Ok(Tombstone { at: row.time(0)?, gone: gone(&row)? })).transpose()
     }
 }
 
@@ -226,5 +249,10 @@ mod tests {
         assert_eq!(one.segment("a"), one.subject(&Subject::Segment("a".into())));
         let contact = |value: &str| one.subject(&Subject::Contact(value.into()));
         assert_eq!(contact("+1 201 377 0791"), contact("12013770791"));
+        // What the first version entered for a value that is read otherwise today is known as that value's.
+        let (value, hash) = (Subject::Contact("Tel: 0049 30".into()), one.hash([b"contact", b"tel: 0049 30"]));
+        assert_ne!(one.subject(&value), hash);
+        assert_eq!(one.subjects(&value), [one.subject(&value), hash.clone()]);
+        assert!(!one.subjects(&Subject::Contact("other".into())).contains(&hash));
     }
 }

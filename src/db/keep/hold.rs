@@ -100,20 +100,18 @@ pub struct JournalRow {
 const HOLDS: &str = "select id, account, kind, value, reason, placed, who from hold
     where $1 = -1 or account is null or account = $1 order by id";
 
-fn hold(row: &Row) -> Result<Option<Hold>, DbError> {
-    let Some(subject) = Subject::of(&row.text(2)?, row.text(3)?) else { return Ok(None) };
-    Ok(Some(Hold {
-        id: row.int(0)?,
+/// A hold of a kind that is not known keeps nobody knows what: an error, so that nothing is erased until someone has looked.
+fn hold(row: &Row) -> Result<Hold, DbError> {
+    let (id, kind) = (row.int(0)?, row.text(2)?);
+    let subject = Subject::of(&kind, row.text(3)?).ok_or_else(|| DbError::inconsistent("hold.kind", id, &kind))?;
+    Ok(Hold {
+        id,
         account: row.maybe_int(1)?,
         subject,
         reason: row.maybe_text(4)?,
         placed: row.time(5)?,
         who: row.text(6)?,
-    }))
-}
-
-fn all(rows: &[Row]) -> Result<Vec<Hold>, DbError> {
-    rows.iter().filter_map(|row| hold(row).transpose()).collect()
+    })
 }
 
 impl Db {
@@ -122,7 +120,7 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn holds(&self, account: Option<i64>) -> Result<Vec<Hold>, DbError> {
-        all(&self.all(sql(HOLDS).bind(account.unwrap_or(-1))).await?)
+        self.all(sql(HOLDS).bind(account.unwrap_or(-1))).await?.iter().map(hold).collect()
     }
 
     /// Places a hold on the entry's subject; returns its number.
@@ -160,7 +158,7 @@ impl Db {
         tx.lock_key("keeping").await?;
         let stmt = sql("delete from hold where id = $1 returning id, account, kind, value, reason, placed, who");
         let Some(row) = tx.first(stmt.bind(id)).await? else { return Ok(None) };
-        let Some(released) = hold(&row)? else { return Ok(None) };
+        let released = hold(&row)?;
         let key = tx.archive_key().await?;
         let subject = Some(released.subject.clone());
         let entry = Entry { who: who.to_owned(), what: Done::Release, subject, hold: Some(id), reason };
@@ -193,15 +191,15 @@ impl Db {
     /// Where the database cannot be read.
     pub async fn journal(&self, subject: Option<&Subject>) -> Result<Vec<JournalRow>, DbError> {
         let key = self.held_key().await?;
-        let hash = match (subject, key) {
-            (Some(subject), Some(key)) => Some(key.subject(subject)),
+        let [hash, first_hash] = match (subject, key) {
+            (Some(subject), Some(key)) => key.subjects(subject),
             (Some(_), None) => return Ok(Vec::new()),
-            (None, _) => None,
+            (None, _) => Default::default(),
         };
         let stmt =
             sql("select j.id, j.at, j.who, j.what, a.sub, j.kind, j.subject, j.segments, j.records, j.hold, j.reason
-             from journal j left join account a on a.id = j.account where $1 = 0 or j.subject = $2 order by j.id");
-        let rows = self.all(stmt.bind(hash.is_some()).bind(hash.unwrap_or_default())).await?;
+             from journal j left join account a on a.id = j.account where $1 = 0 or j.subject in ($2, $3) order by j.id");
+        let rows = self.all(stmt.bind(subject.is_some()).bind(hash).bind(first_hash)).await?;
         rows.iter()
             .map(|row| {
                 Ok(JournalRow {
@@ -225,7 +223,7 @@ impl Db {
 impl Tx {
     /// The holds that concern an account, or all of them.
     pub(super) async fn holds(&mut self, account: Option<i64>) -> Result<Vec<Hold>, DbError> {
-        all(&self.all(sql(HOLDS).bind(account.unwrap_or(-1))).await?)
+        self.all(sql(HOLDS).bind(account.unwrap_or(-1))).await?.iter().map(hold).collect()
     }
 
     pub(super) async fn newest_hold(&mut self) -> Result<i64, DbError> {

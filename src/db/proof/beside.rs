@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::super::keep::ArchiveKey;
 use super::super::{Db, DbError, Snapshot, sql};
 use super::JOURNAL;
 use super::upgrade::journal_leaf;
+use crate::model::Subject;
 use crate::proof::{Hash, ReadRecord, START, TombstoneRecord, link};
 
 /// How many leaves, and how many tombstones, a page holds.
@@ -81,14 +83,15 @@ impl Snapshot {
         let stmt = sql("select j.at, j.who, j.what, a.sub, j.kind, j.subject, j.segments, j.records, j.hold, j.reason, j.value_hash, j.account
              from journal j left join account a on a.id = j.account order by j.id");
         let mut leaves = Vec::new();
-        let mut placed: BTreeMap<i64, (HeldAs, Option<Vec<u8>>)> = BTreeMap::new();
+        let mut placed: BTreeMap<i64, (HeldAs, Hashes)> = BTreeMap::new();
         for (record, row) in (1..).zip(self.0.all(stmt).await?) {
             let (at, who, what, kind) = (row.int(0)?, row.text(1)?, row.text(2)?, row.maybe_text(4)?);
-            let (hold, reason, typed) = (row.maybe_int(8)?, row.maybe_text(9)?, row.maybe_bytes(10)?);
+            let (hold, reason) = (row.maybe_int(8)?, row.maybe_text(9)?);
+            let hashes = Hashes { subject: row.maybe_bytes(5)?, typed: row.maybe_bytes(10)? };
             leaves.push((record, Some(journal_leaf(record, &row)?.to_vec())));
             match (&*what, hold) {
                 ("hold", Some(hold)) => {
-                    placed.insert(hold, ((row.maybe_int(11)?, kind.unwrap_or_default(), at, who, reason), typed));
+                    placed.insert(hold, ((row.maybe_int(11)?, kind.unwrap_or_default(), at, who, reason), hashes));
                 }
                 ("release", Some(hold)) => {
                     placed.remove(&hold);
@@ -105,10 +108,8 @@ impl Snapshot {
             let held: HeldAs = (row.maybe_int(1)?, kind.clone(), row.int(3)?, row.text(4)?, row.maybe_text(5)?);
             match placed.remove(&id) {
                 None => faults.push(format!("hold {id} stands, but the journal does not say that it was placed")),
-                Some((entry, typed)) => {
-                    let same =
-                        typed.is_none() || key.as_ref().is_some_and(|key| Some(key.typed(&kind, &value)) == typed);
-                    if entry != held || !same {
+                Some((entry, hashes)) => {
+                    if entry != held || !key.as_ref().is_some_and(|key| hashes.are_of(key, &kind, value)) {
                         faults.push(format!("hold {id} is not the one that was placed: it was altered"));
                     }
                 }
@@ -170,6 +171,24 @@ impl Snapshot {
 
 /// A hold as its row and its entry in the journal both say it: account, kind, when, who, why.
 type HeldAs = (Option<i64>, String, i64, String, Option<String>);
+
+/// What the journal has in the place of a hold's value.
+struct Hashes {
+    /// Of what it means.
+    subject: Option<Vec<u8>>,
+    /// Of what was typed; not in entries from before an upgrade.
+    typed: Option<Vec<u8>>,
+}
+
+impl Hashes {
+    fn are_of(&self, key: &ArchiveKey, kind: &str, value: String) -> bool {
+        match (&self.typed, &self.subject) {
+            (Some(typed), _) => key.typed(kind, &value) == *typed,
+            (None, Some(hash)) => Subject::of(kind, value).is_some_and(|subject| key.subjects(&subject).contains(hash)),
+            (None, None) => false,
+        }
+    }
+}
 
 impl Db {
     /// The piece of an account's record chain after the number `after`, up to `upto` at the furthest, as of one moment.
