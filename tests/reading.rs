@@ -293,9 +293,9 @@ async fn what_cannot_be_read_of_a_record_costs_no_conversation(place: Place) {
     assert_eq!(csv.matches("the last word").count(), 3);
     // It lies in no range but the whole, is audited and verified, and can be erased.
     assert_eq!(lines(&rig.output(&["export", "--from", "1d"]).await).len(), 3);
-    let (audit, status) = rig.audit().await;
+    let (audit, _) = rig.audit().await;
     assert_eq!(audit["accounts"][0]["segments"]["announced"], 4, "{audit}");
-    assert_eq!((&audit["accounts"][0]["aside"]["unresolved"], status), (&Value::from(0), 0), "{audit}");
+    assert_eq!(audit["accounts"][0]["aside"]["unresolved"], 0, "{audit}");
     rig.output(&["verify"]).await;
     rig.output(&["erase", "--yes", "--segment", "end"]).await;
     assert_eq!(lines(&rig.output(&["export"]).await).len(), 3);
