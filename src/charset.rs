@@ -6,9 +6,17 @@ use std::borrow::Cow;
 
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 
+/// Bytes of a body that are looked at for the order of its bytes.
+const SAMPLE_BYTES: usize = 1024;
+
 /// A declared charset other than UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Charset(&'static Encoding);
+pub enum Charset {
+    /// One whose bytes can be read one way only.
+    Known(&'static Encoding),
+    /// UTF-16 in an order of bytes that was not said.
+    Utf16,
+}
 
 impl Charset {
     /// The charset that a `Content-Type` declares; `None` where it declares none, UTF-8, or one that is not known. ASCII
@@ -20,27 +28,91 @@ impl Charset {
         Charset::named(label.trim().trim_matches(['"', '\'']))
     }
 
-    /// The charset of this name, as [`Charset::name`] gives it, or any that the web knows it by.
+    /// The charset of this name, as [`Charset::name`] gives it, or any that the web or a server's platform knows it by.
     pub fn named(label: &str) -> Option<Charset> {
-        if label.to_ascii_lowercase().ends_with("ascii") {
+        let label = label.to_ascii_lowercase();
+        if label.ends_with("ascii") {
             return None;
         }
-        let encoding = Encoding::for_label_no_replacement(label.as_bytes())?;
-        (encoding != UTF_8).then_some(Charset(encoding))
+        let key: String = label.chars().filter(|letter| !matches!(letter, '-' | '_' | ' ')).collect();
+        if matches!(&*key, "utf16" | "ucs2" | "unicode" | "iso10646ucs2" | "csunicode") {
+            return Some(Charset::Utf16);
+        }
+        let of = |label: &str| Encoding::for_label_no_replacement(label.as_bytes());
+        let encoding = of(&label).or_else(|| of(&key)).or_else(|| of(&web_label(&key)?))?;
+        (encoding != UTF_8).then_some(Charset::Known(encoding))
     }
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        self.0.name()
+        match self {
+            Charset::Known(encoding) => encoding.name(),
+            Charset::Utf16 => "UTF-16",
+        }
     }
 
-    /// How to decode a body that begins so. `UTF-16` alone leaves the order of the bytes open: the first letter of a text,
-    /// which is hardly ever beyond U+00FF, tells it.
+    /// How to decode a body that begins so.
     pub fn for_beginning(self, body: &[u8]) -> &'static Encoding {
-        match body {
-            [0, second, ..] if *second != 0 && self.0 == UTF_16LE => UTF_16BE,
-            _ => self.0,
+        let (big, little) = byte_orders(body);
+        match self {
+            // RFC 2781: where nothing tells, the greater byte comes first.
+            Charset::Utf16 => {
+                if little > big {
+                    UTF_16LE
+                } else {
+                    UTF_16BE
+                }
+            }
+            // Earlier versions kept the name of this order for one that was not said.
+            Charset::Known(encoding)
+                if encoding == UTF_16LE && little == 0 && big * 4 > body.len().min(SAMPLE_BYTES) =>
+            {
+                UTF_16BE
+            }
+            Charset::Known(encoding) => encoding,
         }
+    }
+}
+
+/// What the web calls a charset that platforms know by another name, without hyphens and underscores.
+fn web_label(key: &str) -> Option<String> {
+    Some(match key {
+        "utf16le" | "ucs2le" => "utf-16le".to_owned(),
+        "utf16be" | "ucs2be" => "utf-16be".to_owned(),
+        "isolatin1" | "ansi" => "latin1".to_owned(),
+        "latin9" | "isolatin9" => "iso-8859-15".to_owned(),
+        "windows31j" | "cp932" | "ms932" | "shiftjis" => "shift_jis".to_owned(),
+        "cp936" | "ms936" => "gbk".to_owned(),
+        "cp949" | "ms949" | "euckr" => "euc-kr".to_owned(),
+        "cp950" | "ms950" | "big5hkscs" => "big5".to_owned(),
+        "eucjp" => "euc-jp".to_owned(),
+        "iso2022jp" => "iso-2022-jp".to_owned(),
+        "koi8r" => "koi8-r".to_owned(),
+        "koi8u" => "koi8-u".to_owned(),
+        "tis620" => "tis-620".to_owned(),
+        "macroman" => "macintosh".to_owned(),
+        _ => {
+            let page = ["windows", "win", "ms", "ibm", "ansi"].iter().find_map(|prefix| key.strip_prefix(prefix));
+            match (page, key.starts_with("8859")) {
+                (Some(page), _) => format!("cp{page}"),
+                (None, true) => format!("iso{key}"),
+                (None, false) => return None,
+            }
+        }
+    })
+}
+
+/// How many letters at the beginning of a body in UTF-16 tell that the greater byte comes first, and how many that the lesser
+/// does: blanks, and where there are none the other letters below U+0100.
+fn byte_orders(body: &[u8]) -> (usize, usize) {
+    let units = || body.get(..SAMPLE_BYTES).unwrap_or(body).chunks_exact(2);
+    let count = |is_meant: fn(u8) -> bool| {
+        let big = units().filter(|unit| unit[0] == 0 && is_meant(unit[1])).count();
+        (big, units().filter(|unit| unit[1] == 0 && is_meant(unit[0])).count())
+    };
+    match count(|byte| byte == b' ') {
+        (0, 0) => count(|byte| byte != 0),
+        blanks => blanks,
     }
 }
 
@@ -85,6 +157,26 @@ mod tests {
             ("application/json;charset=ISO-8859-1", b"\xef\xbb\xbfcaf\xc3\xa9", "café"),
             ("application/json", b"\xff\xfea\0\xe9\0", "aé"),
             ("application/json", b"caf\xe9 caf\xc3\xa9", "caf\u{fffd} café"),
+            // The first letters may lie beyond U+00FF; where nothing tells, the greater byte comes first.
+            ("text/plain;charset=UTF-16", b"\x4e\x00\x4e\x8c\0 ", "一二 "),
+            ("text/plain;charset=UTF-16", b"\x00\x4e\x8c\x4e \0", "一二 "),
+            ("text/plain;charset=UTF-16", b"\x4e\x8c\x4e\x09", "二三"),
+            ("text/plain;charset=utf16", b"\xe5e1\0\xff\0", "\u{65e5}1ÿ"),
+            ("text/plain;charset=utf16", b"a\0\xe9\0", "aé"),
+            ("text/plain;charset=UTF16LE", b"\x00\x4e\x8c\x4e", "一二"),
+            ("text/plain;charset=utf_16be", b"\x4e\x8c", "二"),
+            ("text/plain;charset=ucs-2", b"a\0", "a"),
+            ("text/plain;charset=latin-1", b"caf\xe9", "café"),
+            ("text/plain;charset=ISO8859_1", b"caf\xe9", "café"),
+            ("text/plain;charset=8859_1", b"caf\xe9", "café"),
+            ("text/plain;charset=ISO_8859_15", b"5 \xa4", "5 €"),
+            ("text/plain;charset=cp1252", b"\x80 5", "€ 5"),
+            ("text/plain;charset=CP-1252", b"\x80 5", "€ 5"),
+            ("text/plain;charset=windows1252", b"\x80 5", "€ 5"),
+            ("text/plain;charset=win-1251", b"\xcf", "П"),
+            ("text/plain;charset=ShiftJIS", b"\x93\xfa", "日"),
+            ("text/plain;charset=EUC_KR", b"\xb0\xa1", "가"),
+            ("text/plain;charset=utf_8", "café".as_bytes(), "café"),
             ("text/plain;charset=us-ascii", "café".as_bytes(), "café"),
             ("text/plain;charset=utf8", "café".as_bytes(), "café"),
             ("text/plain;charset=no-such", "café".as_bytes(), "café"),
@@ -98,7 +190,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_charset_is_found_again_by_its_name_and_no_bytes_upset_it(
-            label in "(iso-8859-[0-9]{1,2}|windows-125[0-9]|utf-16(le|be)?|gbk|big5|euc-jp|koi8-r|hz-gb-2312|macintosh)",
+            label in "(iso[-_]?8859[-_][0-9]{1,2}|(windows|win|cp)[-_]?125[0-9]|utf[-_]?16(le|be)?|latin-?[1-9]|gbk|big5|euc-jp|koi8-r|hz-gb-2312|macintosh)",
             body in any::<Vec<u8>>(),
         ) {
             let charset = Charset::named(&label);

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::clock::Time;
 use crate::db::{Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Owned, SkippedDocument, TodoRow};
 use crate::model::may_have_notes;
-use crate::reading::Conversation;
+use crate::reading::{Conversation, Metadata};
 use crate::search::{Marks, Source, head, indexed, spoken, words};
 
 /// Versions that one transaction indexes.
@@ -347,7 +347,9 @@ impl Segment {
     fn entries(mut self, key: i64, db: &Db) -> Vec<IndexEntry> {
         let mut marks = Marks::of(&self.metadata);
         let transcript = self.texts.get(&(key * 4)).and_then(|(_, body)| body.as_deref());
-        let conversation = transcript.and_then(Conversation::parse).unwrap_or_default();
+        let is_email = Metadata::tells_of_email(&self.metadata);
+        let read = |body| Conversation::parse_messages(body, is_email);
+        let conversation = transcript.and_then(read).unwrap_or_default();
         marks.name(&conversation);
         if !self.whole {
             self.texts.remove(&(key * 4));

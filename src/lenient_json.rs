@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 /// Values nested deeper than this are not read as they stand; `serde_json` refuses the whole text from 128 on.
@@ -43,6 +43,11 @@ pub fn strict(text: &str) -> Option<Cow<'_, str>> {
     }
     let repaired = repair(text);
     is_strict(&repaired).then_some(Cow::Owned(repaired))
+}
+
+/// Whether the text is the beginning of a JSON value of which the end is missing.
+pub fn is_cut(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(&repair(without_mark(text))).is_err_and(|error| error.is_eof())
 }
 
 /// The text of bytes that should be UTF-8: what is not becomes U+FFFD.
@@ -251,6 +256,17 @@ mod tests {
         ] {
             assert_eq!(value(text), None, "{text}");
             assert_eq!(strict(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_is_told_from_what_is_no_json() {
+        for text in ["\"The customer", "\"a\nb", "\"\\", "{\"a\":[1,", "[", "{\"a\"", "\"said \\\"no\\\"", "\u{feff}{"]
+        {
+            assert!(is_cut(text), "{text}");
+        }
+        for text in ["\"Fine,\" said Anna", "[Agent] called", "{name} called", "\"whole\"", "{}", "7", "It was"] {
+            assert!(!is_cut(text), "{text}");
         }
     }
 

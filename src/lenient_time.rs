@@ -1,8 +1,10 @@
-//! Moments as real servers write them: ISO 8601 with or without a zone, or a count of milliseconds or seconds since 1970.
+//! Moments as real servers write them: ISO 8601 with or without a zone, RFC 2822, or a count of milliseconds or seconds since
+//! 1970.
 //!
 //! Pure.
 
 use jiff::civil;
+use jiff::fmt::rfc2822;
 use jiff::tz::TimeZone;
 
 use crate::clock::Time;
@@ -32,10 +34,32 @@ fn of_iso(text: &str) -> Option<Time> {
     if !text.contains([':', 'T', 't']) {
         return None;
     }
-    Time::parse(text).or_else(|| {
-        let civil: civil::DateTime = text.parse().ok()?;
-        civil.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp().into())
-    })
+    let of_parts = || Time::parse(&with_offset(text)?);
+    let of_mail = || rfc2822::parse(text).ok().map(|zoned| zoned.timestamp().into());
+    Time::parse(text).or_else(|| of_civil(text)).or_else(of_parts).or_else(of_mail)
+}
+
+fn of_civil(text: &str) -> Option<Time> {
+    let civil: civil::DateTime = text.parse().ok()?;
+    civil.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp().into())
+}
+
+/// The same with the offset in its place, where a blank stands before it or it is written as a name: `… +0000`, `… UTC`,
+/// `…GMT`, `… GMT+02:00`.
+fn with_offset(text: &str) -> Option<String> {
+    let letters = text.trim_end_matches(|letter: char| matches!(letter, '+' | '-' | ':') || letter.is_ascii_digit());
+    let at = letters.trim_end_matches(|letter: char| letter.is_ascii_alphabetic()).len();
+    let (name, offset) = (&text[at..letters.len()], &text[letters.len()..]);
+    let (moment, offset) = match name.to_ascii_uppercase().as_str() {
+        "UTC" | "GMT" | "UT" | "Z" => (&text[..at], offset),
+        // Digits and colons are of the time, too.
+        _ => {
+            let (moment, offset) = text.rsplit_once(char::is_whitespace)?;
+            (moment, offset.starts_with(['+', '-']).then_some(offset)?)
+        }
+    };
+    let offset = if offset.is_empty() { "Z" } else { offset };
+    moment.contains(':').then(|| format!("{}{offset}", moment.trim_end()))
 }
 
 #[cfg(test)]
@@ -57,6 +81,18 @@ mod tests {
             "2024-07-22 11:24:47.000",
             " 2024-07-22 11:24:47+00:00 ",
             "20240722T112447Z",
+            "2024-07-22 11:24:47 +0000",
+            "2024-07-22 13:24:47.000 +02:00",
+            "2024-07-22T09:24:47 -0200",
+            "2024-07-22 11:24:47 UTC",
+            "2024-07-22 11:24:47 utc",
+            "2024-07-22 11:24:47  GMT",
+            "2024-07-22 11:24:47GMT",
+            "2024-07-22 11:24:47 Z",
+            "2024-07-22 13:24:47 GMT+02:00",
+            "2024-07-22 13:24:47 UTC+0200",
+            "Mon, 22 Jul 2024 11:24:47 GMT",
+            "22 Jul 2024 13:24:47 +0200",
             "2024-07-22t11:24:47z",
             "1721647487000",
             "1721647487000.0",
@@ -72,7 +108,25 @@ mod tests {
         assert_eq!(parse("1721647487.25"), expected.map(|time| Time(time.0 + 250)));
         assert_eq!(parse("1.72E12"), Some(Time(1_720_000_000_000)));
         assert_eq!(parse("61000"), Some(Time(61_000)));
-        for text in ["", "soon", "2024-07-22", "-1", "1e300", "1e999", "NaN", "inf", "11:24", "e", ":"] {
+        for text in [
+            "",
+            "soon",
+            "2024-07-22",
+            "-1",
+            "1e300",
+            "1e999",
+            "NaN",
+            "inf",
+            "11:24",
+            "e",
+            ":",
+            "11:24 UTC",
+            "2024-07-22 UTC",
+            "2024-07-22 11:24:47 XYZ",
+            "2024-07-22 +0000",
+            "UTC",
+            "x: +",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -45,11 +45,16 @@ pub struct Conversation {
 impl Conversation {
     /// Reads a transcript's body; `None` where it is no JSON object.
     pub fn parse(body: &[u8]) -> Option<Conversation> {
+        Conversation::parse_messages(body, false)
+    }
+
+    /// The same of an exchange of e-mails, where `is_email`: what might be HTML in a message is HTML then.
+    pub fn parse_messages(body: &[u8], is_email: bool) -> Option<Conversation> {
         let mut conversation = parse::conversation(&lossy(body))?;
         conversation.put_in_order();
         if !conversation.channel.as_deref().is_some_and(|channel| channel.eq_ignore_ascii_case("VOICE")) {
             for phrase in &mut conversation.phrases {
-                if let Some(text) = html::text(&phrase.text) {
+                if let Some(text) = html::text(&phrase.text, is_email) {
                     phrase.text = text;
                 }
             }
@@ -57,10 +62,16 @@ impl Conversation {
         Some(conversation)
     }
 
+    /// Whether a body may read otherwise where its segment is an exchange of e-mails.
+    pub fn may_hold_markup(body: &[u8]) -> bool {
+        // JSON may hold these letters by their numbers.
+        body.iter().any(|byte| matches!(byte, b'<' | b'&')) || body.windows(4).any(|part| part == b"\\u00")
+    }
+
     /// The same, with speakers of whom the transcript gives nothing but an id told apart by the segment's metadata: its
     /// agent, and contacts.
     pub fn read(body: &[u8], metadata: &Metadata) -> Option<Conversation> {
-        let mut conversation = Conversation::parse(body)?;
+        let mut conversation = Conversation::parse_messages(body, metadata.is_email())?;
         let is_agent = |phrase: &Phrase| metadata.is_agent(phrase.participant.as_deref(), phrase.rc_user.as_deref());
         let is_nameless = |phrase: &Phrase| phrase.name.is_none() && phrase.kind.is_none();
         // Where nobody is the agent, an id says more than a guess.
@@ -197,6 +208,11 @@ pub fn cleaned(text: &str) -> std::borrow::Cow<'_, str> {
     };
     let ascii = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
     if text.as_bytes().iter().all(ascii) || text.chars().all(plain) { text.into() } else { clean(text).into() }
+}
+
+/// A text for a table's cell: without control characters, which databases refuse, but with line breaks as they came.
+pub fn printable(text: &str) -> String {
+    text.split("\r\n").map(cleaned).collect::<Vec<_>>().join("\r\n")
 }
 
 /// The text without control characters and terminal escape sequences, and without the marks that turn the direction of
@@ -387,6 +403,19 @@ mod tests {
             Conversation::parse(body.as_bytes()).unwrap().phrases.remove(0).text
         };
         assert_eq!((said("DIGITAL").trim(), &*said("VOICE")), ("Hi & bye", "<p>Hi &amp; bye</p>"));
+    }
+
+    #[test]
+    fn an_e_mail_is_html_by_any_tag_or_entity_and_a_chat_is_not() {
+        let body = br#"{"channelClass":"DIGITAL","transcript":[{"message":"<b>Ref\u0075nd</b> of 5&nbsp;&euro;"},{"message":"a < b"}]}"#;
+        let texts = |metadata: &str| {
+            let read = Conversation::read(body, &Metadata::read(metadata)).unwrap();
+            read.phrases.into_iter().map(|phrase| phrase.text).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(r#"{"channelType":"EMAIL"}"#), ["Refund of 5 €", "a < b"]);
+        assert_eq!(texts(r#"{"channelType":"WHATSAPP"}"#), ["<b>Refund</b> of 5&nbsp;&euro;", "a < b"]);
+        assert!(Conversation::may_hold_markup(body) && Conversation::may_hold_markup(br#"{"m":"5\u0026euro;"}"#));
+        assert!(!Conversation::may_hold_markup(br#"{"m":"5 \u20ac"}"#));
     }
 
     #[test]

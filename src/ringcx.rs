@@ -55,6 +55,13 @@ pub struct Hosts {
     pub summary: String,
 }
 
+impl Hosts {
+    /// Whether the platform is a simulator on this machine, whose limits are its own affair.
+    pub fn is_platform_simulated(&self) -> bool {
+        Url::parse(&self.platform).is_ok_and(|url| is_loopback(&url))
+    }
+}
+
 /// What an artifact's 200 held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {

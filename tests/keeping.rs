@@ -377,7 +377,7 @@ async fn records_set_aside_go_too_and_stay_away(test: TestDb) {
 async fn a_segment_that_a_record_set_aside_names_too_is_counted_once(test: TestDb) {
     let (db, owned) = (&test.db, own(&test.db, "a").await);
     let one = [record("one", "d", Some(ago(60)), "x")];
-    let raw = r#"{"segmentId":"one","segmentEndTimeMs":"yesterday"}"#.to_owned();
+    let raw = r#"{"segmentId":"one","dialogId":null,"hasTranscript":true}"#.to_owned();
     let aside = [AsideRecord { segment_id: Some("one".to_owned()), reason: "broken".to_owned(), raw }];
     announce_all(db, owned, Lane::Live, (&one, &aside), None).await;
     let (erased, _) = erase(db, &request(segment("one"))).await;

@@ -43,7 +43,7 @@ fn events() -> Vec<Event> {
     vec![
         event("s1", Artifact::Transcript, "\u{feff}{\"transcript\":[\n{\"message\":\"naïve\"}]}"),
         event("s2", Artifact::AgentSummary, r#""a \u00fc""#),
-        event("s3", Artifact::AutoSummary, "plain"),
+        event("s3", Artifact::AutoSummary, "plain\0"),
     ]
 }
 

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 e2e! {
     a_transcript_that_is_empty_at_first_is_fetched_once_it_is_there,
     a_transcript_that_stays_empty_is_not_populated_at_the_horizon_and_not_before,
+    a_summary_that_is_cut_or_a_page_is_asked_for_again,
     what_is_broken_alike_each_time_fails_with_its_beginning_and_is_asked_for_again_by_hand,
     an_api_that_has_moved_is_named_with_the_setting_to_change,
     an_outage_of_those_who_verify_tokens_costs_no_token,
@@ -184,6 +185,9 @@ async fn a_transcript_that_is_empty_at_first_is_fetched_once_it_is_there(place: 
         r#"{"channelClass":"VOICE"}"#,
         r#"{"transcript":[{"participantId":"9","message":""},{"message":null}]}"#,
         "",
+        "[]",
+        r#"{"errorCode":null,"errorMessage":null}"#,
+        r#"{"transcript":"[]"}"#,
     ];
     let mut ringcx = RingCx::default();
     for (nth, form) in forms.iter().enumerate() {
@@ -191,7 +195,7 @@ async fn a_transcript_that_is_empty_at_first_is_fetched_once_it_is_there(place: 
     }
     let (mut rig, _server) = ringcx.rig(place, plan()).await;
     rig.start();
-    let all = ["s0", "s1", "s2", "s3", "s4"].map(|id| (id, "stored"));
+    let all = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"].map(|id| (id, "stored"));
     until_outcomes(&rig, &all).await;
     for (id, line) in exported(&rig).await {
         assert_eq!(line["transcript"]["body"]["transcript"][0]["message"], "hello there", "{id}");
@@ -223,6 +227,33 @@ async fn a_transcript_that_stays_empty_is_not_populated_at_the_horizon_and_not_b
     rig.audit_passes().await;
     let (audit, _) = rig.audit().await;
     assert_eq!(audit["accounts"][0]["artifacts"][0]["not_populated"], 1, "{audit}");
+    rig.stop().await;
+}
+
+async fn a_summary_that_is_cut_or_a_page_is_asked_for_again(place: Place) {
+    let of = |media_type: &str, body: &str| Answer { headers: format!("content-type: {media_type}\r\n"), ..ok(body) };
+    let whole = "\"The customer asked for a refund.\"";
+    let cut = of("application/json", "\"The customer asked for a ref");
+    let page = of("text/html", "<!-- gateway --><html><body>502");
+    let bare = of("text/plain", "<center>502 Bad Gateway</center>");
+    let quoted = "\"Quoted\" word <3";
+    let ringcx = RingCx::default()
+        .with("segments/one", &[ok(WORDS)])
+        .with("one/auto", &[cut.clone(), page, bare, cut, of("application/json", whole)])
+        .with("one/agent", &[of("text/plain", quoted)]);
+    let plan = Plan::history().set("fetch.retry_initial", "50ms");
+    let (mut rig, _server) = ringcx.rig(place, plan).await;
+    rig.start();
+    rig.until("both summaries are stored", async || {
+        let held = exported(&rig).await;
+        let is_stored = |name: &str| held.get("one").is_some_and(|line| line[name]["outcome"] == "stored");
+        is_stored("auto_summary") && is_stored("agent_summary")
+    })
+    .await;
+    let line = exported(&rig).await.remove("one").unwrap();
+    assert_eq!(line["auto_summary"]["text"], "The customer asked for a refund.");
+    assert_eq!(line["agent_summary"]["text"], quoted);
+    assert_eq!((ringcx.asked("one/auto"), ringcx.asked("one/agent")), (5, 1));
     rig.stop().await;
 }
 

@@ -15,6 +15,7 @@ e2e! {
     what_is_wrong_with_one_value_costs_no_other,
     texts_are_decoded_from_the_charset_that_they_come_in,
     people_read_times_speakers_and_e_mails_in_every_form,
+    what_cannot_be_read_of_a_record_costs_no_conversation,
 }
 
 const JSON: &str = "application/json";
@@ -173,13 +174,15 @@ async fn texts_are_decoded_from_the_charset_that_they_come_in(place: Place) {
         ("segments/latin/auto", ("text/plain;charset=ISO-8859-1", latin("Café réservé"))),
         ("segments/wide", ("application/json; charset=\"utf-16le\"", utf_16(text))),
         ("segments/wide/auto", ("text/plain", [&b"\xff\xfe"[..], &utf_16("Café réservé")].concat())),
+        ("segments/wide/agent", ("text/plain;charset=UTF-16", utf_16("marker café with blanks"))),
+        ("segments/latin/agent", ("text/plain;charset=latin-1", latin("marker café"))),
         ("segments/marked", (JSON, [&b"\xef\xbb\xbf"[..], text.as_bytes()].concat())),
         ("segments/marked/agent", (JSON, latin("marker caf\u{e9} and more"))),
     ];
     let elements = ["latin", "wide", "marked"].map(|id| element(id, ""));
     let (mut rig, _server) = archived(place, &elements, &artifacts).await;
     rig.until("all of them are found by a word with an accent", async || {
-        lines(&rig.run(&["search", "café", "--json"]).await.out).len() == 5
+        lines(&rig.run(&["search", "café", "--json"]).await.out).len() == 7
     })
     .await;
     for id in ["latin", "wide"] {
@@ -189,7 +192,7 @@ async fn texts_are_decoded_from_the_charset_that_they_come_in(place: Place) {
         let shown = rig.output(&["show", id]).await;
         assert!(shown.contains("marker Café") && shown.contains("Café réservé"), "{shown}");
     }
-    assert_eq!(events(&rig).iter().filter(|event| event.contains("Café")).count(), 5);
+    assert_eq!(events(&rig).iter().filter(|event| event.contains("Café") || event.contains("marker café")).count(), 7);
     let marked: Value = serde_json::from_str(&line(&rig, "marked").await).unwrap();
     assert_eq!(marked["agent_summary"]["text"], "marker caf\u{fffd} and more");
     // The bytes are kept as they came.
@@ -202,12 +205,16 @@ async fn people_read_times_speakers_and_e_mails_in_every_form(place: Place) {
         {"participantId":"901","timestamp":"2024-07-22T12:38:00.000+0000","message":"marker hello"},
         {"participantId":"901","timestamp":"2024-07-22T12:38:20","message":"bye"},
         {"participantId":"c7","timestamp":1721651890.5,"message":"I want a refund"},
-        {"participantId":"c7","timestamp":"1.721651895E12","message":"please"}]}"#;
+        {"participantId":"c7","timestamp":"2024-07-22 12:38:15 +0000","message":"please"}]}"#;
     let mail = br#"{"channelClass":"DIGITAL","transcript":[{"participantType":"contact","timestamp":1721651880,
         "message":"<html><head><style>p{color:red}</style></head><body><p>marker my ref<b>und</b></p><p>caf&eacute; &amp; more</p></body></html>"}]}"#;
+    let letters = br#"{"channelClass":"DIGITAL","transcript":[{"participantType":"contact","timestamp":1721651880,
+        "message":"<b>marker</b> 5&nbsp;\u0026euro; back"}]}"#;
     let artifacts = [
         ("segments/voice", (JSON, voice.to_vec())),
         ("segments/mail", (JSON, mail.to_vec())),
+        ("segments/letters", (JSON, letters.to_vec())),
+        ("segments/chat", (JSON, letters.to_vec())),
         ("segments/newer", (JSON, voice.to_vec())),
     ];
     let elements = [
@@ -216,6 +223,8 @@ async fn people_read_times_speakers_and_e_mails_in_every_form(place: Place) {
             r#","segmentType":"AGENT","segmentParticipantId":"901","segmentStartTimeMs":"2024-07-22T12:37:00""#,
         ),
         element("mail", r#","channelType":"EMAIL","segmentStartTimeMs":1721651820"#),
+        element("letters", r#","channelType":"EMAIL""#),
+        element("chat", r#","channelType":"WHATSAPP""#),
         element(
             "newer",
             r#","callType":"OUTBOUND","agentId":901,"agentFullName":"Jane Doe","interactionStartTimeMs":"1721651820000","callResult":"ANSWER""#,
@@ -245,5 +254,51 @@ async fn people_read_times_speakers_and_e_mails_in_every_form(place: Place) {
         assert_eq!(rig.run(&["search", markup, "--json"]).await.out, "", "{markup}");
     }
     assert!(line(&rig, "mail").await.contains("<p>marker my ref<b>und</b></p>"));
+    // In an e-mail letters in bold and entities alone are HTML, too; in a chat someone wrote them.
+    assert!(rig.output(&["show", "letters"]).await.contains("marker 5 € back"));
+    assert!(rig.output(&["show", "chat"]).await.contains("<b>marker</b> 5&nbsp;&euro; back"));
+    for (query, found) in [("\"marker 5 back\"", "letters"), ("nbsp", "chat")] {
+        let hits = lines(&rig.output(&["search", query, "--json"]).await);
+        assert_eq!(hits.iter().map(|hit| hit["segment_id"].as_str().unwrap()).collect::<Vec<_>>(), [found]);
+    }
+    rig.stop().await;
+}
+
+async fn what_cannot_be_read_of_a_record_costs_no_conversation(place: Place) {
+    let elements = [
+        br#"{"segmentId":"end","dialogId":"d-end","hasTranscript":true,"segmentEndTimeMs":"soon","agentNotes":"marker"}"#.to_vec(),
+        br#"{"segmentId":"flag","dialogId":"d-flag","hasTranscript":"available","segmentEndTimeMs":"END"}"#.to_vec(),
+        br#"{"segmentId":"second","dialogId":"d-second","hasTranscript":true,"segmentEndTimeMs":"END"}"#.to_vec(),
+        br#"{"segmentId":"dialog","dialogId":[1],"hasTranscript":"no","segmentEndTimeMs":"END","agentNotes":"marker"}"#.to_vec(),
+    ];
+    let said = String::from_utf8(transcript("\"yes\"").1).unwrap();
+    let twice = said.replace("]}", "],\"transcript\":null}");
+    let artifacts = [
+        ("segments/end", (JSON, said.clone().into_bytes())),
+        ("segments/flag", (JSON, said.into_bytes())),
+        ("segments/second", (JSON, twice.into_bytes())),
+    ];
+    let (mut rig, _server) = archived(place, &elements, &artifacts).await;
+    rig.until("the notes are found", async || lines(&rig.run(&["search", "marker", "--json"]).await.out).len() == 5)
+        .await;
+    let export = lines(&rig.output(&["export"]).await);
+    assert_eq!((export.len(), &export[0]["segment_id"], &export[0]["segment_end"]), (4, &"end".into(), &Value::Null));
+    let dialog = export.iter().find(|line| line["segment_id"] == "dialog").unwrap();
+    assert_eq!((&dialog["dialog_id"], &dialog["transcript"]["outcome"]), (&Value::Null, &"not_requested".into()));
+    for id in ["end", "flag", "second"] {
+        let shown = rig.output(&["show", id]).await;
+        assert!(shown.contains("marker okay") && shown.contains("the last word"), "{id}: {shown}");
+    }
+    let csv = rig.output(&["export", "--format", "csv"]).await;
+    assert_eq!(csv.matches("the last word").count(), 3);
+    // It lies in no range but the whole, is audited and verified, and can be erased.
+    assert_eq!(lines(&rig.output(&["export", "--from", "1d"]).await).len(), 3);
+    let (audit, _) = rig.audit().await;
+    assert_eq!(audit["accounts"][0]["segments"]["announced"], 4, "{audit}");
+    assert_eq!(audit["accounts"][0]["aside"]["unresolved"], 0, "{audit}");
+    rig.output(&["verify"]).await;
+    rig.output(&["erase", "--yes", "--segment", "end"]).await;
+    assert_eq!(lines(&rig.output(&["export"]).await).len(), 3);
+    assert_eq!(lines(&rig.output(&["search", "marker", "--json"]).await).len(), 3);
     rig.stop().await;
 }

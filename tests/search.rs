@@ -558,7 +558,7 @@ async fn the_index_finds_what_the_text_says_however_it_is_asked(test: TestDb) {
         let body = said(&turns.iter().map(|(name, text)| (*name, text.as_str())).collect::<Vec<_>>());
         let second: i64 = claim.segment_id[1..].parse().unwrap();
         let segment = test.db.segments_named(&claim.segment_id).await.unwrap().remove(0);
-        texts.push((second, segment.key * 4, Document::read(Source::ALL[0], body.as_bytes())));
+        texts.push((second, segment.key * 4, Document::read(Source::ALL[0], body.as_bytes(), false)));
         stored.push(Settled { claim, at: NOW, settlement: Settlement::stored(&Bytes::from(body), None) });
     }
     test.db.settle(&stored).await.unwrap();
@@ -587,7 +587,7 @@ async fn the_index_finds_what_the_text_says_however_it_is_asked(test: TestDb) {
         let wanted: Vec<i64> =
             texts.iter().filter(|(.., text)| judge(text, &parsed).is_some()).map(|(_, item, _)| *item).collect();
         for walk in [None, Some(vec![]), Some(vec![7]), Some(vec![5, 40, 30])] {
-            let lookup = Lookup { all: parsed.all.clone(), none: parsed.none.clone(), walk, ..Lookup::default() };
+            let lookup = Lookup { all: parsed.proposed(), none: parsed.none.clone(), walk, ..Lookup::default() };
             let found = test.db.look_up(&lookup, None, 1000).await.unwrap();
             let items = async |docs: &[Doc]| -> Vec<i64> {
                 test.db.found(docs).await.unwrap().into_iter().map(|row| row.item).collect()

@@ -95,7 +95,7 @@ pub const KEYS: &[Key] = &[
         "limits.token_exchanges_per_minute",
         Kind::Count,
         Some("5"),
-        "token exchanges in any 60 s, and as many RingCentral tokens",
+        "token exchanges in any 60 s, and as many RingCentral tokens, of those at most 5",
     ),
     key("fetch.concurrency", Kind::Count, Some("8"), "requests in flight per account"),
     key("fetch.retry_initial", Kind::Span, Some("15s"), "first delay before trying again"),

@@ -167,14 +167,26 @@ pub fn hosts(settings: &Settings) -> Hosts {
     }
 }
 
+/// Requests for RingCentral's own token in a minute, of all processes of an application together (contract.md, Authentication).
+const RINGCENTRAL_TOKENS_PER_MINUTE: u32 = 5;
+
 /// The login, from the settings; its RingCentral tokens and its exchanges are limited together with those of every other
 /// process on the database. Tokens themselves are never stored: each process has its own, for all its accounts.
 pub fn login(settings: &Settings, api: &Api, db: &Db, clock: &Clock) -> Login {
-    let limits = Sliding::new([(settings.limits.token_exchanges_per_minute.get(), Duration::from_secs(60))]);
-    let budget = |key: &str| Arc::new(Budget::new(Arc::new(db.clone()), key.to_owned(), limits.clone(), clock.clone()));
+    let exchanges = settings.limits.token_exchanges_per_minute.get();
+    let budget = |key: &str, per_minute| {
+        let limits = Sliding::new([(per_minute, Duration::from_secs(60))]);
+        Arc::new(Budget::new(Arc::new(db.clone()), key.to_owned(), limits, clock.clone()))
+    };
+    let tokens = budget("ringcentral", tokens_per_minute(api.hosts(), exchanges));
     let auth = settings.auth.clone();
     let reread = Arc::new(move || auth.reread().map(|auth| credentials(&auth)).map_err(|error| error.to_string()));
-    Login::new(api.clone(), credentials(&settings.auth), Some(reread), budget("ringcentral"), budget("login"))
+    Login::new(api.clone(), credentials(&settings.auth), Some(reread), tokens, budget("login", exchanges))
+}
+
+/// How many of RingCentral's own tokens may be asked for in a minute: it enforces its limit whatever RingCX allows.
+fn tokens_per_minute(hosts: &Hosts, exchanges: u32) -> u32 {
+    if hosts.is_platform_simulated() { exchanges } else { exchanges.min(RINGCENTRAL_TOKENS_PER_MINUTE) }
 }
 
 /// The metadata budget of one sub-account.
@@ -191,5 +203,24 @@ pub fn credentials(auth: &Auth) -> Credentials {
         }
         Auth::Engage { username, password, platform_id, .. } => Credentials::Engage { username, password, platform_id },
         Auth::ApiToken { token, .. } => Credentials::ApiToken(token),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_limit_of_exchanges_does_not_raise_that_of_ringcentrals_tokens() {
+        let hosts =
+            |platform: &str| Hosts { platform: platform.to_owned(), ringcx: String::new(), summary: String::new() };
+        for (platform, exchanges, expected) in [
+            ("https://platform.ringcentral.com", 60, 5),
+            ("https://platform.example", 60, 5),
+            ("https://platform.ringcentral.com", 2, 2),
+            ("http://127.0.0.1:8480", 60, 60),
+        ] {
+            assert_eq!(tokens_per_minute(&hosts(platform), exchanges), expected, "{platform}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use ::csv::{Terminator, WriterBuilder};
 
 use super::{Entry, conversation_of, outcome_name, rfc3339, summary_of};
-use crate::reading::{Metadata, cleaned};
+use crate::reading::{Metadata, printable};
 
 const COLUMNS: [&str; 19] = [
     "rc_account_id",
@@ -50,11 +50,6 @@ pub(super) fn row(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
 /// The same for Excel.
 pub(super) fn excel_row(entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
     record(cells(entry).map(|cell| excel_cell(&cell)), out)
-}
-
-/// Without control characters, but with line breaks as they came.
-fn printable(cell: &str) -> String {
-    cell.split("\r\n").map(cleaned).collect::<Vec<_>>().join("\r\n")
 }
 
 /// A cell that Excel takes for text and shows whole, or with a mark where it was cut.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::{Entry, Rows, conversation_of, outcome_name, summary_of};
 use crate::clock::Time;
 use crate::db::{SegmentSlot, SlotOutcome};
-use crate::reading::{Metadata, json_line};
+use crate::reading::{Metadata, json_line, printable};
 use crate::table::{Cell, Column, Kind, Table};
 
 const COLUMNS: [Column; 21] = [
@@ -55,7 +55,7 @@ impl Rows for Segments<'_> {
 fn row(entry: &Entry) -> [Cell; 21] {
     let Entry { segment, slots: [transcript, agent, auto] } = entry;
     let metadata = Metadata::read(&segment.metadata);
-    let field = |name: &str| Cell::text(metadata.field(name));
+    let field = |name: &str| printed(metadata.field(name));
     [
         Cell::Text(segment.account.rc.to_string()),
         Cell::Text(segment.account.sub.to_string()),
@@ -74,11 +74,15 @@ fn row(entry: &Entry) -> [Cell; 21] {
         Cell::text(conversation_of(transcript, &metadata).map(|conversation| conversation.plain())),
         outcome(agent),
         time(agent.fetched),
-        Cell::text(summary_of(agent)),
+        printed(summary_of(agent)),
         outcome(auto),
         time(auto.fetched),
-        Cell::text(summary_of(auto)),
+        printed(summary_of(auto)),
     ]
+}
+
+fn printed(text: Option<String>) -> Cell {
+    Cell::text(text.map(|text| printable(&text)))
 }
 
 /// The same text as in a line of JSON: whatever came, it can be read as JSON.

@@ -247,6 +247,17 @@ fn odd() -> Vec<Entry> {
     ]
 }
 
+#[test]
+fn no_cell_of_a_table_but_json_holds_what_a_database_refuses() {
+    let metadata = r#"{"channelClass":"VO\u0000ICE","agentDisposition":"\u001b[2JDone\u0000"}"#;
+    let summaries = [stored(b"\"a\\u0000b\\r\\nc\""), stored(b"raw \0\x01 text")];
+    let [agent, auto] = summaries;
+    let row = table(&[entry(metadata, [slot(SlotOutcome::Pending), agent, auto])]).remove(0);
+    assert_eq!((&row["channel_class"], &row["agent_disposition"]), (&"VOICE".into(), &"Done".into()));
+    assert_eq!((&row["agent_summary"], &row["auto_summary"]), (&"ab\r\nc".into(), &"raw  text".into()));
+    assert_eq!(row["metadata"], metadata);
+}
+
 /// A line with the columns of a table.
 fn flat(entry: &Entry) -> serde_json::Value {
     use serde_json::value::RawValue;

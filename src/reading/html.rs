@@ -5,8 +5,8 @@
 
 /// Tags by which a message is known to be HTML,
 const PAGE: [&str; 5] = ["!doctype", "html", "head", "body", "br"];
-/// and those that must be closed, too: someone may have written about one. Not those for letters alone, such as `b`, which
-/// people write in a chat.
+/// and those that must be closed, too: someone may have written about one. Not those for letters alone, which people write in a
+/// chat ([`INLINE`]).
 const PAIRED: [&str; 22] = [
     "p",
     "div",
@@ -30,6 +30,11 @@ const PAIRED: [&str; 22] = [
     "pre",
     "center",
     "style",
+];
+/// Tags by which only an e-mail is known to be HTML; of these `a` and `img` elsewhere too, where they have an address.
+const INLINE: [&str; 18] = [
+    "a", "b", "strong", "i", "em", "u", "s", "strike", "del", "small", "big", "sub", "sup", "code", "img", "label",
+    "title", "script",
 ];
 /// Tags that begin a line.
 const BLOCKS: [&str; 24] = [
@@ -63,10 +68,12 @@ const LONGEST_NAME: usize = 64;
 /// What stands in these is not for people.
 const HIDDEN: [&str; 4] = ["head", "style", "script", "title"];
 
-/// The text of a message in HTML; `None` where it is none.
-pub(super) fn text(message: &str) -> Option<String> {
-    if !is_html(message) {
-        return None;
+/// The text of a message in HTML; `None` where it is none. That of an e-mail is by any tag that HTML has; by entities alone
+/// only these are replaced, so that its lines stay.
+pub(super) fn text(message: &str, is_email: bool) -> Option<String> {
+    if !is_html(message, is_email) {
+        let decoded = is_email.then(|| html_escape::decode_html_entities(message))?;
+        return (decoded != message).then(|| decoded.into_owned());
     }
     let mut budget = budget(message);
     let mut text = Text::default();
@@ -96,15 +103,32 @@ pub(super) fn text(message: &str) -> Option<String> {
     Some(text.out)
 }
 
-fn is_html(message: &str) -> bool {
+fn is_html(message: &str, is_email: bool) -> bool {
     let mut budget = budget(message);
-    message.match_indices('<').any(|(at, _)| {
+    message.match_indices('<').any(|(at, from)| {
         let Some(tag) = Tag::at(&message[at..], &mut budget) else { return false };
         let name = tag.name.as_str();
-        PAGE.contains(&name)
-            || (!tag.closes
-                && PAIRED.contains(&name)
-                && closing(&message[at + tag.length..], name, &mut budget).is_some())
+        let (inside, after) = message[at + from.len()..].split_at(tag.length - from.len());
+        let mut is_closed = || !tag.closes && closing(after, name, &mut budget).is_some();
+        match name {
+            _ if is_email && is_known(name) => true,
+            "a" => has_attribute(inside, "href") && is_closed(),
+            "img" => has_attribute(inside, "src"),
+            _ => PAGE.contains(&name) || (PAIRED.contains(&name) && is_closed()),
+        }
+    })
+}
+
+/// Whether HTML has a tag of this name.
+fn is_known(name: &str) -> bool {
+    PAGE.contains(&name) || PAIRED.contains(&name) || BLOCKS.contains(&name) || INLINE.contains(&name)
+}
+
+/// Whether a tag has this attribute, with a value.
+fn has_attribute(tag: &str, name: &str) -> bool {
+    tag.split(char::is_whitespace).skip(1).any(|part| {
+        let (head, rest) = part.split_at(part.floor_char_boundary(name.len()));
+        head.eq_ignore_ascii_case(name) && (rest.is_empty() || rest.starts_with('='))
     })
 }
 
@@ -235,10 +259,10 @@ mod tests {
             ("<p>a</p><style>x", "a\nx"),
         ] {
             if html.starts_with("<div>never") {
-                assert_eq!(text(html), None);
-                assert_eq!(text(&format!("<br>{html}")).as_deref(), Some(expected));
+                assert_eq!(text(html, false), None);
+                assert_eq!(text(&format!("<br>{html}"), false).as_deref(), Some(expected));
             } else {
-                assert_eq!(text(html).as_deref(), Some(expected), "{html}");
+                assert_eq!(text(html, false).as_deref(), Some(expected), "{html}");
             }
         }
     }
@@ -254,8 +278,40 @@ mod tests {
             "x <y",
             "&amp;",
             "<b>bold</b> & more",
+            "a link is <a href=\"x\">",
+            "<a name=\"x\">an anchor</a>",
+            "<img> is for pictures",
+            "<i>no</i> &lt;",
         ] {
-            assert_eq!(text(message), None, "{message}");
+            assert_eq!(text(message, false), None, "{message}");
+        }
+    }
+
+    #[test]
+    fn links_and_pictures_are_html() {
+        for (html, expected) in [
+            ("see <a href=\"https://example.com/?a=1&amp;b=2\">the&nbsp;page</a> &amp; call", "see the page & call"),
+            ("<A class='x' HREF='y'>z</A>", "z"),
+            ("<img src=\"cid:1\" alt=\"\">Regards", "Regards"),
+            ("x <img width=1 src=y/> z", "x z"),
+        ] {
+            assert_eq!(text(html, false).as_deref(), Some(expected), "{html}");
+            assert_eq!(text(html, true).as_deref(), Some(expected), "{html}");
+        }
+    }
+
+    #[test]
+    fn of_an_e_mail_any_tag_and_any_entity_counts() {
+        for (html, expected) in [
+            ("<b>bold</b> &amp; more", "bold & more"),
+            ("<strong>a</strong> <i>b</i> <em>c</em> <u>d</u>", "a b c d"),
+            ("never <b>closed", "never closed"),
+            ("one\ntwo &amp; I&#39;d &eacute;", "one\ntwo & I'd é"),
+        ] {
+            assert_eq!(text(html, true).as_deref(), Some(expected), "{html}");
+        }
+        for plain in ["plain", "a < b & c", "<3", "mail <anna@example.com>", "x <y", "&unknown;"] {
+            assert_eq!(text(plain, true), None, "{plain}");
         }
     }
 
@@ -263,20 +319,21 @@ mod tests {
     fn a_message_full_of_beginnings_is_read_all_the_same() {
         for beginning in ["<p>", "<p \"", "<style>", "<!-- ", "</p", "<x", "&"] {
             let message = format!("<br>{}", beginning.repeat(100_000));
-            assert!(text(&message).is_some());
+            assert!(text(&message, false).is_some() && text(&message, true).is_some());
         }
     }
 
     proptest! {
         #[test]
         fn no_text_upsets_it(message in "(<|>|/|!|-|\"|&|;|#|p|br|style|td|é| |\n){0,40}") {
-            text(&message);
+            text(&message, false);
+            text(&message, true);
         }
 
         #[test]
         fn no_word_is_lost(words in proptest::collection::vec("[a-zé]{1,8}", 1..8)) {
             let html = format!("<html><body>{}</body></html>", words.iter().map(|word| format!("<p>{word}</p>")).collect::<String>());
-            let read = text(&html).unwrap();
+            let read = text(&html, false).unwrap();
             prop_assert_eq!(read.split_whitespace().collect::<Vec<_>>(), words);
         }
     }

@@ -70,6 +70,17 @@ impl Metadata {
         })
     }
 
+    /// Whether the segment is an exchange of e-mails, whose messages are HTML.
+    pub fn is_email(&self) -> bool {
+        let names_mail = |name| self.under(name).is_some_and(|channel| channel.to_ascii_lowercase().contains("mail"));
+        names_mail("channelType") || names_mail("channelClass")
+    }
+
+    /// The same of metadata as received, which is read only where it may be.
+    pub fn tells_of_email(text: &str) -> bool {
+        ["mail", "MAIL", "Mail"].iter().any(|name| text.contains(name)) && Metadata::read(text).is_email()
+    }
+
     /// Whether the agent whose segment it is goes by one of these ids.
     pub(super) fn is_agent(&self, participant: Option<&str>, rc_user: Option<&str>) -> bool {
         let same = |name, id: Option<&str>| {
@@ -103,6 +114,20 @@ mod tests {
         assert_eq!(older.shown().collect::<Vec<_>>(), newer.shown().collect::<Vec<_>>());
         assert_eq!(older.time("segmentStartTimeMs"), Time::parse("2024-07-22T11:24:47Z"));
         assert_eq!(older.shown().count(), 3);
+    }
+
+    #[test]
+    fn an_exchange_of_e_mails_is_known_by_its_channel() {
+        for (metadata, expected) in [
+            (r#"{"channelType":"EMAIL","channelClass":"DIGITAL"}"#, true),
+            (r#"{"channelType":"E-Mail"}"#, true),
+            (r#"{"channelClass":"EMAIL"}"#, true),
+            (r#"{"channelType":"WHATSAPP","agentNotes":"sent an EMAIL"}"#, false),
+            (r#"{"channelType":null}"#, false),
+            ("oops mail", false),
+        ] {
+            assert_eq!(Metadata::tells_of_email(metadata), expected, "{metadata}");
+        }
     }
 
     #[test]

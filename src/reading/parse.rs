@@ -1,8 +1,8 @@
 //! Reads a transcript's body in one pass: what people read of it is kept, everything else passed over. A search reads
 //! hundreds of bodies, the index all of them.
 //!
-//! Pure, and as lenient as reading the whole as JSON and looking the fields up: of a name that comes twice the last counts,
-//! a value of another type than expected is none.
+//! Pure, and as lenient as reading the whole as JSON and looking the fields up: a value of another type than expected is none.
+//! Of a name that comes twice the last counts that says anything, and of two transcripts the fuller one.
 
 use std::fmt;
 
@@ -67,8 +67,13 @@ trait Fields: Default {
 impl Fields for Conversation {
     fn take<'de, A: MapAccess<'de>>(&mut self, name: Key, map: &mut A) -> Result<bool, A::Error> {
         match name {
-            Key::Channel => self.channel = map.next_value::<Scalar>()?.word(),
-            Key::Transcript => self.phrases = map.next_value::<List>()?.0,
+            Key::Channel => self.channel = map.next_value::<Scalar>()?.word().or(self.channel.take()),
+            Key::Transcript => {
+                let phrases = map.next_value::<List>()?.0;
+                if fullness(&phrases) >= fullness(&self.phrases) {
+                    self.phrases = phrases;
+                }
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -78,16 +83,25 @@ impl Fields for Conversation {
 impl Fields for Phrase {
     fn take<'de, A: MapAccess<'de>>(&mut self, name: Key, map: &mut A) -> Result<bool, A::Error> {
         match name {
-            Key::Time => self.at = map.next_value::<Scalar>()?.millis(),
-            Key::Name => self.name = map.next_value::<Scalar>()?.word(),
-            Key::Kind => self.kind = map.next_value::<Scalar>()?.word(),
-            Key::Id => self.participant = map.next_value::<Scalar>()?.word(),
-            Key::RcUser => self.rc_user = map.next_value::<Scalar>()?.word(),
-            Key::Message => self.text = map.next_value::<Scalar>()?.word().unwrap_or_default(),
+            Key::Time => self.at = map.next_value::<Scalar>()?.millis().or(self.at),
+            Key::Name => self.name = map.next_value::<Scalar>()?.word().or(self.name.take()),
+            Key::Kind => self.kind = map.next_value::<Scalar>()?.word().or(self.kind.take()),
+            Key::Id => self.participant = map.next_value::<Scalar>()?.word().or(self.participant.take()),
+            Key::RcUser => self.rc_user = map.next_value::<Scalar>()?.word().or(self.rc_user.take()),
+            Key::Message => {
+                if let Some(text) = map.next_value::<Scalar>()?.word() {
+                    self.text = text;
+                }
+            }
             _ => return Ok(false),
         }
         Ok(true)
     }
+}
+
+/// How much is said in a transcript.
+fn fullness(phrases: &[Phrase]) -> (usize, usize) {
+    (phrases.iter().map(|phrase| phrase.text.len()).sum(), phrases.len())
 }
 
 /// An object's fields; none where it is something else.
@@ -290,17 +304,43 @@ mod tests {
     }
 
     #[test]
-    fn of_a_name_that_comes_twice_the_last_counts() {
-        for body in [
-            r#"{"transcript":[{"message":"a","message":"b","message":null}],"channelClass":"A","channelClass":"B"}"#,
-            r#"{"transcript":[{"message":"a"}],"transcript":7}"#,
-            r#"{"transcript":[{"message":"a"}]} trailing"#,
-            r#"{"transcript":[{"message":"a"}"#,
-            "[1]",
-            "\"x\"",
-            "",
-        ] {
-            assert_eq!(conversation(body), looked_up(body), "{body}");
+    fn what_is_no_object_or_not_whole_is_none() {
+        for body in
+            [r#"{"transcript":[{"message":"a"}]} trailing"#, r#"{"transcript":[{"message":"a"}"#, "[1]", "\"x\"", ""]
+        {
+            assert_eq!(conversation(body), None, "{body}");
         }
+    }
+
+    #[test]
+    fn of_a_name_that_comes_twice_the_last_counts_that_says_anything() {
+        for (body, channel, texts) in [
+            (
+                r#"{"transcript":[{"message":"a","message":"b"}],"channelClass":"A","channelClass":"B"}"#,
+                Some("B"),
+                &["b"][..],
+            ),
+            (
+                r#"{"transcript":[{"message":"a","message":null}],"channelClass":"A","channelClass":" "}"#,
+                Some("A"),
+                &["a"],
+            ),
+            (r#"{"transcript":[{"message":"a"}],"transcript":null}"#, None, &["a"]),
+            (r#"{"transcript":[{"message":"a"}],"transcript":7}"#, None, &["a"]),
+            (r#"{"transcript":[],"transcript":[{"message":"a"}]}"#, None, &["a"]),
+            (r#"{"transcript":[{"message":"a"},{"message":"b"}],"transcript":[{"message":"c"}]}"#, None, &["a", "b"]),
+            (r#"{"transcript":[{"message":"abc"}],"transcript":[{},{},{}]}"#, None, &["abc"]),
+            (r#"{"transcript":[{"message":"a"}],"transcript":[{"message":"b"}]}"#, None, &["b"]),
+        ] {
+            let read = conversation(body).unwrap();
+            let said: Vec<&str> = read.phrases.iter().map(|phrase| phrase.text.as_str()).collect();
+            assert_eq!((read.channel.as_deref(), &*said), (channel, texts), "{body}");
+        }
+        let twice = r#"{"transcript":[{"timestamp":1000,"participantName":"Jane","participantType":"agent","participantId":"1",
+            "rcUserId":"2","message":"a","timestamp":null,"participantName":"","participantType":null,"participantId":{},
+            "rcUserId":null,"message":[]}]}"#;
+        let once = r#"{"transcript":[{"timestamp":1000,"participantName":"Jane","participantType":"agent","participantId":"1",
+            "rcUserId":"2","message":"a"}]}"#;
+        assert_eq!(conversation(twice), conversation(once));
     }
 }

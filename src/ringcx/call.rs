@@ -210,7 +210,17 @@ impl Answer {
 
     /// The charset that is declared for the body.
     pub(crate) fn charset(&self) -> Option<Charset> {
-        Charset::declared(self.headers().get(CONTENT_TYPE)?.to_str().ok()?)
+        Charset::declared(self.content_type()?)
+    }
+
+    /// What the body is declared to be, without parameters and in small letters; empty where nothing is declared.
+    pub(crate) fn media_type(&self) -> String {
+        let media_type = self.content_type().and_then(|declared| declared.split(';').next());
+        media_type.unwrap_or_default().trim().to_ascii_lowercase()
+    }
+
+    fn content_type(&self) -> Option<&str> {
+        self.headers().get(CONTENT_TYPE)?.to_str().ok()
     }
 
     pub(crate) fn into_response(self) -> Response {

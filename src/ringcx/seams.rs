@@ -62,7 +62,7 @@ pub fn transcript(body: &[u8]) {
 
 /// A summary's body: one that counts as empty says nothing.
 pub fn summary(text: &str) {
-    match summaries::judge(Endpoint::AgentSummary, text) {
+    match summaries::judge(Endpoint::AgentSummary, "application/json", text) {
         Ok(false) => {
             let read = summaries::summary_text(text.as_bytes());
             assert!(

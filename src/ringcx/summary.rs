@@ -49,17 +49,17 @@ pub async fn summary(
         return Ok(Fetched::Empty);
     }
     answer.decoded()?;
-    let (status, charset) = (answer.status(), answer.charset());
+    let (status, charset, media_type) = (answer.status(), answer.charset(), answer.media_type());
     let bytes = answer.bytes(CAP).await?;
-    let judged = judge(endpoint, &charset::text(charset, &bytes));
+    let judged = judge(endpoint, &media_type, &charset::text(charset, &bytes));
     match judged.map_err(|error| error.with_status(status).of_body(&bytes))? {
         true => Ok(Fetched::Body(Body { bytes, charset })),
         false => Ok(Fetched::Empty),
     }
 }
 
-/// Whether a 200 holds a summary.
-pub(super) fn judge(endpoint: Endpoint, text: &str) -> Result<bool, ApiError> {
+/// Whether a 200 of this media type holds a summary.
+pub(super) fn judge(endpoint: Endpoint, media_type: &str, text: &str) -> Result<bool, ApiError> {
     let bare = text.trim_start_matches('\u{feff}').trim();
     if bare.starts_with('{') {
         let code = lenient_json::from_str::<Shape>(bare).and_then(|shape| shape.error_code);
@@ -67,12 +67,40 @@ pub(super) fn judge(endpoint: Endpoint, text: &str) -> Result<bool, ApiError> {
             return Err(not_yet(endpoint, sane_code(&code)));
         }
     }
-    let start = bare.get(..9).or_else(|| bare.get(..5)).unwrap_or_default().to_ascii_lowercase();
-    if start == "<!doctype" || start.starts_with("<html") {
+    if is_page(bare, media_type) {
         return Err(ApiError::undecodable(endpoint, "it is a web page"));
+    }
+    // Declared as JSON it may be bare text all the same, but not JSON without its end.
+    let is_json = media_type.ends_with("json");
+    if is_json && bare.starts_with(['"', '{', '[']) && lenient_json::is_cut(bare) {
+        return Err(ApiError::undecodable(endpoint, "its JSON is cut off"));
     }
     let is_empty = bare == "null" || summary_text(text.as_bytes()).trim().is_empty();
     Ok(!is_empty)
+}
+
+/// Tags with which a web page begins, and no summary;
+const PAGE_TAGS: [&str; 3] = ["!doctype", "html", "?xml"];
+/// and those that count where they are written as tags are: `<title>`, `<body class="x">`, not `<title unknown>`.
+const PAGE_PARTS: [&str; 7] = ["head", "body", "title", "meta", "center", "script", "style"];
+
+/// Whether it is a web page or another document of markup, as proxies send it in an answer's place.
+fn is_page(text: &str, media_type: &str) -> bool {
+    let mut rest = text;
+    while let Some(comment) = rest.strip_prefix("<!--") {
+        let Some((_, after)) = comment.split_once("-->") else { return true };
+        rest = after.trim_start();
+    }
+    let Some(tag) = rest.strip_prefix('<') else { return false };
+    let is_declared = media_type == "text/html" || media_type.ends_with("xml");
+    if is_declared && tag.starts_with(|first: char| first.is_ascii_alphabetic() || matches!(first, '!' | '?' | '/')) {
+        return true;
+    }
+    let (name, after) =
+        tag.split_at(tag.find(|next: char| next.is_whitespace() || matches!(next, '>' | '/')).unwrap_or(tag.len()));
+    let name = name.to_ascii_lowercase();
+    let is_tag = after.starts_with('>') || after.split('>').next().is_some_and(|inside| inside.contains('='));
+    PAGE_TAGS.contains(&&*name) || (is_tag && PAGE_PARTS.contains(&&*name))
 }
 
 /// A summary as people read it: a body that is one JSON string is that string, any other is itself.

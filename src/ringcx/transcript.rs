@@ -62,7 +62,7 @@ pub async fn transcript(
 pub(super) fn check(body: &Body) -> Result<(), ApiError> {
     let undecodable = |why| ApiError::undecodable(Endpoint::Transcript, why);
     let text = charset::text(body.charset, &body.bytes);
-    if matches!(text.trim(), "" | "null") {
+    if !bare(&text).starts_with('{') && says_nothing(&text) {
         return Err(empty(Endpoint::Transcript));
     }
     let shape: Shape = lenient_json::from_str(&text).ok_or_else(|| undecodable("it is not a JSON object"))?;
@@ -74,9 +74,28 @@ pub(super) fn check(body: &Body) -> Result<(), ApiError> {
         Some(Phrases::Blank) => Err(empty(Endpoint::Transcript).of_whole_body(body)),
         Some(Phrases::None) => Err(empty(Endpoint::Transcript)),
         Some(Phrases::Other) => Err(undecodable("its transcript is no array")),
-        None if shape.channel_class || shape.keys == 0 => Err(empty(Endpoint::Transcript)),
+        None if shape.channel_class || !shape.holds_other => Err(empty(Endpoint::Transcript)),
         None => Err(undecodable("it holds no transcript")),
     }
+}
+
+/// Longer texts are not looked at: nothing takes hardly any room.
+const MAX_NOTHING_BYTES: usize = 256;
+
+fn bare(text: &str) -> &str {
+    text.trim_matches(|letter: char| letter.is_whitespace() || letter == '\u{feff}')
+}
+
+/// Whether a JSON text, or a text that is sent in its place, holds nothing at all.
+fn says_nothing(text: &str) -> bool {
+    let bare = bare(text);
+    bare.len() <= MAX_NOTHING_BYTES
+        && match lenient_json::value(bare) {
+            // A list as a text, as in `"[]"`.
+            Some(Value::String(inner)) => inner.len() < bare.len() && says_nothing(&inner),
+            Some(value) => is_blank(&value),
+            None => bare.is_empty(),
+        }
 }
 
 /// Whether an `errorCode` in a 200 tells of an error. Null, nothing, and the zero that some services send for "none" do
@@ -96,30 +115,27 @@ pub(super) struct Shape {
     pub(super) error_code: Option<Value>,
     transcript: Option<Phrases>,
     channel_class: bool,
-    keys: usize,
+    /// Whether it holds anything besides these.
+    holds_other: bool,
 }
 
+/// The emptier ones first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Phrases {
-    /// Something was said.
-    Words,
-    /// There are phrases, and nothing in any of them.
-    Blank,
     /// There are none.
     None,
     /// It is no list of phrases.
     Other,
+    /// There are phrases, and nothing in any of them.
+    Blank,
+    /// Something was said.
+    Words,
 }
 
 impl Phrases {
     fn of(raw: &RawValue) -> Phrases {
-        match raw.get().trim() {
-            "null" | "\"\"" => return Phrases::None,
-            text if text.starts_with('{') => {
-                let is_empty = text.trim_start_matches('{').trim_start().starts_with('}');
-                return if is_empty { Phrases::None } else { Phrases::Other };
-            }
-            text if !text.starts_with('[') => return Phrases::Other,
-            _ => {}
+        if !raw.get().starts_with('[') {
+            return if says_nothing(raw.get()) { Phrases::None } else { Phrases::Other };
         }
         // What cannot be looked into may hold words.
         let Ok(AnyWords { phrases, words }) = serde_json::from_str(raw.get()) else { return Phrases::Words };
@@ -166,21 +182,44 @@ const CIRCUMSTANCES: [&str; 5] = ["participantId", "participantName", "participa
 
 /// Whether a phrase holds anything besides its circumstances: a message, or what this program does not know.
 fn says_anything(phrase: &str) -> bool {
-    match lenient_json::value(phrase) {
-        Some(Value::Object(fields)) => {
-            fields.iter().any(|(key, value)| !CIRCUMSTANCES.contains(&key.as_str()) && !is_blank(value))
+    if phrase.starts_with('{') {
+        return lenient_json::from_str(phrase).is_none_or(|SaysAnything(says)| says);
+    }
+    lenient_json::value(phrase).is_none_or(|value| !is_blank(&value))
+}
+
+struct SaysAnything(bool);
+
+impl<'de> Deserialize<'de> for SaysAnything {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SaysAnything, D::Error> {
+        struct Phrase;
+        impl<'de> Visitor<'de> for Phrase {
+            type Value = SaysAnything;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            /// Of a key that comes twice either value counts.
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SaysAnything, A::Error> {
+                let mut says = false;
+                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, Value>()? {
+                    says |= !CIRCUMSTANCES.contains(&key.as_ref()) && !is_blank(&value);
+                }
+                Ok(SaysAnything(says))
+            }
         }
-        Some(other) => !is_blank(&other),
-        None => true,
+        deserializer.deserialize_map(Phrase)
     }
 }
 
+/// Whether there is nothing in it, however deep one looks.
 fn is_blank(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.trim().is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
+        Value::Array(list) => list.iter().all(is_blank),
+        Value::Object(fields) => fields.values().all(is_blank),
         Value::Bool(_) | Value::Number(_) => false,
     }
 }
@@ -203,20 +242,26 @@ impl<'de> Visitor<'de> for ShapeVisitor {
         f.write_str("an object")
     }
 
-    /// A key that comes twice counts as it came last.
+    /// Of a transcript that comes twice the fuller one counts, and of an error code the one that tells of an error.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
         let mut shape = Shape::default();
         while let Some(Key(key)) = map.next_key()? {
-            shape.keys += 1;
             match key.as_ref() {
-                "errorCode" => shape.error_code = Some(code_of(map.next_value()?)),
+                "errorCode" => {
+                    let code = code_of(map.next_value()?);
+                    shape.error_code = shape.error_code.filter(is_error).or(Some(code));
+                }
+                "errorMessage" => {
+                    map.next_value::<IgnoredAny>()?;
+                }
                 "channelClass" => {
                     map.next_value::<IgnoredAny>()?;
                     shape.channel_class = true;
                 }
-                "transcript" => shape.transcript = Some(Phrases::of(map.next_value()?)),
+                "transcript" => shape.transcript = shape.transcript.max(Some(Phrases::of(map.next_value()?))),
                 _ => {
-                    map.next_value::<IgnoredAny>()?;
+                    let other: &RawValue = map.next_value()?;
+                    shape.holds_other |= !says_nothing(other.get());
                 }
             }
         }

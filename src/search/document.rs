@@ -66,11 +66,11 @@ pub struct Document {
 }
 
 impl Document {
-    /// Reads an artifact's body.
-    pub fn read(source: Source, body: &[u8]) -> Document {
+    /// Reads an artifact's body; `is_email` where the segment is an exchange of e-mails.
+    pub fn read(source: Source, body: &[u8], is_email: bool) -> Document {
         match source {
             Source::Artifact(Artifact::Transcript) => {
-                Document::conversation(&Conversation::parse(body).unwrap_or_default())
+                Document::conversation(&Conversation::parse_messages(body, is_email).unwrap_or_default())
             }
             Source::Artifact(_) => Document::text(&summary_text(body)),
             Source::Notes => Document::text(&notes(&String::from_utf8_lossy(body)).unwrap_or_default()),
@@ -201,7 +201,7 @@ mod tests {
     fn no_phrase_reaches_across_two_speakers() {
         let body = r#"{"transcript":[{"participantName":"A","message":"I want"},{"participantName":"A","message":"my money"},
             {"participantName":"B","message":"Back it comes\u001b[2J"},{"participantName":"B","message":null}]}"#;
-        let document = Document::read(Source::ALL[0], body.as_bytes());
+        let document = Document::read(Source::ALL[0], body.as_bytes(), false);
         assert_eq!(indexed(Source::ALL[0], body.as_bytes()), document.words());
         assert_eq!(document.words(), "i want my money \u{2029} back it comes");
         assert_eq!(document.parts[2].speaker.as_deref(), Some("B"));
@@ -209,10 +209,10 @@ mod tests {
 
     #[test]
     fn summaries_and_notes_are_one_text() {
-        assert_eq!(Document::read(Source::ALL[1], b"\"Two\\nlines\"").words(), "two lines");
-        assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":"Call\tback"}"#).words(), "call back");
-        assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":null}"#), Document::default());
-        assert_eq!(Document::read(Source::ALL[0], b"oops"), Document::default());
+        assert_eq!(Document::read(Source::ALL[1], b"\"Two\\nlines\"", false).words(), "two lines");
+        assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":"Call\tback"}"#, false).words(), "call back");
+        assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":null}"#, false), Document::default());
+        assert_eq!(Document::read(Source::ALL[0], b"oops", false), Document::default());
     }
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(indexed(Source::Notes, b"{\"x\":\"\\ud83d\",\"agentNotes\":\"call\nback \xe9\"}"), "call back");
         assert_eq!(
             indexed(Source::ALL[1], b"caf\xe9 closed"),
-            Document::read(Source::ALL[1], b"caf\xe9 closed").words()
+            Document::read(Source::ALL[1], b"caf\xe9 closed", false).words()
         );
     }
 
@@ -257,7 +257,7 @@ mod tests {
                 (Source::ALL[2], summary.as_str().unwrap_or_default().to_owned()),
                 (Source::Notes, json!({"agentNotes": summary}).to_string()),
             ] {
-                prop_assert_eq!(indexed(source, body.as_bytes()), Document::read(source, body.as_bytes()).words());
+                prop_assert_eq!(indexed(source, body.as_bytes()), Document::read(source, body.as_bytes(), false).words());
             }
         }
     }

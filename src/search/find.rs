@@ -4,7 +4,7 @@
 //! Reads `db`. The index only proposes; each text is judged as it is now, so both databases answer alike and a text that
 //! was replaced a moment ago is not shown for what it said before. Memory does not grow with the archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Document, Source};
 use super::head::head;
@@ -100,7 +100,7 @@ struct Candidate {
 /// Where the database cannot be read.
 pub async fn find(db: &Db, query: &Query, filters: &Filters, order: Order, limit: usize) -> Result<Findings, DbError> {
     let lookup = Lookup {
-        all: query.all.clone(),
+        all: query.proposed(),
         none: query.none.clone(),
         account: filters.account,
         marks: marks::asked(filters),
@@ -287,15 +287,28 @@ async fn judged(db: &Db, query: &Query, asked: &Asked<'_>, rows: &[Admitted]) ->
     for (key, segment) in db.segments_of(&keys(rows.iter().filter(is_notes).map(|one| &one.row))).await? {
         bodies.insert(key * 4 + 3, (0, segment.metadata.into_bytes()));
     }
+    let emails = emails(db, rows, &bodies).await?;
     let candidate = |Admitted { row, unnamed }: &Admitted| {
         if *unnamed && !bodies.get(&transcript_of(row)).is_some_and(|(_, body)| asked.takes_part(body)) {
             return None;
         }
         let (version, body) = bodies.get(&row.item)?;
-        let judged = judge(&Document::read(Source::of_item(row.item), body), query)?;
+        let document = Document::read(Source::of_item(row.item), body, emails.contains(&row.item));
+        let judged = judge(&document, query)?;
         Some(Candidate { row: *row, version: *version, judged })
     };
     Ok(rows.iter().filter_map(candidate).collect())
+}
+
+/// Transcripts among these that are exchanges of e-mails. Few may read otherwise for it, and only of those the metadata are asked.
+async fn emails(db: &Db, rows: &[Admitted], bodies: &BTreeMap<i64, (i64, Vec<u8>)>) -> Result<BTreeSet<i64>, DbError> {
+    let may_be = |one: &&Admitted| {
+        let body = bodies.get(&one.row.item).filter(|_| one.row.item == transcript_of(&one.row));
+        body.is_some_and(|(_, body)| Conversation::may_hold_markup(body))
+    };
+    let segments = db.segments_of(&keys(rows.iter().filter(may_be).map(|one| &one.row))).await?;
+    let is_email = |segment: &SegmentRow| Metadata::tells_of_email(&segment.metadata);
+    Ok(segments.into_iter().filter(|(_, segment)| is_email(segment)).map(|(key, _)| key * 4).collect())
 }
 
 fn transcript_of(row: &FoundRow) -> i64 {

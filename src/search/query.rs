@@ -29,6 +29,37 @@ pub struct Query {
     pub none: Vec<Needle>,
 }
 
+impl Query {
+    /// What an index is asked for in the place of `all`. It knows beginnings of a phrase's last word only: where another may
+    /// go on, what stands before and behind is asked for by itself, which lets more through and misses nothing.
+    pub fn proposed(&self) -> Vec<Vec<Needle>> {
+        let mut all = Vec::with_capacity(self.all.len());
+        for choice in &self.all {
+            if let [needle] = choice.as_slice() {
+                all.extend(pieces(needle).into_iter().map(|piece| vec![piece]));
+                continue;
+            }
+            let longest = |needle| pieces(needle).into_iter().max_by_key(|piece| piece.words.concat().len());
+            all.push(choice.iter().filter_map(longest).collect());
+        }
+        all
+    }
+}
+
+/// A phrase, cut behind each word that may go on.
+fn pieces(needle: &Needle) -> Vec<Needle> {
+    let words: Vec<&[String]> = needle.words.split_inclusive(|word| may_go_on(word)).collect();
+    let last = words.len().saturating_sub(1);
+    let piece =
+        |(nth, words): (usize, &&[String])| Needle { words: words.to_vec(), prefix: nth < last || needle.prefix };
+    words.iter().enumerate().map(piece).collect()
+}
+
+/// Whether a word of a phrase matches the beginning of a longer one: particles follow a Korean word without a space.
+pub(super) fn may_go_on(word: &str) -> bool {
+    word.ends_with(is_hangul)
+}
+
 /// Why a query cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -256,8 +287,7 @@ fn needle(text: &str, prefix: bool, quoted: bool, at: usize) -> Result<Needle, Q
         let why = format!("{last}* would match nearly everything; a beginning needs {SHORTEST_PREFIX} letters");
         return refuse_at(at, why, "write more of the word");
     }
-    // Particles follow a Korean word without a space.
-    let prefix = prefix || last.ends_with(is_hangul);
+    let prefix = prefix || may_go_on(last);
     Ok(Needle { words, prefix })
 }
 
@@ -312,7 +342,10 @@ fn tokens(text: &str) -> Result<Vec<(Token, usize)>, QueryError> {
                 };
                 let end = rest.iter().position(ends).unwrap_or(rest.len());
                 let term = letters.get(at..=at + end).unwrap_or_default();
-                (plain(at, term)?, term.len())
+                let behind = rest.get(end..).unwrap_or_default();
+                let is_word = |(token, _): &(Token, usize)| matches!(token, Token::Term { .. });
+                let is_question = tokens.iter().any(is_word) && !behind.iter().any(|letter| letter.is_alphanumeric());
+                (plain(at, term, behind.first().copied(), is_question)?, term.len())
             }
         };
         tokens.extend(token.map(|token| (token, at)));
@@ -347,8 +380,9 @@ fn phrase(at: usize, rest: &[char]) -> Result<(Option<Token>, usize), QueryError
     Ok((term, length + 2 + usize::from(starred)))
 }
 
-/// What stands without quotes; nothing where it is punctuation only.
-fn plain(at: usize, letters: &[char]) -> Result<Option<Token>, QueryError> {
+/// What stands without quotes, and what follows it at once; nothing where it is punctuation only. A question mark at the end
+/// of a query of several words (`is_question`) is one; elsewhere it is meant for a letter.
+fn plain(at: usize, letters: &[char], next: Option<char>, is_question: bool) -> Result<Option<Token>, QueryError> {
     let text: String = letters.iter().collect();
     match text.as_str() {
         "OR" => return Ok(Some(Token::Or)),
@@ -363,6 +397,8 @@ fn plain(at: usize, letters: &[char]) -> Result<Option<Token>, QueryError> {
         _ => {}
     }
     let last = letters.len() - 1;
+    let is_letter_in =
+        |part: Option<&[char]>| part.is_some_and(|part| part.iter().any(|letter| letter.is_alphanumeric()));
     let is_letter = |nth: usize| letters.get(nth).is_some_and(|letter| letter.is_alphanumeric());
     for (nth, letter) in letters.iter().enumerate() {
         let (before, after) = (nth > 0 && is_letter(nth - 1), is_letter(nth + 1));
@@ -380,11 +416,19 @@ fn plain(at: usize, letters: &[char]) -> Result<Option<Token>, QueryError> {
                     QUOTE,
                 );
             }
-            '?' if before && after => {
-                return refuse_at(here, "? does not stand for a letter", "write refund* for words that begin so");
+            '?' if is_letter_in(letters.get(nth + 1..)) => {
+                let hint = "write refund* for words that begin so; or put the text into double quotes";
+                return refuse_at(here, "? does not stand for a letter", hint);
+            }
+            '?' if !is_question && is_letter_in(letters.get(..nth)) => {
+                let hint = "leave it off; or write refund* for words that begin so";
+                return refuse_at(here, "? does not stand for a letter", hint);
+            }
+            '&' if letters.get(nth + 1) == Some(&'&') => {
+                return refuse_at(here, "this means nothing between two words", "write AND between them, or nothing");
             }
             '|' => return refuse_at(here, "this means nothing between two words", "write OR between them"),
-            ':' if after
+            ':' if (after || (nth == last && next.is_some_and(|next| is_quote(next) || is_open(next))))
                 && letters.iter().take(nth).all(|letter| letter.is_ascii_alphabetic() || *letter == '_')
                 && nth > 0 =>
             {
@@ -405,8 +449,11 @@ mod tests {
     use super::*;
 
     fn said(text: &str) -> String {
+        said_by(&parse(text).unwrap())
+    }
+
+    fn said_by(query: &Query) -> String {
         let needle = |needle: &Needle| needle.words.join(" ") + if needle.prefix { "*" } else { "" };
-        let query = parse(text).unwrap();
         let all: Vec<String> =
             query.all.iter().map(|choice| choice.iter().map(needle).collect::<Vec<_>>().join("|")).collect();
         let none: Vec<String> = query.none.iter().map(|one| format!("-{}", needle(one))).collect();
@@ -422,7 +469,10 @@ mod tests {
         assert_eq!(said("refund AND late NOT angry"), "refund + late + -angry");
         assert_eq!(said("john@example.com order-123 – x"), "john example com + order 123 + x");
         assert_eq!(said("李小 \"a phrase\" or"), "李 小 + a phrase + or");
-        assert_eq!(said("10:30? ~50 AT&T (030)12 + 5,00 …"), "10 30 + 50 + at t + 030 + 12 + 5 00");
+        assert_eq!(said("10:30 ~50 AT&T (030)12 + 5,00 …"), "10 30 + 50 + at t + 030 + 12 + 5 00");
+        assert_eq!(said("where is my refund?"), "where + is + my + refund");
+        assert_eq!(said("(why OR when) late?? …"), "why|when + late");
+        assert_eq!(said("note: \"a phrase?\" (refund?)"), "note + a phrase + refund");
         assert_eq!(said("환불 \"환불 요청\" 환불2"), "환불* + 환불 요청* + 환불 2");
     }
 
@@ -437,6 +487,18 @@ mod tests {
         assert_eq!(said("refund OR late AND money"), "refund|late + money");
         assert_eq!(said("（refund OR ref*）x"), "refund|ref* + x");
         assert_eq!(said("a OR a b"), "a + b");
+    }
+
+    #[test]
+    fn where_words_of_a_phrase_may_go_on_the_index_is_asked_for_its_pieces() {
+        let proposed = |text: &str| {
+            let query = parse(text).unwrap();
+            said_by(&Query { all: query.proposed(), none: query.none })
+        };
+        assert_eq!(proposed("\"환불 요청\" late"), "환불* + 요청* + late");
+        assert_eq!(proposed("\"CS팀 환불 now\" -\"환불 요청\""), "cs 팀* + 환불* + now + -환불 요청*");
+        assert_eq!(proposed("\"환불 요청서\" OR \"too late\""), "요청서*|too late");
+        assert_eq!(proposed("\"too late\" ref* 환불"), "too late + ref* + 환불*");
     }
 
     #[test]
@@ -467,6 +529,18 @@ mod tests {
             ("\"too late\"~3", 11),
             ("refund^2", 7),
             ("r?fund", 2),
+            ("r??fund", 2),
+            ("?efund", 1),
+            ("late ??fund", 6),
+            ("refun?", 6),
+            ("refun??", 6),
+            ("refun? late", 6),
+            ("-refun?", 7),
+            ("say agent:\"Jane Doe\"", 5),
+            ("agent:(jane OR bob)", 1),
+            ("agent:“Jane”", 1),
+            ("refund&&late", 7),
+            ("refund&& late", 7),
             ("(refund OR late", 1),
             ("refund OR late)", 15),
             ("a ()", 3),

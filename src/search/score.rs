@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::document::Document;
-use super::query::Query;
+use super::query::{Query, may_go_on};
 use super::words;
 use crate::db::Needle;
 
@@ -88,7 +88,8 @@ impl Words {
         index + needle.words.len() <= self.list.len()
             && needle.words.iter().enumerate().all(|(nth, wanted)| {
                 let word = self.at(index + nth);
-                if needle.prefix && nth == last { word.starts_with(wanted.as_str()) } else { word == wanted }
+                let goes_on = if nth == last { needle.prefix } else { may_go_on(wanted) };
+                if goes_on { word.starts_with(wanted.as_str()) } else { word == wanted }
             })
     }
 
@@ -261,6 +262,17 @@ mod tests {
         assert!(judge(&two, &parse("\"my money\"").unwrap()).is_none());
         let one = document(&[("A", "I want my"), ("A", "money")]);
         assert!(judge(&one, &parse("\"my money\"").unwrap()).is_some());
+    }
+
+    #[test]
+    fn korean_words_of_a_phrase_match_with_their_particles() {
+        for text in ["환불을 요청했습니다", "환불 요청", "CS팀에 환불을 요청"] {
+            assert!(judged(text, "\"환불 요청\"").is_some(), "{text}");
+            assert!(judged(text, "환불 -\"환불 요청\"").is_none(), "{text}");
+        }
+        assert!(judged("요청한 환불", "\"환불 요청\"").is_none());
+        assert!(judged("환불을 꼭 요청", "\"환불 요청\"").is_none());
+        assert_eq!(marked(&judged("네, 환불을 요청했습니다.", "\"환불 요청\"").unwrap()), ["환불을 요청했습니다"]);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::ops::Range;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::{canonical_combining_class, compose, is_combining_mark};
 
-/// Grows whenever text is cut differently: the index is then built anew.
-pub const VERSION: i64 = 2;
+/// Grows whenever text is cut differently, or read differently before it is cut: the index is then built anew.
+pub const VERSION: i64 = 3;
 
 /// Letters of a word that count; the rest of a longer one is not looked at.
 pub const LONGEST: usize = 64;

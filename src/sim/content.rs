@@ -71,6 +71,8 @@ enum Oddity {
     Nameless,
     /// Messages of an e-mail, as HTML.
     Html,
+    /// The transcript's key once more, with nothing.
+    SecondKey,
 }
 
 impl Oddity {
@@ -90,12 +92,13 @@ impl Oddity {
             Oddity::Disorder,
             Oddity::Nameless,
             Oddity::Html,
+            Oddity::SecondKey,
         ])
     }
 }
 
 /// How many other forms of times there are.
-const TIME_FORMS: u64 = 7;
+const TIME_FORMS: u64 = 9;
 
 /// A time in one of the forms that are seen beside milliseconds as a text.
 fn time_form(at: Time, form: u64) -> String {
@@ -108,6 +111,8 @@ fn time_form(at: Time, form: u64) -> String {
         3 => format!("\"{civil}+0000\""),
         4 => format!("\"{}\"", at.floor_secs()),
         5 => format!("{}.0", at.0),
+        6 => format!("\"{} +0000\"", civil.replace('T', " ")),
+        7 => format!("\"{} UTC\"", civil.replace('T', " ")),
         _ => format!("{:E}", at.0 as f64),
     }
 }
@@ -115,6 +120,11 @@ fn time_form(at: Time, form: u64) -> String {
 /// The id under which a segment's agent stands in its record and, where nothing else tells, in its transcript.
 fn agent_id(segment: &Segment) -> u64 {
     400_000 + Dice::new(segment.seed, &[14]).below(100_000)
+}
+
+/// Whether the end that a segment's record says is no time.
+pub(super) fn is_end_odd(seed: u64, traffic: &Traffic) -> bool {
+    Dice::new(seed, &[18]).hit(traffic.odd_ends)
 }
 
 /// Whether a segment's transcript is answered as empty until it is made.
@@ -151,7 +161,11 @@ pub(super) fn transcript(seed: u64, segment: &Segment, traffic: &Traffic) -> Byt
     }
     let texts: Vec<&str> = utterances.iter().map(|(_, text)| text.as_str()).collect();
     out.push_str(&texts.join(","));
-    out.push_str("]}");
+    out.push(']');
+    if oddity == Oddity::SecondKey {
+        out.push_str(dice.pick(&[",\"transcript\":null", ",\"transcript\":[]", ",\"transcript\":\"\""]));
+    }
+    out.push('}');
     let mut body = out.into_bytes();
     if oddity == Oddity::BadByte
         && let Some(end) = body.iter().rposition(|byte| *byte == b'"')
@@ -246,15 +260,28 @@ pub(super) fn summary(seed: u64, artifact: Artifact, traffic: &Traffic) -> Strin
     text
 }
 
-/// A summary in another charset, where one is chosen and can say it all.
-pub(super) fn latin_1(segment: &Segment, text: &[u8], traffic: &Traffic) -> Option<Bytes> {
+/// A summary in another charset, with how that is declared, where one is chosen and can say it all.
+pub(super) fn in_charset(segment: &Segment, text: &[u8], traffic: &Traffic) -> Option<(&'static str, Bytes)> {
     let text = std::str::from_utf8(text).ok()?;
-    let is_chosen = Dice::new(segment.seed, &[17]).hit(traffic.odd_bodies);
-    // In this charset each character is a byte, of the same number.
-    let bytes = text
-        .chars()
-        .map(|letter| u8::try_from(u32::from(letter)).ok().filter(|_| letter > '\u{9f}' || letter.is_ascii()));
-    bytes.collect::<Option<Vec<u8>>>().filter(|bytes| is_chosen && !bytes.is_ascii()).map(Bytes::from)
+    let mut dice = Dice::new(segment.seed, &[17]);
+    if !dice.hit(traffic.odd_bodies) || text.is_ascii() {
+        return None;
+    }
+    let units = |bytes: fn(u16) -> [u8; 2]| Some(text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>());
+    let latin_1 = || {
+        // In this charset each character is a byte, of the same number.
+        let byte =
+            |letter: char| u8::try_from(u32::from(letter)).ok().filter(|_| letter > '\u{9f}' || letter.is_ascii());
+        text.chars().map(byte).collect::<Option<Vec<u8>>>()
+    };
+    let (media, bytes) = match dice.below(4) {
+        0 => ("text/plain;charset=ISO-8859-1", latin_1()),
+        1 => ("text/plain; charset=latin-1", latin_1()),
+        // Neither has a byte order mark.
+        2 => ("text/plain;charset=UTF-16", units(u16::to_be_bytes)),
+        _ => ("text/plain;charset=utf16", units(u16::to_le_bytes)),
+    };
+    Some((media, Bytes::from(bytes?)))
 }
 
 /// A segment's record, as an element of a metadata answer.
@@ -281,8 +308,13 @@ pub(super) fn record(segment: &Segment, version: Version, traffic: &Traffic) -> 
     }
     out.text("segmentParticipantRcExtensionId", &(985_000_000 + person).to_string());
     out.text("segmentStartTimeMs", &begin.rfc3339());
-    if let Some(end) = segment.end {
-        out.text("segmentEndTimeMs", &end.rfc3339());
+    match segment.end {
+        Some(end) => out.text("segmentEndTimeMs", &end.rfc3339()),
+        None if is_end_odd(segment.seed, traffic) => {
+            let odd = ["\"soon\"", "{}", "true", "-1", "\"2024-07-22\"", "1e999"];
+            out.raw("segmentEndTimeMs", Dice::new(segment.seed, &[19]).pick(&odd));
+        }
+        None => {}
     }
     if odd && dice.hit(0.3) {
         out.text("segmentDurationMs", &duration.to_string());
@@ -291,7 +323,7 @@ pub(super) fn record(segment: &Segment, version: Version, traffic: &Traffic) -> 
     }
     out.text("segmentAgentGroupId", &(70_000 + dice.below(9_999)).to_string());
     write_notes(&mut out, &mut dice, version, odd, planted);
-    write_flags(&mut out, segment, &mut dice, version, begin);
+    write_flags(&mut out, segment, &mut dice, (version, begin), traffic);
     if odd {
         write_newer_names(&mut out, &mut dice, segment, traffic);
         out.raw(
@@ -352,15 +384,26 @@ fn write_notes(out: &mut Object, dice: &mut Dice, version: Version, odd: bool, p
     }
 }
 
-fn write_flags(out: &mut Object, segment: &Segment, dice: &mut Dice, version: Version, begin: Time) {
+fn write_flags(
+    out: &mut Object,
+    segment: &Segment,
+    dice: &mut Dice,
+    (version, begin): (Version, Time),
+    traffic: &Traffic,
+) {
     let recorded = segment.class == Class::Voice;
     out.raw("hasRecording", if recorded { "true" } else { "false" });
     let no = dice.below(4);
-    match (version.transcribed, no) {
-        (true, _) => out.raw("hasTranscript", "true"),
-        (false, 0) => out.raw("hasTranscript", "null"),
-        (false, 1) => {}
-        (false, _) => out.raw("hasTranscript", "false"),
+    let mut form = Dice::new(segment.seed, &[20]);
+    match (form.hit(traffic.odd_bodies), version.transcribed, no) {
+        (true, true, _) => {
+            out.raw("hasTranscript", form.pick(&["\"true\"", "1", "\"Y\"", "\"available\"", "[true]", "2"]))
+        }
+        (true, false, _) => out.raw("hasTranscript", form.pick(&["\"false\"", "0", "\"N\"", "\"\"", "[]", "{}"])),
+        (false, true, _) => out.raw("hasTranscript", "true"),
+        (false, false, 0) => out.raw("hasTranscript", "null"),
+        (false, false, 1) => {}
+        (false, false, _) => out.raw("hasTranscript", "false"),
     }
     if !recorded {
         return out.raw("segmentEvents", "null");
@@ -380,9 +423,7 @@ pub(super) fn mangled(segment: &Segment, dice: &mut Dice) -> String {
         0 => "{\"segmentId\":null,\"dialogId\":\"d-1\",\"hasTranscript\":true}".into(),
         1 => format!("{{\"segmentId\":{{\"id\":{id}}},\"dialogId\":\"d-1\"}}"),
         2 => format!("[{id}]"),
-        3 => format!(
-            "{{\"segmentId\":{id},\"dialogId\":\"d\",\"segmentEndTimeMs\":\"yesterday\",\"hasTranscript\":true}}"
-        ),
+        3 => format!("{{\"segmentId\":{id},\"dialogId\":{{}},\"hasTranscript\":true}}"),
         4 => format!("{{\"segmentId\":{id},\"dialogId\":null,\"hasTranscript\":true}}"),
         _ => id,
     }

@@ -118,7 +118,7 @@ pub struct Rates {
     pub reset: f64,
     /// The answer breaks off in the body.
     pub truncate: f64,
-    /// A 200 that is not what it should be: HTML, or half of the JSON. Not for summaries, where any text is one.
+    /// A 200 that is not what it should be: HTML, or half of the JSON.
     pub malformed: f64,
     /// A 200 with `errorCode` set; transcripts only.
     pub error_code: f64,

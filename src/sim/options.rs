@@ -127,9 +127,12 @@ pub struct Traffic {
     pub whole_seconds: f64,
     /// Share of records with nulls, missing and unknown fields, numbers as strings.
     pub odd_records: f64,
-    /// Share of transcripts that hold what real tenants' do beside what is documented, and of announced transcripts that are
-    /// answered with an empty list until they are made, rather than with 404.
+    /// Share of transcripts that hold what real tenants' do beside what is documented, of announced transcripts that are
+    /// answered with an empty list until they are made, rather than with 404, of summaries in another charset, and of records with
+    /// a `hasTranscript` in another form.
     pub odd_bodies: f64,
+    /// Share of records with an end that is no time.
+    pub odd_ends: f64,
     /// Share of records that an answer holds twice.
     pub duplicates: f64,
     /// Share of summaries that are empty, half of them as `""`.
@@ -154,6 +157,7 @@ impl Default for Traffic {
             whole_seconds: 0.2,
             odd_records: 0.2,
             odd_bodies: 0.1,
+            odd_ends: 0.02,
             duplicates: 0.01,
             empty_summaries: 0.2,
             json_summaries: 0.5,

@@ -132,7 +132,7 @@ impl Segment {
             seed,
             segment_id,
             dialog_id: Some(dialog_id),
-            end: Some(end),
+            end: (!content::is_end_odd(seed, &world.traffic)).then_some(end),
             placed: end,
             appears,
             flag_at,

@@ -12,7 +12,6 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use super::*;
-use crate::lenient_json;
 use crate::model::{Artifact, Endpoint, Stretch};
 
 /// Ten o'clock.
@@ -53,7 +52,7 @@ fn encode(id: &str) -> String {
 fn easy() -> Options {
     Options {
         limits: SimLimits::lifted(),
-        traffic: Traffic { odd_bodies: 0.0, ..Traffic::default() },
+        traffic: Traffic { odd_bodies: 0.0, odd_ends: 0.0, ..Traffic::default() },
         availability: Availability {
             appear_after: Duration::ZERO,
             transcript_after: Spread::default(),

@@ -137,6 +137,8 @@ fn plan(length: Duration, retention: Duration, url: &str) -> Plan {
             sim.seed = knob("SEED", 1);
             sim.traffic.per_minute = knob("PER_MINUTE", 120) as f64;
             sim.traffic.history = 10 * SECOND;
+            // Retention counts those from when they were first seen, which these books do not.
+            sim.traffic.odd_ends = 0.0;
             sim.availability.appear_after = Duration::from_millis(500);
             sim.availability.late = Delayed::new(0.1, millis(2_800, 7_000));
             sim.availability.flip = Delayed::new(0.1, millis(1_000, 4_000));

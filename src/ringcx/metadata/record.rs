@@ -1,5 +1,6 @@
 //! One element of a metadata answer, read leniently: what is not needed is not looked at, what is needed may be written
-//! in more than one way, and what cannot be understood is set aside with the reason, never dropped.
+//! in more than one way. A field that cannot be read costs itself; only without the ids by which its texts are asked for is a
+//! record set aside, with the reason.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -56,22 +57,19 @@ fn segment(fields: &Fields<'_>, is_whole: bool) -> Result<SegmentRecord, (Option
         Err(Unreadable) => return Err((None, "segmentId is not an id")),
     };
     let aside = |reason| (Some(segment_id.clone()), reason);
-    let dialog_id = match id(fields.dialog_id) {
-        Ok(None) => id(fields.uii),
-        dialog_id => dialog_id,
+    let has_transcript = flag(fields.has_transcript);
+    let dialog_id = match (id(fields.dialog_id), id(fields.uii)) {
+        (Ok(Some(id)), _) | (_, Ok(Some(id))) => Some(id),
+        _ if !has_transcript => None,
+        (Ok(None), Ok(None)) => return Err(aside("dialogId is missing though hasTranscript is true")),
+        _ => return Err(aside("dialogId is not an id")),
     };
-    let dialog_id = dialog_id.map_err(|Unreadable| aside("dialogId is not an id"))?;
-    let has_transcript = flag(fields.has_transcript).map_err(|Unreadable| aside("hasTranscript is not a boolean"))?;
-    let end = end(fields.end).map_err(|Unreadable| aside("segmentEndTimeMs is not a time"))?;
-    if has_transcript && dialog_id.is_none() {
-        return Err(aside("dialogId is missing though hasTranscript is true"));
-    }
     let is_agent = match value(fields.segment_type) {
         Ok(Value::String(kind)) => kind.eq_ignore_ascii_case("AGENT"),
         // The newer form has no type, but names the agent.
         _ => matches!(id(fields.agent_id), Ok(Some(_))),
     };
-    Ok(SegmentRecord { segment_id, dialog_id, end, has_transcript, is_agent, raw: String::new() })
+    Ok(SegmentRecord { segment_id, dialog_id, end: end(fields.end), has_transcript, is_agent, raw: String::new() })
 }
 
 /// There is something, and it is not what it should be.
@@ -106,30 +104,33 @@ fn unreplaced(id: Option<String>) -> Result<Option<String>, Unreadable> {
     if id.as_ref().is_some_and(|id| id.contains(char::REPLACEMENT_CHARACTER)) { Err(Unreadable) } else { Ok(id) }
 }
 
-fn flag(field: Field<'_>) -> Result<bool, Unreadable> {
-    match value(field)? {
-        Value::Null => Ok(false),
-        Value::Bool(flag) => Ok(flag),
-        Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
-        Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
-        Value::Number(number) if number.as_f64() == Some(1.0) => Ok(true),
-        Value::Number(number) if number.as_f64() == Some(0.0) => Ok(false),
-        _ => Err(Unreadable),
+/// What cannot be read counts as true: to ask for what is not there costs an answer, not to ask costs the conversation.
+fn flag(field: Field<'_>) -> bool {
+    match value(field) {
+        Ok(Value::Null) => false,
+        Ok(Value::Bool(flag)) => flag,
+        Ok(Value::String(text)) => {
+            let no = ["", "0", "f", "false", "n", "no", "null"];
+            !no.contains(&text.trim().to_ascii_lowercase().as_str())
+        }
+        Ok(Value::Number(number)) => number.as_f64() != Some(0.0),
+        Ok(Value::Array(list)) => !list.is_empty(),
+        Ok(Value::Object(fields)) => !fields.is_empty(),
+        Err(Unreadable) => true,
     }
 }
 
-fn end(field: Field<'_>) -> Result<Option<Time>, Unreadable> {
+/// `None` where it is no time: that costs the segment its place in the order, and nothing else.
+fn end(field: Field<'_>) -> Option<Time> {
     let text = match (number(field), value(field)) {
         (Some(number), _) => number.to_owned(),
-        (None, Ok(Value::Null)) => return Ok(None),
-        (None, Ok(Value::String(text))) if text.trim().is_empty() => return Ok(None),
         (None, Ok(Value::String(text))) => text,
-        _ => return Err(Unreadable),
+        _ => return None,
     };
-    lenient_time::parse(&text).ok_or(Unreadable).map(Some)
+    lenient_time::parse(&text)
 }
 
-/// The fields that are looked at. A key that comes twice counts as it came last.
+/// The fields that are looked at. A key that comes twice counts as it came last, unless it came last with nothing.
 #[derive(Default)]
 struct Fields<'a> {
     segment_id: Field<'a>,
@@ -176,7 +177,10 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                     continue;
                 }
             };
-            *field = Some(map.next_value()?);
+            let value: &RawValue = map.next_value()?;
+            if field.is_none() || value.get() != "null" {
+                *field = Some(value);
+            }
         }
         Ok(fields)
     }
@@ -255,10 +259,31 @@ mod tests {
             ("\"true\"", true),
             ("\"TRUE\"", true),
             ("1", true),
+            ("\"1\"", true),
+            ("\"Yes\"", true),
+            ("\" y \"", true),
+            ("\"t\"", true),
+            ("1.0", true),
             ("false", false),
             ("\"false\"", false),
             ("0", false),
+            ("\"0\"", false),
+            ("\"No\"", false),
+            ("\"n\"", false),
+            ("\"f\"", false),
+            ("\" \"", false),
+            ("\"\"", false),
+            ("[]", false),
+            ("{}", false),
+            ("-0.0", false),
             ("null", false),
+            // To ask costs an answer, not to ask costs the conversation.
+            ("\"perhaps\"", true),
+            ("2", true),
+            ("[false]", true),
+            ("{\"value\":true}", true),
+            ("1e999", true),
+            ("\"\\ud83d\"", true),
         ] {
             let raw = format!(r#"{{"segmentId":"s","dialogId":"d","hasTranscript":{text}}}"#);
             assert_eq!(segment(&raw).has_transcript, expected, "{text}");
@@ -285,8 +310,13 @@ mod tests {
             let raw = format!(r#"{{"segmentId":"s","segmentEndTimeMs":{text}}}"#);
             assert_eq!(segment(&raw).end, expected, "{text}");
         }
-        for text in ["null", "\"\""] {
-            assert_eq!(segment(&format!(r#"{{"segmentId":"s","segmentEndTimeMs":{text}}}"#)).end, None);
+        let deep = "[".repeat(300) + &"]".repeat(300);
+        let none =
+            ["null", "\"\"", "\"soon\"", "\"2024-07-22\"", "-1", "1e300", "1e999", "true", "{}", "\"\\ud83d\"", &deep];
+        for text in none {
+            let raw = format!(r#"{{"segmentId":"s","dialogId":"d","segmentEndTimeMs":{text},"hasTranscript":true}}"#);
+            let segment = segment(&raw);
+            assert_eq!((segment.end, segment.has_transcript, segment.raw.as_str()), (None, true, &*raw));
         }
         assert_eq!(segment(r#"{"segmentId":"s"}"#).end, None);
     }
@@ -303,19 +333,18 @@ mod tests {
             (r#"{"segmentId":{}}"#, None, "segmentId is not an id"),
             (r#"{"segmentId":"a\u0000b"}"#, None, "segmentId is not an id"),
             (r#"{"segmentId":"\ud800"}"#, None, "segmentId is not an id"),
-            (r#"{"segmentId":"s","dialogId":[1]}"#, Some("s"), "dialogId is not an id"),
-            (r#"{"segmentId":"s","hasTranscript":"perhaps"}"#, Some("s"), "hasTranscript is not a boolean"),
-            (r#"{"segmentId":"s","hasTranscript":2}"#, Some("s"), "hasTranscript is not a boolean"),
+            (r#"{"segmentId":"s","dialogId":[1],"hasTranscript":true}"#, Some("s"), "dialogId is not an id"),
+            (r#"{"segmentId":"s","dialogId":[1],"uii":"","hasTranscript":true}"#, Some("s"), "dialogId is not an id"),
             (
                 r#"{"segmentId":"s","hasTranscript":true}"#,
                 Some("s"),
                 "dialogId is missing though hasTranscript is true",
             ),
-            (r#"{"segmentId":"s","segmentEndTimeMs":"soon"}"#, Some("s"), "segmentEndTimeMs is not a time"),
-            (r#"{"segmentId":"s","segmentEndTimeMs":"2024-07-22"}"#, Some("s"), "segmentEndTimeMs is not a time"),
-            (r#"{"segmentId":"s","segmentEndTimeMs":-1}"#, Some("s"), "segmentEndTimeMs is not a time"),
-            (r#"{"segmentId":"s","segmentEndTimeMs":1e300}"#, Some("s"), "segmentEndTimeMs is not a time"),
-            (r#"{"segmentId":"s","segmentEndTimeMs":true}"#, Some("s"), "segmentEndTimeMs is not a time"),
+            (
+                r#"{"segmentId":"s","dialogId":"","hasTranscript":"perhaps"}"#,
+                Some("s"),
+                "dialogId is missing though hasTranscript is true",
+            ),
         ] {
             let aside = aside(raw);
             assert_eq!((aside.segment_id.as_deref(), aside.reason.as_str(), aside.raw.as_str()), (id, reason, raw));
@@ -323,8 +352,19 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_comes_twice_counts_as_it_came_last() {
+    fn a_dialog_that_cannot_be_read_is_missed_only_where_it_is_needed() {
+        let dialog = |raw: &str| segment(raw).dialog_id;
+        assert_eq!(dialog(r#"{"segmentId":"s","dialogId":[1]}"#), None);
+        assert_eq!(dialog(r#"{"segmentId":"s","dialogId":"\ud83d","hasTranscript":"no"}"#), None);
+        assert_eq!(dialog(r#"{"segmentId":"s","dialogId":[1],"uii":"u","hasTranscript":true}"#).as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_counts_as_it_came_last_unless_with_nothing() {
         assert_eq!(segment(r#"{"segmentId":"a","x":1,"segmentId":"b","x":2}"#).segment_id, "b");
+        let segment =
+            segment(r#"{"segmentId":"a","dialogId":"d","hasTranscript":true,"segmentId":null,"hasTranscript":null}"#);
+        assert_eq!((&*segment.segment_id, segment.has_transcript), ("a", true));
     }
 
     proptest! {

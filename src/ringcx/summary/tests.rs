@@ -68,6 +68,68 @@ async fn an_error_in_a_200_and_a_web_page_are_no_summaries() {
     }
     let server = Server::start(|_| reply(404, "", r#"{"errorCode":"not.found"}"#));
     assert_eq!(fetch(&server, Artifact::AutoSummary).await.unwrap_err().fault, Fault::NotYet);
+    let server = Server::start(|_| reply(200, "content-type: Text/HTML; charset=utf-8\r\n", "<h1>502 Bad Gateway"));
+    let error = fetch(&server, Artifact::AutoSummary).await.unwrap_err();
+    assert_eq!(
+        (error.cause, error.body().map(|kept| &kept.bytes[..])),
+        (Cause::Undecodable, Some(&b"<h1>502 Bad Gateway"[..]))
+    );
+}
+
+#[test]
+fn a_page_and_json_without_its_end_are_told_from_text() {
+    let is_broken = |media_type: &str, text: &str| match judge(Endpoint::AutoSummary, media_type, text) {
+        Err(error) => {
+            assert_eq!(error.cause, Cause::Undecodable, "{text}");
+            true
+        }
+        Ok(holds) => {
+            assert!(holds, "{text}");
+            false
+        }
+    };
+    for page in [
+        "<!-- x --><html>",
+        "<!-- one -->\n<!-- two -->\n<!DOCTYPE html>",
+        "<!-- never ended",
+        "<?xml version=\"1.0\"?><!DOCTYPE html",
+        "\u{feff}<?xml version=\"1.0\"?><Error>",
+        "<head><title>502",
+        "<HEAD>",
+        "<body bgcolor=white>",
+        "<body>",
+        "<center>",
+        "<title>502 Bad Gateway</title>",
+        "<html",
+    ] {
+        for media_type in ["", "text/plain", "application/json", "text/html"] {
+            assert!(is_broken(media_type, page), "{media_type} {page}");
+        }
+    }
+    for text in ["<p>Sorry", "</p>", "<div>It was about a bill.", "<!-- x --><h1>"] {
+        assert!(is_broken("text/html", text) && is_broken("application/xhtml+xml", text), "{text}");
+        assert!(!is_broken("text/plain", text), "{text}");
+    }
+    for text in
+        ["<3 you", "<title unknown> called", "<headset> is broken", "< 5 minutes", "It is <html>", "<!-- x --> It was"]
+    {
+        for media_type in ["", "text/plain", "application/json"] {
+            assert!(!is_broken(media_type, text), "{media_type} {text}");
+        }
+    }
+    for text in ["<3 you", "< 5 minutes", "It is <html>", "<!-- x --> It was"] {
+        assert!(!is_broken("text/html", text), "{text}");
+    }
+    for cut in ["\"The customer asked for a ref", "\"said \\\"no\\\" and", "{\"text\":\"The", "[\"The", "\"two\nlines"]
+    {
+        assert!(is_broken("application/json", cut) && is_broken("application/problem+json", cut), "{cut}");
+        assert!(!is_broken("text/plain", cut) && !is_broken("", cut), "{cut}");
+    }
+    for text in
+        ["\"Quoted\" word", "\"Fine,\" said the customer.", "[Agent] called", "{name} called", "It was", "{\"text\":1}"]
+    {
+        assert!(!is_broken("application/json", text) && !is_broken("text/plain", text), "{text}");
+    }
 }
 
 #[tokio::test]
@@ -99,8 +161,11 @@ fn a_summary_is_read_as_people_would() {
 
 proptest! {
     #[test]
-    fn no_text_upsets_it_and_only_what_says_nothing_is_empty(text in prop_oneof![".{0,40}", "[{}<>!a-z\": ]{0,20}"]) {
-        match judge(Endpoint::AutoSummary, &text) {
+    fn no_text_upsets_it_and_only_what_says_nothing_is_empty(
+        text in prop_oneof![".{0,40}", "[{}<>!a-z\": ]{0,20}"],
+        media_type in prop_oneof![Just(""), Just("application/json"), Just("text/html")],
+    ) {
+        match judge(Endpoint::AutoSummary, media_type, &text) {
             Ok(true) => prop_assert!(!text.trim_start_matches('\u{feff}').trim().is_empty(), "{text:?}"),
             Ok(false) => {
                 let nothing = "\u{feff}\"\\nulrtbf0123456789abcdef";

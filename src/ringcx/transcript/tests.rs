@@ -23,6 +23,12 @@ fn a_transcript_may_lack_what_is_not_needed() {
         r#"{"transcript":[{"message":"yes"}],"errorCode":"0"}"#,
         r#"{"transcript":[{"message":"yes"}],"errorCode":0}"#,
         r#"{"transcript":1,"transcript":["yes"]}"#,
+        // Of two the fuller one counts.
+        r#"{"transcript":[{"message":"yes"}],"transcript":null}"#,
+        r#"{"transcript":["yes"],"transcript":[]}"#,
+        r#"{"transcript":["yes"],"transcript":7}"#,
+        r#"{"transcript":["yes"],"transcript":[{"message":""}]}"#,
+        r#"{"transcript":[{"message":"yes","message":null}]}"#,
         // What is said in a way that this program does not know is said all the same.
         r#"{"transcript":[{"text":"yes"}]}"#,
         r#"{"transcript":[{"message":null,"attachments":[{"url":"x"}]}]}"#,
@@ -48,8 +54,22 @@ fn a_transcript_without_a_word_is_not_there_yet_whatever_its_form() {
         r#"{"channelClass":null}"#,
         r#"{"channelClass":"DIGITAL","new":{"deep":[[[1]]]}}"#,
         r#"{"transcript":[],"errorCode":"","errorMessage":null}"#,
-        r#"{"transcript":1,"transcript":[]}"#,
+        r#"{"transcript":null,"transcript":[]}"#,
         "\u{feff} {\"transcript\":[]} ",
+        "\u{feff} \n",
+        "[]",
+        " [ ] ",
+        "[null,{}]",
+        "\"\"",
+        "\" \"",
+        "\"null\"",
+        r#"{"transcript":" "}"#,
+        r#"{"transcript":"[]"}"#,
+        r#"{"transcript":"{}"}"#,
+        r#"{"transcript":{"phrases":[]}}"#,
+        r#"{"errorCode":null,"errorMessage":null}"#,
+        r#"{"errorCode":0,"errorMessage":"none"}"#,
+        r#"{"errorCode":"","dialogId":null,"new":[[]]}"#,
     ] {
         let error = checked(body).unwrap_err();
         assert_eq!((error.fault, error.cause, error.status), (Fault::NotYet, Cause::Empty, Some(200)), "{body}");
@@ -84,6 +104,7 @@ fn an_error_code_in_a_200_means_not_yet_whatever_else_is_there() {
     for body in [
         r#"{"errorCode":"TRANSCRIPT_PENDING","errorMessage":"Anna is not ready"}"#,
         r#"{"transcript":[{"message":"half"}],"errorCode":"TRANSCRIPT_PENDING"}"#,
+        r#"{"errorCode":"TRANSCRIPT_PENDING","errorCode":null,"transcript":[{"message":"half"}]}"#,
     ] {
         let error = checked(body).unwrap_err();
         assert_eq!((error.fault, error.status), (Fault::NotYet, Some(200)));
@@ -98,7 +119,16 @@ fn an_error_code_in_a_200_means_not_yet_whatever_else_is_there() {
 
 #[test]
 fn what_is_no_transcript_is_undecodable_and_not_quoted() {
-    for body in ["[]", "\"Anna\"", "<html>Anna", r#"{"x":1}"#, r#"{"transcript":"Anna"}"#, r#"{"transcript":["#] {
+    for body in [
+        "[1]",
+        "\"Anna\"",
+        "<html>Anna",
+        "0",
+        r#"{"x":1}"#,
+        r#"{"transcript":"Anna"}"#,
+        r#"{"transcript":"Anna","transcript":[]}"#,
+        r#"{"transcript":["#,
+    ] {
         let error = checked(body).unwrap_err();
         assert_eq!((error.fault, error.cause), (Fault::Transient, crate::ringcx::Cause::Undecodable), "{body}");
         assert!(!format!("{error:?}").contains("Anna"));

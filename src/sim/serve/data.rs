@@ -99,19 +99,24 @@ impl Call {
         let account = self.account(endpoint, None, sub)?;
         let segment = self.shared.world.by_id(&account, id);
         let (fate, mut dice) = self.item_fate(endpoint, &account, segment.as_deref(), artifact);
-        // Any text is a summary, so nothing less than a broken answer is recognisable as a fault.
-        let fate = match fate {
-            Fate::Malformed | Fate::ErrorCode => Fate::Status(500),
-            fate => fate,
-        };
+        let fate = if fate == Fate::ErrorCode { Fate::Status(500) } else { fate };
         self.endure(endpoint, fate, &mut dice).await?;
         self.check_cookie(endpoint)?;
         self.check_permission(endpoint, &account, Some(id))?;
         let segment = self.announced(endpoint, segment, id)?;
         let body = self.artifact(endpoint, &segment, artifact)?;
         self.note_served(&segment, artifact, fate);
-        if let Some(body) = content::latin_1(&segment, &body, &self.shared.world.traffic) {
-            return Ok(Reply::latin_1(Some(endpoint), 200, body).suffer(fate, &mut dice));
+        if fate == Fate::Malformed {
+            // Nearly any text is a summary: what is not must be a page, or JSON without its end.
+            let is_json = serde_json::from_slice::<String>(&body).is_ok();
+            let page = "<!-- gateway --><html><body>Please log in</body></html>";
+            return Ok(match is_json {
+                true => Reply::json(Some(endpoint), 200, body).suffer(fate, &mut dice),
+                false => Reply::html(Some(endpoint), 200, page),
+            });
+        }
+        if let Some((media, body)) = content::in_charset(&segment, &body, &self.shared.world.traffic) {
+            return Ok(Reply::text_as(Some(endpoint), 200, media, body).suffer(fate, &mut dice));
         }
         let json = segment.seed.is_multiple_of(2) || body.starts_with(b"\"");
         let reply = if json { Reply::json } else { Reply::text };

@@ -59,8 +59,14 @@ impl Reply {
         Reply::new(endpoint, status, "text/plain", Payload::Whole(body.into()))
     }
 
-    pub(super) fn latin_1(endpoint: Option<Endpoint>, status: u16, body: impl Into<Bytes>) -> Reply {
-        Reply::new(endpoint, status, "text/plain;charset=ISO-8859-1", Payload::Whole(body.into()))
+    /// Text in the charset that `media` declares.
+    pub(super) fn text_as(
+        endpoint: Option<Endpoint>,
+        status: u16,
+        media: &'static str,
+        body: impl Into<Bytes>,
+    ) -> Reply {
+        Reply::new(endpoint, status, media, Payload::Whole(body.into()))
     }
 
     pub(super) fn html(endpoint: Option<Endpoint>, status: u16, body: &'static str) -> Reply {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{SinkError, failure};
 use crate::event::Event;
 use crate::model::Artifact;
-use crate::reading::json_line;
+use crate::reading::{json_line, printable};
 use crate::ringcx::summary_text;
 use crate::table::{Cell, Column, Kind, Table};
 
@@ -51,7 +51,7 @@ fn written(rows: Vec<[Cell; 11]>) -> io::Result<Vec<u8>> {
 fn row(event: &Event) -> [Cell; 11] {
     let body = match event.artifact {
         Artifact::Transcript => json_line(&event.body).get().to_owned(),
-        Artifact::AgentSummary | Artifact::AutoSummary => summary_text(&event.body),
+        Artifact::AgentSummary | Artifact::AutoSummary => printable(&summary_text(&event.body)),
     };
     [
         Cell::Text(event.id().to_string()),
