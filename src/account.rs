@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::broken_answers::BrokenAnswers;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::{AccountPolicy, LimitScope, Limits};
 use crate::db::{Db, Owned, PauseRow, Refusal};
@@ -232,6 +233,8 @@ pub fn metadata_budget_name(sub: &str) -> String {
 pub struct Live {
     /// Whether metadata reads make progress.
     pub reads: ReadProgress,
+    /// Whether answers for artifacts can be used.
+    pub broken: BrokenAnswers,
     running: AtomicU64,
     metadata_refused: AtomicU64,
     resumes: AtomicU64,

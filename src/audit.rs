@@ -83,6 +83,30 @@ pub async fn audit(db: &Db, question: &Question) -> Result<Audit, DbError> {
     Ok(judge::judge(question, facts))
 }
 
+/// What of all accounts is not held as it was announced and asked for: those of the problems of [`audit`] that only counting
+/// all that is held shows. Reads less than an audit, but goes through all segments and artifacts.
+///
+/// # Errors
+/// Where the database cannot be read.
+pub async fn discrepancies(db: &Db) -> Result<Vec<Problem>, DbError> {
+    let mut snapshot = db.snapshot().await?;
+    let all = ExportRange { from: None, to: None, account: None };
+    let accounts = snapshot.accounts().await?;
+    let tallies = snapshot.artifact_tallies(all).await?;
+    let mut days = by_account(snapshot.days(all).await?, |row| row.account);
+    let of = |account: &LedgerAccount| {
+        let days = days.remove(&account.key).unwrap_or_default();
+        let tallies = tallies_of(&tallies, account.key);
+        judge::discrepancies(&account.id.sub, &days, tallies)
+    };
+    Ok(accounts.iter().flat_map(of).collect())
+}
+
+/// In the order of [`Artifact::ALL`].
+fn tallies_of(tallies: &BTreeMap<(i64, Artifact), ArtifactTally>, account: i64) -> [ArtifactTally; 3] {
+    Artifact::ALL.map(|artifact| tallies.get(&(account, artifact)).copied().unwrap_or_default())
+}
+
 impl Question {
     fn asks_for(&self, account: &AccountId) -> bool {
         self.account.as_deref().is_none_or(|asked| asked == &*account.sub)
@@ -144,7 +168,7 @@ async fn gather(
             reads: snapshot.reads(key, range).await?,
             backfills: backfills.into_iter().map(|(_, id, stretch)| (id, stretch)).collect(),
             segments: segments.get(&key).copied().unwrap_or_default(),
-            tallies: Artifact::ALL.map(|artifact| tallies.get(&(key, artifact)).copied().unwrap_or_default()),
+            tallies: tallies_of(&tallies, key),
             gone: gone.get(&key).copied().unwrap_or_default(),
             unfinished: unfinished.remove(&key).unwrap_or_default(),
             settled: settled.remove(&key).unwrap_or_default(),

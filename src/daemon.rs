@@ -10,6 +10,7 @@ pub mod credential;
 pub mod delivery;
 pub mod discovery;
 pub mod drain;
+pub mod findings;
 pub mod heartbeat;
 pub mod indexing;
 pub mod manifests;
@@ -123,6 +124,10 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     {
         let (shared, stop) = (shared.clone(), stop.clone());
         tasks.spawn(async move { manifests::run(shared, stop).await.context("the daily manifests ended") });
+    }
+    {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { findings::run(shared, stop).await });
     }
     {
         let (shared, stop) = (shared.clone(), stop.clone());

@@ -36,6 +36,8 @@ const LONGEST: Duration = Duration::from_secs(900);
 const URGENT: f64 = 0.9;
 /// Between tries while the database is away.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Clocks that differ by no more agree on where an account begins: a day too many is read in minutes.
+const BEGINS_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// No stretch that failed rests for longer, whatever a clock said.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
 
@@ -76,6 +78,8 @@ pub struct Discoverer {
     /// How often a person has asked for everything to be tried again at once, as far as is known here.
     resumes: u64,
     planning: PlanningClock,
+    /// When this process found the account new and fixed where it begins, if it did.
+    began: Option<Tick>,
     /// What the database's clock said: when, after how long, what.
     database: Option<(Tick, Duration, Time)>,
     /// This machine's time at tick zero, as it was at the start: pauses go by it, whatever its clock is set to later.
@@ -96,14 +100,17 @@ impl Discoverer {
     /// Where the database cannot be read.
     pub async fn load(account: Arc<Account>, policy: Policy) -> Result<Discoverer, DbError> {
         let planning = PlanningClock::default();
-        let coverage = load_coverage(&account, &policy, planning.now(&readings(&account, None))).await?;
+        let loaded = planning.now(&readings(&account, None));
+        let coverage = load_coverage(&account, &policy, loaded).await?;
         let (now, tick) = (account.clock.now(), account.clock.tick());
+        let is_new = coverage.live_start == first_window(&policy, loaded);
         account.live.reads.started(tick);
         Ok(Discoverer {
             resumes: account.live.resumes(),
             anchor: now.plus_millis(-millis(tick.0)),
             database: None,
             planning,
+            began: is_new.then_some(tick),
             account,
             policy,
             coverage,
@@ -176,18 +183,18 @@ impl Discoverer {
         if coverage.reaches_beyond(now) {
             coverage.to_mut().cut(now);
         }
-        let want = match plan(now, rules, &coverage, &log, self.cooling.as_slice(), &repairs, self.turn) {
-            Plan::Read(want) => want,
+        let (want, is_probe) = match plan(now, rules, &coverage, &log, self.cooling.as_slice(), &repairs, self.turn) {
+            Plan::Read(want) => (want, false),
             Plan::Wait { until } => {
                 let has_room = rules.sliding.earliest(&log, now) <= now;
                 match has_room.then(|| self.planning.probe(&readings, rules)).flatten() {
-                    Some(want) => want,
+                    Some(want) => (want, true),
                     None => return Ok(self.idle(until.since(now))),
                 }
             }
         };
         self.standing.admit(local);
-        if let Err(error) = self.read(want, self.planning.lead(&readings)).await {
+        if let Err(error) = self.read(want, is_probe, self.planning.lead(&readings)).await {
             self.standing.abandon();
             return Err(error);
         }
@@ -226,16 +233,17 @@ impl Discoverer {
         Ok(readings(&self.account, differs.then_some(here)))
     }
 
-    /// Forgets what lies in the future by every clock, and begins earlier where this machine's clock was ahead when the
+    /// Forgets what lies in the future by every clock, and begins at another time where the clock was wrong when the
     /// account was new.
     async fn check_coverage(&mut self, readings: &ClockReadings, now: Time) -> Result<(), DbError> {
         let account = &self.account;
         if readings.newest.is_none() {
             return Ok(());
         }
-        let start = first_window(&self.policy, now);
-        if self.coverage.live.is_empty() && self.coverage.live_start > start {
-            account.db.lower_live_start(account.owned, start).await?;
+        if let Some(start) = corrected_start(&self.policy, &self.coverage, self.began, readings, now) {
+            account.db.move_live_start(account.owned, start).await?;
+            tracing::info!(account = %account.id, from = %self.coverage.live_start, to = %start,
+                "the account begins at another time than it was to: the clock has been put right since");
             self.coverage.live_start = start;
         }
         let latest = readings.latest().plus_millis(999).floor_to_second();
@@ -263,9 +271,12 @@ impl Discoverer {
         Ok(repairs.into_iter().map(|(stretch, due)| Repair { stretch, due: due.plus_millis(skew) }).collect())
     }
 
-    /// `planned` is the lead over the tick of the time that the window was planned for.
-    async fn read(&mut self, want: Want, planned: i64) -> Result<(), DbError> {
-        self.account.live.reads.wanted(self.account.clock.tick());
+    /// `planned` is the lead over the tick of the time that the window was planned for. A probe is no progress by itself:
+    /// it is read where nothing else is due.
+    async fn read(&mut self, want: Want, is_probe: bool, planned: i64) -> Result<(), DbError> {
+        if !is_probe {
+            self.account.live.reads.wanted(self.account.clock.tick());
+        }
         let permit = self.account.pacer.enter().await;
         self.account.live.count(want.lane, self.account.clock.tick());
         let sent = (self.account.clock.now(), self.account.clock.tick());
@@ -281,10 +292,15 @@ impl Discoverer {
             want.window,
             sender,
         );
-        let (read, stored) = tokio::join!(request, self.store(&want, receiver));
+        let (read, stored) = tokio::join!(request, self.store(&want, is_probe, receiver));
         let stored = stored?;
         match read {
-            Ok(_) => self.finished(&want, sent, planned, stored).await,
+            Ok(_) => {
+                if self.finished(&want, sent, planned, stored).await? || !is_probe {
+                    self.account.live.reads.succeeded(self.account.clock.tick());
+                }
+                Ok(())
+            }
             Err(error) => {
                 self.failed(&want, &error).await;
                 Ok(())
@@ -293,7 +309,12 @@ impl Discoverer {
     }
 
     /// Stores an answer as it arrives.
-    async fn store(&self, want: &Want, mut batches: mpsc::Receiver<Vec<Record>>) -> Result<Stored, DbError> {
+    async fn store(
+        &self,
+        want: &Want,
+        is_probe: bool,
+        mut batches: mpsc::Receiver<Vec<Record>>,
+    ) -> Result<Stored, DbError> {
         let mut sum = Announced::default();
         let mut newest_end = None;
         let skips = planted::strikes(Plant::SkippedWindow);
@@ -312,7 +333,9 @@ impl Discoverer {
                 }
             }
             let stored = self.store_batch(want, &records, &asides).await?;
-            self.account.live.reads.stored_part(self.account.clock.tick());
+            if !is_probe {
+                self.account.live.reads.stored_part(self.account.clock.tick());
+            }
             if stored.aside > 0 {
                 tracing::warn!(account = %self.account.id, window = %want.stretch, records = stored.aside,
                     "metadata records could not be understood; kept aside, to be read again");
@@ -357,13 +380,14 @@ impl Discoverer {
         }
     }
 
+    /// Returns whether anything newer counts as read than before.
     async fn finished(
         &mut self,
         want: &Want,
         (at, sent): (Time, Tick),
         planned: i64,
         Stored { announced, newest_end }: Stored,
-    ) -> Result<(), DbError> {
+    ) -> Result<bool, DbError> {
         let after = match self.readings().await {
             // What the database's clock said before counts in any case.
             Err(error) if error.is_passing() => readings(&self.account, None),
@@ -374,21 +398,24 @@ impl Discoverer {
             tracing::warn!(account = %self.account.id, "conversations have ended that are yet to come by this machine's \
                 clock: it is behind, and the API's clock counts. hint: keep it right with NTP (timedatectl set-ntp true)");
         }
-        match credited {
+        let gained = match credited {
             Some(stretch) => self.record(want, stretch, at, read_at, announced).await?,
-            None => tracing::debug!(account = %self.account.id, window = %want.stretch, segments = announced.segments,
-                "a window does not count as read: by the earliest clock it is not past"),
-        }
+            None => {
+                tracing::debug!(account = %self.account.id, window = %want.stretch, segments = announced.segments,
+                    "a window does not count as read: by the earliest clock it is not past");
+                false
+            }
+        };
         (self.failures, self.refused) = (0, 0);
-        self.account.live.reads.succeeded(self.account.clock.tick());
         self.account.clear_redirect(Endpoint::Metadata);
         if let crate::standing::Meaning::Recovered(_) = self.standing.answered() {
             tracing::info!(account = %self.account.id, endpoint = %Endpoint::Metadata, "works again");
             self.account.resumed(Endpoint::Metadata, None).await;
         }
-        Ok(())
+        Ok(gained)
     }
 
+    /// Returns whether anything newer counts as read than before.
     async fn record(
         &mut self,
         want: &Want,
@@ -396,9 +423,10 @@ impl Discoverer {
         at: Time,
         read_at: Time,
         announced: Announced,
-    ) -> Result<(), DbError> {
+    ) -> Result<bool, DbError> {
         let mut coverage = self.coverage.clone();
         let gained = coverage.record(stretch, read_at);
+        let is_newer = coverage.live_edge() > self.coverage.live_edge();
         let reading = Reading {
             at,
             done: self.account.clock.now(),
@@ -427,7 +455,7 @@ impl Discoverer {
         }
         tracing::debug!(account = %self.account.id, lane = %want.lane, window = %stretch, segments = announced.segments,
             added = announced.added, changed = announced.changed, queued = announced.queued, "read a window");
-        Ok(())
+        Ok(is_newer)
     }
 
     async fn failed(&mut self, want: &Want, error: &ApiError) {
@@ -548,6 +576,30 @@ async fn load_coverage(account: &Account, policy: &Policy, now: Time) -> Result<
     Ok(Coverage { live_start, live, rechecks, backfills: backfills.collect() })
 }
 
+/// Where an account that is new begins, if that is elsewhere than it was to: the clock was wrong.
+///
+/// Earlier by up to a day at once, where it was ahead. Further away only by a time of the API that several answers over some
+/// time agree on: one wrong `Date` must not move it by years. Later only in the process that fixed it, since another cannot
+/// know how long ago that was.
+fn corrected_start(
+    policy: &Policy,
+    coverage: &Coverage,
+    began: Option<Tick>,
+    readings: &ClockReadings,
+    now: Time,
+) -> Option<Time> {
+    let held = coverage.live_start;
+    let is_believed =
+        readings.believed.is_some_and(|believed| believed.since(now).max(now.since(believed)) <= BEGINS_WITHIN);
+    let earlier = first_window(policy, now);
+    if earlier < held && coverage.live_edge().is_none() && (is_believed || held.since(earlier) <= BEGINS_WITHIN) {
+        return Some(earlier);
+    }
+    let began = now - readings.tick.since(began?);
+    let later = first_window(policy, began);
+    (is_believed && later > held + BEGINS_WITHIN).then_some(later)
+}
+
 /// Where the first live window begins, in whole seconds.
 fn first_window(policy: &Policy, now: Time) -> Time {
     let horizon = (now - policy.rules.offset).floor_to_second();
@@ -569,6 +621,77 @@ mod tests {
     use reqwest::header::HeaderMap;
 
     use super::*;
+
+    const BEGAN: Time = Time(1_800_000_000_000);
+    const MINUTE: i64 = 60_000;
+    const YEAR: i64 = 365 * 86_400_000;
+
+    /// An hour after the account was new; the errors of the clocks in milliseconds.
+    fn read(machine: i64, newest: i64, believed: Option<i64>) -> ClockReadings {
+        let at = |error: i64| BEGAN.plus_millis(60 * MINUTE + error);
+        let (newest, tick) = (Some(at(newest)), Tick(Duration::from_secs(3700)));
+        ClockReadings {
+            tick,
+            machine: at(machine),
+            database: None,
+            newest,
+            measured: newest,
+            believed: believed.map(at),
+        }
+    }
+
+    /// Where an account begins that was to begin by a clock with such an error.
+    fn corrected(begun: i64, read: Option<Stretch>, readings: &ClockReadings) -> Option<i64> {
+        let rules = Rules {
+            window: Duration::from_secs(900),
+            offset: Duration::from_secs(300),
+            interval: Duration::from_secs(300),
+            max_window: Duration::from_secs(3600),
+            sliding: crate::sliding::Sliding::new([(3, Duration::from_secs(60))]),
+            retention: None,
+        };
+        let second = Duration::from_secs(1);
+        let backoff = Backoff::new(second, second, second).unwrap();
+        let policy = Policy { rules, rechecks: Vec::new(), start: Start::Now, backoff };
+        let start = first_window(&policy, BEGAN);
+        let mut coverage = Coverage::new(start.plus_millis(begun));
+        coverage.live.insert(read?);
+        let now = PlanningClock::default().now(readings);
+        let began = Some(Tick(Duration::from_secs(100)));
+        Some(corrected_start(&policy, &coverage, began, readings, now)?.0 - start.0)
+    }
+
+    #[test]
+    fn one_wrong_date_does_not_move_the_beginning_of_an_account_by_years() {
+        // Of the year that the wrong clock told something has been read.
+        let long_ago = Stretch { from: BEGAN.plus_millis(-6 * YEAR), to: BEGAN.plus_millis(-6 * YEAR + MINUTE) };
+        let begins = |begun, readings: ClockReadings| corrected(begun, Some(long_ago), &readings);
+        assert_eq!(begins(0, read(0, 0, Some(0))), None);
+        assert_eq!(begins(0, read(0, -5 * YEAR, None)), None);
+        assert_eq!(begins(0, read(0, -5 * YEAR, Some(0))), None, "believed is another time");
+        assert_eq!(begins(0, read(0, -5 * YEAR, Some(-5 * YEAR))), Some(-5 * YEAR + 60 * MINUTE));
+        // And back, when the API's clock is right again for some time.
+        assert_eq!(begins(-5 * YEAR, read(0, 0, Some(-5 * YEAR))), None);
+        assert_eq!(begins(-5 * YEAR, read(0, 0, Some(0))), Some(0));
+    }
+
+    #[test]
+    fn an_account_begins_when_it_was_new_whatever_this_machines_clock_said() {
+        let long_ago = Stretch { from: BEGAN.plus_millis(-6 * YEAR), to: BEGAN.plus_millis(-6 * YEAR + MINUTE) };
+        let begins = |begun, readings: ClockReadings| corrected(begun, Some(long_ago), &readings);
+        // Ahead: a little at once, by far when the API's time is believed.
+        assert_eq!(begins(120 * MINUTE, read(120 * MINUTE, 0, None)), Some(60 * MINUTE));
+        assert_eq!(begins(YEAR, read(YEAR, 0, None)), None);
+        assert_eq!(begins(YEAR, read(YEAR, 0, Some(0))), Some(60 * MINUTE));
+        // Behind by years: when it has been put right.
+        assert_eq!(begins(-YEAR, read(-YEAR, 0, Some(0))), None);
+        assert_eq!(begins(-YEAR, read(0, 0, None)), None);
+        assert_eq!(begins(-YEAR, read(0, 0, Some(0))), Some(0));
+        // A refusal that lasts keeps the beginning where it was; so does what has been read since.
+        assert_eq!(begins(0, read(0, 0, Some(0))), None);
+        let since = Stretch { from: BEGAN.plus_millis(10 * YEAR), to: BEGAN.plus_millis(10 * YEAR + MINUTE) };
+        assert_eq!(corrected(YEAR, Some(since), &read(YEAR, 0, Some(0))), None);
+    }
 
     #[test]
     fn only_an_answer_that_breaks_off_or_never_comes_says_something_about_the_width() {

@@ -16,8 +16,8 @@ use crate::db::{
 };
 use crate::model::{Certainty, Subject};
 pub use guard::{
-    ClockCheck, DueSegments, NOTICE_PERIOD, PassDecision, RetentionClocks, RetentionNotice, decide_pass,
-    stored_later_than,
+    CLOCKS_AGREE_WITHIN, ClockCheck, DueSegments, LONGEST_BETWEEN_PASSES, NOTICE_PERIOD, PassDecision, RetentionClocks,
+    RetentionNotice, between_passes, decide_pass, stored_later_than,
 };
 pub use judge::slack;
 use judge::{aside_held_by, aside_is_meant, concerns, held_by, keeps_aside, participants};

@@ -6,6 +6,7 @@
 
 // In the order of the flow; what people look through (cli, http) comes last.
 pub mod backoff;
+pub mod broken_answers;
 pub mod charset;
 pub mod clock;
 pub mod config;

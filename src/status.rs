@@ -75,6 +75,21 @@ pub struct AccountStats {
     /// Metadata that should have been read and was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stalled: Option<Stalled>,
+    /// Artifacts of which no answer can be used, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub broken: BTreeMap<String, Broken>,
+}
+
+/// Answers for an artifact in a row that cannot be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Broken {
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// How many.
+    pub answers: u64,
+    /// Why.
+    pub reason: String,
 }
 
 /// Metadata that should have been read and was not.
@@ -176,6 +191,10 @@ pub struct AccountFacts {
     pub asks: BTreeSet<&'static str>,
     /// Metadata that should have been read and was not.
     pub stalled: Option<Stalled>,
+    /// Artifacts of which no answer can be used, by name.
+    pub broken: BTreeMap<String, Broken>,
+    /// Whether the settings do not name it, or exclude it: what is stored of it stays, and nothing more is read.
+    pub is_left_out: bool,
     /// When a 429 came, and until when nothing is asked for because of it.
     pub refused: Option<(Time, Time)>,
     /// When the oldest item that has failed was queued.
@@ -220,7 +239,8 @@ impl AccountStatus {
         self.missing_since.is_some()
             || self.stalls()
             || self.is_paused("metadata")
-            || (!asks.is_empty() && asks.iter().all(|endpoint| self.is_paused(endpoint)))
+            || (!asks.is_empty()
+                && asks.iter().all(|endpoint| self.is_paused(endpoint) || self.facts.broken.contains_key(*endpoint)))
     }
 }
 

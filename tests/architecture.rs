@@ -15,6 +15,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("model", &["*", "-clock", "-lenient_json"]),
     ("backoff", &["*", "-clock"]),
     ("sliding", &["*", "-clock"]),
+    ("broken_answers", &["*", "-clock", "-model"]),
+    ("read_progress", &["*", "-clock"]),
     ("coverage", &["*", "-clock", "-model", "-sliding"]),
     ("standing", &["*", "-clock", "-backoff"]),
     ("sim", &["*", "-clock", "-lenient_json", "-model"]),

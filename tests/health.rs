@@ -7,15 +7,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ringcx_extractor::account::metadata_budget_name;
-use ringcx_extractor::db::{Access, Db, Refusal};
-use ringcx_extractor::model::Endpoint;
-use ringcx_extractor::sim::{Faults, Rates, SegmentScript, SimLimits};
+use ringcx_extractor::clock::Clock;
+use ringcx_extractor::db::{Access, Db, Refusal, sql};
+use ringcx_extractor::health::Severity;
+use ringcx_extractor::model::{AccountId, Endpoint};
+use ringcx_extractor::sim::{Faults, Options, Rates, SegmentScript, Sim, SimLimits, WrongDate};
+use ringcx_extractor::{config, daemon, status};
 use serde_json::Value;
+use support::daemon::plan::strings;
 use support::daemon::{Place, Plan, Rig};
+use tokio_util::sync::CancellationToken;
 
 e2e! {
     an_api_that_fails_is_trouble_and_unready_in_every_view_and_over_when_it_answers_again,
     a_record_set_aside_is_on_the_dashboard_and_in_status_as_it_is_in_the_audit,
+    probes_that_find_nothing_new_are_no_progress,
+    an_account_that_is_missing_is_missed_no_more_once_it_is_excluded,
+    what_was_taken_out_of_the_database_is_trouble_as_it_is_in_the_audit,
     one_wrong_secret_is_one_finding,
     a_backfill_that_is_not_read_is_known_to_all_and_can_be_cancelled,
     a_wait_of_hours_is_shown_capped_and_lifted_by_a_command,
@@ -98,6 +106,106 @@ async fn a_record_set_aside_is_on_the_dashboard_and_in_status_as_it_is_in_the_au
     .await;
     let (status, body) = readyz(&url).await;
     assert!(status == 200 && codes(&body["reasons"]).contains("records_set_aside"), "{body}");
+}
+
+/// A daemon in this process, whose clock runs fast: ten minutes have to pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transcripts_that_all_break_off_are_trouble_and_over_when_one_can_be_used() {
+    let clock = Clock::accelerated(60.0, Clock::system().now());
+    let plan = Plan::history().transcripts_only().set("fetch.retry_initial", "20s").set("fetch.retry_max", "1m");
+    let plan = plan.set("discovery.interval", "1m").set("discovery.rechecks", strings(&[]));
+    // Of this one only its settings are used.
+    let rig = Rig::new(Place::sqlite(), plan).await;
+    let world = Options { begin: Some(clock.now()), ..rig.plan.sim.clone() };
+    let sim = Sim::start(world, clock.clone()).await.unwrap();
+    let broken = Rates { truncate: 1.0, ..Rates::default() };
+    sim.set_faults(Faults { transcript: broken, ..Faults::default() });
+    let host = |host| (format!("RINGCX__API__{host}_URL"), sim.base_url());
+    let settings = config::load(Some(&rig.config()), ["PLATFORM", "RINGCX", "SUMMARY"].map(host)).unwrap().settings;
+    let (stop, db) = (CancellationToken::new(), open(&rig.place).await);
+    let watched = async {
+        let deadline = clock.tick() + 3600 * SECOND;
+        let mut seen = false;
+        loop {
+            let status = status::gather(&db, &settings, "e2e", None, clock.now()).await.unwrap();
+            let found = status.findings.iter().find(|finding| finding.code == "answers_broken");
+            match found {
+                Some(found) if !seen => {
+                    assert!(found.blocks_progress && found.severity == Severity::Trouble, "{found:?}");
+                    assert!(found.sentence.ends_with("they break off"), "{found:?}");
+                    sim.set_faults(Faults::default());
+                    seen = true;
+                }
+                None if seen => return stop.cancel(),
+                _ => assert!(clock.tick() < deadline, "{status:?}"),
+            }
+            clock.sleep(5 * SECOND).await;
+        }
+    };
+    let (ended, ()) = tokio::join!(daemon::run(settings.clone(), clock.clone(), stop.clone()), watched);
+    ended.unwrap();
+    db.close().await;
+    sim.stop().await;
+}
+
+async fn an_account_that_is_missing_is_missed_no_more_once_it_is_excluded(place: Place) {
+    let (first, second) = (AccountId::new("980634004", "11"), AccountId::new("980634004", "22"));
+    let plan = plan().unset("accounts").set("discover_accounts.interval", "1s").sim(|sim| {
+        sim.accounts = vec![first, second.clone()];
+    });
+    let mut rig = Rig::started(place, plan).await;
+    rig.says("working").await;
+    let status = async || rig.json(&["status", "--json"]).await;
+    rig.until("both are known", async || status().await["accounts"].as_array().is_some_and(|all| all.len() == 2)).await;
+    rig.sim.control().hide_account(&second);
+    rig.until("it is missing", async || codes(&status().await["findings"]).contains("account_missing")).await;
+    rig.stop().await;
+    rig.set("discover_accounts.exclude", strings(&["22"]));
+    rig.start();
+    let found = async || rig.json(&["status", "--json"]).await;
+    rig.until("it is not missed any more", async || {
+        let status = found().await;
+        let excluded = status["accounts"].as_array().unwrap().iter().find(|one| one["sub_account_id"] == "22").unwrap();
+        excluded["missing_since"].is_null() && codes(&status["findings"]).contains("account_left_out")
+    })
+    .await;
+    assert!(!codes(&found().await["findings"]).contains("account_missing"));
+}
+
+/// Its `Date` is behind, so that no window is past: one is read an interval, to learn what time it is.
+async fn probes_that_find_nothing_new_are_no_progress(place: Place) {
+    let rig = Rig::started(place, plan().set("discovery.rechecks", strings(&[]))).await;
+    let url = rig.dashboard().await;
+    rig.until("it is ready", async || readyz(&url).await.0 == 200 && rig.account().await["watermark"].is_string())
+        .await;
+    let now = rig.clock.now();
+    rig.sim.control().wrong_date(now, now + 120 * SECOND, WrongDate::Off(-600_000));
+    rig.until("it is unready and says why", async || {
+        let (status, body) = readyz(&url).await;
+        status == 503 && codes(&body["reasons"]).contains("no_metadata_read")
+    })
+    .await;
+    let read = rig.sim.stats().ok(Endpoint::Metadata);
+    rig.until("it goes on asking", async || rig.sim.stats().ok(Endpoint::Metadata) > read).await;
+}
+
+async fn what_was_taken_out_of_the_database_is_trouble_as_it_is_in_the_audit(place: Place) {
+    let mut rig = Rig::started(place, Plan::history()).await;
+    rig.complete().await;
+    rig.stop().await;
+    rig.set("http.listen", "127.0.0.1:0");
+    let db = open(&rig.place).await;
+    db.run(sql("delete from artifact where item = (select min(item) from artifact)")).await.unwrap();
+    db.close().await;
+    rig.start();
+    let url = rig.dashboard().await;
+    const CODE: &str = "ledger_differs";
+    rig.until("readiness tells of it", async || codes(&readyz(&url).await.1["reasons"]).contains(CODE)).await;
+    assert_eq!(rig.audit().await.1, 1);
+    rig.until("so does status", async || codes(&rig.json(&["status", "--json"]).await["findings"]).contains(CODE))
+        .await;
+    let page = support::fetched(&url).await.1;
+    assert!(page.contains("1 artifact unexplained") && !page.contains("<strong>Healthy</strong>"), "{page}");
 }
 
 async fn one_wrong_secret_is_one_finding(place: Place) {

@@ -837,13 +837,25 @@ async fn an_unusual_pass_leaves_out_what_is_held_and_its_notice_is_kept(test: Te
 
 async fn retention_knows_when_the_archive_was_last_written(test: TestDb) {
     let (db, owned) = (&test.db, own(&test.db, "20").await);
-    assert_eq!(db.newest_stored(owned.account).await.unwrap(), None);
+    assert_eq!(db.newest_stored(owned.account, true).await.unwrap(), None);
     filled(db, owned, &[record("s", "d", Some(ago(60)), "x")]).await;
-    assert_eq!(db.newest_stored(owned.account).await.unwrap(), Some(NOW));
+    assert_eq!(db.newest_stored(owned.account, true).await.unwrap(), Some(NOW));
     db.run(sql("update artifact set fetched = $1").bind(NOW.plus_millis(DAY))).await.unwrap();
-    let newest = db.newest_stored(owned.account).await.unwrap();
+    let newest = db.newest_stored(owned.account, true).await.unwrap();
     assert_eq!(newest, Some(NOW.plus_millis(DAY)));
     assert!(keeping::stored_later_than(NOW, newest).is_some());
+    // A heartbeat of a clock that was ahead, which counts as long as the API's time is not believed.
+    let replica =
+        sql("insert into replica (name, version, started, heartbeat, stats) values ('gone', '1', 0, $1, '{}')");
+    db.run(replica.bind(NOW.plus_millis(2 * DAY))).await.unwrap();
+    assert_eq!(db.newest_stored(owned.account, true).await.unwrap(), Some(NOW.plus_millis(2 * DAY)));
+    assert_eq!(db.newest_stored(owned.account, false).await.unwrap(), newest);
+    // A person has approved: what is dated ahead is known to be wrong from then on, also for the passes that follow.
+    db.approve_retention(owned.account, NOW).await.unwrap();
+    db.drop_retention_notice(owned.account).await.unwrap();
+    assert_eq!(db.newest_stored(owned.account, true).await.unwrap(), None);
+    db.run(sql("update artifact set fetched = $1").bind(NOW.plus_millis(3 * DAY))).await.unwrap();
+    assert_eq!(db.newest_stored(owned.account, true).await.unwrap(), Some(NOW.plus_millis(3 * DAY)));
 }
 
 async fn retention_is_its_owners_alone(test: TestDb) {

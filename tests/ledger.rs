@@ -8,12 +8,15 @@ mod support;
 use bytes::Bytes;
 use ringcx_extractor::audit::{Audit, Cause, Moment, ProblemKind, Question, audit};
 use ringcx_extractor::clock::Time;
+use ringcx_extractor::daemon::findings::check_ledger;
 use ringcx_extractor::db::{
     Announced, ArtifactTally, Chunk, Db, ExportRange, Owned, QueueFilter, Reading, Settled, Settlement, sql,
 };
+use ringcx_extractor::health::{FindingRegistry, Severity};
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, SummariesFor, Wants,
 };
+use ringcx_extractor::status::FindingStatus;
 use std::time::Duration;
 use support::TestDb;
 
@@ -23,6 +26,8 @@ on_both! {
     a_segment_taken_out_is_missed_by_its_day,
     a_segment_in_the_place_of_another_is_noticed,
     an_artifact_taken_out_is_unexplained,
+    what_an_audit_counts_is_a_finding_of_the_daemon,
+    an_account_whose_newest_manifest_is_of_a_day_to_come_is_known,
     what_gave_up_is_told_apart,
     what_could_not_be_understood_is_told_until_it_is_settled,
     a_range_counts_what_ended_in_it,
@@ -222,6 +227,45 @@ async fn an_artifact_taken_out_is_unexplained(test: TestDb) {
     let tally = test.db.snapshot().await.unwrap().artifact_tallies(ExportRange::default()).await.unwrap();
     let held = ArtifactTally { asked: 2, stored: 3, stray: 1, ..ArtifactTally::default() };
     assert_eq!(tally[&(owned.account, Artifact::Transcript)], held);
+}
+
+async fn what_an_audit_counts_is_a_finding_of_the_daemon(test: TestDb) {
+    let (db, findings) = (&test.db, FindingRegistry::default());
+    whole(db).await;
+    check_ledger(db, &findings, NOON).await.unwrap();
+    assert_eq!(findings.list(), []);
+    let segment = db.segments_named("one").await.unwrap().remove(0);
+    let item = segment.key * 4 + i64::from(Artifact::AgentSummary.code());
+    db.run(sql("delete from artifact where item = $1").bind(item)).await.unwrap();
+    db.run(sql("delete from segment where segment_id = 'two'")).await.unwrap();
+    let told = |audit: Audit| -> Vec<ProblemKind> { audit.problems.iter().map(|problem| problem.kind).collect() };
+    assert_eq!(told(ask(db).await), [ProblemKind::Ledger, ProblemKind::Unexplained]);
+    check_ledger(db, &findings, NOON).await.unwrap();
+    let found = findings.list();
+    assert_eq!((found.len(), found[0].code, found[0].severity), (1, "ledger_differs", Severity::Trouble));
+    assert_eq!(
+        found[0].sentence,
+        "what is held is not what was announced: 1 day that does not add up, 1 artifact unexplained (account 10)"
+    );
+    assert!(FindingStatus::from(found[0].clone()).is_incompleteness());
+    // A day that is announced and held no more, and nothing more asked for.
+    db.run(sql("delete from announced")).await.unwrap();
+    db.run(sql("delete from segment")).await.unwrap();
+    check_ledger(db, &findings, NOON).await.unwrap();
+    assert_eq!(findings.list(), []);
+}
+
+async fn an_account_whose_newest_manifest_is_of_a_day_to_come_is_known(test: TestDb) {
+    let (db, owned) = (&test.db, whole(&test.db).await);
+    let ahead = NOON.plus_millis(400 * DAY);
+    assert_eq!(db.manifest_ahead(owned.account, NOON).await.unwrap(), None);
+    db.seal_day(owned, NOON).await.unwrap().unwrap();
+    assert_eq!(db.manifest_ahead(owned.account, NOON).await.unwrap(), None);
+    store(db, owned, &[record("five", Some(ago(20)), true)], &[]).await;
+    db.seal_day(owned, ahead).await.unwrap().unwrap();
+    let begins = Time(ahead.0 - DAY - DAY / 2);
+    assert_eq!(db.manifest_ahead(owned.account, NOON).await.unwrap(), Some(begins));
+    assert_eq!(db.manifest_ahead(owned.account, ahead).await.unwrap(), None);
 }
 
 async fn what_gave_up_is_told_apart(test: TestDb) {

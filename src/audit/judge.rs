@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::problems::{problems_of, verdict};
+use super::problems::{self, problems_of, verdict};
 use super::report::{
     AccountAudit, ArtifactAudit, Aside, Asides, Audit, BackfillAudit, Cause, DayDifference, Gap, Item, LastLook,
-    LateBucket, Lateness, Ledger, Moment, Pass, Read, Segments, Span, Spanned, Unfinished,
+    LateBucket, Lateness, Ledger, Moment, Pass, Problem, Read, Segments, Span, Spanned, Unfinished,
 };
 use super::{Facts, Question};
 use crate::clock::{Time, millis};
 use crate::coverage;
-use crate::db::{DayRow, IdCount};
+use crate::db::{ArtifactTally, DayRow, IdCount};
 use crate::model::{Artifact, State, Stretch, Stretches};
 
 /// The pass that says whether anything was read at all.
@@ -252,9 +252,21 @@ fn artifacts(facts: &Facts) -> Vec<ArtifactAudit> {
         discarded: tally.discarded,
         erased,
         not_requested: (facts.segments.0 + gone).saturating_sub(tally.asked + erased),
-        unexplained: tally.lost.saturating_add(tally.stray),
+        unexplained: unexplained(tally),
     })
     .collect()
+}
+
+/// Artifacts that were asked for and are nowhere, or are there and were not asked for.
+fn unexplained(tally: &ArtifactTally) -> u64 {
+    tally.lost.saturating_add(tally.stray)
+}
+
+/// What of an account is not held as it was announced and asked for.
+pub(super) fn discrepancies(sub: &str, days: &[DayRow], tallies: [ArtifactTally; 3]) -> Vec<Problem> {
+    let unexplained =
+        Artifact::ALL.into_iter().zip(&tallies).map(|(artifact, tally)| (artifact.name(), unexplained(tally)));
+    problems::discrepancies(sub, &ledger(days, 0).differences, unexplained)
 }
 
 /// A state's name in exports.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::report::{AccountAudit, ArtifactAudit, Cause, Gap, Problem, ProblemKind};
+use super::report::{AccountAudit, ArtifactAudit, Cause, DayDifference, Gap, Problem, ProblemKind};
 use crate::status::words;
 
 /// Everything that keeps an account from being complete. Pending, unavailable and discarded items are explained.
@@ -60,7 +60,22 @@ pub(super) fn problems_of(account: &AccountAudit) -> Vec<Problem> {
         let hint = "they are kept as received and read again by themselves; should that not help, report the reason, seen with `audit --json`";
         add(ProblemKind::SetAside, account.aside.unresolved, what, hint.to_owned());
     }
-    for day in &account.ledger.differences {
+    let unexplained = account.artifacts.iter().map(|artifact| (artifact.artifact, artifact.unexplained));
+    problems.extend(discrepancies(sub, &account.ledger.differences, unexplained));
+    problems
+}
+
+/// What of an account is not held as it was announced and asked for.
+pub(super) fn discrepancies(
+    sub: &str,
+    differences: &[DayDifference],
+    unexplained: impl Iterator<Item = (&'static str, u64)>,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |kind, count, what: String, hint: String| {
+        problems.push(Problem { sub_account_id: sub.to_owned(), kind, count, what, hint });
+    };
+    for day in differences {
         let which = day.day.clone().unwrap_or_else(|| "segments without an end time".to_owned());
         let what = if day.announced == day.held {
             format!("{which}: {} announced and as many are held, but not the same ones", segments_number(day.announced))
@@ -70,15 +85,11 @@ pub(super) fn problems_of(account: &AccountAudit) -> Vec<Problem> {
         let hint = backfill_day(sub, day.day.as_deref());
         add(ProblemKind::Ledger, 1, what, hint);
     }
-    for artifact in account.artifacts.iter().filter(|artifact| artifact.unexplained > 0) {
-        let what = format!(
-            "{} of {} is neither held nor to be fetched as it should be",
-            artifact.artifact,
-            segments(artifact.unexplained)
-        );
+    for (artifact, unexplained) in unexplained.filter(|(_, unexplained)| *unexplained > 0) {
+        let what = format!("{artifact} of {} is neither held nor to be fetched as it should be", segments(unexplained));
         let hint =
             "the database was changed by something else, or this is a bug: restore a backup, or report it".to_owned();
-        add(ProblemKind::Unexplained, artifact.unexplained, what, hint);
+        add(ProblemKind::Unexplained, unexplained, what, hint);
     }
     problems
 }

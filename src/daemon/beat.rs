@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::shared::Shared;
 use crate::account::Account;
+use crate::broken_answers::BrokenStreak;
 use crate::clock::Time;
 use crate::db::ReplicaRow;
 use crate::deliver::Resting;
 use crate::health::{Finding, Severity};
 use crate::read_progress::Stall;
 use crate::ringcx::LoginState;
-use crate::status::{AccountStats, FindingStatus, ReplicaStats, SinkRest, Stalled, rules};
+use crate::status::{AccountStats, Broken, FindingStatus, ReplicaStats, SinkRest, Stalled, rules};
 
 /// The replica's row; `released` once nothing of it is under way any more.
 pub fn row(shared: &Shared, started: Time, released: Option<Time>) -> ReplicaRow {
@@ -34,12 +35,17 @@ pub fn stats(shared: &Shared) -> ReplicaStats {
         reason: stall.reason,
         hint: stall.hint,
     };
+    let broken = |streak: BrokenStreak| {
+        let (since, reason) = ((now - streak.lasts).rfc3339_secs(), streak.reason.to_owned());
+        (streak.artifact.name().to_owned(), Broken { since, answers: streak.answers, reason })
+    };
     let of = |account: &Account| {
         let usage = account.pacer.usage();
         AccountStats {
             running: account.live.running(),
             requests_last_minute: usage.sent_last_minute,
             refused: usage.refused_total + account.live.metadata_refused(),
+            broken: account.live.broken.lasting(tick).into_iter().map(broken).collect(),
             stalled: account.live.reads.stall(tick, pace).map(stalled),
             by_lane: account.live.by_lane(tick).filter(|(_, sent)| *sent > 0).collect(),
             paused_until: usage.paused_until.map(|until| (now + until.since(tick)).rfc3339()),

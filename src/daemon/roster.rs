@@ -101,10 +101,17 @@ impl Registry {
             // What could not be stored is not asked for.
             return Ok(DATABASE_RETRY);
         }
-        match self.seen(how).await {
-            Ok(wanted) => {
-                self.note_missing(&wanted).await?;
+        match self.seen().await {
+            Ok(seen) => {
+                self.note_missing(how, &seen).await?;
+                let wanted = wanted(how, seen);
                 self.register(&wanted).await?;
+                if wanted.is_empty() {
+                    let sentence = "every sub-account that the login sees is excluded".to_owned();
+                    let hint = "take one out of discover_accounts.exclude".to_owned();
+                    self.report(ListFailure { sentence, hint });
+                    return Ok(how.interval.min(RETRY_AFTER));
+                }
                 if self.shared.findings.clear(LIST_FAILED, None) {
                     tracing::info!(accounts = wanted.len(), "the list of sub-accounts can be read again");
                 }
@@ -150,7 +157,8 @@ impl Registry {
         Ok(())
     }
 
-    async fn seen(&self, how: &DiscoverAccounts) -> Result<Vec<Wanted>, ListFailure> {
+    /// The sub-accounts that the login sees, also those that the settings exclude.
+    async fn seen(&self) -> Result<Vec<SubAccount>, ListFailure> {
         let shared = &self.shared;
         // A pace of its own: the list belongs to no sub-account's budget.
         let pacer = Pacer::new(shared.settings.limits.requests_per_minute, shared.clock.clone());
@@ -191,22 +199,7 @@ impl Registry {
             };
             return Err(ListFailure { sentence, hint: hint.to_owned() });
         }
-        let wanted: Vec<Wanted> = good
-            .into_iter()
-            .filter(|account| !how.exclude.contains(&*account.id.sub))
-            .map(|account| Wanted {
-                id: account.id,
-                name: account.name.map(|name| name.replace(char::is_control, "\u{fffd}")),
-                policy: how.policy,
-                retention_days: account.retention_days.map(i64::from),
-            })
-            .collect();
-        if wanted.is_empty() {
-            shared.set_registered(Registered::default());
-            let sentence = "every sub-account that the login sees is excluded".to_owned();
-            return Err(ListFailure { sentence, hint: "take one out of discover_accounts.exclude".to_owned() });
-        }
-        Ok(wanted)
+        Ok(good)
     }
 
     fn report(&self, failure: ListFailure) {
@@ -251,11 +244,13 @@ impl Registry {
         subject
     }
 
-    /// An account that the login no longer sees rests and is reported; all that is held and queued of it stays.
-    async fn note_missing(&self, wanted: &[Wanted]) -> Result<(), DbError> {
+    /// An account that the login no longer sees rests and is reported; all that is held and queued of it stays. One that the
+    /// settings exclude is not missed.
+    async fn note_missing(&self, how: &DiscoverAccounts, seen: &[SubAccount]) -> Result<(), DbError> {
         let shared = &self.shared;
         for account in shared.db.accounts().await? {
-            let seen = wanted.iter().any(|wanted| wanted.id.sub == account.id.sub);
+            let is_excluded = how.exclude.contains(&*account.id.sub);
+            let seen = is_excluded || seen.iter().any(|seen| seen.id.sub == account.id.sub);
             let now = shared.clock.now();
             match (seen, account.missing_since) {
                 (false, None) => {
@@ -263,7 +258,9 @@ impl Registry {
                     shared.db.note_account(account.key, None, Some(now)).await?;
                 }
                 (true, Some(_)) => {
-                    tracing::info!(account = %account.id, "the login sees this account again");
+                    if !is_excluded {
+                        tracing::info!(account = %account.id, "the login sees this account again");
+                    }
                     shared.db.note_account(account.key, None, None).await?;
                 }
                 _ => {}
@@ -271,6 +268,17 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// Those that the settings do not exclude.
+fn wanted(how: &DiscoverAccounts, seen: Vec<SubAccount>) -> Vec<Wanted> {
+    let wanted = |account: SubAccount| Wanted {
+        id: account.id,
+        name: account.name.map(|name| name.replace(char::is_control, "\u{fffd}")),
+        policy: how.policy,
+        retention_days: account.retention_days.map(i64::from),
+    };
+    seen.into_iter().filter(|account| !how.exclude.contains(&*account.id.sub)).map(wanted).collect()
 }
 
 fn listed_accounts(listed: &[Account]) -> Vec<Wanted> {

@@ -137,14 +137,14 @@ impl Db {
         tx.commit().await
     }
 
-    /// Begins an account's live coverage earlier than it was to begin.
+    /// Begins an account's live coverage at another time than it was to begin.
     ///
     /// # Errors
     /// `DbFault::Lost` where the account has another owner now.
-    pub async fn lower_live_start(&self, owned: Owned, start: Time) -> Result<(), DbError> {
+    pub async fn move_live_start(&self, owned: Owned, start: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         tx.hold(owned).await?;
-        let stmt = sql("update account set live_start = $2 where id = $1 and live_start > $2");
+        let stmt = sql("update account set live_start = $2 where id = $1");
         tx.run(stmt.bind(owned.account).bind(start)).await?;
         tx.commit().await
     }

@@ -98,7 +98,9 @@ impl What {
             DATABASE => What::Database,
             DISK => What::Disk,
             "login_refused" | "login_failing" => What::Login,
-            "account_missing" | "endpoint_paused" | "no_metadata_read" | "rate_limited" => What::Accounts,
+            "account_missing" | "answers_broken" | "endpoint_paused" | "no_metadata_read" | "rate_limited" => {
+                What::Accounts
+            }
             STANDBY => What::Leases,
             code if code.starts_with("sink_") => What::Sink,
             _ => What::Finding,

@@ -12,11 +12,14 @@ use crate::clock::Time;
 pub const CLOCKS_AGREE_WITHIN: Duration = Duration::from_secs(300);
 /// How long an unusual pass is announced before it runs, in time that has really passed.
 pub const NOTICE_PERIOD: Duration = Duration::from_secs(24 * 3600);
-/// Where retention has been applied all along, nothing is overdue by more than its slack and this.
-const USUALLY_OVERDUE: Duration = Duration::from_secs(24 * 3600);
-/// So few segments are never an unusual share.
-const USUAL_SEGMENTS: u64 = 10;
-/// One in so many is.
+/// No more than this passes between two passes, nor more than a tenth of the retention.
+pub const LONGEST_BETWEEN_PASSES: Duration = Duration::from_secs(3600);
+/// The least and the most by which something has to be overdue, beyond the slack, before a pass can be unusual.
+const LEAST_OVERDUE: Duration = Duration::from_secs(3600);
+const MOST_OVERDUE: Duration = Duration::from_secs(24 * 3600);
+/// So few segments are an unusual share only where they are more than half of the account.
+const FEW_SEGMENTS: u64 = 10;
+/// More than one in so many is an unusual share.
 const USUAL_SHARE: u64 = 10;
 
 /// What every clock says at one moment.
@@ -26,6 +29,8 @@ pub struct RetentionClocks {
     pub machine: Time,
     /// What the API's has said lately, once it has answered often enough; one time for each way of telling it.
     pub api: Vec<Time>,
+    /// Whether enough of its answers have agreed over some time.
+    pub api_is_believed: bool,
     /// The database's, where it has one of its own.
     pub database: Option<Time>,
 }
@@ -42,6 +47,11 @@ pub enum ClockCheck {
 }
 
 impl RetentionClocks {
+    /// Compares them, the API's left out: for what may be done by an API that tells no time.
+    pub fn check_without_api(&self) -> ClockCheck {
+        RetentionClocks { api: vec![self.machine], ..self.clone() }.check()
+    }
+
     /// Compares them.
     pub fn check(&self) -> ClockCheck {
         if self.api.is_empty() {
@@ -103,18 +113,24 @@ pub struct DueSegments {
     pub held: u64,
 }
 
-/// Whether what ended at `oldest` is past `cutoff` by more than it can be where retention has been applied all along.
+/// How far apart the passes over an account are, while all is well.
+pub fn between_passes(retention: Duration) -> Duration {
+    (retention / 10).min(LONGEST_BETWEEN_PASSES)
+}
+
+/// Whether what ended at `oldest` is past `cutoff` by more than it can be where retention has been applied all along: a
+/// pass may come late, or be missed.
 pub fn is_long_overdue(retention: Duration, cutoff: Time, oldest: Time) -> bool {
-    cutoff.since(oldest) > slack(retention) + USUALLY_OVERDUE
+    let usually = (retention / 10).max(between_passes(retention) * 2).clamp(LEAST_OVERDUE, MOST_OVERDUE);
+    cutoff.since(oldest) > slack(retention) + usually
 }
 
 impl DueSegments {
     /// Whether a pass takes more of the account than retention usually does: after the setting was introduced or shortened,
     /// after a long stop, or by a wrong clock.
     pub fn is_unusual(&self, retention: Duration, cutoff: Time) -> bool {
-        is_long_overdue(retention, cutoff, self.oldest)
-            && self.due > USUAL_SEGMENTS
-            && self.due.saturating_mul(USUAL_SHARE) > self.held
+        let share = if self.due > FEW_SEGMENTS { USUAL_SHARE } else { 2 };
+        is_long_overdue(retention, cutoff, self.oldest) && self.due.saturating_mul(share) > self.held
     }
 }
 
@@ -168,7 +184,7 @@ mod tests {
     fn clocks(machine: i64, api: &[i64], database: Option<i64>) -> ClockCheck {
         let at = |minutes: i64| NOW.plus_millis(minutes * 60_000);
         let api = api.iter().map(|minutes| at(*minutes)).collect();
-        RetentionClocks { machine: at(machine), api, database: database.map(at) }.check()
+        RetentionClocks { machine: at(machine), api, database: database.map(at), api_is_believed: false }.check()
     }
 
     #[test]
@@ -183,6 +199,10 @@ mod tests {
         assert_eq!(clocks(0, &[0], Some(-6)), differ("this machine's clock is 6 min ahead of the database's"));
         assert_eq!(clocks(0, &[0, days(3)], None), differ("this machine's clock is 3 days behind the API's"));
         assert_eq!(clocks(0, &[4], Some(-4)), differ("the API's clock and the database's are 8 min apart"));
+        let silent = RetentionClocks { machine: NOW, database: Some(NOW - DAY), ..RetentionClocks::default() };
+        assert_eq!(silent.check(), ClockCheck::Unknown);
+        assert!(matches!(silent.check_without_api(), ClockCheck::Differ(_)));
+        assert_eq!(RetentionClocks { database: None, ..silent }.check_without_api(), ClockCheck::Agree(NOW));
     }
 
     #[test]
@@ -195,11 +215,14 @@ mod tests {
 
     #[test]
     fn a_steady_retention_is_never_unusual_however_short() {
-        for retention in [Duration::from_secs(5), Duration::from_secs(3600), DAY, 30 * DAY, 365 * DAY] {
-            // Passes come at least once an hour, and take what is overdue by more than the slack.
-            let late = slack(retention) + Duration::from_secs(3600).min(retention);
-            let due = DueSegments { oldest: NOW - late, due: 1_000, held: 1_000 };
-            assert!(!due.is_unusual(retention, NOW), "{retention:?}");
+        const HOUR: Duration = Duration::from_secs(3600);
+        for retention in [HOUR / 720, HOUR / 2, HOUR, 5 * HOUR, 10 * HOUR, DAY, 30 * DAY, 365 * DAY] {
+            // A pass takes what is overdue by more than the slack, and one may be missed.
+            let late = slack(retention) + between_passes(retention) * 2;
+            for held in [1, 5, 1_000] {
+                let due = DueSegments { oldest: NOW - late, due: held, held };
+                assert!(!due.is_unusual(retention, NOW), "{retention:?}");
+            }
         }
     }
 
@@ -209,8 +232,20 @@ mod tests {
         // The first pass after the setting was introduced, or by clocks that are all 400 days ahead.
         assert!(due(35, 300, 300).is_unusual(365 * DAY, NOW));
         assert!(due(3, 11, 100).is_unusual(30 * DAY, NOW));
-        assert!(!due(3, 10, 100).is_unusual(30 * DAY, NOW), "a tenth");
-        assert!(!due(100, 5, 5).is_unusual(30 * DAY, NOW), "a handful");
+        assert!(!due(3, 11, 110).is_unusual(30 * DAY, NOW), "a tenth");
+        assert!(!due(1, 300, 300).is_unusual(30 * DAY, NOW), "not long overdue");
+        // Of few segments more than half.
+        assert!(due(100, 5, 5).is_unusual(30 * DAY, NOW) && due(100, 1, 1).is_unusual(30 * DAY, NOW));
+        assert!(!due(100, 5, 10).is_unusual(30 * DAY, NOW) && due(100, 6, 10).is_unusual(30 * DAY, NOW));
+    }
+
+    #[test]
+    fn an_archive_of_less_than_a_day_is_not_lost_to_a_retention_that_is_new_and_short() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let due = DueSegments { oldest: NOW - hours(19), due: 950, held: 1_000 };
+        assert!(due.is_unusual(hours(1), NOW));
+        assert!(DueSegments { oldest: NOW - hours(2), ..due }.is_unusual(hours(1), NOW));
+        assert!(DueSegments { oldest: NOW - hours(14), ..due }.is_unusual(hours(6), NOW));
     }
 
     #[test]

@@ -151,7 +151,11 @@ fn blank(id: &AccountId, name: Option<String>, settings: &Settings) -> AccountSt
         paused: Vec::new(),
         missing_since: None,
         set_aside: 0,
-        facts: AccountFacts { asks: asks(id, settings), ..AccountFacts::default() },
+        facts: AccountFacts {
+            asks: asks(id, settings),
+            is_left_out: is_left_out(id, settings),
+            ..AccountFacts::default()
+        },
     }
 }
 
@@ -164,6 +168,14 @@ fn asks(id: &AccountId, settings: &Settings) -> BTreeSet<&'static str> {
         Accounts::Discovered(how) => Some(how.policy),
     };
     policy.map(|policy| policy.wants.artifacts.iter().map(|artifact| artifact.name()).collect()).unwrap_or_default()
+}
+
+/// Whether the settings do not name an account, or exclude it.
+fn is_left_out(id: &AccountId, settings: &Settings) -> bool {
+    match &settings.accounts {
+        Accounts::Listed(listed) => !listed.iter().any(|account| account.id.sub == id.sub),
+        Accounts::Discovered(how) => how.exclude.contains(&*id.sub),
+    }
 }
 
 fn known(row: &AccountRow, figures: Figures<'_>, settings: &Settings, now: Time) -> AccountStatus {
@@ -201,6 +213,7 @@ fn known(row: &AccountRow, figures: Figures<'_>, settings: &Settings, now: Time)
         set_aside: aside.map_or(0, |(records, _)| records),
         facts: AccountFacts {
             stalled: stats.stalled,
+            broken: stats.broken,
             refused,
             failed_since: counts.failed_since,
             aside_since: aside.map(|(_, since)| since),

@@ -2,13 +2,13 @@
 //!
 //! Pure. A cause that holds up many accounts is one finding, and what only follows from another finding is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::words::{count, number, span};
-use super::{AccountStatus, Pause, SinkState, SinkStatus, Stalled, Status};
+use super::{AccountStatus, Broken, Pause, SinkState, SinkStatus, Stalled, Status};
 use crate::clock::Time;
 use crate::config::{LimitScope, Settings};
 use crate::health::{Finding, Severity};
@@ -84,8 +84,14 @@ impl FindingStatus {
 
     /// Whether it says that the archive lacks something: `audit` exits 1 for the same reason.
     pub fn is_incompleteness(&self) -> bool {
-        const CODES: [&str; 5] =
-            ["account_unread", "backfill_unfinished", "coverage_gaps", "items_failed", "records_set_aside"];
+        const CODES: [&str; 6] = [
+            "account_unread",
+            "backfill_unfinished",
+            "coverage_gaps",
+            "items_failed",
+            "ledger_differs",
+            "records_set_aside",
+        ];
         CODES.contains(&self.code.as_str())
     }
 }
@@ -115,6 +121,7 @@ pub(super) fn findings(
     findings.extend(view.pauses());
     findings.extend(view.missing());
     findings.extend(view.stalls());
+    findings.extend(view.broken());
     findings.extend(view.refusals());
     findings.extend(view.failed());
     findings.extend(view.set_aside());
@@ -125,6 +132,7 @@ pub(super) fn findings(
     findings.extend(view.backlog());
     findings.extend(status.sinks.iter().flat_map(|sink| view.sink(sink)));
     findings.extend(view.index());
+    findings.extend(view.left_out());
     view.escalate(&mut findings);
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
@@ -159,6 +167,11 @@ impl<'a> View<'a> {
         self.status.accounts.iter()
     }
 
+    /// Those that the settings name: whatever is late, paused or missing of others stays so, and nobody waits for it.
+    fn configured(&self) -> impl Iterator<Item = &'a AccountStatus> {
+        self.accounts().filter(|account| !account.facts.is_left_out)
+    }
+
     /// Those of which the figure is above its least, the largest first.
     fn largest<T: Ord + Default>(&self, figure: impl Fn(&AccountStatus) -> T) -> Vec<&'a AccountStatus> {
         let mut accounts: Vec<_> = self.accounts().filter(|account| figure(account) > T::default()).collect();
@@ -185,7 +198,7 @@ impl<'a> View<'a> {
     /// One finding for each reason, however many endpoints and accounts it holds up; what holds up most comes first.
     fn pauses(&self) -> Vec<FindingStatus> {
         let mut groups: BTreeMap<(&str, Option<i64>), Group<'a>> = BTreeMap::new();
-        for account in self.accounts() {
+        for account in self.configured() {
             for pause in &account.paused {
                 // What the login is refused for is one finding, and it is there already.
                 if self.login_fails && LOGIN_FAILURES.iter().any(|begin| pause.reason.starts_with(begin)) {
@@ -222,7 +235,7 @@ impl<'a> View<'a> {
     }
 
     fn missing(&self) -> Option<FindingStatus> {
-        let missing: Vec<_> = self.accounts().filter(|account| account.missing_since.is_some()).collect();
+        let missing: Vec<_> = self.configured().filter(|account| account.missing_since.is_some()).collect();
         let since = missing.iter().filter_map(|account| Time::parse(account.missing_since.as_deref()?)).min()?;
         let sentence = format!("the login no longer sees {}", accounts(missing.len()));
         let hint = "give the login's user access again, or leave the account out in the settings; what is stored stays";
@@ -232,7 +245,7 @@ impl<'a> View<'a> {
     /// Metadata that is not read although it should be, where no other finding says why.
     fn stalls(&self) -> Vec<FindingStatus> {
         let mut groups: BTreeMap<(bool, &str), Vec<(&Stalled, &AccountStatus)>> = BTreeMap::new();
-        for account in self.accounts().filter(|account| !self.is_explained(account)) {
+        for account in self.configured().filter(|account| !self.is_explained(account)) {
             if let Some(stalled) = &account.facts.stalled {
                 groups.entry((stalled.lasting, &stalled.reason)).or_default().push((stalled, account));
             }
@@ -247,6 +260,41 @@ impl<'a> View<'a> {
             self.found("no_metadata_read", severity, since, sentence, hint).about(&about)
         };
         groups.into_iter().map(finding).collect()
+    }
+
+    /// One finding for each way in which answers are broken, however many artifacts and accounts it concerns.
+    fn broken(&self) -> Vec<FindingStatus> {
+        let mut groups: BTreeMap<&str, Vec<(&str, &Broken, &AccountStatus)>> = BTreeMap::new();
+        for account in self.configured() {
+            for (artifact, broken) in &account.facts.broken {
+                groups.entry(&broken.reason).or_default().push((artifact, broken, account));
+            }
+        }
+        let finding = |(reason, group): (&str, Vec<(&str, &Broken, &AccountStatus)>)| {
+            let artifacts: BTreeSet<&str> = group.iter().map(|(artifact, ..)| *artifact).collect();
+            let artifacts: Vec<String> = artifacts.iter().map(|artifact| artifact.replace('_', " ")).collect();
+            let mut about: Vec<&AccountStatus> = group.iter().map(|(.., account)| *account).collect();
+            about.dedup_by_key(|account| &account.sub_account_id);
+            let answers = group.iter().map(|(_, broken, _)| broken.answers).sum();
+            let since = group.iter().filter_map(|(_, broken, _)| Time::parse(&broken.since)).min();
+            let sentence = format!(
+                "{} of {}: {} without one that can be used: {reason}",
+                listed(&artifacts),
+                accounts(about.len()),
+                count(answers, "answer", "answers"),
+            );
+            let hint = "`ringcx-extractor queue show SEGMENT_ID` shows how one begins: a proxy or gateway on the way may answer \
+                        in RingCX's place; they are asked for again by themselves";
+            self.found("answers_broken", Severity::Trouble, since, sentence, hint).about(&about)
+        };
+        groups.into_iter().map(finding).collect()
+    }
+
+    fn left_out(&self) -> Option<FindingStatus> {
+        let out: Vec<_> = self.accounts().filter(|account| account.facts.is_left_out).collect();
+        let sentence = format!("the settings do not name {}, or exclude it: nothing more is read", accounts(out.len()));
+        let hint = "what is stored stays; put it into the settings again, and it goes on from there";
+        (!out.is_empty()).then(|| self.found("account_left_out", Severity::Info, None, sentence, hint).about(&out))
     }
 
     fn is_explained(&self, account: &AccountStatus) -> bool {
@@ -334,6 +382,7 @@ impl<'a> View<'a> {
     }
 
     fn unread(&self) -> Option<FindingStatus> {
+        // Also of what the settings leave out: an audit misses it all the same.
         let unread: Vec<_> = self
             .accounts()
             .filter(|account| account.watermark.is_none() && account.facts.stalled.is_none())
@@ -348,7 +397,14 @@ impl<'a> View<'a> {
     fn lag(&self) -> Option<FindingStatus> {
         // Whatever has a gap, is paused or stalls is behind for that reason, which has been named.
         let lag = |account: &AccountStatus| match account.lag(self.now) {
-            Some(lag) if lag > self.late_after && account.gaps.is_empty() && !self.is_explained(account) => lag,
+            Some(lag)
+                if lag > self.late_after
+                    && !account.facts.is_left_out
+                    && account.gaps.is_empty()
+                    && !self.is_explained(account) =>
+            {
+                lag
+            }
             _ => Duration::ZERO,
         };
         let mut late = self.largest(lag);
@@ -367,7 +423,10 @@ impl<'a> View<'a> {
     }
 
     fn backlog(&self) -> Option<FindingStatus> {
-        let due = |account: &AccountStatus| account.work.ready + account.work.running;
+        let due = |account: &AccountStatus| match account.facts.is_left_out {
+            true => 0,
+            false => account.work.ready + account.work.running,
+        };
         let takes = |items: u64, account: &AccountStatus| {
             Duration::from_secs(items * 60 / u64::from(account.requests_per_minute.max(1)))
         };
@@ -439,7 +498,8 @@ impl<'a> View<'a> {
         let blocked = own.peek().is_some() && own.all(AccountStatus::stands_still);
         for finding in findings {
             let of_login = is_of_login(finding);
-            let of_accounts = ["account_missing", "endpoint_paused", "no_metadata_read", "rate_limited"];
+            let of_accounts =
+                ["account_missing", "answers_broken", "endpoint_paused", "no_metadata_read", "rate_limited"];
             if !of_login && !of_accounts.contains(&finding.code.as_str()) {
                 continue;
             }

@@ -119,6 +119,17 @@ fn an_account_that_the_settings_no_longer_name_is_still_shown() {
 }
 
 #[test]
+fn an_account_taken_out_of_the_settings_is_not_late_for_ever() {
+    let mut read = read();
+    read.accounts.push(AccountRow { missing_since: Some(now()), ..account(2, "11111111") });
+    read.coverage.push((2, Stretch { from: Time(0), to: now() - Duration::from_secs(40 * 86_400) }));
+    read.accounts[1].live_start = Some(Time(0));
+    let found = gathered(read, &settings()).findings;
+    let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
+    assert_eq!((codes, found[0].subject.as_deref()), (vec!["account_left_out"], Some("11111111")));
+}
+
+#[test]
 fn the_watermark_stops_at_the_first_gap_and_the_gap_is_named() {
     let mut read = read();
     read.coverage = vec![(1, stretch("09:00:00", "09:20:00")), (1, stretch("09:30:00", "09:55:00"))];

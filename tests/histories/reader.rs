@@ -148,7 +148,7 @@ impl Reader {
     ) -> Result<(), Stop> {
         let start = scene.rules.first_start(now);
         if readings.newest.is_some() && self.coverage.live.is_empty() && self.coverage.live_start > start {
-            scene.db().lower_live_start(owned, start).await?;
+            scene.db().move_live_start(owned, start).await?;
             self.coverage.live_start = start;
         }
         let latest = readings.latest().plus_millis(999).floor_to_second();

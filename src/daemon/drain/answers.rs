@@ -13,6 +13,15 @@ use crate::model::{Artifact, Endpoint, Lane, State};
 use crate::ringcx::{ApiError, Cause};
 use crate::standing::{Meaning, Standing};
 
+/// How an answer is broken, for people.
+fn broken_how(error: &ApiError) -> &'static str {
+    match error.cause {
+        Cause::BrokeOff => "they break off",
+        Cause::TooLarge => "they are too large",
+        _ => "they are not what was asked for",
+    }
+}
+
 impl Drain {
     pub(super) async fn tried(&mut self, tried: Result<Tried, tokio::task::JoinError>) {
         let (claim, result) = match tried {
@@ -51,6 +60,13 @@ impl Drain {
             }
             Ok(_) if self.moved.remove(&claim.artifact) => self.account.clear_redirect(claim.artifact.into()),
             _ => {}
+        }
+        match &result {
+            Ok(_) => self.account.live.broken.usable(claim.artifact),
+            Err(error) if error.fault == Fault::Broken => {
+                self.account.live.broken.broken(claim.artifact, broken_how(error), self.account.clock.tick());
+            }
+            Err(_) => {}
         }
         match (&result, meaning) {
             (Err(error), Meaning::Account) => return self.account_fault(claim, error).await,

@@ -51,14 +51,22 @@ impl Db {
         self.run(stmt.bind(notice.segments).bind(notice.approved)).await.map(drop)
     }
 
-    /// Approves the next pass of retention of an account, announced or not.
+    /// Approves the next pass of retention of an account, announced or not. Whatever is stored with a later time is known
+    /// from now on to come from a clock that was ahead.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn approve_retention(&self, account: i64, now: Time) -> Result<(), DbError> {
+        let newest = self.newest_stored(account, true).await?;
+        let mut tx = self.begin().await?;
         let stmt = sql("insert into retention_notice (account, retention_ms, announced, waited_ms, segments, approved)
              values ($1, 0, $2, 0, 0, 1) on conflict (account) do update set approved = 1");
-        self.run(stmt.bind(account).bind(now)).await.map(drop)
+        tx.run(stmt.bind(account).bind(now)).await?;
+        if let Some(newest) = newest {
+            let stmt = sql("update account set written_ahead = $2 where id = $1");
+            tx.run(stmt.bind(account).bind(newest)).await?;
+        }
+        tx.commit().await
     }
 
     /// The pass has run, or there is none to run: what was announced is over.
@@ -81,15 +89,17 @@ impl Db {
     }
 
     /// When anything was last written for an account, by the clock of whoever wrote it: the newest read, the newest
-    /// artifact, and the newest heartbeat of any replica.
+    /// artifact, and, where `heartbeats` count, the newest heartbeat of any replica. What a person has said to come from a
+    /// clock that was ahead is left out.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn newest_stored(&self, account: i64) -> Result<Option<Time>, DbError> {
-        let stmt = sql("select max(at) from (select max(at) as at from reading where account = $1
-             union all select max(heartbeat) as at from replica
+    pub async fn newest_stored(&self, account: i64, heartbeats: bool) -> Result<Option<Time>, DbError> {
+        let stmt = sql("select max(witness.at) from (select at from reading where account = $1
+             union all select heartbeat as at from replica where $2 = 1
              union all select at from (select fetched as at from artifact where account = $1 order by feed desc limit 1) newest
-             ) witness");
-        self.first(stmt.bind(account)).await?.map_or(Ok(None), |row| row.maybe_time(0))
+             ) witness join account a on a.id = $1 where a.written_ahead is null or witness.at > a.written_ahead");
+        let row = self.first(stmt.bind(account).bind(heartbeats)).await?;
+        row.map_or(Ok(None), |row| row.maybe_time(0))
     }
 }

@@ -6,6 +6,18 @@ use crate::db::Owned;
 use crate::proof;
 
 impl Db {
+    /// When the day begins of which an account's newest manifest is, where that is later than the one that was over last at
+    /// `now`: it was written by a clock that was ahead, and no other is written before that day is over.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn manifest_ahead(&self, account: i64, now: Time) -> Result<Option<Time>, DbError> {
+        let stmt = sql("select max(day) from manifest where account = $1");
+        let newest = self.first(stmt.bind(account)).await?.map(|row| row.maybe_int(0)).transpose()?.flatten();
+        let begins = |day: i64| Time(day.saturating_mul(86_400_000));
+        Ok(newest.filter(|newest| *newest > day_over(now)).map(begins))
+    }
+
     /// Writes the manifest of the UTC day that was over last, unless there is one, or nothing has come since the one
     /// before it. It says where the account stands now; doing it again changes nothing.
     ///

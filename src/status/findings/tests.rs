@@ -1,5 +1,5 @@
 use super::*;
-use crate::status::{AccountFacts, BackfillStatus, Gap, IndexStatus, ReplicaStatus, Work};
+use crate::status::{AccountFacts, BackfillStatus, Broken, Gap, IndexStatus, ReplicaStatus, Work};
 
 const NOW: Time = Time(1_800_000_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -293,4 +293,38 @@ fn a_finding_survives_the_heartbeat_under_the_documented_keys() {
     assert_eq!(text, expected);
     let heard: FindingStatus = serde_json::from_str(&text).unwrap();
     assert!(!heard.blocks_progress, "what blocks another replica does not block this one");
+}
+
+#[test]
+fn artifacts_of_which_no_answer_can_be_used_are_trouble_and_block_where_they_are_all_that_is_asked_for() {
+    let broken = |sub: &str, artifacts: &[&str]| {
+        let streak = |answers| Broken { since: ago(16 * MINUTE), answers, reason: "they break off".to_owned() };
+        let mut account = account(sub);
+        account.facts.broken = artifacts.iter().map(|name| ((*name).to_owned(), streak(20))).collect();
+        account
+    };
+    let found = of(vec![broken("one", &["transcript"]), broken("two", &["agent_summary", "transcript"])]);
+    assert_eq!((codes(&found), found[0].blocks_progress), (vec![("answers_broken", Severity::Trouble)], false));
+    assert_eq!(
+        found[0].sentence,
+        "agent summary and transcript of 2 accounts: 60 answers without one that can be used: they break off"
+    );
+    let found = of(vec![broken("two", &["agent_summary", "transcript"])]);
+    assert_eq!((codes(&found), found[0].blocks_progress), (vec![("answers_broken", Severity::Trouble)], true));
+}
+
+#[test]
+fn an_account_that_the_settings_leave_out_is_neither_late_nor_missing_nor_waited_for() {
+    let mut out = AccountStatus { watermark: Some(ago(90 * 24 * 60 * MINUTE)), ..account("one") };
+    out.owner = None;
+    out.missing_since = Some(ago(MINUTE));
+    out.work.ready = 120 * 60;
+    out.paused = vec![pause("transcript", Some(403), "denied")];
+    out.facts.is_left_out = true;
+    let found = of(vec![out.clone(), AccountStatus { sub_account_id: "two".to_owned(), ..out.clone() }]);
+    assert_eq!(codes(&found), [("account_left_out", Severity::Info)]);
+    assert_eq!(found[0].subject.as_deref(), Some("one and two"));
+    // What an audit tells of it is told all the same.
+    out.work.failed = 1;
+    assert_eq!(codes(&of(vec![out])), [("items_failed", Severity::Trouble), ("account_left_out", Severity::Info)]);
 }
