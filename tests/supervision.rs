@@ -20,6 +20,7 @@ use sqlx::Connection;
 use support::daemon::{Place, Plan, Rig};
 use support::{TestDb, fetched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use support::receiver::{Receiver, Reply};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -260,6 +261,14 @@ async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: 
     let ids = ids(50);
     let plan = Plan::history().set("accounts", listed(&ids)).set("http.listen", "127.0.0.1:0").sim(|sim| {
         sim.accounts = ids.clone();
+fn hook(name: &str, url: &str) -> toml::Value {
+    let secret = "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg==";
+    let pairs = [("name", name), ("type", "webhook"), ("url", url), ("secret", secret)];
+    let mut table: toml::Table = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+    table.insert("allow_private".to_owned(), true.into());
+    toml::Value::Table(table)
+}
+
         sim.traffic.per_minute = 2.0;
     });
     // One wide window an account: at the usual pace of these tests, the metadata of fifty would be more than a busy machine
@@ -269,6 +278,9 @@ async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: 
     rig.start_by(&["sh", "-c", "ulimit -n 64 && exec \"$@\"", "sh"]);
     rig.start();
     let dashboard = rig.dashboard().await;
+    let receivers = [Receiver::start(|_| Reply::Status(200)).await, Receiver::start(|_| Reply::Status(200)).await];
+    let hooks = receivers.iter().enumerate().map(|(number, receiver)| hook(&format!("hook-{number}"), &receiver.url));
+    let plan = plan.set("sinks", hooks.collect::<Vec<_>>());
     let begun = rig.clock.tick();
     while rig.clock.tick().since(begun) < 4 * SECOND {
         let asked = rig.clock.tick();
@@ -282,6 +294,12 @@ async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: 
 }
 
 async fn a_replica_that_is_too_old_for_the_database_hands_over_and_writes_nothing(place: Place) {
+    rig.until("everything is delivered", async || {
+        let status = rig.json(&["status", "--json"]).await;
+        status["sinks"].as_array().unwrap().iter().all(|sink| sink["pending"] == 0)
+    })
+    .await;
+    assert!(receivers.iter().all(|receiver| !receiver.taken().is_empty()));
     let plan = Plan::live(3 * SECOND).set("http.listen", "127.0.0.1:0");
     let rig = Rig::started(place, plan).await;
     rig.until("transcripts are fetched", async || rig.sim.stats().ok(Endpoint::Transcript) > 0).await;
