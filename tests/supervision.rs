@@ -1,6 +1,7 @@
 //! What must not stop the daemon, and what must: an account list that misbehaves, leases that end one at a time, few
-//! descriptors, a database that a newer version has migrated, a file that was replaced, a second daemon under another name,
-//! and clients of the HTTP server that hold or ask for too much.
+//! descriptors, a database that a newer version has migrated, or that was put back to an earlier state, a table that someone has
+//! locked, a file that was replaced, a second daemon under another name, and clients of the
+//! HTTP server that hold or ask for too much.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
@@ -18,9 +19,9 @@ use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::Connection;
 use support::daemon::{Place, Plan, Rig};
+use support::receiver::{Receiver, Reply};
 use support::{TestDb, fetched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use support::receiver::{Receiver, Reply};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -30,6 +31,7 @@ e2e! {
     one_lost_lease_does_not_silence_the_accounts_that_share_its_limit,
     with_few_descriptors_everything_arrives_and_probes_are_answered,
     a_replica_that_is_too_old_for_the_database_hands_over_and_writes_nothing,
+    a_database_that_is_put_back_to_an_earlier_state_is_gone_on_with,
     clients_that_do_nothing_and_clients_that_guess_hold_up_nobody,
     a_session_that_was_ended_stays_ended_after_a_restart,
 }
@@ -257,10 +259,6 @@ async fn one_lost_lease_does_not_silence_the_accounts_that_share_its_limit(place
     rig.settled().await;
 }
 
-async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: Place) {
-    let ids = ids(50);
-    let plan = Plan::history().set("accounts", listed(&ids)).set("http.listen", "127.0.0.1:0").sim(|sim| {
-        sim.accounts = ids.clone();
 fn hook(name: &str, url: &str) -> toml::Value {
     let secret = "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg==";
     let pairs = [("name", name), ("type", "webhook"), ("url", url), ("secret", secret)];
@@ -269,18 +267,22 @@ fn hook(name: &str, url: &str) -> toml::Value {
     toml::Value::Table(table)
 }
 
+async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: Place) {
+    let ids = ids(50);
+    let plan = Plan::history().set("accounts", listed(&ids)).set("http.listen", "127.0.0.1:0").sim(|sim| {
+        sim.accounts = ids.clone();
         sim.traffic.per_minute = 2.0;
     });
     // One wide window an account: at the usual pace of these tests, the metadata of fifty would be more than a busy machine
     // can do.
     let plan = plan.set("discovery.window", "40s").set("discovery.interval", "20s").set("discovery.start", "now");
+    let receivers = [Receiver::start(|_| Reply::Status(200)).await, Receiver::start(|_| Reply::Status(200)).await];
+    let hooks = receivers.iter().enumerate().map(|(number, receiver)| hook(&format!("hook-{number}"), &receiver.url));
+    let plan = plan.set("sinks", hooks.collect::<Vec<_>>());
     let mut rig = Rig::new(place, plan).await;
     rig.start_by(&["sh", "-c", "ulimit -n 64 && exec \"$@\"", "sh"]);
     rig.start();
     let dashboard = rig.dashboard().await;
-    let receivers = [Receiver::start(|_| Reply::Status(200)).await, Receiver::start(|_| Reply::Status(200)).await];
-    let hooks = receivers.iter().enumerate().map(|(number, receiver)| hook(&format!("hook-{number}"), &receiver.url));
-    let plan = plan.set("sinks", hooks.collect::<Vec<_>>());
     let begun = rig.clock.tick();
     while rig.clock.tick().since(begun) < 4 * SECOND {
         let asked = rig.clock.tick();
@@ -290,16 +292,16 @@ fn hook(name: &str, url: &str) -> toml::Value {
         rig.clock.sleep(SECOND / 5).await;
     }
     rig.settled().await;
-    assert!(!rig.log().contains("Too many open files"), "{}", rig.log());
-}
-
-async fn a_replica_that_is_too_old_for_the_database_hands_over_and_writes_nothing(place: Place) {
     rig.until("everything is delivered", async || {
         let status = rig.json(&["status", "--json"]).await;
         status["sinks"].as_array().unwrap().iter().all(|sink| sink["pending"] == 0)
     })
     .await;
     assert!(receivers.iter().all(|receiver| !receiver.taken().is_empty()));
+    assert!(!rig.log().contains("Too many open files"), "{}", rig.log());
+}
+
+async fn a_replica_that_is_too_old_for_the_database_hands_over_and_writes_nothing(place: Place) {
     let plan = Plan::live(3 * SECOND).set("http.listen", "127.0.0.1:0");
     let rig = Rig::started(place, plan).await;
     rig.until("transcripts are fetched", async || rig.sim.stats().ok(Endpoint::Transcript) > 0).await;
@@ -324,6 +326,28 @@ async fn a_replica_that_is_too_old_for_the_database_hands_over_and_writes_nothin
     change(&rig, "delete from _sqlx_migrations where version = 9999").await;
     rig.until("it is ready again", async || ready(&dashboard).await.0 == 200).await;
     rig.settled().await;
+}
+
+/// As with a dump of the night before, which knows nothing of what was read since, nor of the newest leases.
+async fn a_database_that_is_put_back_to_an_earlier_state_is_gone_on_with(place: Place) {
+    let mut rig = Rig::started(place, Plan::live(6 * SECOND)).await;
+    rig.until("transcripts are fetched", async || rig.sim.stats().ok(Endpoint::Transcript) > 3).await;
+    rig.stop().await;
+    rig.start();
+    rig.until("it works again", async || rig.log().matches("working").count() > 1).await;
+    change(&rig, "update account set owner = null, epoch = epoch - 1").await;
+    rig.says("the lease on this account was ended meanwhile").await;
+    rig.until("it is taken again", async || rig.account().await["owner"] == "e2e").await;
+    let read = rig.account().await["watermark"].clone();
+    rig.until("it reads on", async || rig.account().await["watermark"] != read).await;
+    // The same lease, and coverage that is behind what the daemon remembers.
+    change(&rig, "delete from reading where nth > 2").await;
+    change(&rig, "delete from coverage where pass <> 'live'").await;
+    change(&rig, "update coverage set to_ms = from_ms + 2000").await;
+    rig.says("the database was put back to an earlier state").await;
+    rig.complete().await;
+    rig.audit_passes().await;
+    rig.kept_the_contract();
 }
 
 /// What is answered to these bytes, up to the end of the connection.
@@ -565,6 +589,37 @@ async fn admin(url: &str) -> sqlx::PgConnection {
 
 async fn tell(admin: &mut sqlx::PgConnection, statement: String) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(admin).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_someone_has_locked_costs_no_lease() {
+    let ids = ids(14);
+    let plan = Plan::live(4 * SECOND).set("accounts", listed(&ids)).sim(|sim| {
+        sim.accounts = ids.clone();
+        sim.traffic.per_minute = 10.0;
+    });
+    let rig = Rig::started(Place::postgres().await, plan).await;
+    rig.until("transcripts are fetched", async || rig.sim.stats().ok(Endpoint::Transcript) > 3).await;
+    // More than the connections that the daemon has wait for this.
+    let mut holder = sqlx::PgConnection::connect(&rig.place.url).await.unwrap();
+    sqlx::raw_sql("begin; lock table work, segment, coverage in access exclusive mode")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let locked = rig.clock.tick();
+    const SILENT_FOR: &str =
+        "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint) - max(heartbeat) from replica";
+    while rig.clock.tick().since(locked) < 15 * SECOND {
+        let silent: i64 = sqlx::query_scalar(SILENT_FOR).fetch_one(&mut holder).await.unwrap();
+        assert!(silent < 7_000, "no heartbeat for {silent} ms");
+        rig.clock.sleep(SECOND / 2).await;
+    }
+    sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    holder.close().await.unwrap();
+    rig.settled().await;
+    let epochs = open(&rig).await;
+    assert!(epochs.accounts().await.unwrap().iter().all(|account| account.owner.as_deref() == Some("e2e")));
+    epochs.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
