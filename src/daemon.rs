@@ -6,6 +6,7 @@
 //! worked on them before.
 
 pub mod beat;
+mod clock_watch;
 pub mod credential;
 pub mod delivery;
 pub mod discovery;

@@ -76,7 +76,7 @@ pub use search::{
 pub use settle::{BrokenAnswer, Settled, Settlement};
 pub use sql::{Arg, Row, Stmt, Tx, sql};
 pub use unusable::Unusable;
-pub use work::{Claim, Class, QueueFilter, QueueRow, classes};
+pub use work::{Claim, Class, LongestWaits, QueueFilter, QueueRow, classes};
 
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");

@@ -24,12 +24,12 @@ use crate::backoff::Backoff;
 use crate::clock::{Tick, Time};
 use crate::config::LimitScope;
 use crate::coverage::Rules;
-use crate::db::{Assignment, DbError, DbFault, NameLock, Owned, Picture};
+use crate::db::{Assignment, DbError, DbFault, LongestWaits, NameLock, Owned, Picture};
 use crate::discover::{Discoverer, Policy};
 use crate::fetch::Patience;
 use crate::fetch::committer::{Committer, Storage};
 use crate::model::Endpoint;
-use crate::ringcx::limits::{LATEST_ARRIVAL, Lapse, Pacer};
+use crate::ringcx::limits::{LATEST_ARRIVAL, LONGEST_WAIT, Lapse, Pacer};
 
 /// How many accounts are taken with one sign of life: loading more could take so long that the next comes too late.
 const TAKES: usize = 50;
@@ -385,7 +385,8 @@ impl Session {
             let stop = self.stop.child_token();
             let (key, ends) = (owned.account, stop.clone());
             let (followed, until) = (account.clone(), stop.clone());
-            self.tasks.spawn(async move { (key, discovery::run(followed, discoverer, until).await) });
+            let longest = self.longest_waits();
+            self.tasks.spawn(async move { (key, discovery::run(followed, discoverer, longest, until).await) });
             self.tasks.spawn(async move {
                 drain.run(ends).await;
                 (key, Ok(()))
@@ -485,6 +486,12 @@ impl Session {
         let working = self.held.values().filter(|held| !held.stop.is_cancelled());
         self.shared.set_accounts(working.map(|held| held.account.clone()).collect());
         self.leases.set(self.held.values().filter(|held| !held.lost).map(|held| held.account.clone()).collect());
+    }
+
+    fn longest_waits(&self) -> LongestWaits {
+        let fetch = &self.shared.settings.fetch;
+        let retry = fetch.retry_max.max(fetch.retry_initial).max(LONGEST_WAIT);
+        LongestWaits { retry, revisit: fetch.revisit.iter().copied().fold(retry, Duration::max) }
     }
 
     fn backoff(&self) -> anyhow::Result<Backoff> {
