@@ -6,6 +6,7 @@
 //! worked on them before.
 
 pub mod beat;
+mod clock_watch;
 pub mod credential;
 pub mod delivery;
 pub mod discovery;
@@ -95,7 +96,7 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     };
     let (db, lock) = opened?;
     let shared = Shared::new(settings, db.clone(), clock)?;
-    let name = db.lock_name(&shared.settings.database.instance).await?;
+    let name = db.for_heartbeat().lock_name(&shared.settings.database.instance).await?;
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(listener) = listener {
         let (shared, stop) = (shared.clone(), stop.clone());

@@ -76,7 +76,7 @@ pub use search::{
 pub use settle::{BrokenAnswer, Settled, Settlement};
 pub use sql::{Arg, Row, Stmt, Tx, sql};
 pub use unusable::Unusable;
-pub use work::{Claim, Class, QueueFilter, QueueRow, classes};
+pub use work::{Claim, Class, LongestWaits, QueueFilter, QueueRow, classes};
 
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
@@ -114,10 +114,16 @@ pub struct SqlitePools {
 /// Postgres' connections.
 pub struct PgPools {
     pub(crate) pool: PgPool,
+    /// The heartbeat's own, opened when it is first used: where everything else waits for a lock that someone holds, no
+    /// connection is left of `pool`, and leases would end.
+    heartbeat: PgPool,
     /// How long a statement may take; `None` for commands, at which a person sits.
     pub(crate) patience: Option<Duration>,
     pub(crate) suspended: unusable::Suspension,
 }
+
+/// One for the heartbeat, one that holds the replica's name.
+const HEARTBEAT_CONNECTIONS: u32 = 2;
 
 /// What a command means to do with the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +150,7 @@ impl Db {
     pub async fn open_sqlite_to_serve(path: &Path, lock: &Arc<FileLock>) -> Result<Db, DbError> {
         let db = Db::sqlite(path, Access::Own, Some(lock.clone())).await?;
         // A file that cannot be written to is told of by whoever first has something to write.
-        if let Err(error) = db.stamp(lock).await {
+        if let Err(error) = db.renew_stamp().await {
             tracing::debug!(%error, "failed to mark the database file; that it is overwritten will not be noticed");
         }
         Ok(db)
@@ -218,24 +224,25 @@ impl Db {
         patience: Option<Duration>,
     ) -> Result<Db, DbError> {
         let options = postgres_options(url)?;
-        let pool = PgPoolOptions::new()
-            .max_connections(connections.max(2))
-            .acquire_timeout(Duration::from_secs(10))
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if patience.is_some() {
-                        sqlx::raw_sql(patient::MANNERS).execute(connection).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .connect_with(options.clone())
-            .await;
-        let pool = match pool {
-            Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect(why_not(&options).await)),
-            pool => pool.map_err(DbError::connect)?,
+        let pool = |most| {
+            PgPoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(10)).after_connect(
+                move |connection, _| {
+                    Box::pin(async move {
+                        if patience.is_some() {
+                            sqlx::raw_sql(patient::MANNERS).execute(connection).await?;
+                        }
+                        Ok(())
+                    })
+                },
+            )
         };
-        let db = Db::Postgres(Arc::new(PgPools { pool, patience, suspended: unusable::Suspension::default() }));
+        let heartbeat = pool(HEARTBEAT_CONNECTIONS).connect_lazy_with(options.clone());
+        let pool = match pool(connections.max(2)).connect_with(options.clone()).await {
+            Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect(why_not(&options).await)),
+            opened => opened.map_err(DbError::connect)?,
+        };
+        let suspended = unusable::Suspension::default();
+        let db = Db::Postgres(Arc::new(PgPools { pool, heartbeat, patience, suspended }));
         db.prepare(access).await?;
         Ok(db)
     }
@@ -246,9 +253,25 @@ impl Db {
     /// Where it is none.
     pub fn set_url(&self, url: &SecretString) -> Result<(), DbError> {
         if let Db::Postgres(pools) = self {
-            pools.pool.set_connect_options(postgres_options(url)?);
+            let options = postgres_options(url)?;
+            pools.pool.set_connect_options(options.clone());
+            pools.heartbeat.set_connect_options(options);
         }
         Ok(())
+    }
+
+    /// The same database over the heartbeat's own connections, which nothing else waits for.
+    #[must_use]
+    pub fn for_heartbeat(&self) -> Db {
+        match self {
+            Db::Sqlite(_) => self.clone(),
+            Db::Postgres(pools) => Db::Postgres(Arc::new(PgPools {
+                pool: pools.heartbeat.clone(),
+                heartbeat: pools.heartbeat.clone(),
+                patience: pools.patience,
+                suspended: pools.suspended.clone(),
+            })),
+        }
     }
 
     /// The SQLite file, where there is one.
@@ -340,7 +363,10 @@ impl Db {
                 pools.reader.close().await;
                 pools.writer.close().await;
             }
-            Db::Postgres(pools) => pools.pool.close().await,
+            Db::Postgres(pools) => {
+                pools.pool.close().await;
+                pools.heartbeat.close().await;
+            }
         }
     }
 }

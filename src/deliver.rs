@@ -169,9 +169,20 @@ impl Deliverer {
             return Ok(progress);
         }
         Ok(match (progress, self.step_replay(sink).await?) {
-            (Progress::Idle(one), Progress::Idle(other)) => Progress::Idle(one.min(other)),
+            (Progress::Idle(one), Progress::Idle(other)) => {
+                self.clear_rest_that_is_over();
+                Progress::Idle(one.min(other))
+            }
             _ => Progress::Did,
         })
+    }
+
+    /// Where there is nothing that a sink could be tried with, it is not said to rest any more. Whether it takes anything is
+    /// still to be seen: the next event is a probe.
+    fn clear_rest_that_is_over(&self) {
+        if self.rest.is_some() && !self.replaying && self.rests_until(self.means.clock.tick()).is_none() {
+            self.means.board.set(&self.settings.name, None);
+        }
     }
 
     /// A person has changed something: a sink that rests or is stopped is tried at once.

@@ -80,6 +80,8 @@ pub struct Discoverer {
     planning: PlanningClock,
     /// When this process found the account new and fixed where it begins, if it did.
     began: Option<Tick>,
+    /// The number of the last read that was recorded.
+    last_read: i64,
     /// What the database's clock said: when, after how long, what.
     database: Option<(Tick, Duration, Time)>,
     /// This machine's time at tick zero, as it was at the start: pauses go by it, whatever its clock is set to later.
@@ -109,6 +111,7 @@ impl Discoverer {
             resumes: account.live.resumes(),
             anchor: now.plus_millis(-millis(tick.0)),
             database: None,
+            last_read: 0,
             planning,
             began: is_new.then_some(tick),
             account,
@@ -436,18 +439,22 @@ impl Discoverer {
             passes: gained.into_iter().map(|(pass, stretch)| (pass.key(), stretch)).collect(),
             finished: coverage.finished(),
         };
-        loop {
+        let nth = loop {
             match self.account.db.record_reading(self.account.owned, &reading).await {
-                Ok(()) => break,
+                Ok(nth) => break nth,
                 Err(error) if error.is_passing() => {
                     tracing::warn!(account = %self.account.id, %error, "failed to record a window that was read; trying again");
                     self.account.clock.sleep(PATIENCE).await;
                 }
                 Err(error) => return Err(error),
             }
-        }
+        };
         coverage.backfills.retain(|backfill| !reading.finished.contains(&backfill.id));
         self.coverage = coverage;
+        if nth <= std::mem::replace(&mut self.last_read, nth) {
+            tracing::warn!(account = %self.account.id, "the database was put back to an earlier state; what it does not know is read again");
+            self.reload().await?;
+        }
         self.cooling.answered(stretch);
         self.turn = self.turn.wrapping_add(u64::from(want.lane != crate::model::Lane::Live));
         for id in &reading.finished {

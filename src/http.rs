@@ -65,6 +65,8 @@ const HEAD_SIZE: usize = 16 * 1024;
 const HEADERS: usize = 64;
 /// How long an answer may lie unread.
 const UNREAD: Duration = Duration::from_secs(30);
+/// How soon it is looked again for one that lies idle, while a new connection waits for a place.
+const PLACE_RETRY: Duration = Duration::from_millis(100);
 /// How long connections may take to end when the daemon does.
 const LAST_ORDERS: Duration = Duration::from_millis(1500);
 
@@ -107,8 +109,9 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Cancellatio
 async fn keep(listener: TcpListener, site: Arc<Site>, hosts: Hosts, stop: CancellationToken) -> anyhow::Result<()> {
     let router = pages::routes(site.clone(), hosts);
     let mut connections = JoinSet::new();
+    let places = descriptors::shares().connections;
     let ended_early = tokio::select! {
-        () = accept(&listener, router, &mut connections, &stop) => false,
+        () = accept(&listener, places, router, &mut connections, &stop) => false,
         () = site.run() => !stop.is_cancelled(),
     };
     drop(listener);
@@ -143,10 +146,16 @@ fn machine() -> Option<String> {
     hostname::get().ok().and_then(|name| name.into_string().ok())
 }
 
-/// Accepts connections, as many at once as there are descriptors for. Where all places are taken, the connection that has lain
-/// idle the longest is closed for the new one.
-async fn accept(listener: &TcpListener, router: Router, connections: &mut JoinSet<()>, stop: &CancellationToken) {
-    let places = Arc::new(Semaphore::new(descriptors::shares().connections));
+/// Accepts connections, as many at once as there are places. Where all are taken, the connection that has lain idle the longest
+/// is closed for the new one, or the next one that becomes idle.
+async fn accept(
+    listener: &TcpListener,
+    places: usize,
+    router: Router,
+    connections: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(places));
     let mut open: Vec<Weak<Activity>> = Vec::new();
     let mut waiting: Option<TcpStream> = None;
     let failures = LogThrottle::default();
@@ -167,7 +176,8 @@ async fn accept(listener: &TcpListener, router: Router, connections: &mut JoinSe
                     // Out of file descriptors, as a rule: give others time to close theirs.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-            }
+            },
+            () = tokio::time::sleep(PLACE_RETRY), if waiting.is_some() => {}
         }
         let Some(stream) = waiting.take() else { continue };
         match places.clone().try_acquire_owned() {

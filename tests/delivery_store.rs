@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::config::{ObjectFormat, Sink, SinkKind, SinkStart};
 use ringcx_extractor::db::{Batch, Chunk, Db, Move, Owned, Pass, ReplayRequest, Settled, Settlement, SinkView, sql};
-use ringcx_extractor::deliver::{Deliverer, Means, Progress};
+use ringcx_extractor::deliver::{Board, Deliverer, Means, Progress};
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants,
 };
@@ -27,6 +27,8 @@ on_both! {
     only_the_owner_moves_a_cursor,
     an_event_that_keeps_failing_is_given_up_when_its_patience_is_over,
     a_receiver_that_asks_to_be_left_alone_is,
+    a_receiver_that_asks_to_be_left_alone_for_a_day_is_for_an_hour,
+    a_sink_with_nothing_left_to_send_is_not_said_to_rest_and_is_tried_first,
     a_receiver_that_takes_two_a_second_gets_two_a_second,
     a_replay_does_not_wake_a_sink_that_rests,
     an_outage_counts_against_no_events_patience,
@@ -47,12 +49,13 @@ struct World {
     test: TestDb,
     clock: Clock,
     owned: Owned,
+    board: Arc<Board>,
 }
 
 impl World {
     async fn new(test: TestDb) -> World {
         let owned = own(&test.db, "sub").await;
-        World { clock: Clock::manual(NOW), owned, test }
+        World { clock: Clock::manual(NOW), owned, test, board: Arc::default() }
     }
 
     fn db(&self) -> &Db {
@@ -74,7 +77,7 @@ impl World {
             clock: self.clock.clone(),
             owner: "test".to_owned(),
             mine: Arc::new(move || mine.clone()),
-            board: Arc::default(),
+            board: self.board.clone(),
             stop: tokio_util::sync::CancellationToken::new(),
         };
         Deliverer::new(settings, means)
@@ -270,6 +273,42 @@ async fn a_receiver_that_asks_to_be_left_alone_is(test: TestDb) {
     world.clock.advance(MINUTE);
     idle(&mut deliverer).await;
     assert_eq!((receiver.requests(), world.figures().await), (2, (0, 0, 0, 1)));
+}
+
+async fn a_receiver_that_asks_to_be_left_alone_for_a_day_is_for_an_hour(test: TestDb) {
+    let world = World::new(test).await;
+    let receiver = Receiver::start(|_| Reply::Later(86_400)).await;
+    world.store(0..1).await;
+    let mut deliverer = world.deliverer(webhook(&receiver));
+    idle(&mut deliverer).await;
+    world.clock.advance(59 * MINUTE);
+    idle(&mut deliverer).await;
+    assert_eq!(receiver.requests(), 1);
+    receiver.answer(|_| Reply::Status(200));
+    world.clock.advance(MINUTE);
+    idle(&mut deliverer).await;
+    assert_eq!(world.figures().await, (0, 0, 0, 1));
+}
+
+/// Another replica may have delivered it, or what was left was erased.
+async fn a_sink_with_nothing_left_to_send_is_not_said_to_rest_and_is_tried_first(test: TestDb) {
+    let world = World::new(test).await;
+    let receiver = Receiver::start(|_| Reply::Later(60)).await;
+    world.store(0..1).await;
+    let mut deliverer = world.deliverer(webhook(&receiver));
+    idle(&mut deliverer).await;
+    assert_eq!(world.board.resting().len(), 1);
+    world.db().run(sql("delete from artifact")).await.unwrap();
+    idle(&mut deliverer).await;
+    assert_eq!(world.board.resting().len(), 1, "its time is not over");
+    world.clock.advance(MINUTE);
+    idle(&mut deliverer).await;
+    assert_eq!((world.board.resting().len(), receiver.requests()), (0, 1));
+    receiver.answer(|_| Reply::Status(500));
+    world.store(1..60).await;
+    idle(&mut deliverer).await;
+    assert_eq!(world.board.resting().len(), 1);
+    assert!(receiver.requests() < 10, "{} requests to a receiver that is down", receiver.requests());
 }
 
 /// Steps, and lets the time pass that each step asks for, until nothing waits or so much time is over; how much it was.

@@ -1,6 +1,7 @@
 //! What must not stop the daemon, and what must: an account list that misbehaves, leases that end one at a time, few
-//! descriptors, a database that a newer version has migrated, a file that was replaced, a second daemon under another name,
-//! and clients of the HTTP server that hold or ask for too much.
+//! descriptors, a database that a newer version has migrated, or that was put back to an earlier state, a table that someone has
+//! locked, work that a wrong clock has put off, a file that was replaced, a second daemon under another name, and clients of the
+//! HTTP server that hold or ask for too much.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
@@ -17,7 +18,9 @@ use ringcx_extractor::sim::{SECRET_MARK, SegmentScript};
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::Connection;
+use support::daemon::plan::millis;
 use support::daemon::{Place, Plan, Rig};
+use support::receiver::{Receiver, Reply};
 use support::{TestDb, fetched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +32,8 @@ e2e! {
     one_lost_lease_does_not_silence_the_accounts_that_share_its_limit,
     with_few_descriptors_everything_arrives_and_probes_are_answered,
     a_replica_that_is_too_old_for_the_database_hands_over_and_writes_nothing,
+    work_that_a_wrong_clock_has_put_off_is_done_after_a_restart,
+    a_database_that_is_put_back_to_an_earlier_state_is_gone_on_with,
     clients_that_do_nothing_and_clients_that_guess_hold_up_nobody,
     a_session_that_was_ended_stays_ended_after_a_restart,
 }
@@ -256,6 +261,14 @@ async fn one_lost_lease_does_not_silence_the_accounts_that_share_its_limit(place
     rig.settled().await;
 }
 
+fn hook(name: &str, url: &str) -> toml::Value {
+    let secret = "whsec_aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMg==";
+    let pairs = [("name", name), ("type", "webhook"), ("url", url), ("secret", secret)];
+    let mut table: toml::Table = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+    table.insert("allow_private".to_owned(), true.into());
+    toml::Value::Table(table)
+}
+
 async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: Place) {
     let ids = ids(50);
     let plan = Plan::history().set("accounts", listed(&ids)).set("http.listen", "127.0.0.1:0").sim(|sim| {
@@ -265,6 +278,9 @@ async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: 
     // One wide window an account: at the usual pace of these tests, the metadata of fifty would be more than a busy machine
     // can do.
     let plan = plan.set("discovery.window", "40s").set("discovery.interval", "20s").set("discovery.start", "now");
+    let receivers = [Receiver::start(|_| Reply::Status(200)).await, Receiver::start(|_| Reply::Status(200)).await];
+    let hooks = receivers.iter().enumerate().map(|(number, receiver)| hook(&format!("hook-{number}"), &receiver.url));
+    let plan = plan.set("sinks", hooks.collect::<Vec<_>>());
     let mut rig = Rig::new(place, plan).await;
     rig.start_by(&["sh", "-c", "ulimit -n 64 && exec \"$@\"", "sh"]);
     rig.start();
@@ -278,6 +294,12 @@ async fn with_few_descriptors_everything_arrives_and_probes_are_answered(place: 
         rig.clock.sleep(SECOND / 5).await;
     }
     rig.settled().await;
+    rig.until("everything is delivered", async || {
+        let status = rig.json(&["status", "--json"]).await;
+        status["sinks"].as_array().unwrap().iter().all(|sink| sink["pending"] == 0)
+    })
+    .await;
+    assert!(receivers.iter().all(|receiver| !receiver.taken().is_empty()));
     assert!(!rig.log().contains("Too many open files"), "{}", rig.log());
 }
 
@@ -306,6 +328,46 @@ async fn a_replica_that_is_too_old_for_the_database_hands_over_and_writes_nothin
     change(&rig, "delete from _sqlx_migrations where version = 9999").await;
     rig.until("it is ready again", async || ready(&dashboard).await.0 == 200).await;
     rig.settled().await;
+}
+
+async fn work_that_a_wrong_clock_has_put_off_is_done_after_a_restart(place: Place) {
+    let plan = Plan::history().sim(|sim| sim.availability.transcript_after = millis(22_000, 23_000));
+    let mut rig = Rig::started(place, plan).await;
+    rig.until("transcripts are waited for", async || rig.account().await["work"]["waiting"].as_u64() > Some(0)).await;
+    rig.kill().await;
+    // As a machine leaves it whose clock was 400 days ahead, and two hours.
+    for (ahead, which) in [("34560000000", "0"), ("7200000", "1")] {
+        let shifted = format!(
+            "update work set due = due + {ahead}, created = created + {ahead}, first_try = first_try + {ahead},
+             last_try = last_try + {ahead} where segment % 2 = {which}"
+        );
+        change(&rig, shifted.leak()).await;
+    }
+    rig.start();
+    rig.says("what was put off by a clock that was ahead is due again").await;
+    rig.settled().await;
+}
+
+/// As with a dump of the night before, which knows nothing of what was read since, nor of the newest leases.
+async fn a_database_that_is_put_back_to_an_earlier_state_is_gone_on_with(place: Place) {
+    let mut rig = Rig::started(place, Plan::live(6 * SECOND)).await;
+    rig.until("transcripts are fetched", async || rig.sim.stats().ok(Endpoint::Transcript) > 3).await;
+    rig.stop().await;
+    rig.start();
+    rig.until("it works again", async || rig.log().matches("working").count() > 1).await;
+    change(&rig, "update account set owner = null, epoch = epoch - 1").await;
+    rig.says("the lease on this account was ended meanwhile").await;
+    rig.until("it is taken again", async || rig.account().await["owner"] == "e2e").await;
+    let read = rig.account().await["watermark"].clone();
+    rig.until("it reads on", async || rig.account().await["watermark"] != read).await;
+    // The same lease, and coverage that is behind what the daemon remembers.
+    change(&rig, "delete from reading where nth > 2").await;
+    change(&rig, "delete from coverage where pass <> 'live'").await;
+    change(&rig, "update coverage set to_ms = from_ms + 2000").await;
+    rig.says("the database was put back to an earlier state").await;
+    rig.complete().await;
+    rig.audit_passes().await;
+    rig.kept_the_contract();
 }
 
 /// What is answered to these bytes, up to the end of the connection.
@@ -530,6 +592,114 @@ mod leases {
     }
 }
 
+mod parked {
+    use ringcx_extractor::db::{Announced, Chunk, LongestWaits, Reading, Settled, Settlement, sql};
+    use ringcx_extractor::model::{
+        Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, SummariesFor, Wants,
+    };
+
+    use super::*;
+
+    crate::on_both! {
+        what_a_clock_that_was_ahead_has_put_off_waits_as_if_it_had_been_right,
+    }
+
+    const NOW: Time = Time(1_800_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn record(id: &str) -> SegmentRecord {
+        let raw = format!("{{\"segmentId\":\"{id}\"}}");
+        let (segment_id, dialog_id) = (id.to_owned(), Some("d".to_owned()));
+        SegmentRecord { segment_id, dialog_id, end: Some(NOW - HOUR), has_transcript: true, is_agent: true, raw }
+    }
+
+    async fn what_a_clock_that_was_ahead_has_put_off_waits_as_if_it_had_been_right(test: TestDb) {
+        let db = &test.db;
+        let key = db.enrol(&ids(1)[0], None, NOW).await.unwrap().key;
+        let owned = db.take(&[key], "me", 10 * SECOND, NOW).await.unwrap().remove(0);
+        let window = Stretch { from: NOW - 2 * HOUR, to: NOW };
+        let announce = async |id: &str, now: Time, asides: &[AsideRecord]| {
+            let artifacts = ArtifactSet::NONE.with(Artifact::Transcript).with(Artifact::AgentSummary);
+            let known = Stretches::default();
+            let chunk = Chunk {
+                owned,
+                lane: Lane::Live,
+                stretch: window,
+                now,
+                wants: Wants { artifacts, summaries_for: SummariesFor::Transcribed },
+                known: &known,
+                urgent_before: None,
+                repair: 60 * SECOND,
+                records: &[record(id)],
+                asides,
+            };
+            db.announce(chunk).await.unwrap();
+        };
+        let claim = async |id: &str, artifact: Artifact| {
+            let due = db.due(owned, ArtifactSet::ALL, Time(i64::MAX), 100).await.unwrap();
+            due.into_iter().find(|claim| claim.segment_id == id && claim.artifact == artifact).unwrap()
+        };
+        let failed = async |id: &str, artifact: Artifact, at: Time, wait: Duration| {
+            let claim = claim(id, artifact).await;
+            let (status, reason) = (Some(404), "not there".to_owned());
+            let (state, due) = (State::Open, at + wait);
+            let settlement = Settlement::Failed { state, due, misses: 1, refusals: 0, status, reason, broken: None };
+            db.settle(&[Settled { claim, at, settlement }]).await.unwrap();
+        };
+        let (days, hours) = (NOW + 400 * 24 * HOUR, NOW + 2 * HOUR);
+        // By a clock that was right: announced, waiting as long as it may, and to be visited again.
+        announce("right", NOW, &[]).await;
+        failed("right", Artifact::Transcript, NOW, 6 * HOUR).await;
+        let claimed = claim("right", Artifact::AgentSummary).await;
+        let visit = Settlement::not_populated(Some(NOW + 24 * HOUR));
+        db.settle(&[Settled { claim: claimed, at: NOW, settlement: visit }]).await.unwrap();
+        // By one that was 400 days ahead, and one that was two hours ahead.
+        let aside = AsideRecord { segment_id: None, reason: "no id".to_owned(), raw: "{}".to_owned() };
+        announce("days", days, &[aside]).await;
+        failed("days", Artifact::Transcript, days, HOUR).await;
+        announce("hours", hours, &[]).await;
+        let claimed = claim("hours", Artifact::AgentSummary).await;
+        let visit = Settlement::not_populated(Some(hours + 24 * HOUR));
+        db.settle(&[Settled { claim: claimed, at: hours, settlement: visit }]).await.unwrap();
+        // Put off by the wrong clock, and not tried.
+        announce("deferred", NOW, &[]).await;
+        let claimed = claim("deferred", Artifact::Transcript).await;
+        let deferred = Settlement::Deferred { due: days, first_try: Some(NOW) };
+        db.settle(&[Settled { claim: claimed, at: days, settlement: deferred }]).await.unwrap();
+        db.run(
+            sql("insert into sink_event (sink, account, feed, item, state, tries, waited, first_try, last_try, due, reason)
+                 values (1, $1, 1, 4, 0, 1, 0, $2, $2, $2, 'x'), (1, $1, 2, 4, 0, 1, 0, $3, $3, $4, 'x')")
+                .bind(key).bind(days).bind(NOW).bind(NOW + 24 * HOUR),
+        )
+        .await
+        .unwrap();
+
+        let longest = LongestWaits { retry: 6 * HOUR, revisit: 24 * HOUR };
+        // While that clock is still believed, nothing is wrong.
+        assert_eq!(db.release_parked(owned, days, days, longest).await.unwrap(), 0);
+        assert_eq!(db.release_parked(owned, NOW, NOW, longest).await.unwrap(), 7);
+        assert_eq!(db.release_parked(owned, NOW, NOW, longest).await.unwrap(), 0, "again");
+        let waits = async |id: &str, artifact: Artifact| claim(id, artifact).await.due.since(NOW);
+        assert_eq!(waits("right", Artifact::Transcript).await, 6 * HOUR);
+        assert_eq!(waits("right", Artifact::AgentSummary).await, 24 * HOUR);
+        assert_eq!(waits("days", Artifact::Transcript).await, HOUR);
+        assert_eq!(claim("days", Artifact::Transcript).await.first_try, Some(NOW));
+        assert_eq!(waits("days", Artifact::AgentSummary).await, Duration::ZERO);
+        assert_eq!(waits("hours", Artifact::Transcript).await, Duration::ZERO);
+        assert_eq!(waits("hours", Artifact::AgentSummary).await, 24 * HOUR);
+        assert_eq!(waits("deferred", Artifact::Transcript).await, Duration::ZERO);
+        let waiting = db.missed_due(1, "me", NOW, 10).await.unwrap();
+        assert_eq!(waiting.iter().map(|missed| (missed.feed, missed.last_try)).collect::<Vec<_>>(), [(1, NOW)]);
+        // The record that was set aside is read again at once, and settled by a read that no longer brings it.
+        assert_eq!(db.repairs(key).await.unwrap(), [(window, NOW)]);
+        let (at, lane, announced) = (NOW + SECOND, Lane::Live, Announced::default());
+        let reading =
+            Reading { at, done: at, lane, stretch: window, announced, passes: Vec::new(), finished: Vec::new() };
+        db.record_reading(owned, &reading).await.unwrap();
+        assert_eq!(db.repairs(key).await.unwrap(), []);
+    }
+}
+
 /// Another database of the same server.
 fn beside(url: &str, name: &str) -> String {
     let (start, rest) = url.split_at(url.find("/t").unwrap());
@@ -547,6 +717,37 @@ async fn admin(url: &str) -> sqlx::PgConnection {
 
 async fn tell(admin: &mut sqlx::PgConnection, statement: String) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(admin).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_someone_has_locked_costs_no_lease() {
+    let ids = ids(14);
+    let plan = Plan::live(4 * SECOND).set("accounts", listed(&ids)).sim(|sim| {
+        sim.accounts = ids.clone();
+        sim.traffic.per_minute = 10.0;
+    });
+    let rig = Rig::started(Place::postgres().await, plan).await;
+    rig.until("transcripts are fetched", async || rig.sim.stats().ok(Endpoint::Transcript) > 3).await;
+    // More than the connections that the daemon has wait for this.
+    let mut holder = sqlx::PgConnection::connect(&rig.place.url).await.unwrap();
+    sqlx::raw_sql("begin; lock table work, segment, coverage in access exclusive mode")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let locked = rig.clock.tick();
+    const SILENT_FOR: &str =
+        "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint) - max(heartbeat) from replica";
+    while rig.clock.tick().since(locked) < 15 * SECOND {
+        let silent: i64 = sqlx::query_scalar(SILENT_FOR).fetch_one(&mut holder).await.unwrap();
+        assert!(silent < 7_000, "no heartbeat for {silent} ms");
+        rig.clock.sleep(SECOND / 2).await;
+    }
+    sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    holder.close().await.unwrap();
+    rig.settled().await;
+    let epochs = open(&rig).await;
+    assert!(epochs.accounts().await.unwrap().iter().all(|account| account.owner.as_deref() == Some("e2e")));
+    epochs.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

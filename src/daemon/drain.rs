@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::clock_watch::ClockWatch;
 use crate::account::Account;
 use crate::clock::Time;
 use crate::db::{Claim, Class, DbError, Item, PauseRow, Settled, Settlement, classes};
@@ -24,7 +25,7 @@ use crate::fetch::{Patience, attempt};
 use crate::model::{Artifact, ArtifactSet, Endpoint, State};
 use crate::planted::{self, Plant};
 use crate::ringcx::ApiError;
-use crate::ringcx::limits::Permit;
+use crate::ringcx::limits::{LONGEST_WAIT, Permit};
 use crate::standing::Standing;
 
 mod answers;
@@ -85,6 +86,7 @@ pub struct Drain {
     more: HashSet<Class>,
     refill: bool,
     next: Option<Time>,
+    watch: ClockWatch,
     /// How often a person has asked for everything to be tried again at once, as far as is known here.
     resumes: u64,
 }
@@ -94,6 +96,7 @@ impl Drain {
     pub fn new(account: Arc<Account>, patience: Patience, concurrency: usize, committer: Committer) -> Drain {
         Drain {
             resumes: account.live.resumes(),
+            watch: ClockWatch::new(&account.clock),
             account,
             patience: Arc::new(patience),
             concurrency: concurrency.max(1),
@@ -118,7 +121,9 @@ impl Drain {
     /// Takes up a pause that was recorded before this process began.
     pub fn take_up(&mut self, pause: &PauseRow) {
         if let Some(artifact) = Artifact::ALL.into_iter().find(|artifact| Endpoint::from(*artifact) == pause.endpoint) {
-            self.standing.entry(artifact).or_default().resume_from(pause.since, pause.until, pause.times);
+            // Whoever recorded it may have had a clock that was ahead.
+            let until = pause.until.min(self.account.clock.now() + LONGEST_WAIT);
+            self.standing.entry(artifact).or_default().resume_from(pause.since, until, pause.times);
         }
     }
 
@@ -129,6 +134,7 @@ impl Drain {
         while !stop.is_cancelled() {
             let stores = *storage.borrow_and_update() == Storage::Ok;
             self.resume_if_asked();
+            self.forget_a_wrong_clock();
             if self.looking.is_none() && (self.refill || self.runs_low()) {
                 self.look();
             }
@@ -174,6 +180,18 @@ impl Drain {
         if std::mem::replace(&mut self.resumes, resumes) != resumes {
             let now = self.account.clock.now();
             self.standing.values_mut().for_each(|standing| standing.retry_now(now));
+            self.look_again();
+        }
+    }
+
+    /// Where this machine's clock was set back, nothing goes on waiting for a time that it has gone back from.
+    fn forget_a_wrong_clock(&mut self) {
+        if self.watch.stepped_back(&self.account.clock) {
+            let now = self.account.clock.now();
+            self.standing.values_mut().for_each(|standing| standing.retry_now(now));
+            self.absence.clear();
+            self.left_alone.clear();
+            self.schedule.ripen(Time(i64::MAX));
             self.look_again();
         }
     }

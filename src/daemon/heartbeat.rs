@@ -16,13 +16,16 @@ use super::beat;
 use super::shared::Shared;
 use crate::account::Account;
 use crate::clock::{Tick, Time};
-use crate::db::{DbError, NameLock, Picture, Unusable};
+use crate::db::{Db, DbError, NameLock, Owned, Picture, Unusable};
 use crate::health::{Finding, Severity};
 
 /// How often a heartbeat is written.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 /// How long after a heartbeat its replica may still send: so long before it is taken for dead that what it sent has arrived.
 pub(super) const SENDS_FOR: Duration = Duration::from_secs(7);
+
+/// How often the mark in SQLite's file is renewed, by which a backup that is copied over it is noticed.
+const STAMP_INTERVAL: Duration = Duration::from_secs(120);
 
 /// The code of the finding that the database must not be used.
 const UNUSABLE: &str = "database_unusable";
@@ -75,8 +78,12 @@ impl Leases {
 /// Writes heartbeats.
 pub(super) struct Heartbeat {
     pub(super) shared: Arc<Shared>,
+    /// The database over connections of the heartbeat's own.
+    pub(super) db: Db,
     pub(super) name: NameLock,
     pub(super) started: Time,
+    /// When the mark in SQLite's file was last renewed.
+    pub(super) stamped: Tick,
     pub(super) leases: Arc<Leases>,
     pub(super) beats: watch::Sender<Option<Beat>>,
 }
@@ -111,14 +118,26 @@ impl Heartbeat {
     }
 
     async fn step(&mut self, tick: Tick) -> Result<(Picture, bool), DbError> {
-        let unusable = self.shared.db.unusable().await?;
+        let unusable = self.db.unusable().await?;
         let outdated = matches!(unusable, Some(Unusable::Newer { .. }));
         self.report(unusable).await?;
         self.hold_name().await?;
         let row = beat::row(&self.shared, self.started, None);
-        let picture = self.shared.db.beat(&row, self.shared.clock.now()).await?;
-        self.renew(&picture, tick);
+        let before: Vec<Owned> = self.leases.held().iter().map(|account| account.owned).collect();
+        let picture = self.db.beat(&row, self.shared.clock.now()).await?;
+        self.renew(&picture, &before, tick);
+        self.renew_stamp(tick).await;
         Ok((picture, outdated))
+    }
+
+    async fn renew_stamp(&mut self, tick: Tick) {
+        if tick.since(self.stamped) < STAMP_INTERVAL {
+            return;
+        }
+        self.stamped = tick;
+        if let Err(error) = self.db.renew_stamp().await {
+            tracing::debug!(%error, "failed to renew the mark in the database file; the old one counts on");
+        }
     }
 
     /// Reports that the database must not be used, stops all sending, and all writing once there is nothing to hand over.
@@ -148,7 +167,7 @@ impl Heartbeat {
             Unusable::Newer { .. } if self.leases.drained.load(Ordering::Relaxed) => {
                 if !shared.db.is_suspended() {
                     let now = shared.clock.now();
-                    shared.db.beat(&beat::row(shared, self.started, Some(now)), now).await?;
+                    self.db.beat(&beat::row(shared, self.started, Some(now)), now).await?;
                     tracing::warn!("all accounts are released; nothing is written any more");
                 }
                 shared.db.suspend(Some(sentence));
@@ -167,17 +186,21 @@ impl Heartbeat {
     async fn hold_name(&mut self) -> Result<(), DbError> {
         if self.name.still().await.is_err() {
             let name = &self.shared.settings.database.instance;
-            self.name = self.shared.db.lock_name_again(name, &self.name).await?;
+            self.name = self.db.lock_name_again(name, &self.name).await?;
         }
         Ok(())
     }
 
-    /// Renews the leases that still hold, and ends those of accounts that have another owner now.
-    fn renew(&self, picture: &Picture, tick: Tick) {
+    /// Renews the leases that still hold, and ends those of accounts that have another owner now. So does an epoch that is
+    /// lower than that of a lease from `before` the picture: the database was put back to an earlier state.
+    fn renew(&self, picture: &Picture, before: &[Owned], tick: Tick) {
         let epochs: BTreeMap<i64, i64> = picture.accounts.iter().map(|row| (row.account, row.epoch)).collect();
         let until = lease_end(&self.shared, tick);
         for account in self.leases.held().iter() {
-            let lost = epochs.get(&account.owned.account).is_none_or(|epoch| *epoch > account.owned.epoch);
+            let owned = account.owned;
+            let lost = epochs
+                .get(&owned.account)
+                .is_none_or(|epoch| *epoch > owned.epoch || (*epoch < owned.epoch && before.contains(&owned)));
             account.pacer.deadline(if lost { Some(Tick::default()) } else { until });
         }
     }

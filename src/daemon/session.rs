@@ -24,12 +24,12 @@ use crate::backoff::Backoff;
 use crate::clock::{Tick, Time};
 use crate::config::LimitScope;
 use crate::coverage::Rules;
-use crate::db::{Assignment, DbError, DbFault, NameLock, Owned, Picture};
+use crate::db::{Assignment, DbError, DbFault, LongestWaits, NameLock, Owned, Picture};
 use crate::discover::{Discoverer, Policy};
 use crate::fetch::Patience;
 use crate::fetch::committer::{Committer, Storage};
 use crate::model::Endpoint;
-use crate::ringcx::limits::{LATEST_ARRIVAL, Lapse, Pacer};
+use crate::ringcx::limits::{LATEST_ARRIVAL, LONGEST_WAIT, Lapse, Pacer};
 
 /// How many accounts are taken with one sign of life: loading more could take so long that the next comes too late.
 const TAKES: usize = 50;
@@ -55,7 +55,15 @@ pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -
     let (leases, (beats, seen)) = (Arc::new(Leases::default()), watch::channel(None));
     let heart_stop = CancellationToken::new();
     let mut heart = JoinSet::new();
-    let heartbeat = Heartbeat { shared: shared.clone(), name, started, leases: leases.clone(), beats };
+    let heartbeat = Heartbeat {
+        shared: shared.clone(),
+        db: shared.db.for_heartbeat(),
+        name,
+        started,
+        stamped: shared.clock.tick(),
+        leases: leases.clone(),
+        beats,
+    };
     heart.spawn(heartbeat.run(heart_stop.clone()));
     let mut session = Session {
         committer,
@@ -83,6 +91,8 @@ pub async fn run(shared: Arc<Shared>, name: NameLock, stop: CancellationToken) -
 /// An account that is worked on, or about to be let go.
 struct Held {
     account: Arc<Account>,
+    /// When it had been taken.
+    taken: Tick,
     stop: CancellationToken,
     /// Tasks that have not ended.
     running: u8,
@@ -183,7 +193,7 @@ impl Session {
 
     /// What follows from the picture that a heartbeat brought.
     async fn turn(&mut self, picture: &Picture, beat: &Beat) -> anyhow::Result<()> {
-        self.drop_lost(picture);
+        self.drop_lost(picture, beat.tick);
         self.write_pauses().await;
         self.answer_bell().await?;
         self.leave_room().await?;
@@ -226,13 +236,16 @@ impl Session {
         }
     }
 
-    /// Ends work on accounts that have another owner now: what is under way for them will not count.
-    fn drop_lost(&mut self, picture: &Picture) {
+    /// Ends work on accounts that have another owner now, or of which the database knows an earlier one, because it was put
+    /// back to an earlier state: what is under way for them will not count.
+    fn drop_lost(&mut self, picture: &Picture, began: Tick) {
         let me = &self.shared.settings.database.instance;
         let rows: BTreeMap<i64, &Assignment> = picture.accounts.iter().map(|row| (row.account, row)).collect();
         for (key, held) in self.held.iter_mut().filter(|(_, held)| !held.lost) {
             let row = rows.get(key);
-            if row.is_some_and(|row| row.epoch <= held.account.owned.epoch) {
+            let epoch = held.account.owned.epoch;
+            // A heartbeat that began before the account was taken may bring a picture from before.
+            if row.is_some_and(|row| row.epoch == epoch || (row.epoch < epoch && began <= held.taken)) {
                 continue;
             }
             held.account.pacer.deadline(Some(Tick::default()));
@@ -348,6 +361,7 @@ impl Session {
             true => db.take_together(&take, me, LAPSE, now).await?,
             false => db.take(&take, me, LAPSE, now).await?,
         };
+        let taken_at = self.shared.clock.tick();
         for owned in taken {
             let Some(wanted) = registered.get(&owned.account).cloned() else { continue };
             let before = picture.accounts.iter().filter(|row| together || row.account == owned.account);
@@ -371,13 +385,14 @@ impl Session {
             let stop = self.stop.child_token();
             let (key, ends) = (owned.account, stop.clone());
             let (followed, until) = (account.clone(), stop.clone());
-            self.tasks.spawn(async move { (key, discovery::run(followed, discoverer, until).await) });
+            let longest = self.longest_waits();
+            self.tasks.spawn(async move { (key, discovery::run(followed, discoverer, longest, until).await) });
             self.tasks.spawn(async move {
                 drain.run(ends).await;
                 (key, Ok(()))
             });
             self.leases.add(account.clone());
-            self.held.insert(key, Held { account, stop, running: 2, leaving: false, lost: false });
+            self.held.insert(key, Held { account, taken: taken_at, stop, running: 2, leaving: false, lost: false });
         }
         self.publish();
         Ok(())
@@ -471,6 +486,12 @@ impl Session {
         let working = self.held.values().filter(|held| !held.stop.is_cancelled());
         self.shared.set_accounts(working.map(|held| held.account.clone()).collect());
         self.leases.set(self.held.values().filter(|held| !held.lost).map(|held| held.account.clone()).collect());
+    }
+
+    fn longest_waits(&self) -> LongestWaits {
+        let fetch = &self.shared.settings.fetch;
+        let retry = fetch.retry_max.max(fetch.retry_initial).max(LONGEST_WAIT);
+        LongestWaits { retry, revisit: fetch.revisit.iter().copied().fold(retry, Duration::max) }
     }
 
     fn backoff(&self) -> anyhow::Result<Backoff> {

@@ -1,5 +1,7 @@
 //! Which stretches of time have been read, in which pass, and the log of single reads.
 
+use std::collections::HashSet;
+
 use super::proof::RecordChain;
 use super::{Announced, Db, DbError, Owned, Tx, sql};
 use crate::clock::Time;
@@ -73,21 +75,28 @@ impl Db {
         Ok(held)
     }
 
-    /// Records that a window's whole answer is stored.
+    /// Records that a window's whole answer is stored; returns which read of the account this is. That number grows with each,
+    /// unless the database was put back to an earlier state.
     ///
     /// # Errors
     /// `DbFault::Lost` where the account has another owner now.
-    pub async fn record_reading(&self, owned: Owned, reading: &Reading) -> Result<(), DbError> {
+    pub async fn record_reading(&self, owned: Owned, reading: &Reading) -> Result<i64, DbError> {
         let mut tx = self.begin().await?;
         tx.hold(owned).await?;
         // Before anything else is locked, as where segments are announced.
         let chain = tx.record_chain(owned.account).await?;
         let before = tx.coverage_digest(owned.account).await?;
+        let open = tx.open_backfills(owned.account).await?;
         for (pass, stretch) in &reading.passes {
+            // One that was cancelled while this was read has no coverage any more.
+            if pass.starts_with("backfill:") && !open.contains(pass) {
+                continue;
+            }
             tx.cover(owned.account, pass, *stretch, reading.at).await?;
         }
         for id in &reading.finished {
-            tx.run(sql("update backfill set finished = $2 where id = $1").bind(*id).bind(reading.done)).await?;
+            let stmt = sql("update backfill set finished = $2 where id = $1 and finished is null");
+            tx.run(stmt.bind(*id).bind(reading.done)).await?;
             tx.run(
                 sql("delete from coverage where account = $1 and pass = $2")
                     .bind(owned.account)
@@ -115,8 +124,9 @@ impl Db {
             let stmt = sql(stmt).bind(owned.account).bind(reading.stretch.from).bind(reading.stretch.to);
             tx.run(stmt.bind(reading.at)).await?;
         }
-        tx.log_reading(chain, owned.account, reading.lane.name(), reading, before).await?;
-        tx.commit().await
+        let nth = tx.log_reading(chain, owned.account, reading.lane.name(), reading, before).await?;
+        tx.commit().await?;
+        Ok(nth)
     }
 
     /// Forgets what counts as read of the time after `now`.
@@ -126,6 +136,8 @@ impl Db {
     pub async fn cut_coverage(&self, owned: Owned, now: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         tx.hold(owned).await?;
+        // Before anything else is locked: so that nobody changes coverage between the two digests.
+        tx.record_chain(owned.account).await?;
         let before = tx.coverage_digest(owned.account).await?;
         for stmt in [
             "delete from coverage where account = $1 and from_ms >= $2",
@@ -190,13 +202,23 @@ impl Db {
 
     /// Ends a backfill that is not complete; `false` where none that is open has this number. What it has read stays read.
     pub async fn cancel_backfill(&self, id: i64, now: Time) -> Result<bool, DbError> {
+        let Some(row) = self.first(sql("select account from backfill where id = $1").bind(id)).await? else {
+            return Ok(false);
+        };
+        let account = row.int(0)?;
         let mut tx = self.begin().await?;
-        let stmt = sql(
-            "update backfill set finished = $2, cancelled = $2 where id = $1 and finished is null returning account",
-        );
-        let Some(row) = tx.first(stmt.bind(id).bind(now)).await? else { return Ok(false) };
+        // In the order in which a read is recorded: the account, its record chain, then the rest.
+        let stmt = tx.epoch_of(account);
+        tx.first(stmt).await?;
+        tx.record_chain(account).await?;
+        let stmt = sql("update backfill set finished = $2, cancelled = $2 where id = $1 and finished is null");
+        if tx.run(stmt.bind(id).bind(now)).await? == 0 {
+            return Ok(false);
+        }
+        let before = tx.coverage_digest(account).await?;
         let stmt = sql("delete from coverage where account = $1 and pass = $2");
-        tx.run(stmt.bind(row.int(0)?).bind(format!("backfill:{id}"))).await?;
+        tx.run(stmt.bind(account).bind(format!("backfill:{id}"))).await?;
+        tx.log_cut(account, now, before).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -212,6 +234,13 @@ impl Db {
 }
 
 impl Tx {
+    /// The passes of an account's backfills that are neither complete nor cancelled.
+    async fn open_backfills(&mut self, account: i64) -> Result<HashSet<String>, DbError> {
+        let stmt = sql("select id from backfill where account = $1 and finished is null");
+        let rows = self.all(stmt.bind(account)).await?;
+        rows.iter().map(|row| Ok(format!("backfill:{}", row.int(0)?))).collect()
+    }
+
     /// Adds a stretch to a pass, merged with what it touches.
     async fn cover(&mut self, account: i64, pass: &str, stretch: Stretch, at: Time) -> Result<(), DbError> {
         let stmt = sql("delete from coverage where account = $1 and pass = $2 and from_ms <= $4 and to_ms >= $3
@@ -233,7 +262,7 @@ impl Tx {
     }
 
     /// Logs that an account's coverage was changed without a read, where it was: else `verify` takes it for an alteration.
-    /// `before` is what [`Tx::coverage_digest`] said before the change.
+    /// `before` is what [`Tx::coverage_digest`] said before the change, with the account's record chain locked.
     ///
     /// # Errors
     /// Where the database does not take it.
@@ -245,10 +274,10 @@ impl Tx {
         let (passes, finished) = (Vec::new(), Vec::new());
         let cut = Reading { at: now, done: now, lane: Lane::Live, stretch, announced, passes, finished };
         let chain = self.record_chain(account).await?;
-        self.log_reading(chain, account, "cut", &cut, before).await
+        self.log_reading(chain, account, "cut", &cut, before).await.map(drop)
     }
 
-    /// Logs a read, and links it with the coverage before and after it.
+    /// Logs a read, and links it with the coverage before and after it; returns its number.
     async fn log_reading(
         &mut self,
         mut chain: RecordChain,
@@ -256,7 +285,7 @@ impl Tx {
         lane: &str,
         reading: &Reading,
         before: Hash,
-    ) -> Result<(), DbError> {
+    ) -> Result<i64, DbError> {
         let stmt = sql("select coalesce(max(nth), 0) + 1 from reading where account = $1");
         let nth = self.first(stmt.bind(account)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(1);
         let after = self.coverage_digest(account).await?;
@@ -290,8 +319,7 @@ impl Tx {
         );
         let stmt = numbers.into_iter().fold(stmt.bind(account).bind(lane), super::Stmt::bind);
         self.run(stmt.bind(previous).bind(before.to_vec()).bind(after.to_vec())).await?;
-        self.run(sql("delete from reading where account = $1 and nth <= $2").bind(account).bind(nth - LOG))
-            .await
-            .map(drop)
+        self.run(sql("delete from reading where account = $1 and nth <= $2").bind(account).bind(nth - LOG)).await?;
+        Ok(nth)
     }
 }

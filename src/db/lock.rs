@@ -1,10 +1,10 @@
 //! The SQLite file's own guards: private from its first byte, and one daemon at a time.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 
@@ -23,9 +23,22 @@ pub struct FileLock {
     beside: File,
     database: File,
     path: PathBuf,
-    /// What this run has written into the file's header; 0 before that.
-    stamp: AtomicU32,
+    stamp: Mutex<Stamp>,
+    /// Device and inode of SQLite's log, as this process last had it open under its name.
+    log: Mutex<Option<FileId>>,
 }
+
+/// What this run has written into the file's header.
+#[derive(Debug, Default)]
+struct Stamp {
+    /// What the header holds; `None` before it has been read back for the first time.
+    held: Option<u32>,
+    /// What it holds as soon as SQLite has folded it from its log into the file.
+    next: Option<u32>,
+}
+
+/// Device and inode: the same for the same file, whatever its name.
+type FileId = (u64, u64);
 
 /// Where the header holds what an application may write into it (`pragma user_version`).
 const STAMP_AT: u64 = 60;
@@ -55,44 +68,65 @@ impl FileLock {
         }
         // For the person who wonders whose lock it is; the lock itself does not need it.
         let _ = beside.set_len(0).and_then(|()| writeln!(beside, "{}", std::process::id()));
-        Ok(FileLock { beside, database, path: path.to_owned(), stamp: AtomicU32::new(0) })
+        Ok(FileLock { beside, database, path: path.to_owned(), stamp: Mutex::default(), log: Mutex::default() })
     }
 
-    /// From now on the header must hold this number, if it does now.
-    pub(super) fn expect_stamp(&self, stamp: u32) {
-        if self.read_stamp() == Some(stamp) {
-            self.stamp.store(stamp, Ordering::Relaxed);
-        }
+    /// What the header is to hold next: what it does not hold yet, or else `new`.
+    pub(super) fn next_stamp(&self, new: u32) -> u32 {
+        self.has_stamp();
+        *self.stamp().next.get_or_insert(new)
     }
 
     /// What is wrong where the file is not the one that was opened any more: removed, renamed, or overwritten.
     pub(super) fn replaced(&self) -> Option<&'static str> {
         let (Ok(opened), there) = (self.database.metadata(), std::fs::metadata(&self.path)) else { return None };
-        let stamp = self.stamp.load(Ordering::Relaxed);
         match there {
             Err(error) if error.kind() == ErrorKind::NotFound => Some("is not there any more"),
             // What keeps it from being looked at is not known to be a replacement.
             Err(_) => None,
-            Ok(there) if (there.dev(), there.ino()) != (opened.dev(), opened.ino()) => {
-                Some("was replaced by another one")
-            }
-            Ok(_) if stamp != 0 && self.read_stamp() != Some(stamp) => Some("was overwritten"),
+            Ok(there) if id(&there) != id(&opened) => Some("was replaced by another one"),
+            Ok(_) if !self.has_stamp() => Some("was overwritten"),
             Ok(_) => None,
         }
     }
 
-    /// Whether SQLite's log was removed while it is in use: what is written now would be lost at the next crash.
+    /// Whether the header holds what this run has written into it.
+    fn has_stamp(&self) -> bool {
+        let mut stamp = self.stamp();
+        // Read under the lock, or what was read might be what was held before.
+        let held = self.read_stamp();
+        if stamp.next.is_some() && stamp.next == held {
+            *stamp = Stamp { held, next: None };
+        }
+        stamp.held.is_none() || stamp.held == held
+    }
+
+    /// Whether SQLite's log was removed or renamed while it is in use: what is written now would be lost at the next crash.
     pub(super) fn log_is_removed(&self) -> bool {
         let Ok(path) = std::fs::canonicalize(&self.path) else { return false };
-        // So Linux names the file behind a descriptor that has no name any more.
-        let removed = format!("{}-wal (deleted)", path.display());
+        let named = std::fs::metadata(with_ending(&path, "-wal")).ok().map(|file| id(&file));
         let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return false };
-        open.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|file| file == Path::new(&removed)))
+        let mut known = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut known_is_open, mut named_is_open) = (false, false);
+        for file in open.flatten().filter_map(|entry| std::fs::metadata(entry.path()).ok()) {
+            known_is_open |= *known == Some(id(&file));
+            named_is_open |= named == Some(id(&file));
+        }
+        if known_is_open && named != *known {
+            return true;
+        }
+        // Between two connections nothing is open, and SQLite itself removes the log.
+        *known = named.filter(|_| named_is_open);
+        false
     }
 
     /// The file.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn stamp(&self) -> MutexGuard<'_, Stamp> {
+        self.stamp.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_stamp(&self) -> Option<u32> {
@@ -128,9 +162,17 @@ fn is_remote(file: &File) -> bool {
 }
 
 fn beside(database: &Path) -> PathBuf {
+    with_ending(database, ".lock")
+}
+
+fn with_ending(database: &Path, ending: &str) -> PathBuf {
     let mut name = database.file_name().unwrap_or_default().to_os_string();
-    name.push(".lock");
+    name.push(ending);
     database.with_file_name(name)
+}
+
+fn id(file: &Metadata) -> FileId {
+    (file.dev(), file.ino())
 }
 
 /// Creates the folder, and those that it lies in, for this user alone. One that is there stays as it is.

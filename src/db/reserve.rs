@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Db, DbError, Row, sql};
+use super::{Db, DbError, DbFault, Row, sql};
 use crate::clock::Time;
 use crate::ringcx::limits::{LATEST_ARRIVAL, ReserveStore, Sliding, StoreError};
 
@@ -32,7 +32,8 @@ impl Db {
         if earliest <= here {
             let stmt = sql("insert into reservation (key, reserved) values ($1, $2) returning id");
             let row = tx.first(stmt.bind(key).bind(here)).await?;
-            id = Ok(row.map(|row| row.int(0)).transpose()?.unwrap_or_default());
+            let row = row.ok_or_else(|| DbError::new(DbFault::Broken, "the database did not number a reservation"))?;
+            id = Ok(row.int(0)?);
         }
         tx.commit().await?;
         Ok(id)

@@ -10,8 +10,8 @@ use rand::Rng;
 
 use super::{Db, DbError, DbFault, FileLock, Stmt, sql};
 
-/// Why nothing may be written, if so.
-pub(crate) type Suspension = Mutex<Option<String>>;
+/// Why nothing may be written, if so; one for all pools of a database.
+pub(crate) type Suspension = Arc<Mutex<Option<String>>>;
 
 /// Why the database must not be used any further.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Unusable {
         /// What became of it.
         how: &'static str,
     },
-    /// SQLite's log beside the file was removed.
+    /// SQLite's log beside the file was removed or renamed.
     LogRemoved {
         /// The file.
         path: PathBuf,
@@ -41,7 +41,9 @@ impl fmt::Display for Unusable {
             Unusable::Newer { held } => {
                 write!(f, "a newer version of this program has migrated the database (migration {held})")
             }
-            Unusable::LogRemoved { path } => write!(f, "the -wal file of the database {} was removed", path.display()),
+            Unusable::LogRemoved { path } => {
+                write!(f, "the -wal file of the database {} was removed or renamed", path.display())
+            }
             Unusable::Replaced { path, how } => write!(f, "the database file {} {how}", path.display()),
         }
     }
@@ -132,15 +134,90 @@ impl Db {
         lock.replaced().map(|how| Unusable::Replaced { path: lock.path().to_owned(), how })
     }
 
-    /// Marks the file as this run's, so that a copy that is written over it is told apart from it.
-    pub(super) async fn stamp(&self, lock: &Arc<FileLock>) -> Result<(), DbError> {
-        let number = rand::rng().random_range(1..i32::MAX.unsigned_abs());
+    /// Marks the file as this run's, so that a copy that is written over it is told apart from it: an older one always, one
+    /// of this run where the mark has been renewed since. On Postgres there is no file to mark.
+    ///
+    /// # Errors
+    /// Where the file takes no writes; what it was marked with counts on.
+    pub async fn renew_stamp(&self) -> Result<(), DbError> {
+        let Some(lock) = self.lock() else { return Ok(()) };
+        // The old mark counts until the new one stands in the file, and not in its log only. That may be later: one who reads
+        // keeps SQLite from folding it.
+        let number = lock.next_stamp(rand::rng().random_range(1..i32::MAX.unsigned_abs()));
         let mut tx = self.begin().await?;
         tx.all(Stmt::built(format!("pragma user_version = {number}"))).await?;
         tx.commit().await?;
-        // So that it stands in the file, not in its log only.
-        self.all(sql("pragma wal_checkpoint(passive)")).await?;
-        lock.expect_stamp(number);
-        Ok(())
+        self.all(sql("pragma wal_checkpoint(passive)")).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Access;
+
+    async fn served() -> (Db, PathBuf, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let lock = Arc::new(FileLock::take(&path).unwrap());
+        (Db::open_sqlite_to_serve(&path, &lock).await.unwrap(), path, folder)
+    }
+
+    fn is_overwritten(db: &Db) -> bool {
+        matches!(db.replaced(), Some(Unusable::Replaced { how: "was overwritten", .. }))
+    }
+
+    #[tokio::test]
+    async fn a_backup_of_this_run_is_told_apart_once_the_mark_was_renewed() {
+        let (db, path, folder) = served().await;
+        let backup = folder.path().join("backup.db");
+        std::fs::copy(&path, &backup).unwrap();
+        db.renew_stamp().await.unwrap();
+        assert_eq!(db.unusable().await.unwrap(), None);
+        let now = std::fs::read(&path).unwrap();
+        // Into the same file, as `cp` does.
+        std::fs::write(&path, std::fs::read(&backup).unwrap()).unwrap();
+        assert!(is_overwritten(&db));
+        std::fs::write(&path, now).unwrap();
+        assert_eq!(db.unusable().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_mark_that_cannot_be_folded_into_the_file_counts_once_it_is() {
+        let (db, path, folder) = served().await;
+        let backup = folder.path().join("backup.db");
+        std::fs::copy(&path, &backup).unwrap();
+        let reader = Db::open_sqlite(&path, Access::Existing).await.unwrap();
+        let mut snapshot = reader.snapshot().await.unwrap();
+        snapshot.chain(1).await.unwrap();
+        for _ in 0..2 {
+            db.renew_stamp().await.unwrap();
+            assert_eq!(db.unusable().await.unwrap(), None);
+        }
+        assert_eq!(std::fs::read(&path).unwrap()[..100], std::fs::read(&backup).unwrap()[..100], "it was folded");
+        drop(snapshot);
+        reader.close().await;
+        db.renew_stamp().await.unwrap();
+        assert_eq!(db.unusable().await.unwrap(), None);
+        std::fs::write(&path, std::fs::read(&backup).unwrap()).unwrap();
+        assert!(is_overwritten(&db));
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_removed_or_renamed_is_noticed_and_one_that_is_put_back_is_well() {
+        let (db, path, folder) = served().await;
+        db.ping().await.unwrap();
+        assert_eq!(db.unusable().await.unwrap(), None);
+        let (log, aside) = (path.with_file_name("test.db-wal"), folder.path().join("aside"));
+        std::fs::rename(&log, &aside).unwrap();
+        let removed = Some(Unusable::LogRemoved { path: path.clone() });
+        assert_eq!(db.unusable().await.unwrap(), removed);
+        // One that is not in use stands in its place.
+        std::fs::copy(&aside, &log).unwrap();
+        assert_eq!(db.unusable().await.unwrap(), removed);
+        std::fs::rename(&aside, &log).unwrap();
+        assert_eq!(db.unusable().await.unwrap(), None);
+        std::fs::remove_file(&log).unwrap();
+        assert_eq!(db.unusable().await.unwrap(), removed);
     }
 }

@@ -6,6 +6,9 @@ use super::{Arg, Db, DbError, Item, Owned, Row, Stmt, sql};
 use crate::clock::{Time, millis};
 use crate::model::{Artifact, ArtifactSet, Lane, State};
 
+/// Clocks of replicas may differ by so much without any of them being wrong.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
 /// The right to try one item, in the name of an ownership. Nothing is written when it is taken: who owns the account
 /// works its items, and a result is accepted only from the epoch that still holds. Settling consumes it.
 #[derive(Debug, Clone)]
@@ -81,6 +84,15 @@ fn claim(owned: Owned, row: &Row) -> Result<Claim, DbError> {
         broken: small(12)?,
         alike: small(13)?,
     })
+}
+
+/// How long anything waits at the most that was put off by a clock that was right.
+#[derive(Debug, Clone, Copy)]
+pub struct LongestWaits {
+    /// What is still to be answered.
+    pub retry: Duration,
+    /// What has been answered, and is asked for once more.
+    pub revisit: Duration,
 }
 
 /// Which items a person asks about.
@@ -204,6 +216,46 @@ impl Db {
              where account = $1 and artifact = $2 and state = 0 and due > $3 and due > {DUE} and visit = 0"
         ));
         self.run(stmt.bind(account).bind(artifact.code()).bind(now).bind(millis(initial))).await
+    }
+
+    /// Takes back that work was put off by a clock that was ahead, as whose rows are known that were written, or are due, later
+    /// than can be: by no clock is it later than `latest`. They wait on as if it had been `now` when they were written. So too
+    /// for records set aside, and for events that did not go through. Returns how many rows that were.
+    ///
+    /// # Errors
+    /// `DbFault::Lost` where the account has another owner now.
+    pub async fn release_parked(
+        &self,
+        owned: Owned,
+        now: Time,
+        latest: Time,
+        longest: LongestWaits,
+    ) -> Result<u64, DbError> {
+        const WRITTEN: &str = "coalesce(last_try, created)";
+        const LONGEST: &str = "case when visit = 0 then $4 else $5 end";
+        let work = format!(
+            "update work set
+             due = case when {WRITTEN} > $3 and due > {WRITTEN} and due - {WRITTEN} <= {LONGEST} then $2 + due - {WRITTEN} else $2 end,
+             created = case when created > $2 then $2 else created end,
+             first_try = case when first_try > $2 then $2 else first_try end,
+             last_try = case when last_try > $2 then $2 else last_try end
+             where account = $1 and state = 0 and due > $3 and ({WRITTEN} > $3 or due > $3 + {LONGEST})"
+        );
+        let mut tx = self.begin().await?;
+        tx.hold(owned).await?;
+        let stmt = Stmt::built(work).bind(owned.account).bind(now).bind(latest + CLOCK_TOLERANCE);
+        let mut released = tx.run(stmt.bind(millis(longest.retry)).bind(millis(longest.revisit))).await?;
+        for stmt in [
+            // A later read settles only what was last seen before it.
+            "update aside set last_seen = $2, due = $2 where account = $1 and resolved is null and last_seen > $3",
+            "update sink_event set first_try = case when first_try > $2 then $2 else first_try end, last_try = $2, due = $2
+             where account = $1 and state = 0 and last_try > $3",
+        ] {
+            let stmt = sql(stmt).bind(owned.account).bind(now).bind(latest + CLOCK_TOLERANCE);
+            released += tx.run(stmt).await?;
+        }
+        tx.commit().await?;
+        Ok(released)
     }
 
     /// Items that are not finished, for people: what gave up first, then by due time.

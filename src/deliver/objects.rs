@@ -148,7 +148,8 @@ fn next(wanted: &[&Head], end: i64, full: bool, now: Time) -> Next {
     let due = first.fetched + LINGER;
     match fits.and_then(|index| wanted.get(index)) {
         Some(beyond) => Next::Object { upto: beyond.feed - 1, stored: first.fetched },
-        None if full || now >= due => Next::Object { upto: end, stored: first.fetched },
+        // One that was stored by a clock that was ahead is not waited for.
+        None if full || now >= due || first.fetched > now + LINGER => Next::Object { upto: end, stored: first.fetched },
         None => Next::Wait { until: due },
     }
 }
@@ -211,6 +212,7 @@ mod tests {
         let whole = Next::Object { upto: 5, stored: Time(1_000) };
         assert_eq!(decide(&heads, 5, false, 61_000), whole);
         assert_eq!(decide(&heads, 5, true, 3_000), whole);
+        assert_eq!(decide(&heads, 5, false, -86_400_000), whole, "the clock was set back");
         assert_eq!(decide(&[], 5, false, 3_000), Next::Skip);
     }
 

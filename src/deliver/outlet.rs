@@ -9,13 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::SinkKind;
+use crate::descriptors;
 use crate::event::Event;
 use crate::sink::SinkError;
 use crate::sink::jsonl::JsonlSink;
 use crate::sink::object_store::ObjectStoreSink;
 use crate::sink::webhook::WebhookSink;
 
-/// Requests of one webhook under way at once.
+/// Requests of one webhook under way at once, where there are descriptors enough.
 const IN_FLIGHT: usize = 8;
 /// After so long no new request is begun, so that what has gone out is recorded soon.
 const WHILE: Duration = Duration::from_secs(2);
@@ -105,11 +106,12 @@ async fn request(
     mut hear: impl FnMut(usize, Result<(), SinkError>) -> bool,
 ) {
     let close = clock.tick() + WHILE;
+    let most = IN_FLIGHT.min(descriptors::shares().deliveries_per_sink);
     let mut under_way = FuturesOrdered::new();
     let (mut next, mut heard) = (0, 0);
     loop {
         let closing = stop.is_cancelled() || clock.tick() >= close;
-        while under_way.len() < IN_FLIGHT
+        while under_way.len() < most
             && let Some(event) = events.get(next).filter(|_| !closing)
         {
             under_way.push_back(sink.send(event));

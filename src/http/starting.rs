@@ -19,6 +19,7 @@ use super::ready::{Readiness, Trouble};
 use super::{LAST_ORDERS, accept, ends, machine};
 use crate::clock::Clock;
 use crate::config;
+use crate::descriptors;
 
 /// Answers probes until `opened` is there; nothing where there is no listener. `waits` is what keeps it from being opened;
 /// `None` while it is being opened, and brought up to date where it is an earlier version's.
@@ -33,6 +34,7 @@ pub async fn meanwhile<T>(
     let address = listener.local_addr().ok();
     let hosts = address.map_or(Hosts::Any, |address| Hosts::of(address, http.listen.as_deref(), machine()));
     let (stop, mut connections) = (CancellationToken::new(), JoinSet::new());
+    let places = descriptors::shares().connections;
     let opened = {
         let mut opened = std::pin::pin!(opened);
         let say = say(listener, waits.clone());
@@ -40,7 +42,7 @@ pub async fn meanwhile<T>(
         tokio::select! {
             opened = opened.as_mut() => opened,
             () = say => opened.await,
-            () = accept(listener, routes(waits, hosts), &mut connections, &stop) => opened.await,
+            () = accept(listener, places, routes(waits, hosts), &mut connections, &stop) => opened.await,
         }
     };
     stop.cancel();

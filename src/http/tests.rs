@@ -8,6 +8,7 @@ mod look;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::account::{Account, Live, PauseLog};
@@ -312,6 +313,47 @@ async fn only_so_many_can_watch_and_a_seat_is_free_again_when_one_leaves() {
     }
     drop(watching);
     server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "a test's own task, joined by the test")]
+async fn a_connection_that_waits_gets_the_place_of_one_that_becomes_idle_later() {
+    const PLACES: usize = 2;
+    let (asked, release) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (begun, ends) = (asked.clone(), release.clone());
+    let slow = async move || {
+        begun.add_permits(1);
+        let _permit = ends.acquire().await;
+        "slow"
+    };
+    let router =
+        Router::new().route("/slow", axum::routing::get(slow)).route("/fast", axum::routing::get(async || "fast"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let until = stop.clone();
+    let served = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        accept(&listener, PLACES, router, &mut connections, &until).await;
+    });
+    let request = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    };
+    let held = [request("/slow").await, request("/slow").await];
+    let _begun = asked.acquire_many(PLACES as u32).await.unwrap();
+    let mut late = request("/fast").await;
+    // So that it waits for a place by then, on a machine that is not too busy.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    release.add_permits(PLACES);
+    let mut answer = [0; 12];
+    let answered = tokio::time::timeout(Duration::from_secs(5), late.read_exact(&mut answer)).await;
+    answered.expect("a place").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    drop(held);
+    stop.cancel();
+    served.await.unwrap();
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{SinkError, SinkErrorKind};
 use crate::clock::Time;
 use crate::config::ObjectFormat;
+use crate::descriptors;
 use crate::event::Event;
 
 /// How long one object may take to be written, unless `timeout` among the options says otherwise.
@@ -122,6 +123,7 @@ impl ObjectStoreSink {
             ObjectFormat::Jsonl => lines(events).await,
             ObjectFormat::Parquet => rows::parquet(events).await?,
         };
+        let _place = descriptors::delivery_place().await;
         match &self.place {
             Place::Folder(root) => folder::write(root.clone(), below.to_string(), content)
                 .await
@@ -169,6 +171,10 @@ macro_rules! configured {
         let mut builder = <$builder>::from_env()
             .with_config(<$key>::Client(ClientConfigKey::Timeout), TIMEOUT)
             .with_config(<$key>::Client(ClientConfigKey::UserAgent), agent)
+            .with_config(
+                <$key>::Client(ClientConfigKey::PoolMaxIdlePerHost),
+                $crate::descriptors::shares().idle_per_sink.to_string(),
+            )
             .with_retry($crate::sink::object_store::retries())
             .with_url($url.as_str());
         for (name, value) in $options {

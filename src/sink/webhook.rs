@@ -18,9 +18,10 @@ use standardwebhooks::Webhook;
 use super::{SinkError, SinkErrorKind};
 use crate::clock::Clock;
 use crate::config::signing_key;
+use crate::descriptors;
 use crate::event::Event;
 use crate::ringcx::install_tls;
-use crate::ringcx::limits::retry_after;
+use crate::ringcx::limits::{LONGEST_WAIT, retry_after};
 use address::Guarded;
 
 const USER_AGENT: &str = concat!("ringcx-extractor/", env!("CARGO_PKG_VERSION"));
@@ -63,7 +64,8 @@ impl WebhookSink {
             .referer(false)
             .timeout(timeout)
             .connect_timeout(timeout.min(CONNECT))
-            .pool_idle_timeout(Duration::from_secs(30));
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(descriptors::shares().idle_per_sink);
         let builder = if allow_private {
             builder
         } else {
@@ -85,6 +87,7 @@ impl WebhookSink {
     /// # Errors
     /// Where it was not taken; what that means is in the error's kind.
     pub async fn send(&self, event: &Event) -> Result<(), SinkError> {
+        let _place = descriptors::delivery_place().await;
         let (id, body) = (event.id().to_string(), event.cloud_event());
         let now = self.clock.now();
         let stamp = now.floor_secs();
@@ -114,7 +117,8 @@ impl WebhookSink {
         let asked = headers
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry_after(value, self.clock.now()));
+            .and_then(|value| retry_after(value, self.clock.now()))
+            .map(|wait| wait.min(LONGEST_WAIT));
         let Some(kind) = answer::meaning(status, asked.is_some()) else { return Ok(()) };
         let to = headers.get("location").and_then(|value| value.to_str().ok()).and_then(|to| self.url.join(to).ok());
         let message = match (status, to) {

@@ -27,6 +27,7 @@ on_both! {
     a_hold_that_was_altered_removed_or_added_is_found,
     altered_tombstones_and_counts_of_what_was_erased_are_found,
     altered_coverage_and_reads_are_found,
+    a_backfill_that_is_cancelled_while_it_is_read_raises_no_alarm,
     an_entry_attached_to_another_segment_is_found,
     rows_that_this_program_did_not_write_are_found,
 }
@@ -442,6 +443,34 @@ async fn altered_coverage_and_reads_are_found(test: TestDb) {
     assert_eq!(problems(&test.db).await, []);
     run(&test.db, "delete from reading").await;
     assert_eq!(kinds(&problems(&test.db).await), [(ProblemKind::Coverage, None)]);
+}
+
+async fn a_backfill_that_is_cancelled_while_it_is_read_raises_no_alarm(test: TestDb) {
+    let owned = called(&test.db).await;
+    read(&test.db, owned, NOW + MINUTE, (50, 60)).await;
+    let range = Stretch { from: Time(0), to: Time(40) };
+    let id = test.db.request_backfill(owned.account, range, false, NOW + MINUTE).await.unwrap();
+    let part = |from, to, finished| Reading {
+        at: NOW + 2 * MINUTE,
+        done: NOW + 2 * MINUTE,
+        lane: Lane::Backfill,
+        stretch: Stretch { from: Time(from), to: Time(to) },
+        announced: Announced::default(),
+        passes: vec![(format!("backfill:{id}"), Stretch { from: Time(from), to: Time(to) })],
+        finished,
+    };
+    test.db.record_reading(owned, &part(0, 10, Vec::new())).await.unwrap();
+    let covered = test.db.coverage(owned.account).await.unwrap();
+    assert_eq!(covered.len(), 2);
+    assert!(test.db.cancel_backfill(id, NOW + 3 * MINUTE).await.unwrap());
+    assert_eq!(problems(&test.db).await, []);
+    // The read that was under way, and one that would have been the last.
+    test.db.record_reading(owned, &part(10, 20, Vec::new())).await.unwrap();
+    test.db.record_reading(owned, &part(20, 40, vec![id])).await.unwrap();
+    assert_eq!(test.db.coverage(owned.account).await.unwrap().len(), 1, "what was cancelled left something");
+    let backfill = test.db.backfills(None, true).await.unwrap().remove(0);
+    assert_eq!(backfill.finished, Some(NOW + 3 * MINUTE));
+    assert_eq!(problems(&test.db).await, []);
 }
 
 async fn an_entry_attached_to_another_segment_is_found(test: TestDb) {

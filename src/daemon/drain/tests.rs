@@ -1,11 +1,11 @@
-//! Pauses that end badly: an end that the database does not take at once, and a probe that panics.
+//! Pauses that end badly: an end that the database does not take at once, a probe that panics, and a clock that was ahead.
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::account::{Live, PauseLog};
 use crate::backoff::{Backoff, Fault};
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::daemon::shared::{Shared, budget_name, metadata_budget};
 use crate::db::{Access, Db, Owned};
 use crate::ringcx::limits::Pacer;
@@ -98,12 +98,8 @@ async fn a_pause_and_its_end_are_recorded_as_soon_as_the_database_takes_them() {
 #[expect(clippy::disallowed_methods, reason = "a test's own task, joined by the test")]
 async fn a_probe_that_panics_leaves_its_endpoint_to_the_next_one() {
     let (account, clock, _folder) = account().await;
-    let (committer, _writer) =
-        Committer::new(account.db.clone(), tokio::sync::watch::Sender::new(0), CancellationToken::new());
     let first = Duration::from_secs(10);
-    let backoff = Backoff::new(first, Duration::from_secs(60), Duration::from_secs(3600)).unwrap();
-    let patience = Patience { backoff, revisit: Vec::new() };
-    let mut drain = Drain::new(account.clone(), patience, 1, committer);
+    let mut drain = drain(&account);
     let standing = drain.standing.entry(Artifact::Transcript).or_default();
     standing.failed(Fault::Unauthorised, "x", NOW, first, 1.0);
     clock.advance(first);
@@ -112,4 +108,31 @@ async fn a_probe_that_panics_leaves_its_endpoint_to_the_next_one() {
     drain.tried(panicked).await;
     clock.advance(first);
     assert!(drain.standing.entry(Artifact::Transcript).or_default().admit(clock.now()), "it stays shut");
+}
+
+fn drain(account: &Arc<Account>) -> Drain {
+    let (committer, _writer) =
+        Committer::new(account.db.clone(), tokio::sync::watch::Sender::new(0), CancellationToken::new());
+    let hour = Duration::from_secs(3600);
+    let backoff = Backoff::new(Duration::from_secs(10), hour, hour).unwrap();
+    Drain::new(account.clone(), Patience { backoff, revisit: Vec::new() }, 1, committer)
+}
+
+#[tokio::test]
+async fn a_pause_by_a_clock_that_was_ahead_ends_within_the_hour_and_at_once_when_the_clock_is_set_back() {
+    let (account, clock, _folder) = account().await;
+    let days = Duration::from_secs(400 * 86_400);
+    let mut later = drain(&account);
+    later.take_up(&PauseRow { until: NOW + days, ..pause(&account) });
+    clock.advance(Duration::from_secs(3600));
+    assert!(later.open().contains(Artifact::Transcript), "after a restart");
+    // In the process whose clock was wrong.
+    let mut drain = drain(&account);
+    clock.step(millis(days));
+    drain.forget_a_wrong_clock();
+    drain.take_up(&PauseRow { until: clock.now() + Duration::from_secs(60), ..pause(&account) });
+    drain.left_alone.insert(Item(4), clock.now() + LEFT_ALONE);
+    clock.step(-millis(days));
+    drain.forget_a_wrong_clock();
+    assert!(drain.open().contains(Artifact::Transcript) && drain.left_alone.is_empty() && drain.refill);
 }
