@@ -4,24 +4,20 @@
 //! `fetch` drains that queue into the archive; `deliver` hands what is new to other systems. They never call one
 //! another: they meet in the database. The daemon alone spawns, loops, sleeps and handles signals.
 
+pub use ringcx_archive::{self as db, hash_chain as proof, planted};
+pub use ringcx_client::{self as ringcx, backoff, descriptors, sliding};
+pub use ringcx_conversation::reading;
+pub use ringcx_model::{self as model, charset, clock, lenient_json, lenient_time};
+pub use ringcx_simulator as sim;
+
 // In the order of the flow; what people look through (cli, http) comes last.
-pub mod backoff;
 pub mod broken_answers;
-pub mod charset;
-pub mod clock;
 pub mod config;
 pub mod coverage;
 pub mod health;
-pub mod lenient_json;
-pub mod lenient_time;
-pub mod model;
-pub mod planted;
-pub mod ringcx;
-pub mod sliding;
 pub mod standing;
 
 pub mod account;
-pub mod db;
 pub mod discover;
 pub mod fetch;
 
@@ -32,16 +28,13 @@ pub mod sink;
 pub mod table;
 
 pub mod deliver;
-pub mod descriptors;
 pub mod index;
 pub mod keeping;
-pub mod proof;
 pub mod search;
 
 pub mod audit;
 pub mod export;
 pub mod metrics;
-pub mod reading;
 pub mod status;
 pub mod verify;
 
@@ -51,4 +44,3 @@ pub mod telemetry;
 
 pub mod cli;
 
-pub mod sim;

@@ -1,0 +1,5 @@
+//! What an answer of RingCX means to a reader. Pure: bytes in, what people read out.
+
+use ringcx_model::{clock, lenient_json, lenient_time};
+
+pub mod reading;
