@@ -7,6 +7,13 @@
 ARG BUILD_BASE=rust:1.95-bookworm
 ARG BASE=gcr.io/distroless/cc-debian12:nonroot
 
+# The manifests of the crates beneath the program, with nothing in them.
+FROM ${BUILD_BASE} AS manifests
+WORKDIR /src
+COPY crates crates
+RUN find crates -type f ! -name Cargo.toml -delete \
+    && for crate in crates/*; do mkdir -p "$crate/src" && : > "$crate/src/lib.rs"; done
+
 # The dependencies, against an empty program: a stage of its own, built again only when they change.
 FROM ${BUILD_BASE} AS dependencies
 WORKDIR /src
@@ -23,6 +30,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 # What takes the place of a dependency.
 COPY stand-ins stand-ins
+COPY --from=manifests /src/crates crates
 # Cargo wants the files of the benchmarks that Cargo.toml names, though it builds none of them.
 RUN mkdir src benches \
     && echo 'fn main() {}' > src/main.rs \
@@ -30,13 +38,14 @@ RUN mkdir src benches \
     && for bench in $(sed -n '/^\[\[bench\]\]/,/^name/s/^name = "\(.*\)"/\1/p' Cargo.toml); do \
          echo 'fn main() {}' > "benches/$bench.rs"; done \
     && cargo build --profile dist --locked \
-    && rm -r src
+    && rm -r src crates
 
 # The program. Its files may be older than the empty ones: the time stamps say that it has to be built.
 FROM dependencies AS build
 COPY migrations migrations
+COPY crates crates
 COPY src src
-RUN touch src/main.rs src/lib.rs \
+RUN touch src/main.rs src/lib.rs crates/*/src/lib.rs \
     && cargo build --profile dist --locked \
     && mkdir -p /image/usr/local/bin \
     && cp target/dist/ringcx-extractor /image/usr/local/bin/

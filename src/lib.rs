@@ -43,4 +43,3 @@ pub mod http;
 pub mod telemetry;
 
 pub mod cli;
-

@@ -169,8 +169,8 @@ stages() {
     dependencies=$(docker image inspect -f '{{ .Id }}' try-dependencies)
     rm -rf "$work/changed"
     mkdir "$work/changed"
-    cp -a "$from"/{Cargo.toml,Cargo.lock,Dockerfile,.dockerignore,.cargo,stand-ins,src,migrations} "$work/changed/"
-    echo '// Changed.' >>"$work/changed/src/lib.rs"
+    cp -a "$from"/{Cargo.toml,Cargo.lock,Dockerfile,.dockerignore,.cargo,stand-ins,crates,src,migrations} "$work/changed/"
+    echo '// Changed.' | tee -a "$work/changed/src/lib.rs" >>"$work/changed/crates/archive/src/lib.rs"
     built "$work/changed" --target dependencies -t try-dependencies
     [ "$(docker image inspect -f '{{ .Id }}' try-dependencies)" = "$dependencies" ] || fail "a change in src builds the dependencies again"
     ok "a change in src does not build them again"

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::proof::RecordChain;
 use super::{Announced, Db, DbError, Owned, Tx, sql};
 use crate::clock::Time;
-use crate::model::{Lane, Stretch};
 use crate::hash_chain::{Hash, ReadRecord};
+use crate::model::{Lane, Stretch};
 
 /// How many single reads an account's log keeps.
 const LOG: i64 = 2000;

@@ -38,6 +38,7 @@ impl DbError {
         matches!(self.fault, DbFault::Away | DbFault::Full)
     }
 
+    /// A fault of this kind, told to people by `message`: what failed and why, then a line `hint: …` where something would help.
     pub fn new(fault: DbFault, message: impl Into<String>) -> DbError {
         DbError { message: message.into(), fault, source: None }
     }

@@ -22,8 +22,8 @@ pub use scrub::Scrubbed;
 use super::announce::{Ledger, day_of, id_digest};
 use super::{Arg, BULK, Db, DbError, Owned, Stmt, Tx, sql};
 use crate::clock::Time;
-use crate::model::{Artifact, ArtifactSet};
 use crate::hash_chain::TombstoneRecord;
+use crate::model::{Artifact, ArtifactSet};
 
 /// Why a segment is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,8 +17,8 @@ pub(super) use records::{JOURNAL, RecordChain};
 
 use super::{Arg, BULK, Db, DbError, Item, Row, Snapshot, Stmt, Tx, sql};
 use crate::clock::Time;
-use crate::model::AccountId;
 use crate::hash_chain::{Beside, Entry, Manifest, START};
+use crate::model::AccountId;
 
 /// How many entries, and how many leaves of erased ones, a page holds at the most.
 const ENTRIES: usize = 2000;

@@ -16,9 +16,9 @@ use sha2::{Digest, Sha256};
 use super::{Arg, BULK, Claim, Db, DbError, Item, Packed, Stmt, Tx, announce::Late, item};
 use crate::charset::Charset;
 use crate::clock::Time;
+use crate::hash_chain::{Entry, SALT, START, link};
 use crate::model::{Artifact, Lane, Outcome, State};
 use crate::planted::{self, Plant};
-use crate::hash_chain::{Entry, SALT, START, link};
 
 /// What became of one try.
 #[derive(Debug, Clone)]

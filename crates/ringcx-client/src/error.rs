@@ -159,7 +159,7 @@ impl ApiError {
     }
 
     /// The same, with the beginning of what came; not of a login, which holds tokens.
-    pub(crate) fn of_body(mut self, body: &[u8]) -> ApiError {
+    pub fn of_body(mut self, body: &[u8]) -> ApiError {
         if self.endpoint == Endpoint::Login {
             return self;
         }
@@ -180,6 +180,7 @@ impl ApiError {
         ApiError::new(Fault::Transient, endpoint, Cause::Outage, why).with_status(StatusCode::UNAUTHORIZED)
     }
 
+    /// A call to `endpoint` that failed; `why` is shown to people, and holds no secret and nothing that a customer said.
     pub fn new(fault: Fault, endpoint: Endpoint, cause: Cause, why: &str) -> ApiError {
         ApiError {
             fault,
@@ -195,7 +196,8 @@ impl ApiError {
         }
     }
 
-    pub(crate) fn with_status(mut self, status: StatusCode) -> ApiError {
+    /// The same error, of an answer with this status.
+    pub fn with_status(mut self, status: StatusCode) -> ApiError {
         self.status = Some(status.as_u16());
         self
     }
@@ -210,15 +212,18 @@ impl ApiError {
         self
     }
 
-    pub(crate) fn timed_out(endpoint: Endpoint, why: &str) -> ApiError {
+    /// No answer in time.
+    pub fn timed_out(endpoint: Endpoint, why: &str) -> ApiError {
         ApiError::new(Fault::Transient, endpoint, Cause::TimedOut, why)
     }
 
-    pub(crate) fn undecodable(endpoint: Endpoint, why: &str) -> ApiError {
+    /// An answer whose body is not what was asked for.
+    pub fn undecodable(endpoint: Endpoint, why: &str) -> ApiError {
         ApiError::new(Fault::Transient, endpoint, Cause::Undecodable, &format!("the answer is undecodable: {why}"))
     }
 
-    pub(crate) fn too_large(endpoint: Endpoint, why: &str) -> ApiError {
+    /// An answer that is larger than what is taken.
+    pub fn too_large(endpoint: Endpoint, why: &str) -> ApiError {
         ApiError::new(Fault::Transient, endpoint, Cause::TooLarge, why)
     }
 
@@ -277,13 +282,7 @@ impl ApiError {
     }
 
     /// An answer that is not a success. `body` may be cut short.
-    pub(crate) fn answered(
-        endpoint: Endpoint,
-        status: StatusCode,
-        headers: &HeaderMap,
-        body: &[u8],
-        now: Time,
-    ) -> ApiError {
+    pub fn answered(endpoint: Endpoint, status: StatusCode, headers: &HeaderMap, body: &[u8], now: Time) -> ApiError {
         if status == StatusCode::UNAUTHORIZED && is_outage(body) {
             return ApiError::outage(endpoint);
         }

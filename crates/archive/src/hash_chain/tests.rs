@@ -133,7 +133,7 @@ fn the_bytes_are_those_that_were_written_down() {
         sha256: &sha256,
     };
     let leaf = entry.leaf();
-    let guide = include_str!("../../docs/proof.md");
+    let guide = include_str!("../../../../docs/proof.md");
     assert!(guide.contains(&hex(&leaf)), "leaf {}", hex(&leaf));
     let head = link(&START, &leaf);
     assert!(guide.contains(&hex(&head)), "head {}", hex(&head));

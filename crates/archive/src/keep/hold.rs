@@ -7,8 +7,8 @@ use super::super::proof::JOURNAL;
 use super::super::{Arg, Db, DbError, Row, Tx, sql};
 use super::gate::ArchiveKey;
 use crate::clock::Time;
-use crate::model::Subject;
 use crate::hash_chain::JournalRecord;
+use crate::model::Subject;
 
 /// Something that is to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

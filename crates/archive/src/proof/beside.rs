@@ -6,8 +6,8 @@ use super::super::keep::ArchiveKey;
 use super::super::{Db, DbError, Snapshot, sql};
 use super::JOURNAL;
 use super::upgrade::journal_leaf;
-use crate::model::Subject;
 use crate::hash_chain::{Hash, ReadRecord, START, TombstoneRecord, link};
+use crate::model::Subject;
 
 /// How many leaves, and how many tombstones, a page holds.
 const LEAVES: i64 = 10_000;

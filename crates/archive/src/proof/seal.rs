@@ -1,8 +1,8 @@
 //! Writing the daily manifests.
 
 use super::{Beside, Db, DbError, JOURNAL, Manifest, START, day_over, sql};
-use crate::clock::Time;
 use crate::Owned;
+use crate::clock::Time;
 use crate::hash_chain;
 
 impl Db {

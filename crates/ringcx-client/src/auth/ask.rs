@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use crate::backoff::Fault;
 use crate::clock::Tick;
-use crate::model::Endpoint;
 use crate::error::{ApiError, Cause, sane_code, vendor_code};
 use crate::limits::Budget;
+use crate::model::Endpoint;
 
 use super::flow::RcToken;
 use super::{Credentials, Login};

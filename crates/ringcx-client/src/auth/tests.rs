@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::limits::{MemoryStore, ReserveStore, Sliding, StoreError};
-use crate::testing::{
-    self, Reply, Request, Server, Tally, account, budget, budget_in, ok, pacer, reply, ringcentral,
-};
+use crate::testing::{self, Reply, Request, Server, Tally, account, budget, budget_in, ok, pacer, reply, ringcentral};
 use crate::{Fetched, transcript};
 use futures_util::future::BoxFuture;
 

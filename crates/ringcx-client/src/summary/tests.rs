@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::Clock;
 use crate::Cause;
+use crate::clock::Clock;
 use crate::testing::{Reply, Server, account, api, login, ok, pacer, permanent, reply, ringcentral};
 
 async fn fetch(server: &Server, which: Artifact) -> Result<Fetched, ApiError> {

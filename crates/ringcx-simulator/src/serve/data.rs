@@ -7,11 +7,11 @@ use serde::Deserialize;
 
 use super::reply::Reply;
 use super::{Call, Flow};
-use crate::clock::Time;
-use crate::model::{Artifact, Endpoint};
 use crate::chance::Dice;
+use crate::clock::Time;
 use crate::content;
 use crate::faults::Fate;
+use crate::model::{Artifact, Endpoint};
 use crate::options::Tokens;
 use crate::segment::{Record, Segment, Version};
 use crate::shared::{Announced, Shared, lock};

@@ -6,9 +6,9 @@ use base64::engine::general_purpose::STANDARD;
 use super::data::has_scope;
 use super::reply::Reply;
 use super::{Call, Flow, parse_form};
-use crate::model::Endpoint;
 use crate::chance::Dice;
 use crate::faults::Fate;
+use crate::model::Endpoint;
 use crate::tokens::{RefreshRefused, Worth};
 
 const LOGIN: Endpoint = Endpoint::Login;

@@ -11,9 +11,9 @@ use axum::response::Response;
 use futures_util::stream;
 
 use super::data::Records;
-use crate::model::Endpoint;
 use crate::chance::Dice;
 use crate::faults::Fate;
+use crate::model::Endpoint;
 use crate::shared::Shared;
 use crate::wire::Conn;
 
