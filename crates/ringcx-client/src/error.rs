@@ -169,7 +169,7 @@ impl ApiError {
     }
 
     /// The same, with all of what came.
-    pub(crate) fn of_whole_body(mut self, body: &Body) -> ApiError {
+    pub fn of_whole_body(mut self, body: &Body) -> ApiError {
         self.body = Some(KeptBody(Box::new(body.clone())));
         self
     }

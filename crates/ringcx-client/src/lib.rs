@@ -188,7 +188,8 @@ impl Api {
         self.0.skews.iter().map(move |(host, skew)| (host.as_str(), skew.read(now, tick)))
     }
 
-    pub(crate) fn hosts(&self) -> &Hosts {
+    /// Where the API is.
+    pub fn hosts(&self) -> &Hosts {
         &self.0.hosts
     }
 

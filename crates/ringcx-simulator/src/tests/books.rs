@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::model::SegmentRecord;
-use crate::reading::Conversation;
-use crate::ringcx::metadata::segment_record;
+use ringcx_client::metadata::segment_record;
+use ringcx_conversation::reading::Conversation;
 
 async fn fetch_all(rig: &Rig, entries: &[LedgerEntry]) {
     for entry in entries {
