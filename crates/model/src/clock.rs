@@ -248,6 +248,14 @@ impl Clock {
         }
     }
 
+    /// How many sleep on a manual clock; on another, nobody can tell.
+    pub fn sleepers(&self) -> usize {
+        match &*self.0 {
+            Kind::Manual { moved, .. } => moved.receiver_count(),
+            Kind::System | Kind::Fast { .. } => 0,
+        }
+    }
+
     /// Steps a manual clock's wall time by so many milliseconds, as an administrator or NTP may; its tick stays.
     pub fn step(&self, millis: i64) {
         if let Kind::Manual { state, .. } = &*self.0 {
