@@ -265,8 +265,9 @@ async fn it_is_not_ready_when_every_account_is_paused() {
     let server = Server::start().await;
     server.work().await;
     server.pause("one", Endpoint::Metadata).await;
-    let one = server.until("/readyz", |answer| !answer.json()["paused"][0].is_null()).await;
-    assert_eq!((one.status, &one.json()["paused"][0]["account"]), (200, &"one".into()));
+    // A machine under load may answer 503 in between: its database was slow.
+    let one = server.until("/readyz", |answer| answer.status == 200 && !answer.json()["paused"][0].is_null()).await;
+    assert_eq!(one.json()["paused"][0]["account"], "one");
     server.pause("two", Endpoint::Metadata).await;
     let all = server.until("/readyz", |answer| answer.status == 503).await;
     assert_eq!(all.json()["reasons"][0]["what"], "accounts");

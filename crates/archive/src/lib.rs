@@ -411,3 +411,8 @@ async fn why_not(options: &PgConnectOptions) -> sqlx::Error {
         Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
     }
 }
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -3,3 +3,8 @@
 use ringcx_model::{clock, lenient_json, lenient_time};
 
 pub mod reading;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

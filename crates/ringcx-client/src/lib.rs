@@ -307,3 +307,8 @@ pub(crate) fn path_segment(endpoint: Endpoint, id: &str) -> Result<String, ApiEr
 
 #[cfg(test)]
 mod tests;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

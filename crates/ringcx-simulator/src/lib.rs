@@ -207,3 +207,8 @@ impl Control {
         self.0.set_skew(millis);
     }
 }
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

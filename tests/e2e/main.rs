@@ -1,0 +1,34 @@
+//! Tests through the binary, against the simulator, in one program: they share one pool of threads and one Postgres, so that
+//! none waits for the slowest of another file. Those that measure how much of a limit is used are programs of their own.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod backfill;
+mod certificates;
+mod check;
+mod cli;
+mod clocks;
+mod dashboard;
+mod database_lost;
+mod defences;
+mod delivery;
+mod e2e_pipeline;
+mod e2e_process;
+mod e2e_troubles;
+mod freshness;
+mod full_disk;
+mod health;
+mod hostile;
+mod hostile_receiver;
+mod keeping_e2e;
+mod moving;
+mod names;
+mod odd_answers;
+mod private;
+mod read_only;
+mod reading;
+mod revisit;
+mod secrecy;
+mod supervision;
+mod upgrade;

@@ -1,0 +1,27 @@
+//! Summaries that are filled in or edited later: asked for again, the newest exported, the older version kept.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
+
+use crate::support;
+
+use std::time::Duration;
+
+use ringcx_extractor::sim::Delayed;
+use support::daemon::plan::{millis, strings};
+use support::daemon::{Place, Plan, Rig};
+
+crate::e2e! { summaries_that_change_later_are_asked_for_again }
+
+async fn summaries_that_change_later_are_asked_for_again(place: Place) {
+    // Changed some two seconds after they were there; asked for again six seconds after the first answer.
+    let plan = Plan::live(2 * Duration::from_secs(1)).set("fetch.revisit", strings(&["6s"])).sim(|sim| {
+        sim.availability.summary_edit = Delayed::new(1.0, millis(1_500, 2_500));
+        sim.availability.auto_fill = Delayed::new(1.0, millis(1_500, 2_500));
+        sim.traffic.history = Duration::from_secs(2);
+    });
+    let rig = Rig::started(place, plan).await;
+    rig.settled().await;
+    let again = rig.sim.ledger().served_again();
+    assert!(again.iter().any(|line| line.contains("agent_summary")), "nothing was asked for again: {again:?}");
+    assert!(!again.iter().any(|line| line.contains(" transcript:")), "transcripts do not change: {again:?}");
+}
