@@ -1,12 +1,10 @@
 //! Tests through the binary, against the simulator, in one program: they share one pool of threads and one Postgres, so that
-//! none waits for the slowest of another file. Those that measure how much of a limit is used are programs of their own.
+//! none waits for the slowest of another file. Those that need the machine for themselves are programs of their own.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod backfill;
 mod certificates;
-mod check;
 mod cli;
 mod clocks;
 mod dashboard;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
-use crate::support;
+mod support;
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use ringcx_extractor::model::Stretch;
 use ringcx_extractor::sim::{Burst, compare};
 use support::daemon::{Place, Plan, Rig};
 
-crate::e2e! { thirty_days_of_the_past_arrive_while_live_data_flows }
+e2e! { thirty_days_of_the_past_arrive_while_live_data_flows }
 
 const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
