@@ -6,7 +6,6 @@ mod support;
 
 mod certificates;
 mod cli;
-mod clocks;
 mod dashboard;
 mod database_lost;
 mod defences;
@@ -16,7 +15,6 @@ mod e2e_process;
 mod e2e_troubles;
 mod freshness;
 mod full_disk;
-mod health;
 mod hostile;
 mod hostile_receiver;
 mod keeping_e2e;

@@ -1,7 +1,7 @@
 //! What is wrong is told alike by `/readyz`, the dashboard, `status`, the metrics and `audit`: through the real binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot unwrap has failed")]
 
-use crate::support;
+mod support;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use support::daemon::plan::strings;
 use support::daemon::{Place, Plan, Rig};
 use tokio_util::sync::CancellationToken;
 
-crate::e2e! {
+e2e! {
     an_api_that_fails_is_trouble_and_unready_in_every_view_and_over_when_it_answers_again,
     a_record_set_aside_is_on_the_dashboard_and_in_status_as_it_is_in_the_audit,
     probes_that_find_nothing_new_are_no_progress,

@@ -4,7 +4,7 @@
 //! set instead, each to the other side.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
-use crate::support;
+mod support;
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use support::daemon::plan::strings;
 use support::daemon::{Place, Plan, Rig};
 use tokio_util::sync::CancellationToken;
 
-crate::e2e! {
+e2e! {
     retention_erases_nothing_by_a_clock_that_is_400_days_ahead,
     retention_announces_an_unusual_pass_and_waits_until_a_person_approves,
     a_date_ahead_makes_nothing_count_as_read_that_has_not_happened,
