@@ -17,7 +17,7 @@ test *args:
     ./scripts/test {{args}}
 
 # Run format check, lints and tests, as before a merge
-ci:
+ci: clippy
     .ci/run
 
 # Run the daemon against a simulated RingCX; arguments go to `demo`
