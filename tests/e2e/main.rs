@@ -18,7 +18,6 @@ mod full_disk;
 mod hostile;
 mod hostile_receiver;
 mod keeping_e2e;
-mod moving;
 mod names;
 mod odd_answers;
 mod private;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
-use crate::support;
+mod support;
 
 use std::collections::HashMap;
 use std::time::Duration;
