@@ -25,5 +25,4 @@ mod read_only;
 mod reading;
 mod revisit;
 mod secrecy;
-mod supervision;
 mod upgrade;

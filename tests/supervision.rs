@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-use crate::support;
+mod support;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -26,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-crate::e2e! {
+e2e! {
     a_list_of_accounts_that_misbehaves_stops_no_heartbeat_and_takes_no_account_away,
     an_id_in_the_list_that_cannot_be_used_is_left_out_and_named,
     one_lost_lease_does_not_silence_the_accounts_that_share_its_limit,
