@@ -21,7 +21,9 @@ async fn summaries_that_change_later_are_asked_for_again(place: Place) {
     });
     let rig = Rig::started(place, plan).await;
     rig.settled().await;
+    // Where the machine is slow, the first answer may hold the change already; it is asked for again all the same.
+    let asked_again = || rig.sim.ledger().served_again().iter().any(|line| line.contains("agent_summary"));
+    rig.until("a summary is asked for again", async || asked_again()).await;
     let again = rig.sim.ledger().served_again();
-    assert!(again.iter().any(|line| line.contains("agent_summary")), "nothing was asked for again: {again:?}");
     assert!(!again.iter().any(|line| line.contains(" transcript:")), "transcripts do not change: {again:?}");
 }
