@@ -6,6 +6,7 @@ use super::gauge::Sample;
 const GROWS: &[&str] = &[
     "tombstone",
     "erased_leaf",
+    "erased_record",
     "erased",
     "journal",
     "manifest",
