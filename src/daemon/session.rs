@@ -353,8 +353,6 @@ impl Session {
             // A login's budget that was another's meanwhile: what this pacer remembers is not the whole truth any more.
             self.pacer = None;
         }
-        let pauses = self.shared.db.pauses().await?;
-        let refusals = self.shared.db.refusals(self.shared.clock.now()).await?;
         let together = self.shared.settings.limits.scope == LimitScope::Login;
         let (db, now) = (&self.shared.db, self.shared.clock.now());
         let taken = match together {
@@ -362,6 +360,9 @@ impl Session {
             false => db.take(&take, me, LAPSE, now).await?,
         };
         let taken_at = self.shared.clock.tick();
+        // Only now is nothing added to them by whoever had the accounts before.
+        let pauses = db.pauses().await?;
+        let refusals = db.refusals(self.shared.clock.now()).await?;
         for owned in taken {
             let Some(wanted) = registered.get(&owned.account).cloned() else { continue };
             let before = picture.accounts.iter().filter(|row| together || row.account == owned.account);
