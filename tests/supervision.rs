@@ -700,6 +700,33 @@ mod parked {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_not_taken_from_a_replica_whose_heartbeat_is_under_way() {
+    for together in [true, false] {
+        let place = Place::postgres().await;
+        let db = Db::open_postgres(&SecretString::from(place.url.clone()), Access::Own, 4).await.unwrap();
+        let (now, lapse) = (Clock::system().now(), 10 * SECOND);
+        let keys = [db.enrol(&ids(1)[0], None, now).await.unwrap().key];
+        let (name, version, stats) = ("a".to_owned(), "1".to_owned(), "{}".to_owned());
+        db.beat(&ReplicaRow { name, version, started: now, heartbeat: now, released: None, stats }, now).await.unwrap();
+        let take = async |name: &str| match together {
+            true => db.take_together(&keys, name, lapse, now).await.unwrap(),
+            false => db.take(&keys, name, lapse, now).await.unwrap(),
+        };
+        assert_eq!(take("a").await.len(), 1);
+        let mut heartbeat = sqlx::PgConnection::connect(&place.url).await.unwrap();
+        sqlx::raw_sql("update replica set heartbeat = heartbeat - 60000").execute(&mut heartbeat).await.unwrap();
+        sqlx::raw_sql("begin; update replica set heartbeat = heartbeat + 60000").execute(&mut heartbeat).await.unwrap();
+        let mut taken = std::pin::pin!(take("b"));
+        let early = tokio::time::timeout(SECOND, &mut taken).await;
+        assert!(early.is_err(), "taken while a comes back, which cannot know: {early:?}");
+        sqlx::raw_sql("commit").execute(&mut heartbeat).await.unwrap();
+        assert_eq!(taken.await, [], "a is there again");
+        heartbeat.close().await.unwrap();
+        db.close().await;
+    }
+}
+
 /// Another database of the same server.
 fn beside(url: &str, name: &str) -> String {
     let (start, rest) = url.split_at(url.find("/t").unwrap());
