@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::broken_answers::BrokenAnswers;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::{AccountPolicy, LimitScope, Limits};
-use crate::db::{Db, Owned, PauseRow, Refusal};
+use crate::db::{Db, DbFault, Owned, PauseRow, Refusal};
 use crate::health::{Finding, FindingRegistry, Severity};
 use crate::model::{AccountId, Endpoint, Lane};
 use crate::read_progress::ReadProgress;
@@ -149,12 +149,13 @@ enum PauseChange {
     Resumed(Endpoint, Option<(Time, Time)>),
 }
 
-/// Pauses and their ends that the database has not taken yet. Whoever works on the account writes them again until it does.
+/// Pauses and their ends that the database has not taken yet. Whoever works on the account writes them again until it does,
+/// or until the account has another owner: the next one begins with what is recorded.
 #[derive(Debug, Default)]
 pub struct PauseLog {
     changes: Mutex<VecDeque<PauseChange>>,
-    /// One writer at a time keeps the order.
-    writer: tokio::sync::Mutex<()>,
+    /// One writer at a time keeps the order. Holds whether a failure that does not pass by itself has been logged.
+    writer: tokio::sync::Mutex<bool>,
 }
 
 impl PauseLog {
@@ -171,23 +172,27 @@ impl PauseLog {
 
     /// Writes what waits; what the database does not take now goes on waiting.
     pub async fn write(&self, account: &Account) {
-        let _writer = self.writer.lock().await;
+        let mut is_logged = self.writer.lock().await;
         loop {
             let Some(change) = self.changes().front().cloned() else { return };
             let written = match &change {
-                PauseChange::Paused(pause) => account.db.pause(pause).await,
-                PauseChange::Resumed(endpoint, waited) => {
-                    account.db.resume(account.owned.account, *endpoint, *waited).await
-                }
+                PauseChange::Paused(pause) => account.db.pause(account.owned, pause).await,
+                PauseChange::Resumed(endpoint, waited) => account.db.resume(account.owned, *endpoint, *waited).await,
             };
             match written {
-                Ok(()) => {}
-                Err(error) if error.is_passing() => {
-                    tracing::debug!(account = %account.id, %error, "failed to record a pause or its end; trying again");
+                Ok(()) => *is_logged = false,
+                Err(error) if error.fault() == DbFault::Lost => {
+                    self.changes().clear();
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(account = %account.id, %error, "failed to record a pause or its end");
+                    const FAILED: &str = "failed to record a pause or its end; trying again";
+                    if error.is_passing() || std::mem::replace(&mut *is_logged, true) {
+                        tracing::debug!(account = %account.id, %error, "{FAILED}");
+                    } else {
+                        tracing::warn!(account = %account.id, %error, "{FAILED}");
+                    }
+                    return;
                 }
             }
             let mut changes = self.changes();

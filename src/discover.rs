@@ -611,7 +611,7 @@ fn corrected_start(
 fn first_window(policy: &Policy, now: Time) -> Time {
     let horizon = (now - policy.rules.offset).floor_to_second();
     let start = match policy.start {
-        Start::Now => horizon - policy.rules.window,
+        Start::Now => policy.rules.first_start(now),
         Start::Back(span) => (now - span).max(Time::FIRST).floor_to_second(),
         Start::At(time) => time.floor_to_second(),
     };
@@ -647,10 +647,10 @@ mod tests {
         }
     }
 
-    /// Where an account begins that was to begin by a clock with such an error.
-    fn corrected(begun: i64, read: Option<Stretch>, readings: &ClockReadings) -> Option<i64> {
+    /// Of an account that begins with such a window.
+    fn policy(window: Duration) -> Policy {
         let rules = Rules {
-            window: Duration::from_secs(900),
+            window,
             offset: Duration::from_secs(300),
             interval: Duration::from_secs(300),
             max_window: Duration::from_secs(3600),
@@ -659,13 +659,31 @@ mod tests {
         };
         let second = Duration::from_secs(1);
         let backoff = Backoff::new(second, second, second).unwrap();
-        let policy = Policy { rules, rechecks: Vec::new(), start: Start::Now, backoff };
+        Policy { rules, rechecks: Vec::new(), start: Start::Now, backoff }
+    }
+
+    /// Where an account begins that was to begin by a clock with such an error.
+    fn corrected(begun: i64, read: Option<Stretch>, readings: &ClockReadings) -> Option<i64> {
+        let policy = policy(Duration::from_secs(900));
         let start = first_window(&policy, BEGAN);
         let mut coverage = Coverage::new(start.plus_millis(begun));
         coverage.live.insert(read?);
         let now = PlanningClock::default().now(readings);
         let began = Some(Tick(Duration::from_secs(100)));
         Some(corrected_start(&policy, &coverage, began, readings, now)?.0 - start.0)
+    }
+
+    #[test]
+    fn the_first_window_takes_one_read_also_where_it_is_as_wide_as_the_widest() {
+        for (window, width) in [(900, 900), (3600, 3599)] {
+            let policy = policy(Duration::from_secs(window));
+            let (start, horizon) = (first_window(&policy, BEGAN), policy.rules.horizon(BEGAN));
+            assert_eq!(horizon.since(start), Duration::from_secs(width));
+            let Plan::Read(want) = plan(BEGAN, &policy.rules, &Coverage::new(start), &[], &[], &[], 0) else {
+                panic!("nothing is read");
+            };
+            assert_eq!(want.stretch, Stretch { from: start, to: horizon });
+        }
     }
 
     #[test]

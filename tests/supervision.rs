@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringcx_extractor::clock::{Clock, Time};
-use ringcx_extractor::db::{Access, Db, ReplicaRow};
+use ringcx_extractor::db::{Access, Db, ReplicaRow, sql};
 use ringcx_extractor::model::{AccountId, Endpoint};
 use ringcx_extractor::sim::{SECRET_MARK, SegmentScript};
 use secrecy::SecretString;
@@ -23,11 +23,12 @@ use support::daemon::{Place, Plan, Rig};
 use support::receiver::{Receiver, Reply};
 use support::{TestDb, fetched};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixDatagram};
 use tokio::task::JoinSet;
 
 e2e! {
     a_list_of_accounts_that_misbehaves_stops_no_heartbeat_and_takes_no_account_away,
+    an_api_that_never_answers_stops_neither_heartbeat_nor_watchdog,
     an_id_in_the_list_that_cannot_be_used_is_left_out_and_named,
     one_lost_lease_does_not_silence_the_accounts_that_share_its_limit,
     with_few_descriptors_everything_arrives_and_probes_are_answered,
@@ -44,6 +45,8 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 enum List {
     Pass,
+    /// Nothing at all, nor is anything else answered.
+    Silence,
     /// A byte now and then, for ever.
     Drip,
     Answer(u16, String),
@@ -97,8 +100,13 @@ async fn head(stream: &mut TcpStream) -> Vec<u8> {
 async fn relay(mut client: TcpStream, target: &str, does: &Mutex<List>) -> std::io::Result<()> {
     let request = head(&mut client).await;
     let text = String::from_utf8_lossy(&request).into_owned();
-    let does = if text.contains("/admin/accounts ") { does.lock().unwrap().clone() } else { List::Pass };
+    let does = match does.lock().unwrap().clone() {
+        List::Silence => List::Silence,
+        does if text.contains("/admin/accounts ") => does,
+        _ => List::Pass,
+    };
     match does {
+        List::Silence => std::future::pending().await,
         List::Pass => {
             let mut server = TcpStream::connect(target).await?;
             server.write_all(text.replacen("\r\n", "\r\nconnection: close\r\n", 1).as_bytes()).await?;
@@ -218,6 +226,55 @@ async fn a_list_of_accounts_that_misbehaves_stops_no_heartbeat_and_takes_no_acco
     still_fetches(&rig, &ids[0], "after a restart without a list").await;
     relay.does(List::Pass);
     rig.settled().await;
+}
+
+async fn an_api_that_never_answers_stops_neither_heartbeat_nor_watchdog(place: Place) {
+    let ids = ids(2);
+    let plan = Plan::live(2 * SECOND)
+        .unset("accounts")
+        .set("discover_accounts.interval", "500ms")
+        .set("api.request_timeout", "30s")
+        .sim(|sim| sim.accounts = ids.clone());
+    let mut rig = Rig::new(place, plan).await;
+    let relay = Relay::before(&rig.sim.base_url()).await;
+    for host in ["api.platform_url", "api.ringcx_url", "api.summary_url"] {
+        rig.set(host, relay.url.clone());
+    }
+    rig.start();
+    rig.settled().await;
+    rig.kill().await;
+    relay.does(List::Silence);
+    let socket = rig.place.folder.path().join("notify");
+    let watchdog = UnixDatagram::bind(&socket).unwrap();
+    rig.env("NOTIFY_SOCKET", &socket.display().to_string());
+    rig.start();
+    let db = open(&rig).await;
+    let held = async || {
+        let rows = db.all(sql("select owner, epoch from account order by id")).await.unwrap();
+        rows.iter().map(|row| (row.maybe_text(0).unwrap(), row.int(1).unwrap())).collect::<Vec<_>>()
+    };
+    let replica = async || db.replicas().await.unwrap().remove(0);
+    let before = replica().await.started;
+    rig.until("it has its accounts again", async || {
+        replica().await.started > before && held().await.iter().all(|(owner, _)| owner.as_deref() == Some("e2e"))
+    })
+    .await;
+    let accounts = held().await;
+    let (begun, mut patted, mut message) = (rig.clock.tick(), rig.clock.tick(), [0; 64]);
+    // Longer than a lease lasts, and than a replica may be silent.
+    while rig.clock.tick().since(begun) < 12 * SECOND {
+        while watchdog.try_recv(&mut message).is_ok_and(|read| message[..read].starts_with(b"WATCHDOG=1")) {
+            patted = rig.clock.tick();
+        }
+        let silent = rig.clock.tick().since(patted);
+        assert!(silent < 6 * SECOND, "systemd has heard nothing for {silent:?}");
+        let heartbeat = replica().await.heartbeat;
+        let silent = rig.clock.now().since(heartbeat);
+        assert!(silent < 7 * SECOND, "no heartbeat for {silent:?}");
+        rig.clock.sleep(SECOND / 4).await;
+    }
+    assert_eq!(held().await, accounts, "no account has changed hands");
+    db.close().await;
 }
 
 async fn an_id_in_the_list_that_cannot_be_used_is_left_out_and_named(place: Place) {
@@ -593,7 +650,7 @@ mod leases {
 }
 
 mod parked {
-    use ringcx_extractor::db::{Announced, Chunk, LongestWaits, Reading, Settled, Settlement, sql};
+    use ringcx_extractor::db::{Announced, Chunk, LongestWaits, Reading, Settled, Settlement};
     use ringcx_extractor::model::{
         Artifact, ArtifactSet, AsideRecord, Lane, SegmentRecord, State, Stretch, Stretches, SummariesFor, Wants,
     };
@@ -697,6 +754,33 @@ mod parked {
             Reading { at, done: at, lane, stretch: window, announced, passes: Vec::new(), finished: Vec::new() };
         db.record_reading(owned, &reading).await.unwrap();
         assert_eq!(db.repairs(key).await.unwrap(), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_not_taken_from_a_replica_whose_heartbeat_is_under_way() {
+    for together in [true, false] {
+        let place = Place::postgres().await;
+        let db = Db::open_postgres(&SecretString::from(place.url.clone()), Access::Own, 4).await.unwrap();
+        let (now, lapse) = (Clock::system().now(), 10 * SECOND);
+        let keys = [db.enrol(&ids(1)[0], None, now).await.unwrap().key];
+        let (name, version, stats) = ("a".to_owned(), "1".to_owned(), "{}".to_owned());
+        db.beat(&ReplicaRow { name, version, started: now, heartbeat: now, released: None, stats }, now).await.unwrap();
+        let take = async |name: &str| match together {
+            true => db.take_together(&keys, name, lapse, now).await.unwrap(),
+            false => db.take(&keys, name, lapse, now).await.unwrap(),
+        };
+        assert_eq!(take("a").await.len(), 1);
+        let mut heartbeat = sqlx::PgConnection::connect(&place.url).await.unwrap();
+        sqlx::raw_sql("update replica set heartbeat = heartbeat - 60000").execute(&mut heartbeat).await.unwrap();
+        sqlx::raw_sql("begin; update replica set heartbeat = heartbeat + 60000").execute(&mut heartbeat).await.unwrap();
+        let mut taken = std::pin::pin!(take("b"));
+        let early = tokio::time::timeout(SECOND, &mut taken).await;
+        assert!(early.is_err(), "taken while a comes back, which cannot know: {early:?}");
+        sqlx::raw_sql("commit").execute(&mut heartbeat).await.unwrap();
+        assert_eq!(taken.await, [], "a is there again");
+        heartbeat.close().await.unwrap();
+        db.close().await;
     }
 }
 

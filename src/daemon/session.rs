@@ -257,8 +257,6 @@ impl Session {
                 held.account.pacer.note_foreign_use();
             } else {
                 tracing::warn!(account = %held.account.id, "another replica has taken this account over");
-                // What the login's pacer remembers is not the whole truth any more.
-                self.pacer = None;
             }
         }
         self.publish();
@@ -349,12 +347,10 @@ impl Session {
         if take.is_empty() {
             return Ok(());
         }
-        if self.held.is_empty() {
+        if self.held.values().all(|held| held.lost) {
             // A login's budget that was another's meanwhile: what this pacer remembers is not the whole truth any more.
             self.pacer = None;
         }
-        let pauses = self.shared.db.pauses().await?;
-        let refusals = self.shared.db.refusals(self.shared.clock.now()).await?;
         let together = self.shared.settings.limits.scope == LimitScope::Login;
         let (db, now) = (&self.shared.db, self.shared.clock.now());
         let taken = match together {
@@ -362,6 +358,9 @@ impl Session {
             false => db.take(&take, me, LAPSE, now).await?,
         };
         let taken_at = self.shared.clock.tick();
+        // Only now is nothing added to them by whoever had the accounts before.
+        let pauses = db.pauses().await?;
+        let refusals = db.refusals(self.shared.clock.now()).await?;
         for owned in taken {
             let Some(wanted) = registered.get(&owned.account).cloned() else { continue };
             let before = picture.accounts.iter().filter(|row| together || row.account == owned.account);
@@ -528,5 +527,97 @@ fn lapse(picture: &Picture, before: &Assignment, me: &str) -> Lapse {
         ago if ago > FORGOTTEN => Lapse::Fresh,
         last_seen_ago if owner == me => Lapse::Died { last_seen_ago, sends_for: Duration::ZERO, in_flight: 0 },
         last_seen_ago => Lapse::Died { last_seen_ago, sends_for: SENDS_FOR + LATEST_ARRIVAL, in_flight: 8 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AccountPolicy;
+    use crate::db::{Access, Db};
+    use crate::model::{AccountId, ArtifactSet, SummariesFor, Wants};
+
+    const SETTINGS: &str = r#"
+[auth]
+api_token = "planted-secret"
+[[accounts]]
+rc_account_id = "1"
+sub_account_id = "1"
+[limits]
+scope = "login"
+[database]
+instance = "me"
+"#;
+
+    async fn session(folder: &std::path::Path) -> Session {
+        let file = folder.join("local.toml");
+        std::fs::write(&file, SETTINGS).unwrap();
+        let settings = crate::config::load(Some(&file), []).unwrap().settings;
+        let db = Db::open_sqlite(&folder.join("test.db"), Access::Own).await.unwrap();
+        let clock = crate::clock::Clock::manual(Time(1_800_000_000_000));
+        let shared = Shared::new(settings, db, clock.clone()).unwrap();
+        let (committer, _writer) = Committer::new(shared.db.clone(), shared.stored_sender(), CancellationToken::new());
+        Session {
+            committer,
+            held: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            pacer: None,
+            heart: JoinSet::new(),
+            heart_stop: CancellationToken::new(),
+            leases: Arc::default(),
+            beats: watch::channel(None).1,
+            wanted: shared.registered(),
+            started: clock.now(),
+            rings: None,
+            resumes: BTreeMap::new(),
+            ready: false,
+            more: false,
+            stop: CancellationToken::new(),
+            shared,
+        }
+    }
+
+    fn id(number: i64) -> AccountId {
+        AccountId::new("1", number.to_string())
+    }
+
+    impl Session {
+        fn hold_account(&mut self, account: i64) -> Arc<Account> {
+            let wants = Wants { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+            let policy = AccountPolicy { wants, retention: None };
+            let wanted = Wanted { id: id(account), name: None, policy, retention_days: None };
+            let taken = self.shared.clock.tick();
+            let account = Arc::new(self.account(wanted, Owned { account, epoch: 1 }, Lapse::Fresh, taken));
+            let held = Held {
+                account: account.clone(),
+                taken,
+                stop: CancellationToken::new(),
+                running: 2,
+                leaving: false,
+                lost: false,
+            };
+            self.held.insert(account.owned.account, held);
+            account
+        }
+    }
+
+    fn row(account: i64, owner: &str, epoch: i64) -> Assignment {
+        Assignment { account, id: id(account), owner: Some(owner.to_owned()), epoch, let_go: None }
+    }
+
+    #[tokio::test]
+    async fn one_account_that_another_replica_has_taken_leaves_the_others_of_its_login_one_budget() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut session = session(folder.path()).await;
+        let (lost, kept) = (session.hold_account(1), session.hold_account(2));
+        let accounts = vec![row(1, "other", 2), row(2, "me", 1)];
+        let picture = Picture { now: session.shared.clock.now(), replicas: Vec::new(), accounts };
+        session.drop_lost(&picture, session.shared.clock.tick());
+        assert!(session.held[&1].lost && !session.held[&2].lost);
+        let mut permit = kept.pacer.try_enter().unwrap();
+        assert!(permit.sent(), "it may send");
+        assert!(lost.pacer.try_enter().is_err());
+        permit.counted();
+        assert_eq!(session.hold_account(3).pacer.usage().sent_last_minute, 1, "a budget of its own");
     }
 }

@@ -116,7 +116,9 @@ impl Server {
     }
 
     async fn pause(&self, sub: &str, endpoint: Endpoint) {
-        let row = self.shared.db.enrol(&AccountId::new("1", sub), None, NOW).await.unwrap();
+        let db = &self.shared.db;
+        let row = db.enrol(&AccountId::new("1", sub), None, NOW).await.unwrap();
+        let owned = db.take(&[row.key], "host-1", Duration::from_secs(10), NOW).await.unwrap().remove(0);
         let pause = PauseRow {
             account: row.key,
             endpoint,
@@ -126,7 +128,7 @@ impl Server {
             status: Some(403),
             reason: "access.denied.exception".to_owned(),
         };
-        self.shared.db.pause(&pause).await.unwrap();
+        db.pause(owned, &pause).await.unwrap();
     }
 
     async fn get(&self, path: &str) -> Answer {

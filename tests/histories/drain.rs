@@ -131,7 +131,7 @@ impl Drain {
             }
             (_, Meaning::Recovered(since)) => {
                 scene.seen.count("endpoints that recovered");
-                scene.db().resume(owned.account, claim.artifact.into(), Some((since, now))).await?;
+                scene.db().resume(owned, claim.artifact.into(), Some((since, now))).await?;
             }
             _ => {}
         }
@@ -189,7 +189,7 @@ impl Drain {
             status: error.status.map(i64::from),
             reason: error.to_string(),
         };
-        Ok(scene.db().pause(&row).await?)
+        Ok(scene.db().pause(owned, &row).await?)
     }
 
     /// Commits what was answered.

@@ -152,19 +152,29 @@ impl Db {
     }
 
     /// Pauses an endpoint of an account, or prolongs the pause.
-    pub async fn pause(&self, pause: &PauseRow) -> Result<(), DbError> {
+    ///
+    /// # Errors
+    /// `DbFault::Lost` where the account has another owner now, who would never end a pause that it does not know of.
+    pub async fn pause(&self, owned: Owned, pause: &PauseRow) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        tx.hold(owned).await?;
         let stmt = sql(
             "insert into pause (account, endpoint, since, until, times, status, reason) values ($1, $2, $3, $4, $5, $6, $7)
              on conflict (account, endpoint) do update set until = excluded.until, times = excluded.times,
              status = excluded.status, reason = excluded.reason",
         );
-        let stmt = stmt.bind(pause.account).bind(pause.endpoint.name()).bind(pause.since).bind(pause.until);
-        self.run(stmt.bind(pause.times).bind(pause.status).bind(&pause.reason)).await.map(drop)
+        let stmt = stmt.bind(owned.account).bind(pause.endpoint.name()).bind(pause.since).bind(pause.until);
+        tx.run(stmt.bind(pause.times).bind(pause.status).bind(&pause.reason)).await?;
+        tx.commit().await
     }
 
     /// Ends a pause; the time it took does not count against the items that waited.
-    pub async fn resume(&self, account: i64, endpoint: Endpoint, waited: Option<(Time, Time)>) -> Result<(), DbError> {
-        let mut tx = self.begin().await?;
+    ///
+    /// # Errors
+    /// `DbFault::Lost` where the account has another owner now.
+    pub async fn resume(&self, owned: Owned, endpoint: Endpoint, waited: Option<(Time, Time)>) -> Result<(), DbError> {
+        let (mut tx, account) = (self.begin().await?, owned.account);
+        tx.hold(owned).await?;
         let stmt = sql("delete from pause where account = $1 and endpoint = $2").bind(account).bind(endpoint.name());
         let was_paused = tx.run(stmt).await? > 0;
         // Counted once: one who could not learn whether this was written writes it again.

@@ -86,6 +86,18 @@ impl Tx {
         Ok(here.map_or(0, |here| here.saturating_sub(now.0)))
     }
 
+    /// Keeps replicas other than `me` that own accounts and were silent since `since` from a heartbeat until this transaction
+    /// ends: one that comes back meanwhile would not see that its accounts are taken, nor be seen by whoever takes them.
+    pub(super) async fn hold_dead_replicas(&mut self, me: &str, since: Time) -> Result<(), DbError> {
+        if self.is_postgres() {
+            let stmt =
+                sql("select r.name from replica r where r.name <> $1 and (r.released is not null or r.heartbeat <= $2)
+                 and exists (select 1 from account a where a.owner = r.name) order by r.name for share of r");
+            self.all(stmt.bind(me).bind(since)).await?;
+        }
+        Ok(())
+    }
+
     /// Reads an account's epoch and keeps it from changing until this transaction ends.
     pub(super) fn epoch_of(&self, account: i64) -> Stmt {
         if self.is_postgres() {

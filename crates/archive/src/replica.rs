@@ -111,6 +111,7 @@ impl Db {
             tx.lock_key("take accounts together").await?;
         }
         let here = now.plus_millis(tx.clock_ahead(now).await?);
+        tx.hold_dead_replicas(me, here.plus_millis(-millis(lapse))).await?;
         if together && !tx.end_other_leases(me, here, lapse).await? {
             tx.commit().await?;
             return Ok(taken);

@@ -1,4 +1,5 @@
-//! Pauses that end badly: an end that the database does not take at once, a probe that panics, and a clock that was ahead.
+//! Pauses that end badly: an end that the database does not take at once, one of an earlier owner, a probe that panics, and a
+//! clock that was ahead.
 
 use tempfile::TempDir;
 
@@ -7,7 +8,7 @@ use crate::account::{Live, PauseLog};
 use crate::backoff::{Backoff, Fault};
 use crate::clock::{Clock, millis};
 use crate::daemon::shared::{Shared, budget_name, metadata_budget};
-use crate::db::{Access, Db, Owned};
+use crate::db::{Access, Db, Owned, sql};
 use crate::ringcx::limits::Pacer;
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -37,12 +38,13 @@ async fn account() -> (Arc<Account>, Clock, TempDir) {
     let shared = Shared::new(settings, db.clone(), clock.clone()).unwrap();
     let limits = &shared.settings.limits;
     let row = db.enrol(&listed[0].id, None, NOW).await.unwrap();
+    let owned = take(&db, row.key, "host-1").await;
     let account = Account {
         id: listed[0].id.clone(),
         name: None,
         policy: listed[0].policy,
         retention_days: None,
-        owned: Owned { account: row.key, epoch: 1 },
+        owned,
         db: db.clone(),
         api: shared.api.clone(),
         login: shared.login.clone(),
@@ -57,6 +59,10 @@ async fn account() -> (Arc<Account>, Clock, TempDir) {
         pauses: PauseLog::default(),
     };
     (Arc::new(account), clock, folder)
+}
+
+async fn take(db: &Db, account: i64, name: &str) -> Owned {
+    db.take(&[account], name, Duration::from_secs(10), NOW).await.unwrap().remove(0)
 }
 
 fn pause(account: &Account) -> PauseRow {
@@ -92,6 +98,34 @@ async fn a_pause_and_its_end_are_recorded_as_soon_as_the_database_takes_them() {
     db.suspend(None);
     account.pauses.write(&account).await;
     assert_eq!(db.pauses().await.unwrap(), [PauseRow { times: 3, ..row }]);
+}
+
+#[tokio::test]
+async fn the_end_of_a_pause_is_recorded_whatever_the_database_had_against_it_before() {
+    let (account, _clock, _folder) = account().await;
+    let (db, row) = (account.db.clone(), pause(&account));
+    account.paused(row.clone()).await;
+    db.run(sql("create trigger refuse before delete on pause begin select raise(abort, 'no'); end")).await.unwrap();
+    account.resumed(row.endpoint, Some((row.since, row.until))).await;
+    assert_eq!(db.pauses().await.unwrap(), std::slice::from_ref(&row));
+    db.run(sql("drop trigger refuse")).await.unwrap();
+    account.pauses.write(&account).await;
+    assert_eq!(db.pauses().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn whoever_lost_the_account_neither_records_a_pause_nor_its_end() {
+    let (account, _clock, _folder) = account().await;
+    let (db, row) = (account.db.clone(), pause(&account));
+    take(&db, account.owned.account, "host-2").await;
+    account.paused(row.clone()).await;
+    assert_eq!(db.pauses().await.unwrap(), [], "the owner would not know of it");
+    let (account, _clock, _folder) = self::account().await;
+    let db = account.db.clone();
+    account.paused(row.clone()).await;
+    take(&db, account.owned.account, "host-2").await;
+    account.resumed(row.endpoint, None).await;
+    assert_eq!(db.pauses().await.unwrap(), [row], "it is the owner's");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use super::super::history::Sample;
 use super::super::page::{self, Asked, Reading};
 use super::super::verdict::Verdict;
 use super::*;
-use crate::db::{SegmentRow, SegmentSlot, SlotOutcome, sql};
+use crate::db::{Owned, SegmentRow, SegmentSlot, SlotOutcome, sql};
 use crate::health::Severity;
 use crate::search::score::{Judged, Passage};
 use crate::search::{Findings, Hit, Source};
@@ -70,7 +70,7 @@ async fn prepare(shared: &Shared, troubled: bool) {
         }
         read(key, "recheck:3600", begin, edge - HOUR);
         if on(13, 1) {
-            db.pause(&PauseRow {
+            let pause = PauseRow {
                 account: key,
                 endpoint: Endpoint::Transcript,
                 since: NOW,
@@ -78,9 +78,8 @@ async fn prepare(shared: &Shared, troubled: bool) {
                 times: 3,
                 status: Some(403),
                 reason: "access.denied.exception".to_owned(),
-            })
-            .await
-            .unwrap();
+            };
+            db.pause(Owned { account: key, epoch: 0 }, &pause).await.unwrap();
         }
         for item in 0..(nth * 37 % 23) {
             let state = if on(29, 2) && item < 3 { 2 } else { 0 };
