@@ -17,19 +17,7 @@ RUN find crates -type f ! -name Cargo.toml -delete \
 # The dependencies, against an empty program: a stage of its own, built again only when they change.
 FROM ${BUILD_BASE} AS dependencies
 WORKDIR /src
-# Addresses that are fixed up at the start take a bit each rather than 24 bytes; glibc knows how from 2.36 on.
-ENV RUSTFLAGS="-C link-arg=-Wl,-z,pack-relative-relocs"
-# C for a small program: no tables for unwinding, as no C function is ever unwound; nothing inlined but what its authors asked
-# for; no padding. Of zstd neither the strategies above level 7, which nobody uses, nor a second copy for newer processors.
-ENV CFLAGS="-fno-asynchronous-unwind-tables -fno-inline-small-functions -fno-partial-inlining -fno-ipa-cp-clone \
--fno-align-functions -fno-align-loops -fno-align-jumps -fno-align-labels -DDYNAMIC_BMI2=0 -DHUF_FORCE_DECOMPRESS_X1=1 \
--DZSTD_EXCLUDE_LAZY2_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_BTLAZY2_BLOCK_COMPRESSOR \
--DZSTD_EXCLUDE_BTOPT_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_BTULTRA_BLOCK_COMPRESSOR"
 COPY Cargo.toml Cargo.lock ./
-# How SQLite is compiled.
-COPY .cargo .cargo
-# What takes the place of a dependency.
-COPY stand-ins stand-ins
 COPY --from=manifests /src/crates crates
 # Cargo wants the files of the benchmarks that Cargo.toml names, though it builds none of them.
 RUN mkdir src benches \

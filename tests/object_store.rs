@@ -131,15 +131,6 @@ async fn a_folder_that_cannot_be_made_is_named_with_what_to_do() {
     assert!(error.message.contains("\nhint: "), "{error}");
 }
 
-/// The value that its specification gives. The crate is one of ours here, in place of one with the tables of all checksums.
-#[test]
-fn the_checksum_that_buckets_may_ask_for_is_the_published_one() {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
-    digest.update(b"1234");
-    digest.update(b"56789");
-    assert_eq!(digest.finalize(), 0xae8b_1486_0a79_9888);
-}
-
 /// Not part of a usual run: it takes a server. `S3_ENDPOINT=http://127.0.0.1:5000 cargo test --test object_store -- --ignored`
 /// with one such as `moto_server`, and a bucket `lake` in it.
 #[tokio::test]

@@ -305,13 +305,4 @@ mod tests {
         }
         db.close().await;
     }
-
-    #[tokio::test]
-    async fn a_limit_that_changes_does_not_have_sqlite_plan_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Db::open_sqlite(&folder.path().join("test.db"), Access::Own).await.unwrap();
-        let row = db.first(sql("select sqlite_compileoption_used('ENABLE_QPSG')")).await.unwrap().unwrap();
-        assert!(row.flag(0).unwrap(), "SQLite was built without what .cargo/config.toml says");
-        db.close().await;
-    }
 }

@@ -164,14 +164,15 @@ impl Db {
         if most.iter().all(|most| *most == 0) {
             return Ok(Vec::new());
         }
-        // One text whatever is wanted: a limit that changes is no new statement.
+        // One text whatever is wanted: a limit that changes is no new statement. SQLite plans a statement anew
+        // when a bare bound limit changes, and this one runs many times a second; a sum is not looked at.
         let parts: Vec<String> = classes(artifacts)
             .zip(3..)
             .map(|(class, limit)| {
                 let class = of_class(class);
                 format!(
                     "select {CLAIM} from (select * from work w where w.account = $1 and {class} and w.state = 0 and w.due <= $2
-                     order by w.due limit ${limit}) w join segment s on s.id = w.segment"
+                     order by w.due limit ${limit} + 0) w join segment s on s.id = w.segment"
                 )
             })
             .collect();
