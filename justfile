@@ -24,7 +24,7 @@ ci: clippy
 demo *args:
     cargo run --release -- demo {{args}}
 
-# Fuzz one target (api, settings, query, shown) for some seconds; needs nightly Rust and cargo-fuzz
+# Fuzz one target (api, settings, query, rendering) for some seconds; needs nightly Rust and cargo-fuzz
 fuzz target="api" seconds="140":
     cd fuzz && mkdir -p corpus/{{target}} && cargo +nightly fuzz run {{target}} corpus/{{target}} seeds/{{target}} -- -max_total_time={{seconds}}
 

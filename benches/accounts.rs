@@ -1,8 +1,8 @@
-//! Many sub-accounts at full quota in one process: how much of its quota the worst account uses, and what it costs, against a
-//! bare loop of the same requests. One command: `cargo bench --bench accounts`.
+//! Many sub-accounts at full quota in one process: the quota that the worst account uses, and the cost against a bare loop of the
+//! same requests. One command: `cargo bench --bench accounts`.
 //!
-//! Knobs: `ACCOUNTS=1000`, `QUOTA=120` requests a minute each, `FOR=120` to look at, `SEGMENTS=200` that each metadata
-//! read announces, `DATABASE=postgres://…` instead of SQLite. An idle daemon: `ACCOUNTS=1 SEGMENTS=0 FOR=60`.
+//! Options: `ACCOUNTS=1000`, `QUOTA=120` requests a minute for each, `FOR=120` seconds of measurement, `SEGMENTS=200` per metadata
+//! read, `DATABASE=postgres://…` instead of SQLite. An idle daemon: `ACCOUNTS=1 SEGMENTS=0 FOR=60`.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use ringcx_extractor::clock::Clock;
 use ringcx_extractor::ringcx;
-use support::{Daemon, Server, bare, cpu, knob, memory};
+use support::{BenchDaemon, StubServer, cpu_seconds, env_number, process_memory_mb, run_bare_loop};
 
-/// How many requests the bare loop makes to find what one costs.
-const BARE: u64 = 20_000;
+/// Requests of the bare loop, to measure the cost of one.
+const BARE_LOOP_REQUESTS: u64 = 20_000;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -32,7 +32,7 @@ fn main() {
     runtime.block_on(measure());
 }
 
-fn settings(url: &str, folder: &Path, accounts: u64, quota: u64) {
+fn write_settings(url: &str, folder: &Path, accounts: u64, quota: u64) {
     let listed: Vec<String> =
         (0..accounts).map(|sub| format!(r#"{{ rc_account_id = "1", sub_account_id = "{sub}" }}"#)).collect();
     let more = format!(
@@ -45,45 +45,45 @@ fn settings(url: &str, folder: &Path, accounts: u64, quota: u64) {
         "#,
         listed.join(", ")
     );
-    support::settings(url, folder, &more);
+    support::load_settings(url, folder, &more);
 }
 
 async fn measure() {
     ringcx::install_tls();
     let clock = Clock::system();
-    let (accounts, quota) = (knob("ACCOUNTS", 1000), knob("QUOTA", 120));
-    let (seconds, segments) = (knob("FOR", 120), knob("SEGMENTS", 200));
-    let server = Server::start(&[("SEGMENTS", segments), ("FRESH", 1)]);
-    let used = cpu(0);
-    bare(&server.url, BARE / 3, 64).await;
-    let bare_cpu = (cpu(0) - used) * 1000.0 / BARE as f64;
+    let (accounts, quota) = (env_number("ACCOUNTS", 1000), env_number("QUOTA", 120));
+    let (seconds, segments) = (env_number("FOR", 120), env_number("SEGMENTS", 200));
+    let server = StubServer::start(&[("SEGMENTS", segments), ("FRESH", 1)]);
+    let used = cpu_seconds(0);
+    run_bare_loop(&server.url, BARE_LOOP_REQUESTS / 3, 64).await;
+    let bare_cpu = (cpu_seconds(0) - used) * 1000.0 / BARE_LOOP_REQUESTS as f64;
 
     let folder = tempfile::tempdir().unwrap();
-    settings(&server.url, folder.path(), accounts, quota);
+    write_settings(&server.url, folder.path(), accounts, quota);
     let began = clock.tick();
-    let daemon = Daemon::start(folder.path());
-    // Every account is read and has asked for an artifact, where there is one.
+    let daemon = BenchDaemon::start(folder.path());
+    // Every account has read metadata, and requested an artifact if there is one.
     let wanted = if segments > 0 { 2 } else { 1 };
     loop {
         clock.sleep(Duration::from_millis(500)).await;
-        let asked = server.asked().await;
+        let asked = server.request_counts().await;
         if asked.iter().filter(|(sub, (all, _))| sub.parse::<u64>().is_ok() && *all >= wanted).count() as u64
             >= accounts
         {
             break;
         }
-        assert!(clock.tick().since(began) < Duration::from_secs(600), "the accounts do not begin");
+        assert!(clock.tick().since(began) < Duration::from_secs(600), "not every account has started");
     }
     let ready = clock.tick().since(began);
     clock.sleep(Duration::from_secs(10)).await;
-    let (before, used, start) = (server.asked().await, cpu(daemon.pid()), clock.tick());
+    let (before, used, start) = (server.request_counts().await, cpu_seconds(daemon.pid()), clock.tick());
     clock.sleep_until(start + Duration::from_secs(seconds)).await;
     let took = clock.tick().since(start).as_secs_f64();
-    let (after, used) = (server.asked().await, cpu(daemon.pid()) - used);
+    let (after, used) = (server.request_counts().await, cpu_seconds(daemon.pid()) - used);
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
-    assert!(log.is_empty(), "it complained: {}", log.lines().take(20).collect::<Vec<_>>().join("\n"));
+    assert!(log.is_empty(), "the log has warnings: {}", log.lines().take(20).collect::<Vec<_>>().join("\n"));
 
-    let mut sent: Vec<u64> = sent(&before, &after);
+    let mut sent: Vec<u64> = requests_between(&before, &after);
     sent.sort_unstable();
     let (all, full) = (sent.iter().sum::<u64>() as f64, quota as f64 * took / 60.0);
     let share = |sent: u64| sent as f64 / full;
@@ -97,21 +97,21 @@ async fn measure() {
     println!("{:<44}{:>12.3}", "CPU s per 1,000 requests", used * 1000.0 / all.max(1.0));
     println!("{:<44}{:>12.3}", "the same, bare loop that discards", bare_cpu);
     println!("{:<44}{:>12.2}", "ratio", used * 1000.0 / all.max(1.0) / bare_cpu);
-    println!("{:<44}{:>12}", "files and sockets open", files(daemon.pid()));
-    println!("{:<44}{:>12.1}", "memory now, MB", memory(daemon.pid(), "VmRSS"));
-    println!("{:<44}{:>12.1}", "memory at its peak, MB", memory(daemon.pid(), "VmHWM"));
+    println!("{:<44}{:>12}", "files and sockets open", open_files(daemon.pid()));
+    println!("{:<44}{:>12.1}", "memory now, MB", process_memory_mb(daemon.pid(), "VmRSS"));
+    println!("{:<44}{:>12.1}", "memory at its peak, MB", process_memory_mb(daemon.pid(), "VmHWM"));
 }
 
-/// Open at the end: with more than a few beyond the connections to the database, answers come slower than they are asked for.
-fn files(pid: u32) -> usize {
+/// Open files. Many more than the database's connections mean that responses are slower than requests.
+fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// Requests of each account between two looks.
-fn sent(before: &HashMap<String, (u64, u64)>, after: &HashMap<String, (u64, u64)>) -> Vec<u64> {
+/// Requests of each account between two counts.
+fn requests_between(before: &HashMap<String, (u64, u64)>, after: &HashMap<String, (u64, u64)>) -> Vec<u64> {
     after
         .iter()
-        // The bare loop has an account of its own.
+        // Without the account of the bare loop.
         .filter(|(sub, _)| sub.parse::<u64>().is_ok())
         .map(|(sub, (all, _))| all - before.get(sub).map_or(0, |(all, _)| *all))
         .collect()

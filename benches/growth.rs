@@ -1,6 +1,7 @@
-//! What claiming and committing cost as the archive grows: ratios against a small one. One command: `cargo bench --bench growth`.
+//! The cost of ingesting, claiming and committing as the archive grows, as ratios against a small archive. One command:
+//! `cargo bench --bench growth`.
 //!
-//! Knobs: `ROWS=10000,1000000` archived artifacts (`ROWS=10000,1000000,10000000` takes some minutes and 4 GB), `ROUNDS=20`
+//! Options: `ROWS=10000,1000000` archived artifacts (`ROWS=10000,1000000,10000000` takes some minutes and 4 GB), `ROUNDS=20`
 //! of 500 segments and their 1,500 items, `DATABASE=postgres://…` (an empty database) instead of SQLite.
 
 #![allow(
@@ -15,40 +16,42 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
-use ringcx_extractor::db::{Access, Chunk, Db, Owned, Settled, Settlement, Stmt};
-use ringcx_extractor::model::{AccountId, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants};
+use ringcx_extractor::db::{CompletedJob, Db, JobOutcome, Lease, MetadataChunk, OpenMode, Stmt};
+use ringcx_extractor::model::{
+    AccountId, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
+};
 use secrecy::SecretString;
 use sqlx::{Connection, PgConnection};
 
-/// Segments a round: one chunk of a large answer.
-const CHUNK: u64 = 500;
-/// Rows that are made at a time.
-const PORTION: u64 = 200_000;
-const WANTS: Wants = Wants { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+/// One chunk of a large answer.
+const SEGMENTS_PER_ROUND: u64 = 500;
+const ROWS_PER_INSERT: u64 = 200_000;
+const WANTS: ArtifactSelection =
+    ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
 
 fn main() {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(measure());
 }
 
-fn knob(name: &str, usual: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| usual.to_owned())
+fn env_text(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.to_owned())
 }
 
-async fn open(folder: &Path) -> Db {
+async fn open_database(folder: &Path) -> Db {
     match std::env::var("DATABASE") {
-        Ok(url) => Db::open_postgres(&SecretString::from(url), Access::Own, 4).await.unwrap(),
-        Err(_) => Db::open_sqlite(&folder.join("bench.db"), Access::Own).await.unwrap(),
+        Ok(url) => Db::open_postgres(&SecretString::from(url), OpenMode::CreateOrMigrate, 4).await.unwrap(),
+        Err(_) => Db::open_sqlite(&folder.join("bench.db"), OpenMode::CreateOrMigrate).await.unwrap(),
     }
 }
 
-/// Archived artifacts up to so many, as an account that was read long ago would have left them: three a segment.
-async fn fill(db: &Db, account: i64, rows: u64) {
-    let sqlite = db.file().is_some();
+/// Inserts archived artifacts up to this many rows, three for each segment, like those of an old account.
+async fn insert_archived_rows(db: &Db, account: i64, rows: u64) {
+    let sqlite = db.sqlite_path().is_some();
     let segments = rows / 3;
     let held = db.first(Stmt::built("select coalesce(max(id), 0) from segment".to_owned())).await.unwrap();
     let mut done = held.unwrap().count(0).unwrap();
     while done < segments {
-        let (from, to) = (done + 1, (done + PORTION).min(segments));
+        let (from, to) = (done + 1, (done + ROWS_PER_INSERT).min(segments));
         let (numbers, bytes) = if sqlite {
             (
                 format!("with recursive n(i) as (select {from} union all select i + 1 from n where i < {to}) "),
@@ -91,7 +94,7 @@ async fn fill(db: &Db, account: i64, rows: u64) {
         tx.commit().await.unwrap();
     }
     if let Ok(url) = std::env::var("DATABASE") {
-        // An archive that has grown over months is not being filled: what the server puts off until after that is done first.
+        // Run the maintenance that the server postpones during bulk inserts, because a grown archive has it behind it.
         let mut connection = PgConnection::connect(&url).await.unwrap();
         for text in ["vacuum analyze", "checkpoint"] {
             sqlx::raw_sql(text).execute(&mut connection).await.unwrap();
@@ -99,13 +102,13 @@ async fn fill(db: &Db, account: i64, rows: u64) {
     }
 }
 
-/// Milliseconds for a thousand items: announced, claimed, committed; each the median of the rounds.
-struct Cost([f64; 3]);
+/// Milliseconds per 1,000 items for ingest, claim and commit; each is the median of the rounds.
+struct OperationCosts([f64; 3]);
 
-async fn work(db: &Db, owned: Owned, clock: &Clock, series: u64, rounds: u64) -> Cost {
+async fn measure_operations(db: &Db, owned: Lease, clock: &Clock, series: u64, rounds: u64) -> OperationCosts {
     let mut costs: [Vec<f64>; 3] = Default::default();
-    let stretch = Stretch { from: Time(0), to: Time(1_000_000) };
-    let (known, body) = (Stretches::default(), Bytes::from(vec![b'x'; 3_000]));
+    let stretch = TimeRange { from: Time(0), to: Time(1_000_000) };
+    let (known, body) = (TimeRangeSet::default(), Bytes::from(vec![b'x'; 3_000]));
     for round in 0..rounds {
         let record = |number| {
             let id = format!("new-{series}-{round}-{number}");
@@ -118,40 +121,40 @@ async fn work(db: &Db, owned: Owned, clock: &Clock, series: u64, rounds: u64) ->
                 is_agent: true,
             }
         };
-        let records: Vec<SegmentRecord> = (0..CHUNK).map(record).collect();
+        let records: Vec<SegmentRecord> = (0..SEGMENTS_PER_ROUND).map(record).collect();
         let now = clock.now();
-        let chunk = Chunk {
-            owned,
+        let chunk = MetadataChunk {
+            lease: owned,
             lane: Lane::Live,
-            stretch,
+            range: stretch,
             now,
             wants: WANTS,
-            known: &known,
+            already_read: &known,
             urgent_before: None,
-            repair: Duration::from_secs(60),
+            quarantine_retry_delay: Duration::from_secs(60),
             records: &records,
-            asides: &[],
+            quarantined: &[],
         };
         let begun = clock.tick();
-        db.announce(chunk).await.unwrap();
+        db.ingest_chunk(chunk).await.unwrap();
         let announced = clock.tick();
-        let claims = db.due(owned, ArtifactSet::ALL, now, CHUNK as usize).await.unwrap();
+        let claims = db.due_items(owned, ArtifactSet::ALL, now, SEGMENTS_PER_ROUND as usize).await.unwrap();
         let claimed = clock.tick();
-        assert_eq!(claims.len() as u64, CHUNK * 3);
-        let settled: Vec<Settled> = claims
+        assert_eq!(claims.len() as u64, SEGMENTS_PER_ROUND * 3);
+        let settled: Vec<CompletedJob> = claims
             .into_iter()
-            .map(|claim| Settled { claim, at: now, settlement: Settlement::stored(&body, None) })
+            .map(|claim| CompletedJob { claim, at: now, outcome: JobOutcome::stored(&body, None) })
             .collect();
         let packed = clock.tick();
         for batch in settled.chunks(500) {
-            assert!(db.settle(batch).await.unwrap().iter().all(|counted| *counted));
+            assert!(db.complete_jobs(batch).await.unwrap().iter().all(|counted| *counted));
         }
         let took = [announced.since(begun), claimed.since(announced), clock.tick().since(packed)];
         for (cost, took) in costs.iter_mut().zip(took) {
-            cost.push(took.as_secs_f64() * 1_000_000.0 / (CHUNK * 3) as f64);
+            cost.push(took.as_secs_f64() * 1_000_000.0 / (SEGMENTS_PER_ROUND * 3) as f64);
         }
     }
-    Cost(costs.map(|mut cost| {
+    OperationCosts(costs.map(|mut cost| {
         cost.sort_unstable_by(f64::total_cmp);
         cost[cost.len() / 2]
     }))
@@ -159,20 +162,22 @@ async fn work(db: &Db, owned: Owned, clock: &Clock, series: u64, rounds: u64) ->
 
 async fn measure() {
     let clock = Clock::system();
-    let sizes: Vec<u64> = knob("ROWS", "10000,1000000").split(',').map(|rows| rows.trim().parse().unwrap()).collect();
-    let rounds = knob("ROUNDS", "20").parse().unwrap();
+    let sizes: Vec<u64> =
+        env_text("ROWS", "10000,1000000").split(',').map(|rows| rows.trim().parse().unwrap()).collect();
+    let rounds = env_text("ROUNDS", "20").parse().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let db = open(folder.path()).await;
-    let account = db.enrol(&AccountId::new("1", "1"), None, clock.now()).await.unwrap();
-    let owned = db.take(&[account.key], "bench", Duration::from_secs(10), clock.now()).await.unwrap().remove(0);
-    println!("{:<16}{:>22}{:>22}{:>22}", "archived", "announce", "claim", "commit");
-    let mut first: Option<Cost> = None;
+    let db = open_database(folder.path()).await;
+    let account = db.register_account(&AccountId::new("1", "1"), None, clock.now()).await.unwrap();
+    let owned =
+        db.acquire_leases(&[account.key], "bench", Duration::from_secs(10), clock.now()).await.unwrap().remove(0);
+    println!("{:<16}{:>22}{:>22}{:>22}", "archived", "ingest", "claim", "commit");
+    let mut first: Option<OperationCosts> = None;
     for (series, rows) in sizes.into_iter().enumerate() {
-        fill(&db, account.key, rows).await;
+        insert_archived_rows(&db, account.key, rows).await;
         let series = series as u64;
-        // What the file system and the caches have to get used to is not the question.
-        work(&db, owned, &clock, 1000 + series, 3).await;
-        let cost = work(&db, owned, &clock, series, rounds).await;
+        // Warm up the file system and the caches.
+        measure_operations(&db, owned, &clock, 1000 + series, 3).await;
+        let cost = measure_operations(&db, owned, &clock, series, rounds).await;
         let base = first.as_ref().unwrap_or(&cost);
         let cells: String = cost
             .0
@@ -183,6 +188,6 @@ async fn measure() {
         println!("{rows:<16}{cells}");
         first = first.or(Some(cost));
     }
-    println!("milliseconds for a thousand items, the median of {rounds} rounds; in parentheses against the first line");
+    println!("milliseconds per 1,000 items, the median of {rounds} rounds; in parentheses the ratio to the first line");
     db.close().await;
 }

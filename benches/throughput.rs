@@ -1,10 +1,10 @@
-//! How fast artifacts are fetched and stored durably with the limits lifted, against a bare loop with the same HTTP client
-//! that throws away what it gets. One command: `cargo bench --bench throughput`.
+//! The rate at which artifacts are fetched and stored durably with the limits lifted, against a bare loop with the same HTTP client
+//! that discards the answers. One command: `cargo bench --bench throughput`.
 //!
-//! The server is a process of its own that answers from memory, so that the figures are the extractor's. Prints a table
-//! with the ratio, and CPU seconds a thousand artifacts: once without the full-text index, once until that has caught up.
-//! `SEGMENTS=20000 CONCURRENCY=64 LATENCY_MS=0 ROUNDS=1` are the knobs; of several rounds the medians count.
-//! `DATABASE=postgres://…` measures on Postgres, in a new database each time, and with `INDEX=0` without the index.
+//! The server is a separate process that answers from memory, so that it does not count in the figures. Prints the ratio and the CPU
+//! seconds per 1,000 artifacts, without the full-text index and until the index has caught up.
+//! Options: `SEGMENTS=20000`, `CONCURRENCY=64`, `LATENCY_MS=0`, `ROUNDS=1`; of several rounds the medians are printed.
+//! `DATABASE=postgres://…` measures on Postgres, and needs a new database each time; `INDEX=0` measures it without the index.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,10 +20,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringcx_extractor::clock::{Clock, Tick};
-use ringcx_extractor::db::{Access, Db, sql};
-use ringcx_extractor::search::words;
+use ringcx_extractor::db::{Db, OpenMode, sql};
+use ringcx_extractor::search::tokenizer;
 use ringcx_extractor::{config, daemon, ringcx};
-use support::{Server, bare, cpu, knob};
+use support::{StubServer, cpu_seconds, env_number, run_bare_loop};
 use tokio_util::sync::CancellationToken;
 
 fn main() {
@@ -34,7 +34,7 @@ fn main() {
     runtime.block_on(measure());
 }
 
-fn settings(url: &str, concurrency: usize, folder: &Path) -> config::Settings {
+fn load_settings(url: &str, concurrency: usize, folder: &Path) -> config::Settings {
     let more = format!(
         r#"
         accounts = [{{ rc_account_id = "1", sub_account_id = "1" }}]
@@ -44,56 +44,56 @@ fn settings(url: &str, concurrency: usize, folder: &Path) -> config::Settings {
         http = {{ listen = "" }}
         "#
     );
-    support::settings(url, folder, &more)
+    support::load_settings(url, folder, &more)
 }
 
-/// How long it took, and CPU seconds used.
+/// The duration of a run, and the CPU seconds that it used.
 #[derive(Clone, Copy)]
-struct Cost {
+struct RunCost {
     seconds: f64,
     cpu: f64,
 }
 
-/// Measures the time from now on.
-struct Meter(Clock, Tick, f64);
+/// Measures the cost since its start.
+struct CostMeter(Clock, Tick, f64);
 
-impl Meter {
-    fn start() -> Meter {
+impl CostMeter {
+    fn start() -> CostMeter {
         let clock = Clock::system();
         let tick = clock.tick();
-        Meter(clock, tick, cpu(0))
+        CostMeter(clock, tick, cpu_seconds(0))
     }
 
-    fn cost(&self) -> Cost {
-        Cost { seconds: self.0.tick().since(self.1).as_secs_f64(), cpu: cpu(0) - self.2 }
+    fn cost(&self) -> RunCost {
+        RunCost { seconds: self.0.tick().since(self.1).as_secs_f64(), cpu: cpu_seconds(0) - self.2 }
     }
 }
 
-async fn open(settings: &config::Settings, access: Access) -> Result<Db, ringcx_extractor::db::DbError> {
+async fn open_database(settings: &config::Settings, access: OpenMode) -> Result<Db, ringcx_extractor::db::DbError> {
     match &settings.database.url {
         config::DatabaseUrl::Sqlite(path) => Db::open_sqlite(path, access).await,
         config::DatabaseUrl::Postgres(url) => Db::open_postgres(url, access, 2).await,
     }
 }
 
-/// Stores everything; with `index`, until the full-text index has caught up too, otherwise without keeping one.
-async fn ours(settings: config::Settings, segments: u64, index: bool) -> Cost {
+/// Runs the daemon until everything is stored; with `index` also until the full-text index has caught up, otherwise without it.
+async fn measure_daemon(settings: config::Settings, segments: u64, index: bool) -> RunCost {
     if !index {
-        // An index that is there and stands ahead of the feed has nothing to do. A new database's first account is number 1.
-        let db = open(&settings, Access::Own).await.unwrap();
-        db.prepare_index(words::VERSION).await.unwrap();
+        // Move the index's cursor ahead of the feed, so that nothing is indexed. The first account of a database is number 1.
+        let db = open_database(&settings, OpenMode::CreateOrMigrate).await.unwrap();
+        db.prepare_index(tokenizer::TOKENIZER_VERSION).await.unwrap();
         db.run(sql("insert into search_cursor (account, feed) values (1, 1000000000000)
              on conflict (account) do update set feed = excluded.feed"))
             .await
             .unwrap();
         db.close().await;
     }
-    let meter = Meter::start();
+    let meter = CostMeter::start();
     let stop = CancellationToken::new();
     let daemon = tokio::spawn(daemon::run(settings.clone(), Clock::system(), stop.clone()));
     let db = loop {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        match open(&settings, Access::Existing).await {
+        match open_database(&settings, OpenMode::Existing).await {
             Ok(db) => break db,
             Err(error) => assert!(!daemon.is_finished(), "the daemon ended: {error}"),
         }
@@ -119,33 +119,33 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 async fn measure() {
     ringcx::install_tls();
-    let segments = knob("SEGMENTS", 20_000);
-    let concurrency = usize::try_from(knob("CONCURRENCY", 64)).unwrap();
-    let server = Server::start(&[]);
-    bare(&server.url, segments / 10, concurrency).await;
-    let kinds: &[(&str, bool)] = match (std::env::var("DATABASE").is_ok(), knob("INDEX", 1) > 0) {
+    let segments = env_number("SEGMENTS", 20_000);
+    let concurrency = usize::try_from(env_number("CONCURRENCY", 64)).unwrap();
+    let server = StubServer::start(&[]);
+    run_bare_loop(&server.url, segments / 10, concurrency).await;
+    let kinds: &[(&str, bool)] = match (std::env::var("DATABASE").is_ok(), env_number("INDEX", 1) > 0) {
         (true, false) => &[("stored durably, no index", false)],
         (true, true) => &[("stored and indexed", true)],
         (false, _) => &[("stored durably, no index", false), ("stored and indexed", true)],
     };
-    // One database holds one round.
-    let rounds = if std::env::var("DATABASE").is_ok() { 1 } else { knob("ROUNDS", 1) };
-    let mut seen: Vec<Vec<Cost>> = vec![Vec::new(); kinds.len() + 1];
+    // A Postgres database is used for one round only.
+    let rounds = if std::env::var("DATABASE").is_ok() { 1 } else { env_number("ROUNDS", 1) };
+    let mut costs_by_kind: Vec<Vec<RunCost>> = vec![Vec::new(); kinds.len() + 1];
     for _ in 0..rounds {
-        let meter = Meter::start();
-        bare(&server.url, segments, concurrency).await;
-        seen[0].push(meter.cost());
+        let meter = CostMeter::start();
+        run_bare_loop(&server.url, segments, concurrency).await;
+        costs_by_kind[0].push(meter.cost());
         for (nth, (_, index)) in kinds.iter().enumerate() {
             let folder = tempfile::tempdir().unwrap();
-            let settings = settings(&server.url, concurrency, folder.path());
-            seen[nth + 1].push(ours(settings, segments, *index).await);
+            let settings = load_settings(&server.url, concurrency, folder.path());
+            costs_by_kind[nth + 1].push(measure_daemon(settings, segments, *index).await);
         }
     }
     let count = (segments * 3) as f64;
     println!("{:<28}{:>14}{:>22}{:>10}", "", "artifacts/s", "CPU s per 1,000", "ratio");
-    for (nth, costs) in seen.iter().enumerate() {
+    for (nth, costs) in costs_by_kind.iter().enumerate() {
         let name = if nth == 0 { "bare loop, discarding" } else { kinds[nth - 1].0 };
-        let each = costs.iter().zip(&seen[0]);
+        let each = costs.iter().zip(&costs_by_kind[0]);
         let ratio = median(each.map(|(cost, bare)| bare.seconds / cost.seconds).collect());
         let speed = count / median(costs.iter().map(|cost| cost.seconds).collect());
         let cpu = median(costs.iter().map(|cost| cost.cpu).collect()) * 1000.0 / count;

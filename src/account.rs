@@ -1,4 +1,5 @@
-//! What every stage needs to work for one account: its ids, its place in the database, its share of the API.
+//! What every stage needs to work on one account: its ids, its lease, its database handle, its API
+//! clients and limits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,107 +11,115 @@ use tokio::sync::Notify;
 use crate::broken_answers::BrokenAnswers;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::{AccountPolicy, LimitScope, Limits};
-use crate::db::{Db, DbFault, Owned, PauseRow, Refusal};
-use crate::health::{Finding, FindingRegistry, Severity};
+use crate::db::{Db, DbFault, Lease, PauseRow, SavedThrottle};
+use crate::health::{FindingRegistry, HealthFinding, Severity};
 use crate::model::{AccountId, Endpoint, Lane};
 use crate::read_progress::ReadProgress;
-use crate::ringcx::limits::{Budget, Pacer, Setback, Sliding};
-use crate::ringcx::{Api, ApiError, Login};
+use crate::ringcx::rate_limit::{Pacer, ReservedQuota, SlidingWindowLimiter, ThrottleState};
+use crate::ringcx::{ApiClient, ApiError, Login};
 
-/// The finding that an endpoint redirects to another host.
+/// Code of the finding that an endpoint redirects to another host.
 const API_MOVED: &str = "api_moved";
 
-/// A share of one, as it is kept: in millionths.
-const SHARE: f64 = 1e6;
+/// The database stores a share of the request limit in millionths.
+const PARTS_PER_MILLION: f64 = 1e6;
 
 /// An account that this process works on.
 pub struct Account {
-    /// Its ids in RingCX.
+    /// The ids in RingCX.
     pub id: AccountId,
-    /// For people.
+    /// The display name.
     pub name: Option<String>,
-    /// What is wanted of it.
+    /// Its settings: artifacts, retention.
     pub policy: AccountPolicy,
-    /// How many days the vendor keeps its data, where it said so.
+    /// How many days the vendor keeps its data, if the vendor reported it.
     pub retention_days: Option<i64>,
-    /// The right to write for it.
-    pub owned: Owned,
-    /// Where everything is kept.
+    /// The lease under which this process writes for the account.
+    pub lease: Lease,
+    /// The archive.
     pub db: Db,
-    /// The API.
-    pub api: Api,
-    /// The login that sees it.
+    /// The API client.
+    pub api: ApiClient,
+    /// The login that has access to the account.
     pub login: Login,
-    /// Its requests a minute; shared with other accounts where the limit is the login's.
+    /// Paces requests; shared between accounts if the limit applies to the login.
     pub pacer: Pacer,
-    /// The name of that budget, which is the account's or the login's.
-    pub budget: String,
-    /// Its metadata reads.
-    pub metadata: Arc<Budget>,
-    /// The time.
+    /// Name of the request budget: the account's or the login's.
+    pub budget_name: String,
+    /// The budget of metadata reads.
+    pub metadata_budget: Arc<ReservedQuota>,
+    /// The clock.
     pub clock: Clock,
-    /// Rung when work may have been queued.
-    pub work: Notify,
-    /// Rung when there may be more to discover than was planned.
-    pub discover: Notify,
-    /// Where to report what is wrong.
+    /// Notified when items may have been queued.
+    pub work_queued: Notify,
+    /// Notified when new reads may have been requested.
+    pub reads_requested: Notify,
+    /// Where problems are reported.
     pub findings: Arc<FindingRegistry>,
-    /// Figures that only this process knows.
-    pub live: Live,
-    /// Pauses and their ends on their way into the database.
+    /// Figures that only this process has.
+    pub stats: RuntimeStats,
+    /// Pauses and their ends that are not written to the database yet.
     pub pauses: PauseLog,
 }
 
 impl Account {
-    /// An endpoint is paused; recorded at once, or as soon as the database takes it.
-    pub async fn paused(&self, pause: PauseRow) {
-        self.pauses.push(PauseChange::Paused(pause));
-        self.pauses.write(self).await;
+    /// Records that an endpoint is paused: now, or as soon as the database is available.
+    pub async fn record_pause(&self, pause: PauseRow) {
+        self.pauses.push(PauseChange::Began(pause));
+        self.pauses.flush(self).await;
     }
 
-    /// A pause is over; `waited` does not count against the items that waited. Recorded at once, or as soon as the database
-    /// takes it: until then `/readyz` would show a pause that there is not.
-    pub async fn resumed(&self, endpoint: Endpoint, waited: Option<(Time, Time)>) {
-        self.pauses.push(PauseChange::Resumed(endpoint, waited));
-        self.pauses.write(self).await;
+    /// Records that a pause is over: now, or as soon as the database is available. Until then
+    /// `/readyz` shows a stale pause. The time `waited` does not count towards the horizon of the
+    /// items that waited.
+    pub async fn record_pause_end(&self, endpoint: Endpoint, waited: Option<(Time, Time)>) {
+        self.pauses.push(PauseChange::Ended(endpoint, waited));
+        self.pauses.flush(self).await;
     }
 
-    /// A request was refused with 429: slows down all that leaves for the account, and sees to it that whoever works on it
-    /// next goes on from there.
-    pub async fn refused(&self, retry_after: Option<Duration>) {
-        let Some(setback) = self.pacer.refused(retry_after) else { return };
+    /// Handles a 429: slows down all requests of the account, and stores the state for the
+    /// account's next owner.
+    pub async fn record_rate_limited(&self, retry_after: Option<Duration>) {
+        let Some(throttle) = self.pacer.record_refusal(retry_after) else { return };
         let (now, tick) = (self.clock.now(), self.clock.tick());
-        let until = now + setback.pause_until.since(tick);
-        let share = (setback.share * SHARE) as u32;
-        self.keep_refusal(&self.budget, &Refusal { at: now, until, times: setback.times, share }).await;
+        let until = now + throttle.pause_until.since(tick);
+        let rate_share_ppm = (throttle.rate_factor * PARTS_PER_MILLION) as u32;
+        self.persist_throttle(
+            &self.budget_name,
+            &SavedThrottle { at: now, until, times: throttle.consecutive_pauses, rate_share_ppm },
+        )
+        .await;
     }
 
-    /// Metadata was refused with 429: the same, for nothing but metadata, at which whoever asks holds of itself.
-    pub async fn metadata_refused(&self, until: Time, times: u32) {
-        self.live.metadata_refused.fetch_add(1, Ordering::Relaxed);
-        let refusal = Refusal { at: self.clock.now(), until, times, share: SHARE as u32 };
-        self.keep_refusal(&metadata_budget_name(&self.id.sub), &refusal).await;
+    /// Handles a 429 to a metadata read: counts it, and stores the state. The discoverer itself
+    /// waits until then.
+    pub async fn record_metadata_rate_limited(&self, until: Time, times: u32) {
+        self.stats.metadata_rate_limited.fetch_add(1, Ordering::Relaxed);
+        let throttle = SavedThrottle { at: self.clock.now(), until, times, rate_share_ppm: PARTS_PER_MILLION as u32 };
+        self.persist_throttle(&metadata_budget_name(&self.id.sub), &throttle).await;
     }
 
-    /// A person wants everything tried again now: no wait that a refusal or a pause asked for holds any more. The limits do.
-    pub fn resume(&self) {
+    /// Ends all waits after a 429 or a pause, because an operator asked for a retry. The limits
+    /// still apply.
+    pub fn retry_now(&self) {
         self.pacer.lift_pause();
         self.login.retry_now();
-        self.live.resumes.fetch_add(1, Ordering::Relaxed);
-        self.work.notify_one();
-        self.discover.notify_one();
+        self.stats.resumes.fetch_add(1, Ordering::Relaxed);
+        self.work_queued.notify_one();
+        self.reads_requested.notify_one();
     }
 
-    async fn keep_refusal(&self, budget: &str, refusal: &Refusal) {
-        if let Err(error) = self.db.keep_refusal(budget, refusal, self.clock.now()).await {
-            tracing::warn!(account = %self.id, %error, "failed to record a refusal; a restart would not know of it");
+    async fn persist_throttle(&self, budget: &str, throttle: &SavedThrottle) {
+        if let Err(error) = self.db.save_throttle(budget, throttle, self.clock.now()).await {
+            tracing::warn!(account = %self.id, %error, "failed to store the state of a 429; a restart would not know of it");
         }
     }
 
-    /// Reports that the API answers from another address now, if that is what went wrong. A login says so itself.
+    /// Reports that the API has moved to another address, if `error` is a redirect. A redirected
+    /// login reports itself.
     pub fn report_redirect(&self, error: &ApiError, now: Time) -> bool {
         let moved = error.is_redirect() && error.endpoint != Endpoint::Login;
-        let finding = || Finding {
+        let finding = || HealthFinding {
             code: API_MOVED,
             severity: Severity::Trouble,
             since: now,
@@ -125,36 +134,42 @@ impl Account {
         moved
     }
 
-    /// The API answers from where it is asked.
+    /// Clears the finding of [`Account::report_redirect`].
     pub fn clear_redirect(&self, endpoint: Endpoint) {
         self.findings.clear(API_MOVED, Some(endpoint.name()));
     }
 
-    /// Goes on from where a refusal left whoever worked on the account before.
-    pub fn take_up(&self, refusals: &BTreeMap<String, Refusal>) {
-        let Some(refusal) = refusals.get(&self.budget) else { return };
+    /// Restores the state that a 429 left with the account's previous owner.
+    pub fn restore_throttle(&self, saved: &BTreeMap<String, SavedThrottle>) {
+        let Some(saved) = saved.get(&self.budget_name) else { return };
         let (now, tick) = (self.clock.now(), self.clock.tick());
-        let pause_until = match refusal.until > now {
-            true => tick + refusal.until.since(now),
-            false => Tick(tick.0.saturating_sub(now.since(refusal.until))),
+        let pause_until = match saved.until > now {
+            true => tick + saved.until.since(now),
+            false => Tick(tick.0.saturating_sub(now.since(saved.until))),
         };
-        self.pacer.resume(Setback { pause_until, share: f64::from(refusal.share) / SHARE, times: refusal.times });
+        self.pacer.restore_throttle(ThrottleState {
+            pause_until,
+            rate_factor: f64::from(saved.rate_share_ppm) / PARTS_PER_MILLION,
+            consecutive_pauses: saved.times,
+        });
     }
 }
 
-/// What happened to an endpoint, in the order in which it is recorded.
+/// A pause of an endpoint, or its end with the time that items waited.
 #[derive(Debug, Clone)]
 enum PauseChange {
-    Paused(PauseRow),
-    Resumed(Endpoint, Option<(Time, Time)>),
+    Began(PauseRow),
+    Ended(Endpoint, Option<(Time, Time)>),
 }
 
-/// Pauses and their ends that the database has not taken yet. Whoever works on the account writes them again until it does,
-/// or until the account has another owner: the next one begins with what is recorded.
+/// A queue of pauses and their ends that are not in the database yet. The account's owner flushes
+/// it until it is empty, or until the account has another owner. The next owner starts from the
+/// recorded pauses.
 #[derive(Debug, Default)]
 pub struct PauseLog {
     changes: Mutex<VecDeque<PauseChange>>,
-    /// One writer at a time keeps the order. Holds whether a failure that does not pass by itself has been logged.
+    /// One writer at a time, to keep the order. Holds whether an error that is not transient has
+    /// been logged.
     writer: tokio::sync::Mutex<bool>,
 }
 
@@ -162,7 +177,7 @@ impl PauseLog {
     fn push(&self, change: PauseChange) {
         let mut changes = self.changes();
         // A longer pause replaces the one that it prolongs.
-        if let (PauseChange::Paused(new), Some(PauseChange::Paused(last))) = (&change, changes.back())
+        if let (PauseChange::Began(new), Some(PauseChange::Began(last))) = (&change, changes.back())
             && new.endpoint == last.endpoint
         {
             changes.pop_back();
@@ -170,35 +185,36 @@ impl PauseLog {
         changes.push_back(change);
     }
 
-    /// Writes what waits; what the database does not take now goes on waiting.
-    pub async fn write(&self, account: &Account) {
+    /// Writes the queued changes. Changes that the database rejects stay queued, except when the
+    /// lease is lost.
+    pub async fn flush(&self, account: &Account) {
         let mut is_logged = self.writer.lock().await;
         loop {
             let Some(change) = self.changes().front().cloned() else { return };
             let written = match &change {
-                PauseChange::Paused(pause) => account.db.pause(account.owned, pause).await,
-                PauseChange::Resumed(endpoint, waited) => account.db.resume(account.owned, *endpoint, *waited).await,
+                PauseChange::Began(pause) => account.db.save_pause(account.lease, pause).await,
+                PauseChange::Ended(endpoint, waited) => account.db.end_pause(account.lease, *endpoint, *waited).await,
             };
             match written {
                 Ok(()) => *is_logged = false,
-                Err(error) if error.fault() == DbFault::Lost => {
+                Err(error) if error.fault() == DbFault::LeaseLost => {
                     self.changes().clear();
                     return;
                 }
                 Err(error) => {
-                    const FAILED: &str = "failed to record a pause or its end; trying again";
-                    if error.is_passing() || std::mem::replace(&mut *is_logged, true) {
-                        tracing::debug!(account = %account.id, %error, "{FAILED}");
+                    const WRITE_FAILED: &str = "failed to record a pause or its end; trying again";
+                    if error.is_transient() || std::mem::replace(&mut *is_logged, true) {
+                        tracing::debug!(account = %account.id, %error, "{WRITE_FAILED}");
                     } else {
-                        tracing::warn!(account = %account.id, %error, "{FAILED}");
+                        tracing::warn!(account = %account.id, %error, "{WRITE_FAILED}");
                     }
                     return;
                 }
             }
             let mut changes = self.changes();
             let same = |front: &PauseChange| match (front, &change) {
-                (PauseChange::Paused(front), PauseChange::Paused(written)) => front == written,
-                (PauseChange::Resumed(..), PauseChange::Resumed(..)) => true,
+                (PauseChange::Began(front), PauseChange::Began(written)) => front == written,
+                (PauseChange::Ended(..), PauseChange::Ended(..)) => true,
                 _ => false,
             };
             if changes.front().is_some_and(same) {
@@ -212,7 +228,7 @@ impl PauseLog {
     }
 }
 
-/// The name of the budget that a sub-account's requests come out of.
+/// The name of the budget that a sub-account's requests count against.
 pub fn budget_name(limits: &Limits, sub: &str) -> String {
     match limits.scope {
         LimitScope::Login => "requests".to_owned(),
@@ -220,105 +236,105 @@ pub fn budget_name(limits: &Limits, sub: &str) -> String {
     }
 }
 
-/// What the vendor allows of metadata reads.
-pub fn metadata_limits(limits: &Limits) -> Sliding {
-    Sliding::new([
+/// The vendor's limits of metadata reads.
+pub fn metadata_limits(limits: &Limits) -> SlidingWindowLimiter {
+    SlidingWindowLimiter::new([
         (limits.metadata_per_minute.get(), Duration::from_secs(60)),
         (limits.metadata_per_15_minutes.get(), Duration::from_secs(900)),
     ])
 }
 
-/// The name of the budget that a sub-account's metadata reads come out of.
+/// The name of the budget that a sub-account's metadata reads count against.
 pub fn metadata_budget_name(sub: &str) -> String {
     format!("metadata:{sub}")
 }
 
-/// Figures of an account that only its owner knows.
+/// Figures of an account that only its owner has.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct RuntimeStats {
     /// Whether metadata reads make progress.
     pub reads: ReadProgress,
-    /// Whether answers for artifacts can be used.
-    pub broken: BrokenAnswers,
-    running: AtomicU64,
-    metadata_refused: AtomicU64,
+    /// Whether answers for artifacts are usable.
+    pub broken_answers: BrokenAnswers,
+    in_flight: AtomicU64,
+    metadata_rate_limited: AtomicU64,
     resumes: AtomicU64,
-    lanes: Mutex<[Minute; 4]>,
+    requests_by_lane: Mutex<[MinuteCounter; 4]>,
 }
 
-impl Live {
-    /// Items claimed and not yet settled.
-    pub fn running(&self) -> u64 {
-        self.running.load(Ordering::Relaxed)
+impl RuntimeStats {
+    /// Requests for artifacts under way.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Metadata reads that were refused with 429.
-    pub fn metadata_refused(&self) -> u64 {
-        self.metadata_refused.load(Ordering::Relaxed)
+    /// Metadata reads that were answered with 429.
+    pub fn metadata_rate_limited(&self) -> u64 {
+        self.metadata_rate_limited.load(Ordering::Relaxed)
     }
 
-    /// How often a person has asked for everything to be tried again at once.
+    /// How often an operator asked for an immediate retry.
     pub fn resumes(&self) -> u64 {
         self.resumes.load(Ordering::Relaxed)
     }
 
-    /// Sets the number of items claimed and not yet settled.
-    pub fn set_running(&self, running: usize) {
-        self.running.store(running as u64, Ordering::Relaxed);
+    /// Sets the number of requests for artifacts under way.
+    pub fn set_in_flight(&self, in_flight: usize) {
+        self.in_flight.store(in_flight as u64, Ordering::Relaxed);
     }
 
     /// Counts a request of a lane.
-    pub fn count(&self, lane: Lane, now: Tick) {
-        self.lanes()[slot(lane)].add(now);
+    pub fn count_request(&self, lane: Lane, now: Tick) {
+        self.lanes()[lane_index(lane)].increment(now);
     }
 
-    /// Requests in the last minute, lane by lane.
-    pub fn by_lane(&self, now: Tick) -> impl Iterator<Item = (Lane, u64)> {
+    /// Requests in the last minute, by lane.
+    pub fn requests_by_lane(&self, now: Tick) -> impl Iterator<Item = (Lane, u64)> {
         let mut lanes = self.lanes();
-        Lane::ALL.map(|lane| (lane, lanes[slot(lane)].sum(now))).into_iter()
+        Lane::ALL.map(|lane| (lane, lanes[lane_index(lane)].total(now))).into_iter()
     }
 
-    fn lanes(&self) -> MutexGuard<'_, [Minute; 4]> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lanes(&self) -> MutexGuard<'_, [MinuteCounter; 4]> {
+        self.requests_by_lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn slot(lane: Lane) -> usize {
+fn lane_index(lane: Lane) -> usize {
     usize::try_from(lane.code()).unwrap_or(0).min(Lane::ALL.len() - 1)
 }
 
-const MINUTE: usize = 60;
+const SECONDS_COUNTED: usize = 60;
 
-/// Counts by second, of the last minute.
+/// Requests of the last minute, counted by second.
 #[derive(Debug)]
-struct Minute {
-    seconds: [u32; MINUTE],
+struct MinuteCounter {
+    seconds: [u32; SECONDS_COUNTED],
     newest: u64,
 }
 
-impl Default for Minute {
-    fn default() -> Minute {
-        Minute { seconds: [0; MINUTE], newest: 0 }
+impl Default for MinuteCounter {
+    fn default() -> MinuteCounter {
+        MinuteCounter { seconds: [0; SECONDS_COUNTED], newest: 0 }
     }
 }
 
-impl Minute {
-    fn add(&mut self, now: Tick) {
-        self.turn(now);
-        let second = &mut self.seconds[now.0.as_secs() as usize % MINUTE];
+impl MinuteCounter {
+    fn increment(&mut self, now: Tick) {
+        self.expire_old_seconds(now);
+        let second = &mut self.seconds[now.0.as_secs() as usize % SECONDS_COUNTED];
         *second = second.saturating_add(1);
     }
 
-    fn sum(&mut self, now: Tick) -> u64 {
-        self.turn(now);
+    fn total(&mut self, now: Tick) -> u64 {
+        self.expire_old_seconds(now);
         self.seconds.iter().map(|count| u64::from(*count)).sum()
     }
 
-    /// Forgets the seconds that are more than a minute ago.
-    fn turn(&mut self, now: Tick) {
+    /// Clears the seconds that are more than a minute old.
+    fn expire_old_seconds(&mut self, now: Tick) {
         let second = now.0.as_secs();
-        for passed in self.newest.saturating_add(1).max(second.saturating_sub(MINUTE as u64 - 1))..=second {
-            self.seconds[passed as usize % MINUTE] = 0;
+        for passed in self.newest.saturating_add(1).max(second.saturating_sub(SECONDS_COUNTED as u64 - 1))..=second {
+            self.seconds[passed as usize % SECONDS_COUNTED] = 0;
         }
         self.newest = self.newest.max(second);
     }
@@ -331,13 +347,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lanes_requests_are_forgotten_after_a_minute() {
-        let live = Live::default();
+    fn requests_of_a_lane_expire_after_a_minute() {
+        let stats = RuntimeStats::default();
         let at = |secs| Tick(Duration::from_secs(secs));
         for second in 1000..1100 {
-            live.count(Lane::Backfill, at(second));
+            stats.count_request(Lane::Backfill, at(second));
         }
-        let sum = |now| live.by_lane(at(now)).find(|(lane, _)| *lane == Lane::Backfill).map(|(_, sum)| sum);
-        assert_eq!((sum(1099), sum(1129), sum(1159), sum(9999)), (Some(60), Some(30), Some(0), Some(0)));
+        let total =
+            |now| stats.requests_by_lane(at(now)).find(|(lane, _)| *lane == Lane::Backfill).map(|(_, total)| total);
+        assert_eq!((total(1099), total(1129), total(1159), total(9999)), (Some(60), Some(30), Some(0), Some(0)));
     }
 }

@@ -1,8 +1,9 @@
-//! Whether the answers for an account's artifacts can be used: since when all of them have come broken.
+//! Detects that all answers for an account's artifacts are broken: cut off, or not what was
+//! requested.
 //!
-//! A broken answer is its item's affair (cut off, not what was asked for), and pauses nothing. Where all of them are, someone
-//! on the way answers in RingCX's place. The drain reports what happens; the heartbeat asks for a [`BrokenStreak`]. Pure: no
-//! I/O, and time is passed in.
+//! One broken answer concerns its item only and pauses nothing. If all of them are broken,
+//! something on the way answers in RingCX's place. The fetch worker records each answer; the
+//! heartbeat asks for each [`BrokenStreak`]. Pure: no I/O, and time is passed in.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,64 +12,65 @@ use std::time::Duration;
 use crate::clock::Tick;
 use crate::model::Artifact;
 
-/// So many broken answers without a usable one between them...
-const MIN_ANSWERS: u64 = 20;
-/// ...over at least so long are no accident.
-const MIN_LENGTH: Duration = Duration::from_secs(600);
-/// Where none has come for so long, nothing is asked for any more.
-const LONGEST_SILENCE: Duration = Duration::from_secs(24 * 3600);
+/// A streak is reported after so many broken answers without a usable one between them...
+const MIN_BROKEN_ANSWERS: u64 = 20;
+/// ...over at least so long.
+const MIN_STREAK_DURATION: Duration = Duration::from_secs(600);
+/// A streak without a further answer for so long is over: nothing is requested any more.
+const MAX_SILENCE: Duration = Duration::from_secs(24 * 3600);
 
-/// What is known of an account's answers, by artifact.
+/// The current streak of broken answers of each artifact of an account.
 #[derive(Debug, Default)]
-pub struct BrokenAnswers(Mutex<BTreeMap<Artifact, Streak>>);
+pub struct BrokenAnswers(Mutex<BTreeMap<Artifact, StreakState>>);
 
 #[derive(Debug, Clone, Copy)]
-struct Streak {
+struct StreakState {
     answers: u64,
     first: Tick,
     newest: Tick,
     reason: &'static str,
 }
 
-/// Broken answers in a row.
+/// A streak of broken answers that is long enough to report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BrokenStreak {
-    /// Of what.
+    /// The artifact whose answers are broken.
     pub artifact: Artifact,
-    /// How many.
+    /// The number of broken answers.
     pub answers: u64,
-    /// Since when.
-    pub lasts: Duration,
-    /// How the newest is broken.
+    /// The time since the first of them.
+    pub duration: Duration,
+    /// How the newest answer is broken.
     pub reason: &'static str,
 }
 
 impl BrokenAnswers {
-    /// An answer came that is broken.
-    pub fn broken(&self, artifact: Artifact, reason: &'static str, now: Tick) {
+    /// Records a broken answer.
+    pub fn record_broken(&self, artifact: Artifact, reason: &'static str, now: Tick) {
         let mut streaks = self.streaks();
-        let streak = streaks.entry(artifact).or_insert(Streak { answers: 0, first: now, newest: now, reason });
-        *streak = Streak { answers: streak.answers.saturating_add(1), newest: now, reason, ..*streak };
+        let streak = streaks.entry(artifact).or_insert(StreakState { answers: 0, first: now, newest: now, reason });
+        *streak = StreakState { answers: streak.answers.saturating_add(1), newest: now, reason, ..*streak };
     }
 
-    /// An answer came that can be used.
-    pub fn usable(&self, artifact: Artifact) {
+    /// Records a usable answer, which ends the streak.
+    pub fn record_usable(&self, artifact: Artifact) {
         self.streaks().remove(&artifact);
     }
 
-    /// The artifacts of which all answers are broken.
-    pub fn lasting(&self, now: Tick) -> Vec<BrokenStreak> {
+    /// The streaks that are long enough to report.
+    pub fn lasting_streaks(&self, now: Tick) -> Vec<BrokenStreak> {
         let streaks = self.streaks();
-        let lasting = |(artifact, streak): (&Artifact, &Streak)| {
-            let Streak { answers, first, newest, reason } = *streak;
-            let lasts =
-                answers >= MIN_ANSWERS && newest.since(first) >= MIN_LENGTH && now.since(newest) < LONGEST_SILENCE;
-            lasts.then_some(BrokenStreak { artifact: *artifact, answers, lasts: now.since(first), reason })
+        let reported = |(artifact, streak): (&Artifact, &StreakState)| {
+            let StreakState { answers, first, newest, reason } = *streak;
+            let is_lasting = answers >= MIN_BROKEN_ANSWERS
+                && newest.since(first) >= MIN_STREAK_DURATION
+                && now.since(newest) < MAX_SILENCE;
+            is_lasting.then_some(BrokenStreak { artifact: *artifact, answers, duration: now.since(first), reason })
         };
-        streaks.iter().filter_map(lasting).collect()
+        streaks.iter().filter_map(reported).collect()
     }
 
-    fn streaks(&self) -> MutexGuard<'_, BTreeMap<Artifact, Streak>> {
+    fn streaks(&self) -> MutexGuard<'_, BTreeMap<Artifact, StreakState>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,23 +86,23 @@ mod tests {
     }
 
     #[test]
-    fn twenty_broken_answers_over_ten_minutes_without_a_usable_one_are_no_accident() {
+    fn twenty_broken_answers_over_ten_minutes_without_a_usable_one_are_reported() {
         let answers = BrokenAnswers::default();
         for second in 0..20 {
-            answers.broken(Artifact::Transcript, REASON, at(second * 30));
+            answers.record_broken(Artifact::Transcript, REASON, at(second * 30));
         }
-        assert_eq!(answers.lasting(at(599)), [], "not yet ten minutes");
-        answers.broken(Artifact::AutoSummary, REASON, at(600));
-        answers.broken(Artifact::Transcript, REASON, at(600));
-        let lasts = Duration::from_secs(700);
-        let streak = BrokenStreak { artifact: Artifact::Transcript, answers: 21, lasts, reason: REASON };
-        assert_eq!(answers.lasting(at(700)), [streak]);
-        assert_eq!(answers.lasting(at(600 + 24 * 3600)), [], "nothing is asked for any more");
-        answers.usable(Artifact::Transcript);
-        assert_eq!(answers.lasting(at(700)), []);
+        assert_eq!(answers.lasting_streaks(at(599)), [], "not yet ten minutes");
+        answers.record_broken(Artifact::AutoSummary, REASON, at(600));
+        answers.record_broken(Artifact::Transcript, REASON, at(600));
+        let duration = Duration::from_secs(700);
+        let streak = BrokenStreak { artifact: Artifact::Transcript, answers: 21, duration, reason: REASON };
+        assert_eq!(answers.lasting_streaks(at(700)), [streak]);
+        assert_eq!(answers.lasting_streaks(at(600 + 24 * 3600)), [], "nothing is requested any more");
+        answers.record_usable(Artifact::Transcript);
+        assert_eq!(answers.lasting_streaks(at(700)), []);
         for second in 0..19 {
-            answers.broken(Artifact::Transcript, REASON, at(1_000 + second * 100));
+            answers.record_broken(Artifact::Transcript, REASON, at(1_000 + second * 100));
         }
-        assert_eq!(answers.lasting(at(5_000)), [], "fewer than twenty");
+        assert_eq!(answers.lasting_streaks(at(5_000)), [], "fewer than twenty");
     }
 }

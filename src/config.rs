@@ -1,61 +1,67 @@
 //! Typed settings, from a TOML file and from the environment.
 //!
-//! Reads the file, the files that secrets stand in, and the host name; touches nothing else. Guarantees that settings
-//! which load are complete and make sense, and that otherwise every problem is reported at once, each with its key, its
-//! line or environment variable, and what would be right; and that no secret is ever in a message or in `Debug` output.
+//! Reads the file, the files of secrets, and the host name; nothing else. Guarantees that loaded
+//! settings are complete and valid. Otherwise it reports all problems at once, each with its key,
+//! its line or environment variable, and a hint. No secret appears in a message or in `Debug`
+//! output.
 //!
-//! The file is followed along the table of known keys ([`schema`]) into a layer for the `config` crate, each
-//! environment variable likewise; what that crate merges is read, typed and checked section by section.
+//! The file and each environment variable become layers of the `config` crate, restricted to the
+//! known keys of [`schema`]. The merged layers are then parsed and validated section by section.
 
-mod env;
-mod parse;
-mod problem;
-mod reader;
+mod config_error;
+mod env_source;
+mod file_source;
 pub mod schema;
-mod secret;
+mod secret_file;
+mod sections;
 mod settings;
-mod source;
+mod settings_reader;
 #[cfg(test)]
 mod tests;
-mod when;
+mod time_parse;
 
 use std::path::{Path, PathBuf};
 
-pub use parse::signing_key;
-pub use problem::{ConfigError, ConfigErrors, Place};
+pub use config_error::{ConfigError, ConfigErrors, SettingLocation};
+pub use sections::signing_key;
 pub use settings::{
-    Account, AccountPolicy, Accounts, Api, Auth, Database, DatabaseUrl, DiscoverAccounts, Discovery, Fetch, Http,
-    LimitScope, Limits, Log, LogFormat, ObjectFormat, Redact, SecretFiles, Settings, Sink, SinkKind, SinkStart, Start,
+    AccountPolicy, AccountSettings, Accounts, ApiSettings, Auth, Database, DatabaseUrl, DiscoverAccounts, Discovery,
+    DiscoveryStart, Fetch, Http, LimitScope, Limits, Log, LogFormat, ObjectFormat, RedactionRule, SecretFiles,
+    Settings, Sink, SinkKind, SinkStart,
 };
-pub use when::parse_when;
+pub use time_parse::parse_time;
 
-/// What loading gave.
+/// The result of loading the settings.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct LoadedSettings {
     /// The settings.
     pub settings: Settings,
-    /// What is allowed and yet worth saying, one sentence each.
+    /// Warnings about valid but unusual settings, one sentence each.
     pub warnings: Vec<String>,
-    /// The file that was read; `None` where all came from the environment.
+    /// The file that was read; `None` if all settings came from the environment.
     pub file: Option<PathBuf>,
 }
 
-/// Loads the settings: from the file at `cli_path`, else at `$RINGCX_CONFIG`, else `./config/local.toml`, else
-/// `/etc/ringcx-extractor/config.toml`, overridden by variables of `env` that begin with `RINGCX__`.
+/// Loads the settings: from the file at `cli_path`, else at `$RINGCX_CONFIG`, else
+/// `./config/local.toml`, else `/etc/ringcx-extractor/config.toml`, overridden by variables of
+/// `env` that begin with `RINGCX__`.
 ///
 /// # Errors
-/// Everything that is wrong, at once. Without any file, settings may come from the environment alone; without either,
-/// the error says where the file was looked for.
-pub fn load(cli_path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
-    load_from(cli_path, env, &source::PLACES.map(PathBuf::from))
+/// Returns all problems at once. Without a file, the settings may come from the environment alone.
+/// Without either, the error lists the paths of the missing file.
+pub fn load(
+    cli_path: Option<&Path>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<LoadedSettings, ConfigErrors> {
+    load_from(cli_path, env, &file_source::DEFAULT_PATHS.map(PathBuf::from))
 }
 
-/// The environment for [`load`]. `std::env::vars` would panic where any variable is not Unicode; of such ones, those
-/// that are settings are kept with what is wrong in them replaced, the others left out.
-pub fn environment() -> Vec<(String, String)> {
+/// Reads the environment for [`load`]. `std::env::vars` would panic at a variable that is not
+/// Unicode. Such a variable is decoded lossily if it is a setting, and ignored otherwise.
+pub fn read_environment() -> Vec<(String, String)> {
     let variables = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
     variables
-        .filter(|(name, _)| env::is_setting(name) || name == env::FILE)
+        .filter(|(name, _)| env_source::is_setting(name) || name == env_source::FILE_VARIABLE)
         .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
         .collect()
 }
@@ -63,79 +69,82 @@ pub fn environment() -> Vec<(String, String)> {
 fn load_from(
     cli_path: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
-    places: &[PathBuf],
-) -> Result<Loaded, ConfigErrors> {
+    default_paths: &[PathBuf],
+) -> Result<LoadedSettings, ConfigErrors> {
     let mut variables: Vec<(String, String)> = env.into_iter().collect();
     variables.sort_unstable();
-    let named = variables.iter().find(|(name, _)| name == env::FILE).map(|(_, path)| path.as_str());
+    let named = variables.iter().find(|(name, _)| name == env_source::FILE_VARIABLE).map(|(_, path)| path.as_str());
     let named = named.filter(|path| !path.is_empty());
-    let file = source::find(cli_path, named, places);
-    if file.is_none() && !variables.iter().any(|(name, _)| env::is_setting(name)) {
-        return Err(nothing(places).into());
+    let file = file_source::find_file(cli_path, named, default_paths);
+    if file.is_none() && !variables.iter().any(|(name, _)| env_source::is_setting(name)) {
+        return Err(no_configuration(default_paths).into());
     }
-    let named_by = if cli_path.is_some() { Some("--config") } else { named.map(|_| env::FILE) };
-    let text = file.as_deref().map(|path| source::read(path, named_by)).transpose()?;
+    let named_by = if cli_path.is_some() { Some("--config") } else { named.map(|_| env_source::FILE_VARIABLE) };
+    let text = file.as_deref().map(|path| file_source::read_file(path, named_by)).transpose()?;
 
     let mut problems = Vec::new();
     let mut builder = ::config::Config::builder();
     if let (Some(file), Some(text)) = (&file, &text) {
-        match source::from_file(text, file, &mut problems) {
+        match file_source::parse_file(text, file, &mut problems) {
             Some(layer) => builder = builder.add_source(layer),
             None => {
-                env::layers(&variables, &mut problems);
+                env_source::build_layers(&variables, &mut problems);
                 return Err(ConfigErrors(problems));
             }
         }
     }
-    for layer in env::layers(&variables, &mut problems) {
+    for layer in env_source::build_layers(&variables, &mut problems) {
         builder = builder.add_source(layer);
     }
-    // Its own messages may quote values, so they are not passed on. None is known to come from layers such as these.
+    // The messages of the `config` crate may quote values, so they are dropped. No such error is
+    // known for these layers.
     let merged = builder.build().map_err(|_| ConfigError {
         key: String::new(),
-        place: file.clone().map(Place::File),
+        location: file.clone().map(SettingLocation::File),
         what: "failed to merge the file with the environment".to_owned(),
-        hint: "look for a variable that sets part of what the file sets as a whole".to_owned(),
+        hint: "look for a variable that sets a part of a value that the file sets as a whole".to_owned(),
     })?;
 
-    let mut reader = reader::Reader::new(&merged.cache, file.as_deref(), problems);
-    match (parse::settings(&mut reader), reader.problems) {
-        (Some(settings), problems) if problems.is_empty() => Ok(Loaded { settings, warnings: reader.warnings, file }),
-        (None, problems) if problems.is_empty() => Err(unexplained(file).into()),
-        (_, problems) => Err(sorted(problems)),
+    let mut reader = settings_reader::SettingsReader::new(&merged.cache, file.as_deref(), problems);
+    match (sections::read_settings(&mut reader), reader.problems) {
+        (Some(settings), problems) if problems.is_empty() => {
+            Ok(LoadedSettings { settings, warnings: reader.warnings, file })
+        }
+        (None, problems) if problems.is_empty() => Err(unexplained_failure(file).into()),
+        (_, problems) => Err(sort_problems(problems)),
     }
 }
 
-/// Should a check ever fail without saying why, at least it does not fail in silence.
-fn unexplained(file: Option<PathBuf>) -> ConfigError {
+/// Reports a validation that failed without a recorded problem, which would be a bug.
+fn unexplained_failure(file: Option<PathBuf>) -> ConfigError {
     ConfigError {
         key: String::new(),
-        place: file.map(Place::File),
-        what: "cannot be used, for a reason that was not noted".to_owned(),
-        hint: "report this with the settings, without their secrets".to_owned(),
+        location: file.map(SettingLocation::File),
+        what: "cannot be used, but no cause was recorded".to_owned(),
+        hint: "report this bug with the settings, but without their secrets".to_owned(),
     }
 }
 
-/// What stands in the file in its order, then the rest.
-fn sorted(mut problems: Vec<ConfigError>) -> ConfigErrors {
-    problems.sort_by_key(|problem| match problem.place {
-        Some(Place::Line(_, line)) => line,
+/// Sorts the problems of the file by line, and puts the others last.
+fn sort_problems(mut problems: Vec<ConfigError>) -> ConfigErrors {
+    problems.sort_by_key(|problem| match problem.location {
+        Some(SettingLocation::Line(_, line)) => line,
         _ => usize::MAX,
     });
     ConfigErrors(problems)
 }
 
-fn nothing(places: &[PathBuf]) -> ConfigError {
-    let looked: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
+fn no_configuration(default_paths: &[PathBuf]) -> ConfigError {
+    let paths: Vec<String> = default_paths.iter().map(|path| path.display().to_string()).collect();
     ConfigError {
         key: String::new(),
-        place: None,
+        location: None,
         what: format!(
-            "there is no configuration: no --config, no ${}, no {}, and no environment variable {}…",
-            env::FILE,
-            looked.join(", no "),
-            env::PREFIX
+            "no configuration was found: no --config, no ${}, no {}, and no environment variable {}…",
+            env_source::FILE_VARIABLE,
+            paths.join(", no "),
+            env_source::VARIABLE_PREFIX
         ),
-        hint: format!("copy config/sample.toml to {} and fill it in", looked.first().map_or("a file", String::as_str)),
+        hint: format!("copy config/sample.toml to {} and fill it in", paths.first().map_or("a file", String::as_str)),
     }
 }

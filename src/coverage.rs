@@ -1,171 +1,175 @@
-//! What has been read of an account's time line, and what that leaves owed.
+//! Tracks which time ranges of an account were read, and plans the next read.
 //!
-//! Pure: no I/O and no clock, time comes in as an argument; the database stores what [`Coverage::record`] returns.
-//! For every [`Pass`] there is a set of stretches that it is satisfied with. They only ever grow, by what a wholly
-//! stored answer vouches for, so a crash can repeat a read and never lose one. [`plan`] says what to read next.
+//! Pure: no I/O and no clock; time is passed in. The database stores what [`Coverage::record`]
+//! returns. Each [`ReadPurpose`] has a set of covered ranges. A set grows only by a range whose
+//! answer is completely stored, so a crash can repeat a read, but never lose one.
+//! [`plan_next_read`] chooses the next read.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::model::{Lane, Stretch, Stretches, Window};
-use crate::sliding::Sliding;
+use crate::model::{Lane, TimeRange, TimeRangeSet, Window};
+use crate::ringcx::rate_limit::SlidingWindowLimiter;
 
-mod budget;
-mod cooling;
+mod candidates;
+mod failed_window_backoff;
 mod planner;
 mod planning_clock;
-mod wanted;
+mod quota_forecast;
 
-pub use budget::estimate;
-pub use cooling::{CoolingDown, Ending};
-pub use planner::plan;
+pub use failed_window_backoff::{FailedWindowBackoff, WindowFailure};
+pub use planner::plan_next_read;
 pub use planning_clock::{CLOCK_NOISE, ClockReadings, PlanningClock};
+pub use quota_forecast::estimate_backfill_duration;
 
-/// The least that a window may be wide: one of a single second vouches for nothing.
-const NARROWEST: i64 = 2;
+/// The narrowest window. A window of one second covers nothing.
+const MIN_WINDOW_SECS: i64 = 2;
 
-/// The most that the API takes as `timeInterval`, in seconds (its reference, since August 2026).
-const WIDEST: i64 = 10_800;
+/// The largest `timeInterval` that the API accepts (its reference, since August 2026).
+const MAX_WINDOW_SECS: i64 = 10_800;
 
-/// What a stretch of time is read for.
+/// Why a time range is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Pass {
-    /// Once, as soon as it may be read.
+pub enum ReadPurpose {
+    /// The first read, as soon as the range is past.
     Live,
-    /// Again for late arrivals: a moment counts if it was read so long after itself, or later.
+    /// A second read for late arrivals. A moment is covered if it was read this long after itself,
+    /// or later.
     Recheck(Duration),
-    /// Because a person asked: a moment counts if it was read since the request with this id was made.
+    /// An operator's request. A moment is covered if it was read after the request with this id was
+    /// made.
     Backfill(i64),
 }
 
-impl Pass {
+impl ReadPurpose {
     /// The name in the database: `live`, `recheck:3600` (the delay in seconds), `backfill:17`.
     pub fn key(&self) -> String {
         match self {
-            Pass::Live => "live".to_owned(),
-            Pass::Recheck(delay) if delay.subsec_nanos() == 0 => format!("recheck:{}", delay.as_secs()),
-            Pass::Recheck(delay) => {
+            ReadPurpose::Live => "live".to_owned(),
+            ReadPurpose::Recheck(delay) if delay.subsec_nanos() == 0 => format!("recheck:{}", delay.as_secs()),
+            ReadPurpose::Recheck(delay) => {
                 let exact = format!("recheck:{}.{:09}", delay.as_secs(), delay.subsec_nanos());
                 exact.trim_end_matches('0').to_owned()
             }
-            Pass::Backfill(id) => format!("backfill:{id}"),
+            ReadPurpose::Backfill(id) => format!("backfill:{id}"),
         }
     }
 
-    /// The pass with this name; `None` for anything that [`Pass::key`] does not say in just this way.
-    pub fn parse(key: &str) -> Option<Pass> {
-        let pass = match key.split_once(':') {
-            None => Pass::Live,
-            Some(("recheck", delay)) => Pass::Recheck(parse_seconds(delay)?),
-            Some(("backfill", id)) => Pass::Backfill(id.parse().ok()?),
+    /// Parses a name exactly as [`ReadPurpose::key`] writes it; `None` for any other text.
+    pub fn parse(key: &str) -> Option<ReadPurpose> {
+        let purpose = match key.split_once(':') {
+            None => ReadPurpose::Live,
+            Some(("recheck", delay)) => ReadPurpose::Recheck(parse_seconds(delay)?),
+            Some(("backfill", id)) => ReadPurpose::Backfill(id.parse().ok()?),
             Some(_) => return None,
         };
-        (pass.key() == key).then_some(pass)
+        (purpose.key() == key).then_some(purpose)
     }
 }
 
-impl fmt::Display for Pass {
+impl fmt::Display for ReadPurpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.key())
     }
 }
 
-/// Seconds with up to nine decimals; not by way of a float, which would not come back the same.
+/// Parses seconds with up to nine decimals. A float would not round-trip.
 fn parse_seconds(text: &str) -> Option<Duration> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let nanos = if fraction.len() > 9 { return None } else { format!("{fraction:0<9}").parse().ok()? };
     Some(Duration::new(whole.parse().ok()?, nanos))
 }
 
-/// How far one level of rechecks has come.
+/// The coverage of one recheck delay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recheck {
-    /// Nothing before it is owed: the level was configured later.
+    /// Nothing before this is rechecked: the delay was configured later.
     pub base: Time,
-    /// What has been read late enough.
-    pub done: Stretches,
+    /// The ranges that were read late enough.
+    pub done: TimeRangeSet,
 }
 
-/// How far a person's request for the past has come.
+/// The coverage of a backfill request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backfill {
-    /// Its number in the database.
+    /// The request's key in the database.
     pub id: i64,
-    /// What was asked for.
-    pub range: Stretch,
-    /// From the newest to the oldest, or the other way.
+    /// The requested range.
+    pub range: TimeRange,
+    /// Whether it is read from the newest to the oldest.
     pub newest_first: bool,
-    /// What has been read since it was asked for.
-    pub done: Stretches,
+    /// The ranges that were read after the request.
+    pub done: TimeRangeSet,
 }
 
 impl Backfill {
-    /// What is still to be read, also what lies too near to the present for now.
-    pub fn remaining(&self) -> Stretches {
-        only(self.range).minus(&self.done)
+    /// The ranges that are not read yet, including those that are too recent to be read now.
+    pub fn remaining(&self) -> TimeRangeSet {
+        single_range(self.range).minus(&self.done)
     }
 }
 
-/// What has been read of one account, by pass.
+/// The covered ranges of one account, by purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coverage {
-    /// Where the first live window starts, in whole seconds; see [`Rules::first_start`].
+    /// The start of the first live window, in whole seconds; see [`PlanningRules::first_start`].
     pub live_start: Time,
-    /// What has been read at all.
-    pub live: Stretches,
-    /// By delay.
+    /// The ranges that were read at least once.
+    pub live: TimeRangeSet,
+    /// The rechecks, by delay.
     pub rechecks: Vec<(Duration, Recheck)>,
-    /// Those that are not finished, in the order in which they are to be served.
+    /// The unfinished backfills, in the order in which they are served.
     pub backfills: Vec<Backfill>,
 }
 
 impl Coverage {
-    /// Of an account of which nothing has been read.
+    /// The coverage of an account of which nothing was read.
     pub fn new(live_start: Time) -> Coverage {
-        Coverage { live_start, live: Stretches::default(), rechecks: Vec::new(), backfills: Vec::new() }
+        Coverage { live_start, live: TimeRangeSet::default(), rechecks: Vec::new(), backfills: Vec::new() }
     }
 
-    /// Takes in a read that vouches for `stretch` and whose request was sent at `read_at`, the API's time.
+    /// Records a read that covers `range` and whose request was sent at `read_at`, the API's time.
     ///
-    /// Returns what each pass gained by it: only what it did not have, so that the same read again returns nothing.
-    pub fn record(&mut self, stretch: Stretch, read_at: Time) -> Vec<(Pass, Stretch)> {
-        let mut gained = gain(Pass::Live, &mut self.live, Some(stretch));
+    /// Returns the newly covered ranges of each purpose. Recording the same read again returns
+    /// nothing.
+    pub fn record(&mut self, range: TimeRange, read_at: Time) -> Vec<(ReadPurpose, TimeRange)> {
+        let mut gained = add_range(ReadPurpose::Live, &mut self.live, Some(range));
         for (delay, recheck) in &mut self.rechecks {
-            let late_enough = Stretch::new(stretch.from, stretch.to.min((read_at - *delay).floor_to_second()));
-            gained.extend(gain(Pass::Recheck(*delay), &mut recheck.done, late_enough));
+            let late_enough = TimeRange::new(range.from, range.to.min((read_at - *delay).floor_to_second()));
+            gained.extend(add_range(ReadPurpose::Recheck(*delay), &mut recheck.done, late_enough));
         }
         for backfill in &mut self.backfills {
-            let asked_for = stretch.intersect(backfill.range);
-            gained.extend(gain(Pass::Backfill(backfill.id), &mut backfill.done, asked_for));
+            let requested = range.intersect(backfill.range);
+            gained.extend(add_range(ReadPurpose::Backfill(backfill.id), &mut backfill.done, requested));
         }
         gained
     }
 
-    /// Puts back what the database holds of a pass; a recheck or backfill that is no longer known is passed over.
-    pub fn restore(&mut self, pass: Pass, stretch: Stretch) {
-        let held = match pass {
-            Pass::Live => Some(&mut self.live),
-            Pass::Recheck(delay) => {
+    /// Adds a range that the database holds. Ignores a recheck or backfill that no longer exists.
+    pub fn restore(&mut self, purpose: ReadPurpose, range: TimeRange) {
+        let held = match purpose {
+            ReadPurpose::Live => Some(&mut self.live),
+            ReadPurpose::Recheck(delay) => {
                 self.rechecks.iter_mut().find(|(known, _)| *known == delay).map(|(_, recheck)| &mut recheck.done)
             }
-            Pass::Backfill(id) => {
+            ReadPurpose::Backfill(id) => {
                 self.backfills.iter_mut().find(|backfill| backfill.id == id).map(|backfill| &mut backfill.done)
             }
         };
         if let Some(held) = held {
-            held.insert(stretch);
+            held.insert(range);
         }
     }
 
-    /// Whether anything counts as read that ends after `now`.
-    pub fn reaches_beyond(&self, now: Time) -> bool {
+    /// Whether any covered range ends after `now`.
+    pub fn extends_beyond(&self, now: Time) -> bool {
         self.sets().any(|set| set.as_slice().last().is_some_and(|last| last.to > now))
     }
 
-    /// Forgets what counts as read of the time after `now`, which nobody can have read.
-    pub fn cut(&mut self, now: Time) {
-        let Some(past) = Stretch::new(Time(i64::MIN), now) else { return };
+    /// Removes the covered time after `now`, which cannot have been read.
+    pub fn truncate_at(&mut self, now: Time) {
+        let Some(past) = TimeRange::new(Time(i64::MIN), now) else { return };
         self.live = self.live.within(past);
         for (_, recheck) in &mut self.rechecks {
             recheck.done = recheck.done.within(past);
@@ -175,152 +179,158 @@ impl Coverage {
         }
     }
 
-    fn sets(&self) -> impl Iterator<Item = &Stretches> {
+    fn sets(&self) -> impl Iterator<Item = &TimeRangeSet> {
         let rechecks = self.rechecks.iter().map(|(_, recheck)| &recheck.done);
         let backfills = self.backfills.iter().map(|backfill| &backfill.done);
         std::iter::once(&self.live).chain(rechecks).chain(backfills)
     }
 
-    /// Everything from the first live window's start up to here was read without a gap; `None` before the first read.
+    /// The end of the gapless live coverage from the first live window's start; `None` before the
+    /// first read.
     pub fn watermark(&self) -> Option<Time> {
-        self.live.holding(self.live_start).map(|unbroken| unbroken.to)
+        self.live.range_containing(self.live_start).map(|unbroken| unbroken.to)
     }
 
-    /// What was never read between the first live window's start and `until`.
-    pub fn gaps(&self, until: Time) -> Stretches {
-        Stretch::new(self.live_start, until).map(only).unwrap_or_default().minus(&self.live)
+    /// The ranges that were never read between the first live window's start and `until`.
+    pub fn gaps(&self, until: Time) -> TimeRangeSet {
+        TimeRange::new(self.live_start, until).map(single_range).unwrap_or_default().minus(&self.live)
     }
 
-    /// The newest end of live coverage; `None` before the first live read, whatever was read of the past before it.
+    /// The newest end of live coverage; `None` before the first live read. Backfills of earlier
+    /// time do not count.
     pub fn live_edge(&self) -> Option<Time> {
         self.live.as_slice().last().map(|newest| newest.to).filter(|edge| *edge > self.live_start)
     }
 
-    /// The ids of the backfills of which nothing remains.
-    pub fn finished(&self) -> Vec<i64> {
+    /// The ids of the completely read backfills.
+    pub fn finished_backfills(&self) -> Vec<i64> {
         let complete = |backfill: &&Backfill| backfill.remaining().is_empty();
         self.backfills.iter().filter(complete).map(|backfill| backfill.id).collect()
     }
 }
 
-/// The set of one stretch.
-fn only(stretch: Stretch) -> Stretches {
-    Stretches::from_unsorted(vec![stretch])
+/// A set of one range.
+fn single_range(range: TimeRange) -> TimeRangeSet {
+    TimeRangeSet::from_unsorted(vec![range])
 }
 
-fn gain(pass: Pass, held: &mut Stretches, stretch: Option<Stretch>) -> Vec<(Pass, Stretch)> {
-    let Some(stretch) = stretch else { return Vec::new() };
-    let new = only(stretch).minus(held);
-    held.insert(stretch);
-    new.as_slice().iter().map(|stretch| (pass, *stretch)).collect()
+/// Adds a range to the set of a purpose; returns the part that was not covered before.
+fn add_range(purpose: ReadPurpose, held: &mut TimeRangeSet, range: Option<TimeRange>) -> Vec<(ReadPurpose, TimeRange)> {
+    let Some(range) = range else { return Vec::new() };
+    let new = single_range(range).minus(held);
+    held.insert(range);
+    new.as_slice().iter().map(|range| (purpose, *range)).collect()
 }
 
-/// The settings that planning depends on; durations count in whole seconds, rounded down.
+/// The settings that planning depends on. Durations count in whole seconds, rounded down.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// Width of the sliding live window.
+pub struct PlanningRules {
+    /// The width of the sliding live window.
     pub window: Duration,
-    /// No window ends later than so long before now.
+    /// How far before now a window must end.
     pub offset: Duration,
     /// How often the live window slides.
     pub interval: Duration,
-    /// Widest request.
+    /// The widest window of a request.
     pub max_window: Duration,
-    /// The metadata limits.
-    pub sliding: Sliding,
-    /// After how long the vendor deletes what it has, where that is known.
+    /// The limits of metadata reads.
+    pub limits: SlidingWindowLimiter,
+    /// How long the vendor keeps its data, if that is known.
     pub retention: Option<Duration>,
 }
 
-impl Rules {
-    /// No window may end after this.
+impl PlanningRules {
+    /// The latest end of a window.
     pub fn horizon(&self, now: Time) -> Time {
         (now - self.offset).floor_to_second()
     }
 
-    /// [`Coverage::live_start`] for `start = "now"`: what ended in the window before the horizon.
+    /// [`Coverage::live_start`] for `start = "now"`: one window before the horizon.
     ///
-    /// A second less where the window is the widest request allowed, so that a single request vouches for all of it.
+    /// One second less if the window is as wide as the widest request, so that a single request
+    /// covers all of it.
     pub fn first_start(&self, now: Time) -> Time {
-        let width = seconds(self.window).clamp(1, self.widest() - 1);
+        let width = whole_seconds(self.window).clamp(1, self.max_window_secs() - 1);
         self.horizon(now).plus_millis(-width * 1000)
     }
 
-    /// How far apart live reads are at the most while all is well: the interval, or as far as the limits make it.
-    pub fn live_pace(&self) -> Duration {
-        Duration::from_secs(u64::try_from(budget::sustainable(self)).unwrap_or(0))
+    /// The longest time between two live reads in normal operation: the interval, or more if the
+    /// limits require it.
+    pub fn max_live_interval(&self) -> Duration {
+        Duration::from_secs(u64::try_from(quota_forecast::sustainable_interval_secs(self)).unwrap_or(0))
     }
 
-    /// The widest window in seconds.
-    fn widest(&self) -> i64 {
-        seconds(self.max_window).clamp(NARROWEST, WIDEST)
+    /// The widest window.
+    fn max_window_secs(&self) -> i64 {
+        whole_seconds(self.max_window).clamp(MIN_WINDOW_SECS, MAX_WINDOW_SECS)
     }
 
-    /// The interval in seconds.
-    fn slide(&self) -> i64 {
-        seconds(self.interval).max(1)
+    /// The time between two live reads.
+    fn interval_secs(&self) -> i64 {
+        whole_seconds(self.interval).max(1)
     }
 
-    /// How much of the time line a recheck with this delay reads at once, in seconds: wide, to cost little.
-    fn recheck_width(&self, delay: Duration) -> i64 {
-        self.slide().max(seconds(delay) / 4).min(self.widest() - 1)
+    /// The width of one recheck with this delay. It is wide, to need few requests.
+    fn recheck_width_secs(&self, delay: Duration) -> i64 {
+        self.interval_secs().max(whole_seconds(delay) / 4).min(self.max_window_secs() - 1)
     }
 }
 
 /// Whole seconds, rounded down.
-fn seconds(span: Duration) -> i64 {
+fn whole_seconds(span: Duration) -> i64 {
     i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// A window to be read.
+/// A window that is planned to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Want {
-    /// How urgent it is.
+pub struct PlannedRead {
+    /// The urgency.
     pub lane: Lane,
-    /// The request.
+    /// The window to request.
     pub window: Window,
-    /// What it will vouch for once its whole answer is stored: give this to [`Coverage::record`].
-    pub stretch: Stretch,
-    /// What it is read for; a gap and a repair are read for the live pass.
-    pub why: Pass,
+    /// The range that is covered once the whole answer is stored: pass it to [`Coverage::record`].
+    pub range: TimeRange,
+    /// Why it is read. Gaps and repairs are read for the live purpose.
+    pub purpose: ReadPurpose,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
-    /// Read this now.
-    Read(Want),
-    /// Nothing may be read before.
+    /// Read this window now.
+    Read(PlannedRead),
+    /// Nothing is to be read yet.
     Wait {
-        /// When to plan again; later than the time that the plan was made for.
+        /// When to plan again; later than the plan's `now`.
         until: Time,
     },
 }
 
-/// A stretch whose reading failed lately.
+/// A range whose read failed recently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cooling {
-    /// What could not be read.
-    pub stretch: Stretch,
-    /// Not to be asked for again before this.
-    pub until: Time,
-    /// The widest request that may be tried for it, also after `until`: narrow where its answer kept not arriving whole.
+pub struct FailedWindow {
+    /// The range that could not be read.
+    pub range: TimeRange,
+    /// When it may be requested again.
+    pub retry_at: Time,
+    /// The widest window for it, also after `retry_at`: narrow if its answers kept arriving
+    /// incomplete.
     pub max_width: Duration,
 }
 
-/// A stretch with records that could not be understood; it is read again in case they can be, later.
+/// A range with quarantined records. It is read again, in case the records become readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repair {
-    /// What is left to be read again: the caller takes out what has been read. Wider than a request it goes in several,
-    /// oldest first.
-    pub stretch: Stretch,
-    /// Not before this.
+    /// The range to read again. The caller removes what was read. A range wider than one request is
+    /// read oldest first.
+    pub range: TimeRange,
+    /// When it may be read.
     pub due: Time,
 }
 
 #[cfg(test)]
-mod properties;
+mod planner_simulation;
 #[cfg(test)]
-mod simulated;
+mod properties;
 #[cfg(test)]
 mod tests;

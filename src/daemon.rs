@@ -1,162 +1,158 @@
-//! The daemon: opens what is needed, takes its accounts, runs a discovery loop and a drain loop for each, and ends in good
-//! order.
+//! The daemon: opens the database, acquires accounts, runs a discovery task and a fetch worker for
+//! each, and shuts down in an orderly way.
 //!
-//! Only here are tasks spawned. A task that ends before it was told to stops all others and becomes the exit status.
-//! Normal work and recovery after a crash are the same: accounts are taken under a new epoch, and nobody assumes who
-//! worked on them before.
+//! Tasks are spawned only here. A task that ends before it is stopped stops all others, and its
+//! error becomes the exit status. Normal start and crash recovery are the same: accounts are
+//! acquired under a new epoch, whoever owned them before.
 
-pub mod beat;
+pub mod account_registry;
+pub mod app_context;
+pub mod assignment;
 mod clock_watch;
-pub mod credential;
+pub mod consistency_check;
+pub mod credential_expiry;
 pub mod delivery;
 pub mod discovery;
-pub mod drain;
-pub mod findings;
+pub mod fetch_worker;
 pub mod heartbeat;
 pub mod indexing;
-pub mod manifests;
+pub mod manifest_writer;
+pub mod replica_stats;
 pub mod retention;
-pub mod roster;
-pub mod session;
-pub mod shared;
-pub mod sharing;
 pub mod signals;
+pub mod supervisor;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{DatabaseUrl, Settings};
 use crate::db::{Db, DbError, FileLock};
-use crate::http::Trouble;
-use shared::Shared;
+use crate::http::DatabaseProblem;
+use app_context::AppContext;
 
-/// Between tries to open a database that is away.
-const AGAIN: Duration = Duration::from_secs(2);
+/// The time between two attempts to open an unavailable database.
+const DATABASE_OPEN_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often systemd's watchdog is told that the daemon lives.
+/// How often systemd's watchdog is notified.
 const WATCHDOG_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long the end of everything may take before the process gives up on order.
-const LAST_ORDERS: Duration = Duration::from_secs(9);
+/// The time between two attempts of a task while the database is unavailable.
+const DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Opens the database that the settings name; on SQLite under a lock that keeps a second daemon out.
+/// How long tasks may take to end at shutdown, before they are aborted.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(9);
+
+/// Opens the database from the settings; on SQLite under a file lock that excludes a second daemon.
 ///
 /// # Errors
-/// Where it cannot be opened, or another daemon holds it.
-pub async fn open(settings: &Settings) -> anyhow::Result<(Db, Option<Arc<FileLock>>)> {
+/// If it cannot be opened, or another daemon holds the lock.
+pub async fn open_database(settings: &Settings) -> anyhow::Result<(Db, Option<Arc<FileLock>>)> {
     match &settings.database.url {
         DatabaseUrl::Sqlite(path) => {
-            let lock = Arc::new(FileLock::take(path)?);
-            Ok((Db::open_sqlite_to_serve(path, &lock).await?, Some(lock)))
+            let lock = Arc::new(FileLock::acquire(path)?);
+            Ok((Db::open_sqlite_for_daemon(path, &lock).await?, Some(lock)))
         }
-        DatabaseUrl::Postgres(url) => Ok((Db::open_postgres_to_serve(url, 12).await?, None)),
+        DatabaseUrl::Postgres(url) => Ok((Db::open_postgres_for_daemon(url, 12).await?, None)),
     }
 }
 
-/// Opens the database, waiting for one that is merely away, or without room: a server may start later than this program,
-/// and whoever keeps watch sees by `waits` what it waits for.
-async fn open_patiently(
+/// Opens the database. Retries while it is unavailable or full, since a database server may start
+/// later than this program. `problem` tells the start-up server what it waits for.
+async fn open_database_with_retry(
     settings: &Settings,
     clock: &Clock,
-    waits: watch::Sender<Option<Trouble>>,
+    problem: watch::Sender<Option<DatabaseProblem>>,
 ) -> anyhow::Result<(Db, Option<Arc<FileLock>>)> {
     loop {
-        match open(settings).await {
-            Err(error) if is_passing(&error) => {
+        match open_database(settings).await {
+            Err(error) if is_transient(&error) => {
                 let text = error.to_string();
                 let (what, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
-                tracing::warn!(hint, "{what}; trying again");
-                waits.send_replace(error.downcast_ref::<DbError>().map(Trouble::from));
-                clock.sleep(AGAIN).await;
+                tracing::warn!(hint, "{what}; retrying");
+                problem.send_replace(error.downcast_ref::<DbError>().map(DatabaseProblem::from));
+                clock.sleep(DATABASE_OPEN_RETRY_INTERVAL).await;
             }
             opened => return opened,
         }
     }
 }
 
-fn is_passing(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<DbError>().is_some_and(DbError::is_passing)
+fn is_transient(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<DbError>().is_some_and(DbError::is_transient)
+}
+
+fn spawn_task(
+    tasks: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
+    name: &'static str,
+    task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) {
+    tasks.spawn(async move { (name, task.await) });
 }
 
 /// Runs until `stop`.
 ///
 /// # Errors
-/// Where it cannot start, or a part of it ended of itself.
+/// If it cannot start, or a background task failed or exited unexpectedly.
 pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
     let listener = crate::http::bind(&settings.http).await?;
-    let (waits, seen) = watch::channel(None);
+    let (problem, problem_seen) = watch::channel(None);
     let opened = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        opened = crate::http::meanwhile(listener.as_ref(), &settings.http, seen, open_patiently(&settings, &clock, waits)) => opened,
+        opened = crate::http::serve_during_startup(listener.as_ref(), &settings.http, problem_seen, open_database_with_retry(&settings, &clock, problem)) => opened,
     };
     let (db, lock) = opened?;
-    let shared = Shared::new(settings, db.clone(), clock)?;
-    let name = db.for_heartbeat().lock_name(&shared.settings.database.instance).await?;
-    let mut tasks = tokio::task::JoinSet::new();
+    let context = AppContext::new(settings, db.clone(), clock)?;
+    let instance_lock = db.for_heartbeat().lock_instance(&context.settings.database.instance).await?;
+    let mut tasks = JoinSet::new();
     if let Some(listener) = listener {
-        let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { crate::http::serve(listener, shared, stop).await.context("the HTTP server failed") });
+        let server = crate::http::serve(listener, context.clone(), stop.clone());
+        spawn_task(&mut tasks, "http", async move { server.await.context("the HTTP server failed") });
     }
-    {
-        let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { roster::run(shared, stop).await.context("the account registry ended") });
-    }
-    {
-        let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { session::run(shared, name, stop).await });
-    }
-    {
-        let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { delivery::run(shared, stop).await.context("delivery ended") });
-    }
-    {
-        let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { indexing::run(shared, stop).await.context("indexing ended") });
-    }
-    {
-        let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { retention::run(shared, stop).await.context("retention ended") });
-    }
-    {
-        let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { manifests::run(shared, stop).await.context("the daily manifests ended") });
-    }
-    {
-        let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { findings::run(shared, stop).await });
-    }
-    {
-        let (shared, stop) = (shared.clone(), stop.clone());
-        tasks.spawn(async move { credential::run(shared, stop).await });
-    }
+    let registry = account_registry::run(context.clone(), stop.clone());
+    spawn_task(&mut tasks, "account registry", async move { registry.await.context("the account registry failed") });
+    spawn_task(&mut tasks, "supervisor", supervisor::run(context.clone(), instance_lock, stop.clone()));
+    let delivery = delivery::run(context.clone(), stop.clone());
+    spawn_task(&mut tasks, "delivery", async move { delivery.await.context("delivery failed") });
+    let indexing = indexing::run(context.clone(), stop.clone());
+    spawn_task(&mut tasks, "indexing", async move { indexing.await.context("indexing failed") });
+    let retention = retention::run(context.clone(), stop.clone());
+    spawn_task(&mut tasks, "retention", async move { retention.await.context("retention failed") });
+    let manifests = manifest_writer::run(context.clone(), stop.clone());
+    spawn_task(&mut tasks, "manifests", async move { manifests.await.context("the daily manifests failed") });
+    spawn_task(&mut tasks, "consistency check", consistency_check::run(context.clone(), stop.clone()));
+    spawn_task(&mut tasks, "credential expiry", credential_expiry::run(context, stop.clone()));
     let mut outcome = Ok(());
     loop {
-        // Waits for nothing: systemd is told that the daemon lives, also while the database or the API does not answer.
+        // The watchdog only shows that the process is alive, so it is notified even while the
+        // database or the API is unavailable.
         let ended = tokio::select! {
             ended = tasks.join_next() => ended,
             () = tokio::time::sleep(WATCHDOG_INTERVAL) => {
-                signals::alive();
+                signals::notify_watchdog();
                 continue;
             }
         };
         let Some(ended) = ended else { break };
-        let ended = ended.context("a part of the daemon ended abnormally").and_then(|result| result);
         if outcome.is_ok() {
-            outcome = match ended {
-                Ok(()) if !stop.is_cancelled() => Err(anyhow::anyhow!("a part of the daemon ended of itself")),
-                ended => ended,
+            outcome = match ended.context("a background task panicked") {
+                Ok((name, Ok(()))) if !stop.is_cancelled() => {
+                    Err(anyhow::anyhow!("background task `{name}` exited unexpectedly"))
+                }
+                Ok((_, result)) => result,
+                Err(error) => Err(error),
             };
         }
         stop.cancel();
     }
-    // Close what is open, so that SQLite folds its log back, unless another file stands in its place by now; a database that
-    // hangs must not keep us.
-    if !db.is_replaced() {
+    // Close the database, so that SQLite checkpoints its log, unless its file was replaced. A
+    // hanging database must not block the exit.
+    if !db.is_file_replaced() {
         let _ = tokio::time::timeout(Duration::from_secs(2), db.close()).await;
     }
     drop(lock);

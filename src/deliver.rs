@@ -1,18 +1,20 @@
-//! Moves what is stored on to other systems: from each account's feed, past each sink's cursor, to the sink.
+//! Delivers stored artifacts to other systems: from each account's feed, past each sink's cursor,
+//! to the sink.
 //!
-//! Reads and writes `db`, sends through `sink`; knows nothing of the stages before it. A sink is a cursor per account and
-//! the few events that did not go through. What was sent is recorded after it was sent: a crash repeats deliveries, under
-//! the same ids, and loses none. A sink that takes nothing rests, with its cursors where they are; its backlog is the
-//! feed itself and costs nothing. Each sink is a [`Deliverer`] of its own, so that none waits for another.
+//! Reads and writes `db`, sends through `sink`, and knows nothing of the stages before it. A sink's
+//! state is a cursor per account and the few events that failed. An event is recorded after it was
+//! sent, so a crash repeats deliveries under the same ids, and loses none. While a sink is
+//! unavailable, delivery to it is paused and its cursors stay where they are: its backlog is the
+//! feed itself. Each sink has its own [`Deliverer`], so that no sink waits for another.
 
-mod board;
-mod gather;
-mod judge;
-mod objects;
-mod outlet;
-mod pass;
-mod replay;
-mod share;
+mod event_builder;
+mod event_delivery;
+mod failure_policy;
+mod fair_share;
+mod object_delivery;
+mod replay_delivery;
+mod sink_client;
+mod sink_pauses;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -26,108 +28,108 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::{Sink, SinkKind, SinkStart};
-use crate::db::{Db, DbError, Owned, Pass};
+use crate::db::{Db, DbError, DeliveryRound, Lease};
 use crate::sink::SinkError;
 
-pub use board::{Board, Resting};
-use gather::Filter;
-use judge::{Flow, Streak};
-use outlet::Outlet;
+use event_builder::EventFilter;
+use failure_policy::{FailureStreak, SinkAction};
+use sink_client::SinkClient;
+pub use sink_pauses::{SinkPause, SinkPauses};
 
-/// How often a sink that has nothing to do looks around.
-const TICK: Duration = Duration::from_secs(5);
+/// How often an idle sink checks for work.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Rests begin this short and get this long.
-const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// The first pause, and the longest.
+const PAUSE_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-/// How often the log says that a sink rests: one that takes some events and refuses others rests every few seconds.
-const REST_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a pause may be logged: a sink that accepts some events and refuses others pauses every
+/// few seconds.
+const PAUSE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Delays between tries of one event begin this short and get this long.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(86_400));
+/// The first delay before an event is retried, and the longest.
+const RETRY_DELAY_BOUNDS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(86_400));
 
-/// What a step came to.
+/// The result of one delivery step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// There was something; there may be more.
-    Did,
-    /// There is nothing to do until then, unless something is stored or a person asks.
+pub enum DeliveryProgress {
+    /// Work was done, and more may be left.
+    Worked,
+    /// Nothing to do until this time, unless an artifact is stored or a person intervenes.
     Idle(Tick),
 }
 
-/// What a deliverer works with.
+/// What a deliverer needs from the daemon.
 #[derive(Clone)]
-pub struct Means {
-    /// Where the feeds and the cursors are.
+pub struct DeliveryContext {
+    /// The database with the feeds and the cursors.
     pub db: Db,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// This replica's name: only accounts that it owns are delivered.
+    /// The name of this replica. Only accounts that it owns are delivered.
     pub owner: String,
-    /// The accounts that this replica works on now.
-    pub mine: Arc<dyn Fn() -> Vec<Owned> + Send + Sync>,
-    /// Where it is said how the sink does.
-    pub board: Arc<Board>,
-    /// Cancelled when the daemon ends: what is under way is finished, nothing new is sent.
+    /// Returns the leases that this replica holds now.
+    pub leases: Arc<dyn Fn() -> Vec<Lease> + Send + Sync>,
+    /// Where pauses are published.
+    pub sink_pauses: Arc<SinkPauses>,
+    /// Cancelled at shutdown: requests in flight finish, and no new ones are sent.
     pub stop: CancellationToken,
 }
 
-/// One sink's way from the feeds to the outside.
+/// Delivers the feeds to one sink.
 pub struct Deliverer {
-    means: Means,
+    context: DeliveryContext,
     settings: Sink,
-    filter: Arc<Filter>,
-    outlet: Option<Outlet>,
-    /// Its number in the database; `None` until it has been looked up.
-    key: Option<i64>,
-    /// Whether it is stopped.
+    filter: Arc<EventFilter>,
+    client: Option<SinkClient>,
+    /// The sink's key in the database; `None` until it was looked up.
+    sink_key: Option<i64>,
     stopped: bool,
-    /// When its row is looked at again.
-    look: Tick,
-    rest: Option<Rest>,
-    /// Before then no further rest is worth a warning.
-    next_warning: Tick,
-    streak: Streak,
-    /// Which account comes first, so that all take turns.
-    turn: usize,
-    /// Whether there may be something to be sent once more, and when that may go on.
-    replaying: bool,
+    /// When the sink's row is read again.
+    next_row_refresh: Tick,
+    pause: Option<PauseState>,
+    /// No pause is logged as a warning before this time.
+    next_pause_warning: Tick,
+    streak: FailureStreak,
+    /// Which account comes first in the next round, so that all take turns.
+    rotation: usize,
+    /// Whether a replay may be open, and when its next step is due.
+    may_replay: bool,
     replay_after: Tick,
-    /// Accounts whose next object is not due before then.
-    objects_after: BTreeMap<i64, Tick>,
-    /// What has been sent, but could not be recorded: before anything else is.
-    unrecorded: Option<Pass>,
+    /// When the next object of an account is due, by account key.
+    next_object_at: BTreeMap<i64, Tick>,
+    /// A round that was sent but not recorded yet. It is recorded before anything else is sent.
+    unrecorded_round: Option<DeliveryRound>,
 }
 
-/// A sink that takes nothing at present.
+/// The current pause of a sink.
 #[derive(Debug, Clone)]
-struct Rest {
+struct PauseState {
     until: Tick,
-    times: u32,
+    consecutive: u32,
     since: Time,
-    /// Whether the log has said so.
-    warned: bool,
+    /// Whether it was logged as a warning.
+    logged: bool,
 }
 
 impl Deliverer {
-    /// For the sink of these settings; touches nothing yet.
-    pub fn new(settings: Sink, means: Means) -> Deliverer {
+    /// Creates a deliverer for the sink. Does no I/O.
+    pub fn new(settings: Sink, context: DeliveryContext) -> Deliverer {
         Deliverer {
-            filter: Arc::new(Filter::new(&settings)),
+            filter: Arc::new(EventFilter::new(&settings)),
             settings,
-            means,
-            outlet: None,
-            key: None,
+            context,
+            client: None,
+            sink_key: None,
             stopped: false,
-            look: Tick::default(),
-            rest: None,
-            next_warning: Tick::default(),
-            streak: Streak::default(),
-            turn: 0,
-            replaying: true,
+            next_row_refresh: Tick::default(),
+            pause: None,
+            next_pause_warning: Tick::default(),
+            streak: FailureStreak::default(),
+            rotation: 0,
+            may_replay: true,
             replay_after: Tick::default(),
-            objects_after: BTreeMap::new(),
-            unrecorded: None,
+            next_object_at: BTreeMap::new(),
+            unrecorded_round: None,
         }
     }
 
@@ -136,213 +138,239 @@ impl Deliverer {
         &self.settings.name
     }
 
-    /// Delivers what there is, up to a bound; says whether there was anything.
+    /// Delivers one bounded batch, and tells whether there was work.
     ///
     /// # Errors
-    /// Where the database fails; what was sent and could not be recorded is recorded first the next time.
-    pub async fn step(&mut self) -> Result<Progress, DbError> {
-        if let Some(pass) = &self.unrecorded {
-            self.means.db.record_pass(pass).await?;
-            self.unrecorded = None;
-            // It may have stopped the sink.
-            self.look = Tick::default();
+    /// If the database fails. A round that was sent but not recorded is recorded first by the next
+    /// call.
+    pub async fn step(&mut self) -> Result<DeliveryProgress, DbError> {
+        if let Some(round) = &self.unrecorded_round {
+            self.context.db.record_delivery_round(round).await?;
+            self.unrecorded_round = None;
+            // The round may have stopped the sink.
+            self.next_row_refresh = Tick::default();
         }
-        let now = self.means.clock.tick();
-        let sink = self.look_up(now).await?;
+        let now = self.context.clock.tick();
+        let sink = self.refresh_row(now).await?;
         if self.stopped {
-            return Ok(Progress::Idle(now + TICK));
+            return Ok(DeliveryProgress::Idle(now + IDLE_POLL_INTERVAL));
         }
-        if let Some(until) = self.rests_until(now) {
-            return Ok(Progress::Idle(until));
+        if let Some(until) = self.paused_until(now) {
+            return Ok(DeliveryProgress::Idle(until));
         }
-        if let Err(error) = self.open().await {
-            return Ok(Progress::Idle(self.lie_down(&error, false)));
+        if let Err(error) = self.ensure_client().await {
+            return Ok(DeliveryProgress::Idle(self.pause_delivery(&error, false)));
         }
-        let progress = match &self.outlet {
-            Some(Outlet::Objects(store)) => {
+        let progress = match &self.client {
+            Some(SinkClient::ObjectStore(store)) => {
                 let store = store.clone();
                 self.step_objects(sink, &store).await?
             }
             _ => self.step_events(sink).await?,
         };
-        if self.stopped || self.rests_until(self.means.clock.tick()).is_some() {
+        if self.stopped || self.paused_until(self.context.clock.tick()).is_some() {
             return Ok(progress);
         }
         Ok(match (progress, self.step_replay(sink).await?) {
-            (Progress::Idle(one), Progress::Idle(other)) => {
-                self.clear_rest_that_is_over();
-                Progress::Idle(one.min(other))
+            (DeliveryProgress::Idle(one), DeliveryProgress::Idle(other)) => {
+                self.clear_expired_pause();
+                DeliveryProgress::Idle(one.min(other))
             }
-            _ => Progress::Did,
+            _ => DeliveryProgress::Worked,
         })
     }
 
-    /// Where there is nothing that a sink could be tried with, it is not said to rest any more. Whether it takes anything is
-    /// still to be seen: the next event is a probe.
-    fn clear_rest_that_is_over(&self) {
-        if self.rest.is_some() && !self.replaying && self.rests_until(self.means.clock.tick()).is_none() {
-            self.means.board.set(&self.settings.name, None);
+    /// Removes a pause that is over when no event is left to probe the sink with. Whether the sink
+    /// is available stays unknown: the next event is a probe.
+    fn clear_expired_pause(&self) {
+        if self.pause.is_some() && !self.may_replay && self.paused_until(self.context.clock.tick()).is_none() {
+            self.context.sink_pauses.set(&self.settings.name, None);
         }
     }
 
-    /// A person has changed something: a sink that rests or is stopped is tried at once.
-    pub fn rung(&mut self) {
-        self.look = Tick::default();
-        self.objects_after.clear();
-        if let Some(rest) = &mut self.rest {
-            rest.until = Tick::default();
+    /// A person changed something: a paused or stopped sink is tried at once.
+    pub fn retry_now(&mut self) {
+        self.next_row_refresh = Tick::default();
+        self.next_object_at.clear();
+        if let Some(pause) = &mut self.pause {
+            pause.until = Tick::default();
         }
     }
 
-    /// Has something unexpected keep the sink from working: it rests, and the others go on.
-    pub fn trouble(&mut self, error: &DbError) -> Tick {
-        self.lie_down(&SinkError::away(format!("the database failed: {error}")), false)
+    /// Pauses this sink after an unexpected database error; other sinks continue. Returns the end
+    /// of the pause.
+    pub fn pause_on_error(&mut self, error: &DbError) -> Tick {
+        self.pause_delivery(&SinkError::unavailable(format!("the database failed: {error}")), false)
     }
 
-    /// The sink's number; its row is made where its name is new, and read again now and then.
-    async fn look_up(&mut self, now: Tick) -> Result<i64, DbError> {
-        if let Some(key) = self.key.filter(|_| now < self.look) {
+    /// Returns the sink's key. Creates the row for a new name, and reads it again from time to
+    /// time.
+    async fn refresh_row(&mut self, now: Tick) -> Result<i64, DbError> {
+        if let Some(key) = self.sink_key.filter(|_| now < self.next_row_refresh) {
             return Ok(key);
         }
         let from_beginning = self.settings.start == SinkStart::Beginning;
-        let place = place(&self.settings.kind);
-        let row = self.means.db.sink(&self.settings.name, from_beginning, &place, self.means.clock.now()).await?;
+        let destination = destination_digest(&self.settings.kind);
+        let row = self
+            .context
+            .db
+            .ensure_sink(&self.settings.name, from_beginning, &destination, self.context.clock.now())
+            .await?;
         if std::mem::replace(&mut self.stopped, row.stopped.is_some()) && !self.stopped {
-            tracing::info!(sink = self.settings.name, "the sink is started again");
-        } else if self.stopped && self.key.is_none() {
+            tracing::info!(sink = self.settings.name, "delivery to the stopped sink is enabled again");
+        } else if self.stopped && self.sink_key.is_none() {
             let reason = row.reason.unwrap_or_default();
-            tracing::error!(sink = self.settings.name, reason, "the sink is stopped; {STOPPED}");
+            tracing::error!(sink = self.settings.name, reason, "the sink is stopped; {STOPPED_SINK_HINT}");
         }
-        self.key = Some(row.key);
-        self.look = now + TICK;
-        self.replaying = true;
+        self.sink_key = Some(row.key);
+        self.next_row_refresh = now + IDLE_POLL_INTERVAL;
+        self.may_replay = true;
         Ok(row.key)
     }
 
-    async fn open(&mut self) -> Result<(), SinkError> {
-        if self.outlet.is_none() {
-            // On Postgres several replicas may share a folder; on SQLite there is only one.
-            let shared = self.means.db.file().is_none().then_some(self.means.owner.as_str());
-            let outlet = Outlet::new(&self.settings.kind, shared, &self.means.clock)?;
-            outlet.mend().await;
-            self.outlet = Some(outlet);
+    async fn ensure_client(&mut self) -> Result<(), SinkError> {
+        if self.client.is_none() {
+            // On Postgres, several replicas may share a folder. On SQLite there is only one.
+            let shared = self.context.db.sqlite_path().is_none().then_some(self.context.owner.as_str());
+            let client = SinkClient::new(&self.settings.kind, shared, &self.context.clock)?;
+            client.repair_files().await;
+            self.client = Some(client);
         }
         Ok(())
     }
 
-    /// Those of the owner's accounts that this process works on.
-    fn mine(&self) -> HashSet<(i64, i64)> {
-        (self.means.mine)().into_iter().map(|owned| (owned.account, owned.epoch)).collect()
+    /// Account key and epoch of each lease that this process holds.
+    fn owned_epochs(&self) -> HashSet<(i64, i64)> {
+        (self.context.leases)().into_iter().map(|owned| (owned.account, owned.epoch)).collect()
     }
 
-    /// How often in a row it has rested.
-    fn rests(&self) -> u32 {
-        self.rest.as_ref().map_or(0, |rest| rest.times)
+    /// How many times in a row delivery was paused.
+    fn consecutive_pauses(&self) -> u32 {
+        self.pause.as_ref().map_or(0, |pause| pause.consecutive)
     }
 
-    /// Until when it rests, if it does at `now`.
-    fn rests_until(&self, now: Tick) -> Option<Tick> {
-        self.rest.as_ref().map(|rest| rest.until).filter(|until| now < *until)
+    /// The end of the pause, if the sink is paused at `now`.
+    fn paused_until(&self, now: Tick) -> Option<Tick> {
+        self.pause.as_ref().map(|pause| pause.until).filter(|until| now < *until)
     }
 
-    /// Lets the sink rest: as long as it asks for, else longer each time in a row. One that has just `taken` something begins
-    /// with a short rest again: it is not away, however often it refuses. Returns until when.
-    fn lie_down(&mut self, error: &SinkError, taken: bool) -> Tick {
-        let (tick, now) = (self.means.clock.tick(), self.means.clock.now());
-        let before = self.rest.take().filter(|_| !taken);
-        let (since, times, warned) =
-            before.map_or((now, 1, false), |rest| (rest.since, rest.times.saturating_add(1), rest.warned));
-        let delay = error.retry_after.filter(|asked| !asked.is_zero()).unwrap_or_else(|| delay(REST, times));
-        let warns = !warned && tick >= self.next_warning;
-        if warns {
-            self.next_warning = tick + REST_WARNING_INTERVAL;
+    /// Pauses the sink for as long as it asks, or longer each time in a row. If it has just
+    /// `accepted` an event, the pauses start short again: it is available, however often it
+    /// refuses. Returns the end of the pause.
+    fn pause_delivery(&mut self, error: &SinkError, accepted: bool) -> Tick {
+        let (tick, now) = (self.context.clock.tick(), self.context.clock.now());
+        let before = self.pause.take().filter(|_| !accepted);
+        let (since, consecutive, logged) =
+            before.map_or((now, 1, false), |pause| (pause.since, pause.consecutive.saturating_add(1), pause.logged));
+        let delay = error
+            .retry_after
+            .filter(|asked| !asked.is_zero())
+            .unwrap_or_else(|| backoff_delay(PAUSE_BOUNDS, consecutive));
+        let logs = !logged && tick >= self.next_pause_warning;
+        if logs {
+            self.next_pause_warning = tick + PAUSE_WARNING_INTERVAL;
             tracing::warn!(
                 sink = self.settings.name,
                 reason = error.reason(),
-                "the sink takes nothing at present; it rests and is tried again by itself, and nothing is lost"
+                "the sink is not accepting events; delivery is paused and retried automatically, and no event is lost"
             );
         } else {
-            tracing::debug!(sink = self.settings.name, reason = error.reason(), times, "the sink still takes nothing");
+            tracing::debug!(
+                sink = self.settings.name,
+                reason = error.reason(),
+                consecutive,
+                "the sink is still not accepting events"
+            );
         }
         let until = tick + delay;
-        self.rest = Some(Rest { until, times, since, warned: warned || warns });
-        let resting = Resting { since, until: now + delay, reason: error.reason() };
-        self.means.board.set(&self.settings.name, Some(resting));
+        self.pause = Some(PauseState { until, consecutive, since, logged: logged || logs });
+        let pause = SinkPause { since, until: now + delay, reason: error.reason() };
+        self.context.sink_pauses.set(&self.settings.name, Some(pause));
         until
     }
 
-    fn get_up(&mut self) {
-        if let Some(rest) = self.rest.take() {
-            if rest.warned {
-                let after = self.means.clock.now().since(rest.since).as_secs();
-                tracing::info!(sink = self.settings.name, after_seconds = after, "the sink takes events again");
+    fn resume_delivery(&mut self) {
+        if let Some(pause) = self.pause.take() {
+            if pause.logged {
+                let after = self.context.clock.now().since(pause.since).as_secs();
+                tracing::info!(
+                    sink = self.settings.name,
+                    after_seconds = after,
+                    "delivery resumed: the sink accepts events again"
+                );
             }
-            self.means.board.set(&self.settings.name, None);
+            self.context.sink_pauses.set(&self.settings.name, None);
         }
     }
 
-    /// Does with the sink what its answers say; `taken` where it took something. Returns whether it goes on. A sink that was
-    /// tried with nothing has not shown that it takes anything: it gets up when it has.
-    fn follow(&mut self, flow: &Flow, taken: bool) -> bool {
-        match flow {
-            Flow::On => {
-                if taken {
-                    self.get_up();
+    /// Applies the failure policy's action; `accepted` tells whether the sink accepted an event.
+    /// Returns whether delivery continues. A pause ends only once an event was accepted: a round
+    /// without events proves nothing.
+    fn apply_action(&mut self, action: &SinkAction, accepted: bool) -> bool {
+        match action {
+            SinkAction::Continue => {
+                if accepted {
+                    self.resume_delivery();
                 }
                 true
             }
-            Flow::Rest(error) => {
-                self.lie_down(error, taken);
+            SinkAction::Pause(error) => {
+                self.pause_delivery(error, accepted);
                 false
             }
-            Flow::Stop(error) => {
+            SinkAction::Stop(error) => {
                 self.stopped = true;
-                self.means.board.set(&self.settings.name, None);
-                self.rest = None;
-                tracing::error!(sink = self.settings.name, reason = error.reason(), "the sink is stopped; {STOPPED}");
+                self.context.sink_pauses.set(&self.settings.name, None);
+                self.pause = None;
+                tracing::error!(
+                    sink = self.settings.name,
+                    reason = error.reason(),
+                    "the sink is stopped; {STOPPED_SINK_HINT}"
+                );
                 false
             }
         }
     }
 
-    /// Records what a pass came to; where that fails it is kept, so that nothing is sent again for it.
-    async fn record(&mut self, pass: Pass) -> Result<(), DbError> {
-        let recorded = self.means.db.record_pass(&pass).await.map(drop);
+    /// Records a round. If that fails, the round is kept, so that nothing is sent twice for it.
+    async fn record_round(&mut self, round: DeliveryRound) -> Result<(), DbError> {
+        let recorded = self.context.db.record_delivery_round(&round).await.map(drop);
         if recorded.is_err() {
-            self.unrecorded = Some(pass);
+            self.unrecorded_round = Some(round);
         }
         recorded
     }
 
-    /// When to look again where there is nothing to do: at the next event's due time, or soon.
-    async fn idle(&self, sink: i64) -> Result<Progress, DbError> {
-        let (tick, now) = (self.means.clock.tick(), self.means.clock.now());
-        let (due, _) = self.means.db.missed_waiting(sink).await?;
+    /// When to check again if there is nothing to do: at the next event's due time, or after the
+    /// poll interval.
+    async fn next_wakeup(&self, sink: i64) -> Result<DeliveryProgress, DbError> {
+        let (tick, now) = (self.context.clock.tick(), self.context.clock.now());
+        let (due, _) = self.context.db.waiting_deliveries(sink).await?;
         let due = due.filter(|due| *due > now).map(|due| tick + due.since(now));
-        Ok(Progress::Idle(due.map_or(tick + TICK, |due| due.min(tick + TICK))))
+        Ok(DeliveryProgress::Idle(due.map_or(tick + IDLE_POLL_INTERVAL, |due| due.min(tick + IDLE_POLL_INTERVAL))))
     }
 }
 
-/// What to do about a sink that said that it wants nothing more.
-pub const STOPPED: &str =
-    "give it another url, take it out of the settings, or start it again with `ringcx-extractor deliver retry`";
+/// The hint for a stopped sink.
+pub const STOPPED_SINK_HINT: &str =
+    "change its url, remove it from the settings, or start it again with `ringcx-extractor deliver retry`";
 
-/// Why the sink wants nothing more, where it said so.
-fn stopped(flow: &Flow) -> Option<String> {
-    match flow {
-        Flow::Stop(error) => Some(error.reason()),
-        Flow::On | Flow::Rest(_) => None,
+/// The reason, if the action stops the sink.
+fn stop_reason(action: &SinkAction) -> Option<String> {
+    match action {
+        SinkAction::Stop(error) => Some(error.reason()),
+        SinkAction::Continue | SinkAction::Pause(_) => None,
     }
 }
 
-/// The delay after so many tries, between the bounds, with jitter.
-fn delay((first, longest): (Duration, Duration), tries: u32) -> Duration {
+/// The delay after this number of attempts, between the bounds, with jitter.
+fn backoff_delay((first, longest): (Duration, Duration), tries: u32) -> Duration {
     let backoff = Backoff::new(first, longest, longest);
     backoff.map_or(longest, |backoff| backoff.delay(tries, rand::rng().random()))
 }
 
-/// Stands for where a sink delivers to, without saying it.
-fn place(kind: &SinkKind) -> String {
+/// A digest of the sink's destination, which does not reveal it.
+fn destination_digest(kind: &SinkKind) -> String {
     let text = match kind {
         SinkKind::Jsonl { path, .. } => format!("jsonl {}", path.display()),
         SinkKind::Webhook { url, .. } => format!("webhook {}", url.expose_secret()),
@@ -360,8 +388,8 @@ mod tests {
     proptest! {
         #[test]
         fn delays_grow_and_stay_within_their_bounds(tries in 1u32..100_000) {
-            for bounds in [REST, AGAIN] {
-                let delay = delay(bounds, tries);
+            for bounds in [PAUSE_BOUNDS, RETRY_DELAY_BOUNDS] {
+                let delay = backoff_delay(bounds, tries);
                 prop_assert!(delay >= bounds.0 / 2 && delay <= bounds.1);
                 if tries > 20 {
                     prop_assert!(delay >= bounds.1 / 2);

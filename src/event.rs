@@ -1,28 +1,29 @@
-//! An event: one stored artifact version on its way out, in CloudEvents 1.0 JSON.
+//! An event: one stored artifact version, as CloudEvents 1.0 JSON.
 //!
-//! Pure. The id is derived from what the event is about, so it is the same at every redelivery.
+//! Pure. The id is derived from the event's subject, so it is the same at every redelivery.
 
-mod part;
+mod artifact_payload;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::clock::Time;
-use crate::model::{AccountId, Artifact, path_part};
-use crate::reading::{json_line, unbroken};
+use crate::model::{AccountId, Artifact, encode_path_segment};
+use crate::render::{escape_line_separators, to_json_line};
 
-pub use part::{Part, text_of};
+pub use artifact_payload::{ArtifactPayload, decode_summary};
 
-/// The project's own namespace of event ids; never to be changed, or everything would look new to those who have it.
+/// The namespace of event ids. It must never change: receivers would take every event for a new
+/// one.
 pub const NAMESPACE: Uuid = Uuid::from_u128(0x5c1f_0a7e_9d3b_4e62_8a4d_2b6f_71c0_e935);
 
-/// One stored version of one artifact, with what a sink may want to know of its segment.
+/// One stored version of one artifact, with the metadata of its segment.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its number in the account's feed.
-    pub feed: i64,
-    /// The account's number in the database.
+    /// The sequence number in the account's feed.
+    pub feed_seq: i64,
+    /// The account's key in the database.
     pub account_key: i64,
     /// The account.
     pub account: AccountId,
@@ -30,23 +31,24 @@ pub struct Event {
     pub dialog_id: Option<String>,
     /// The segment's id.
     pub segment_id: String,
-    /// When the segment ended; `None` if the API never said.
+    /// When the segment ended; `None` if the API never reported it.
     pub ended: Option<Time>,
-    /// Which artifact.
+    /// The artifact.
     pub artifact: Artifact,
-    /// Which version of it, 1 for the first.
+    /// The artifact's version, 1 for the first.
     pub version: i64,
-    /// When it was stored.
+    /// When the version was stored.
     pub stored: Time,
-    /// The segment's metadata as last read, JSON; redacted already where the sink asks for it.
+    /// The segment's newest metadata, JSON; redacted if the sink requires it.
     pub metadata: String,
-    /// The body as it came: a transcript's JSON, a summary's bytes; redacted likewise.
+    /// The body as received: a transcript's JSON or a summary's bytes; redacted if the sink
+    /// requires it.
     pub body: Vec<u8>,
 }
 
-/// CloudEvents 1.0, keys in their documented order.
+/// The CloudEvents 1.0 attributes, in their documented order.
 #[derive(Serialize)]
-struct Envelope<'a> {
+struct CloudEventEnvelope<'a> {
     specversion: &'static str,
     id: String,
     source: String,
@@ -55,11 +57,11 @@ struct Envelope<'a> {
     kind: String,
     time: String,
     datacontenttype: &'static str,
-    data: Data<'a>,
+    data: CloudEventData<'a>,
 }
 
 #[derive(Serialize)]
-struct Data<'a> {
+struct CloudEventData<'a> {
     rc_account_id: &'a str,
     sub_account_id: &'a str,
     dialog_id: Option<&'a str>,
@@ -67,17 +69,17 @@ struct Data<'a> {
     segment_end: Option<String>,
     metadata: Box<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    transcript: Option<Part>,
+    transcript: Option<ArtifactPayload>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    agent_summary: Option<Part>,
+    agent_summary: Option<ArtifactPayload>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    auto_summary: Option<Part>,
+    auto_summary: Option<ArtifactPayload>,
 }
 
 impl Event {
-    /// The event's id: the same at every redelivery, another for every version of every artifact of every segment.
+    /// The event's id: the same at every redelivery, and unique per segment, artifact and version.
     pub fn id(&self) -> Uuid {
-        // As a JSON array, so that no two lists of opaque ids run together into one text.
+        // A JSON array, so that two different lists of ids never give the same text.
         let name = serde_json::json!([
             &*self.account.rc,
             &*self.account.sub,
@@ -90,32 +92,36 @@ impl Event {
 
     /// The event as one line of JSON, without a line break at its end.
     pub fn cloud_event(&self) -> Vec<u8> {
-        let part = |artifact: Artifact| {
-            (self.artifact == artifact).then(|| Part::stored(artifact, Some(self.stored), &self.body))
+        let payload = |artifact: Artifact| {
+            (self.artifact == artifact).then(|| ArtifactPayload::from_body(artifact, Some(self.stored), &self.body))
         };
-        let envelope = Envelope {
+        let envelope = CloudEventEnvelope {
             specversion: "1.0",
             id: self.id().to_string(),
-            source: format!("/accounts/{}/sub-accounts/{}", path_part(&self.account.rc), path_part(&self.account.sub)),
+            source: format!(
+                "/accounts/{}/sub-accounts/{}",
+                encode_path_segment(&self.account.rc),
+                encode_path_segment(&self.account.sub)
+            ),
             subject: &self.segment_id,
             kind: format!("com.ringcx.{}", self.artifact.name()),
             time: self.stored.rfc3339(),
             datacontenttype: "application/json",
-            data: Data {
+            data: CloudEventData {
                 rc_account_id: &self.account.rc,
                 sub_account_id: &self.account.sub,
                 dialog_id: self.dialog_id.as_deref(),
                 segment_id: &self.segment_id,
                 segment_end: self.ended.map(Time::rfc3339),
-                metadata: json_line(self.metadata.as_bytes()),
-                transcript: part(Artifact::Transcript),
-                agent_summary: part(Artifact::AgentSummary),
-                auto_summary: part(Artifact::AutoSummary),
+                metadata: to_json_line(self.metadata.as_bytes()),
+                transcript: payload(Artifact::Transcript),
+                agent_summary: payload(Artifact::AgentSummary),
+                auto_summary: payload(Artifact::AutoSummary),
             },
         };
-        // Texts, numbers and JSON that was checked: nothing of it can fail to be written.
+        // Strings, numbers and valid JSON: serialising them cannot fail.
         let mut line = serde_json::to_vec(&envelope).unwrap_or_default();
-        unbroken(&mut line, 0);
+        escape_line_separators(&mut line, 0);
         line
     }
 }
@@ -130,7 +136,7 @@ mod tests {
 
     fn event(artifact: Artifact, body: &[u8]) -> Event {
         Event {
-            feed: 7,
+            feed_seq: 7,
             account_key: 1,
             account: AccountId::new("980634004", "99 9"),
             dialog_id: Some("dia".into()),
@@ -145,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transcripts_event_is_to_the_letter() {
+    fn a_transcript_event_has_exactly_this_text() {
         let line = String::from_utf8(event(Artifact::Transcript, b"{\"b\":1e3,\r\n\"a\":[]}").cloud_event()).unwrap();
         assert_eq!(
             line,
@@ -160,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summarys_event_holds_its_text_and_a_body_that_is_no_json_is_kept_as_a_string() {
+    fn a_summary_event_holds_the_text_and_a_body_that_is_not_json_becomes_a_string() {
         let read = |event: Event| serde_json::from_slice::<Value>(&event.cloud_event()).unwrap();
         let summary = read(event(Artifact::AgentSummary, b"\"all \\u00e4 good\""));
         assert_eq!(summary["type"], "com.ringcx.agent_summary");
@@ -171,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_stable_and_one_of_a_kind() {
+    fn ids_are_stable_and_unique() {
         assert_eq!(
             event(Artifact::Transcript, b"").id().to_string(),
             event(Artifact::Transcript, b"other bodies do not matter").id().to_string()

@@ -1,14 +1,14 @@
-//! The archive written out, in order of end time, page by page: memory does not grow with it, and no transaction stays
-//! open meanwhile.
+//! Exports the archive in order of end time, page by page: memory does not grow with the archive,
+//! and no transaction stays open.
 //!
-//! Reads `db`, writes bytes to whoever asked. What is discovered or fetched while an export runs is in it or not, but each
-//! segment is in it once and whole.
+//! Reads `db` and writes bytes to the caller's output. The export may or may not include segments
+//! that are discovered or fetched while it runs, but it contains each segment once and complete.
 
-mod csv;
-mod jsonl;
-mod parquet;
+mod csv_export;
+mod jsonl_export;
+mod parquet_export;
 mod target;
-mod text;
+mod text_export;
 
 #[cfg(test)]
 mod tests;
@@ -18,73 +18,73 @@ use std::io::Write;
 use anyhow::Context as _;
 
 use crate::clock::Time;
-use crate::db::{Db, DbError, ExportRange, Mark, SegmentRow, SegmentSlot, SlotOutcome};
+use crate::db::{ArtifactStatus, Db, DbError, ExportCursor, ExportRange, SegmentArtifact, SegmentRow};
 use crate::model::Artifact;
-use crate::reading::{Conversation, Metadata};
 use crate::redact::Redactor;
+use crate::render::{Conversation, Metadata};
 use crate::ringcx::summary_text;
 
-pub use jsonl::{Line, Part};
+pub use jsonl_export::{ArtifactPayload, ExportLine};
 pub use target::Target;
 
-/// Segments whose metadata is held at a time.
-const PAGE: usize = 500;
-/// Segments whose bodies are held at a time; transcripts may be large.
-const BODIES: usize = 50;
+/// The number of segments per page, whose metadata is held in memory together.
+const SEGMENTS_PER_PAGE: usize = 500;
+/// The number of segments whose bodies are held in memory together; transcripts may be large.
+const SEGMENTS_PER_BODY_BATCH: usize = 50;
 
-/// How the archive is written.
+/// The format of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// A JSON object a line, with everything as the API sent it
+pub enum ExportFormat {
+    /// One JSON object per line, with everything as the API sent it
     Jsonl,
-    /// A row a segment, transcripts as plain text
+    /// One row per segment, with transcripts as plain text
     Csv,
-    /// The same for spreadsheets: `--excel`
+    /// CSV for spreadsheets: `--excel`
     #[value(skip)]
     CsvForExcel,
-    /// A row a segment, in typed columns
+    /// One row per segment, in typed columns
     Parquet,
-    /// To read
+    /// Plain text for reading
     Text,
 }
 
-impl Format {
-    /// Whether it is for programs only, and compressed already.
-    pub const fn is_packed(self) -> bool {
-        matches!(self, Format::Parquet)
+impl ExportFormat {
+    /// Whether the format is binary and already compressed.
+    pub const fn is_precompressed(self) -> bool {
+        matches!(self, ExportFormat::Parquet)
     }
 }
 
-/// What to write.
+/// The content of an export.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// Which segments.
+    /// The range of segments.
     pub range: ExportRange,
-    /// Only what has changed since.
-    pub since: Option<Mark>,
-    /// What is taken out of it.
-    pub redact: Redactor,
+    /// Only segments that changed since this export cursor.
+    pub since: Option<ExportCursor>,
+    /// The redaction rules.
+    pub redactor: Redactor,
 }
 
-/// A segment and how each of its artifacts stands, in the order of [`crate::model::Artifact::ALL`].
+/// A segment and its artifacts, in the order of [`crate::model::Artifact::ALL`].
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct SegmentEntry {
     /// The segment.
     pub segment: SegmentRow,
     /// Its artifacts.
-    pub slots: [SegmentSlot; 3],
+    pub slots: [SegmentArtifact; 3],
 }
 
-impl Entry {
-    /// The same without what is to be taken out.
+impl SegmentEntry {
+    /// Redacts the metadata and the texts.
     #[must_use]
-    pub fn redacted(mut self, redactor: &Redactor) -> Entry {
-        if redactor.is_idle() {
+    pub fn redact(mut self, redactor: &Redactor) -> SegmentEntry {
+        if redactor.is_noop() {
             return self;
         }
         self.segment.metadata = redactor.metadata(&self.segment.metadata).into_owned();
         for (artifact, slot) in Artifact::ALL.into_iter().zip(&mut self.slots) {
-            if let SlotOutcome::Stored(body) = &mut slot.outcome {
+            if let ArtifactStatus::Stored(body) = &mut slot.status {
                 *body = match artifact {
                     Artifact::Transcript => redactor.transcript(body).into_owned(),
                     Artifact::AgentSummary | Artifact::AutoSummary => redactor.summary(body).into_owned(),
@@ -95,24 +95,24 @@ impl Entry {
     }
 }
 
-/// One way of writing segments.
-trait Rows: Send {
-    /// Writes one more, now or together with others.
-    fn push(&mut self, entry: &Entry) -> anyhow::Result<()>;
+/// Writes segments in one format.
+trait SegmentWriter: Send {
+    /// Writes a segment, at once or later together with others.
+    fn push(&mut self, entry: &SegmentEntry) -> anyhow::Result<()>;
 
-    /// Writes what is left to write.
+    /// Writes everything that is still buffered.
     fn finish(self: Box<Self>) -> anyhow::Result<()>;
 }
 
-/// Segments one after the other, as text of any kind.
-struct Passages<'o> {
+/// Writes segments one after the other in a text format.
+struct TextWriter<'o> {
     out: &'o mut (dyn Write + Send),
-    render: fn(&Entry, &mut Vec<u8>) -> anyhow::Result<()>,
+    render: fn(&SegmentEntry, &mut Vec<u8>) -> anyhow::Result<()>,
     buffer: Vec<u8>,
 }
 
-impl Rows for Passages<'_> {
-    fn push(&mut self, entry: &Entry) -> anyhow::Result<()> {
+impl SegmentWriter for TextWriter<'_> {
+    fn push(&mut self, entry: &SegmentEntry) -> anyhow::Result<()> {
         self.buffer.clear();
         (self.render)(entry, &mut self.buffer)?;
         Ok(self.out.write_all(&self.buffer)?)
@@ -123,90 +123,94 @@ impl Rows for Passages<'_> {
     }
 }
 
-fn rows<'o>(format: Format, out: &'o mut (dyn Write + Send)) -> anyhow::Result<Box<dyn Rows + 'o>> {
+fn segment_writer<'o>(
+    format: ExportFormat,
+    out: &'o mut (dyn Write + Send),
+) -> anyhow::Result<Box<dyn SegmentWriter + 'o>> {
     let render = match format {
-        Format::Jsonl => jsonl::line,
-        Format::Csv | Format::CsvForExcel => {
+        ExportFormat::Jsonl => jsonl_export::write_line,
+        ExportFormat::Csv | ExportFormat::CsvForExcel => {
             let mut header = Vec::new();
-            csv::header(format == Format::CsvForExcel, &mut header)?;
+            csv_export::write_header(format == ExportFormat::CsvForExcel, &mut header)?;
             out.write_all(&header)?;
-            if format == Format::CsvForExcel { csv::excel_row } else { csv::row }
+            if format == ExportFormat::CsvForExcel { csv_export::write_excel_row } else { csv_export::write_row }
         }
-        Format::Parquet => return Ok(Box::new(parquet::Segments::new(out)?)),
-        Format::Text => text::page,
+        ExportFormat::Parquet => return Ok(Box::new(parquet_export::ParquetSegmentWriter::new(out)?)),
+        ExportFormat::Text => text_export::write_segment,
     };
-    Ok(Box::new(Passages { out, render, buffer: Vec::new() }))
+    Ok(Box::new(TextWriter { out, render, buffer: Vec::new() }))
 }
 
-/// Writes what is selected; returns how many segments there were. `progress` is told of each page.
+/// Writes the selected segments; returns their number. `progress` receives the number of segments
+/// of each page.
 ///
 /// # Errors
-/// Where the database cannot be read or `out` not be written.
-pub async fn write(
+/// Returns an error if the database cannot be read or `out` cannot be written.
+pub async fn write_export(
     db: &Db,
     selection: &Selection,
-    format: Format,
+    format: ExportFormat,
     out: &mut (dyn Write + Send),
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> anyhow::Result<u64> {
     const FAILED: &str = "failed to write the export";
-    let mut rows = rows(format, out).context(FAILED)?;
+    let mut writer = segment_writer(format, out).context(FAILED)?;
     let mut last: Option<SegmentRow> = None;
     let mut count = 0;
     loop {
-        let page = page(db, selection, last.as_ref()).await.context("failed to read the archive")?;
+        let page = read_page(db, selection, last.as_ref()).await.context("failed to read the archive")?;
         let Some(end) = page.last().cloned() else { break };
-        for part in page.chunks(BODIES) {
-            let slots = db.slots(part).await.context("failed to read the archive")?;
+        for part in page.chunks(SEGMENTS_PER_BODY_BATCH) {
+            let slots = db.segment_artifacts(part).await.context("failed to read the archive")?;
             for (segment, slots) in part.iter().zip(slots) {
-                let entry = Entry { segment: segment.clone(), slots }.redacted(&selection.redact);
-                rows.push(&entry).context(FAILED)?;
+                let entry = SegmentEntry { segment: segment.clone(), slots }.redact(&selection.redactor);
+                writer.push(&entry).context(FAILED)?;
             }
         }
         count += page.len() as u64;
         progress(page.len() as u64);
         last = Some(end);
     }
-    rows.finish().context(FAILED)?;
+    writer.finish().context(FAILED)?;
     Ok(count)
 }
 
-async fn page(db: &Db, selection: &Selection, last: Option<&SegmentRow>) -> Result<Vec<SegmentRow>, DbError> {
+async fn read_page(db: &Db, selection: &Selection, last: Option<&SegmentRow>) -> Result<Vec<SegmentRow>, DbError> {
     match &selection.since {
-        Some(mark) => db.segments_changed_after(selection.range, mark, last, PAGE).await,
-        None => db.segments_after(selection.range, last, PAGE).await,
+        Some(mark) => db.segments_changed_after(selection.range, mark, last, SEGMENTS_PER_PAGE).await,
+        None => db.segments_after(selection.range, last, SEGMENTS_PER_PAGE).await,
     }
 }
 
-/// The outcome's name in exports.
-pub fn outcome_name(outcome: &SlotOutcome) -> &'static str {
+/// The name of the outcome in exports.
+pub fn outcome_name(outcome: &ArtifactStatus) -> &'static str {
     match outcome {
-        SlotOutcome::Stored(_) => "stored",
-        SlotOutcome::NotPopulated => "not_populated",
-        SlotOutcome::Pending => "pending",
-        SlotOutcome::Unavailable => "unavailable",
-        SlotOutcome::Failed => "failed",
-        SlotOutcome::Discarded => "discarded",
-        SlotOutcome::NotRequested => "not_requested",
+        ArtifactStatus::Stored(_) => "stored",
+        ArtifactStatus::NotPopulated => "not_populated",
+        ArtifactStatus::Pending => "pending",
+        ArtifactStatus::Unavailable => "unavailable",
+        ArtifactStatus::Failed => "failed",
+        ArtifactStatus::Discarded => "discarded",
+        ArtifactStatus::NotRequested => "not_requested",
     }
 }
 
-/// A summary's text, whatever its bytes; `None` where there is none.
-pub fn summary_of(slot: &SegmentSlot) -> Option<String> {
-    match &slot.outcome {
-        SlotOutcome::Stored(body) => Some(summary_text(body)),
+/// The text of a summary; `None` if none is stored.
+pub fn summary_text_of(slot: &SegmentArtifact) -> Option<String> {
+    match &slot.status {
+        ArtifactStatus::Stored(body) => Some(summary_text(body)),
         _ => None,
     }
 }
 
-/// A transcript's conversation, of a segment with this metadata; `None` where there is none.
-pub fn conversation_of(slot: &SegmentSlot, metadata: &Metadata) -> Option<Conversation> {
-    match &slot.outcome {
-        SlotOutcome::Stored(body) => Conversation::read(body, metadata),
+/// The conversation of a transcript, read with the segment's metadata; `None` if none is stored.
+pub fn conversation_of(slot: &SegmentArtifact, metadata: &Metadata) -> Option<Conversation> {
+    match &slot.status {
+        ArtifactStatus::Stored(body) => Conversation::read(body, metadata),
         _ => None,
     }
 }
 
-fn rfc3339(time: Option<Time>) -> Option<String> {
+fn format_time(time: Option<Time>) -> Option<String> {
     time.map(Time::rfc3339)
 }

@@ -1,7 +1,8 @@
-//! Findings: what is wrong, or worth knowing, of this daemon, each with its cause and what to do about it.
+//! Findings: what is wrong with this daemon, or worth knowing, each with its cause and a remedy.
 //!
-//! Whoever notices a trouble reports it here, and clears it when it is over; readiness, the dashboard, `status` and the
-//! metrics show what is reported. Pure: no I/O, and time is passed in.
+//! The part of the daemon that notices a problem reports it here, and clears it when it is over.
+//! Readiness, the dashboard, `status` and the metrics show what is reported. Pure: no I/O, and time
+//! is passed in.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,43 +17,43 @@ use crate::clock::Time;
 pub enum Severity {
     /// Worth knowing.
     Info,
-    /// Something is late or incomplete and recovers without a person.
+    /// Something is late or incomplete, and recovers without a person.
     Warning,
     /// Data is at risk, or a person has to act.
     Trouble,
 }
 
-/// One finding. Never holds anything that a customer said, nor a secret.
+/// One finding. It never holds anything that a customer said, nor a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What kind it is: stable, `snake_case`, for programs (`clock_skew`, `account_list_failed`).
+pub struct HealthFinding {
+    /// Stable identifier in `snake_case`, for programs (`clock_skew`, `account_list_failed`).
     pub code: &'static str,
     /// How bad it is.
     pub severity: Severity,
-    /// Since when.
+    /// When it began.
     pub since: Time,
-    /// What it is about where that is one thing of several: a sub-account, a host, a sink.
+    /// The sub-account, host or sink that it concerns, if it concerns one of several.
     pub subject: Option<String>,
-    /// What is wrong, in one sentence without a final dot.
+    /// What is wrong, in one sentence without the full stop.
     pub sentence: String,
-    /// What to do.
+    /// The remedy.
     pub hint: String,
-    /// Whether nothing can make progress while it lasts, so that `/readyz` answers 503.
+    /// Whether nothing makes progress while it lasts, so that `/readyz` answers 503.
     pub blocks_progress: bool,
 }
 
-/// The findings that are open now. Shared by all parts of a daemon.
+/// The open findings. Shared by all parts of a daemon.
 #[derive(Debug, Default)]
 pub struct FindingRegistry {
-    open: Mutex<BTreeMap<Key, Finding>>,
+    open: Mutex<BTreeMap<FindingKey, HealthFinding>>,
 }
 
-type Key = (&'static str, Option<String>);
+type FindingKey = (&'static str, Option<String>);
 
 impl FindingRegistry {
-    /// Opens a finding, or replaces the one of the same code and subject, which keeps its `since`. Returns whether it is
-    /// new, for whoever logs it once.
-    pub fn report(&self, mut finding: Finding) -> bool {
+    /// Opens a finding, or replaces the one with the same code and subject, which keeps its
+    /// `since`. Returns whether it is new, so that the caller can log it once.
+    pub fn report(&self, mut finding: HealthFinding) -> bool {
         let mut open = self.open();
         let key = (finding.code, finding.subject.clone());
         let known = open.get(&key).map(|known| known.since);
@@ -67,13 +68,13 @@ impl FindingRegistry {
     }
 
     /// All open findings, worst first.
-    pub fn list(&self) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = self.open().values().cloned().collect();
+    pub fn list(&self) -> Vec<HealthFinding> {
+        let mut findings: Vec<HealthFinding> = self.open().values().cloned().collect();
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         findings
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<Key, Finding>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<FindingKey, HealthFinding>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -82,8 +83,8 @@ impl FindingRegistry {
 mod tests {
     use super::*;
 
-    fn finding(severity: Severity, since: i64, subject: Option<&str>) -> Finding {
-        Finding {
+    fn finding(severity: Severity, since: i64, subject: Option<&str>) -> HealthFinding {
+        HealthFinding {
             code: "clock_skew",
             severity,
             since: Time(since),

@@ -1,34 +1,37 @@
-//! Health, readiness, metrics, status and the dashboard. Reads only: the database, and what the daemon shares.
+//! The HTTP server: health, readiness, metrics, status and the dashboard. It only reads: the
+//! database, and the state that the daemon shares.
 //!
-//! | path | what |
+//! | path | content |
 //! | --- | --- |
-//! | `/healthz` | 200 while the process serves at all |
-//! | `/readyz` | 200, or 503 where nothing can make progress; JSON that names each reason and what to do |
-//! | `/metrics` | for Prometheus |
+//! | `/healthz` | 200 while the process serves requests |
+//! | `/readyz` | 200, or 503 if nothing can make progress; JSON with each reason and its remedy |
+//! | `/metrics` | metrics for Prometheus |
 //! | `/api/status` | the JSON of `status --json` |
-//! | `/` | the dashboard, kept up to date by `/events` |
-//! | `/search`, `/conversation` | what customers said, for those who know `http.token` (`/login`, `/logout`); 404 without one |
+//! | `/` | the dashboard, updated by `/events` |
+//! | `/search`, `/conversation` | conversations, with `http.token` only (`/login`, `/logout`); 404 if none is set |
 //!
-//! A client can hold up neither the daemon nor other clients: connections (the one that lies idle the longest goes first), viewers, the size and time of a request's head,
-//! and the time that an answer may lie unread are all bounded. `guard` says what else every request has to pass.
+//! A client can block neither the daemon nor other clients. Connections, viewers, the size and time
+//! of a request's head, and the time that a response may stay unread are all bounded. If all
+//! connection slots are taken, the connection that is idle the longest is closed. See `middleware`
+//! for the rules that every request must meet.
 
-mod board;
-mod door;
-mod fresh;
-mod guard;
-mod history;
-mod inside;
-mod page;
-mod pages;
-mod picture;
-mod ready;
-mod site;
-mod socket;
-mod starting;
-mod strip;
+mod authenticator;
+mod connection;
+mod conversations;
+mod coverage_timeline;
 #[cfg(test)]
-mod testing;
-mod verdict;
+mod fixtures;
+mod health_summary;
+mod lag_history;
+mod live_updates;
+mod middleware;
+mod readiness;
+mod routes;
+mod single_flight_cache;
+mod startup_server;
+mod state;
+mod status_snapshot;
+mod templates;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -47,33 +50,32 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::daemon::shared::Shared;
-use crate::descriptors;
+use crate::daemon::app_context::AppContext;
+use crate::file_descriptors;
 
-use guard::Hosts;
-use site::Site;
-use socket::{Activity, LogThrottle, Patient};
+use connection::{ConnectionActivity, LogThrottle, WriteTimeoutStream};
+use middleware::AllowedHosts;
+use state::HttpState;
 
-pub use ready::Trouble;
-pub use starting::meanwhile;
+pub use readiness::DatabaseProblem;
+pub use startup_server::serve_during_startup;
 
-/// How long a request's head may take to come, and a connection may lie idle between two.
-const HEAD: Duration = Duration::from_secs(15);
-/// How large a request's head may be.
-const HEAD_SIZE: usize = 16 * 1024;
-/// How many headers it may have.
-const HEADERS: usize = 64;
-/// How long an answer may lie unread.
-const UNREAD: Duration = Duration::from_secs(30);
-/// How soon it is looked again for one that lies idle, while a new connection waits for a place.
-const PLACE_RETRY: Duration = Duration::from_millis(100);
-/// How long connections may take to end when the daemon does.
-const LAST_ORDERS: Duration = Duration::from_millis(1500);
+/// How long receiving a request's head may take, and how long a connection may be idle between
+/// requests.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+/// How long a response may stay unread.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often an idle connection is looked for while a new connection waits for a slot.
+const SLOT_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long connections may take to close at shutdown.
+const CONNECTION_SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 
-/// Listens where the settings say; `None` where they say nowhere.
+/// Binds `http.listen`; returns `None` if it is not set.
 ///
 /// # Errors
-/// Where the address is taken, not this machine's, or not permitted.
+/// If the address is in use, not this machine's, or not permitted.
 pub async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListener>> {
     let Some(listen) = http.listen.as_deref().filter(|listen| !listen.is_empty()) else { return Ok(None) };
     match TcpListener::bind(listen).await {
@@ -89,142 +91,153 @@ pub async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListener>> {
                 }
                 _ => "http.listen must be host:port, such as 127.0.0.1:8480",
             };
-            Err(anyhow::Error::new(error)
-                .context(format!("failed to listen on http.listen = {listen:?}\nhint: {hint}; \"\" turns it off")))
+            Err(anyhow::Error::new(error).context(format!(
+                "failed to listen on http.listen = {listen:?}\nhint: {hint}; \"\" disables the HTTP server"
+            )))
         }
     }
 }
 
-/// Answers until `stop`, then ends every connection, streams too, and returns within two seconds.
+/// Serves until `stop`, then closes every connection and event stream, within two seconds.
 ///
 /// # Errors
-/// Where the listener has no address, or a part of it ended of itself.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
+/// If the listener has no address, or a background task of the server exits unexpectedly.
+pub async fn serve(listener: TcpListener, app: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let address = listener.local_addr().context("failed to read the address that the HTTP server listens on")?;
-    announce(address, shared.settings.http.token.is_some());
-    let hosts = Hosts::of(address, shared.settings.http.listen.as_deref(), machine());
-    keep(listener, Arc::new(Site::new(shared, stop.clone())), hosts, stop).await
+    log_address(address, app.settings.http.token.is_some());
+    let hosts = AllowedHosts::of(address, app.settings.http.listen.as_deref(), local_host_name());
+    serve_until_stop(listener, Arc::new(HttpState::new(app, stop.clone())), hosts, stop).await
 }
 
-async fn keep(listener: TcpListener, site: Arc<Site>, hosts: Hosts, stop: CancellationToken) -> anyhow::Result<()> {
-    let router = pages::routes(site.clone(), hosts);
+async fn serve_until_stop(
+    listener: TcpListener,
+    state: Arc<HttpState>,
+    hosts: AllowedHosts,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let router = routes::routes(state.clone(), hosts);
     let mut connections = JoinSet::new();
-    let places = descriptors::shares().connections;
+    let slots = file_descriptors::socket_limits().connections;
     let ended_early = tokio::select! {
-        () = accept(&listener, places, router, &mut connections, &stop) => false,
-        () = site.run() => !stop.is_cancelled(),
+        () = accept_connections(&listener, slots, router, &mut connections, &stop) => false,
+        () = state.run() => !stop.is_cancelled(),
     };
     drop(listener);
-    if !ended_early && tokio::time::timeout(LAST_ORDERS, ends(&mut connections)).await.is_err() {
-        tracing::debug!("some HTTP connections did not end in time");
+    if !ended_early
+        && tokio::time::timeout(CONNECTION_SHUTDOWN_GRACE, wait_for_connections(&mut connections)).await.is_err()
+    {
+        tracing::debug!("some HTTP connections did not close in time");
     }
-    // Whatever is left ends with the set.
+    // Aborts the remaining connections.
     connections.shutdown().await;
-    if ended_early { Err(anyhow::anyhow!("what feeds the pages ended of itself")) } else { Ok(()) }
+    if ended_early {
+        Err(anyhow::anyhow!("the background tasks of the HTTP server exited unexpectedly"))
+    } else {
+        Ok(())
+    }
 }
 
-async fn ends(connections: &mut JoinSet<()>) {
+async fn wait_for_connections(connections: &mut JoinSet<()>) {
     while connections.join_next().await.is_some() {}
 }
 
-fn announce(address: SocketAddr, shows_conversations: bool) {
+fn log_address(address: SocketAddr, has_token: bool) {
     tracing::info!(%address, "the dashboard is at http://{address}/");
     if !address.ip().to_canonical().is_loopback() {
-        tracing::info!(
-            "whoever can reach this address can read the names of accounts and their figures, and nothing else"
-        );
-        if shows_conversations {
+        tracing::info!("everyone who can reach this address can read account names and figures, but no conversations");
+        if has_token {
             tracing::warn!(
-                "whoever knows http.token can read conversations here, and both travel unencrypted: put a proxy that speaks \
-                 TLS in front, and let only it reach this address"
+                "conversations and http.token are sent unencrypted here: put a TLS proxy in front, and let only the proxy reach \
+                 this address"
             );
         }
     }
 }
 
-fn machine() -> Option<String> {
+fn local_host_name() -> Option<String> {
     hostname::get().ok().and_then(|name| name.into_string().ok())
 }
 
-/// Accepts connections, as many at once as there are places. Where all are taken, the connection that has lain idle the longest
-/// is closed for the new one, or the next one that becomes idle.
-async fn accept(
+/// Accepts connections, up to the number of slots. If all slots are taken, closes the connection
+/// that is idle the longest, or the next one that becomes idle.
+async fn accept_connections(
     listener: &TcpListener,
-    places: usize,
+    slots: usize,
     router: Router,
     connections: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(places));
-    let mut open: Vec<Weak<Activity>> = Vec::new();
-    let mut waiting: Option<TcpStream> = None;
-    let failures = LogThrottle::default();
+    let slots = Arc::new(Semaphore::new(slots));
+    let mut open: Vec<Weak<ConnectionActivity>> = Vec::new();
+    let mut pending: Option<TcpStream> = None;
+    let accept_failures = LogThrottle::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "an HTTP connection ended abnormally");
+                    tracing::error!(%error, "an HTTP connection task failed");
                 }
             }
-            accepted = listener.accept(), if waiting.is_none() => match accepted {
-                Ok((stream, _)) => waiting = Some(stream),
+            accepted = listener.accept(), if pending.is_none() => match accepted {
+                Ok((stream, _)) => pending = Some(stream),
                 Err(error) => {
-                    if let Some(unlogged) = failures.admit() {
-                        tracing::warn!(%error, unlogged, "failed to accept an HTTP connection");
+                    if let Some(suppressed) = accept_failures.try_acquire() {
+                        tracing::warn!(%error, suppressed, "failed to accept an HTTP connection");
                     }
-                    // Out of file descriptors, as a rule: give others time to close theirs.
+                    // Usually the process is out of file descriptors: give other connections time
+                    // to close.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             },
-            () = tokio::time::sleep(PLACE_RETRY), if waiting.is_some() => {}
+            () = tokio::time::sleep(SLOT_POLL_INTERVAL), if pending.is_some() => {}
         }
-        let Some(stream) = waiting.take() else { continue };
-        match places.clone().try_acquire_owned() {
-            Ok(place) => {
-                let activity = Arc::new(Activity::new());
+        let Some(stream) = pending.take() else { continue };
+        match slots.clone().try_acquire_owned() {
+            Ok(slot) => {
+                let activity = Arc::new(ConnectionActivity::new());
                 open.retain(|activity| activity.strong_count() > 0);
                 open.push(Arc::downgrade(&activity));
-                connections.spawn(converse(stream, place, activity, router.clone(), stop.clone()));
+                connections.spawn(serve_connection(stream, slot, activity, router.clone(), stop.clone()));
             }
             Err(_) => {
                 let idle = open.iter().filter_map(Weak::upgrade).filter(|activity| activity.is_idle());
-                if let Some(longest) = idle.min_by_key(|activity| activity.last()) {
-                    longest.close();
+                if let Some(longest_idle) = idle.min_by_key(|activity| activity.last_activity()) {
+                    longest_idle.close();
                 }
-                waiting = Some(stream);
+                pending = Some(stream);
             }
         }
     }
 }
 
-/// Answers one connection's requests until it ends, its place is needed, or the daemon ends.
-async fn converse(
+/// Serves one connection until it ends, its slot is needed, or the daemon stops.
+async fn serve_connection(
     stream: TcpStream,
-    place: OwnedSemaphorePermit,
-    activity: Arc<Activity>,
+    slot: OwnedSemaphorePermit,
+    activity: Arc<ConnectionActivity>,
     router: Router,
     stop: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
-    let stream = TokioIo::new(Patient::new(stream, UNREAD, activity.clone()));
-    let answers = TowerToHyperService::new(router);
-    let at_work = activity.clone();
+    let stream = TokioIo::new(WriteTimeoutStream::new(stream, WRITE_TIMEOUT, activity.clone()));
+    let router_service = TowerToHyperService::new(router);
+    let request_activity = activity.clone();
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        // Whoever sends a form slowly is waited for by nobody.
-        let work = (request.method() != hyper::Method::POST).then(|| at_work.begin());
-        let answer = answers.call(request);
+        // A slowly sent form must not protect its connection from being closed.
+        let guard = (request.method() != hyper::Method::POST).then(|| request_activity.begin_request());
+        let response = router_service.call(request);
         async move {
-            let answer = answer.await;
-            drop(work);
-            answer
+            let response = response.await;
+            drop(guard);
+            response
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(HEAD_SIZE)
-        .max_headers(HEADERS)
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADERS)
         .serve_connection(stream, service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -236,9 +249,9 @@ async fn converse(
         }
     };
     if let Err(error) = ended {
-        tracing::trace!(%error, "an HTTP connection broke off");
+        tracing::trace!(%error, "an HTTP connection was interrupted");
     }
-    drop(place);
+    drop(slot);
 }
 
 #[cfg(test)]

@@ -1,36 +1,37 @@
-//! Gets every transcript and every summary out of RingCX.
+//! Extracts all transcripts and summaries from RingCX.
 //!
-//! Data flows one way. `discover` reads interaction metadata window by window and queues what there is to fetch;
-//! `fetch` drains that queue into the archive; `deliver` hands what is new to other systems. They never call one
-//! another: they meet in the database. The daemon alone spawns, loops, sleeps and handles signals.
+//! Data flows one way. `discover` reads interaction metadata, window by window, and queues items.
+//! `fetch` fetches the queued items into the archive. `deliver` sends new artifact versions to
+//! other systems. These stages never call one another: they share only the database. Only the
+//! daemon spawns tasks, loops, sleeps and handles signals.
 
-pub use ringcx_archive::{self as db, hash_chain as proof, planted};
-pub use ringcx_client::{self as ringcx, backoff, descriptors, sliding};
-pub use ringcx_conversation::reading;
+pub use ringcx_archive::{self as db, failpoint, hash_chain as proof};
+pub use ringcx_client::{self as ringcx, backoff, file_descriptors};
+pub use ringcx_conversation::render;
 pub use ringcx_model::{self as model, charset, clock, lenient_json, lenient_time};
 pub use ringcx_simulator as sim;
 
-// In the order of the flow; what people look through (cli, http) comes last.
+// In the order of the data flow; the interfaces for people (cli, http) come last.
 pub mod broken_answers;
+pub mod circuit_breaker;
 pub mod config;
 pub mod coverage;
 pub mod health;
-pub mod standing;
 
 pub mod account;
 pub mod discover;
 pub mod fetch;
 
 pub mod event;
+pub mod parquet_writer;
 pub mod read_progress;
 pub mod redact;
 pub mod sink;
-pub mod table;
 
 pub mod deliver;
-pub mod index;
-pub mod keeping;
+pub mod erasure;
 pub mod search;
+pub mod search_indexer;
 
 pub mod audit;
 pub mod export;

@@ -1,33 +1,34 @@
-//! Parses the command line, runs the command, maps its error to an exit status.
+//! Parses the command line, runs the command, and maps an error to an exit status.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use ringcx_extractor::cli::{self, Cli, failure};
+use ringcx_extractor::cli::{self, Cli, error_report};
 use ringcx_extractor::ringcx;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// How long a thread that is still at work when the command is done may hold up the end.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long blocking threads may delay the exit after the command is done.
+const RUNTIME_SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    keep_memory_private();
-    ringcx_extractor::descriptors::raise_limit();
+    protect_memory();
+    ringcx_extractor::file_descriptors::raise_descriptor_limit();
     ringcx::install_tls();
     match run(Cli::parse()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            failure::print(&error);
-            ExitCode::from(failure::status(&error))
+            error_report::print(&error);
+            ExitCode::from(error_report::exit_status(&error))
         }
     }
 }
 
-/// Secrets and what customers said are in memory: it is left in no core file, and nobody but root can look into it or
-/// into the environment. A kernel that does not know how is no reason not to go on.
-fn keep_memory_private() {
+/// Keeps secrets and customer data in memory private: disables core dumps, and lets only root read
+/// the process's memory and environment. Errors are ignored, since some kernels do not support
+/// this.
+fn protect_memory() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
@@ -36,8 +37,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("failed to start the threads that this program runs on")?;
+        .context("failed to start the async runtime")?;
     let outcome = runtime.block_on(cli::execute(cli));
-    runtime.shutdown_timeout(LINGER);
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_GRACE);
     outcome
 }

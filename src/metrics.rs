@@ -1,8 +1,9 @@
-//! Every metric's name, and how they are written down for Prometheus.
+//! The metrics: their names, and their Prometheus text.
 //!
-//! Counts the API's requests as they happen (it is the API client's observer) and writes down figures that others
-//! gathered. Knows no database and no HTTP. Labels are sub-accounts, endpoints, states and sinks only, so their number
-//! grows with the settings and never with the traffic; no label holds anything that a customer said.
+//! Counts API requests as they happen, as the API client's observer, and renders the values that
+//! others gathered. Knows neither the database nor HTTP. Labels are sub-accounts, endpoints, states
+//! and sinks only: their number grows with the settings and never with the traffic. No label holds
+//! anything that a customer said.
 
 use std::time::Duration;
 
@@ -13,50 +14,51 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::Endpoint;
-use crate::ringcx::{Cause, Observe};
+use crate::ringcx::{ErrorCause, RequestObserver};
 
-mod sheet;
+mod collector;
 
-pub use sheet::{AccountFigures, Figures, SinkFigures, WorkFigures};
+pub use collector::{AccountMetrics, MetricsSnapshot, SinkMetrics, WorkItemCounts};
 
-use sheet::Sheet;
+use collector::StatusCollector;
 
-/// What every name begins with.
-const PREFIX: &str = "ringcx";
+/// The prefix of every metric name.
+const METRIC_PREFIX: &str = "ringcx";
 
-/// Upper bounds of the request durations, in seconds. An answer takes some tenths as a rule; metadata may take minutes.
-const DURATIONS: [f64; 12] = [0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30.0, 60.0];
+/// Upper bounds of the request durations in seconds. A response usually takes tenths of a second;
+/// metadata may take minutes.
+const DURATION_BUCKETS_SECONDS: [f64; 12] = [0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30.0, 60.0];
 
 type Labels = Vec<(&'static str, &'static str)>;
 
-/// How the metrics are written down.
+/// The text formats of the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// OpenMetrics 1.0, for those who ask for it.
+pub enum MetricsFormat {
+    /// OpenMetrics 1.0, for scrapers that ask for it.
     OpenMetrics,
-    /// The older text format, which everything reads.
+    /// The Prometheus text format, which every scraper reads.
     Text,
 }
 
-impl Format {
-    /// What the scraper's `Accept` header asks for.
-    pub fn accepted(accept: Option<&str>) -> Format {
+impl MetricsFormat {
+    /// The format that the scraper's `Accept` header asks for.
+    pub fn negotiate(accept: Option<&str>) -> MetricsFormat {
         match accept {
-            Some(accept) if accept.contains("application/openmetrics-text") => Format::OpenMetrics,
-            _ => Format::Text,
+            Some(accept) if accept.contains("application/openmetrics-text") => MetricsFormat::OpenMetrics,
+            _ => MetricsFormat::Text,
         }
     }
 
     /// The value of `Content-Type`.
     pub const fn content_type(self) -> &'static str {
         match self {
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+            MetricsFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            MetricsFormat::Text => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
 }
 
-/// What is counted as it happens. One for the process; share it in an `Arc`.
+/// The counters of the process. Share one instance in an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -71,52 +73,53 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// With nothing counted yet.
+    /// Creates counters that are zero.
     pub fn new() -> Metrics {
         let requests = Family::<Labels, Counter>::default();
-        let durations =
-            Family::<Labels, Histogram, fn() -> Histogram>::new_with_constructor(|| Histogram::new(DURATIONS));
-        let mut registry = Registry::with_prefix(PREFIX);
-        registry.register("requests", "Requests to the API, by endpoint and what came of them", requests.clone());
+        let durations = Family::<Labels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+            Histogram::new(DURATION_BUCKETS_SECONDS)
+        });
+        let mut registry = Registry::with_prefix(METRIC_PREFIX);
+        registry.register("requests", "API requests, by endpoint and outcome", requests.clone());
         registry.register_with_unit(
             "request_duration",
-            "Time from sending a request to the headers of its answer, or to giving up",
+            "Time from sending a request to the response headers, or to the failure",
             Unit::Seconds,
             durations.clone(),
         );
         Metrics { registry, requests, durations }
     }
 
-    /// All metrics: what was counted here, and these figures.
+    /// Renders all metrics: these counters, and the values of the snapshot.
     ///
     /// # Errors
-    /// Where the encoder fails, which writing to memory does not.
-    pub fn render(&self, figures: &Figures, format: Format) -> Result<String, std::fmt::Error> {
-        let mut page = String::with_capacity(4096 + figures.accounts.len() * 1600);
+    /// If the encoder fails, which writing to memory does not.
+    pub fn render(&self, snapshot: &MetricsSnapshot, format: MetricsFormat) -> Result<String, std::fmt::Error> {
+        let mut page = String::with_capacity(4096 + snapshot.accounts.len() * 1600);
         text::encode_registry(&mut page, &self.registry)?;
-        let mut gathered = Registry::with_prefix(PREFIX);
-        gathered.register_collector(Box::new(Sheet::of(figures)));
-        text::encode_registry(&mut page, &gathered)?;
+        let mut registry = Registry::with_prefix(METRIC_PREFIX);
+        registry.register_collector(Box::new(StatusCollector::from_snapshot(snapshot)));
+        text::encode_registry(&mut page, &registry)?;
         text::encode_eof(&mut page)?;
         Ok(match format {
-            Format::OpenMetrics => page,
-            Format::Text => older(&page),
+            MetricsFormat::OpenMetrics => page,
+            MetricsFormat::Text => to_prometheus_text(&page),
         })
     }
 }
 
-impl Observe for Metrics {
-    fn request(&self, endpoint: Endpoint, seen: Result<u16, Cause>, took: Duration) {
+impl RequestObserver for Metrics {
+    fn on_request(&self, endpoint: Endpoint, result: Result<u16, ErrorCause>, took: Duration) {
         let endpoint = ("endpoint", endpoint.name());
-        self.requests.get_or_create(&vec![endpoint, ("outcome", outcome(seen))]).inc();
+        self.requests.get_or_create(&vec![endpoint, ("outcome", outcome_label(result))]).inc();
         self.durations.get_or_create(&vec![endpoint]).observe(took.as_secs_f64());
     }
 }
 
-/// The class of an answer: few enough for a label, and apart where what to do about them differs.
-fn outcome(seen: Result<u16, Cause>) -> &'static str {
-    match seen {
-        Err(Cause::Untrusted) => "certificate",
+/// The class of a response: few enough for a label, and separate where the remedies differ.
+fn outcome_label(result: Result<u16, ErrorCause>) -> &'static str {
+    match result {
+        Err(ErrorCause::UntrustedCertificate) => "certificate",
         Err(_) => "no_answer",
         Ok(200..=299) => "ok",
         Ok(300..=399) => "redirect",
@@ -129,9 +132,9 @@ fn outcome(seen: Result<u16, Cause>) -> &'static str {
     }
 }
 
-/// OpenMetrics rewritten as the older text format: there a counter's `_total` is part of its name, and units and the end
-/// mark do not exist.
-fn older(page: &str) -> String {
+/// Rewrites OpenMetrics as the Prometheus text format. There, a counter's `_total` is part of its
+/// name, and units and the end mark do not exist.
+fn to_prometheus_text(page: &str) -> String {
     let counters: Vec<&str> =
         page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
     let mut text = String::with_capacity(page.len());

@@ -1,10 +1,11 @@
-//! Takes out of texts what must not leave: card numbers, e-mail addresses, telephone numbers, own patterns.
+//! Redacts card numbers, e-mail addresses, telephone numbers and custom patterns in exported and
+//! delivered texts. Pure.
 //!
-//! Pure. The archive keeps the original; this is for what goes out. Whatever it takes out it replaces by a name in
-//! brackets, and what it has been over once it leaves alone: the second time changes nothing. JSON stays JSON, and
-//! whatever is no free text in it stays as it is, byte for byte. What it does not catch, `docs/export.md` says.
+//! The archive keeps the original. Each match is replaced by a label in brackets. Redaction is
+//! idempotent. JSON stays valid, and everything in it that is not free text stays byte for byte the
+//! same. `docs/export.md` lists what is not detected.
 
-mod digits;
+mod card_and_phone;
 mod email;
 mod json;
 
@@ -16,103 +17,109 @@ use std::ops::Range;
 
 use regex::Regex;
 
-use crate::config::Redact;
+use crate::config::RedactionRule;
 use crate::model::{PhoneNumber, fold_char, is_plain};
-use json::Role;
+use json::StringRole;
 
-/// What is taken out, ready for use.
+/// The configured redactions.
 #[derive(Debug, Clone, Default)]
 pub struct Redactor {
     email: bool,
     card: bool,
     phone: bool,
-    own: Vec<Regex>,
-    /// What stands for each: e-mail, card, telephone, then the own ones.
-    names: Vec<String>,
-    /// Those of them that may stand in a text.
-    used: Vec<String>,
+    patterns: Vec<Regex>,
+    /// The labels: e-mail, card, telephone, then those of the custom patterns.
+    labels: Vec<String>,
+    /// The labels of the configured redactions.
+    active_labels: Vec<String>,
 }
 
-const EMAIL: usize = 0;
-const CARD: usize = 1;
-const PHONE: usize = 2;
-const OWN: usize = 3;
+const EMAIL_INDEX: usize = 0;
+const CARD_INDEX: usize = 1;
+const PHONE_INDEX: usize = 2;
+const FIRST_PATTERN_INDEX: usize = 3;
 
-/// A stretch of a text, and the number of what was found there.
+/// A range of a text, and the index of the label that replaces it.
 #[derive(Debug, Clone)]
-struct Find {
-    place: Range<usize>,
-    what: usize,
+struct Redaction {
+    range: Range<usize>,
+    label_index: usize,
 }
 
 impl Redactor {
-    /// From a sink's settings, or an export's options.
-    pub fn new(rules: &[Redact]) -> Redactor {
+    /// From the settings of a sink or the options of an export.
+    pub fn new(rules: &[RedactionRule]) -> Redactor {
         let mut redactor =
-            Redactor { names: ["[email]", "[card]", "[phone]"].map(str::to_owned).to_vec(), ..Redactor::default() };
+            Redactor { labels: ["[email]", "[card]", "[phone]"].map(str::to_owned).to_vec(), ..Redactor::default() };
         for rule in rules {
             match rule {
-                Redact::Card => redactor.card = true,
-                Redact::Email => redactor.email = true,
-                Redact::Phone => redactor.phone = true,
-                Redact::Pattern { name, pattern } => {
-                    // A bracket in it would make it impossible to see where a name ends.
+                RedactionRule::Card => redactor.card = true,
+                RedactionRule::Email => redactor.email = true,
+                RedactionRule::Phone => redactor.phone = true,
+                RedactionRule::Pattern { name, pattern } => {
+                    // Brackets are removed: they would make the end of a label ambiguous.
                     let name: String = name.chars().filter(|letter| !matches!(letter, '[' | ']')).collect();
-                    redactor.names.push(format!("[{name}]"));
-                    redactor.own.push(pattern.clone());
+                    redactor.labels.push(format!("[{name}]"));
+                    redactor.patterns.push(pattern.clone());
                 }
             }
         }
-        let on = |what| match what {
-            EMAIL => redactor.email,
-            CARD => redactor.card,
-            PHONE => redactor.phone,
+        let is_enabled = |label_index| match label_index {
+            EMAIL_INDEX => redactor.email,
+            CARD_INDEX => redactor.card,
+            PHONE_INDEX => redactor.phone,
             _ => true,
         };
-        redactor.used =
-            redactor.names.iter().enumerate().filter(|(what, _)| on(*what)).map(|(_, name)| name.clone()).collect();
+        redactor.active_labels = redactor
+            .labels
+            .iter()
+            .enumerate()
+            .filter(|(label_index, _)| is_enabled(*label_index))
+            .map(|(_, name)| name.clone())
+            .collect();
         redactor
     }
 
-    /// Whether it takes out nothing at all.
-    pub fn is_idle(&self) -> bool {
-        self.used.is_empty()
+    /// Whether it redacts nothing.
+    pub fn is_noop(&self) -> bool {
+        self.active_labels.is_empty()
     }
 
-    /// A text without what is to be taken out.
+    /// Redacts a text.
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let mut left = Cow::Borrowed(text);
-        // Until nothing is found any more: what was taken out may have stood between parts of something else. Each round
-        // leaves less of the original, so there is a last one.
-        while let Some(less) = self.round(&left) {
-            left = Cow::Owned(less);
+        let mut current = Cow::Borrowed(text);
+        // Repeated until nothing matches: a removed match may have separated the parts of another
+        // one. Each round leaves less of the original, so it terminates.
+        while let Some(redacted) = self.redact_once(&current) {
+            current = Cow::Owned(redacted);
         }
-        left
+        current
     }
 
-    /// A transcript's body without it; field for field as the API sent it otherwise. What is no JSON is a text.
+    /// Redacts a transcript's body; other fields stay as received. A body that is not JSON is a
+    /// text.
     pub fn transcript<'b>(&self, body: &'b [u8]) -> Cow<'b, [u8]> {
-        self.bytes(body, |text| self.document(text))
+        self.redact_bytes(body, |text| self.redact_json_or_text(text))
     }
 
-    /// A segment's metadata, JSON, without it. What is no JSON is a text.
+    /// Redacts a segment's metadata. Metadata that is not JSON is a text.
     pub fn metadata<'m>(&self, metadata: &'m str) -> Cow<'m, str> {
-        if self.is_idle() {
+        if self.is_noop() {
             return Cow::Borrowed(metadata);
         }
-        self.document(metadata)
+        self.redact_json_or_text(metadata)
     }
 
-    /// A summary's body without it: a JSON string, which stays one, or else a text.
+    /// Redacts a summary's body: a JSON string, which stays one, or a text.
     pub fn summary<'b>(&self, body: &'b [u8]) -> Cow<'b, [u8]> {
-        self.bytes(body, |text| match json::is_string(text) {
-            true => self.document(text),
+        self.redact_bytes(body, |text| match json::is_string(text) {
+            true => self.redact_json_or_text(text),
             false => self.text(text),
         })
     }
 
-    fn bytes<'b>(&self, body: &'b [u8], redact: impl Fn(&str) -> Cow<'_, str>) -> Cow<'b, [u8]> {
-        if self.is_idle() {
+    fn redact_bytes<'b>(&self, body: &'b [u8], redact: impl Fn(&str) -> Cow<'_, str>) -> Cow<'b, [u8]> {
+        if self.is_noop() {
             return Cow::Borrowed(body);
         }
         let text = String::from_utf8_lossy(body);
@@ -122,193 +129,199 @@ impl Redactor {
         }
     }
 
-    /// JSON, its free texts one by one; anything else as one text.
-    fn document<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let mut left = Cow::Borrowed(text);
+    /// Redacts each free text of a JSON document, or the whole text where it is not JSON.
+    fn redact_json_or_text<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut current = Cow::Borrowed(text);
         loop {
-            let edited = match json::edit(&left, |role, text| self.value(role, text)) {
-                Some(Cow::Borrowed(_)) => return left,
+            let edited = match json::edit(&current, |role, text| self.redact_value(role, text)) {
+                Some(Cow::Borrowed(_)) => return current,
                 Some(Cow::Owned(edited)) => return Cow::Owned(edited),
-                None => match self.text(&left) {
-                    Cow::Borrowed(_) => return left,
-                    Cow::Owned(less) => less,
+                None => match self.text(&current) {
+                    Cow::Borrowed(_) => return current,
+                    Cow::Owned(redacted) => redacted,
                 },
             };
-            // A text without what was taken out of it may, by a whim of an own name, be JSON.
-            left = Cow::Owned(edited);
+            // With some labels of custom patterns, a redacted text may become valid JSON.
+            current = Cow::Owned(edited);
         }
     }
 
-    /// What becomes of a string in JSON; `None` if it stays.
-    fn value(&self, role: Role, text: &str) -> Option<String> {
+    /// The redacted string of a JSON field; `None` if it stays.
+    fn redact_value(&self, role: StringRole, text: &str) -> Option<String> {
         match role {
-            Role::Fixed => None,
-            Role::Endpoint if self.phone => Some(self.endpoint(text)).filter(|less| less != text),
-            Role::Participant if self.phone && number(text).is_some_and(|number| number.is_long()) => {
-                self.names.get(PHONE).cloned()
+            StringRole::Fixed => None,
+            StringRole::Endpoint if self.phone => Some(self.redact_endpoint(text)).filter(|redacted| redacted != text),
+            StringRole::Participant
+                if self.phone && parse_phone(text).is_some_and(|number| number.is_distinctive()) =>
+            {
+                self.labels.get(PHONE_INDEX).cloned()
             }
-            // An id that is no address stays one.
-            Role::Participant if !text.contains('@') => None,
-            Role::Endpoint | Role::Participant | Role::Text => match self.text(text) {
+            // An id without an address stays.
+            StringRole::Participant if !text.contains('@') => None,
+            StringRole::Endpoint | StringRole::Participant | StringRole::Text => match self.text(text) {
                 Cow::Borrowed(_) => None,
-                Cow::Owned(less) => Some(less),
+                Cow::Owned(redacted) => Some(redacted),
             },
         }
     }
 
-    /// What becomes of a number, or of several, or of those with names beside them: `Jane <+49…>`.
-    fn endpoint(&self, text: &str) -> String {
+    /// Redacts an endpoint: a number, several numbers, or numbers with names, as in `Jane <+49…>`.
+    fn redact_endpoint(&self, text: &str) -> String {
         const BETWEEN: [char; 4] = [',', ';', '<', '>'];
-        let phone = self.names.get(PHONE).map_or("[]", String::as_str);
-        if number(text).is_some() {
+        let phone = self.labels.get(PHONE_INDEX).map_or("[]", String::as_str);
+        if parse_phone(text).is_some() {
             return phone.to_owned();
         }
-        let mut less = String::with_capacity(text.len());
+        let mut redacted = String::with_capacity(text.len());
         for piece in text.split_inclusive(BETWEEN) {
             let bare = piece.trim_end_matches(BETWEEN);
-            less.push_str(if number(bare).is_some() { phone } else { bare });
-            less.push_str(&piece[bare.len()..]);
+            redacted.push_str(if parse_phone(bare).is_some() { phone } else { bare });
+            redacted.push_str(&piece[bare.len()..]);
         }
-        self.text(&less).into_owned()
+        self.text(&redacted).into_owned()
     }
 
-    fn round(&self, text: &str) -> Option<String> {
-        let taken = self.taken(text);
-        let mut finds = self.own_finds(text, &taken);
+    fn redact_once(&self, text: &str) -> Option<String> {
+        let labels_in_text = self.existing_labels(text);
+        let mut redactions = self.pattern_matches(text, &labels_in_text);
         let mut from = 0;
-        for end in taken.iter().chain(std::iter::once(&(text.len()..text.len()))) {
-            self.known_finds(&text[from..end.start], from, &mut finds);
+        for end in labels_in_text.iter().chain(std::iter::once(&(text.len()..text.len()))) {
+            self.builtin_matches(&text[from..end.start], from, &mut redactions);
             from = end.end;
         }
-        if finds.is_empty() {
+        if redactions.is_empty() {
             return None;
         }
-        let mut less = String::with_capacity(text.len());
+        let mut redacted = String::with_capacity(text.len());
         let mut from = 0;
-        for find in merged(finds) {
-            less.push_str(&text[from..find.place.start]);
-            less.push_str(self.names.get(find.what).map_or("[]", String::as_str));
-            from = find.place.end;
+        for redaction in merge_overlaps(redactions) {
+            redacted.push_str(&text[from..redaction.range.start]);
+            redacted.push_str(self.labels.get(redaction.label_index).map_or("[]", String::as_str));
+            from = redaction.range.end;
         }
-        less.push_str(&text[from..]);
-        Some(less)
+        redacted.push_str(&text[from..]);
+        Some(redacted)
     }
 
-    /// Where something was taken out before.
-    fn taken(&self, text: &str) -> Vec<Range<usize>> {
-        let mut taken = Vec::new();
+    /// The ranges of labels from an earlier redaction.
+    fn existing_labels(&self, text: &str) -> Vec<Range<usize>> {
+        let mut labels_in_text = Vec::new();
         let mut from = 0;
         while let Some(at) = text[from..].find('[').map(|at| from + at) {
-            let name = self.used.iter().find(|name| text[at..].starts_with(name.as_str()));
+            let name = self.active_labels.iter().find(|name| text[at..].starts_with(name.as_str()));
             from = at + name.map_or(1, String::len);
             if name.is_some() {
-                taken.push(at..from);
+                labels_in_text.push(at..from);
             }
         }
-        taken
+        labels_in_text
     }
 
-    /// What own patterns match, but for what touches something taken out before.
-    fn own_finds(&self, text: &str, taken: &[Range<usize>]) -> Vec<Find> {
-        let is_new = |place: &Range<usize>| {
-            let next = taken.partition_point(|old| old.end <= place.start);
-            taken.get(next).is_none_or(|old| old.start >= place.end)
+    /// The matches of the custom patterns, except those that overlap an existing label.
+    fn pattern_matches(&self, text: &str, labels_in_text: &[Range<usize>]) -> Vec<Redaction> {
+        let is_new = |range: &Range<usize>| {
+            let next = labels_in_text.partition_point(|old| old.end <= range.start);
+            labels_in_text.get(next).is_none_or(|old| old.start >= range.end)
         };
-        let mut finds = Vec::new();
-        for (index, pattern) in self.own.iter().enumerate() {
-            let places = pattern.find_iter(text).map(|found| found.range());
-            let new = places.filter(|place| !place.is_empty() && is_new(place));
-            finds.extend(new.map(|place| Find { place, what: OWN + index }));
+        let mut redactions = Vec::new();
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            let ranges = pattern.find_iter(text).map(|found| found.range());
+            let new = ranges.filter(|range| !range.is_empty() && is_new(range));
+            redactions.extend(new.map(|range| Redaction { range, label_index: FIRST_PATTERN_INDEX + index }));
         }
-        finds
+        redactions
     }
 
-    /// Addresses, cards and telephones in a piece that begins at `offset`, each where no earlier kind was found.
-    fn known_finds(&self, piece: &str, offset: usize, finds: &mut Vec<Find>) {
-        let folded = Folded::of(piece);
-        let mut rest = folded.text.clone();
-        for (on, what) in [(self.email, EMAIL), (self.card, CARD), (self.phone, PHONE)] {
-            let places = match what {
-                _ if !on => continue,
-                EMAIL => email::find(&rest),
-                CARD => digits::cards(&rest),
-                _ => digits::phones(&rest),
+    /// E-mail addresses, cards and telephones in a piece that begins at `offset`. Earlier kinds
+    /// take precedence.
+    fn builtin_matches(&self, piece: &str, offset: usize, redactions: &mut Vec<Redaction>) {
+        let folded = FoldedText::of(piece);
+        let mut remaining = folded.text.clone();
+        for (is_enabled, label_index) in [(self.email, EMAIL_INDEX), (self.card, CARD_INDEX), (self.phone, PHONE_INDEX)]
+        {
+            let ranges = match label_index {
+                _ if !is_enabled => continue,
+                EMAIL_INDEX => email::find(&remaining),
+                CARD_INDEX => card_and_phone::cards(&remaining),
+                _ => card_and_phone::phones(&remaining),
             };
-            for place in places {
-                let origin = folded.origin(&place);
-                finds.push(Find { place: offset + origin.start..offset + origin.end, what });
-                let blank = "\u{1}".repeat(place.len());
-                rest.to_mut().replace_range(place, &blank);
+            for range in ranges {
+                let original_range = folded.original_range(&range);
+                redactions
+                    .push(Redaction { range: offset + original_range.start..offset + original_range.end, label_index });
+                let blank = "\u{1}".repeat(range.len());
+                remaining.to_mut().replace_range(range, &blank);
             }
         }
     }
 }
 
-/// One number and nothing else, also where letters of it were lost.
-fn number(text: &str) -> Option<PhoneNumber> {
+/// Parses a text that is one telephone number; characters that were lost count as spaces.
+fn parse_phone(text: &str) -> Option<PhoneNumber> {
     PhoneNumber::parse(&text.replace(char::REPLACEMENT_CHARACTER, " "))
 }
 
-/// A text with its digits and marks in their plainest form, without what nobody sees.
-struct Folded<'t> {
+/// A text with digits and punctuation in their ASCII form, without invisible characters.
+struct FoldedText<'t> {
     text: Cow<'t, str>,
-    /// For each byte where the character that it comes of stood; none where nothing was changed.
-    origins: Vec<Range<usize>>,
+    /// For each byte, the range of its original character; empty where nothing was changed.
+    original_ranges: Vec<Range<usize>>,
 }
 
-impl<'t> Folded<'t> {
-    fn of(text: &'t str) -> Folded<'t> {
+impl<'t> FoldedText<'t> {
+    fn of(text: &'t str) -> FoldedText<'t> {
         if text.chars().all(is_plain) {
-            return Folded { text: Cow::Borrowed(text), origins: Vec::new() };
+            return FoldedText { text: Cow::Borrowed(text), original_ranges: Vec::new() };
         }
-        let (mut folded, mut origins) = (String::with_capacity(text.len()), Vec::with_capacity(text.len()));
-        let mut push = |folded: &mut String, letter: char, origin: Range<usize>| {
+        let (mut folded, mut original_ranges) = (String::with_capacity(text.len()), Vec::with_capacity(text.len()));
+        let mut push = |folded: &mut String, letter: char, original_range: Range<usize>| {
             folded.push(letter);
-            origins.resize(folded.len(), origin);
+            original_ranges.resize(folded.len(), original_range);
         };
-        let mut unseen = None;
+        let mut invisible = None;
         for (at, original) in text.char_indices() {
-            let origin = at..at + original.len_utf8();
+            let original_range = at..at + original.len_utf8();
             let Some(letter) = fold_char(original) else {
-                unseen = Some(origin);
+                invisible = Some(original_range);
                 continue;
             };
-            // It may part a word from a number.
-            let meets = |before: char| before.is_alphanumeric() && before.is_numeric() != letter.is_numeric();
-            if let Some(gap) =
-                unseen.take().filter(|_| letter.is_alphanumeric() && folded.chars().next_back().is_some_and(meets))
+            // An invisible character may separate a word from a number.
+            let changes_kind = |before: char| before.is_alphanumeric() && before.is_numeric() != letter.is_numeric();
+            if let Some(gap) = invisible
+                .take()
+                .filter(|_| letter.is_alphanumeric() && folded.chars().next_back().is_some_and(changes_kind))
             {
                 push(&mut folded, ' ', gap);
             }
-            push(&mut folded, letter, origin);
+            push(&mut folded, letter, original_range);
         }
-        Folded { text: Cow::Owned(folded), origins }
+        FoldedText { text: Cow::Owned(folded), original_ranges }
     }
 
-    /// Where a part of it stood.
-    fn origin(&self, place: &Range<usize>) -> Range<usize> {
-        match (self.origins.get(place.start), self.origins.get(place.end.saturating_sub(1))) {
+    /// The original range of a range.
+    fn original_range(&self, range: &Range<usize>) -> Range<usize> {
+        match (self.original_ranges.get(range.start), self.original_ranges.get(range.end.saturating_sub(1))) {
             (Some(first), Some(last)) => first.start..last.end,
-            _ => place.clone(),
+            _ => range.clone(),
         }
     }
 }
 
-/// In order, those that overlap as one, named by the widest.
-fn merged(mut finds: Vec<Find>) -> Vec<Find> {
-    finds.sort_by_key(|find| (find.place.start, find.what));
-    let mut merged: Vec<(Find, usize)> = Vec::new();
-    for find in finds {
-        let wide = find.place.len();
+/// Sorts the redactions and merges those that overlap, with the label of the longest.
+fn merge_overlaps(mut redactions: Vec<Redaction>) -> Vec<Redaction> {
+    redactions.sort_by_key(|redaction| (redaction.range.start, redaction.label_index));
+    let mut merged: Vec<(Redaction, usize)> = Vec::new();
+    for redaction in redactions {
+        let length = redaction.range.len();
         match merged.last_mut() {
-            Some((last, widest)) if find.place.start < last.place.end => {
-                last.place.end = last.place.end.max(find.place.end);
-                if wide > *widest || (wide == *widest && find.what < last.what) {
-                    (last.what, *widest) = (find.what, wide);
+            Some((last, longest)) if redaction.range.start < last.range.end => {
+                last.range.end = last.range.end.max(redaction.range.end);
+                if length > *longest || (length == *longest && redaction.label_index < last.label_index) {
+                    (last.label_index, *longest) = (redaction.label_index, length);
                 }
             }
-            _ => merged.push((find, wide)),
+            _ => merged.push((redaction, length)),
         }
     }
-    merged.into_iter().map(|(find, _)| find).collect()
+    merged.into_iter().map(|(redaction, _)| redaction).collect()
 }

@@ -1,18 +1,18 @@
-//! Full-text search: what a query means, how text is cut into words, which passage to show.
+//! Full-text search: the query syntax, the tokenizer, and the scoring of documents.
 //!
-//! Everything but [`find`] is pure; that one reads `db` and is what the command line, and whoever else lets people look,
-//! call. The index (`index`) and the search share the words, so they cannot disagree.
+//! Everything except [`find`] is pure. [`find`] reads `db`; the command line and the dashboard call
+//! it. The indexer (`search_indexer`) and the search use the same tokenizer.
 
 pub mod document;
-mod find;
-mod head;
-pub mod marks;
+pub mod facets;
 pub mod query;
+mod ranked_search;
 pub mod score;
-pub mod words;
+pub mod tokenizer;
+mod truncate_body;
 
-pub use document::{Document, Source, indexed, spoken};
-pub use find::{Filters, Findings, Hit, LOOKED_AT, Order, RANKED, find};
-pub use head::head;
-pub use marks::Marks;
+pub use document::{Document, DocumentSource, body_words, conversation_words};
+pub use facets::Facets;
 pub use query::{Query, QueryError, parse};
+pub use ranked_search::{Filters, MAX_RANKED_MATCHES, MAX_SCANNED_MATCHES, SearchHit, SearchResults, SortOrder, find};
+pub use truncate_body::truncate_body;

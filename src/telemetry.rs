@@ -1,7 +1,7 @@
-//! Logging: set up once, to standard error, with a filter that can be changed while the program runs.
+//! Sets up logging to standard error, with a filter that can be changed at run time.
 //!
-//! Touches the process's global subscriber and nothing else. Other crates never speak below `debug`, whatever the filter
-//! says: at `trace` some show what went over the wire.
+//! Third-party crates never log below `debug`, whatever the filter allows: at `trace` some of them
+//! print request bodies.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal};
@@ -16,40 +16,41 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
-/// Where this program's own log lines come from: its own crate, whose name stands for the others in a filter.
-const PROGRAM: &str = "ringcx_extractor";
-const CRATES: [&str; 5] =
+/// The program's own crate. Its name in a filter also sets the level of the library crates.
+const PROGRAM_CRATE: &str = "ringcx_extractor";
+const LIBRARY_CRATES: [&str; 5] =
     ["ringcx_archive", "ringcx_client", "ringcx_conversation", "ringcx_model", "ringcx_simulator"];
 
-/// Where each try of an object store is told of; the sink says what came of them all.
-const TRIES: &str = "object_store::client::retry";
+/// The target of the object store's retry messages. They are hidden, since the sink logs the final
+/// outcome.
+const OBJECT_STORE_RETRY_TARGET: &str = "object_store::client::retry";
 
-/// Changes the filter of a program that is running.
+/// Changes the log filter at run time.
 #[derive(Clone)]
-pub struct Handle(reload::Handle<Targets, Registry>);
+pub struct LogFilterHandle(reload::Handle<Targets, Registry>);
 
-impl Handle {
-    /// Uses this filter from now on.
+impl LogFilterHandle {
+    /// Replaces the filter.
     ///
     /// # Errors
-    /// Where it does not parse; the old one then stays.
+    /// If it does not parse. The old filter then stays.
     pub fn set_filter(&self, filter: &str) -> anyhow::Result<()> {
-        let filter = targets(filter).context("failed to read log.filter")?;
+        let filter = parse_filter(filter).context("failed to read log.filter")?;
         self.0.reload(filter).context("failed to change the log filter")
     }
 }
 
-/// Sets logging up.
+/// Sets up logging.
 ///
 /// # Errors
-/// Where the filter does not parse, or logging is set up already.
-pub fn init(log: &Log) -> anyhow::Result<Handle> {
-    let filter = targets(&log.filter)
-        .context("failed to read log.filter\nhint: such as \"info\" or \"info,ringcx_extractor=debug\"")?;
+/// If the filter does not parse, or logging is already set up.
+pub fn init(log: &Log) -> anyhow::Result<LogFilterHandle> {
+    let filter = parse_filter(&log.filter)
+        .context("failed to read log.filter\nhint: use for example \"info\" or \"info,ringcx_extractor=debug\"")?;
     let (filter, handle) = reload::Layer::new(filter);
-    let guard = filter_fn(|metadata| match metadata.target() {
+    let max_verbosity = filter_fn(|metadata| match metadata.target() {
         own if is_own(own) => true,
-        TRIES => *metadata.level() <= Level::WARN,
+        OBJECT_STORE_RETRY_TARGET => *metadata.level() <= Level::WARN,
         _ => *metadata.level() <= Level::DEBUG,
     });
     let journal = is_journal();
@@ -63,28 +64,30 @@ pub fn init(log: &Log) -> anyhow::Result<Handle> {
     };
     tracing_subscriber::registry()
         .with(filter)
-        .with(lines.with_filter(guard))
+        .with(lines.with_filter(max_verbosity))
         .try_init()
         .context("failed to set up logging")?;
-    Ok(Handle(handle))
+    Ok(LogFilterHandle(handle))
 }
 
-/// A filter in which a level for the program holds for each of its crates that has none of its own.
-fn targets(filter: &str) -> Result<Targets, ParseError> {
+/// Parses a filter. The level of the program's crate also applies to each library crate that the
+/// filter does not name.
+fn parse_filter(filter: &str) -> Result<Targets, ParseError> {
     let targets: Targets = filter.parse()?;
-    let named: HashMap<String, LevelFilter> = targets.iter().map(|(name, level)| (name.to_owned(), level)).collect();
-    let Some(level) = named.get(PROGRAM) else { return Ok(targets) };
-    let others = CRATES.into_iter().filter(|name| !named.contains_key(*name));
+    let levels: HashMap<String, LevelFilter> = targets.iter().map(|(name, level)| (name.to_owned(), level)).collect();
+    let Some(level) = levels.get(PROGRAM_CRATE) else { return Ok(targets) };
+    let others = LIBRARY_CRATES.into_iter().filter(|name| !levels.contains_key(*name));
     Ok(targets.with_targets(others.map(|name| (name, *level))))
 }
 
 fn is_own(target: &str) -> bool {
     let name = target.split("::").next().unwrap_or(target);
-    name == PROGRAM || CRATES.contains(&name)
+    name == PROGRAM_CRATE || LIBRARY_CRATES.contains(&name)
 }
 
-/// Whether standard error goes to systemd's journal, which stamps each line itself. `JOURNAL_STREAM` names the device and
-/// inode of that stream; it is inherited by programs whose standard error goes elsewhere.
+/// Whether standard error is connected to systemd's journal, which adds a timestamp to each line.
+/// `JOURNAL_STREAM` names the device and inode of that stream. Child processes inherit the variable
+/// even if their standard error is redirected.
 fn is_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
     let here = std::fs::metadata("/proc/self/fd/2").map(|stream| format!("{}:{}", stream.dev(), stream.ino()));
@@ -96,12 +99,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_for_the_program_holds_for_all_of_its_crates() {
-        let filter = targets("info,ringcx_extractor=debug,ringcx_archive=warn").unwrap();
+    fn the_level_of_the_program_applies_to_all_of_its_crates() {
+        let filter = parse_filter("info,ringcx_extractor=debug,ringcx_archive=warn").unwrap();
         for own in ["ringcx_extractor", "ringcx_client", "ringcx_simulator"] {
             assert!(filter.would_enable(own, &Level::DEBUG) && is_own(&format!("{own}::part")), "{own}");
         }
-        assert!(!filter.would_enable("ringcx_archive", &Level::INFO), "one that is named keeps its own");
+        assert!(!filter.would_enable("ringcx_archive", &Level::INFO), "a crate that is named keeps its own level");
         assert!(!filter.would_enable("sqlx::query", &Level::DEBUG) && !is_own("sqlx::query"));
     }
 }

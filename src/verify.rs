@@ -1,175 +1,179 @@
-//! Reads the archive again and finds whatever was altered.
+//! Verifies the integrity of the archive and finds alterations.
 //!
-//! Reads `db` and nothing else, page by page and without a long transaction, so that a daemon may go on working in the
-//! meantime: an account's chain is looked at as it stood at the beginning, and what seems wrong is read a second time before
-//! it is reported. What is wrong is judged by `walk` and `manifests`, which are pure.
+//! Reads only `db`, page by page and without a long transaction, so that a daemon can work at the
+//! same time. An account's chain is checked up to its head at the start, and an apparent problem is
+//! read a second time before it is reported. The checks themselves are in `chain_walk` and
+//! `manifest_check`, which are pure.
 
-mod beside;
-mod manifests;
-mod report;
-mod segments;
-mod walk;
+mod chain_walk;
+mod manifest_check;
+mod record_check;
+mod segment_check;
+mod verify_report;
 
-pub use report::{AccountReport, Problem, ProblemKind, Report};
+pub use verify_report::{AccountReport, IntegrityProblem, IntegrityProblemKind, VerifyReport};
 
 use crate::clock::Time;
-use crate::db::{Chain, Db, DbError};
-use crate::proof::{Line, hex};
-use report::{Checked, Problems};
-use walk::Walk;
+use crate::db::{AccountChain, Db, DbError};
+use crate::proof::{ExportedLine, hex};
+use chain_walk::ChainWalk;
+use verify_report::{CheckedScope, ProblemList};
 
-/// What is asked.
+/// The scope of a verification.
 #[derive(Debug, Clone, Default)]
-pub struct Question {
-    /// Only the account with this number.
+pub struct VerifyRequest {
+    /// Verify only the account with this key.
     pub account: Option<i64>,
-    /// The present.
+    /// The current time.
     pub now: Time,
-    /// What was exported earlier and must still hold.
-    pub recorded: Vec<Line>,
+    /// Manifest lines of an earlier export that must still hold.
+    pub recorded: Vec<ExportedLine>,
 }
 
-/// Every account's chain and manifests, by sub-account; of one account only where it is named.
+/// Loads the chain and the manifests of every account, or of one account.
 ///
 /// # Errors
-/// Where the database cannot be read.
-pub async fn chains(db: &Db, account: Option<i64>) -> Result<Vec<Chain>, DbError> {
+/// Returns an error if the database cannot be read.
+pub async fn load_chains(db: &Db, account: Option<i64>) -> Result<Vec<AccountChain>, DbError> {
     let mut chains = Vec::new();
     for row in db.accounts().await?.into_iter().filter(|row| account.is_none_or(|account| account == row.key)) {
-        // Each from a moment of its own: they have nothing to do with one another.
-        chains.extend(db.snapshot().await?.chain(row.key).await?);
+        // Each account has its own snapshot, because the chains are independent.
+        chains.extend(db.snapshot().await?.account_chain(row.key).await?);
     }
     Ok(chains)
 }
 
-/// An account's manifests and where it stands, for another place to keep.
-pub fn lines(chain: &Chain, now: Time) -> impl Iterator<Item = Line> {
+/// The manifests and the current heads of an account, as lines to store elsewhere.
+pub fn manifest_lines(chain: &AccountChain, now: Time) -> impl Iterator<Item = ExportedLine> {
     let (feed, reads) =
         ((chain.from, chain.feed, chain.head.as_slice()), (chain.records.reads, chain.records.reads_head.as_slice()));
-    let head = Line::head(&chain.id, feed, &chain.beside(), reads, now, &chain.newest);
-    chain.manifests.iter().map(|manifest| Line::manifest(&chain.id, manifest)).chain([head])
+    let head = ExportedLine::head(&chain.id, feed, &chain.record_heads(), reads, now, &chain.newest);
+    chain.manifests.iter().map(|manifest| ExportedLine::manifest(&chain.id, manifest)).chain([head])
 }
 
-/// How much [`verify`] will read, in steps of what it tells of as it goes.
+/// The number of progress steps that [`verify_archive`] will report.
 ///
 /// # Errors
-/// Where the database cannot be read.
-pub async fn extent(db: &Db, chains: &[Chain], account: Option<i64>) -> Result<u64, DbError> {
+/// Returns an error if the database cannot be read.
+pub async fn count_steps(db: &Db, chains: &[AccountChain], account: Option<i64>) -> Result<u64, DbError> {
     let range = crate::db::ExportRange { account, ..crate::db::ExportRange::default() };
     let entries = chains.iter().map(|chain| u64::try_from(chain.feed).unwrap_or(0)).sum::<u64>();
     Ok(entries.saturating_add(db.count_segments(range).await?))
 }
 
-/// Looks at the manifests alone: whether they hang together, and hold what was exported earlier. Reads nothing more.
-pub fn look(chains: &[Chain], question: &Question) -> Report {
-    let mut problems = Problems::default();
+/// Verifies only the manifests: that they are consistent and agree with the earlier export. Reads
+/// nothing else.
+pub fn verify_manifests(chains: &[AccountChain], request: &VerifyRequest) -> VerifyReport {
+    let mut problems = ProblemList::default();
     for chain in chains {
-        let recorded = of(&question.recorded, chain);
-        manifests::check(chain, &recorded, &mut problems);
+        let recorded = recorded_lines(&request.recorded, chain);
+        manifest_check::check(chain, &recorded, &mut problems);
     }
-    manifests::check_accounts(chains, question, &mut problems);
-    let checked = Checked {
-        whole: question.account.is_none(),
-        against: !question.recorded.is_empty(),
+    manifest_check::check_accounts(chains, request, &mut problems);
+    let checked = CheckedScope {
+        whole: request.account.is_none(),
+        against: !request.recorded.is_empty(),
         journal: chains.iter().map(|chain| chain.journal.newest).max().unwrap_or(0),
-        ..Checked::default()
+        ..CheckedScope::default()
     };
-    report::report(question.now, chains.iter().map(AccountReport::of).collect(), problems, &checked)
+    verify_report::build_report(request.now, chains.iter().map(AccountReport::from_chain).collect(), problems, &checked)
 }
 
-/// Reads everything and says what is wrong; `progress` is told of what has been read.
+/// Verifies the whole archive. `progress` receives the number of entries and segments that were
+/// read.
 ///
 /// # Errors
-/// Where the database cannot be read.
-pub async fn verify(
+/// Returns an error if the database cannot be read.
+pub async fn verify_archive(
     db: &Db,
-    chains: &[Chain],
-    question: &Question,
+    chains: &[AccountChain],
+    request: &VerifyRequest,
     progress: &mut impl FnMut(u64),
-) -> Result<Report, DbError> {
-    let mut problems = Problems::default();
-    let mut checked = Checked {
+) -> Result<VerifyReport, DbError> {
+    let mut problems = ProblemList::default();
+    let mut checked = CheckedScope {
         archive: true,
-        whole: question.account.is_none(),
-        against: !question.recorded.is_empty(),
-        ..Checked::default()
+        whole: request.account.is_none(),
+        against: !request.recorded.is_empty(),
+        ..CheckedScope::default()
     };
-    let integrity = db.integrity().await?;
+    let integrity = db.check_integrity().await?;
     checked.database = integrity.checked_by;
     for fault in &integrity.faults {
-        problems.add(Problem::new(
-            ProblemKind::Database,
+        problems.add(IntegrityProblem::new(
+            IntegrityProblemKind::Database,
             "",
-            format!("the database's own check found damage: {fault}"),
+            format!("the integrity check of the database found damage: {fault}"),
         ));
     }
-    let mut accounts: Vec<AccountReport> = chains.iter().map(AccountReport::of).collect();
-    match read_archive(db, chains, question, &mut checked, &mut accounts, &mut problems, progress).await {
-        // What is damaged may not be readable to its end; what was found until then is told.
+    let mut accounts: Vec<AccountReport> = chains.iter().map(AccountReport::from_chain).collect();
+    match check_archive(db, chains, request, &mut checked, &mut accounts, &mut problems, progress).await {
+        // A damaged database may not be readable to its end; report the problems that were found
+        // until then.
         Err(error) if !integrity.faults.is_empty() => {
-            let what = format!("the damage keeps the rest of the archive from being read: {error}");
-            problems.add(Problem::new(ProblemKind::Database, "", what));
+            let what = format!("the rest of the archive cannot be read because of the damage: {error}");
+            problems.add(IntegrityProblem::new(IntegrityProblemKind::Database, "", what));
         }
         read => read?,
     }
-    Ok(report::report(question.now, accounts, problems, &checked))
+    Ok(verify_report::build_report(request.now, accounts, problems, &checked))
 }
 
-async fn read_archive(
+async fn check_archive(
     db: &Db,
-    chains: &[Chain],
-    question: &Question,
-    checked: &mut Checked,
+    chains: &[AccountChain],
+    request: &VerifyRequest,
+    checked: &mut CheckedScope,
     accounts: &mut [AccountReport],
-    problems: &mut Problems,
+    problems: &mut ProblemList,
     progress: &mut impl FnMut(u64),
 ) -> Result<(), DbError> {
     for (chain, account) in chains.iter().zip(accounts.iter_mut()) {
-        let recorded = of(&question.recorded, chain);
-        manifests::check(chain, &recorded, problems);
-        read_entries(db, chain, &recorded, account, problems, progress).await?;
-        beside::check(db, chain, &recorded, problems).await?;
+        let recorded = recorded_lines(&request.recorded, chain);
+        manifest_check::check(chain, &recorded, problems);
+        check_entries(db, chain, &recorded, account, problems, progress).await?;
+        record_check::check(db, chain, &recorded, problems).await?;
     }
-    beside::check_journal(db, chains, question, checked, problems).await?;
-    manifests::check_accounts(chains, question, problems);
-    segments::check(db, chains, question.account, accounts, problems, progress).await?;
-    if question.account.is_none() {
-        let [nobodys, anothers, orphans] = db.strays().await?;
+    record_check::check_journal(db, chains, request, checked, problems).await?;
+    manifest_check::check_accounts(chains, request, problems);
+    segment_check::check(db, chains, request.account, accounts, problems, progress).await?;
+    if request.account.is_none() {
+        let [unowned, misattached, orphaned] = db.count_orphans().await?;
         for (count, what) in [
-            (nobodys, "entries, segments or record chains name an account that is not there"),
-            (anothers, "entries are attached to a segment of another account"),
-            (orphans, "versions of metadata belong to a segment that is not held"),
+            (unowned, "entries, segments or record chains refer to an account that does not exist"),
+            (misattached, "entries are attached to a segment of another account"),
+            (orphaned, "metadata versions belong to a segment that does not exist"),
         ] {
             if count > 0 {
-                problems.add(Problem::new(ProblemKind::Stray, "", format!("{count} {what}")));
+                problems.add(IntegrityProblem::new(IntegrityProblemKind::Stray, "", format!("{count} {what}")));
             }
         }
     }
     Ok(())
 }
 
-/// What was recorded of this account.
-fn of<'a>(recorded: &'a [Line], chain: &Chain) -> Vec<&'a Line> {
+/// The lines of the earlier export that belong to this account.
+fn recorded_lines<'a>(recorded: &'a [ExportedLine], chain: &AccountChain) -> Vec<&'a ExportedLine> {
     recorded.iter().filter(|line| line.sub() == &*chain.id.sub).collect()
 }
 
-async fn read_entries(
+async fn check_entries(
     db: &Db,
-    chain: &Chain,
-    recorded: &[&Line],
+    chain: &AccountChain,
+    recorded: &[&ExportedLine],
     account: &mut AccountReport,
-    problems: &mut Problems,
+    problems: &mut ProblemList,
     progress: &mut impl FnMut(u64),
 ) -> Result<(), DbError> {
-    let walk = Walk::new(chain, recorded);
+    let walk = ChainWalk::feed(chain, recorded);
     let (mut at, found) = walk.begin();
     problems.extend(found);
     while at.feed < chain.feed {
-        let page = db.entries(chain.account, at.feed, chain.feed).await?;
+        let page = db.entry_page(chain.account, at.feed, chain.feed).await?;
         let (mut next, mut found) = walk.step(&at, &page);
         if !found.is_empty() {
-            // Something may have been erased between two statements.
-            let page = db.entries(chain.account, at.feed, page.upto).await?;
+            // An entry may have been erased between two statements.
+            let page = db.entry_page(chain.account, at.feed, page.upto).await?;
             (next, found) = walk.step(&at, &page);
         }
         problems.extend(found);
@@ -177,15 +181,15 @@ async fn read_entries(
         at = next;
     }
     (account.entries, account.erased) = (at.entries, at.erased);
-    let outside = db.entries_outside(chain.account).await?;
+    let outside = db.count_entries_outside_feed(chain.account).await?;
     if outside > 0 {
-        let what = format!("{outside} entries lie outside the feed, whose newest number was {}", chain.feed);
-        problems.add(Problem::new(ProblemKind::Outside, &chain.id.sub, what));
+        let what = format!("{outside} entries are outside the feed, whose newest number was {}", chain.feed);
+        problems.add(IntegrityProblem::new(IntegrityProblemKind::Outside, &chain.id.sub, what));
     }
     Ok(())
 }
 
-/// A hash as far as people need it to tell it from another.
-fn short(hash: &[u8]) -> String {
+/// The first characters of a hash, enough for a person to tell it from another.
+fn short_hash(hash: &[u8]) -> String {
     hex(hash).chars().take(16).collect()
 }

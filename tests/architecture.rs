@@ -1,33 +1,36 @@
-//! The arrows between the modules of the program point one way. Those between the crates beneath it do not compile otherwise.
+//! Dependencies between the modules of the program go one way only. Between crates, the compiler checks this.
 
-#![allow(clippy::unwrap_used, reason = "a source tree that cannot be read has no architecture")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot read the sources has failed")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Who must not know of whom, and whom nobody below the daemon may know of.
-const FORBIDDEN: &[(&str, &[&str])] = &[
+/// For each module, the modules that it must not use. `*` forbids all; `-name` or `-name::part` is an exception.
+const MODULE_RULES: &[(&str, &[&str])] = &[
     ("broken_answers", &["*", "-clock", "-model"]),
     ("read_progress", &["*", "-clock"]),
-    ("coverage", &["*", "-clock", "-model", "-sliding"]),
-    ("standing", &["*", "-clock", "-backoff"]),
+    ("coverage", &["*", "-clock", "-model", "-ringcx::rate_limit"]),
+    ("circuit_breaker", &["*", "-clock", "-backoff"]),
     ("config", &["*", "-clock", "-model"]),
     ("health", &["*", "-clock"]),
     ("redact", &["*", "-config", "-lenient_json", "-model"]),
-    ("table", &["*"]),
-    ("keeping", &["*", "-clock", "-lenient_json", "-model", "-db"]),
+    ("parquet_writer", &["*"]),
+    ("erasure", &["*", "-clock", "-lenient_json", "-model", "-db"]),
     ("discover", &["fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "coverage", "daemon", "cli", "http", "sim", "status"]),
-    ("search", &["discover", "fetch", "index", "daemon", "cli", "http", "sim", "status"]),
-    ("index", &["discover", "fetch", "coverage", "ringcx", "daemon", "cli", "http", "sim", "status"]),
-    ("event", &["*", "-clock", "-lenient_json", "-model", "-reading", "-ringcx"]),
-    ("sink", &["*", "-clock", "-descriptors", "-model", "-ringcx", "-config", "-event", "-reading", "-table"]),
+    ("search", &["discover", "fetch", "search_indexer", "daemon", "cli", "http", "sim", "status"]),
+    ("search_indexer", &["discover", "fetch", "coverage", "ringcx", "daemon", "cli", "http", "sim", "status"]),
+    ("event", &["*", "-clock", "-lenient_json", "-model", "-render", "-ringcx"]),
+    (
+        "sink",
+        &["*", "-clock", "-file_descriptors", "-model", "-ringcx", "-config", "-event", "-render", "-parquet_writer"],
+    ),
     (
         "deliver",
         &[
             "*",
             "-clock",
-            "-descriptors",
+            "-file_descriptors",
             "-lenient_json",
             "-model",
             "-backoff",
@@ -44,24 +47,26 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("daemon", &["cli", "sim"]),
 ];
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+fn collect_sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            sources(&path, found);
+            collect_sources(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
     }
 }
 
-/// The modules that a file uses, from its `crate::` paths, tests left out.
-fn used(text: &str) -> BTreeSet<&str> {
+/// The paths that follow `crate::` in a file, without its unit tests.
+fn used_paths(text: &str) -> BTreeSet<&str> {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     let paths = code.flat_map(|line| line.split("crate::").skip(1));
     paths
-        .map(|rest| rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or(""))
+        .map(|rest| {
+            rest.split(|letter: char| !letter.is_alphanumeric() && !matches!(letter, '_' | ':')).next().unwrap_or("")
+        })
         .collect()
 }
 
@@ -69,37 +74,43 @@ fn used(text: &str) -> BTreeSet<&str> {
 fn no_arrow_points_against_the_flow() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
-    sources(&root, &mut files);
-    let (mut wrong, mut looked) = (Vec::new(), BTreeSet::new());
+    collect_sources(&root, &mut files);
+    let (mut violations, mut checked) = (Vec::new(), BTreeSet::new());
     for file in files {
-        let place = file.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
-        let module = place.split(['/', '.']).next().unwrap().to_owned();
-        let Some((_, rules)) = FORBIDDEN.iter().find(|(name, _)| *name == module) else { continue };
-        if place.ends_with("tests.rs") || place.contains("/tests/") || place.ends_with("testing.rs") {
+        let path = file.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        let module = path.split(['/', '.']).next().unwrap().to_owned();
+        let Some((_, rules)) = MODULE_RULES.iter().find(|(name, _)| *name == module) else { continue };
+        if path.ends_with("tests.rs") || path.contains("/tests/") || path.ends_with("fixtures.rs") {
             continue;
         }
-        looked.insert(module.clone());
+        checked.insert(module.clone());
         let text = std::fs::read_to_string(&file).unwrap();
-        for user in used(&text) {
-            let excepted = rules.contains(&format!("-{user}").as_str()) || user == module;
-            if (rules.contains(&"*") || rules.contains(&user)) && !excepted {
-                wrong.push(format!("{place} uses crate::{user}"));
+        for used in used_paths(&text) {
+            let name = used.split("::").next().unwrap_or(used);
+            let mut exceptions = rules.iter().filter_map(|rule| rule.strip_prefix('-'));
+            let allowed =
+                name == module || exceptions.any(|rule| name == rule || used.starts_with(&format!("{rule}::")));
+            if (rules.contains(&"*") || rules.contains(&name)) && !allowed {
+                violations.push(format!("{path} uses crate::{name}"));
             }
         }
     }
-    assert_eq!(looked.len(), FORBIDDEN.len(), "a module of the list is not there any more");
-    assert_eq!(wrong, Vec::<String>::new(), "arrows that point the wrong way");
+    assert_eq!(checked.len(), MODULE_RULES.len(), "a module of the list does not exist");
+    assert_eq!(violations, Vec::<String>::new(), "forbidden dependencies");
 }
 
-/// What may be written into a statement's text: this program's own words, constants apart, which are in capitals.
-const WRITTEN: &[&str] = &["after", "clause", "columns", "from", "limit", "name", "number", "order"];
+/// Variables that may be interpolated into a statement's text; they hold this program's own words. Constants are allowed too.
+const ALLOWED_INTERPOLATIONS: &[&str] = &["after", "clause", "columns", "from", "limit", "name", "number", "order"];
 
-/// Where statements are put together, and where one is not bound since it cannot be: a path of the settings, quoted.
-const ASSERTED: &[&str] =
-    &["crates/archive/src/keep/scrub.rs", "crates/archive/src/patient.rs", "crates/archive/src/sql/stmt.rs"];
+/// Files that may assert that a statement is safe: they build statements, or quote a path that cannot be bound.
+const SQL_ASSERTION_FILES: &[&str] = &[
+    "crates/archive/src/deletion/wipe_free_pages.rs",
+    "crates/archive/src/sql/stmt.rs",
+    "crates/archive/src/timeout_connection.rs",
+];
 
-/// What stands between the braces of the text literal that this begins with.
-fn interpolated(literal: &str) -> impl Iterator<Item = &str> {
+/// The names between braces in the string literal at the start of this text.
+fn interpolated_names(literal: &str) -> impl Iterator<Item = &str> {
     let text = literal.trim_start().strip_prefix('"').unwrap_or_default();
     let text = text.split('"').next().unwrap_or_default();
     text.split('{').skip(1).filter_map(|rest| rest.split('}').next())
@@ -109,32 +120,32 @@ fn interpolated(literal: &str) -> impl Iterator<Item = &str> {
 fn statements_stand_in_one_place_and_what_comes_from_outside_is_bound() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    sources(&root.join("src"), &mut files);
-    sources(&root.join("crates"), &mut files);
-    let (mut wrong, mut looked) = (Vec::new(), 0);
+    collect_sources(&root.join("src"), &mut files);
+    collect_sources(&root.join("crates"), &mut files);
+    let (mut violations, mut checked) = (Vec::new(), 0);
     for file in files {
-        let place = file.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+        let path = file.strip_prefix(root).unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(&text);
-        let in_archive = place.starts_with("crates/archive/");
-        if !in_archive && code.contains("sqlx::") && place != "crates/model/src/clock.rs" {
-            wrong.push(format!("{place} uses sqlx"));
+        let in_archive = path.starts_with("crates/archive/");
+        if !in_archive && code.contains("sqlx::") && path != "crates/model/src/clock.rs" {
+            violations.push(format!("{path} uses sqlx"));
         }
-        if code.contains("AssertSqlSafe") && !ASSERTED.contains(&place.as_str()) {
-            wrong.push(format!("{place} asserts that a statement is safe"));
+        if code.contains("AssertSqlSafe") && !SQL_ASSERTION_FILES.contains(&path.as_str()) {
+            violations.push(format!("{path} asserts that a statement is safe"));
         }
         for built in code.split("Stmt::built(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix("format!(")) {
-            looked += 1;
-            for name in interpolated(built) {
+            checked += 1;
+            for name in interpolated_names(built) {
                 let constant = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-                if !constant && !name.is_empty() && !WRITTEN.contains(&name) {
-                    wrong.push(format!("{place} writes {{{name}}} into a statement"));
+                if !constant && !name.is_empty() && !ALLOWED_INTERPOLATIONS.contains(&name) {
+                    violations.push(format!("{path} writes {{{name}}} into a statement"));
                 }
             }
         }
     }
-    assert!(looked > 20, "statements are put together elsewhere now: {looked}");
-    assert_eq!(wrong, Vec::<String>::new());
+    assert!(checked > 20, "only {checked} built statements were found");
+    assert_eq!(violations, Vec::<String>::new());
 }
 
 #[test]

@@ -1,7 +1,6 @@
-//! The limits, end to end: the real binary against the simulator's exact counters, which count when a request arrives.
+//! The limits, end to end: the real binary against the simulator, which counts each request when it arrives.
 //!
-//! The quick test runs with all the others. Those at the vendor's real limits take some fifteen minutes and print what they
-//! measure:
+//! The quick tests run with all others. Those at the vendor's real limits take about fifteen minutes and print what they measure:
 //!
 //! ```sh
 //! cargo test --release --test limits_e2e -- --ignored --nocapture
@@ -13,10 +12,10 @@ use std::time::Duration;
 
 use ringcx_extractor::clock::Tick;
 use ringcx_extractor::model::Endpoint;
-use ringcx_extractor::sim::{Burst, RetryAfter, SimLimits};
-use support::daemon::plan::strings;
-use support::daemon::{Place, Plan, Rig};
-use support::road::Road;
+use ringcx_extractor::sim::{Burst, RetryAfterFormat, SimLimits};
+use support::delay_proxy::DelayProxy;
+use support::test_env::scenario::strings;
+use support::test_env::{Scenario, TempDatabase, TestEnv};
 
 e2e! {
     kills_in_the_middle_of_a_backlog_cause_no_refusal,
@@ -39,15 +38,15 @@ e2e! {
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The vendor's limits on both sides, but for so many requests a minute, and a backlog of so many transcripts.
-async fn rig(place: Place, per_minute: u32, others: f64, backlog: u32) -> Rig {
-    filled(Rig::new(place, plan(per_minute, others)).await, backlog)
+/// The vendor's limits on both sides, except for `per_minute`, and a backlog of this many transcripts.
+async fn env_with_backlog(database: TempDatabase, per_minute: u32, others: f64, backlog: u32) -> TestEnv {
+    add_backlog(TestEnv::new(database, scenario(per_minute, others)).await, backlog)
 }
 
-fn plan(per_minute: u32, others: f64) -> Plan {
-    Plan::history()
+fn scenario(per_minute: u32, others: f64) -> Scenario {
+    Scenario::history()
         .transcripts_only()
-        // Once in two minutes, and once again later: what nine metadata requests in 15 minutes can carry.
+        // A window every two minutes and one recheck: what nine metadata requests in 15 minutes allow.
         .set("discovery.window", "2m")
         .set("discovery.interval", "2m")
         .set("discovery.max_window", "1h")
@@ -56,264 +55,272 @@ fn plan(per_minute: u32, others: f64) -> Plan {
         .set("limits.metadata_per_minute", 3)
         .set("limits.metadata_per_15_minutes", 9)
         .set("limits.token_exchanges_per_minute", 5)
-        .sim(|sim| {
-            sim.limits =
-                SimLimits { requests_per_minute: per_minute, others_per_minute: others, ..SimLimits::default() };
+        .configure_sim(|sim| {
+            sim.limits = SimLimits {
+                requests_per_minute: per_minute,
+                foreign_requests_per_minute: others,
+                ..SimLimits::default()
+            };
             sim.keep_arrivals = true;
-            // The backlog alone, and all of it within the first window.
+            // No traffic except the backlog, which lies within the first window.
             sim.traffic.per_minute = 0.0;
             sim.traffic.transcribed = 1.0;
         })
 }
 
-fn filled(rig: Rig, backlog: u32) -> Rig {
-    rig.sim.add_burst(&rig.main_account(), Burst { from: rig.begin - 15 * SECOND, width: 10 * SECOND, count: backlog });
-    rig
+fn add_backlog(env: TestEnv, backlog: u32) -> TestEnv {
+    env.sim.add_burst(&env.main_account(), Burst { from: env.begin - 15 * SECOND, width: 10 * SECOND, count: backlog });
+    env
 }
 
-fn meets_no_limit(rig: &Rig) {
-    rig.kept_the_contract();
-    let stats = rig.sim.stats();
-    assert_eq!(stats.refused_in_all(), 0, "requests beyond a limit: {:?}", stats.refused);
+fn assert_no_refusal(env: &TestEnv) {
+    env.assert_contract_kept();
+    let stats = env.sim.stats();
+    assert_eq!(stats.total_refused(), 0, "requests beyond a limit: {:?}", stats.refused);
 }
 
-async fn kills_in_the_middle_of_a_backlog_cause_no_refusal(place: Place) {
-    let mut rig = rig(place, 1200, 0.0, 300).await;
+async fn kills_in_the_middle_of_a_backlog_cause_no_refusal(database: TempDatabase) {
+    let mut env = env_with_backlog(database, 1200, 0.0, 300).await;
     for _ in 0..2 {
-        rig.start();
-        rig.asks().await;
-        rig.clock.sleep(3 * SECOND).await;
-        rig.kill().await;
+        env.start();
+        env.wait_for_request().await;
+        env.clock.sleep(3 * SECOND).await;
+        env.kill().await;
     }
-    rig.start();
-    rig.complete().await;
-    meets_no_limit(&rig);
-    assert!(rig.sim.stats().peak_per_minute <= 1200);
+    env.start();
+    env.wait_until_complete().await;
+    assert_no_refusal(&env);
+    assert!(env.sim.stats().peak_per_minute <= 1200);
 }
 
-/// The same, at the end of a road on which requests arrive late, and some of them together.
-async fn far_away(place: Place, per_minute: u32, backlog: u32) -> (Rig, Road) {
-    let road = Road::start(7).await;
-    let mut plan = plan(per_minute, 0.0);
+/// The same, behind a proxy that delays some requests and releases some of them together.
+async fn env_behind_delay_proxy(database: TempDatabase, per_minute: u32, backlog: u32) -> (TestEnv, DelayProxy) {
+    let proxy = DelayProxy::start(7).await;
+    let mut scenario = scenario(per_minute, 0.0);
     for host in ["api.platform_url", "api.ringcx_url", "api.summary_url"] {
-        plan = plan.set(host, road.url());
+        scenario = scenario.set(host, proxy.url());
     }
-    let rig = Rig::new(place, plan).await;
-    road.leads_to(&rig.sim.base_url());
-    (filled(rig, backlog), road)
+    let env = TestEnv::new(database, scenario).await;
+    proxy.set_upstream(&env.sim.base_url());
+    (add_backlog(env, backlog), proxy)
 }
 
-/// Too short to fill a minute: it is the starts, the logins and the reads of metadata that are put to the test.
-async fn requests_that_arrive_late_and_together_meet_no_limit(place: Place) {
-    let (mut rig, road) = far_away(place, 600, 200).await;
+/// Too short to fill a minute: it tests the starts, the logins and the metadata reads.
+async fn requests_that_arrive_late_and_together_meet_no_limit(database: TempDatabase) {
+    let (mut env, proxy) = env_behind_delay_proxy(database, 600, 200).await;
     for _ in 0..3 {
-        works_anew(&mut rig).await;
-        rig.clock.sleep(4 * SECOND).await;
-        rig.kill().await;
+        start_and_wait(&mut env).await;
+        env.clock.sleep(4 * SECOND).await;
+        env.kill().await;
     }
-    rig.start();
-    rig.complete().await;
-    meets_no_limit(&rig);
-    assert!(road.late() >= 50, "only {} requests were late", road.late());
+    env.start();
+    env.wait_until_complete().await;
+    assert_no_refusal(&env);
+    assert!(proxy.delayed_requests() >= 50, "only {} requests were late", proxy.delayed_requests());
 }
 
-async fn late_arrivals_at_the_real_limits_meet_none(place: Place) {
-    let (mut rig, road) = far_away(place, 120, 600).await;
-    let account = rig.main_account();
-    works_anew(&mut rig).await;
-    // The window fills, and what is late crowds the next.
-    rig.clock.sleep(130 * SECOND).await;
-    meets_no_limit(&rig);
-    let peak = rig.sim.stats().peak_per_minute;
+async fn late_arrivals_at_the_real_limits_meet_none(database: TempDatabase) {
+    let (mut env, proxy) = env_behind_delay_proxy(database, 120, 600).await;
+    let account = env.main_account();
+    start_and_wait(&mut env).await;
+    // The window fills, and late requests add to the next one.
+    env.clock.sleep(130 * SECOND).await;
+    assert_no_refusal(&env);
+    let peak = env.sim.stats().peak_per_minute;
     for round in 0..15 {
-        rig.kill().await;
-        rig.start();
-        rig.clock.sleep(Duration::from_secs(3 + round % 3)).await;
+        env.kill().await;
+        env.start();
+        env.clock.sleep(Duration::from_secs(3 + round % 3)).await;
     }
-    // What the last start may send meets what all the starts before it sent.
-    rig.clock.sleep(30 * SECOND).await;
-    meets_no_limit(&rig);
+    // The requests of the last start meet those of all starts before it.
+    env.clock.sleep(30 * SECOND).await;
+    assert_no_refusal(&env);
     println!(
         "{}: {} requests, {} of them late, most in any 60 s {peak} without kills, {} with, refused 0",
-        name(&rig),
-        rig.sim.arrivals(&account).len(),
-        road.late(),
-        rig.sim.stats().peak_per_minute,
+        database_name(&env),
+        env.sim.arrivals(&account).len(),
+        proxy.delayed_requests(),
+        env.sim.stats().peak_per_minute,
     );
     assert!(peak >= 115, "the window was never full: {peak}");
-    assert!(rig.sim.stats().peak_per_minute <= 120);
+    assert!(env.sim.stats().peak_per_minute <= 120);
 }
 
-/// A daemon that the server has just refused, with most of a minute to wait, and that was killed the moment it said so.
-async fn refused_and_killed(place: Place, said: RetryAfter) -> Rig {
-    let plan = Plan::history().sim(|sim| {
-        sim.limits = SimLimits { requests_per_minute: 20, retry_after: said, ..SimLimits::lifted() };
+/// Kills a daemon at its first refusal, when it would have to wait for most of a minute.
+async fn kill_after_refusal(database: TempDatabase, retry_after: RetryAfterFormat) -> TestEnv {
+    let scenario = Scenario::history().configure_sim(|sim| {
+        sim.limits = SimLimits { requests_per_minute: 20, retry_after, ..SimLimits::unlimited() };
         sim.keep_arrivals = true;
     });
-    let mut rig = Rig::started(place, plan).await;
-    rig.says("refused with 429").await;
-    rig.kill().await;
-    // What it had under way may still be read by the simulator.
-    rig.clock.sleep(SECOND).await;
-    rig
+    let mut env = TestEnv::with_daemon(database, scenario).await;
+    env.wait_for_log("refused with 429").await;
+    env.kill().await;
+    // The simulator may still receive requests that were in flight.
+    env.clock.sleep(SECOND).await;
+    env
 }
 
-async fn a_pause_that_the_server_asked_for_outlives_a_crash_loop(place: Place) {
-    let mut rig = refused_and_killed(place, RetryAfter::Seconds).await;
-    let account = rig.main_account();
-    let before = rig.sim.arrivals(&account).len();
+async fn a_pause_that_the_server_asked_for_outlives_a_crash_loop(database: TempDatabase) {
+    let mut env = kill_after_refusal(database, RetryAfterFormat::Seconds).await;
+    let account = env.main_account();
+    let before = env.sim.arrivals(&account).len();
     for _ in 0..3 {
-        works_anew(&mut rig).await;
-        // Two and a half seconds after a start the first request goes, if nothing holds it.
-        rig.clock.sleep(4 * SECOND).await;
-        assert_eq!(rig.sim.arrivals(&account).len(), before, "asked again before the time that the server named");
-        let holds = rig.account().await["holds_until"].clone();
-        assert!(holds.is_string(), "`status` does not say until when it holds: {holds}");
-        rig.kill().await;
+        start_and_wait(&mut env).await;
+        // Without the pause, the first request leaves two and a half seconds after a start.
+        env.clock.sleep(4 * SECOND).await;
+        assert_eq!(
+            env.sim.arrivals(&account).len(),
+            before,
+            "a request was sent before the time that the server named"
+        );
+        let holds = env.account_status().await["holds_until"].clone();
+        assert!(holds.is_string(), "`status` does not show the end of the pause: {holds}");
+        env.kill().await;
     }
 }
 
-async fn a_pause_that_the_server_asked_for_binds_the_next_owner(place: Place) {
-    let mut rig = refused_and_killed(place, RetryAfter::HttpDate).await;
-    let account = rig.main_account();
-    let before = rig.sim.arrivals(&account).len();
-    rig.set("database.instance", "another");
-    rig.start();
-    rig.until("the other takes the account over", async || rig.account().await["owner"] == "another").await;
-    rig.clock.sleep(6 * SECOND).await;
-    assert_eq!(rig.sim.arrivals(&account).len(), before, "asked again before the time that the server named");
+async fn a_pause_that_the_server_asked_for_binds_the_next_owner(database: TempDatabase) {
+    let mut env = kill_after_refusal(database, RetryAfterFormat::HttpDate).await;
+    let account = env.main_account();
+    let before = env.sim.arrivals(&account).len();
+    env.set("database.instance", "another");
+    env.start();
+    env.wait_until("the other takes the account over", async || env.account_status().await["owner"] == "another").await;
+    env.clock.sleep(6 * SECOND).await;
+    assert_eq!(env.sim.arrivals(&account).len(), before, "a request was sent before the time that the server named");
 }
 
-/// Starts the daemon, and waits until it works.
-async fn works_anew(rig: &mut Rig) {
-    let starts = |rig: &Rig| rig.log().matches(" working ").count();
-    let before = starts(rig);
-    rig.start();
-    rig.until("it works again", async || starts(rig) > before).await;
+/// Starts the daemon and waits until it works.
+async fn start_and_wait(env: &mut TestEnv) {
+    let starts = |env: &TestEnv| env.log().matches(" working ").count();
+    let before = starts(env);
+    env.start();
+    env.wait_until("it works again", async || starts(env) > before).await;
 }
 
-async fn a_pause_of_metadata_outlives_the_process_and_is_metadatas_alone(place: Place) {
-    let plan = Plan::history().sim(|sim| {
-        sim.limits = SimLimits { metadata_per_minute: 3, ..SimLimits::lifted() };
+async fn a_pause_of_metadata_outlives_the_process_and_is_metadatas_alone(database: TempDatabase) {
+    let scenario = Scenario::history().configure_sim(|sim| {
+        sim.limits = SimLimits { metadata_per_minute: 3, ..SimLimits::unlimited() };
         sim.keep_arrivals = true;
     });
-    let mut rig = Rig::started(place, plan).await;
-    rig.says("metadata refused with 429").await;
-    rig.kill().await;
-    rig.clock.sleep(SECOND).await;
-    let reads = |rig: &Rig| rig.sim.stats().requests.get(&Endpoint::Metadata).copied().unwrap_or(0);
-    let before = reads(&rig);
-    let check = rig.run(&["check"]).await.text();
-    assert!(check.contains("not asked: the daemon was refused with 429"), "{check}");
-    works_anew(&mut rig).await;
-    rig.until("all else goes on", async || rig.account().await["holds_until"].is_null()).await;
-    rig.clock.sleep(4 * SECOND).await;
-    assert_eq!(reads(&rig), before, "metadata was asked for before the time that the server named");
+    let mut env = TestEnv::with_daemon(database, scenario).await;
+    env.wait_for_log("metadata refused with 429").await;
+    env.kill().await;
+    env.clock.sleep(SECOND).await;
+    let reads = |env: &TestEnv| env.sim.stats().requests.get(&Endpoint::Metadata).copied().unwrap_or(0);
+    let before = reads(&env);
+    let check = env.run(&["check"]).await.text();
+    assert!(check.contains("not checked: the daemon received a 429"), "{check}");
+    start_and_wait(&mut env).await;
+    env.wait_until("other requests continue", async || env.account_status().await["holds_until"].is_null()).await;
+    env.clock.sleep(4 * SECOND).await;
+    assert_eq!(reads(&env), before, "metadata was requested before the time that the server named");
 }
 
-async fn three_minutes_at_the_real_limits_use_all_of_them_and_meet_none(place: Place) {
-    let mut rig = rig(place, 120, 0.0, 600).await;
-    let account = rig.main_account();
-    rig.start();
-    rig.asks().await;
-    rig.until("the account is asked", async || !rig.sim.arrivals(&account).is_empty()).await;
-    let first = rig.sim.arrivals(&account)[0];
-    rig.clock.sleep_until(first + 3 * MINUTE + 30 * SECOND).await;
-    meets_no_limit(&rig);
-    let arrivals = rig.sim.arrivals(&account);
-    let used = [0, 1, 2].map(|minute| within(&arrivals, first + minute * MINUTE, MINUTE));
-    let peak = rig.sim.stats().peak_per_minute;
-    println!("{}: used of 120 in each minute {used:?}, most in any 60 s {peak}, refused 0", name(&rig));
+async fn three_minutes_at_the_real_limits_use_all_of_them_and_meet_none(database: TempDatabase) {
+    let mut env = env_with_backlog(database, 120, 0.0, 600).await;
+    let account = env.main_account();
+    env.start();
+    env.wait_for_request().await;
+    env.wait_until("a request for the account arrives", async || !env.sim.arrivals(&account).is_empty()).await;
+    let first = env.sim.arrivals(&account)[0];
+    env.clock.sleep_until(first + 3 * MINUTE + 30 * SECOND).await;
+    assert_no_refusal(&env);
+    let arrivals = env.sim.arrivals(&account);
+    let used = [0, 1, 2].map(|minute| arrivals_within(&arrivals, first + minute * MINUTE, MINUTE));
+    let peak = env.sim.stats().peak_per_minute;
+    println!("{}: used of 120 in each minute {used:?}, most in any 60 s {peak}, refused 0", database_name(&env));
     for (minute, sent) in used.into_iter().enumerate() {
         assert!(sent >= 118, "minute {minute} used {sent} of 120 requests");
     }
-    assert!(rig.sim.stats().peak_per_minute <= 120);
+    assert!(env.sim.stats().peak_per_minute <= 120);
 }
 
-fn name(rig: &Rig) -> &'static str {
-    if rig.place.is_sqlite() { "SQLite" } else { "Postgres" }
+fn database_name(env: &TestEnv) -> &'static str {
+    if env.database.is_sqlite() { "SQLite" } else { "Postgres" }
 }
 
-/// How many arrived in a stretch of time.
-fn within(arrivals: &[Tick], from: Tick, width: Duration) -> usize {
+/// The number of requests that arrived within `width` after `from`.
+fn arrivals_within(arrivals: &[Tick], from: Tick, width: Duration) -> usize {
     arrivals.iter().filter(|at| **at >= from && **at < from + width).count()
 }
 
-async fn a_kill_every_ten_seconds_at_the_real_limits_causes_no_refusal(place: Place) {
-    let mut rig = rig(place, 120, 0.0, 600).await;
+async fn a_kill_every_ten_seconds_at_the_real_limits_causes_no_refusal(database: TempDatabase) {
+    let mut env = env_with_backlog(database, 120, 0.0, 600).await;
     for _ in 0..20 {
-        rig.start();
-        rig.clock.sleep(10 * SECOND).await;
-        rig.kill().await;
+        env.start();
+        env.clock.sleep(10 * SECOND).await;
+        env.kill().await;
     }
-    meets_no_limit(&rig);
-    let stats = rig.sim.stats();
+    assert_no_refusal(&env);
+    let stats = env.sim.stats();
     let transcripts = stats.requests.get(&Endpoint::Transcript).copied().unwrap_or(0);
-    let (peak, all) = (stats.peak_per_minute, stats.requests_in_all());
+    let (peak, all) = (stats.peak_per_minute, stats.total_requests());
     println!(
         "{}: 20 kills in 200 s, {transcripts} transcripts, {all} requests, most in any 60 s {peak}, refused 0",
-        name(&rig)
+        database_name(&env)
     );
-    // Two seconds of each start go by in silence; logins, five a minute, hold up one start in six.
-    assert!(transcripts >= 160, "hardly anything was done between the kills: {stats:?}");
+    // Each start waits two seconds. The limit of five logins a minute delays one start in six.
+    assert!(transcripts >= 160, "too little was fetched between the kills: {stats:?}");
 }
 
-async fn beside_another_user_it_settles_at_what_is_left_over(place: Place) {
-    let mut rig = rig(place, 120, 60.0, 600).await;
-    rig.start();
-    rig.asks().await;
-    rig.clock.sleep(3 * MINUTE).await;
-    let (ok, refused) = counts(&rig);
-    rig.clock.sleep(2 * MINUTE).await;
-    let (ok, refused) = (counts(&rig).0 - ok, counts(&rig).1 - refused);
-    rig.kept_the_contract();
+async fn beside_another_user_it_settles_at_what_is_left_over(database: TempDatabase) {
+    let mut env = env_with_backlog(database, 120, 60.0, 600).await;
+    env.start();
+    env.wait_for_request().await;
+    env.clock.sleep(3 * MINUTE).await;
+    let (ok, refused) = served_and_refused(&env);
+    env.clock.sleep(2 * MINUTE).await;
+    let (ok, refused) = (served_and_refused(&env).0 - ok, served_and_refused(&env).1 - refused);
+    env.assert_contract_kept();
     println!(
-        "{}: beside 60 a minute of someone else {} of the other 60 used, {refused} refusals in two minutes",
-        name(&rig),
+        "{}: another user takes 60 a minute; {} of the other 60 used, {refused} refusals in two minutes",
+        database_name(&env),
         ok / 2
     );
     assert!(ok >= 2 * 45, "of the 60 a minute that were left over, {} were used", ok / 2);
     assert!(refused <= 12, "{refused} refusals in two minutes");
 }
 
-/// Transcripts served, and requests refused.
-fn counts(rig: &Rig) -> (u64, u64) {
-    let stats = rig.sim.stats();
-    (stats.ok(Endpoint::Transcript), stats.refused_in_all())
+/// The number of transcripts served and of requests refused.
+fn served_and_refused(env: &TestEnv) -> (u64, u64) {
+    let stats = env.sim.stats();
+    (stats.ok_count(Endpoint::Transcript), stats.total_refused())
 }
 
-async fn the_time_to_drain_is_as_long_as_was_said(place: Place) {
-    let (other, third) = match place.is_sqlite() {
-        true => (Place::sqlite(), Place::sqlite()),
-        false => (Place::postgres().await, Place::postgres().await),
+async fn the_time_to_drain_is_as_long_as_was_said(database: TempDatabase) {
+    let (other, third) = match database.is_sqlite() {
+        true => (TempDatabase::sqlite(), TempDatabase::sqlite()),
+        false => (TempDatabase::postgres().await, TempDatabase::postgres().await),
     };
     tokio::join!(
-        drains(place, 600, 400, "sub_account"),
-        drains(other, 120, 120, "sub_account"),
-        drains(third, 600, 400, "login")
+        assert_drain_estimate(database, 600, 400, "sub_account"),
+        assert_drain_estimate(other, 120, 120, "sub_account"),
+        assert_drain_estimate(third, 600, 400, "login")
     );
 }
 
-/// Compares what `status` says once a backlog is known with how long that takes.
-async fn drains(place: Place, per_minute: u32, backlog: u32, scope: &str) {
-    let mut rig = rig(place, per_minute, 0.0, backlog).await;
-    rig.set("limits.scope", scope);
-    rig.start();
-    let (mut from, mut said) = (rig.clock.tick(), 0);
-    rig.until("the backlog is being worked off", async || {
-        let account = rig.account().await;
-        let known = account["work"]["done"].as_u64() > Some(0) && unfinished(&account) > u64::from(backlog) / 2;
-        (from, said) = (rig.clock.tick(), account["drain_seconds"].as_u64().unwrap_or(0));
+/// Compares the `drain_seconds` that `status` shows for a backlog with the time that it takes.
+async fn assert_drain_estimate(database: TempDatabase, per_minute: u32, backlog: u32, scope: &str) {
+    let mut env = env_with_backlog(database, per_minute, 0.0, backlog).await;
+    env.set("limits.scope", scope);
+    env.start();
+    let (mut from, mut estimate) = (env.clock.tick(), 0);
+    env.wait_until("the backlog is being worked off", async || {
+        let account = env.account_status().await;
+        let known = account["work"]["done"].as_u64() > Some(0) && unfinished_items(&account) > u64::from(backlog) / 2;
+        (from, estimate) = (env.clock.tick(), account["drain_seconds"].as_u64().unwrap_or(0));
         known
     })
     .await;
-    rig.until_within(4 * MINUTE, "it is drained", async || unfinished(&rig.account().await) == 0).await;
-    let taken = rig.clock.tick().since(from).as_secs_f64();
-    println!("{}, {scope}, {per_minute} a minute: {said} s said, {taken:.1} s taken", name(&rig));
-    assert!((taken / said as f64 - 1.0).abs() < 0.15, "{said} s said, {taken:.1} s taken");
-    meets_no_limit(&rig);
+    env.wait_until_within(4 * MINUTE, "it is drained", async || unfinished_items(&env.account_status().await) == 0)
+        .await;
+    let taken = env.clock.tick().since(from).as_secs_f64();
+    println!("{}, {scope}, {per_minute} a minute: {estimate} s estimated, {taken:.1} s taken", database_name(&env));
+    assert!((taken / estimate as f64 - 1.0).abs() < 0.15, "{estimate} s estimated, {taken:.1} s taken");
+    assert_no_refusal(&env);
 }
 
-fn unfinished(account: &serde_json::Value) -> u64 {
+fn unfinished_items(account: &serde_json::Value) -> u64 {
     ["ready", "waiting", "running"].iter().filter_map(|state| account["work"][state].as_u64()).sum()
 }

@@ -1,4 +1,4 @@
-//! What is handed out to watch it with names only metrics that exist, and what an alert says to do can be looked up.
+//! The alerts and the dashboard in `deploy` use existing metrics only, and each alert's symptom is in the operations guide.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 mod support;
@@ -6,35 +6,35 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use support::scrape;
+use support::metric_catalog;
 
-fn read(path: &str) -> String {
+fn read_file(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// Every name of a series that there is: of a histogram, its buckets, sum and count.
-fn series() -> BTreeSet<String> {
-    let names = scrape::metrics().into_iter().flat_map(|metric| match metric.kind.as_str() {
+/// The names of all series; a histogram has three.
+fn series_names() -> BTreeSet<String> {
+    let names = metric_catalog::all_metrics().into_iter().flat_map(|metric| match metric.kind.as_str() {
         "histogram" => ["_bucket", "_sum", "_count"].map(|end| format!("{}{end}", metric.name)).to_vec(),
         _ => vec![metric.name],
     });
     names.collect()
 }
 
-/// Every name in a text that could be one of our metrics.
-fn named(text: &str) -> BTreeSet<String> {
+/// Every word of a text that has the metrics' prefix.
+fn metric_names_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     words.filter(|word| word.starts_with("ringcx_")).map(str::to_owned).collect()
 }
 
-/// The texts of a key, wherever it stands in a JSON document.
-fn texts<'a>(json: &'a serde_json::Value, key: &str, found: &mut Vec<&'a str>) {
+/// Collects the texts of a key anywhere in a JSON document.
+fn collect_texts<'a>(json: &'a serde_json::Value, key: &str, found: &mut Vec<&'a str>) {
     match json {
         serde_json::Value::Object(object) => {
             found.extend(object.get(key).and_then(|text| text.as_str()));
-            object.values().for_each(|value| texts(value, key, found));
+            object.values().for_each(|value| collect_texts(value, key, found));
         }
-        serde_json::Value::Array(list) => list.iter().for_each(|value| texts(value, key, found)),
+        serde_json::Value::Array(list) => list.iter().for_each(|value| collect_texts(value, key, found)),
         _ => {}
     }
 }
@@ -42,29 +42,29 @@ fn texts<'a>(json: &'a serde_json::Value, key: &str, found: &mut Vec<&'a str>) {
 #[test]
 fn alerts_and_their_tests_name_only_metrics_that_exist() {
     for file in ["deploy/prometheus/alerts.yaml", "deploy/prometheus/tests.yaml"] {
-        let names = named(&read(file));
+        let names = metric_names_in(&read_file(file));
         assert!(names.len() > 15, "{file} names {names:?} only");
-        assert_eq!(names.difference(&series()).collect::<Vec<_>>(), Vec::<&String>::new(), "in {file}");
+        assert_eq!(names.difference(&series_names()).collect::<Vec<_>>(), Vec::<&String>::new(), "in {file}");
     }
 }
 
 #[test]
 fn the_dashboard_asks_only_for_metrics_that_exist() {
-    let text = read("deploy/grafana/dashboard.json");
+    let text = read_file("deploy/grafana/dashboard.json");
     let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let mut asked = Vec::new();
-    texts(&dashboard, "expr", &mut asked);
-    texts(&dashboard, "definition", &mut asked);
-    let asked = named(&asked.join("\n"));
-    assert!(asked.len() > 20, "it asks for {asked:?} only");
-    assert_eq!(asked.difference(&series()).collect::<Vec<_>>(), Vec::<&String>::new());
+    let mut queries = Vec::new();
+    collect_texts(&dashboard, "expr", &mut queries);
+    collect_texts(&dashboard, "definition", &mut queries);
+    let names = metric_names_in(&queries.join("\n"));
+    assert!(names.len() > 20, "it queries {names:?} only");
+    assert_eq!(names.difference(&series_names()).collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
 #[test]
 fn every_panel_says_what_it_shows_and_none_lies_upon_another() {
-    let dashboard: serde_json::Value = serde_json::from_str(&read("deploy/grafana/dashboard.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&read_file("deploy/grafana/dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
-    let mut taken = BTreeSet::new();
+    let mut occupied = BTreeSet::new();
     let mut ids = BTreeSet::new();
     for panel in panels {
         let title = panel["title"].as_str().unwrap();
@@ -72,8 +72,8 @@ fn every_panel_says_what_it_shows_and_none_lies_upon_another() {
         let described = panel["description"].as_str().is_some_and(|text| !text.is_empty());
         assert!(described || panel["type"] == "row", "{title} does not say what it shows");
         let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
-        for place in (at("x")..at("x") + at("w")).flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y))) {
-            assert!(place.0 < 24 && taken.insert(place), "{title} lies upon another panel, or outside");
+        for cell in (at("x")..at("x") + at("w")).flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y))) {
+            assert!(cell.0 < 24 && occupied.insert(cell), "{title} overlaps another panel, or the edge");
         }
     }
     let rows: Vec<&str> =
@@ -91,8 +91,11 @@ fn every_panel_says_what_it_shows_and_none_lies_upon_another() {
 
 #[test]
 fn every_alert_is_tested_waits_says_what_to_do_and_can_be_looked_up() {
-    let (alerts, tests, guide) =
-        (read("deploy/prometheus/alerts.yaml"), read("deploy/prometheus/tests.yaml"), read("docs/operations.md"));
+    let (alerts, tests, guide) = (
+        read_file("deploy/prometheus/alerts.yaml"),
+        read_file("deploy/prometheus/tests.yaml"),
+        read_file("docs/operations.md"),
+    );
     let mut seen = 0;
     for alert in alerts.split("- alert: ").skip(1) {
         let name = alert.lines().next().unwrap();

@@ -1,27 +1,27 @@
-//! `docs/reference.md` names every setting and every metric as the program knows them. Where it does not,
-//! `UPDATE_REFERENCE=1 cargo test --test reference` writes its tables anew.
+//! `docs/reference.md` lists every setting and every metric of the program. `UPDATE_REFERENCE=1 cargo test --test reference`
+//! writes its tables again.
 #![expect(clippy::panic, reason = "a page without its marks cannot be checked")]
 
 mod support;
 
 use std::path::{Path, PathBuf};
 
-use ringcx_extractor::config::schema::{KEYS, Key, Kind};
-use support::scrape;
+use ringcx_extractor::config::schema::{KEYS, SettingKind, SettingSpec};
+use support::metric_catalog;
 
-fn file() -> PathBuf {
+fn reference_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md")
 }
 
-/// The page with what stands between the marks of `name` replaced.
-fn replaced(page: &str, name: &str, table: &str) -> String {
+/// The page with the text between the marks of `name` replaced by `table`.
+fn replace_between_marks(page: &str, name: &str, table: &str) -> String {
     let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
     let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("docs/reference.md has no {begin}"));
     let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("docs/reference.md has no {end}"));
     format!("{before}{begin}{table}{end}{after}")
 }
 
-fn settings() -> String {
+fn settings_tables() -> String {
     let mut text = String::new();
     let mut section = "";
     for key in KEYS {
@@ -38,69 +38,78 @@ fn settings() -> String {
             Some("") => "none".to_owned(),
             Some(default) => format!("`{default}`"),
         };
-        text.push_str(&format!("| {} | {} | {default} | {} |\n", names(key), kind(key.kind), cell(key.about)));
+        text.push_str(&format!(
+            "| {} | {} | {default} | {} |\n",
+            setting_names(key),
+            kind_name(key.kind),
+            escape_cell(key.about)
+        ));
     }
     text.push('\n');
     text
 }
 
-fn names(key: &Key) -> String {
+fn setting_names(key: &SettingSpec) -> String {
     match key.kind {
-        Kind::Secret | Kind::Secrets => format!("`{}`, or `{0}_file`", key.path),
-        Kind::Options => format!("`{}.NAME`, or `{0}.NAME_file`", key.path),
+        SettingKind::Secret | SettingKind::Secrets => format!("`{}`, or `{0}_file`", key.path),
+        SettingKind::Options => format!("`{}.NAME`, or `{0}.NAME_file`", key.path),
         _ => format!("`{}`", key.path),
     }
 }
 
-const fn kind(kind: Kind) -> &'static str {
+const fn kind_name(kind: SettingKind) -> &'static str {
     match kind {
-        Kind::Text => "text",
-        Kind::Id => "id",
-        Kind::Secret => "secret",
-        Kind::Secrets => "list of secrets",
-        Kind::Span => "span",
-        Kind::Count => "whole number",
-        Kind::Flag => "true or false",
-        Kind::List => "list",
-        Kind::Options => "table of secrets",
+        SettingKind::Text => "text",
+        SettingKind::Id => "id",
+        SettingKind::Secret => "secret",
+        SettingKind::Secrets => "list of secrets",
+        SettingKind::Span => "span",
+        SettingKind::Count => "whole number",
+        SettingKind::Flag => "true or false",
+        SettingKind::List => "list",
+        SettingKind::Options => "table of secrets",
     }
 }
 
-fn metrics() -> String {
+fn metrics_table() -> String {
     let mut text = "\n| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
-    for metric in scrape::metrics() {
+    for metric in metric_catalog::all_metrics() {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-        let help = cell(metric.help.trim_end_matches('.'));
+        let help = escape_cell(metric.help.trim_end_matches('.'));
         text.push_str(&format!("| `{}` | {} | {} | {help} |\n", metric.name, metric.kind, labels.join(", ")));
     }
     text.push('\n');
     text
 }
 
-fn cell(text: &str) -> String {
+fn escape_cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
 #[test]
 fn the_reference_names_every_setting_and_every_metric_as_the_program_knows_them() {
-    let held = std::fs::read_to_string(file()).unwrap();
-    let right = replaced(&replaced(&held, "settings", &settings()), "metrics", &metrics());
+    let current = std::fs::read_to_string(reference_path()).unwrap();
+    let expected = replace_between_marks(
+        &replace_between_marks(&current, "settings", &settings_tables()),
+        "metrics",
+        &metrics_table(),
+    );
     if std::env::var_os("UPDATE_REFERENCE").is_some() {
-        std::fs::write(file(), right).unwrap();
+        std::fs::write(reference_path(), expected).unwrap();
         return;
     }
-    let differs = held.lines().zip(right.lines()).find(|(held, right)| held != right);
+    let first_difference = current.lines().zip(expected.lines()).find(|(current, expected)| current != expected);
     assert!(
-        held == right,
-        "docs/reference.md is not what the program knows. It says and should say: {differs:#?}\n\
-         `UPDATE_REFERENCE=1 cargo test --test reference` writes it anew"
+        current == expected,
+        "docs/reference.md differs from the program. Actual and expected line: {first_difference:#?}\n\
+         `UPDATE_REFERENCE=1 cargo test --test reference` writes it again"
     );
 }
 
 #[test]
 fn the_reference_says_what_every_label_can_be() {
-    let held = std::fs::read_to_string(file()).unwrap();
-    for label in scrape::metrics().into_iter().flat_map(|metric| metric.labels) {
-        assert!(held.contains(&format!("\n- `{label}`: ")), "docs/reference.md does not explain the label {label}");
+    let page = std::fs::read_to_string(reference_path()).unwrap();
+    for label in metric_catalog::all_metrics().into_iter().flat_map(|metric| metric.labels) {
+        assert!(page.contains(&format!("\n- `{label}`: ")), "docs/reference.md does not explain the label {label}");
     }
 }

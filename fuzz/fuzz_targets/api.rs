@@ -1,19 +1,19 @@
-//! What the API answers: metadata, transcripts, summaries, errors and their `Retry-After`. The first byte says which.
+//! Parses API answers: metadata, transcripts, summaries, errors and their `Retry-After`. The first byte selects the kind.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ringcx_extractor::ringcx::seams;
 
 fuzz_target!(|data: &[u8]| {
-    let Some((which, body)) = data.split_first() else { return };
-    match which % 4 {
-        0 => seams::metadata(body, usize::from(which / 4)),
+    let Some((kind, body)) = data.split_first() else { return };
+    match kind % 4 {
+        0 => seams::metadata(body, usize::from(kind / 4)),
         1 => seams::transcript(body),
         2 => seams::summary(&String::from_utf8_lossy(body)),
         _ => {
-            let wait = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
-            let (wait, body) = body.split_at(wait);
-            seams::error(100 + 9 * u16::from(which / 4), body, wait, i64::from(*which) << 36);
+            let line_end = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
+            let (retry_after, body) = body.split_at(line_end);
+            seams::error(100 + 9 * u16::from(kind / 4), body, retry_after, i64::from(*kind) << 36);
         }
     }
 });

@@ -1,4 +1,4 @@
-//! What people type: search queries and times.
+//! Parses user input: search queries and times.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,14 +8,14 @@ use ringcx_extractor::{config, search};
 fuzz_target!(|text: &str| {
     match search::query::parse(text) {
         Ok(query) => {
-            let mut needles = query.all.iter().chain([&query.none]).flatten();
+            let mut terms = query.all.iter().chain([&query.none]).flatten();
             assert!(!query.all.is_empty() && query.all.iter().all(|any| !any.is_empty()));
-            assert!(needles.all(|needle| !needle.words.is_empty()));
+            assert!(terms.all(|term| !term.words.is_empty()));
         }
         Err(error) => assert!(error.to_string().contains("hint: ")),
     }
     if let Ok(time) = config::parse_when(text, Time(1_800_000_000_000)) {
-        // A time that was understood can be shown, and is understood again.
+        // A parsed time can be formatted and parsed again.
         assert_eq!(config::parse_when(&time.rfc3339(), Time(0)), Ok(time));
     }
 });

@@ -1,4 +1,4 @@
-//! Settings, from a file and from the environment: they load, or each mistake has words that quote no secret.
+//! Loads settings from a file and the environment. Errors must have a message.
 #![no_main]
 
 use std::path::PathBuf;
@@ -7,14 +7,14 @@ use std::sync::OnceLock;
 use libfuzzer_sys::fuzz_target;
 use ringcx_extractor::config;
 
-static FILE: OnceLock<PathBuf> = OnceLock::new();
+static SETTINGS_PATH: OnceLock<PathBuf> = OnceLock::new();
 
 fuzz_target!(|data: &[u8]| {
-    let file = FILE.get_or_init(|| {
+    let file = SETTINGS_PATH.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder").keep();
         folder.join("local.toml")
     });
-    // What comes after a NUL is variables, a line each.
+    // After a NUL: environment variables, one per line.
     let end = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
     std::fs::write(file, &data[..end]).expect("a file");
     let variables = String::from_utf8_lossy(&data[end..]).replace('\0', "");

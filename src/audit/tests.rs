@@ -1,7 +1,7 @@
-use super::judge::judge;
+use super::evaluation::evaluate;
 use super::*;
-use crate::db::IdCount;
-use crate::model::State;
+use crate::db::SegmentSetDigest;
+use crate::model::ItemState;
 
 /// A Tuesday at noon.
 const NOW: Time = Time::from_secs(1_795_521_600);
@@ -13,16 +13,16 @@ fn ago(minutes: i64) -> Time {
 }
 
 /// From so many minutes ago to so many.
-fn stretch(from: i64, to: i64) -> Stretch {
-    Stretch { from: ago(from), to: ago(to) }
+fn range(from: i64, to: i64) -> TimeRange {
+    TimeRange { from: ago(from), to: ago(to) }
 }
 
-fn covered(pass: &str, stretch: Stretch) -> CoveredRow {
-    CoveredRow { account: 1, pass: pass.to_owned(), stretch, reads: 4, first: ago(115), last: ago(1) }
+fn covered(pass: &str, range: TimeRange) -> CoverageAuditRow {
+    CoverageAuditRow { account: 1, purpose: pass.to_owned(), range, reads: 4, first: ago(115), last: ago(1) }
 }
 
-fn question() -> Question {
-    Question {
+fn request() -> AuditRequest {
+    AuditRequest {
         from: None,
         to: None,
         account: None,
@@ -33,66 +33,67 @@ fn question() -> Question {
     }
 }
 
-/// An account that was read from two hours ago up to six minutes ago, with ten segments, all of them well.
-fn facts() -> Facts {
-    let count = IdCount { segments: 10, digest_high: 5, digest_low: -5 };
-    let tally = ArtifactTally { asked: 8, stored: 7, not_populated: 1, ..ArtifactTally::default() };
-    Facts {
-        account: LedgerAccount {
+/// An account that was read from two hours ago up to six minutes ago, with ten segments, all of
+/// them well.
+fn facts() -> AuditedAccountFacts {
+    let count = SegmentSetDigest { segments: 10, digest_high: 5, digest_low: -5 };
+    let tally = ArtifactTally { requested: 8, stored: 7, not_populated: 1, ..ArtifactTally::default() };
+    AuditedAccountFacts {
+        account: AuditedAccount {
             key: 1,
             id: AccountId::new("1", "20"),
             name: None,
             live_start: Some(ago(120)),
             missing_since: None,
         },
-        alive: true,
+        is_owner_alive: true,
         pause: None,
-        covered: vec![covered("live", stretch(120, 6))],
+        covered: vec![covered("live", range(120, 6))],
         reads: Vec::new(),
         backfills: Vec::new(),
         segments: (10, 8),
         tallies: [tally; 3],
-        gone: GoneTally::default(),
+        gone: DeletionTally::default(),
         unfinished: Vec::new(),
-        settled: Vec::new(),
-        aside_counts: (0, 0),
-        asides: Vec::new(),
+        closed_items: Vec::new(),
+        quarantine_counts: (0, 0),
+        quarantined: Vec::new(),
         lateness: Vec::new(),
-        days: vec![DayRow { account: 1, day: 20_780, announced: count, held: count }],
+        days: vec![DailyDigestRow { account: 1, day: 20_780, announced: count, stored: count }],
     }
 }
 
-fn with_gap() -> Facts {
-    Facts { covered: vec![covered("live", stretch(120, 60)), covered("live", stretch(50, 6))], ..facts() }
+fn with_gap() -> AuditedAccountFacts {
+    AuditedAccountFacts { covered: vec![covered("live", range(120, 60)), covered("live", range(50, 6))], ..facts() }
 }
 
-fn only(audit: &Audit) -> &Problem {
+fn only(audit: &AuditReport) -> &AuditProblem {
     assert_eq!(audit.problems.len(), 1, "{:?}", audit.problems);
     &audit.problems[0]
 }
 
 #[test]
 fn an_archive_in_which_nothing_is_missing_is_complete() {
-    let audit = judge(&question(), vec![facts()]);
+    let audit = evaluate(&request(), vec![facts()]);
     assert!(audit.complete, "{:?}", audit.problems);
     assert_eq!(
         audit.verdict,
-        "complete: no gap, 10 segments announced and held, 24 transcripts and summaries asked for: 21 stored, 3 empty"
+        "complete: no gap, 10 segments announced and stored, 24 transcripts and summaries requested: 21 stored, 3 empty"
     );
     let account = &audit.accounts[0];
-    assert_eq!(account.range, Some(stretch(120, 6).into()));
-    assert_eq!(account.watermark, Some(Moment(ago(6))));
+    assert_eq!(account.range, Some(range(120, 6).into()));
+    assert_eq!(account.watermark, Some(Rfc3339Time(ago(6))));
     assert_eq!(account.artifacts[0].not_requested, 2);
 }
 
 #[test]
 fn what_is_gone_is_counted_and_keeps_nothing_from_being_complete() {
-    let gone = GoneTally { erased: 2, expired: 1, asked: [3, 2, 2] };
-    let audit = judge(&question(), vec![Facts { gone, ..facts() }]);
+    let gone = DeletionTally { erased: 2, expired: 1, requested: [3, 2, 2] };
+    let audit = evaluate(&request(), vec![AuditedAccountFacts { gone, ..facts() }]);
     assert!(audit.complete, "{:?}", audit.problems);
     assert_eq!(
         audit.verdict,
-        "complete: no gap, 13 segments announced, 10 held, 2 erased, 1 past retention, 31 transcripts and summaries asked for: 21 stored, 3 empty, 7 erased"
+        "complete: no gap, 13 segments announced, 10 stored, 2 erased, 1 past retention, 31 transcripts and summaries requested: 21 stored, 3 empty, 7 erased"
     );
     let account = &audit.accounts[0];
     assert_eq!((account.segments.announced, account.segments.erased, account.segments.expired), (13, 2, 1));
@@ -104,34 +105,37 @@ fn what_is_gone_is_counted_and_keeps_nothing_from_being_complete() {
 
 #[test]
 fn a_gap_is_named_exactly_although_the_watermark_stands_before_it() {
-    let audit = judge(&question(), vec![with_gap()]);
+    let audit = evaluate(&request(), vec![with_gap()]);
     let account = &audit.accounts[0];
-    assert_eq!(account.watermark, Some(Moment(ago(60))));
+    assert_eq!(account.watermark, Some(Rfc3339Time(ago(60))));
     assert_eq!(account.gaps.len(), 1);
-    assert_eq!((account.gaps[0].from, account.gaps[0].to), (Moment(ago(60)), Moment(ago(50))));
-    assert_eq!(account.gaps[0].cause, Cause::NeverRead);
+    assert_eq!((account.gaps[0].from, account.gaps[0].to), (Rfc3339Time(ago(60)), Rfc3339Time(ago(50))));
+    assert_eq!(account.gaps[0].cause, GapCause::NeverRead);
     assert_eq!(audit.verdict, "NOT complete: 1 gap");
     let problem = only(&audit);
-    assert!(problem.hint.contains(&format!("backfill --from {} --to {}", Moment(ago(60)), Moment(ago(50)))));
+    assert!(problem.hint.contains(&format!("backfill --from {} --to {}", Rfc3339Time(ago(60)), Rfc3339Time(ago(50)))));
 }
 
 #[test]
 fn a_backfill_that_was_asked_for_and_is_not_read_is_named_with_how_far_it_is() {
-    let covered = vec![covered("live", stretch(120, 6)), covered("backfill:3", stretch(300, 240))];
-    let facts = Facts { backfills: vec![(3, stretch(300, 180))], covered, ..facts() };
-    let audit = judge(&question(), vec![facts.clone()]);
+    let covered = vec![covered("live", range(120, 6)), covered("backfill:3", range(300, 240))];
+    let facts = AuditedAccountFacts { backfills: vec![(3, range(300, 180))], covered, ..facts() };
+    let audit = evaluate(&request(), vec![facts.clone()]);
     assert_eq!(audit.verdict, "NOT complete: 1 unfinished backfill");
     let problem = only(&audit);
     assert!(problem.what.starts_with("backfill 3 (") && problem.what.ends_with("): 1 h of 2 h read"), "{problem:?}");
     assert!(problem.hint.contains("`ringcx-extractor backfill cancel 3`"), "{problem:?}");
-    let later = Question { from: Some(ago(100)), ..question() };
-    assert!(judge(&later, vec![facts]).complete, "it does not touch what is asked about");
+    let later = AuditRequest { from: Some(ago(100)), ..request() };
+    assert!(evaluate(&later, vec![facts]).complete, "it does not touch what is asked about");
 }
 
 #[test]
 fn a_gap_says_what_keeps_it_open() {
-    let cause = |facts: Facts| judge(&question(), vec![facts]).accounts[0].gaps[0].cause;
-    assert_eq!(cause(Facts { backfills: vec![(3, stretch(90, 55))], ..with_gap() }), Cause::BeingBackfilled);
+    let cause = |facts: AuditedAccountFacts| evaluate(&request(), vec![facts]).accounts[0].gaps[0].cause;
+    assert_eq!(
+        cause(AuditedAccountFacts { backfills: vec![(3, range(90, 55))], ..with_gap() }),
+        GapCause::BeingBackfilled
+    );
     let pause = PauseRow {
         account: 1,
         endpoint: Endpoint::Metadata,
@@ -141,77 +145,87 @@ fn a_gap_says_what_keeps_it_open() {
         status: Some(403),
         reason: "failed to read interaction metadata: 403".to_owned(),
     };
-    assert_eq!(cause(Facts { pause: Some(pause), ..with_gap() }), Cause::PausedMetadata);
+    assert_eq!(cause(AuditedAccountFacts { pause: Some(pause), ..with_gap() }), GapCause::PausedMetadata);
     let mut stalled = with_gap();
     stalled.covered.iter_mut().for_each(|row| row.last = ago(20));
-    assert_eq!(cause(stalled.clone()), Cause::ReadsFailing);
-    assert_eq!(cause(Facts { alive: false, ..stalled }), Cause::NeverRead);
+    assert_eq!(cause(stalled.clone()), GapCause::ReadsFailing);
+    assert_eq!(cause(AuditedAccountFacts { is_owner_alive: false, ..stalled }), GapCause::NeverRead);
 }
 
 #[test]
 fn what_lies_before_the_first_read_is_a_gap_only_where_it_was_asked_for() {
-    assert!(judge(&question(), vec![facts()]).complete);
-    let asked = Question { from: Some(ago(180)), ..question() };
-    let audit = judge(&asked, vec![facts()]);
+    assert!(evaluate(&request(), vec![facts()]).complete);
+    let asked = AuditRequest { from: Some(ago(180)), ..request() };
+    let audit = evaluate(&asked, vec![facts()]);
     let gap = &audit.accounts[0].gaps[0];
-    assert_eq!((gap.from, gap.to, gap.cause), (Moment(ago(180)), Moment(ago(120)), Cause::NeverRead));
+    assert_eq!((gap.from, gap.to, gap.cause), (Rfc3339Time(ago(180)), Rfc3339Time(ago(120)), GapCause::NeverRead));
     assert!(gap.why.contains("before the first read"), "{}", gap.why);
 }
 
 #[test]
 fn what_cannot_have_been_read_yet_is_no_gap_and_what_should_have_been_is_one() {
-    let asked = Question { to: Some(NOW), ..question() };
-    let audit = judge(&asked, vec![facts()]);
+    let asked = AuditRequest { to: Some(NOW), ..request() };
+    let audit = evaluate(&asked, vec![facts()]);
     assert!(audit.complete, "{:?}", audit.problems);
-    assert!(audit.accounts[0].notes.iter().any(|note| note.contains("not to be read yet")));
-    let behind = Facts { covered: vec![covered("live", stretch(120, 60))], alive: false, ..facts() };
-    let audit = judge(&asked, vec![behind.clone()]);
+    assert!(audit.accounts[0].notes.iter().any(|note| note.contains("cannot be read yet")));
+    let behind =
+        AuditedAccountFacts { covered: vec![covered("live", range(120, 60))], is_owner_alive: false, ..facts() };
+    let audit = evaluate(&asked, vec![behind.clone()]);
     let gap = &audit.accounts[0].gaps[0];
-    assert_eq!((gap.from, gap.to), (Moment(ago(60)), Moment(ago(5))));
+    assert_eq!((gap.from, gap.to), (Rfc3339Time(ago(60)), Rfc3339Time(ago(5))));
     // Without an end being asked for, it goes as far as was read, and says how far that is behind.
-    let audit = judge(&question(), vec![behind]);
+    let audit = evaluate(&request(), vec![behind]);
     assert!(audit.complete);
     assert!(audit.accounts[0].notes.iter().any(|note| note.contains("1h behind")), "{:?}", audit.accounts[0].notes);
 }
 
 #[test]
 fn a_tail_of_coverage_that_was_taken_away_is_missed_because_of_the_log() {
-    let read = ReadRow {
+    let read = WindowReadRow {
         account: 1,
         at: ago(1),
-        took: Duration::from_millis(300),
+        duration: Duration::from_millis(300),
         lane: "live".to_owned(),
-        stretch: stretch(20, 6),
+        range: range(20, 6),
         announced: 3,
         added: 3,
         changed: 0,
         flipped: 0,
-        aside: 0,
+        quarantined: 0,
     };
-    let facts = Facts { covered: vec![covered("live", stretch(120, 20))], reads: vec![read], ..facts() };
-    let audit = judge(&question(), vec![facts]);
-    assert_eq!((audit.accounts[0].gaps[0].from, audit.accounts[0].gaps[0].to), (Moment(ago(20)), Moment(ago(6))));
+    let facts = AuditedAccountFacts { covered: vec![covered("live", range(120, 20))], reads: vec![read], ..facts() };
+    let audit = evaluate(&request(), vec![facts]);
+    assert_eq!(
+        (audit.accounts[0].gaps[0].from, audit.accounts[0].gaps[0].to),
+        (Rfc3339Time(ago(20)), Rfc3339Time(ago(6)))
+    );
 }
 
 #[test]
 fn pending_unavailable_and_discarded_are_explained_and_failed_is_not() {
     let mut facts = facts();
-    facts.tallies[0] =
-        ArtifactTally { asked: 10, stored: 7, pending: 1, unavailable: 1, discarded: 1, ..ArtifactTally::default() };
-    let audit = judge(&question(), vec![facts.clone()]);
+    facts.tallies[0] = ArtifactTally {
+        requested: 10,
+        stored: 7,
+        pending: 1,
+        unavailable: 1,
+        discarded: 1,
+        ..ArtifactTally::default()
+    };
+    let audit = evaluate(&request(), vec![facts.clone()]);
     assert!(audit.complete, "{:?}", audit.problems);
     assert!(audit.verdict.ends_with("21 stored, 2 empty, 1 pending, 1 unavailable, 1 discarded"), "{}", audit.verdict);
-    facts.tallies[0] = ArtifactTally { asked: 10, stored: 8, failed: 2, ..ArtifactTally::default() };
-    facts.unfinished.push(UnfinishedRow {
+    facts.tallies[0] = ArtifactTally { requested: 10, stored: 8, failed: 2, ..ArtifactTally::default() };
+    facts.unfinished.push(UnfinishedItemsRow {
         account: 1,
         artifact: Artifact::Transcript,
-        state: State::Failed,
+        state: ItemState::Failed,
         status: Some(400),
         reason: Some("the request was refused (400)".to_owned()),
         count: 2,
         due: NOW,
     });
-    let audit = judge(&question(), vec![facts]);
+    let audit = evaluate(&request(), vec![facts]);
     assert_eq!(audit.verdict, "NOT complete: 2 failed");
     assert!(only(&audit).what.contains("refused (400)"));
 }
@@ -219,13 +233,13 @@ fn pending_unavailable_and_discarded_are_explained_and_failed_is_not() {
 #[test]
 fn what_is_held_must_be_what_was_announced_in_number_and_in_ids() {
     let mut fewer = facts();
-    fewer.days[0].held.segments = 9;
-    let audit = judge(&question(), vec![fewer]);
+    fewer.days[0].stored.segments = 9;
+    let audit = evaluate(&request(), vec![fewer]);
     assert_eq!(audit.verdict, "NOT complete: 1 day that does not add up");
-    assert!(only(&audit).what.contains("10 segments were announced, 9 held"), "{}", only(&audit).what);
+    assert!(only(&audit).what.contains("10 segments were announced, 9 stored"), "{}", only(&audit).what);
     let mut others = facts();
-    others.days[0].held.digest_low = 6;
-    let audit = judge(&question(), vec![others]);
+    others.days[0].stored.digest_low = 6;
+    let audit = evaluate(&request(), vec![others]);
     assert!(only(&audit).what.contains("not the same ones"), "{}", only(&audit).what);
     assert!(!audit.accounts[0].ledger.agrees);
 }
@@ -235,33 +249,33 @@ fn an_artifact_that_is_nowhere_is_unexplained() {
     let mut facts = facts();
     facts.tallies[1].stored -= 1;
     facts.tallies[1].lost = 1;
-    let audit = judge(&question(), vec![facts]);
+    let audit = evaluate(&request(), vec![facts]);
     assert_eq!(audit.verdict, "NOT complete: 1 artifact unexplained");
     assert_eq!(audit.accounts[0].artifacts[1].unexplained, 1);
 }
 
 #[test]
-fn records_set_aside_keep_it_from_being_complete_until_they_are_settled() {
-    let audit = judge(&question(), vec![Facts { aside_counts: (2, 1), ..facts() }]);
+fn quarantined_records_keep_it_from_being_complete_until_they_are_resolved() {
+    let audit = evaluate(&request(), vec![AuditedAccountFacts { quarantine_counts: (2, 1), ..facts() }]);
     assert_eq!(audit.verdict, "NOT complete: 2 records set aside");
-    assert!(judge(&question(), vec![Facts { aside_counts: (0, 3), ..facts() }]).complete);
+    assert!(evaluate(&request(), vec![AuditedAccountFacts { quarantine_counts: (0, 3), ..facts() }]).complete);
 }
 
 #[test]
 fn an_account_of_the_settings_of_which_nothing_was_read_is_missing() {
     let configured = vec![(AccountId::new("1", "10"), Some("New".to_owned())), (AccountId::new("1", "20"), None)];
-    let audit = judge(&Question { configured, ..question() }, vec![facts()]);
+    let audit = evaluate(&AuditRequest { configured, ..request() }, vec![facts()]);
     assert_eq!(audit.verdict, "NOT complete: 1 account never read");
     assert_eq!(only(&audit).sub_account_id, "10");
     assert_eq!(audit.accounts.iter().map(|account| &*account.sub_account_id).collect::<Vec<_>>(), ["10", "20"]);
-    assert!(!judge(&question(), Vec::new()).complete);
+    assert!(!evaluate(&request(), Vec::new()).complete);
 }
 
 #[test]
 fn the_json_names_moments_as_everything_else_does() {
     let mut facts = with_gap();
     facts.lateness = vec![("appear".to_owned(), 0, 1), ("appear".to_owned(), 9, 2), ("flip".to_owned(), 10, 3)];
-    let json = serde_json::to_value(judge(&question(), vec![facts])).unwrap();
+    let json = serde_json::to_value(evaluate(&request(), vec![facts])).unwrap();
     assert_eq!(json["complete"], false);
     let account = &json["accounts"][0];
     assert_eq!(account["gaps"][0]["from"], "2026-11-24T11:00:00Z");
@@ -278,24 +292,24 @@ fn the_json_names_moments_as_everything_else_does() {
 }
 
 #[test]
-fn each_stretch_says_how_late_it_was_last_looked_at() {
+fn each_range_shows_how_late_it_was_last_read() {
     let covered = vec![
-        covered("live", stretch(120, 6)),
-        covered("recheck:600", stretch(100, 30)),
-        covered("recheck:3600", stretch(100, 80)),
-        covered("recheck:3600", stretch(400, 130)),
+        covered("live", range(120, 6)),
+        covered("recheck:600", range(100, 30)),
+        covered("recheck:3600", range(100, 80)),
+        covered("recheck:3600", range(400, 130)),
     ];
-    let audit = judge(&question(), vec![Facts { covered, ..facts() }]);
+    let audit = evaluate(&request(), vec![AuditedAccountFacts { covered, ..facts() }]);
     let looks: Vec<_> = audit.accounts[0]
         .last_looked
         .iter()
-        .map(|look| (Stretch { from: look.from.0, to: look.to.0 }, look.recheck_seconds, look.since.0))
+        .map(|look| (TimeRange { from: look.from.0, to: look.to.0 }, look.recheck_seconds, look.since.0))
         .collect();
     let expected = [
-        (stretch(120, 100), None, ago(115)),
-        (stretch(100, 80), Some(3600.0), ago(40)),
-        (stretch(80, 30), Some(600.0), ago(70)),
-        (stretch(30, 6), None, ago(30)),
+        (range(120, 100), None, ago(115)),
+        (range(100, 80), Some(3600.0), ago(40)),
+        (range(80, 30), Some(600.0), ago(70)),
+        (range(30, 6), None, ago(30)),
     ];
     assert_eq!(looks, expected);
     assert!(audit.complete, "{:?}", audit.problems);

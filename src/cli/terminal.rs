@@ -1,4 +1,5 @@
-//! Writing to standard output, which may be a terminal, a file, or a pipe that nobody reads any more.
+//! Writes to standard output, which may be a terminal, a file or a closed pipe, and to standard
+//! error.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -6,36 +7,36 @@ use std::process::{Command, Stdio};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 
-/// Columns to assume where none can be asked for.
-const COLUMNS: usize = 100;
-/// Nothing is laid out narrower.
-const NARROWEST: usize = 40;
-/// The column of a table that is broken over lines is not narrower.
-const ELASTIC: u16 = 16;
+/// The assumed width if the terminal does not tell it.
+const DEFAULT_COLUMNS: usize = 100;
+/// The minimum width of a layout.
+const MIN_COLUMNS: usize = 40;
+/// The minimum width of the wrapped column of a table.
+const MIN_WRAPPED_COLUMNS: u16 = 16;
 
-/// How wide the terminal is that standard output goes to; `COLUMNS` or a default where it is none.
+/// The width of the terminal of standard output; without a terminal, `$COLUMNS` or a default.
 pub fn width() -> usize {
-    let asked = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
-    let told = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    asked.filter(|columns| *columns > 0).or_else(told).unwrap_or(COLUMNS).max(NARROWEST)
+    let reported = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    let from_env = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    reported.filter(|columns| *columns > 0).or_else(from_env).unwrap_or(DEFAULT_COLUMNS).max(MIN_COLUMNS)
 }
 
-/// Whether standard output goes to a terminal.
+/// Whether standard output is a terminal.
 pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// A table of these columns, without lines. Only the column `elastic` is broken over lines where the whole is wider than
-/// `width`.
-pub fn table<const N: usize>(header: [&str; N], elastic: usize, width: usize) -> Table {
+/// Creates a table without borders. If it is wider than `width`, only the column `wrapped` is
+/// wrapped.
+pub fn new_table<const N: usize>(header: [&str; N], wrapped: usize, width: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
     table.set_header(header);
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 1));
-        column.set_constraint(if index == elastic {
-            ColumnConstraint::LowerBoundary(Width::Fixed(ELASTIC))
+        column.set_constraint(if index == wrapped {
+            ColumnConstraint::LowerBoundary(Width::Fixed(MIN_WRAPPED_COLUMNS))
         } else {
             ColumnConstraint::ContentWidth
         });
@@ -43,52 +44,52 @@ pub fn table<const N: usize>(header: [&str; N], elastic: usize, width: usize) ->
     table
 }
 
-/// Writes text to standard output; styles are left out where it is no terminal.
+/// Writes text to standard output, without styles if it is not a terminal.
 ///
 /// # Errors
-/// With [`Closed`] in it where the reader has gone.
-pub fn print(text: &str) -> io::Result<()> {
+/// Contains [`StdoutClosed`] if the reader has closed the pipe.
+pub fn print_stdout(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(closed)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(mark_closed)
 }
 
-/// Writes text to standard output, through a pager where that is a terminal that the text does not fit on: `$PAGER`, else
-/// `less`; an empty `$PAGER` stands for none.
+/// Writes text to standard output, through a pager if that is a terminal with too few rows:
+/// `$PAGER`, else `less`. An empty `$PAGER` disables the pager.
 ///
 /// # Errors
-/// With [`Closed`] in it where the reader has gone.
-pub fn page(text: &str) -> io::Result<()> {
+/// Contains [`StdoutClosed`] if the reader has closed the pipe.
+pub fn print_paged(text: &str) -> io::Result<()> {
     let rows = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
     let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".to_owned());
     if !is_terminal() || text.lines().count() < rows || pager.trim().is_empty() {
-        return print(text);
+        return print_stdout(text);
     }
     let mut command = Command::new("sh");
     command.args(["-c", &pager]).stdin(Stdio::piped());
     if std::env::var_os("LESS").is_none() {
         command.env("LESS", "FRX");
     }
-    let Ok(mut child) = command.spawn() else { return print(text) };
+    let Ok(mut child) = command.spawn() else { return print_stdout(text) };
     if let Some(mut input) = child.stdin.take() {
-        // Whoever has read enough closes the pager: nothing is wrong.
+        // The user may close the pager before the end.
         let _ = input.write_all(text.as_bytes());
     }
     match child.wait() {
-        // The shell's word that there is no such command.
-        Ok(status) if status.code() == Some(127) => print(text),
+        // The shell did not find the pager.
+        Ok(status) if status.code() == Some(127) => print_stdout(text),
         _ => Ok(()),
     }
 }
 
-/// Writes a remark to standard error. That it cannot be written is no reason to fail.
-pub fn remark(text: &str) {
+/// Writes a line to standard error, and ignores a failure to do so.
+pub fn print_stderr(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
-/// Asks a question that is answered by yes or no; `None` where there is nobody to answer.
+/// Asks a yes-or-no question; returns `None` without a terminal.
 ///
 /// # Errors
-/// Where the answer cannot be read.
+/// Returns an error if the answer cannot be read.
 pub fn confirm(question: &str) -> io::Result<Option<bool>> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(None);
@@ -100,33 +101,38 @@ pub fn confirm(question: &str) -> io::Result<Option<bool>> {
     Ok(Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")))
 }
 
-/// Whoever read standard output has gone, as `head` does: nothing is wrong, there is just nothing more to do.
+/// The reader of standard output has closed the pipe, as `head` does. This is not a failure.
 #[derive(Debug)]
-pub struct Closed;
+pub struct StdoutClosed;
 
-impl fmt::Display for Closed {
+impl fmt::Display for StdoutClosed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nobody reads standard output any more")
+        f.write_str("standard output was closed by its reader")
     }
 }
 
-impl std::error::Error for Closed {}
+impl std::error::Error for StdoutClosed {}
 
-/// Tells this program's own closed pipe from any other, such as a database connection's.
-fn closed(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::BrokenPipe { io::Error::new(io::ErrorKind::BrokenPipe, Closed) } else { error }
+/// Marks a closed standard output, to distinguish it from other broken pipes such as those of
+/// database connections.
+fn mark_closed(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        io::Error::new(io::ErrorKind::BrokenPipe, StdoutClosed)
+    } else {
+        error
+    }
 }
 
-/// Standard output as bytes, for exports.
+/// Standard output as a byte stream, for exports.
 #[derive(Debug)]
 pub struct Stdout;
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stdout().lock().write(bytes).map_err(closed)
+        io::stdout().lock().write(bytes).map_err(mark_closed)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stdout().lock().flush().map_err(closed)
+        io::stdout().lock().flush().map_err(mark_closed)
     }
 }

@@ -1,4 +1,4 @@
-//! What the command line accepts, and what it says of itself.
+//! The command line: what it accepts, and its help.
 
 use clap::CommandFactory;
 
@@ -11,7 +11,7 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
-fn the_help_is_what_people_were_told() {
+fn the_help_lists_every_command_and_option() {
     let help = Cli::command().term_width(100).render_help().to_string();
     insta::assert_snapshot!(help, @r#"
     Gets every transcript and every summary out of RingCX
@@ -20,28 +20,27 @@ fn the_help_is_what_people_were_told() {
 
     Commands:
       run          Run the daemon
-      demo         See the whole thing at work against a simulated RingCX, with nothing to set up
-      check        Check settings, database, login and each account, and say what to do where something
-                   is wrong
-      status       Show accounts, how far they are read, what work is left and the budget
-      backfill     Have past time windows read
-      queue        Look at work items, above all those that gave up, and settle them
-      resume       Lift the waits and pauses that refusals caused, and try again now
+      demo         Run a demonstration against a simulated RingCX; needs no setup
+      check        Check settings, database, login and each account, and print a hint for each problem
+      status       Show the progress, the remaining work and the request budget of each account
+      backfill     Queue a backfill of a past time range
+      queue        List work items, and retry or discard those that failed
+      resume       End waits and pauses after rejected requests, and retry now
       search       Find conversations by what was said or written
-      show         Show one segment to read: the conversation, its summaries and its history
-      export       Write out the archive, in order of end time
-      audit        Show what was read and when, every gap, and what became of each segment
-      deliver      Look at delivery to other systems, and send again
-      erase        Erase conversations for good, as the law may ask for
-      hold         Keep conversations from retention and erasure, or stop doing so
-      verify       Read the archive again and find whatever was altered
-      health       Ask a running daemon whether it is alive; for containers
-      migrate      Bring the database up to date (`run` does it too)
+      show         Show a segment: its conversation, summaries and history
+      export       Export the archive in order of segment end time
+      audit        Check completeness: what was read, every gap, and the outcome of each segment
+      deliver      Inspect delivery and resend events
+      erase        Erase conversations permanently, for example on a legal request
+      hold         Place, list or release legal holds, which prevent retention and erasure
+      verify       Verify the integrity of the archive and report alterations
+      health       Check whether a running daemon is alive; for containers
+      migrate      Migrate the database to the current schema (as `run` does), or copy it to Postgres
       completions  Print shell completions
       help         Print this message or the help of the given subcommand(s)
 
     Options:
-          --config <FILE>  Settings to use [default: $RINGCX_CONFIG, ./config/local.toml or
+          --config <FILE>  Settings file [default: $RINGCX_CONFIG, ./config/local.toml or
                            /etc/ringcx-extractor/config.toml]
       -h, --help           Print help
       -V, --version        Print version
@@ -52,7 +51,7 @@ fn the_help_is_what_people_were_told() {
 }
 
 #[test]
-fn the_help_of_each_command_for_looking_is_what_people_were_told() {
+fn the_help_of_status_show_export_and_queue_lists_every_option() {
     let mut all = String::new();
     for name in ["status", "show", "export", "queue"] {
         let mut command = Cli::command().term_width(100);
@@ -62,78 +61,77 @@ fn the_help_of_each_command_for_looking_is_what_people_were_told() {
     }
     insta::assert_snapshot!(all, @r#"
     ---- status
-    Show accounts, how far they are read, what work is left and the budget
+    Show the progress, the remaining work and the request budget of each account
 
     Usage: ringcx-extractor status [OPTIONS]
 
     Options:
-          --config <FILE>  Settings to use [default: $RINGCX_CONFIG, ./config/local.toml or
+          --config <FILE>  Settings file [default: $RINGCX_CONFIG, ./config/local.toml or
                            /etc/ringcx-extractor/config.toml]
-          --json           Print JSON, for programs
-          --watch          Look again every second until interrupted
+          --json           Print JSON
+          --watch          Refresh every second until interrupted
       -h, --help           Print help
 
     ---- show
-    Show one segment to read: the conversation, its summaries and its history
+    Show a segment: its conversation, summaries and history
 
     Usage: ringcx-extractor show [OPTIONS] <SEGMENT_ID|--dialog <DIALOG_ID>>
 
     Arguments:
-      [SEGMENT_ID]  The segment's id
+      [SEGMENT_ID]  Id of the segment
 
     Options:
-          --config <FILE>       Settings to use [default: $RINGCX_CONFIG, ./config/local.toml or
+          --config <FILE>       Settings file [default: $RINGCX_CONFIG, ./config/local.toml or
                                 /etc/ringcx-extractor/config.toml]
           --dialog <DIALOG_ID>  All segments of this dialog
-          --json                Print JSON, a line a segment: as `export` does, and its history
+          --json                Print JSON, one segment per line: the fields of `export` and the history
       -h, --help                Print help
 
     ---- export
-    Write out the archive, in order of end time
+    Export the archive in order of segment end time
 
     Usage: ringcx-extractor export [OPTIONS]
 
     Options:
-          --config <FILE>                Settings to use [default: $RINGCX_CONFIG, ./config/local.toml
-                                         or /etc/ringcx-extractor/config.toml]
-          --format <FORMAT>              How to write it [default: jsonl] [possible values: jsonl, csv,
+          --config <FILE>                Settings file [default: $RINGCX_CONFIG, ./config/local.toml or
+                                         /etc/ringcx-extractor/config.toml]
+          --format <FORMAT>              Output format [default: jsonl] [possible values: jsonl, csv,
                                          parquet, text]
-          --excel                        With `--format csv`: for Excel and other spreadsheets, so that
-                                         no cell is taken for a formula or for too long
+          --excel                        With `--format csv`: make all cells safe for Excel and other
+                                         spreadsheets: no formulas, and no cell too long
           --from <TIME>                  Segments that ended at or after this time
           --to <TIME>                    Segments that ended before this time
           --account <ACCOUNT>            Only this account: its sub-account id or name
-          --changed-since <NUMBER>       Only what has changed since an earlier export: the number that
-                                         it printed last, on standard error
-          --redact <KIND>                Take these out of texts, metadata and summaries; the archive
-                                         keeps them [possible values: card, email, phone]
-          --redact-pattern <NAME=REGEX>  Take out what a regular expression matches, and put [NAME] in
-                                         its place
-      -o, --output <FILE>                Write to this file, whole or not at all, compressed if its name
-                                         ends in .zst [default: standard output]
+          --changed-since <NUMBER>       Only segments that changed since an earlier export, given by
+                                         the number that it printed last on standard error
+          --redact <KIND>                Redact these in texts, metadata and summaries; the archive is
+                                         not changed [possible values: card, email, phone]
+          --redact-pattern <NAME=REGEX>  Replace every match of a regular expression by [NAME]
+      -o, --output <FILE>                Write to this file, atomically, and compressed if its name ends
+                                         in .zst [default: standard output]
       -h, --help                         Print help (see more with '--help')
 
     ---- queue
-    Look at work items, above all those that gave up, and settle them
+    List work items, and retry or discard those that failed
 
     Usage: ringcx-extractor queue [OPTIONS] <COMMAND>
 
     Commands:
-      list     List items; without options those that gave up: unavailable, failed or discarded
-      show     Show the items of one segment, with what went wrong at each try
-      retry    Try items again at once, with their patience counted afresh
-      discard  Give items up for good; `retry` takes it back
+      list     List items, by default those that are unavailable, failed or discarded
+      show     Show the items of one segment, with the error of each attempt
+      retry    Retry items now and reset their retry limits
+      discard  Discard items, so that they are not retried; `retry` undoes this
       help     Print this message or the help of the given subcommand(s)
 
     Options:
-          --config <FILE>  Settings to use [default: $RINGCX_CONFIG, ./config/local.toml or
+          --config <FILE>  Settings file [default: $RINGCX_CONFIG, ./config/local.toml or
                            /etc/ringcx-extractor/config.toml]
       -h, --help           Print help
     "#);
 }
 
 #[test]
-fn retry_needs_exactly_one_choice() {
+fn retry_needs_exactly_one_selection() {
     let parse = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
     assert!(parse("x queue retry seg-1 --artifact agent_summary"));
     assert!(parse("x queue retry --state failed --account Support"));
@@ -148,7 +146,7 @@ fn retry_needs_exactly_one_choice() {
 }
 
 #[test]
-fn an_erasure_or_a_hold_names_one_thing() {
+fn an_erasure_or_a_hold_has_one_subject() {
     let parse = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
     assert!(parse("x erase --segment a --account Support --reason why --dry-run"));
     assert!(parse("x erase --contact +12013770791 --yes --quick"));
@@ -191,7 +189,8 @@ fn an_account_is_found_by_its_id_before_any_name() {
     let settings = config::load(Some(&file), variables).unwrap().settings;
     let rows =
         || vec![row(1, "10", None), row(2, "20", Some("10")), row(3, "30", Some("Twin")), row(4, "40", Some("twin"))];
-    let found = |wanted: &str| pick(rows(), &settings, wanted).map(|row| row.key).map_err(|error| error.to_string());
+    let found =
+        |wanted: &str| select_account(rows(), &settings, wanted).map(|row| row.key).map_err(|error| error.to_string());
     assert_eq!(found("10"), Ok(1));
     assert_eq!(found("support"), Ok(1));
     assert_eq!(found("40"), Ok(4));

@@ -1,7 +1,7 @@
-//! The settings as the rest of the program sees them: typed, complete, validated.
+//! The settings as the rest of the program uses them: typed, complete and validated.
 //!
-//! Pure data, except for [`Auth::reread`], which reads the files that secrets came from. Secrets are held in
-//! [`SecretString`], so no `Debug` output shows one.
+//! Pure data, except for [`Auth::reload_secrets`] and [`Database::reload_url`], which read the
+//! files of secrets again. Secrets are `SecretString`, so no `Debug` output shows one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -11,50 +11,51 @@ use std::time::Duration;
 use regex::Regex;
 use secrecy::SecretString;
 
-use super::problem::ConfigError;
-use super::secret;
+use super::config_error::ConfigError;
+use super::secret_file;
 use crate::clock::Time;
-use crate::model::{AccountId, ArtifactSet, Wants};
+use crate::model::{AccountId, ArtifactSelection, ArtifactSet};
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The vendor's hosts.
-    pub api: Api,
-    /// How to log in.
+    /// The section `[api]`.
+    pub api: ApiSettings,
+    /// The section `[auth]`.
     pub auth: Auth,
-    /// Whose segments to get.
+    /// The section `[[accounts]]` or `[discover_accounts]`.
     pub accounts: Accounts,
-    /// Which windows of metadata to read, and when.
+    /// The section `[discovery]`.
     pub discovery: Discovery,
-    /// What is never exceeded.
+    /// The section `[limits]`.
     pub limits: Limits,
-    /// How artifacts are fetched.
+    /// The section `[fetch]`.
     pub fetch: Fetch,
-    /// Where the archive is.
+    /// The section `[database]`.
     pub database: Database,
-    /// Health, metrics and dashboard.
+    /// The section `[http]`.
     pub http: Http,
-    /// What is logged and how.
+    /// The section `[log]`.
     pub log: Log,
-    /// Who is told of what is new.
+    /// The section `[[sinks]]`.
     pub sinks: Vec<Sink>,
 }
 
-/// The vendor's hosts. Base URLs are http or https, without user, query, fragment or trailing slash.
+/// The hosts of the API. Base URLs are http or https, without user, query, fragment or trailing
+/// slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Api {
+pub struct ApiSettings {
     /// RingCentral platform (OAuth).
     pub platform_url: String,
     /// RingCX login, metadata and transcripts.
     pub ringcx_url: String,
     /// RingCX summaries.
     pub summary_url: String,
-    /// How long a request may go without making progress.
+    /// How long a request may go without progress.
     pub request_timeout: Duration,
 }
 
-/// How to log in: one of the three ways. Matches need `..`, for `files` is this module's own.
+/// The login method, one of three. Patterns need `..`, because `files` is private to this module.
 #[derive(Debug, Clone)]
 pub enum Auth {
     /// A RingCentral app with a JWT credential.
@@ -65,10 +66,10 @@ pub enum Auth {
         client_secret: SecretString,
         /// The user's JWT credential.
         jwt: SecretString,
-        /// Where the secrets came from.
+        /// The files of the secrets.
         files: SecretFiles,
     },
-    /// A RingCX user without a RingCentral login.
+    /// A RingCX user without a RingCentral login (Engage).
     Engage {
         /// The user's name.
         username: String,
@@ -76,59 +77,59 @@ pub enum Auth {
         password: SecretString,
         /// The platform, such as `RC`.
         platform_id: String,
-        /// Where the secrets came from.
+        /// The files of the secrets.
         files: SecretFiles,
     },
     /// A permanent API token.
     ApiToken {
         /// The token.
         token: SecretString,
-        /// Where it came from.
+        /// The file of the token.
         files: SecretFiles,
     },
 }
 
-/// Which secrets came from which files, by the key of the secret.
+/// The files of the secrets that came from files, by the key of the secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SecretFiles(pub(super) BTreeMap<&'static str, PathBuf>);
 
 impl SecretFiles {
-    /// Whether no secret came from a file, so that reading again finds nothing new.
+    /// Whether no secret came from a file, so that a reload cannot find a new one.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    fn again(&self, key: &'static str, held: &SecretString) -> Result<SecretString, ConfigError> {
+    fn reread_secret(&self, key: &'static str, held: &SecretString) -> Result<SecretString, ConfigError> {
         let Some(file) = self.0.get(key) else { return Ok(held.clone()) };
-        secret::from_file(file).and_then(secret::one_line).map_err(|what| ConfigError {
+        secret_file::read_secret(file).and_then(secret_file::require_single_line).map_err(|what| ConfigError {
             key: format!("auth.{key}_file"),
-            place: None,
+            location: None,
             what,
-            hint: secret::FILE_HINT.to_owned(),
+            hint: secret_file::FILE_HINT.to_owned(),
         })
     }
 }
 
 impl Auth {
-    /// The same way to log in, with those secrets read again that came from files: credentials are changed there
-    /// while the daemon runs.
+    /// Reads the secrets that came from files again, because credentials may be rotated while the
+    /// daemon runs.
     ///
     /// # Errors
-    /// Where one of the files can no longer be read or holds no secret.
-    pub fn reread(&self) -> Result<Auth, ConfigError> {
+    /// Returns an error if a file can no longer be read or contains no secret.
+    pub fn reload_secrets(&self) -> Result<Auth, ConfigError> {
         let mut auth = self.clone();
         match &mut auth {
             Auth::RingCentral { client_secret, jwt, files, .. } => {
-                *client_secret = files.again("client_secret", client_secret)?;
-                *jwt = files.again("jwt", jwt)?;
+                *client_secret = files.reread_secret("client_secret", client_secret)?;
+                *jwt = files.reread_secret("jwt", jwt)?;
             }
-            Auth::Engage { password, files, .. } => *password = files.again("password", password)?,
-            Auth::ApiToken { token, files } => *token = files.again("api_token", token)?,
+            Auth::Engage { password, files, .. } => *password = files.reread_secret("password", password)?,
+            Auth::ApiToken { token, files } => *token = files.reread_secret("api_token", token)?,
         }
         Ok(auth)
     }
 
-    /// The files that secrets came from.
+    /// The files of the secrets.
     pub fn files(&self) -> &SecretFiles {
         match self {
             Auth::RingCentral { files, .. } | Auth::Engage { files, .. } | Auth::ApiToken { files, .. } => files,
@@ -136,87 +137,87 @@ impl Auth {
     }
 }
 
-/// Whose segments to get.
+/// The accounts whose segments are archived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accounts {
-    /// These; at least one, no sub-account twice.
-    Listed(Vec<Account>),
-    /// All that the login can see.
+    /// The listed accounts: at least one, and no sub-account twice.
+    Listed(Vec<AccountSettings>),
+    /// All sub-accounts that the login can see.
     Discovered(DiscoverAccounts),
 }
 
-/// What is done for an account.
+/// The settings that apply to listed and discovered accounts alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccountPolicy {
-    /// What is asked for of each segment.
-    pub wants: Wants,
-    /// How long the archive keeps a segment; `None` for ever.
+    /// The artifacts to fetch for each segment.
+    pub wants: ArtifactSelection,
+    /// How long the archive keeps a segment; `None` means forever.
     pub retention: Option<Duration>,
 }
 
-/// A sub-account that the settings list.
+/// A listed sub-account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    /// Its ids.
+pub struct AccountSettings {
+    /// The ids.
     pub id: AccountId,
-    /// Its name, for people.
+    /// The display name.
     pub name: Option<String>,
-    /// What is done for it.
+    /// The policy.
     pub policy: AccountPolicy,
 }
 
 /// All sub-accounts that the login can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiscoverAccounts {
-    /// How often the vendor is asked for the list.
+    /// How often the list of sub-accounts is read.
     pub interval: Duration,
-    /// Sub-account ids to leave out.
+    /// Sub-account ids to exclude.
     pub exclude: BTreeSet<String>,
-    /// What is done for each.
+    /// The policy of each account.
     pub policy: AccountPolicy,
 }
 
-/// Where an account's first run begins.
+/// The start of an account's first run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// With the window before now minus the offset.
+pub enum DiscoveryStart {
+    /// The window that ends at now minus the offset.
     Now,
-    /// So far back from now.
+    /// This far back from now.
     Back(Duration),
-    /// At this moment.
+    /// This time.
     At(Time),
 }
 
-/// Which windows of metadata to read, and when. Windows are of whole seconds, at least one.
+/// The windows of metadata to read. They have whole seconds, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
-    /// Width of the sliding window; at most `max_window`.
+    /// The width of the sliding window; at most `max_window`.
     pub window: Duration,
-    /// How far behind now its end stays.
+    /// How far before now the window ends.
     pub offset: Duration,
-    /// How often it slides.
+    /// How often the window slides.
     pub interval: Duration,
     /// The widest request; at most three hours.
     pub max_window: Duration,
-    /// Where an account's first run begins.
-    pub start: Start,
-    /// How long after its end each stretch is read again; ascending, none twice.
+    /// The start of an account's first run.
+    pub start: DiscoveryStart,
+    /// The delays after which each range is read again; ascending and unique.
     pub rechecks: Vec<Duration>,
 }
 
-/// What shares one budget of requests.
+/// What shares one request budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitScope {
-    /// Each sub-account has its own.
+    /// Each sub-account has its own budget.
     SubAccount,
-    /// All sub-accounts of the login share one.
+    /// All sub-accounts of the login share one budget.
     Login,
 }
 
-/// What is never exceeded in any 60 seconds or 15 minutes.
+/// The request limits, which hold for any period of 60 seconds or 15 minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// What shares one budget.
+    /// What shares one request budget.
     pub scope: LimitScope,
     /// All requests in 60 seconds.
     pub requests_per_minute: NonZeroU32,
@@ -231,164 +232,166 @@ pub struct Limits {
 /// How artifacts are fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
-    /// Requests in flight per account; at least one.
+    /// The number of concurrent requests per account; at least one.
     pub concurrency: usize,
-    /// The first delay before trying again.
+    /// The first retry delay.
     pub retry_initial: Duration,
-    /// The longest delay; not below `retry_initial`.
+    /// The longest retry delay; at least `retry_initial`.
     pub retry_max: Duration,
-    /// How long after the first try an artifact that is still 404 is given up.
+    /// How long after the first attempt an artifact that is still 404 is given up.
     pub give_up_after: Duration,
-    /// When empty or agent-written summaries are asked for again; ascending, none twice.
+    /// The delays after which empty or agent-written summaries are fetched again; ascending and
+    /// unique.
     pub revisit: Vec<Duration>,
 }
 
-/// Where the archive is.
+/// The database of the archive.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// Which database.
+    /// The database.
     pub url: DatabaseUrl,
-    /// The file that the URL came from.
+    /// The file of the URL, if it came from one.
     pub url_file: Option<PathBuf>,
-    /// This replica's name, the same after a restart.
+    /// The name of this replica, which must not change at a restart.
     pub instance: String,
 }
 
 impl Database {
-    /// The Postgres URL, read again where it came from a file; `None` for SQLite.
+    /// The Postgres URL, read again if it came from a file; `None` for SQLite.
     ///
     /// # Errors
-    /// Where the file can no longer be read or names no Postgres database.
-    pub fn reread(&self) -> Result<Option<SecretString>, ConfigError> {
+    /// Returns an error if the file can no longer be read.
+    pub fn reload_url(&self) -> Result<Option<SecretString>, ConfigError> {
         let DatabaseUrl::Postgres(url) = &self.url else { return Ok(None) };
         let Some(file) = &self.url_file else { return Ok(Some(url.clone())) };
-        let wrong = |what| ConfigError {
+        let failed = |what| ConfigError {
             key: "database.url_file".to_owned(),
-            place: None,
+            location: None,
             what,
-            hint: secret::FILE_HINT.to_owned(),
+            hint: secret_file::FILE_HINT.to_owned(),
         };
-        secret::from_file(file).and_then(secret::one_line).map(Some).map_err(wrong)
+        secret_file::read_secret(file).and_then(secret_file::require_single_line).map(Some).map_err(failed)
     }
 }
 
-/// Which database.
+/// The kind and address of the database.
 #[derive(Debug, Clone)]
 pub enum DatabaseUrl {
-    /// A SQLite file; relative to the working directory unless absolute.
+    /// A SQLite file; a relative path starts at the working directory.
     Sqlite(PathBuf),
-    /// A Postgres URL, which may hold a password.
+    /// A Postgres URL, which may contain a password.
     Postgres(SecretString),
 }
 
-/// Health, metrics and dashboard.
+/// The HTTP server for health, metrics and the dashboard.
 #[derive(Debug, Clone)]
 pub struct Http {
-    /// `host:port` to listen on; `None` for not at all.
+    /// `host:port` to listen on; `None` disables the server.
     pub listen: Option<String>,
-    /// What a browser must know to be shown conversations; `None` for never.
+    /// The token that a browser needs to see conversations; `None` never shows them.
     pub token: Option<SecretString>,
 }
 
-/// What is logged and how.
+/// The log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// How a line looks.
+    /// The format of log lines.
     pub format: LogFormat,
-    /// Directives of `tracing_subscriber::filter::Targets`, known to parse.
+    /// Valid directives of `tracing_subscriber::filter::Targets`.
     pub filter: String,
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// For machines.
+    /// JSON for programs.
     Json,
 }
 
-/// Where a new sink begins.
+/// The start of a new sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SinkStart {
-    /// With what is stored from then on.
+    /// Artifacts that are stored from then on.
     Now,
-    /// With the archive's first artifact.
+    /// The first artifact of the archive.
     Beginning,
 }
 
-/// A system that is told of what is new.
+/// A system that receives events about stored artifacts.
 #[derive(Debug, Clone)]
 pub struct Sink {
-    /// Names it; unique, and what its progress is kept under.
+    /// The unique name, which also identifies the progress of the sink.
     pub name: String,
-    /// Where it begins when its name first appears.
+    /// The start of the sink when its name first appears.
     pub start: SinkStart,
-    /// The artifacts that it gets; never empty.
+    /// The artifacts that it receives; never empty.
     pub artifacts: ArtifactSet,
-    /// Sub-account ids that it gets; empty for all.
+    /// The sub-account ids that it receives; empty for all.
     pub accounts: BTreeSet<String>,
-    /// Channels that it gets; empty for all.
+    /// The channels that it receives; empty for all.
     pub channels: BTreeSet<String>,
-    /// What is taken out of texts on the way.
-    pub redact: Vec<Redact>,
-    /// How long an event is tried before it counts as failed.
+    /// What is redacted in its events.
+    pub redact: Vec<RedactionRule>,
+    /// How long an event is retried before it counts as failed.
     pub give_up_after: Duration,
-    /// What it is.
+    /// The type of the sink, with its own settings.
     pub kind: SinkKind,
 }
 
-/// What is taken out of texts.
+/// A rule for what is redacted in texts.
 #[derive(Debug, Clone)]
-pub enum Redact {
+pub enum RedactionRule {
     /// Payment card numbers.
     Card,
     /// E-mail addresses.
     Email,
     /// Telephone numbers.
     Phone,
-    /// Whatever matches.
+    /// Every match of a pattern.
     Pattern {
-        /// Names what was taken out.
+        /// The name that replaces a match.
         name: String,
-        /// Never matches the empty string.
+        /// The pattern, which never matches the empty string.
         pattern: Regex,
     },
 }
 
-/// What a sink is.
+/// The type of a sink.
 #[derive(Debug, Clone)]
 pub enum SinkKind {
     /// Files of JSON lines.
     Jsonl {
-        /// The folder that they are in.
+        /// The folder of the files.
         path: PathBuf,
-        /// How long each is written to.
+        /// How long each file is written to.
         rotate: Duration,
     },
     /// HTTP requests, signed as Standard Webhooks.
     Webhook {
-        /// Where to; http or https. Secret, because such URLs often carry a token.
+        /// The target URL, http or https. Secret, because such URLs often contain a token.
         url: SecretString,
-        /// The first signs, all do while they are changed; never empty.
+        /// The signing secrets; never empty. Each request is signed with all of them, so that they
+        /// can be rotated.
         secrets: Vec<SecretString>,
         /// How long a request may take.
         timeout: Duration,
-        /// Whether it may be on a private network.
+        /// Whether the URL may be on a private network.
         allow_private: bool,
     },
     /// Objects in a bucket or folder.
     ObjectStore {
         /// `s3://`, `gs://`, `az://` or `file://`, with bucket and prefix.
         url: String,
-        /// What an object holds.
+        /// The format of the objects.
         format: ObjectFormat,
-        /// Passed to the store; names in lower case.
+        /// The options of the store; names in lower case.
         options: BTreeMap<String, SecretString>,
     },
 }
 
-/// What an object holds.
+/// The format of the objects of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectFormat {
     /// JSON lines.

@@ -1,61 +1,68 @@
-//! Chooses among what is wanted: live before rechecks before the past, and none starved.
+//! Chooses the next read among the candidates: live before rechecks before the past, without
+//! starving any of them.
 //!
-//! Pure. Keeps the metadata limits exactly, and what is not live never makes a live read late.
+//! Pure. It keeps the metadata limits exactly, and other reads never delay a live read.
 
-use super::budget::{Budget, sustainable};
-use super::wanted::{Ground, Offer};
-use super::{Cooling, Coverage, Plan, Repair, Rules, Want};
+use super::candidates::{Candidate, PlanContext};
+use super::quota_forecast::{QuotaForecast, sustainable_interval_secs};
+use super::{Coverage, FailedWindow, Plan, PlannedRead, PlanningRules, Repair};
 use crate::clock::Time;
 
-/// Of so many reads that are not live, one goes to the past first and the others to rechecks first.
-const TURNS: u64 = 4;
+/// Of so many reads that are not live, one prefers the past and the others prefer rechecks.
+const PAST_READ_EVERY: u64 = 4;
 
-/// What to read now, or until when to wait.
+/// The window to read now, or when to plan again.
 ///
 /// - `now`: the API's time.
-/// - `log`: when metadata requests of at least the longest limit's length were sent (or certainly counted), whoever
-///   sent them.
-/// - `cooling`: what failed lately. One that is over may be kept for its `max_width`.
-/// - `repairs`: not those that have been read again.
-/// - `turn`: how many reads that were not live there have been.
+/// - `log`: when metadata requests were sent (or certainly counted), by any process, at least for
+///   the length of the longest limit.
+/// - `failed`: the windows that failed recently. One whose wait is over may be kept for its
+///   `max_width`.
+/// - `repairs`: without those that were read again.
+/// - `other_reads`: the number of reads so far that were not live.
 ///
-/// Whatever the clock did, no window ends after [`Rules::horizon`] and no wait ends at or before `now`.
-pub fn plan(
+/// Even if the clock is changed, no window ends after [`PlanningRules::horizon`], and no wait ends
+/// at or before `now`.
+pub fn plan_next_read(
     now: Time,
-    rules: &Rules,
+    rules: &PlanningRules,
     coverage: &Coverage,
     log: &[Time],
-    cooling: &[Cooling],
+    failed: &[FailedWindow],
     repairs: &[Repair],
-    turn: u64,
+    other_reads: u64,
 ) -> Plan {
-    let ground = Ground::new(now, rules, coverage, cooling);
-    let budget = Budget::new(&rules.sliding, log, now);
-    let free = budget.earliest(now);
+    let context = PlanContext::new(now, rules, coverage, failed);
+    let forecast = QuotaForecast::new(&rules.limits, log, now);
+    let earliest = forecast.earliest_send(now);
 
-    let rechecks = ground.rechecks(repairs);
-    let past = ground.past();
-    let other = choose(turn, &rechecks, &past);
-    let pace = if other.is_some() { sustainable(rules) } else { rules.slide() };
-    let (live, live_due) = ground.live(pace);
+    let rechecks = context.recheck_reads(repairs);
+    let past = context.past_reads();
+    let other = choose_other_read(other_reads, &rechecks, &past);
+    let interval_secs = if other.is_some() { sustainable_interval_secs(rules) } else { rules.interval_secs() };
+    let (live, live_due) = context.live_read(interval_secs);
 
-    if let Some(want) = live {
-        return if free <= now { Plan::Read(want) } else { Plan::Wait { until: free } };
+    if let Some(planned) = live {
+        return if earliest <= now { Plan::Read(planned) } else { Plan::Wait { until: earliest } };
     }
-    let mut wake = vec![Some(live_due), rechecks.later, past.later, ground.thaw()];
-    if let Some(want) = other
-        && free < live_due
-        && budget.leaves_room(rules, free, live_due, pace)
+    let mut wake = vec![Some(live_due), rechecks.next_due, past.next_due, context.earliest_retry()];
+    if let Some(planned) = other
+        && earliest < live_due
+        && forecast.keeps_live_reads_on_time(rules, earliest, live_due, interval_secs)
     {
-        if free <= now {
-            return Plan::Read(want);
+        if earliest <= now {
+            return Plan::Read(planned);
         }
-        wake.push(Some(free));
+        wake.push(Some(earliest));
     }
     let until = wake.into_iter().flatten().filter(|due| *due > now).min();
     Plan::Wait { until: until.unwrap_or(now.plus_millis(1000)) }
 }
 
-fn choose(turn: u64, rechecks: &Offer, past: &Offer) -> Option<Want> {
-    if turn % TURNS == TURNS - 1 { past.read.or(rechecks.read) } else { rechecks.read.or(past.read) }
+fn choose_other_read(other_reads: u64, rechecks: &Candidate, past: &Candidate) -> Option<PlannedRead> {
+    if other_reads % PAST_READ_EVERY == PAST_READ_EVERY - 1 {
+        past.read.or(rechecks.read)
+    } else {
+        rechecks.read.or(past.read)
+    }
 }

@@ -1,34 +1,35 @@
-//! Notices that this machine's clock was set back. What was put off by the wrong time would wait for as long as it was wrong.
+//! Detects that this machine's clock was set back. Work that was deferred by the wrong time would
+//! wait for too long.
 
 use std::time::Duration;
 
 use crate::clock::{Clock, millis};
 
-/// A clock that goes back by less is slewed, and harms nobody.
-const STEP: Duration = Duration::from_secs(60);
+/// Smaller steps back are ignored: they are clock slewing, and harmless.
+const MIN_CLOCK_STEP: Duration = Duration::from_secs(60);
 
-/// Follows how far the wall clock is ahead of the tick, which nobody sets.
+/// Tracks how far the wall clock is ahead of the monotonic clock.
 #[derive(Debug)]
 pub(super) struct ClockWatch {
-    /// The most that it has been, in milliseconds.
-    lead: i64,
+    /// The largest lead so far.
+    max_lead_ms: i64,
 }
 
 impl ClockWatch {
     pub(super) fn new(clock: &Clock) -> ClockWatch {
-        ClockWatch { lead: lead(clock) }
+        ClockWatch { max_lead_ms: lead_over_tick_ms(clock) }
     }
 
-    /// Whether the clock was set back since this was last asked.
+    /// Whether the clock was set back since the last call.
     pub(super) fn stepped_back(&mut self, clock: &Clock) -> bool {
-        let now = lead(clock);
-        let stepped = now.saturating_add(millis(STEP)) < self.lead;
-        self.lead = if stepped { now } else { self.lead.max(now) };
+        let now = lead_over_tick_ms(clock);
+        let stepped = now.saturating_add(millis(MIN_CLOCK_STEP)) < self.max_lead_ms;
+        self.max_lead_ms = if stepped { now } else { self.max_lead_ms.max(now) };
         stepped
     }
 }
 
-fn lead(clock: &Clock) -> i64 {
+fn lead_over_tick_ms(clock: &Clock) -> i64 {
     clock.now().0.saturating_sub(millis(clock.tick().0))
 }
 
@@ -38,7 +39,7 @@ mod tests {
     use crate::clock::Time;
 
     #[test]
-    fn only_a_clock_that_is_set_back_is_noticed_and_once() {
+    fn only_a_clock_that_is_set_back_is_detected_and_only_once() {
         let clock = Clock::manual(Time(1_800_000_000_000));
         let mut watch = ClockWatch::new(&clock);
         clock.advance(Duration::from_secs(86_400));

@@ -1,4 +1,4 @@
-//! Keeps delivery going: each sink by itself, so that none holds up another.
+//! Runs delivery: one task per sink, so that no sink delays another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,89 +7,89 @@ use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::shared::Shared;
+use super::DATABASE_RETRY_INTERVAL;
+use super::app_context::AppContext;
 use crate::config::{Sink, SinkKind};
 use crate::db::DbFault;
-use crate::deliver::{Deliverer, Means, Progress};
+use crate::deliver::{Deliverer, DeliveryContext, DeliveryProgress};
 
-/// Between tries while the database is away.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long delivery waits for further results after a new one, so that it does not write once per
+/// artifact.
+const BATCH_DELAY: Duration = Duration::from_millis(100);
 
-/// What is stored within so long goes out together, so that delivery does not write once for every artifact.
-const GATHER: Duration = Duration::from_millis(100);
+/// The same for object stores, which collect larger objects anyway.
+const OBJECT_BATCH_DELAY: Duration = Duration::from_secs(1);
 
-/// Objects wait for more anyway.
-const GATHER_OBJECTS: Duration = Duration::from_secs(1);
+/// How long deliveries under way may take at shutdown.
+const DELIVERY_SHUTDOWN_GRACE: Duration = Duration::from_secs(6);
 
-/// How long what is under way may take when everything ends.
-const LAST_ORDERS: Duration = Duration::from_secs(6);
-
-/// Goes on until `stop`.
+/// Runs until `stop`.
 ///
 /// # Errors
-/// Where a sink's task ended of itself.
-pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
+/// If the task of a sink panics.
+pub async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
-    for sink in &shared.settings.sinks {
-        tasks.spawn(follow(shared.clone(), sink.clone(), stop.clone()));
+    for sink in &context.settings.sinks {
+        tasks.spawn(deliver_to_sink(context.clone(), sink.clone(), stop.clone()));
     }
-    // A sink's task ends before only where it panics; that ends everything, as any other part of the daemon would.
+    // A sink's task ends before `stop` only if it panics. That stops the daemon, as for any other
+    // background task.
     while !tasks.is_empty() && !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => {}
-            Some(ended) = tasks.join_next() => ended.context("a sink's task ended abnormally")?,
+            Some(ended) = tasks.join_next() => ended.context("the task of a sink panicked")?,
         }
     }
     stop.cancelled().await;
     let all = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(LAST_ORDERS, all).await.is_err() {
-        tracing::warn!("a sink did not take in time what was under way; it is delivered again");
+    if tokio::time::timeout(DELIVERY_SHUTDOWN_GRACE, all).await.is_err() {
+        tracing::warn!("a delivery under way did not finish in time; it is delivered again");
         tasks.abort_all();
     }
     Ok(())
 }
 
-/// Steps one sink, then waits for what the step asked for, for what is stored, or for a person.
-async fn follow(shared: Arc<Shared>, sink: Sink, stop: CancellationToken) {
-    let gather = match sink.kind {
-        SinkKind::ObjectStore { .. } => GATHER_OBJECTS,
-        SinkKind::Jsonl { .. } | SinkKind::Webhook { .. } => GATHER,
+/// Delivers to one sink: a step, then a wait for its time, a new result, or a command.
+async fn deliver_to_sink(context: Arc<AppContext>, sink: Sink, stop: CancellationToken) {
+    let batch_delay = match sink.kind {
+        SinkKind::ObjectStore { .. } => OBJECT_BATCH_DELAY,
+        SinkKind::Jsonl { .. } | SinkKind::Webhook { .. } => BATCH_DELAY,
     };
-    let (mut stored, mut rings) = (shared.stored(), shared.rings());
-    let mut deliverer = Deliverer::new(sink, means(&shared, &stop));
+    let (mut stored, mut changes) = (context.subscribe_stored(), context.subscribe_changes());
+    let mut deliverer = Deliverer::new(sink, delivery_context(&context, &stop));
     while !stop.is_cancelled() {
         stored.borrow_and_update();
         let until = match deliverer.step().await {
-            Ok(Progress::Did) => continue,
-            Ok(Progress::Idle(until)) => until,
-            Err(error) if error.is_passing() || error.fault() == DbFault::Lost => {
-                // The session says it, once for all.
+            Ok(DeliveryProgress::Worked) => continue,
+            Ok(DeliveryProgress::Idle(until)) => until,
+            Err(error) if error.is_transient() || error.fault() == DbFault::LeaseLost => {
+                // The supervisor logs it, once for all tasks.
                 tracing::debug!(sink = deliverer.name(), %error, "delivery waits for the database");
-                shared.clock.sleep(PATIENCE).await;
+                context.clock.sleep(DATABASE_RETRY_INTERVAL).await;
                 continue;
             }
-            Err(error) => deliverer.trouble(&error),
+            Err(error) => deliverer.pause_on_error(&error),
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = shared.clock.sleep_until(until) => {}
-            Ok(()) = rings.changed() => deliverer.rung(),
+            () = context.clock.sleep_until(until) => {}
+            Ok(()) = changes.changed() => deliverer.retry_now(),
             Ok(()) = stored.changed() => tokio::select! {
                 () = stop.cancelled() => return,
-                () = shared.clock.sleep(gather) => {}
+                () = context.clock.sleep(batch_delay) => {}
             },
         }
     }
 }
 
-fn means(shared: &Arc<Shared>, stop: &CancellationToken) -> Means {
-    let accounts = shared.clone();
-    Means {
-        db: shared.db.clone(),
-        clock: shared.clock.clone(),
-        owner: shared.settings.database.instance.clone(),
-        mine: Arc::new(move || accounts.accounts().iter().map(|account| account.owned).collect()),
-        board: shared.sinks.clone(),
+fn delivery_context(context: &Arc<AppContext>, stop: &CancellationToken) -> DeliveryContext {
+    let accounts = context.clone();
+    DeliveryContext {
+        db: context.db.clone(),
+        clock: context.clock.clone(),
+        owner: context.settings.database.instance.clone(),
+        leases: Arc::new(move || accounts.accounts().iter().map(|account| account.lease).collect()),
+        sink_pauses: context.sinks.clone(),
         stop: stop.clone(),
     }
 }

@@ -1,53 +1,50 @@
-//! Keeps one account's discovery going: a step, then the wait that the step asked for. Before a step, work that a wrong clock
-//! has parked is released.
+//! Runs the discovery of one account: a step, then the wait that the step returned. Before a step,
+//! items that a wrong clock has deferred are released.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::DATABASE_RETRY_INTERVAL;
 use super::clock_watch::ClockWatch;
 use crate::account::Account;
-use crate::db::{DbFault, LongestWaits};
-use crate::discover::{Discoverer, Progress};
+use crate::db::{DbFault, MaxDelays};
+use crate::discover::{Discoverer, DiscoveryProgress};
 
-/// Between tries while the database is away.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Discovers until `stop`.
+/// Runs until `stop`.
 ///
 /// # Errors
-/// Where the database fails in a way that waiting does not cure.
+/// If the database fails with an error that is not transient.
 pub async fn run(
     account: Arc<Account>,
     mut discoverer: Discoverer,
-    longest: LongestWaits,
+    max_delays: MaxDelays,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut watch = ClockWatch::new(&account.clock);
+    let mut clock_watch = ClockWatch::new(&account.clock);
     // An earlier process may have had a wrong clock.
-    let mut parked = true;
+    let mut has_parked = true;
     loop {
-        parked |= watch.stepped_back(&account.clock);
-        // A read that is under way is dropped when the daemon ends: its window is simply read again.
+        has_parked |= clock_watch.stepped_back(&account.clock);
+        // A read that is under way is dropped at shutdown: its window is read again later.
         let step = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             step = async {
-                if parked {
-                    parked = !release_parked(&account, longest).await;
+                if has_parked {
+                    has_parked = !release_parked(&account, max_delays).await;
                 }
                 discoverer.step().await
             } => step,
         };
         let pause = match step {
-            Ok(Progress::Did) => continue,
-            Ok(Progress::Idle(pause)) => pause,
-            Err(error) if account.db.recovers_from(&error) => {
-                // The session says it, once for all accounts.
+            Ok(DiscoveryProgress::Advanced) => continue,
+            Ok(DiscoveryProgress::Idle(pause)) => pause,
+            Err(error) if account.db.is_recoverable(&error) => {
+                // The supervisor logs it, once for all accounts.
                 tracing::debug!(account = %account.id, %error, "discovery waits for the database");
-                PATIENCE
+                DATABASE_RETRY_INTERVAL
             }
-            Err(error) if error.fault() == DbFault::Lost => {
+            Err(error) if error.fault() == DbFault::LeaseLost => {
                 tracing::warn!(account = %account.id, "the account has another owner now");
                 stop.cancelled().await;
                 return Ok(());
@@ -57,30 +54,30 @@ pub async fn run(
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = account.clock.sleep(pause) => {}
-            () = account.discover.notified() => {
+            () = account.reads_requested.notified() => {
                 if let Err(error) = discoverer.reload().await {
-                    tracing::warn!(account = %account.id, %error, "failed to look for new requests");
+                    tracing::warn!(account = %account.id, %error, "failed to load new requests");
                 }
             }
         }
     }
 }
 
-/// Releases what a wrong clock has parked; whether that is done. Before the API has said what time it is, this machine's clock
-/// may be the wrong one.
-async fn release_parked(account: &Account, longest: LongestWaits) -> bool {
+/// Releases items that a wrong clock has deferred. Returns whether that is done: without a time of
+/// the API, this machine's clock may be the wrong one.
+async fn release_parked(account: &Account, max_delays: MaxDelays) -> bool {
     let (now, tick) = (account.clock.now(), account.clock.tick());
-    let Some(newest) = account.api.time(now, tick).newest else { return false };
-    match account.db.release_parked(account.owned, now, newest.max(now), longest).await {
+    let Some(newest) = account.api.api_time(now, tick).newest else { return false };
+    match account.db.repair_future_dated_work(account.lease, now, newest.max(now), max_delays).await {
         Ok(0) => {}
         Ok(rows) => tracing::warn!(account = %account.id, rows,
-            "what was put off by a clock that was ahead is due again"),
+            "items that were deferred by a clock that was ahead are due again"),
         Err(error) => {
-            tracing::debug!(account = %account.id, %error, "failed to look for what a wrong clock has put off");
+            tracing::debug!(account = %account.id, %error, "failed to release items that a wrong clock has deferred");
             return false;
         }
     }
-    // What is held in memory was put off by that clock, too.
-    account.work.notify_one();
+    // Items in memory were deferred by that clock, too.
+    account.work_queued.notify_one();
     true
 }

@@ -1,8 +1,8 @@
-//! The heartbeat: a task of its own that renews this replica's leases and waits for nothing but the database.
+//! The heartbeat: a task that renews this replica's leases and waits only for the database.
 //!
-//! Whoever may not send any more is stopped here: an account that has another owner, and every account while the database
-//! must not be used (its file was replaced, or a newer version has migrated it). On Postgres a lease also ends by itself
-//! where no heartbeat renews it.
+//! It also stops all sending for an account that has another owner, and for every account while the
+//! database must not be used (its file was replaced, or a newer version has migrated it). On
+//! Postgres a lease also expires if no heartbeat renews it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,204 +12,209 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::beat;
-use super::shared::Shared;
+use super::app_context::AppContext;
+use super::replica_stats::replica_row;
 use crate::account::Account;
 use crate::clock::{Tick, Time};
-use crate::db::{Db, DbError, NameLock, Owned, Picture, Unusable};
-use crate::health::{Finding, Severity};
+use crate::db::{ClusterState, Db, DbError, InstanceLock, Lease, UnusableReason};
+use crate::health::{HealthFinding, Severity};
 
-/// How often a heartbeat is written.
+/// The time between two heartbeats.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
-/// How long after a heartbeat its replica may still send: so long before it is taken for dead that what it sent has arrived.
-pub(super) const SENDS_FOR: Duration = Duration::from_secs(7);
+/// How long a replica may send requests after a heartbeat. It is short enough that all of them
+/// arrive before other replicas consider it dead.
+pub(super) const LEASE_DURATION: Duration = Duration::from_secs(7);
 
-/// How often the mark in SQLite's file is renewed, by which a backup that is copied over it is noticed.
-const STAMP_INTERVAL: Duration = Duration::from_secs(120);
+/// How often the stamp in the SQLite file is renewed. The stamp reveals that a backup was copied
+/// over the file.
+const FILE_STAMP_INTERVAL: Duration = Duration::from_secs(120);
 
-/// The code of the finding that the database must not be used.
-const UNUSABLE: &str = "database_unusable";
+/// Code of the finding that the database must not be used.
+const DATABASE_UNUSABLE: &str = "database_unusable";
 
-/// One heartbeat, and the picture that it brought.
+/// The result of one heartbeat.
 #[derive(Debug, Clone)]
-pub(super) struct Beat {
-    /// When it began: leases are counted from here.
+pub(super) struct HeartbeatResult {
+    /// When it started: leases are counted from here.
     pub(super) tick: Tick,
-    /// What the database held, or why it could not be asked.
-    pub(super) outcome: Result<Arc<Picture>, String>,
-    /// Whether a newer version has migrated the database: accounts are released and none are taken.
-    pub(super) outdated: bool,
+    /// The state of the cluster, or why the database could not be used.
+    pub(super) cluster: Result<Arc<ClusterState>, String>,
+    /// Whether a newer version has migrated the database: all accounts are released and none are
+    /// acquired.
+    pub(super) is_outdated: bool,
 }
 
 /// The leases that the heartbeat renews.
 #[derive(Default)]
 pub(super) struct Leases {
-    held: Mutex<Vec<Arc<Account>>>,
-    hurry: Notify,
-    drained: AtomicBool,
+    accounts: Mutex<Vec<Arc<Account>>>,
+    heartbeat_requested: Notify,
+    all_released: AtomicBool,
 }
 
 impl Leases {
     /// Replaces the accounts whose leases are renewed.
-    pub(super) fn set(&self, held: Vec<Arc<Account>>) {
-        *self.held() = held;
+    pub(super) fn replace(&self, accounts: Vec<Arc<Account>>) {
+        *self.lock_accounts() = accounts;
     }
 
     /// Adds an account whose lease is renewed.
     pub(super) fn add(&self, account: Arc<Account>) {
-        self.held().push(account);
+        self.lock_accounts().push(account);
     }
 
-    /// Has the next heartbeat follow at once.
-    pub(super) fn hurry(&self) {
-        self.hurry.notify_one();
+    /// Requests the next heartbeat at once.
+    pub(super) fn request_heartbeat(&self) {
+        self.heartbeat_requested.notify_one();
     }
 
-    /// Says that nothing is held any more, so that an outdated replica may stop writing.
-    pub(super) fn set_drained(&self, drained: bool) {
-        self.drained.store(drained, Ordering::Relaxed);
+    /// Sets whether all accounts are released, so that an outdated replica may stop writing.
+    pub(super) fn set_all_released(&self, all_released: bool) {
+        self.all_released.store(all_released, Ordering::Relaxed);
     }
 
-    fn held(&self) -> MutexGuard<'_, Vec<Arc<Account>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_accounts(&self) -> MutexGuard<'_, Vec<Arc<Account>>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Writes heartbeats.
 pub(super) struct Heartbeat {
-    pub(super) shared: Arc<Shared>,
-    /// The database over connections of the heartbeat's own.
+    pub(super) context: Arc<AppContext>,
+    /// The database, over separate connections for the heartbeat.
     pub(super) db: Db,
-    pub(super) name: NameLock,
+    pub(super) instance_lock: InstanceLock,
     pub(super) started: Time,
-    /// When the mark in SQLite's file was last renewed.
-    pub(super) stamped: Tick,
+    /// When the stamp in the SQLite file was last renewed.
+    pub(super) last_stamp: Tick,
     pub(super) leases: Arc<Leases>,
-    pub(super) beats: watch::Sender<Option<Beat>>,
+    pub(super) results: watch::Sender<Option<HeartbeatResult>>,
 }
 
 impl Heartbeat {
-    /// Runs until `stop`; gives the instance lock back, for the goodbye.
+    /// Runs until `stop`. Returns the instance lock, which is held until the leases are released.
     ///
     /// # Errors
-    /// Where the database fails in a way that waiting does not cure.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<NameLock> {
+    /// If the database fails with an error that is not transient.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<InstanceLock> {
         loop {
-            let tick = self.shared.clock.tick();
+            let tick = self.context.clock.tick();
             let done = tokio::select! {
-                () = stop.cancelled() => return Ok(self.name),
+                () = stop.cancelled() => return Ok(self.instance_lock),
                 done = self.step(tick) => done,
             };
-            let (outcome, outdated) = match done {
-                Ok((picture, outdated)) => (Ok(Arc::new(picture)), outdated),
-                Err(error) if self.shared.db.recovers_from(&error) => {
-                    self.renew_credentials();
+            let (cluster, is_outdated) = match done {
+                Ok((cluster, is_outdated)) => (Ok(Arc::new(cluster)), is_outdated),
+                Err(error) if self.context.db.is_recoverable(&error) => {
+                    self.reload_database_url();
                     (Err(error.to_string()), false)
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.beats.send_replace(Some(Beat { tick, outcome, outdated }));
+            self.results.send_replace(Some(HeartbeatResult { tick, cluster, is_outdated }));
             tokio::select! {
-                () = stop.cancelled() => return Ok(self.name),
-                () = self.shared.clock.sleep_until(tick + HEARTBEAT_INTERVAL) => {}
-                () = self.leases.hurry.notified() => {}
+                () = stop.cancelled() => return Ok(self.instance_lock),
+                () = self.context.clock.sleep_until(tick + HEARTBEAT_INTERVAL) => {}
+                () = self.leases.heartbeat_requested.notified() => {}
             }
         }
     }
 
-    async fn step(&mut self, tick: Tick) -> Result<(Picture, bool), DbError> {
-        let unusable = self.db.unusable().await?;
-        let outdated = matches!(unusable, Some(Unusable::Newer { .. }));
-        self.report(unusable).await?;
-        self.hold_name().await?;
-        let row = beat::row(&self.shared, self.started, None);
-        let before: Vec<Owned> = self.leases.held().iter().map(|account| account.owned).collect();
-        let picture = self.db.beat(&row, self.shared.clock.now()).await?;
-        self.renew(&picture, &before, tick);
-        self.renew_stamp(tick).await;
-        Ok((picture, outdated))
+    async fn step(&mut self, tick: Tick) -> Result<(ClusterState, bool), DbError> {
+        let unusable = self.db.unusable_reason().await?;
+        let is_outdated = matches!(unusable, Some(UnusableReason::Newer { .. }));
+        self.report_unusable(unusable).await?;
+        self.ensure_instance_lock().await?;
+        let row = replica_row(&self.context, self.started, None);
+        let held_before: Vec<Lease> = self.leases.lock_accounts().iter().map(|account| account.lease).collect();
+        let cluster = self.db.record_heartbeat(&row, self.context.clock.now()).await?;
+        self.renew_leases(&cluster, &held_before, tick);
+        self.renew_file_stamp(tick).await;
+        Ok((cluster, is_outdated))
     }
 
-    async fn renew_stamp(&mut self, tick: Tick) {
-        if tick.since(self.stamped) < STAMP_INTERVAL {
+    async fn renew_file_stamp(&mut self, tick: Tick) {
+        if tick.since(self.last_stamp) < FILE_STAMP_INTERVAL {
             return;
         }
-        self.stamped = tick;
-        if let Err(error) = self.db.renew_stamp().await {
-            tracing::debug!(%error, "failed to renew the mark in the database file; the old one counts on");
+        self.last_stamp = tick;
+        if let Err(error) = self.db.renew_file_stamp().await {
+            tracing::debug!(%error, "failed to renew the stamp in the database file; the old stamp stays valid");
         }
     }
 
-    /// Reports that the database must not be used, stops all sending, and all writing once there is nothing to hand over.
-    async fn report(&self, unusable: Option<Unusable>) -> Result<(), DbError> {
-        let (shared, code) = (&self.shared, UNUSABLE);
+    /// Reports that the database must not be used, and stops all sending. Stops all writing once
+    /// all accounts are released.
+    async fn report_unusable(&self, unusable: Option<UnusableReason>) -> Result<(), DbError> {
+        let (context, code) = (&self.context, DATABASE_UNUSABLE);
         let Some(unusable) = unusable else {
-            shared.db.suspend(None);
-            if shared.findings.clear(code, None) {
+            context.db.suspend(None);
+            if context.findings.clear(code, None) {
                 tracing::info!("the database can be used again");
             }
             return Ok(());
         };
         let (sentence, hint) = (unusable.to_string(), unusable.hint());
-        let finding = Finding {
+        let finding = HealthFinding {
             code,
             severity: Severity::Trouble,
-            since: shared.clock.now(),
+            since: context.clock.now(),
             subject: None,
             sentence: sentence.clone(),
             hint: hint.to_owned(),
             blocks_progress: true,
         };
-        if shared.findings.report(finding) {
+        if context.findings.report(finding) {
             tracing::error!(hint, "{sentence}");
         }
         match unusable {
-            Unusable::Newer { .. } if self.leases.drained.load(Ordering::Relaxed) => {
-                if !shared.db.is_suspended() {
-                    let now = shared.clock.now();
-                    self.db.beat(&beat::row(shared, self.started, Some(now)), now).await?;
-                    tracing::warn!("all accounts are released; nothing is written any more");
+            UnusableReason::Newer { .. } if self.leases.all_released.load(Ordering::Relaxed) => {
+                if !context.db.is_suspended() {
+                    let now = context.clock.now();
+                    self.db.record_heartbeat(&replica_row(context, self.started, Some(now)), now).await?;
+                    tracing::warn!("released all accounts; writing stops");
                 }
-                shared.db.suspend(Some(sentence));
+                context.db.suspend(Some(sentence));
             }
-            Unusable::Newer { .. } => {}
-            Unusable::Replaced { .. } | Unusable::LogRemoved { .. } => {
-                for account in self.leases.held().iter() {
-                    account.pacer.deadline(Some(Tick::default()));
+            UnusableReason::Newer { .. } => {}
+            UnusableReason::Replaced { .. } | UnusableReason::WalRemoved { .. } => {
+                for account in self.leases.lock_accounts().iter() {
+                    account.pacer.set_lease_deadline(Some(Tick::default()));
                 }
-                shared.db.suspend(Some(sentence));
+                context.db.suspend(Some(sentence));
             }
         }
         Ok(())
     }
 
-    async fn hold_name(&mut self) -> Result<(), DbError> {
-        if self.name.still().await.is_err() {
-            let name = &self.shared.settings.database.instance;
-            self.name = self.db.lock_name_again(name, &self.name).await?;
+    async fn ensure_instance_lock(&mut self) -> Result<(), DbError> {
+        if self.instance_lock.ensure_held().await.is_err() {
+            let name = &self.context.settings.database.instance;
+            self.instance_lock = self.db.relock_instance(name, &self.instance_lock).await?;
         }
         Ok(())
     }
 
-    /// Renews the leases that still hold, and ends those of accounts that have another owner now. So does an epoch that is
-    /// lower than that of a lease from `before` the picture: the database was put back to an earlier state.
-    fn renew(&self, picture: &Picture, before: &[Owned], tick: Tick) {
-        let epochs: BTreeMap<i64, i64> = picture.accounts.iter().map(|row| (row.account, row.epoch)).collect();
-        let until = lease_end(&self.shared, tick);
-        for account in self.leases.held().iter() {
-            let owned = account.owned;
+    /// Renews the leases, except those of accounts that have another owner now. A lease that was
+    /// held before the cluster state was read is also lost if the database has a lower epoch: then
+    /// the database was restored to an earlier state.
+    fn renew_leases(&self, cluster: &ClusterState, held_before: &[Lease], tick: Tick) {
+        let epochs: BTreeMap<i64, i64> = cluster.accounts.iter().map(|row| (row.account, row.epoch)).collect();
+        let until = lease_end(&self.context, tick);
+        for account in self.leases.lock_accounts().iter() {
+            let lease = account.lease;
             let lost = epochs
-                .get(&owned.account)
-                .is_none_or(|epoch| *epoch > owned.epoch || (*epoch < owned.epoch && before.contains(&owned)));
-            account.pacer.deadline(if lost { Some(Tick::default()) } else { until });
+                .get(&lease.account)
+                .is_none_or(|epoch| *epoch > lease.epoch || (*epoch < lease.epoch && held_before.contains(&lease)));
+            account.pacer.set_lease_deadline(if lost { Some(Tick::default()) } else { until });
         }
     }
 
-    /// A password may have been rotated: what the settings name is read again.
-    fn renew_credentials(&self) {
-        match self.shared.settings.database.reread() {
+    /// Reads the database URL again, since a password may have been rotated.
+    fn reload_database_url(&self) {
+        match self.context.settings.database.reload_url() {
             Ok(Some(url)) => {
-                if let Err(error) = self.shared.db.set_url(&url) {
+                if let Err(error) = self.context.db.set_url(&url) {
                     tracing::debug!(%error, "failed to use the database URL that was read again");
                 }
             }
@@ -219,7 +224,8 @@ impl Heartbeat {
     }
 }
 
-/// Until when a lease holds that was renewed at `tick`. On SQLite nobody else can take an account over.
-pub(super) fn lease_end(shared: &Shared, tick: Tick) -> Option<Tick> {
-    shared.db.file().is_none().then(|| tick + SENDS_FOR)
+/// When a lease that was renewed at `tick` expires. On SQLite no other replica can acquire the
+/// account.
+pub(super) fn lease_end(context: &AppContext, tick: Tick) -> Option<Tick> {
+    context.db.sqlite_path().is_none().then(|| tick + LEASE_DURATION)
 }

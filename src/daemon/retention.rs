@@ -1,8 +1,10 @@
-//! Applies retention, now and then, to the accounts that this process owns, and watches the clocks that it depends on.
+//! Applies retention periodically to the accounts that this process owns, and compares the clocks
+//! that it depends on.
 //!
-//! What is past it goes in small transactions with pauses in between, so that results never wait for it; an account where
-//! nothing is due costs one look at an index. Nothing goes before the API has answered, where clocks differ, or, for a
-//! day, where it would be an unusual share: see `keeping`.
+//! Expired segments are deleted in small transactions with pauses in between, so that results never
+//! wait. An account without expired segments costs one index lookup. Nothing is deleted before the
+//! API has answered, while clocks differ, or, for a day, if an unusual share would be deleted: see
+//! `erasure`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,118 +13,120 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use super::shared::Shared;
+use super::app_context::AppContext;
 use crate::account::Account;
 use crate::clock::{Tick, Time};
-use crate::db::{DbError, DbFault, Erased};
-use crate::health::{Finding, Severity};
-use crate::keeping::{
-    self, ClockCheck, Cursor, LONGEST_BETWEEN_PASSES, NOTICE_PERIOD, PassDecision, RetentionClocks, RetentionNotice,
+use crate::db::{DbError, DbFault, DeletionCounts};
+use crate::erasure::{
+    self, ClockCheck, MAX_PASS_INTERVAL, NOTICE_PERIOD, PassDecision, RetentionClocks, RetentionCursor, RetentionNotice,
 };
+use crate::health::{HealthFinding, Severity};
 
-/// How often retention is looked at while a pass waits.
-const WHILE_WAITING: Duration = Duration::from_secs(60);
-/// And no more often than that, however short it is.
-const SHORTEST: Duration = Duration::from_secs(1);
+/// The longest time between two checks while a pass waits.
+const WAITING_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// The shortest time between two checks, however short the retention is.
+const MIN_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the clocks are compared.
-const CLOCK_CHECK: Duration = Duration::from_secs(5);
-/// An API that tells no time for so long is a finding where retention is wanted, and is not waited for by what erases nothing.
-pub(super) const API_TIME_PATIENCE: Duration = Duration::from_secs(3600);
-/// A clock that differs from this machine's by more is a finding, and by more than that one that costs something.
-const SKEW_WARNING: Duration = Duration::from_secs(60);
-const SKEW_TROUBLE: Duration = Duration::from_secs(300);
-/// Between two transactions.
-const BREATH: Duration = Duration::from_millis(100);
-/// How often the index is made to forget for good what retention took.
-const FORGET: Duration = Duration::from_secs(24 * 3600);
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long an API without a time is waited for. Then it is a finding if retention is enabled, and
+/// tasks that delete nothing proceed without it.
+pub(super) const API_TIME_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A clock that differs from this machine's by more is a finding of severity warning...
+const SKEW_WARNING_THRESHOLD: Duration = Duration::from_secs(60);
+/// ...and by more than this of severity trouble.
+const SKEW_TROUBLE_THRESHOLD: Duration = Duration::from_secs(300);
+/// The pause between two transactions.
+const TRANSACTION_PAUSE: Duration = Duration::from_millis(100);
+/// The time between two purges of deleted segments from the full-text index.
+const INDEX_PURGE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 const CLOCK_SKEW: &str = "clock_skew";
-const PAUSED: &str = "retention_paused";
-const WAITS: &str = "retention_waits";
-const UNREADABLE: &str = "unreadable_on_hold";
-/// The findings that are about one account each.
-const OF_ACCOUNTS: [&str; 3] = [PAUSED, WAITS, UNREADABLE];
-const KEEP_TIME: &str =
-    "keep this machine's clock right with NTP (timedatectl set-ntp true); if it is right, the other clock is wrong";
+const RETENTION_PAUSED: &str = "retention_paused";
+const RETENTION_WAITS: &str = "retention_waits";
+const UNREADABLE_ON_HOLD: &str = "unreadable_on_hold";
+/// The findings that each concern one account.
+const ACCOUNT_FINDINGS: [&str; 3] = [RETENTION_PAUSED, RETENTION_WAITS, UNREADABLE_ON_HOLD];
+const NTP_HINT: &str =
+    "synchronise this machine's clock with NTP (timedatectl set-ntp true); if it is right, the other clock is wrong";
 
-const CLOCKS_DIFFER: &str = "put the clocks right; retention goes on when they agree within 5 minutes";
-const NO_DATE: &str = "see whether RingCX answers, and whether a proxy on the way removes the `Date` of its answers or adds an `Age`; \
-                       retention goes on once five answers have told the time";
-const WRITTEN_AHEAD: &str = "check the clocks; if they are right now, `ringcx-extractor erase --retention-now` lets it run, and what is \
-                             dated later than now is no reason to pause any more";
+const CLOCKS_DIFFER_HINT: &str = "correct the clocks; retention continues when they agree within 5 minutes";
+const NO_API_TIME_HINT: &str = "check whether RingCX answers, and whether a proxy removes the `Date` of its answers or adds an `Age`; \
+                                retention continues once five answers contain the time";
+const NEWER_DATA_HINT: &str = "check the clocks; if they are right now, start retention with `ringcx-extractor erase --retention-now`; it \
+                             then ignores data that is dated later than now";
 
-/// Goes on until `stop`.
+/// Runs until `stop`.
 ///
 /// # Errors
-/// Where waiting will not help.
-pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut retention = Retention::new(shared);
+/// If the database fails with an error that is not transient.
+pub async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut task = RetentionTask::new(context);
     tokio::select! {
         () = stop.cancelled() => Ok(()),
-        ended = retention.work() => ended,
+        ended = task.apply_repeatedly() => ended,
     }
 }
 
-struct Retention {
-    shared: Arc<Shared>,
-    /// When the index last forgot; `None` until it first has.
-    forgotten: Option<Tick>,
-    /// When each account's waiting pass was last looked at.
-    decided: BTreeMap<i64, Tick>,
-    /// Whether any pass waits, or clocks are waited for.
-    waiting: bool,
-    /// Since when the API has not told the time often enough.
+struct RetentionTask {
+    context: Arc<AppContext>,
+    /// When the index was last purged; `None` until the first time.
+    last_purge: Option<Tick>,
+    /// When the waiting pass of each account was last decided on.
+    last_decision: BTreeMap<i64, Tick>,
+    /// Whether a pass waits, or the clocks are not known to agree.
+    is_waiting: bool,
+    /// Since when the API's time has been unknown.
     unknown_since: Option<Tick>,
-    /// Whether its time was believed when retention was last looked at.
+    /// Whether the API's time was believed at the last pass.
     api_is_believed: bool,
 }
 
-/// What all clocks say, where the database answers.
-pub(super) async fn read_clocks(shared: &Shared) -> Option<RetentionClocks> {
-    let Shared { api, clock, db, .. } = shared;
-    let asked = clock.now();
-    let database = match db.file() {
+/// The readings of all clocks; `None` if the database does not answer.
+pub(super) async fn read_clocks(context: &AppContext) -> Option<RetentionClocks> {
+    let AppContext { api, clock, db, .. } = context;
+    let query_start = clock.now();
+    let database = match db.sqlite_path() {
         Some(_) => None,
-        None => Some(db.here(asked).await.ok()?.0.saturating_sub(asked.0)),
+        None => Some(db.database_now(query_start).await.ok()?.0.saturating_sub(query_start.0)),
     };
     let (machine, tick) = (clock.now(), clock.tick());
     let database = database.map(|ahead| machine.plus_millis(ahead));
-    let api = api.time(machine, tick);
-    let told = [api.newest, api.measured, api.believed].into_iter().flatten();
-    let told = if api.is_measured() { told.collect() } else { Vec::new() };
-    Some(RetentionClocks { machine, api: told, api_is_believed: api.believed.is_some(), database })
+    let api = api.api_time(machine, tick);
+    let readings = [api.newest, api.measured, api.believed].into_iter().flatten();
+    let readings = if api.is_measured() { readings.collect() } else { Vec::new() };
+    Some(RetentionClocks { machine, api: readings, is_api_trusted: api.believed.is_some(), database })
 }
 
-impl Retention {
-    fn new(shared: Arc<Shared>) -> Retention {
-        Retention {
-            shared,
-            forgotten: None,
-            decided: BTreeMap::new(),
-            waiting: false,
+impl RetentionTask {
+    fn new(context: Arc<AppContext>) -> RetentionTask {
+        RetentionTask {
+            context,
+            last_purge: None,
+            last_decision: BTreeMap::new(),
+            is_waiting: false,
             unknown_since: None,
             api_is_believed: false,
         }
     }
 
-    async fn work(&mut self) -> anyhow::Result<()> {
-        while !self.shared.in_session() {
-            self.shared.clock.sleep(SHORTEST).await;
+    async fn apply_repeatedly(&mut self) -> anyhow::Result<()> {
+        while !self.context.is_active() {
+            self.context.clock.sleep(MIN_CHECK_INTERVAL).await;
         }
-        let clock = self.shared.clock.clone();
-        let mut rings = self.shared.rings();
+        let clock = self.context.clock.clone();
+        let mut changes = self.context.subscribe_changes();
         loop {
-            let accounts = self.shared.accounts();
-            self.turn(&accounts).await?;
-            let turned = clock.tick();
+            let accounts = self.context.accounts();
+            self.run_pass(&accounts).await?;
+            let passed_at = clock.tick();
             loop {
-                let left = (turned + self.pause()).since(clock.tick());
+                let left = (passed_at + self.check_interval()).since(clock.tick());
                 tokio::select! {
-                    () = clock.sleep(left.min(CLOCK_CHECK)) => {}
-                    // A person may have approved of what waits.
-                    Ok(()) = rings.changed() => break,
+                    () = clock.sleep(left.min(CLOCK_CHECK_INTERVAL)) => {}
+                    // An operator may have approved the waiting pass.
+                    Ok(()) = changes.changed() => break,
                 }
-                if left <= CLOCK_CHECK {
+                if left <= CLOCK_CHECK_INTERVAL {
                     break;
                 }
                 let clocks = self.compare_clocks().await;
@@ -133,22 +137,22 @@ impl Retention {
         }
     }
 
-    /// Between two turns; shorter at once where an account has come whose retention is.
-    fn pause(&self) -> Duration {
-        let longest = if self.waiting { WHILE_WAITING } else { LONGEST_BETWEEN_PASSES };
-        let accounts = self.shared.accounts();
+    /// The time between two passes. It is shorter for accounts with a short retention.
+    fn check_interval(&self) -> Duration {
+        let longest = if self.is_waiting { WAITING_CHECK_INTERVAL } else { MAX_PASS_INTERVAL };
+        let accounts = self.context.accounts();
         let least = accounts.iter().filter_map(|account| account.policy.retention).min();
-        least.map_or(LONGEST_BETWEEN_PASSES, |least| keeping::between_passes(least).clamp(SHORTEST, longest))
+        least.map_or(MAX_PASS_INTERVAL, |least| erasure::pass_interval(least).clamp(MIN_CHECK_INTERVAL, longest))
     }
 
-    async fn turn(&mut self, accounts: &[Arc<Account>]) -> anyhow::Result<()> {
-        self.waiting = true;
-        // The database that is away is the session's to report.
+    async fn run_pass(&mut self, accounts: &[Arc<Account>]) -> anyhow::Result<()> {
+        self.is_waiting = true;
+        // The supervisor reports an unavailable database.
         let Some(clocks) = self.compare_clocks().await else { return Ok(()) };
-        self.clear_of_others(accounts);
-        let wanted = accounts.iter().any(|account| account.policy.retention.is_some());
-        if !wanted {
-            self.shared.findings.clear(PAUSED, None);
+        self.clear_foreign_findings(accounts);
+        let is_enabled = accounts.iter().any(|account| account.policy.retention.is_some());
+        if !is_enabled {
+            self.context.findings.clear(RETENTION_PAUSED, None);
         }
         let check = clocks.check();
         if check != ClockCheck::Unknown {
@@ -157,35 +161,35 @@ impl Retention {
         let now = match check {
             ClockCheck::Agree(now) => now,
             ClockCheck::Differ(sentence) => {
-                if wanted {
-                    self.paused(None, &sentence, CLOCKS_DIFFER);
+                if is_enabled {
+                    self.report_paused(None, &sentence, CLOCKS_DIFFER_HINT);
                 }
                 return Ok(());
             }
             ClockCheck::Unknown => {
-                let tick = self.shared.clock.tick();
+                let tick = self.context.clock.tick();
                 let since = *self.unknown_since.get_or_insert(tick);
-                if wanted && tick.since(since) >= API_TIME_PATIENCE {
-                    self.paused(None, "the API's answers tell no time", NO_DATE);
+                if is_enabled && tick.since(since) >= API_TIME_TIMEOUT {
+                    self.report_paused(None, "the API's answers contain no time", NO_API_TIME_HINT);
                 }
                 return Ok(());
             }
         };
-        self.api_is_believed = clocks.api_is_believed;
-        self.shared.findings.clear(PAUSED, None);
-        self.waiting = false;
-        let mut sum = Erased::default();
+        self.api_is_believed = clocks.is_api_trusted;
+        self.context.findings.clear(RETENTION_PAUSED, None);
+        self.is_waiting = false;
+        let mut total = DeletionCounts::default();
         for account in accounts {
-            sum.add(self.retention(account, now).await?);
+            total.add(self.apply_retention(account, now).await?);
         }
-        self.forget(sum).await;
+        self.purge_index(total).await;
         Ok(())
     }
 
-    /// What was reported of accounts that this replica does not work on any more is for their owner to report.
-    fn clear_of_others(&self, accounts: &[Arc<Account>]) {
-        let findings = &self.shared.findings;
-        for finding in findings.list().iter().filter(|finding| OF_ACCOUNTS.contains(&finding.code)) {
+    /// Clears findings of accounts that this replica no longer owns. Their owner reports them.
+    fn clear_foreign_findings(&self, accounts: &[Arc<Account>]) {
+        let findings = &self.context.findings;
+        for finding in findings.list().iter().filter(|finding| ACCOUNT_FINDINGS.contains(&finding.code)) {
             if let Some(sub) = &finding.subject
                 && !accounts.iter().any(|account| *account.id.sub == **sub)
             {
@@ -194,116 +198,121 @@ impl Retention {
         }
     }
 
-    /// Reports each clock that differs much from this machine's; what all of them say, where the database answers.
+    /// Reports each clock that differs much from this machine's. Returns the readings; `None` if
+    /// the database does not answer.
     async fn compare_clocks(&self) -> Option<RetentionClocks> {
-        let clocks = read_clocks(&self.shared).await?;
-        let (api, machine, tick) = (&self.shared.api, clocks.machine, self.shared.clock.tick());
-        for (host, time) in api.times(machine, tick) {
-            let told = time.measured.filter(|_| time.is_measured());
+        let clocks = read_clocks(&self.context).await?;
+        let (api, machine, tick) = (&self.context.api, clocks.machine, self.context.clock.tick());
+        for (host, time) in api.api_times(machine, tick) {
+            let reading = time.measured.filter(|_| time.is_measured());
             match time.implausible {
-                Some(date) => self.report(Finding {
+                Some(date) => self.report(HealthFinding {
                     code: CLOCK_SKEW,
                     severity: Severity::Trouble,
                     since: machine,
                     subject: Some(host.to_owned()),
-                    sentence: format!("answers of {host} are dated {}, which cannot be; the date is not used", date.rfc3339_secs()),
-                    hint: "check this machine's clock; if it is right, the server's is wrong, which its operator has to mend".to_owned(),
+                    sentence: format!("answers of {host} are dated {}, which is impossible; the date is ignored", date.rfc3339_secs()),
+                    hint: "check this machine's clock; if it is right, the server's clock is wrong, and its operator must correct it".to_owned(),
                     blocks_progress: false,
                 }),
-                None => self.compare(host, machine, told),
+                None => self.compare_clock(host, machine, reading),
             }
         }
-        self.compare("database", machine, clocks.database);
+        self.compare_clock("database", machine, clocks.database);
         Some(clocks)
     }
 
-    /// A clock of which too little is known to say that it differs is no finding.
-    fn compare(&self, subject: &str, machine: Time, told: Option<Time>) {
-        let told = told.unwrap_or(machine);
-        let (apart, direction) = match told > machine {
-            true => (told.since(machine), "ahead of"),
-            false => (machine.since(told), "behind"),
+    /// Reports one clock if it differs much. An unknown clock is no finding.
+    fn compare_clock(&self, subject: &str, machine: Time, reading: Option<Time>) {
+        let reading = reading.unwrap_or(machine);
+        let (difference, direction) = match reading > machine {
+            true => (reading.since(machine), "ahead of"),
+            false => (machine.since(reading), "behind"),
         };
-        if apart <= SKEW_WARNING {
-            self.shared.findings.clear(CLOCK_SKEW, Some(subject));
+        if difference <= SKEW_WARNING_THRESHOLD {
+            self.context.findings.clear(CLOCK_SKEW, Some(subject));
             return;
         }
-        self.report(Finding {
+        self.report(HealthFinding {
             code: CLOCK_SKEW,
-            severity: if apart > SKEW_TROUBLE { Severity::Trouble } else { Severity::Warning },
+            severity: if difference > SKEW_TROUBLE_THRESHOLD { Severity::Trouble } else { Severity::Warning },
             since: machine,
             subject: Some(subject.to_owned()),
-            sentence: format!("the clock of {subject} is {} s {direction} this machine's", apart.as_secs()),
-            hint: KEEP_TIME.to_owned(),
+            sentence: format!("the clock of {subject} is {} s {direction} this machine's", difference.as_secs()),
+            hint: NTP_HINT.to_owned(),
             blocks_progress: false,
         });
     }
 
-    fn report(&self, finding: Finding) {
+    fn report(&self, finding: HealthFinding) {
         let (sentence, hint) = (finding.sentence.clone(), finding.hint.clone());
-        if self.shared.findings.report(finding) {
+        if self.context.findings.report(finding) {
             tracing::warn!(hint, "{sentence}");
         }
     }
 
-    fn paused(&self, account: Option<&Account>, sentence: &str, hint: &str) {
-        self.report(Finding {
-            code: PAUSED,
+    fn report_paused(&self, account: Option<&Account>, sentence: &str, hint: &str) {
+        self.report(HealthFinding {
+            code: RETENTION_PAUSED,
             severity: Severity::Trouble,
-            since: self.shared.clock.now(),
+            since: self.context.clock.now(),
             subject: account.map(|account| account.id.sub.to_string()),
-            sentence: format!("retention is paused and erases nothing: {sentence}"),
+            sentence: format!("retention is paused and deletes nothing: {sentence}"),
             hint: hint.to_owned(),
             blocks_progress: false,
         });
     }
 
-    /// Takes what is past retention; a database that is away is asked again at the next turn.
-    async fn retention(&mut self, account: &Account, now: Time) -> anyhow::Result<Erased> {
-        match self.expire(account, now).await {
-            Ok(sum) => Ok(sum),
-            // Another replica sees to it now.
-            Err(error) if error.fault() == DbFault::Lost => Ok(Erased::default()),
-            Err(error) if error.is_passing() => {
-                tracing::warn!(account = %account.id, %error, "failed to apply retention; trying again later");
-                Ok(Erased::default())
+    /// Applies retention to an account. Transient errors are retried at the next pass.
+    async fn apply_retention(&mut self, account: &Account, now: Time) -> anyhow::Result<DeletionCounts> {
+        match self.expire_account(account, now).await {
+            Ok(total) => Ok(total),
+            // The new owner applies retention.
+            Err(error) if error.fault() == DbFault::LeaseLost => Ok(DeletionCounts::default()),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(account = %account.id, %error, "failed to apply retention; retrying later");
+                Ok(DeletionCounts::default())
             }
             Err(error) => Err(error).with_context(|| format!("failed to apply retention to account {}", account.id)),
         }
     }
 
-    /// `now` is the earliest of all clocks, which agree.
-    async fn expire(&mut self, account: &Account, now: Time) -> Result<Erased, DbError> {
+    /// Deletes the expired segments of an account. `now` is the earliest of all clocks, which
+    /// agree.
+    async fn expire_account(&mut self, account: &Account, now: Time) -> Result<DeletionCounts, DbError> {
         let db = &account.db;
-        let mut sum = Erased::default();
-        let Some(kept) = account.policy.retention else { return Ok(sum) };
+        let mut total = DeletionCounts::default();
+        let Some(kept) = account.policy.retention else { return Ok(total) };
         let cutoff = now - kept;
-        let notice = keeping::notice(db, account.owned.account).await?;
-        if !keeping::is_due(db, account.owned.account, kept, now).await? {
+        let notice = erasure::load_notice(db, account.lease.account).await?;
+        if !erasure::is_retention_due(db, account.lease.account, kept, now).await? {
             self.report_unreadable(account, 0);
-            return self.over(account, notice).await.map(|()| sum);
+            return self.finish_pass(account, notice).await.map(|()| total);
         }
-        if !self.may_run(account, kept, cutoff, now, notice.as_ref()).await? {
-            return Ok(sum);
+        if !self.may_delete(account, kept, cutoff, now, notice.as_ref()).await? {
+            return Ok(total);
         }
         let at = account.clock.now();
-        let who = format!("retention@{}", self.shared.settings.database.instance);
-        let mut cursor = Cursor::default();
-        while let Some(taken) = keeping::expire(db, account.owned, cutoff, &who, at, &mut cursor).await? {
-            sum.add(taken);
-            account.clock.sleep(BREATH).await;
+        let who = format!("retention@{}", self.context.settings.database.instance);
+        let mut cursor = RetentionCursor::default();
+        while let Some(deleted) =
+            erasure::delete_expired_segments(db, account.lease, cutoff, &who, at, &mut cursor).await?
+        {
+            total.add(deleted);
+            account.clock.sleep(TRANSACTION_PAUSE).await;
         }
         self.report_unreadable(account, cursor.unreadable);
-        sum.add(keeping::expire_asides(db, account.owned, cutoff, &who, at).await?);
-        if sum != Erased::default() {
-            tracing::info!(account = %account.id, segments = sum.segments, records = sum.records, "past retention: erased");
+        total.add(erasure::delete_expired_quarantined(db, account.lease, cutoff, &who, at).await?);
+        if total != DeletionCounts::default() {
+            tracing::info!(account = %account.id, segments = total.segments, records = total.records, "deleted expired segments");
         }
-        self.over(account, notice).await?;
-        Ok(sum)
+        self.finish_pass(account, notice).await?;
+        Ok(total)
     }
 
-    /// Whether nothing speaks against a pass: what the archive holds, or how much the pass would take of it.
-    async fn may_run(
+    /// Whether a pass may run: the archive holds no data from the future, and the pass would not
+    /// delete an unusual share.
+    async fn may_delete(
         &mut self,
         account: &Account,
         kept: Duration,
@@ -311,98 +320,101 @@ impl Retention {
         now: Time,
         notice: Option<&RetentionNotice>,
     ) -> Result<bool, DbError> {
-        let (db, key, sub) = (&account.db, account.owned.account, &*account.id.sub);
+        let (db, key, sub) = (&account.db, account.lease.account, &*account.id.sub);
         if notice.is_some_and(|notice| notice.approved) {
             return Ok(true);
         }
-        // Where several answers of the API agree with all clocks, a heartbeat that is ahead of them tells of a clock that was.
-        let newest = db.newest_stored(key, !self.api_is_believed).await?;
-        if let Some(sentence) = keeping::stored_later_than(now, newest) {
-            self.paused(Some(account), &sentence, WRITTEN_AHEAD);
+        // If the API's time is believed, heartbeats are ignored: one from the future only shows
+        // that a clock was ahead.
+        let newest = db.latest_stored_time(key, !self.api_is_believed).await?;
+        if let Some(sentence) = erasure::describe_future_writes(now, newest) {
+            self.report_paused(Some(account), &sentence, NEWER_DATA_HINT);
             if notice.is_none() {
-                // For a person to approve of.
-                let segments = db.count_past(key, cutoff).await?.0;
+                // A notice that an operator can approve.
+                let segments = db.count_ended_before(key, cutoff).await?.0;
                 let (waited, approved) = (Duration::ZERO, false);
                 let notice = RetentionNotice { retention: kept, announced: now, waited, segments, approved };
-                keeping::keep_notice(db, key, &notice).await?;
+                erasure::save_notice(db, key, &notice).await?;
             }
-            self.waiting = true;
+            self.is_waiting = true;
             return Ok(false);
         }
-        self.shared.findings.clear(PAUSED, Some(sub));
-        let Some(due) = keeping::unusually_due(db, key, kept, cutoff).await? else { return Ok(true) };
+        self.context.findings.clear(RETENTION_PAUSED, Some(sub));
+        let Some(due) = erasure::find_unusual_pass(db, key, kept, cutoff).await? else { return Ok(true) };
         let tick = account.clock.tick();
-        // No more than between two looks: another replica may have counted meanwhile.
-        let elapsed = self.decided.insert(key, tick).map_or(Duration::ZERO, |last| tick.since(last));
-        let elapsed = elapsed.min(WHILE_WAITING * 2);
-        let notice = match keeping::decide_pass(due, notice.cloned(), kept, elapsed, now) {
+        // At most the time between two checks, since another replica may have counted in the
+        // meantime.
+        let elapsed = self.last_decision.insert(key, tick).map_or(Duration::ZERO, |last| tick.since(last));
+        let elapsed = elapsed.min(WAITING_CHECK_INTERVAL * 2);
+        let notice = match erasure::decide_pass(due, notice.cloned(), kept, elapsed, now) {
             PassDecision::Run => return Ok(true),
             PassDecision::Wait(notice) => notice,
         };
-        keeping::keep_notice(db, key, &notice).await?;
-        self.waiting = true;
+        erasure::save_notice(db, key, &notice).await?;
+        self.is_waiting = true;
         let runs = now + NOTICE_PERIOD.saturating_sub(notice.waited);
-        self.report(Finding {
-            code: WAITS,
+        self.report(HealthFinding {
+            code: RETENTION_WAITS,
             severity: Severity::Warning,
             since: notice.announced,
             subject: Some(sub.to_owned()),
             sentence: format!(
-                "retention is about to erase {} of {} segments of account {sub}, more than it usually does; it waits until {}",
-                due.due, due.held, runs.rfc3339_secs()
+                "retention is about to delete {} of {} segments of account {sub}, more than usual; it waits until {}",
+                due.due, due.total, runs.rfc3339_secs()
             ),
-            hint: "if that is meant, wait, or let it run at once with `ringcx-extractor erase --retention-now`; if not, make retention longer, or place a hold".to_owned(),
+            hint: "if this is intended, wait, or run it now with `ringcx-extractor erase --retention-now`; if not, increase the retention or place a hold".to_owned(),
             blocks_progress: false,
         });
         Ok(false)
     }
 
-    /// Nothing waits any more, and nothing stands in the way.
-    async fn over(&mut self, account: &Account, notice: Option<RetentionNotice>) -> Result<(), DbError> {
-        self.decided.remove(&account.owned.account);
-        for code in [PAUSED, WAITS] {
-            self.shared.findings.clear(code, Some(&account.id.sub));
+    /// Clears the findings and the notice of a pass that is done.
+    async fn finish_pass(&mut self, account: &Account, notice: Option<RetentionNotice>) -> Result<(), DbError> {
+        self.last_decision.remove(&account.lease.account);
+        for code in [RETENTION_PAUSED, RETENTION_WAITS] {
+            self.context.findings.clear(code, Some(&account.id.sub));
         }
         if notice.is_some() {
-            account.db.drop_retention_notice(account.owned.account).await?;
+            account.db.delete_retention_notice(account.lease.account).await?;
         }
         Ok(())
     }
 
-    /// What is past retention, cannot be read, and may be of a contact on hold: it stays until a person decides.
+    /// Reports expired segments that cannot be read and may belong to a contact on hold. They stay
+    /// until an operator decides.
     fn report_unreadable(&self, account: &Account, segments: u64) {
         if segments == 0 {
-            self.shared.findings.clear(UNREADABLE, Some(&account.id.sub));
+            self.context.findings.clear(UNREADABLE_ON_HOLD, Some(&account.id.sub));
             return;
         }
-        let finding = Finding {
-            code: UNREADABLE,
+        let finding = HealthFinding {
+            code: UNREADABLE_ON_HOLD,
             severity: Severity::Warning,
             since: account.clock.now(),
             subject: Some(account.id.sub.to_string()),
             sentence: format!(
-                "retention keeps {segments} segments that cannot be read, since they may be of a contact on hold"
+                "retention keeps {segments} expired segments that cannot be read, because they may belong to a contact on hold"
             ),
-            hint: "`ringcx-extractor erase --contact … --dry-run` names them; they go when no hold is on a contact any more"
+            hint: "list them with `ringcx-extractor erase --contact … --dry-run`; they are deleted once no contact is on hold"
                 .to_owned(),
             blocks_progress: false,
         };
-        if self.shared.findings.report(finding) {
-            tracing::warn!(account = %account.id, segments, "past retention and kept: they cannot be read, and may be of a contact on hold");
+        if self.context.findings.report(finding) {
+            tracing::warn!(account = %account.id, segments, "kept expired segments that cannot be read, because they may belong to a contact on hold");
         }
     }
 
-    /// The index is made to forget once a day: it costs much, and retention takes something nearly every day.
-    async fn forget(&mut self, sum: Erased) {
-        let now = self.shared.clock.tick();
-        let is_time = self.forgotten.is_none_or(|last| now.since(last) >= FORGET);
-        if sum.segments == 0 || !is_time {
+    /// Purges deleted segments from the index, at most once a day, since the purge is expensive.
+    async fn purge_index(&mut self, total: DeletionCounts) {
+        let now = self.context.clock.tick();
+        let is_time = self.last_purge.is_none_or(|last| now.since(last) >= INDEX_PURGE_INTERVAL);
+        if total.segments == 0 || !is_time {
             return;
         }
-        match self.shared.db.forget_for_good().await {
-            Ok(()) => self.forgotten = Some(now),
+        match self.context.db.purge_deleted().await {
+            Ok(()) => self.last_purge = Some(now),
             Err(error) => {
-                tracing::warn!(%error, "failed to have the index forget what retention took; trying again later")
+                tracing::warn!(%error, "failed to purge deleted segments from the index; retrying later")
             }
         }
     }
@@ -411,12 +423,12 @@ impl Retention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::{Live, PauseLog};
+    use crate::account::{PauseLog, RuntimeStats};
     use crate::clock::Clock;
     use crate::config::Accounts;
-    use crate::daemon::shared::{budget_name, metadata_budget};
-    use crate::db::{Access, Db, Owned};
-    use crate::ringcx::limits::Pacer;
+    use crate::daemon::app_context::{budget_name, metadata_budget};
+    use crate::db::{Db, Lease, OpenMode};
+    use crate::ringcx::rate_limit::Pacer;
 
     const NOW: Time = Time(1_800_000_000_000);
 
@@ -435,67 +447,67 @@ retention = "30d"
 instance = "host-1"
 "#;
 
-    async fn retention(clock: &Clock, folder: &std::path::Path) -> (Retention, Arc<Account>) {
+    async fn retention_task(clock: &Clock, folder: &std::path::Path) -> (RetentionTask, Arc<Account>) {
         let file = folder.join("local.toml");
         std::fs::write(&file, SETTINGS).unwrap();
         let settings = crate::config::load(Some(&file), []).unwrap().settings;
         let Accounts::Listed(listed) = settings.accounts.clone() else { panic!("listed") };
-        let db = Db::open_sqlite(&folder.join("test.db"), Access::Own).await.unwrap();
-        let shared = Shared::new(settings, db.clone(), clock.clone()).unwrap();
-        let limits = &shared.settings.limits;
-        let row = db.enrol(&listed[0].id, None, NOW).await.unwrap();
+        let db = Db::open_sqlite(&folder.join("test.db"), OpenMode::CreateOrMigrate).await.unwrap();
+        let context = AppContext::new(settings, db.clone(), clock.clone()).unwrap();
+        let limits = &context.settings.limits;
+        let row = db.register_account(&listed[0].id, None, NOW).await.unwrap();
         let account = Arc::new(Account {
             id: listed[0].id.clone(),
             name: None,
             policy: listed[0].policy,
             retention_days: None,
-            owned: Owned { account: row.key, epoch: 1 },
+            lease: Lease { account: row.key, epoch: 1 },
             db: db.clone(),
-            api: shared.api.clone(),
-            login: shared.login.clone(),
+            api: context.api.clone(),
+            login: context.login.clone(),
             pacer: Pacer::new(limits.requests_per_minute, clock.clone()),
-            budget: budget_name(limits, "one"),
-            metadata: metadata_budget(limits, "one", &db, clock),
+            budget_name: budget_name(limits, "one"),
+            metadata_budget: metadata_budget(limits, "one", &db, clock),
             clock: clock.clone(),
-            work: tokio::sync::Notify::new(),
-            discover: tokio::sync::Notify::new(),
-            findings: shared.findings.clone(),
-            live: Live::default(),
+            work_queued: tokio::sync::Notify::new(),
+            reads_requested: tokio::sync::Notify::new(),
+            findings: context.findings.clone(),
+            stats: RuntimeStats::default(),
             pauses: PauseLog::default(),
         });
-        (Retention::new(shared), account)
+        (RetentionTask::new(context), account)
     }
 
-    fn codes(retention: &Retention) -> Vec<&'static str> {
-        retention.shared.findings.list().iter().map(|finding| finding.code).collect()
+    fn codes(task: &RetentionTask) -> Vec<&'static str> {
+        task.context.findings.list().iter().map(|finding| finding.code).collect()
     }
 
     #[tokio::test]
-    async fn an_api_that_tells_no_time_for_an_hour_is_a_finding_where_retention_is_wanted() {
+    async fn an_api_without_a_time_for_an_hour_is_a_finding_if_retention_is_enabled() {
         let (clock, folder) = (Clock::manual(NOW), tempfile::tempdir().unwrap());
-        let (mut retention, account) = retention(&clock, folder.path()).await;
-        retention.turn(std::slice::from_ref(&account)).await.unwrap();
-        clock.advance(API_TIME_PATIENCE - Duration::from_secs(1));
-        retention.turn(std::slice::from_ref(&account)).await.unwrap();
-        assert!(codes(&retention).is_empty());
+        let (mut task, account) = retention_task(&clock, folder.path()).await;
+        task.run_pass(std::slice::from_ref(&account)).await.unwrap();
+        clock.advance(API_TIME_TIMEOUT - Duration::from_secs(1));
+        task.run_pass(std::slice::from_ref(&account)).await.unwrap();
+        assert!(codes(&task).is_empty());
         clock.advance(Duration::from_secs(1));
-        retention.turn(std::slice::from_ref(&account)).await.unwrap();
-        let found = retention.shared.findings.list();
-        assert_eq!((found.len(), found[0].code), (1, PAUSED));
-        assert!(found[0].sentence.ends_with("the API's answers tell no time"), "{}", found[0].sentence);
-        // Nothing that another replica works on now is this one's to report.
-        retention.paused(Some(&account), "the archive was written later", WRITTEN_AHEAD);
-        retention.turn(&[]).await.unwrap();
-        assert!(codes(&retention).is_empty());
+        task.run_pass(std::slice::from_ref(&account)).await.unwrap();
+        let found = task.context.findings.list();
+        assert_eq!((found.len(), found[0].code), (1, RETENTION_PAUSED));
+        assert!(found[0].sentence.ends_with("the API's answers contain no time"), "{}", found[0].sentence);
+        // Findings of accounts of another replica are cleared.
+        task.report_paused(Some(&account), "the archive was written later", NEWER_DATA_HINT);
+        task.run_pass(&[]).await.unwrap();
+        assert!(codes(&task).is_empty());
     }
 
     #[tokio::test]
-    async fn a_clock_of_which_too_little_is_known_is_no_finding_any_more() {
+    async fn the_finding_of_a_clock_is_cleared_once_the_clock_is_unknown() {
         let (clock, folder) = (Clock::manual(NOW), tempfile::tempdir().unwrap());
-        let (retention, _account) = retention(&clock, folder.path()).await;
-        retention.compare("api.example", NOW, Some(NOW + Duration::from_secs(3600)));
-        assert_eq!(codes(&retention), [CLOCK_SKEW]);
-        retention.compare("api.example", NOW, None);
-        assert!(codes(&retention).is_empty());
+        let (task, _account) = retention_task(&clock, folder.path()).await;
+        task.compare_clock("api.example", NOW, Some(NOW + Duration::from_secs(3600)));
+        assert_eq!(codes(&task), [CLOCK_SKEW]);
+        task.compare_clock("api.example", NOW, None);
+        assert!(codes(&task).is_empty());
     }
 }

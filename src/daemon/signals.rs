@@ -1,4 +1,4 @@
-//! Signals in, and word to systemd out.
+//! Handles signals, and notifies systemd.
 
 use anyhow::Context as _;
 use futures_util::StreamExt;
@@ -6,14 +6,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio_util::sync::CancellationToken;
 
-/// The exit status of a second signal: whoever sent it does not want to wait.
-const AT_ONCE: i32 = 130;
+/// The exit status after a second signal.
+const FORCED_EXIT_STATUS: i32 = 130;
 
-/// Turns signals into what they mean, until the process ends: SIGTERM and SIGINT stop in good order, a second one at
-/// once; SIGHUP calls `reload`.
+/// Handles signals until the process ends. SIGTERM and SIGINT stop in an orderly way; a second one
+/// exits at once. SIGHUP calls `reload`.
 ///
 /// # Errors
-/// Where the system refuses the handlers.
+/// If the system refuses the handlers.
 pub fn listen(
     stop: CancellationToken,
     reload: impl Fn() + Send + 'static,
@@ -24,11 +24,11 @@ pub fn listen(
             match signal {
                 SIGHUP => reload(),
                 _ if stop.is_cancelled() => {
-                    tracing::warn!("a second signal: leaving at once");
-                    std::process::exit(AT_ONCE);
+                    tracing::warn!("received a second signal: exiting at once");
+                    std::process::exit(FORCED_EXIT_STATUS);
                 }
                 _ => {
-                    tracing::info!("finishing what is under way; a second signal leaves at once");
+                    tracing::info!("shutting down: finishing the work under way; a second signal exits at once");
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
                     stop.cancel();
                 }
@@ -37,12 +37,12 @@ pub fn listen(
     })
 }
 
-/// Tells systemd that the daemon works.
-pub fn ready() {
+/// Notifies systemd that the daemon is ready.
+pub fn notify_ready() {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-/// Tells systemd's watchdog that the daemon is alive.
-pub fn alive() {
+/// Notifies systemd's watchdog that the daemon is alive.
+pub fn notify_watchdog() {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
 }

@@ -1,7 +1,7 @@
-//! Where an export goes: standard output, or a file that appears whole or not at all.
+//! The target of an export: standard output, or a file that is replaced atomically.
 //!
-//! A file is written beside its place, readable by this user alone, and put there when all of it is on the disk. Compressed
-//! where its name ends in `.zst`.
+//! A file is first written to a temporary file in the same folder, readable only by this user, and
+//! renamed once it is durable. It is compressed if its name ends in `.zst`.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -11,46 +11,46 @@ use anyhow::{Context as _, anyhow, bail};
 use tempfile::NamedTempFile;
 use zstd::stream::write::Encoder;
 
-const LEVEL: i32 = 6;
+const ZSTD_LEVEL: i32 = 6;
 
-/// What an export is written to. Dropped without [`Target::finish`], a file never was.
+/// The target of an export. If it is dropped without [`Target::finish`], no file is created.
 pub struct Target {
-    writer: Writer,
-    place: Option<(NamedTempFile, PathBuf)>,
+    writer: OutputWriter,
+    destination: Option<(NamedTempFile, PathBuf)>,
 }
 
-enum Writer {
+enum OutputWriter {
     Plain(Box<dyn Write + Send>),
     Zstd(Box<Encoder<'static, BufWriter<File>>>),
 }
 
 impl Target {
-    /// Whatever takes bytes, such as standard output; as it is.
+    /// Writes to a stream such as standard output, uncompressed.
     pub fn stream(out: impl Write + Send + 'static) -> Target {
-        Target { writer: Writer::Plain(Box::new(BufWriter::with_capacity(64 * 1024, out))), place: None }
+        Target { writer: OutputWriter::Plain(Box::new(BufWriter::with_capacity(64 * 1024, out))), destination: None }
     }
 
-    /// The file at `path`; what is there is replaced at the end.
+    /// Writes to the file at `path`; an existing file is replaced at the end.
     ///
     /// # Errors
-    /// Where its folder cannot be written to.
+    /// Returns an error if its folder is not writable.
     pub fn file(path: &Path) -> anyhow::Result<Target> {
         let compressed = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zst"));
         Target::open(path, compressed)
     }
 
-    /// The same, never compressed, for what is so already.
+    /// Writes to a file without compression, for content that is already compressed.
     ///
     /// # Errors
-    /// Where its folder cannot be written to.
-    pub fn packed_file(path: &Path) -> anyhow::Result<Target> {
+    /// Returns an error if its folder is not writable.
+    pub fn precompressed_file(path: &Path) -> anyhow::Result<Target> {
         Target::open(path, false)
     }
 
     fn open(path: &Path, compressed: bool) -> anyhow::Result<Target> {
         let failed = || {
             format!(
-                "failed to create {}\nhint: the folder must exist, with room, and be writable by this user",
+                "failed to create {}\nhint: the folder must exist, be writable by this user, and have free space",
                 path.display()
             )
         };
@@ -58,10 +58,10 @@ impl Target {
             Ok(there) if there.is_dir() => {
                 bail!("failed to create {}: it is a folder\nhint: name a file", path.display())
             }
-            // A device or a pipe is written to, not replaced.
+            // A device or a pipe is opened, not replaced.
             Ok(there) if !there.is_file() => {
                 let file = File::options().write(true).open(path).with_context(failed)?;
-                return Ok(Target { writer: Writer::over(file, compressed)?, place: None });
+                return Ok(Target { writer: OutputWriter::new(file, compressed)?, destination: None });
             }
             _ => {}
         }
@@ -73,11 +73,11 @@ impl Target {
             .tempfile_in(folder)
             .with_context(failed)?;
         let file = temporary.as_file().try_clone().with_context(failed)?;
-        Ok(Target { writer: Writer::over(file, compressed)?, place: Some((temporary, path.to_owned())) })
+        Ok(Target { writer: OutputWriter::new(file, compressed)?, destination: Some((temporary, path.to_owned())) })
     }
 
-    /// Why it cannot be written, said with the file's name and what to do.
-    pub fn failed(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    /// Adds the file name and a hint to an error that a full disk caused.
+    pub fn explain_error(error: anyhow::Error, path: &Path) -> anyhow::Error {
         let full = |cause: &(dyn std::error::Error + 'static)| {
             let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
             kind.is_some_and(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
@@ -86,43 +86,43 @@ impl Target {
             return error;
         }
         anyhow!(
-            "failed to write {}: the disk is full\nhint: make room or name a file elsewhere, and export again; nothing of this one stays, and what was there before is as it was",
+            "failed to write {}: the disk is full\nhint: free space or name a file on another disk, and export again; the incomplete file was removed, and an existing file was not changed",
             path.display()
         )
     }
 
-    /// Makes what was written durable and puts it in its place.
+    /// Makes the file durable and moves it to its destination.
     ///
     /// # Errors
-    /// Where that fails; what was in its place stays.
+    /// Returns an error if that fails; an existing file is then unchanged.
     pub fn finish(self) -> anyhow::Result<()> {
-        let Target { writer, place } = self;
+        let Target { writer, destination } = self;
         writer.finish().context("failed to write the export")?;
-        if let Some((temporary, path)) = place {
+        if let Some((temporary, path)) = destination {
             temporary.as_file().sync_all().with_context(|| format!("failed to write {}", path.display()))?;
             temporary.persist(&path).map_err(|error| {
-                anyhow!(error.error).context(format!("failed to put {} in its place", path.display()))
+                anyhow!(error.error).context(format!("failed to rename the temporary file to {}", path.display()))
             })?;
         }
         Ok(())
     }
 }
 
-impl Writer {
-    fn over(file: File, compressed: bool) -> anyhow::Result<Writer> {
+impl OutputWriter {
+    fn new(file: File, compressed: bool) -> anyhow::Result<OutputWriter> {
         let file = BufWriter::with_capacity(256 * 1024, file);
         Ok(if compressed {
-            let encoder = Encoder::new(file, LEVEL).context("failed to begin compressing")?;
-            Writer::Zstd(Box::new(encoder))
+            let encoder = Encoder::new(file, ZSTD_LEVEL).context("failed to start compression")?;
+            OutputWriter::Zstd(Box::new(encoder))
         } else {
-            Writer::Plain(Box::new(file))
+            OutputWriter::Plain(Box::new(file))
         })
     }
 
     fn finish(self) -> io::Result<()> {
         match self {
-            Writer::Plain(mut out) => out.flush(),
-            Writer::Zstd(encoder) => encoder.finish()?.flush(),
+            OutputWriter::Plain(mut out) => out.flush(),
+            OutputWriter::Zstd(encoder) => encoder.finish()?.flush(),
         }
     }
 }
@@ -130,12 +130,12 @@ impl Writer {
 impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.writer {
-            Writer::Plain(out) => out.write(bytes),
-            Writer::Zstd(out) => out.write(bytes),
+            OutputWriter::Plain(out) => out.write(bytes),
+            OutputWriter::Zstd(out) => out.write(bytes),
         }
     }
 
-    /// Leaves the buffer as it is: [`Target::finish`] writes it out.
+    /// Does nothing: [`Target::finish`] flushes the buffer.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

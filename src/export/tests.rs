@@ -6,17 +6,17 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use crate::model::AccountId;
 
-fn slot(outcome: SlotOutcome) -> SegmentSlot {
-    let answered = matches!(outcome, SlotOutcome::Stored(_) | SlotOutcome::NotPopulated);
+fn slot(outcome: ArtifactStatus) -> SegmentArtifact {
+    let answered = matches!(outcome, ArtifactStatus::Stored(_) | ArtifactStatus::NotPopulated);
     let fetched = answered.then(|| Time::parse("2024-07-22T11:30:00.5Z").unwrap());
-    SegmentSlot { outcome, fetched, version: 1, due: None, tries: 0, reason: None }
+    SegmentArtifact { status: outcome, fetched, version: 1, due: None, tries: 0, reason: None }
 }
 
-fn stored(body: &[u8]) -> SegmentSlot {
-    slot(SlotOutcome::Stored(body.to_vec()))
+fn stored(body: &[u8]) -> SegmentArtifact {
+    slot(ArtifactStatus::Stored(body.to_vec()))
 }
 
-fn entry(metadata: &str, slots: [SegmentSlot; 3]) -> Entry {
+fn entry(metadata: &str, slots: [SegmentArtifact; 3]) -> SegmentEntry {
     let segment = SegmentRow {
         key: 1,
         account: AccountId::new("980634004", "99999999"),
@@ -28,27 +28,27 @@ fn entry(metadata: &str, slots: [SegmentSlot; 3]) -> Entry {
         first_seen: Time::from_secs(0),
         metadata: metadata.to_owned(),
     };
-    Entry { segment, slots }
+    SegmentEntry { segment, slots }
 }
 
-fn bytes(entry: &Entry, format: Format) -> Vec<u8> {
+fn bytes(entry: &SegmentEntry, format: ExportFormat) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut rows = rows(format, &mut out).unwrap();
-    rows.push(entry).unwrap();
-    rows.finish().unwrap();
+    let mut writer = segment_writer(format, &mut out).unwrap();
+    writer.push(entry).unwrap();
+    writer.finish().unwrap();
     out
 }
 
-fn rendered(entry: &Entry, format: Format) -> String {
+fn rendered(entry: &SegmentEntry, format: ExportFormat) -> String {
     String::from_utf8(bytes(entry, format)).unwrap()
 }
 
 #[test]
 fn a_line_has_the_documented_keys_in_their_order() {
     let body = br#"{"channelClass":"VOICE","transcript":[]}"#;
-    let entry = entry("{}", [stored(body), stored(b"\"A \\u00fc\\nsummary\""), slot(SlotOutcome::NotPopulated)]);
+    let entry = entry("{}", [stored(body), stored(b"\"A \\u00fc\\nsummary\""), slot(ArtifactStatus::NotPopulated)]);
     assert_eq!(
-        rendered(&entry, Format::Jsonl),
+        rendered(&entry, ExportFormat::Jsonl),
         concat!(
             r#"{"rc_account_id":"980634004","sub_account_id":"99999999","dialog_id":"dia-1","segment_id":"seg-1","#,
             r#""segment_end":"2024-07-22T11:24:47.000Z","metadata":{},"#,
@@ -64,8 +64,10 @@ fn a_line_has_the_documented_keys_in_their_order() {
 fn what_the_api_sent_is_neither_reformatted_nor_broken_over_lines() {
     let metadata =
         "{\"big\":123456789012345678901234567890, \"e\":1.10,\r\n \"twice\":1,\"twice\":2,\"lone\":\"\\ud800\"}";
-    let line =
-        rendered(&entry(metadata, [stored(b"\xef\xbb\xbf{\n}"), stored(b"raw \xff"), stored(b"")]), Format::Jsonl);
+    let line = rendered(
+        &entry(metadata, [stored(b"\xef\xbb\xbf{\n}"), stored(b"raw \xff"), stored(b"")]),
+        ExportFormat::Jsonl,
+    );
     assert_eq!(line.matches('\n').count(), 1);
     assert!(
         line.contains(
@@ -80,8 +82,8 @@ fn what_the_api_sent_is_neither_reformatted_nor_broken_over_lines() {
 #[test]
 fn a_body_that_is_no_json_is_still_a_line_of_json() {
     let line = rendered(
-        &entry("oops", [stored(b"{\"a\":"), slot(SlotOutcome::Failed), slot(SlotOutcome::NotRequested)]),
-        Format::Jsonl,
+        &entry("oops", [stored(b"{\"a\":"), slot(ArtifactStatus::Failed), slot(ArtifactStatus::NotRequested)]),
+        ExportFormat::Jsonl,
     );
     let value: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(value["metadata"], "oops");
@@ -93,13 +95,13 @@ fn a_body_that_is_no_json_is_still_a_line_of_json() {
 #[test]
 fn every_outcome_has_its_documented_name() {
     let all = [
-        SlotOutcome::Stored(Vec::new()),
-        SlotOutcome::NotPopulated,
-        SlotOutcome::Pending,
-        SlotOutcome::Unavailable,
-        SlotOutcome::Failed,
-        SlotOutcome::Discarded,
-        SlotOutcome::NotRequested,
+        ArtifactStatus::Stored(Vec::new()),
+        ArtifactStatus::NotPopulated,
+        ArtifactStatus::Pending,
+        ArtifactStatus::Unavailable,
+        ArtifactStatus::Failed,
+        ArtifactStatus::Discarded,
+        ArtifactStatus::NotRequested,
     ];
     assert_eq!(
         all.each_ref().map(outcome_name),
@@ -109,9 +111,10 @@ fn every_outcome_has_its_documented_name() {
 
 #[test]
 fn a_segment_without_end_and_dialog_says_null() {
-    let mut entry = entry("{}", [slot(SlotOutcome::Pending), slot(SlotOutcome::Pending), slot(SlotOutcome::Pending)]);
+    let mut entry =
+        entry("{}", [slot(ArtifactStatus::Pending), slot(ArtifactStatus::Pending), slot(ArtifactStatus::Pending)]);
     (entry.segment.ended, entry.segment.dialog_id) = (None, None);
-    let line = rendered(&entry, Format::Jsonl);
+    let line = rendered(&entry, ExportFormat::Jsonl);
     assert!(line.contains(r#""dialog_id":null,"segment_id":"seg-1","segment_end":null,"#), "{line}");
 }
 
@@ -120,8 +123,8 @@ fn a_row_reads_back_as_it_was_whatever_its_cells_hold() {
     let summary = "says \"yes\", then\r\nleaves";
     let body = br#"{"transcript":[{"participantType":"agent","message":"a, \"b\""}]}"#;
     let entry =
-        entry(r#"{"channelClass":"VOICE"}"#, [stored(body), stored(summary.as_bytes()), slot(SlotOutcome::Pending)]);
-    let out = bytes(&entry, Format::Csv);
+        entry(r#"{"channelClass":"VOICE"}"#, [stored(body), stored(summary.as_bytes()), slot(ArtifactStatus::Pending)]);
+    let out = bytes(&entry, ExportFormat::Csv);
     let text = String::from_utf8(out.clone()).unwrap();
     assert!(text.contains(r#""says ""yes"", then"#), "{text}");
     assert!(text.ends_with("\r\n"), "{text}");
@@ -140,12 +143,12 @@ fn a_row_holds_no_control_characters_and_for_excel_no_formula() {
     let body = br#"{"transcript":[{"participantType":"agent","message":"=1+1"}]}"#;
     let metadata = r#"{"agentDisposition":"=cmd|x"}"#;
     let entry = entry(metadata, [stored(body), stored(b"\"a\\u0000b\\u001b[2Jc\""), stored(b"+49 30")]);
-    let plain = rendered(&entry, Format::Csv);
+    let plain = rendered(&entry, ExportFormat::Csv);
     assert!(
         plain.ends_with(",abc,stored,2024-07-22T11:30:00.500Z,+49 30\r\n") && plain.contains(",=cmd|x,"),
         "{plain}"
     );
-    let excel = rendered(&entry, Format::CsvForExcel);
+    let excel = rendered(&entry, ExportFormat::CsvForExcel);
     assert!(excel.starts_with("\u{feff}rc_account_id,") && excel.contains(",'=cmd|x,"), "{excel}");
     assert!(excel.ends_with(",abc,stored,2024-07-22T11:30:00.500Z,'+49 30\r\n"), "{excel}");
 }
@@ -153,8 +156,10 @@ fn a_row_holds_no_control_characters_and_for_excel_no_formula() {
 #[test]
 fn text_to_read_cannot_steer_a_terminal() {
     let body = br#"{"transcript":[{"participantName":"\u001b[2JJane","timestamp":"0","message":"Hi\u0007 there"}]}"#;
-    let text =
-        rendered(&entry("{}", [stored(body), stored(b"\x1b]0;x\x07sum"), slot(SlotOutcome::Pending)]), Format::Text);
+    let text = rendered(
+        &entry("{}", [stored(body), stored(b"\x1b]0;x\x07sum"), slot(ArtifactStatus::Pending)]),
+        ExportFormat::Text,
+    );
     assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
     assert!(text.contains("00:00 Jane: Hi there\n"), "{text}");
     assert!(text.contains("agent summary:\nsum\n"), "{text}");
@@ -218,32 +223,35 @@ fn json(row: &::parquet::record::Row) -> serde_json::Value {
     row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect::<serde_json::Map<_, _>>().into()
 }
 
-fn table(entries: &[Entry]) -> Vec<serde_json::Value> {
+fn table(entries: &[SegmentEntry]) -> Vec<serde_json::Value> {
     use ::parquet::file::reader::{FileReader, SerializedFileReader};
     let mut out = Vec::new();
-    let mut rows = rows(Format::Parquet, &mut out).unwrap();
+    let mut writer = segment_writer(ExportFormat::Parquet, &mut out).unwrap();
     for entry in entries {
-        rows.push(entry).unwrap();
+        writer.push(entry).unwrap();
     }
-    rows.finish().unwrap();
+    writer.finish().unwrap();
     let reader = SerializedFileReader::new(bytes::Bytes::from(out)).unwrap();
     let rows = reader.get_row_iter(None).unwrap();
     rows.map(|row| json(&row.unwrap())).collect()
 }
 
 /// Entries of every outcome, with bodies that are odd in every way.
-fn odd() -> Vec<Entry> {
+fn odd() -> Vec<SegmentEntry> {
     let body = br#"{"channelClass":"VOICE","big":12345678901234567890123,"one":1.0,"transcript":[
         {"participantName":"Jane","participantType":"agent","timestamp":"1721651880000","message":"card 4111 1111 1111 1111\nnul \u0000 \ud800"}]}"#;
     let metadata = r#"{"channelClass":"VOICE","segmentType":"AGENT","segmentStartTimeMs":"2024-07-22T11:24:40.250Z",
         "agentDisposition":"Success","contactEndpointAddress":"2013770791"}"#;
-    let mut nameless = entry("oops", [stored(b"no json"), slot(SlotOutcome::Failed), stored(b"raw \xff")]);
+    let mut nameless = entry("oops", [stored(b"no json"), slot(ArtifactStatus::Failed), stored(b"raw \xff")]);
     (nameless.segment.ended, nameless.segment.dialog_id) = (None, None);
     vec![
-        entry(metadata, [stored(body), stored(b"\"A \\u00fc\\nsummary\""), slot(SlotOutcome::NotPopulated)]),
+        entry(metadata, [stored(body), stored(b"\"A \\u00fc\\nsummary\""), slot(ArtifactStatus::NotPopulated)]),
         nameless,
-        entry("{}", [slot(SlotOutcome::Pending), slot(SlotOutcome::Unavailable), slot(SlotOutcome::NotRequested)]),
-        entry("{}", [slot(SlotOutcome::Discarded), stored(b""), stored("mail a@b.co".as_bytes())]),
+        entry(
+            "{}",
+            [slot(ArtifactStatus::Pending), slot(ArtifactStatus::Unavailable), slot(ArtifactStatus::NotRequested)],
+        ),
+        entry("{}", [slot(ArtifactStatus::Discarded), stored(b""), stored("mail a@b.co".as_bytes())]),
     ]
 }
 
@@ -252,14 +260,14 @@ fn no_cell_of_a_table_but_json_holds_what_a_database_refuses() {
     let metadata = r#"{"channelClass":"VO\u0000ICE","agentDisposition":"\u001b[2JDone\u0000"}"#;
     let summaries = [stored(b"\"a\\u0000b\\r\\nc\""), stored(b"raw \0\x01 text")];
     let [agent, auto] = summaries;
-    let row = table(&[entry(metadata, [slot(SlotOutcome::Pending), agent, auto])]).remove(0);
+    let row = table(&[entry(metadata, [slot(ArtifactStatus::Pending), agent, auto])]).remove(0);
     assert_eq!((&row["channel_class"], &row["agent_disposition"]), (&"VOICE".into(), &"Done".into()));
     assert_eq!((&row["agent_summary"], &row["auto_summary"]), (&"ab\r\nc".into(), &"raw  text".into()));
     assert_eq!(row["metadata"], metadata);
 }
 
 /// A line with the columns of a table.
-fn flat(entry: &Entry) -> serde_json::Value {
+fn flat(entry: &SegmentEntry) -> serde_json::Value {
     use serde_json::value::RawValue;
     use serde_json::{Value, json};
     #[derive(serde::Deserialize)]
@@ -271,11 +279,11 @@ fn flat(entry: &Entry) -> serde_json::Value {
     struct Body {
         body: Option<Box<RawValue>>,
     }
-    let text = rendered(entry, Format::Jsonl);
+    let text = rendered(entry, ExportFormat::Jsonl);
     let raw: Raw = serde_json::from_str(&text).unwrap();
     let line: Value = serde_json::from_str(&text.replace("\\ud800", "")).unwrap();
     let millis = |value: &Value| value.as_str().map(|text| Time::parse(text).unwrap().0);
-    let csv = bytes(entry, Format::Csv);
+    let csv = bytes(entry, ExportFormat::Csv);
     let mut csv = ::csv::Reader::from_reader(csv.as_slice());
     let names = csv.headers().unwrap().clone();
     let cells = csv.records().next().unwrap().unwrap();
@@ -311,12 +319,12 @@ fn a_table_holds_what_the_lines_hold_row_for_row() {
 
 #[test]
 fn every_format_is_without_what_is_taken_out() {
-    use crate::config::Redact;
-    let redactor = Redactor::new(&[Redact::Card, Redact::Email, Redact::Phone]);
-    let entries: Vec<Entry> = odd().into_iter().map(|entry| entry.redacted(&redactor)).collect();
+    use crate::config::RedactionRule;
+    let redactor = Redactor::new(&[RedactionRule::Card, RedactionRule::Email, RedactionRule::Phone]);
+    let entries: Vec<SegmentEntry> = odd().into_iter().map(|entry| entry.redact(&redactor)).collect();
     let rows = serde_json::Value::from(table(&entries)).to_string();
     let mut all = vec![rows];
-    for format in [Format::Jsonl, Format::Csv, Format::Text] {
+    for format in [ExportFormat::Jsonl, ExportFormat::Csv, ExportFormat::Text] {
         all.push(entries.iter().map(|entry| rendered(entry, format)).collect());
     }
     for text in all {
@@ -325,7 +333,7 @@ fn every_format_is_without_what_is_taken_out() {
             assert!(!text.contains(secret), "{text}");
         }
     }
-    let line = rendered(&entries[0], Format::Jsonl);
+    let line = rendered(&entries[0], ExportFormat::Jsonl);
     assert!(line.contains(r#""big":12345678901234567890123,"one":1.0,"#), "{line}");
     assert!(line.contains(r#""contactEndpointAddress":"[phone]""#), "{line}");
 }
@@ -334,7 +342,7 @@ fn every_format_is_without_what_is_taken_out() {
 fn what_is_compressed_already_is_not_compressed_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.parquet.zst");
-    let mut target = Target::packed_file(&path).unwrap();
+    let mut target = Target::precompressed_file(&path).unwrap();
     target.write_all(b"PAR1").unwrap();
     target.finish().unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"PAR1");

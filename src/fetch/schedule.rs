@@ -1,199 +1,208 @@
-//! Which of the items that are due goes next: pure.
+//! Decides which of the due items is fetched next. Pure.
 //!
-//! Two orders meet here. Live goes before recheck before backfill before revisit; but a lane that nine went before in a row has
-//! the next, so that nothing starves; one that is served meanwhile does not claim it. And first tries go before retries: while a first try waits, in whatever lane,
-//! any `n` requests on end hold at most `n / 5` retries, rounded up. What decides between the two is whose the fifth is: the
-//! live lane's retries have all of it and go before the first tries of every other lane, so that whoever waits for what has
-//! just ended does not stand behind a backfill; the other lanes' retries have half of it, and what live leaves of that.
-//! So a live retry mostly finds its turn come, and waits for four requests at the most where it is alone.
+//! Two orders are combined:
+//! - By lane: live, recheck, backfill, revisit. A lane that was skipped nine times in a row while
+//!   it waited is served next, so that none starves.
+//! - First attempts before retries. While a first attempt waits, in whatever lane, any `n` requests
+//!   in a row hold at most `n / 5` retries, rounded up. Live retries may use all of that fifth, and
+//!   precede the first attempts of the other lanes, so that recent conversations do not wait behind
+//!   a backfill. Retries of the other lanes may use half of it, and only what live retries leave. A
+//!   live retry that waits alone is sent after four requests at most. Once no first attempt waits,
+//!   retries get all requests.
 //!
-//! Is a fifth enough for live? Of a budget of 120 it is 24 a minute beside a full backfill. Windows end five minutes ago and
-//! transcripts are there after five minutes, so a live item needs far less than one retry; a quarter of one each is
-//! enough at every load that the budget can carry, for 96 first tries and 24 retries are all of it. Where an artifact
-//! always comes later than it is first asked for, it is the first try that is put off ([`super::ripeness`]), not the
-//! fifth that is widened. Once no first try waits, retries have everything.
+//! A fifth is enough for live. Of a budget of 120 a minute it is 24 requests. Windows end five
+//! minutes before now, and transcripts are available after five minutes, so a live item needs far
+//! less than one retry. A quarter of a retry per item is enough at every load that the budget
+//! allows: 96 first attempts and 24 retries. If an artifact is always late, the first attempts are
+//! delayed ([`super::availability_estimator`]), and the fifth is not raised.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::clock::Time;
-use crate::db::{Claim, Class, Item};
+use crate::db::{Claim, Item, QueueClass};
 use crate::model::{Artifact, ArtifactSet, Lane};
 
-/// While first tries wait, so many go between two retries of the live lane...
-const LIVE_GAP: u64 = 4;
-/// ...and so many before a retry of another lane.
-const OTHER_GAP: u64 = 9;
-/// Of so many first tries, and of so many retries, one at the most goes before more urgent ones that wait.
-const FAIR_SHARE: u64 = 10;
+/// First attempts between two retries of the live lane, while first attempts wait...
+const FIRST_ATTEMPTS_PER_LIVE_RETRY: u64 = 4;
+/// ...and before a retry of another lane.
+const FIRST_ATTEMPTS_PER_OTHER_RETRY: u64 = 9;
+/// Of so many first attempts, and of so many retries, at most one precedes more urgent ones,
+/// because its lane starves.
+const STARVATION_INTERVAL: u64 = 10;
 
-/// Items claimed and not under way yet.
+/// The queue of claims that wait to be sent.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    first: Kind,
-    again: Kind,
-    /// What is not due yet, but soon.
-    soon: BTreeMap<(Time, Item), Claim>,
-    held: BTreeMap<Class, usize>,
-    /// First tries that went since the last retry.
-    since_retry: u64,
+    first_attempts: LaneQueues,
+    retries: LaneQueues,
+    /// Claims that are not due yet.
+    delayed: BTreeMap<(Time, Item), Claim>,
+    queued: BTreeMap<QueueClass, usize>,
+    /// First attempts that were sent since the last retry.
+    first_attempts_since_retry: u64,
 }
 
-/// First tries, or retries: a queue for each lane.
+/// The first attempts, or the retries: one queue per lane.
 #[derive(Debug, Default)]
-struct Kind {
+struct LaneQueues {
     lanes: [VecDeque<Claim>; 4],
-    /// How many more urgent ones went while something of this lane waited, since one of it went.
-    passed: [u64; 4],
-    /// How many went since one went before more urgent ones.
-    in_order: u64,
+    /// How many more urgent claims were sent while a claim of the lane waited, since the lane was
+    /// last served.
+    skipped: [u64; 4],
+    /// How many claims were sent since a starved lane was served.
+    since_starved: u64,
 }
 
-/// The class of a claim.
-pub fn class(claim: &Claim) -> Class {
-    (claim.artifact, claim.lane, is_retry(claim))
+/// The queue class of a claim.
+pub fn queue_class(claim: &Claim) -> QueueClass {
+    QueueClass { artifact: claim.artifact, lane: claim.lane, is_retry: is_retry(claim) }
 }
 
 fn is_retry(claim: &Claim) -> bool {
     claim.tries > 0
 }
 
-/// What goes first in its queue: what has been due for the longest, among retries too. Were it the oldest, those that it had
-/// passed over would be found late, and the oldest be asked for again and again. Of what one answer announced together, it is
-/// what ended first, which has been waited for the longest; and a segment's texts go one after the other, so that they are there,
-/// and indexed, together.
-fn rank(claim: &Claim) -> (Time, Time, Item) {
+/// The order within a queue. Due time comes first, also for retries: ordered by age, the oldest
+/// item would be retried again and again while the others wait. Items of one metadata answer follow
+/// the ends of their segments. The artifacts of one segment follow each other, so that they are
+/// stored and indexed together.
+fn dispatch_order(claim: &Claim) -> (Time, Time, Item) {
     (claim.due, claim.ended, claim.item)
 }
 
 impl Schedule {
-    /// Takes up a claim that is not due yet, to go once it is.
-    pub fn wait(&mut self, claim: Claim) {
-        self.soon.insert((claim.due, claim.item), claim);
+    /// Adds a claim that is not due yet. It is queued once it is due.
+    pub fn delay_until_due(&mut self, claim: Claim) {
+        self.delayed.insert((claim.due, claim.item), claim);
     }
 
-    /// How many wait to be due.
-    pub fn soon(&self) -> usize {
-        self.soon.len()
+    /// The number of claims that are not due yet.
+    pub fn delayed_count(&self) -> usize {
+        self.delayed.len()
     }
 
-    /// When the next of those that are not due yet is.
+    /// When the next delayed claim is due.
     pub fn next_due(&self) -> Option<Time> {
-        self.soon.first_key_value().map(|((due, _), _)| *due)
+        self.delayed.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// Those that are due by now may go.
-    pub fn ripen(&mut self, now: Time) {
-        while let Some(entry) = self.soon.first_entry().filter(|entry| entry.key().0 <= now) {
+    /// Queues the delayed claims that are due by now.
+    pub fn promote_due(&mut self, now: Time) {
+        while let Some(entry) = self.delayed.first_entry().filter(|entry| entry.key().0 <= now) {
             let claim = entry.remove();
             self.push(claim);
         }
     }
 
-    /// Adds a claim behind those of its kind that are due earlier.
+    /// Queues a claim behind those of its class that are due earlier.
     pub fn push(&mut self, claim: Claim) {
-        let queue = self.count_in(&claim);
-        let at = queue.partition_point(|held| rank(held) <= rank(&claim));
+        let queue = self.queue_for_insert(&claim);
+        let at = queue.partition_point(|held| dispatch_order(held) <= dispatch_order(&claim));
         queue.insert(at, claim);
     }
 
-    /// Gives back a claim that could not be tried: it is next of its kind.
+    /// Returns a claim that could not be sent: it is next in its queue.
     pub fn put_back(&mut self, claim: Claim) {
-        self.count_in(&claim).push_front(claim);
+        self.queue_for_insert(&claim).push_front(claim);
     }
 
-    /// Takes what goes next among `open` artifacts. If it does go, that is to be said: [`Schedule::went`].
-    pub fn pop(&mut self, open: ArtifactSet) -> Option<Claim> {
-        let claim = if self.retry_is_next(open) { self.again.take(open) } else { self.first.take(open) }?;
-        if let Some(held) = self.held.get_mut(&class(&claim)) {
-            *held = held.saturating_sub(1);
+    /// Removes the claim that is next among the `allowed` artifacts. If it is sent, call
+    /// [`Schedule::on_dispatched`].
+    pub fn pop(&mut self, allowed: ArtifactSet) -> Option<Claim> {
+        let claim =
+            if self.retry_is_next(allowed) { self.retries.pop(allowed) } else { self.first_attempts.pop(allowed) }?;
+        if let Some(queued) = self.queued.get_mut(&queue_class(&claim)) {
+            *queued = queued.saturating_sub(1);
         }
         Some(claim)
     }
 
-    /// A request for this claim goes. One that was only looked at, and put off, has taken nobody's turn.
-    pub fn went(&mut self, claim: &Claim) {
+    /// Records that a request for the claim is sent. A claim that was removed and deferred does not
+    /// count.
+    pub fn on_dispatched(&mut self, claim: &Claim) {
         if is_retry(claim) {
-            self.again.went(claim.lane);
-            self.since_retry = 0;
+            self.retries.on_dispatched(claim.lane);
+            self.first_attempts_since_retry = 0;
         } else {
-            self.first.went(claim.lane);
-            self.since_retry = self.since_retry.saturating_add(1);
+            self.first_attempts.on_dispatched(claim.lane);
+            self.first_attempts_since_retry = self.first_attempts_since_retry.saturating_add(1);
         }
     }
 
-    fn retry_is_next(&self, open: ArtifactSet) -> bool {
-        match (self.first.most_urgent(open), self.again.most_urgent(open)) {
+    fn retry_is_next(&self, allowed: ArtifactSet) -> bool {
+        match (self.first_attempts.most_urgent(allowed), self.retries.most_urgent(allowed)) {
             (_, None) => false,
             (None, Some(_)) => true,
-            (Some(_), Some(0)) => self.since_retry >= LIVE_GAP,
-            (Some(_), Some(_)) => self.since_retry >= OTHER_GAP,
+            (Some(_), Some(0)) => self.first_attempts_since_retry >= FIRST_ATTEMPTS_PER_LIVE_RETRY,
+            (Some(_), Some(_)) => self.first_attempts_since_retry >= FIRST_ATTEMPTS_PER_OTHER_RETRY,
         }
     }
 
-    /// How many claims of a class wait here.
-    pub fn held(&self, class: Class) -> usize {
-        self.held.get(&class).copied().unwrap_or(0)
+    /// The number of queued claims of a class.
+    pub fn queued_count(&self, class: QueueClass) -> usize {
+        self.queued.get(&class).copied().unwrap_or(0)
     }
 
-    /// Whether a claim on one of the `open` artifacts waits here.
-    pub fn has(&self, open: ArtifactSet) -> bool {
-        self.held.iter().any(|((artifact, ..), held)| *held > 0 && open.contains(*artifact))
+    /// Whether a claim on one of the `allowed` artifacts is queued.
+    pub fn has_claims_for(&self, allowed: ArtifactSet) -> bool {
+        self.queued.iter().any(|(class, queued)| *queued > 0 && allowed.contains(class.artifact))
     }
 
-    /// Takes out all claims on an artifact, for when it is paused.
-    pub fn drain(&mut self, artifact: Artifact) -> Vec<Claim> {
-        let mut out = Vec::new();
-        for queue in self.first.lanes.iter_mut().chain(&mut self.again.lanes) {
-            let (gone, kept): (VecDeque<Claim>, VecDeque<Claim>) =
+    /// Removes all claims on an artifact, because it is paused.
+    pub fn remove_artifact(&mut self, artifact: Artifact) -> Vec<Claim> {
+        let mut removed = Vec::new();
+        for queue in self.first_attempts.lanes.iter_mut().chain(&mut self.retries.lanes) {
+            let (matching, kept): (VecDeque<Claim>, VecDeque<Claim>) =
                 std::mem::take(queue).into_iter().partition(|claim| claim.artifact == artifact);
             *queue = kept;
-            out.extend(gone);
+            removed.extend(matching);
         }
-        self.held.retain(|(held, ..), _| *held != artifact);
-        out.extend(self.soon.extract_if(.., |_, claim| claim.artifact == artifact).map(|(_, claim)| claim));
-        out
+        self.queued.retain(|class, _| class.artifact != artifact);
+        removed.extend(self.delayed.extract_if(.., |_, claim| claim.artifact == artifact).map(|(_, claim)| claim));
+        removed
     }
 
-    fn count_in(&mut self, claim: &Claim) -> &mut VecDeque<Claim> {
-        *self.held.entry(class(claim)).or_default() += 1;
-        let kind = if is_retry(claim) { &mut self.again } else { &mut self.first };
-        &mut kind.lanes[place(claim.lane)]
+    /// The queue that the claim is about to be added to. Counts the claim.
+    fn queue_for_insert(&mut self, claim: &Claim) -> &mut VecDeque<Claim> {
+        *self.queued.entry(queue_class(claim)).or_default() += 1;
+        let queues = if is_retry(claim) { &mut self.retries } else { &mut self.first_attempts };
+        &mut queues.lanes[lane_index(claim.lane)]
     }
 }
 
-/// Where a lane stands among the others, the most urgent first.
-fn place(lane: Lane) -> usize {
+/// The index of a lane, the most urgent first.
+fn lane_index(lane: Lane) -> usize {
     usize::try_from(lane.code()).unwrap_or(0).min(Lane::ALL.len() - 1)
 }
 
-impl Kind {
-    /// The most urgent lane that has something for `open` artifacts.
-    fn most_urgent(&self, open: ArtifactSet) -> Option<usize> {
-        self.lanes.iter().position(|queue| queue.iter().any(|claim| open.contains(claim.artifact)))
+impl LaneQueues {
+    /// The most urgent lane with a claim on one of the `allowed` artifacts.
+    fn most_urgent(&self, allowed: ArtifactSet) -> Option<usize> {
+        self.lanes.iter().position(|queue| queue.iter().any(|claim| allowed.contains(claim.artifact)))
     }
 
-    fn take(&mut self, open: ArtifactSet) -> Option<Claim> {
-        let start = self.overdue(open).unwrap_or(0);
+    fn pop(&mut self, allowed: ArtifactSet) -> Option<Claim> {
+        let start = self.starved_lane(allowed).unwrap_or(0);
         (start..self.lanes.len()).chain(0..start).find_map(|lane| {
-            let at = self.lanes[lane].iter().position(|claim| open.contains(claim.artifact))?;
+            let at = self.lanes[lane].iter().position(|claim| allowed.contains(claim.artifact))?;
             self.lanes[lane].remove(at)
         })
     }
 
-    /// The lane that others went before for too long.
-    fn overdue(&self, open: ArtifactSet) -> Option<usize> {
-        let waits = |lane: &usize| self.lanes[*lane].iter().any(|claim| open.contains(claim.artifact));
-        let lane = (1..self.lanes.len()).filter(waits).max_by_key(|lane| self.passed[*lane])?;
-        (self.in_order.min(self.passed[lane]) >= FAIR_SHARE - 1).then_some(lane)
+    /// The lane that was skipped too often, if any.
+    fn starved_lane(&self, allowed: ArtifactSet) -> Option<usize> {
+        let waits = |lane: &usize| self.lanes[*lane].iter().any(|claim| allowed.contains(claim.artifact));
+        let lane = (1..self.lanes.len()).filter(waits).max_by_key(|lane| self.skipped[*lane])?;
+        (self.since_starved.min(self.skipped[lane]) >= STARVATION_INTERVAL - 1).then_some(lane)
     }
 
-    fn went(&mut self, lane: Lane) {
-        let lane = place(lane);
+    fn on_dispatched(&mut self, lane: Lane) {
+        let lane = lane_index(lane);
         let in_turn = self.lanes[..lane].iter().all(VecDeque::is_empty);
-        self.in_order = if in_turn { self.in_order.saturating_add(1) } else { 0 };
-        self.passed[lane] = 0;
-        for less in lane + 1..self.lanes.len() {
-            self.passed[less] = if self.lanes[less].is_empty() { 0 } else { self.passed[less].saturating_add(1) };
+        self.since_starved = if in_turn { self.since_starved.saturating_add(1) } else { 0 };
+        self.skipped[lane] = 0;
+        for other in lane + 1..self.lanes.len() {
+            self.skipped[other] = if self.lanes[other].is_empty() { 0 } else { self.skipped[other].saturating_add(1) };
         }
     }
 }
@@ -205,12 +214,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::db::Owned;
+    use crate::db::Lease;
 
     fn claim(item: i64, lane: Lane, tries: u32) -> Claim {
         Claim {
             item: Item(item),
-            owned: Owned { account: 1, epoch: 1 },
+            lease: Lease { account: 1, epoch: 1 },
             artifact: Artifact::Transcript,
             lane,
             segment_id: item.to_string(),
@@ -220,117 +229,122 @@ mod tests {
             tries,
             misses: 0,
             refusals: 0,
-            broken: 0,
-            alike: 0,
+            broken_kind: 0,
+            consecutive_broken: 0,
             first_try: None,
             paused: Duration::ZERO,
             visit: 0,
         }
     }
 
-    /// Pops and lets go.
-    fn next(schedule: &mut Schedule) -> Option<Claim> {
+    /// Removes the next claim and sends it.
+    fn dispatch_next(schedule: &mut Schedule) -> Option<Claim> {
         let claim = schedule.pop(ArtifactSet::ALL)?;
-        schedule.went(&claim);
+        schedule.on_dispatched(&claim);
         Some(claim)
     }
 
-    fn take(schedule: &mut Schedule, count: usize) -> Vec<Claim> {
-        (0..count).filter_map(|_| next(schedule)).collect()
+    fn first_attempts_of(artifact: Artifact, lane: Lane) -> QueueClass {
+        QueueClass { artifact, lane, is_retry: false }
+    }
+
+    fn dispatch(schedule: &mut Schedule, count: usize) -> Vec<Claim> {
+        (0..count).filter_map(|_| dispatch_next(schedule)).collect()
     }
 
     #[test]
-    fn live_goes_before_backfill_which_still_gets_its_share() {
+    fn live_precedes_backfill_which_still_gets_its_share() {
         let mut schedule = Schedule::default();
         for item in 0..1000 {
             schedule.push(claim(item, Lane::Live, 0));
             schedule.push(claim(item + 1000, Lane::Backfill, 0));
         }
-        let taken = take(&mut schedule, 500);
+        let taken = dispatch(&mut schedule, 500);
         let backfill = taken.iter().filter(|claim| claim.lane == Lane::Backfill).count();
         assert!((10..=50).contains(&backfill), "{backfill}");
         assert_eq!(taken[0].lane, Lane::Live);
     }
 
     #[test]
-    fn a_backfill_that_is_served_anyway_never_goes_before_what_is_live() {
+    fn a_backfill_that_does_not_starve_never_precedes_live() {
         let mut schedule = Schedule::default();
         for item in 0..1000 {
             schedule.push(claim(item + 1000, Lane::Backfill, 0));
         }
         for item in 0..100 {
             schedule.push(claim(item, Lane::Live, 0));
-            assert_eq!(next(&mut schedule).unwrap().lane, Lane::Live);
-            assert!(take(&mut schedule, 3).iter().all(|claim| claim.lane == Lane::Backfill));
+            assert_eq!(dispatch_next(&mut schedule).unwrap().lane, Lane::Live);
+            assert!(dispatch(&mut schedule, 3).iter().all(|claim| claim.lane == Lane::Backfill));
         }
     }
 
     #[test]
-    fn of_those_that_fell_due_together_the_one_that_ended_first_goes_first() {
+    fn items_due_at_the_same_time_are_ordered_by_the_end_of_their_segments() {
         for tries in [0, 2] {
             let mut schedule = Schedule::default();
             for (item, ended) in [(1, 30), (2, 10), (3, 20)] {
                 schedule.push(Claim { ended: Time(ended), due: Time(40), ..claim(item, Lane::Live, tries) });
             }
-            let order: Vec<i64> = std::iter::from_fn(|| next(&mut schedule)).map(|claim| claim.item.0).collect();
+            let order: Vec<i64> =
+                std::iter::from_fn(|| dispatch_next(&mut schedule)).map(|claim| claim.item.0).collect();
             assert_eq!(order, [2, 3, 1]);
         }
     }
 
     #[test]
-    fn what_is_due_soon_goes_once_it_is() {
+    fn delayed_claims_are_queued_once_they_are_due() {
         let mut schedule = Schedule::default();
-        schedule.wait(claim(20, Lane::Live, 0));
-        schedule.wait(claim(10, Lane::Live, 0));
-        schedule.wait(Claim { artifact: Artifact::AutoSummary, ..claim(5, Lane::Live, 0) });
-        assert_eq!(schedule.drain(Artifact::AutoSummary).len(), 1);
-        assert_eq!((schedule.soon(), schedule.next_due()), (2, Some(Time(10))));
-        schedule.ripen(Time(9));
-        assert!(!schedule.has(ArtifactSet::ALL));
-        schedule.ripen(Time(10));
-        assert_eq!(next(&mut schedule).unwrap().item, Item(10));
-        assert!(next(&mut schedule).is_none());
+        schedule.delay_until_due(claim(20, Lane::Live, 0));
+        schedule.delay_until_due(claim(10, Lane::Live, 0));
+        schedule.delay_until_due(Claim { artifact: Artifact::AutoSummary, ..claim(5, Lane::Live, 0) });
+        assert_eq!(schedule.remove_artifact(Artifact::AutoSummary).len(), 1);
+        assert_eq!((schedule.delayed_count(), schedule.next_due()), (2, Some(Time(10))));
+        schedule.promote_due(Time(9));
+        assert!(!schedule.has_claims_for(ArtifactSet::ALL));
+        schedule.promote_due(Time(10));
+        assert_eq!(dispatch_next(&mut schedule).unwrap().item, Item(10));
+        assert!(dispatch_next(&mut schedule).is_none());
         assert_eq!(schedule.next_due(), Some(Time(20)));
     }
 
     #[test]
-    fn retries_take_a_fifth_while_first_tries_wait_and_all_when_none_does() {
+    fn retries_get_a_fifth_while_first_attempts_wait_and_everything_otherwise() {
         let mut schedule = Schedule::default();
         for item in 0..100 {
             schedule.push(claim(item, Lane::Live, 0));
             schedule.push(claim(item + 1000, Lane::Live, 1));
         }
-        let taken = take(&mut schedule, 100);
+        let taken = dispatch(&mut schedule, 100);
         assert_eq!(taken.iter().filter(|claim| claim.tries > 0).count(), 20);
-        assert_eq!(take(&mut schedule, 1000).len(), 100);
-        assert!(!schedule.has(ArtifactSet::ALL));
+        assert_eq!(dispatch(&mut schedule, 1000).len(), 100);
+        assert!(!schedule.has_claims_for(ArtifactSet::ALL));
     }
 
     #[test]
-    fn what_is_live_has_all_of_the_retries_fifth_and_what_is_not_half_of_it() {
+    fn live_retries_get_all_of_the_fifth_and_other_retries_half_of_it() {
         for (lane, expected) in [(Lane::Live, 20), (Lane::Backfill, 10)] {
             let mut schedule = Schedule::default();
             for item in 0..100 {
                 schedule.push(claim(item, Lane::Backfill, 0));
                 schedule.push(claim(item + 1000, lane, 1));
             }
-            assert_eq!(take(&mut schedule, 100).iter().filter(|claim| claim.tries > 0).count(), expected, "{lane}");
+            assert_eq!(dispatch(&mut schedule, 100).iter().filter(|claim| claim.tries > 0).count(), expected, "{lane}");
         }
     }
 
     #[test]
-    fn a_live_retry_goes_at_once_where_the_fifth_has_not_been_used() {
+    fn a_live_retry_is_sent_at_once_if_the_fifth_is_unused() {
         let mut schedule = Schedule::default();
         for item in 0..100 {
             schedule.push(claim(item, Lane::Backfill, 0));
         }
-        take(&mut schedule, 7);
+        dispatch(&mut schedule, 7);
         schedule.push(claim(1000, Lane::Live, 3));
-        assert_eq!(next(&mut schedule).unwrap().lane, Lane::Live);
+        assert_eq!(dispatch_next(&mut schedule).unwrap().lane, Lane::Live);
     }
 
     #[test]
-    fn first_tries_that_were_only_looked_at_make_no_room_for_retries() {
+    fn first_attempts_that_were_not_sent_make_no_room_for_retries() {
         let mut schedule = Schedule::default();
         for item in 0..100 {
             schedule.push(claim(item, Lane::Live, 0));
@@ -342,37 +356,39 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum ScheduleStep {
         Queue(Lane, u32),
-        Go,
+        Send,
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<ScheduleStep>> {
         let lane = prop_oneof![4 => Just(Lane::Live), 1 => Just(Lane::Recheck), 4 => Just(Lane::Backfill), 1 => Just(Lane::Revisit)];
         let step = prop_oneof![
-            (lane, prop_oneof![Just(0u32), Just(1), Just(9)]).prop_map(|(lane, tries)| Step::Queue(lane, tries)),
-            Just(Step::Go),
+            (lane, prop_oneof![Just(0u32), Just(1), Just(9)])
+                .prop_map(|(lane, tries)| ScheduleStep::Queue(lane, tries)),
+            Just(ScheduleStep::Send),
         ];
         prop::collection::vec(step, 1..600)
     }
 
     proptest! {
         #[test]
-        fn whatever_comes_no_run_beside_waiting_first_tries_holds_more_than_a_fifth_of_retries(steps in steps()) {
+        fn no_run_of_requests_beside_waiting_first_attempts_holds_more_than_a_fifth_of_retries(steps in steps()) {
             let mut schedule = Schedule::default();
-            // Of each request that went while a first try waited: whether it was a retry. The run ends when none waits.
+            // For each request sent while a first attempt waited: whether it was a retry. The run
+            // ends when none waits.
             let mut run: Vec<bool> = Vec::new();
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
-                    Step::Queue(lane, tries) => schedule.push(claim(number as i64, lane, tries)),
-                    Step::Go => {
-                        let waiting = Lane::ALL.iter().any(|lane| schedule.held((Artifact::Transcript, *lane, false)) > 0);
-                        let Some(gone) = next(&mut schedule) else { continue };
+                    ScheduleStep::Queue(lane, tries) => schedule.push(claim(number as i64, lane, tries)),
+                    ScheduleStep::Send => {
+                        let waiting = Lane::ALL.iter().any(|lane| schedule.queued_count(first_attempts_of(Artifact::Transcript, *lane)) > 0);
+                        let Some(sent) = dispatch_next(&mut schedule) else { continue };
                         if !waiting {
                             run.clear();
                             continue;
                         }
-                        run.push(gone.tries > 0);
+                        run.push(sent.tries > 0);
                         for (length, from) in (0..run.len()).rev().enumerate() {
                             let retries = run[from..].iter().filter(|retry| **retry).count();
                             prop_assert!(retries <= (length + 1).div_ceil(5), "{} of {}", retries, length + 1);
@@ -382,9 +398,10 @@ mod tests {
             }
         }
 
-        /// Every lane, first tries and retries, has something waiting at all times: each is served again and again.
+        /// While first attempts and retries of a lane wait at all times, each is served again and
+        /// again.
         #[test]
-        fn nobody_starves(full in prop::collection::vec(any::<bool>(), 8), count in 300usize..600) {
+        fn no_queue_starves(full in prop::collection::vec(any::<bool>(), 8), count in 300usize..600) {
             let mut schedule = Schedule::default();
             let mut idle: BTreeMap<(Lane, bool), usize> = BTreeMap::new();
             let kinds = Lane::ALL.into_iter().flat_map(|lane| [(lane, false), (lane, true)]);
@@ -394,35 +411,36 @@ mod tests {
                 }
                 idle.insert((lane, retry), 0);
             }
-            for gone in take(&mut schedule, count) {
+            for sent in dispatch(&mut schedule, count) {
                 idle.values_mut().for_each(|since| *since += 1);
-                idle.insert((gone.lane, gone.tries > 0), 0);
-                // Of 30 first tries, and of 30 retries, each lane has one; of ten requests, one at least is a retry.
+                idle.insert((sent.lane, sent.tries > 0), 0);
+                // Each lane gets one of 30 first attempts and one of 30 retries; one of ten
+                // requests is a retry.
                 prop_assert!(idle.values().all(|since| *since <= 300), "{:?}", idle);
             }
         }
     }
 
     #[test]
-    fn the_earliest_due_goes_first_and_what_is_put_back_goes_next() {
+    fn the_earliest_due_is_first_and_a_returned_claim_is_next() {
         let mut schedule = Schedule::default();
         for item in [3, 1, 2] {
             schedule.push(claim(item, Lane::Live, 0));
         }
-        let first = next(&mut schedule).unwrap();
+        let first = dispatch_next(&mut schedule).unwrap();
         assert_eq!(first.item, Item(1));
         schedule.put_back(first);
-        let order: Vec<i64> = std::iter::from_fn(|| next(&mut schedule)).map(|claim| claim.item.0).collect();
+        let order: Vec<i64> = std::iter::from_fn(|| dispatch_next(&mut schedule)).map(|claim| claim.item.0).collect();
         assert_eq!(order, [1, 2, 3]);
     }
 
     #[test]
-    fn draining_an_artifact_leaves_the_others() {
+    fn removing_an_artifact_keeps_the_others() {
         let mut schedule = Schedule::default();
         schedule.push(claim(1, Lane::Live, 0));
         schedule.push(Claim { artifact: Artifact::AutoSummary, ..claim(2, Lane::Live, 0) });
-        assert_eq!(schedule.drain(Artifact::Transcript).len(), 1);
-        assert_eq!(schedule.held((Artifact::AutoSummary, Lane::Live, false)), 1);
+        assert_eq!(schedule.remove_artifact(Artifact::Transcript).len(), 1);
+        assert_eq!(schedule.queued_count(first_attempts_of(Artifact::AutoSummary, Lane::Live)), 1);
         assert_eq!(schedule.pop(ArtifactSet::ALL).unwrap().item, Item(2));
     }
 }

@@ -3,11 +3,11 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::clock::Time;
 
-fn figures() -> Figures {
-    let account = AccountFigures {
+fn snapshot() -> MetricsSnapshot {
+    let account = AccountMetrics {
         sub: "9\"9\n\\{}".to_owned(),
         watermark: Some(Time(1_800_000_000_000)),
-        work: WorkFigures { ready: 1, waiting: 2, running: 3, done: 4, unavailable: 5, failed: 6 },
+        work: WorkItemCounts { ready: 1, waiting: 2, running: 3, done: 4, unavailable: 5, failed: 6 },
         requests_last_minute: 118,
         request_limit: 120,
         refused: 7,
@@ -20,12 +20,12 @@ fn figures() -> Figures {
         backfills: 1,
         backfill_unread_seconds: 3600,
     };
-    Figures {
+    MetricsSnapshot {
         now: Time(1_800_000_300_000),
         database_up: true,
         index_lag: Some((12, 90)),
         accounts: vec![account],
-        sinks: vec![SinkFigures { name: "lake".to_owned(), pending: 3, failed: 1, ..SinkFigures::default() }],
+        sinks: vec![SinkMetrics { name: "lake".to_owned(), pending: 3, failed: 1, ..SinkMetrics::default() }],
         lateness: vec![
             ("appear".to_owned(), 9, 4),
             ("appear".to_owned(), 40, 1),
@@ -33,21 +33,21 @@ fn figures() -> Figures {
             ("fresh_transcript".to_owned(), 3, 9),
         ],
         findings: ["lagging", "sink_resting", "sink_resting"].map(str::to_owned).to_vec(),
-        ..Figures::default()
+        ..MetricsSnapshot::default()
     }
 }
 
-fn page(format: Format) -> String {
+fn page(format: MetricsFormat) -> String {
     let metrics = Metrics::new();
-    metrics.request(Endpoint::Transcript, Ok(200), Duration::from_millis(120));
-    metrics.request(Endpoint::Transcript, Ok(404), Duration::from_millis(80));
-    metrics.request(Endpoint::Login, Err(Cause::TimedOut), Duration::from_secs(30));
-    metrics.request(Endpoint::Login, Err(Cause::Untrusted), Duration::from_millis(3));
-    metrics.render(&figures(), format).unwrap()
+    metrics.on_request(Endpoint::Transcript, Ok(200), Duration::from_millis(120));
+    metrics.on_request(Endpoint::Transcript, Ok(404), Duration::from_millis(80));
+    metrics.on_request(Endpoint::Login, Err(ErrorCause::TimedOut), Duration::from_secs(30));
+    metrics.on_request(Endpoint::Login, Err(ErrorCause::UntrustedCertificate), Duration::from_millis(3));
+    metrics.render(&snapshot(), format).unwrap()
 }
 
-/// The names of the families, from the samples.
-fn sampled(page: &str) -> BTreeSet<String> {
+/// The names of the metric families, from their samples.
+fn sample_names(page: &str) -> BTreeSet<String> {
     let samples = page.lines().filter(|line| !line.starts_with('#'));
     let names = samples.filter_map(|line| line.split(['{', ' ']).next());
     names
@@ -57,34 +57,34 @@ fn sampled(page: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_has_help_a_type_and_our_prefix() {
-    for format in [Format::OpenMetrics, Format::Text] {
+    for format in [MetricsFormat::OpenMetrics, MetricsFormat::Text] {
         let page = page(format);
-        for name in sampled(&page) {
-            let family = if format == Format::Text { name.as_str() } else { name.trim_end_matches("_total") };
+        for name in sample_names(&page) {
+            let family = if format == MetricsFormat::Text { name.as_str() } else { name.trim_end_matches("_total") };
             assert!(name.starts_with("ringcx_"), "{name}");
             assert!(page.contains(&format!("# HELP {family} ")), "{name} has no help:\n{page}");
             assert!(page.contains(&format!("# TYPE {family} ")), "{name} has no type:\n{page}");
         }
-        assert!(sampled(&page).len() > 20, "{page}");
+        assert!(sample_names(&page).len() > 20, "{page}");
     }
 }
 
 #[test]
-fn what_is_measured_in_seconds_says_so_in_name_and_unit() {
-    let page = page(Format::OpenMetrics);
+fn metrics_in_seconds_have_the_unit_and_the_suffix() {
+    let page = page(MetricsFormat::OpenMetrics);
     for line in page.lines().filter_map(|line| line.strip_prefix("# UNIT ")) {
         let (name, unit) = line.split_once(' ').unwrap();
         assert!(unit == "seconds" && name.ends_with("_seconds"), "{line}");
     }
-    for name in sampled(&page).iter().filter(|name| name.ends_with("_seconds")) {
+    for name in sample_names(&page).iter().filter(|name| name.ends_with("_seconds")) {
         assert!(page.contains(&format!("# UNIT {name} seconds")), "{name}");
     }
     assert!(page.ends_with("# EOF\n"));
 }
 
 #[test]
-fn the_older_format_names_counters_as_they_are_sampled_and_has_no_units() {
-    let page = page(Format::Text);
+fn the_text_format_names_counters_with_total_and_has_no_units() {
+    let page = page(MetricsFormat::Text);
     assert!(page.contains("# TYPE ringcx_requests_total counter\n"), "{page}");
     assert!(page.contains("# HELP ringcx_refused_total "));
     assert!(!page.contains("# UNIT") && !page.contains("# EOF"));
@@ -92,7 +92,7 @@ fn the_older_format_names_counters_as_they_are_sampled_and_has_no_units() {
 
 #[test]
 fn requests_are_counted_by_endpoint_and_outcome() {
-    let page = page(Format::Text);
+    let page = page(MetricsFormat::Text);
     assert!(page.contains("ringcx_requests_total{endpoint=\"transcript\",outcome=\"ok\"} 1\n"), "{page}");
     assert!(page.contains("ringcx_requests_total{endpoint=\"transcript\",outcome=\"not_found\"} 1\n"));
     assert!(page.contains("ringcx_requests_total{endpoint=\"login\",outcome=\"no_answer\"} 1\n"));
@@ -101,15 +101,15 @@ fn requests_are_counted_by_endpoint_and_outcome() {
 }
 
 #[test]
-fn a_hostile_account_id_stays_within_its_label() {
-    let page = page(Format::Text);
+fn a_hostile_account_id_is_escaped_in_its_label() {
+    let page = page(MetricsFormat::Text);
     let line = page.lines().find(|line| line.starts_with("ringcx_lag_seconds{")).unwrap();
     assert_eq!(line, r#"ringcx_lag_seconds{sub_account="9\"9\n\\{}"} 300.0"#);
 }
 
 #[test]
-fn lateness_is_a_histogram_by_kind_and_what_is_later_than_all_bounds_counts_too() {
-    let page = page(Format::Text);
+fn lateness_is_a_histogram_by_kind_and_counts_delays_beyond_the_last_bound() {
+    let page = page(MetricsFormat::Text);
     let of = |rest: &str| {
         let line = page.lines().find(|line| line.starts_with(rest)).unwrap_or_else(|| panic!("no {rest}:\n{page}"));
         line.rsplit(' ').next().unwrap().to_owned()
@@ -124,14 +124,14 @@ fn lateness_is_a_histogram_by_kind_and_what_is_later_than_all_bounds_counts_too(
 #[test]
 fn scrapers_that_ask_for_openmetrics_get_it() {
     let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1";
-    assert_eq!(Format::accepted(Some(accept)), Format::OpenMetrics);
-    assert_eq!(Format::accepted(Some("*/*")), Format::Text);
-    assert_eq!(Format::accepted(None), Format::Text);
+    assert_eq!(MetricsFormat::negotiate(Some(accept)), MetricsFormat::OpenMetrics);
+    assert_eq!(MetricsFormat::negotiate(Some("*/*")), MetricsFormat::Text);
+    assert_eq!(MetricsFormat::negotiate(None), MetricsFormat::Text);
 }
 
 #[test]
 fn freshness_is_a_histogram_of_its_own_by_artifact() {
-    let page = page(Format::Text);
+    let page = page(MetricsFormat::Text);
     assert!(page.contains("ringcx_freshness_seconds_bucket{le=\"8.0\",artifact=\"transcript\"} 0\n"), "{page}");
     assert!(page.contains("ringcx_freshness_seconds_bucket{le=\"16.0\",artifact=\"transcript\"} 9\n"));
     assert!(!page.contains("fresh_"));
@@ -139,7 +139,7 @@ fn freshness_is_a_histogram_of_its_own_by_artifact() {
 
 #[test]
 fn open_findings_are_counted_by_code_and_backfills_by_account() {
-    let page = page(Format::Text);
+    let page = page(MetricsFormat::Text);
     assert!(page.contains("\nringcx_finding{code=\"lagging\"} 1.0\n"), "{page}");
     assert!(page.contains("\nringcx_finding{code=\"sink_resting\"} 2.0\n"), "{page}");
     for (name, value) in [("ringcx_backfills{", " 1.0"), ("ringcx_backfill_unread_seconds{", " 3600.0")] {
@@ -149,7 +149,7 @@ fn open_findings_are_counted_by_code_and_backfills_by_account() {
 
 #[test]
 fn the_disk_the_records_set_aside_and_a_missing_account_have_gauges() {
-    let page = page(Format::Text);
+    let page = page(MetricsFormat::Text);
     assert!(page.contains("\nringcx_disk_up 0.0\n"), "{page}");
     for name in ["ringcx_records_set_aside{", "ringcx_account_missing{"] {
         assert!(page.lines().any(|line| line.starts_with(name) && !line.ends_with(" 0.0")), "no {name}:\n{page}");

@@ -1,12 +1,14 @@
-//! Where a text holds e-mail addresses: written ones, and spoken ones (`jane dot doe at example dot com`).
+//! Detects e-mail addresses in a text: written ones, and spoken ones (`jane dot doe at example dot
+//! com`).
 
 use std::ops::Range;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Spoken addresses end in one of the common domains: "at … dot …" alone says too little.
-static SPOKEN: LazyLock<Option<Regex>> = LazyLock::new(|| {
+/// Spoken addresses. They must end in a common top-level domain, because "at … dot …" alone is too
+/// ambiguous.
+static SPOKEN_ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let word = r"[\p{L}\p{N}_+-]+";
     let domains = "com|net|org|edu|gov|info|biz|io|co|us|uk|ca|de|fr|es|it|nl|be|ch|at|au|eu|mx|br|in";
     Regex::new(&format!(
@@ -15,51 +17,59 @@ static SPOKEN: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
-/// The places, in order, none over another.
+/// The ranges of the addresses, in order and without overlaps.
 pub(super) fn find(text: &str) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = Vec::new();
     for (at, _) in text.match_indices('@') {
-        let start = text[..at].char_indices().rev().take_while(|(_, c)| is_local(*c)).last().map_or(at, |(i, _)| i);
+        let start =
+            text[..at].char_indices().rev().take_while(|(_, c)| is_local_part_char(*c)).last().map_or(at, |(i, _)| i);
         let start = at - text[start..at].trim_start_matches(['.', '\'', '-']).len();
-        let Some(end) = domain(&text[at + 1..]) else { continue };
+        let Some(end) = domain_length(&text[at + 1..]) else { continue };
         if start < at && found.last().is_none_or(|last| last.end <= start) {
             found.push(start..at + 1 + end);
         }
     }
-    if let Some(spoken) = SPOKEN.as_ref().filter(|_| text.contains(['d', 'D'])) {
+    if let Some(spoken) = SPOKEN_ADDRESS.as_ref().filter(|_| text.contains(['d', 'D'])) {
         let written = found.clone();
-        let new = spoken.find_iter(text).map(|found| found.range());
-        found.extend(new.filter(|new| !written.iter().any(|old| old.start < new.end && new.start < old.end)));
-        found.sort_by_key(|place| place.start);
+        let spoken_ranges = spoken.find_iter(text).map(|found| found.range());
+        found.extend(
+            spoken_ranges.filter(|range| {
+                !written.iter().any(|existing| existing.start < range.end && range.start < existing.end)
+            }),
+        );
+        found.sort_by_key(|range| range.start);
     }
     found
 }
 
-/// A letter that was lost is taken for one, so that the rest of the address goes with it.
-fn is_lost(letter: char) -> bool {
+/// A lost character counts as a letter, so that the whole address is redacted.
+fn is_lost_char(letter: char) -> bool {
     letter == char::REPLACEMENT_CHARACTER
 }
 
-fn is_local(letter: char) -> bool {
-    letter.is_alphanumeric() || is_lost(letter) || "._%+-'!#$&*/=?^`{|}~".contains(letter)
+fn is_local_part_char(letter: char) -> bool {
+    letter.is_alphanumeric() || is_lost_char(letter) || "._%+-'!#$&*/=?^`{|}~".contains(letter)
 }
 
-/// How long the domain is that the text begins with: at least two labels, the last of letters.
-fn domain(text: &str) -> Option<usize> {
-    let run = text.find(|c: char| !(c.is_alphanumeric() || is_lost(c) || c == '-' || c == '.')).unwrap_or(text.len());
-    let mut best = None;
+/// The length of the domain at the beginning of the text: at least two labels, the last one of
+/// letters.
+fn domain_length(text: &str) -> Option<usize> {
+    let run_length =
+        text.find(|c: char| !(c.is_alphanumeric() || is_lost_char(c) || c == '-' || c == '.')).unwrap_or(text.len());
+    let mut longest = None;
     let mut end = 0;
-    for (index, label) in text[..run].split('.').enumerate() {
+    for (index, label) in text[..run_length].split('.').enumerate() {
         if label.is_empty() {
             break;
         }
         end += label.len() + usize::from(index > 0);
         let letters = label.trim_end_matches('-');
-        let is_top = letters.chars().count() >= 2 && letters.chars().all(|c| c.is_alphabetic() || is_lost(c))
+        let is_top_level = letters.chars().count() >= 2
+            && letters.chars().all(|c| c.is_alphabetic() || is_lost_char(c))
             || label.starts_with("xn--");
-        if index > 0 && is_top {
-            best = Some(end - (label.len() - letters.len()));
+        if index > 0 && is_top_level {
+            longest = Some(end - (label.len() - letters.len()));
         }
     }
-    best
+    longest
 }

@@ -1,27 +1,27 @@
-//! What is taken out, what stays, and what holds for every text.
+//! Redaction: examples of what is redacted and what stays, and properties of any text.
 
 use proptest::prelude::*;
 
 use super::*;
 
-fn all() -> Redactor {
-    let order = Redact::Pattern { name: "order".to_owned(), pattern: Regex::new(r"ORD-\d+").unwrap() };
-    Redactor::new(&[Redact::Card, Redact::Email, Redact::Phone, order])
+fn all_rules() -> Redactor {
+    let order = RedactionRule::Pattern { name: "order".to_owned(), pattern: Regex::new(r"ORD-\d+").unwrap() };
+    Redactor::new(&[RedactionRule::Card, RedactionRule::Email, RedactionRule::Phone, order])
 }
 
 fn redacted(text: &str) -> String {
-    all().text(text).into_owned()
+    all_rules().text(text).into_owned()
 }
 
-fn stays(texts: &[&str]) {
+fn assert_unchanged(texts: &[&str]) {
     for text in texts {
         assert_eq!(redacted(text), *text);
-        assert!(matches!(all().text(text), Cow::Borrowed(_)));
+        assert!(matches!(all_rules().text(text), Cow::Borrowed(_)));
     }
 }
 
 #[test]
-fn card_numbers_go_however_they_are_grouped() {
+fn card_numbers_are_redacted_in_any_grouping() {
     for card in [
         "4111111111111111",
         "4111 1111 1111 1111",
@@ -43,7 +43,7 @@ fn card_numbers_go_however_they_are_grouped() {
 
 #[test]
 fn numbers_that_are_no_cards_stay() {
-    stays(&[
+    assert_unchanged(&[
         "4111 1111 1111 1112",
         "41111111111111111111111",
         "a4111111111111111",
@@ -54,16 +54,16 @@ fn numbers_that_are_no_cards_stay() {
 }
 
 #[test]
-fn addresses_go_written_and_spoken() {
+fn written_and_spoken_addresses_are_redacted() {
     assert_eq!(redacted("Mail jane.doe+x@mail.example.com."), "Mail [email].");
     assert_eq!(redacted("<jörg@müller.de>;a@b.co"), "<[email]>;[email]");
     assert_eq!(redacted("it's jane dot doe at example dot co dot uk ok"), "it's [email] ok");
     assert_eq!(redacted("mailto:4155552671@txt.example.net"), "mailto:[email]");
-    stays(&["me @ home", "@jane", "user@localhost", "look at the dot", "a@1.2"]);
+    assert_unchanged(&["me @ home", "@jane", "user@localhost", "look at the dot", "a@1.2"]);
 }
 
 #[test]
-fn telephone_numbers_go_in_common_shapes() {
+fn telephone_numbers_are_redacted_in_common_formats() {
     for phone in [
         "+14155552671",
         "+1 (415) 555-2671",
@@ -92,7 +92,7 @@ fn telephone_numbers_go_in_common_shapes() {
 
 #[test]
 fn dates_amounts_times_and_ids_are_no_telephones() {
-    stays(&[
+    assert_unchanged(&[
         "2024-07-22T11:24:40.000Z",
         "on 01.02.2024 10:30 or 05/06/2024",
         "2024-07-22 11:24:40+02:00",
@@ -109,24 +109,25 @@ fn dates_amounts_times_and_ids_are_no_telephones() {
 }
 
 #[test]
-fn a_card_is_a_card_before_it_is_a_telephone() {
+fn cards_take_precedence_over_telephones() {
     assert_eq!(redacted("4111 1111 1111 1111 or 415 555 2671"), "[card] or [phone]");
-    let phone = Redactor::new(&[Redact::Phone]);
+    let phone = Redactor::new(&[RedactionRule::Phone]);
     assert_eq!(phone.text("4111 1111 1111 1111 a@b.co"), "4111 1111 1111 1111 a@b.co");
 }
 
 #[test]
-fn own_patterns_go_under_their_names_and_widen_what_they_overlap() {
+fn custom_patterns_have_their_labels_and_merge_with_overlaps() {
     assert_eq!(redacted("see ORD-77 now"), "see [order] now");
-    let pattern = Redact::Pattern { name: "user]".to_owned(), pattern: Regex::new(r"user=\w+ <[^>]+>").unwrap() };
-    let redactor = Redactor::new(&[Redact::Email, pattern]);
+    let pattern =
+        RedactionRule::Pattern { name: "user]".to_owned(), pattern: Regex::new(r"user=\w+ <[^>]+>").unwrap() };
+    let redactor = Redactor::new(&[RedactionRule::Email, pattern]);
     assert_eq!(redactor.text("user=jane <j@e.co>!"), "[user]!");
-    let greedy = Redact::Pattern { name: "x".to_owned(), pattern: Regex::new(r"^.|\w+").unwrap() };
+    let greedy = RedactionRule::Pattern { name: "x".to_owned(), pattern: Regex::new(r"^.|\w+").unwrap() };
     assert_eq!(Redactor::new(&[greedy]).text("-ab c"), "[x][x] [x]");
 }
 
 #[test]
-fn in_a_transcript_only_what_people_said_changes() {
+fn in_a_transcript_only_free_text_changes() {
     let body = r#" {"channelClass":"VOICE","big":123456789012345678901234567890,"one":1.0,"twice":1,"twice":2,
       "errorCode":"4155552671", "transcript":[{"participantId":"4155552671","participantName":"Jane 415-555-2671",
       "rcUserId":null,"timestamp":"1721651880000","message":"\u0034111 1111 1111 1111\nbye \ud800"},
@@ -136,43 +137,46 @@ fn in_a_transcript_only_what_people_said_changes() {
         .replace("Jane 415-555-2671", "Jane [phone]")
         .replace(r"\u0034111 1111 1111 1111\nbye \ud800", r"[card]\nbye �")
         .replace(r"a\u0040b.co", "[email]");
-    let redacted = all().transcript(body.as_bytes()).into_owned();
-    // Half a surrogate pair is three bytes that are no text.
+    let redacted = all_rules().transcript(body.as_bytes()).into_owned();
+    // A lone surrogate is three invalid bytes.
     let redacted = String::from_utf8(redacted).unwrap().replace("���", "�");
     assert_eq!(redacted, expected);
 }
 
 #[test]
-fn a_body_that_is_no_json_is_a_text() {
-    assert_eq!(&*all().transcript(b"{\"message\": a@b.co"), b"{\"message\": [email]");
-    assert_eq!(&*all().transcript("\u{feff}{\"m\":\"a@b.co\"}".as_bytes()), "\u{feff}{\"m\":\"[email]\"}".as_bytes());
-    assert_eq!(&*all().transcript(b"\xff 4155552671"), "\u{fffd} [phone]".as_bytes());
-    assert!(matches!(all().transcript(b"\xff"), Cow::Borrowed(b"\xff")));
+fn a_body_that_is_not_json_is_a_text() {
+    assert_eq!(&*all_rules().transcript(b"{\"message\": a@b.co"), b"{\"message\": [email]");
+    assert_eq!(
+        &*all_rules().transcript("\u{feff}{\"m\":\"a@b.co\"}".as_bytes()),
+        "\u{feff}{\"m\":\"[email]\"}".as_bytes()
+    );
+    assert_eq!(&*all_rules().transcript(b"\xff 4155552671"), "\u{fffd} [phone]".as_bytes());
+    assert!(matches!(all_rules().transcript(b"\xff"), Cow::Borrowed(b"\xff")));
 }
 
 #[test]
 fn a_summary_that_is_a_json_string_stays_one() {
-    assert_eq!(&*all().summary(br#" "mail\na\u0040b.co""#), br#" "mail\n[email]""#);
-    assert_eq!(&*all().summary(br#"mail "a@b.co" now"#), br#"mail "[email]" now"#);
-    assert_eq!(&*all().summary(br#"{"segmentId":"a@b.co"}"#), br#"{"segmentId":"[email]"}"#);
+    assert_eq!(&*all_rules().summary(br#" "mail\na\u0040b.co""#), br#" "mail\n[email]""#);
+    assert_eq!(&*all_rules().summary(br#"mail "a@b.co" now"#), br#"mail "[email]" now"#);
+    assert_eq!(&*all_rules().summary(br#"{"segmentId":"a@b.co"}"#), br#"{"segmentId":"[email]"}"#);
 }
 
 #[test]
-fn in_metadata_notes_and_both_ends_of_the_line_change_and_ids_and_times_stay() {
+fn in_metadata_notes_and_endpoints_change_and_ids_and_times_stay() {
     let metadata = r#"{"segmentId":"p-4155552671","channelId":"2013770791","channelEndpointAddress":"7312066731",
         "contactEndpointAddress":"+1324","agentNotes":"call 415-555-2671","segmentEndTimeMs":"2024-07-22T11:24:47.000Z",
         "interactionId":"202407221928172035020000000572","segmentDurationMs":7000,"agentDisposition":"Success"}"#;
     let expected =
         metadata.replace("2013770791", "[phone]").replace("7312066731", "[phone]").replace("+1324", "[phone]");
     let expected = expected.replace("415-555-2671", "[phone]");
-    assert_eq!(all().metadata(metadata), expected);
+    assert_eq!(all_rules().metadata(metadata), expected);
     let digital = r#"{"channelId":"672daeb8cd026600070ca39f","contactEndpointAddress":"jane@example.com"}"#;
-    assert_eq!(all().metadata(digital), digital.replace("jane@example.com", "[email]"));
-    assert_eq!(Redactor::new(&[Redact::Card]).metadata(metadata), metadata);
+    assert_eq!(all_rules().metadata(digital), digital.replace("jane@example.com", "[email]"));
+    assert_eq!(Redactor::new(&[RedactionRule::Card]).metadata(metadata), metadata);
 }
 
 #[test]
-fn numbers_go_however_they_are_spaced_and_in_whichever_digits() {
+fn numbers_are_redacted_with_any_spaces_and_digits() {
     for phone in [
         "+49\u{a0}30\u{2009}123\u{202f}4567",
         "+49\u{2011}30\u{2013}123\u{2212}4567",
@@ -193,7 +197,7 @@ fn numbers_go_however_they_are_spaced_and_in_whichever_digits() {
 }
 
 #[test]
-fn what_was_lost_or_what_nobody_sees_hides_nothing() {
+fn lost_and_invisible_characters_hide_nothing() {
     for (text, expected) in [
         ("call 415\u{0}555\u{0}2671", "call [phone]"),
         ("+49\u{fffd}30\u{fffd}1234567!", "[phone]!"),
@@ -217,13 +221,13 @@ fn what_was_lost_or_what_nobody_sees_hides_nothing() {
             r#"{"contact":{"contactId":"5551234","timestamp":"5551234"},"x":"5551234"}"#,
         ),
     ] {
-        assert_eq!(all().metadata(json), expected);
+        assert_eq!(all_rules().metadata(json), expected);
     }
 }
 
 #[test]
-fn whoever_is_not_the_agent_is_no_number_any_more() {
-    let redact = |text: &str| String::from_utf8(all().transcript(text.as_bytes()).into_owned()).unwrap();
+fn numbers_of_participants_other_than_the_agent_are_redacted() {
+    let redact = |text: &str| String::from_utf8(all_rules().transcript(text.as_bytes()).into_owned()).unwrap();
     for (who, expected) in [
         (
             r#"{"participantId":"4930123456","participantType":null}"#,
@@ -250,22 +254,22 @@ fn whoever_is_not_the_agent_is_no_number_any_more() {
         (r#"{"contactId":"4930123456","contactType":"x"}"#, r#"{"contactId":"4930123456","contactType":"x"}"#),
     ] {
         assert_eq!(redact(who), expected);
-        assert_eq!(redact(expected), expected, "the second time");
+        assert_eq!(redact(expected), expected, "idempotent");
     }
 }
 
 #[test]
 fn without_rules_nothing_changes() {
-    let idle = Redactor::new(&[]);
-    assert!(idle.is_idle() && Redactor::default().is_idle() && !all().is_idle());
-    assert!(matches!(idle.text("4111111111111111"), Cow::Borrowed(_)));
-    assert!(matches!(idle.transcript(b"\xff a@b.co"), Cow::Borrowed(b"\xff a@b.co")));
-    assert!(matches!(idle.summary(b"a@b.co"), Cow::Borrowed(_)));
-    assert!(matches!(idle.metadata("a@b.co"), Cow::Borrowed("a@b.co")));
+    let noop = Redactor::new(&[]);
+    assert!(noop.is_noop() && Redactor::default().is_noop() && !all_rules().is_noop());
+    assert!(matches!(noop.text("4111111111111111"), Cow::Borrowed(_)));
+    assert!(matches!(noop.transcript(b"\xff a@b.co"), Cow::Borrowed(b"\xff a@b.co")));
+    assert!(matches!(noop.summary(b"a@b.co"), Cow::Borrowed(_)));
+    assert!(matches!(noop.metadata("a@b.co"), Cow::Borrowed("a@b.co")));
 }
 
-/// Texts full of what might be taken out.
-fn text() -> impl Strategy<Value = String> {
+/// Texts with many possible matches.
+fn any_text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         "[0-9]{1,20}",
         "[0-9][ -]?",
@@ -283,10 +287,10 @@ fn text() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-/// JSON under names of every role.
-fn document() -> impl Strategy<Value = serde_json::Value> {
+/// JSON with fields of every role.
+fn any_document() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
-        text().prop_map(serde_json::Value::from),
+        any_text().prop_map(serde_json::Value::from),
         any::<i64>().prop_map(serde_json::Value::from),
         Just(serde_json::Value::Null)
     ];
@@ -300,17 +304,17 @@ fn document() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// The same with each free text blanked.
-fn skeleton(value: &serde_json::Value, role: Role) -> serde_json::Value {
+/// The JSON with each free text blanked.
+fn without_free_text(value: &serde_json::Value, role: StringRole) -> serde_json::Value {
     use serde_json::Value;
     match value {
-        Value::String(_) if role != Role::Fixed => Value::from("*"),
-        Value::Number(_) if role == Role::Endpoint => Value::from("*"),
-        Value::Array(items) => items.iter().map(|item| skeleton(item, role)).collect::<Vec<_>>().into(),
+        Value::String(_) if role != StringRole::Fixed => Value::from("*"),
+        Value::Number(_) if role == StringRole::Endpoint => Value::from("*"),
+        Value::Array(items) => items.iter().map(|item| without_free_text(item, role)).collect::<Vec<_>>().into(),
         Value::Object(fields) => {
             let inner = |name: &String, value: &Value| {
                 let quoted = serde_json::to_string(name).unwrap();
-                skeleton(value, json::role_of_token(&quoted, role))
+                without_free_text(value, json::role_of_token(&quoted, role))
             };
             Value::Object(fields.iter().map(|(name, value)| (name.clone(), inner(name, value))).collect())
         }
@@ -321,37 +325,37 @@ fn skeleton(value: &serde_json::Value, role: Role) -> serde_json::Value {
 #[test]
 fn json_with_a_raw_control_character_keeps_its_ids_and_times() {
     let body = b"{\"timestamp\":\"1721651880000\",\"message\":\"a\x01 call 555-2671\",\"caf\xe9Id\":\"555-2671\"}";
-    let once = String::from_utf8(all().transcript(body).into_owned()).unwrap();
+    let once = String::from_utf8(all_rules().transcript(body).into_owned()).unwrap();
     assert_eq!(
         once,
         "{\"timestamp\":\"1721651880000\",\"message\":\"a\\u0001 call [phone]\",\"caf\u{fffd}Id\":\"555-2671\"}"
     );
     let whole = b"{\"message\":\"a\x01\"}";
-    assert_eq!(&*all().transcript(whole), whole);
+    assert_eq!(&*all_rules().transcript(whole), whole);
 }
 
 proptest! {
     #[test]
-    fn the_second_time_changes_nothing(text in text()) {
+    fn redaction_is_idempotent(text in any_text()) {
         let once = redacted(&text);
-        prop_assert!(matches!(all().text(&once), Cow::Borrowed(_)), "{:?} became {:?}, then {:?}", text, once, redacted(&once));
+        prop_assert!(matches!(all_rules().text(&once), Cow::Borrowed(_)), "{:?} became {:?}, then {:?}", text, once, redacted(&once));
     }
 
     #[test]
-    fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let once = all().transcript(&bytes).into_owned();
-        prop_assert_eq!(all().transcript(&once).into_owned(), once.clone());
-        let once = all().summary(&bytes).into_owned();
-        prop_assert_eq!(all().summary(&once).into_owned(), once.clone());
+    fn redaction_of_arbitrary_bytes_is_idempotent(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let once = all_rules().transcript(&bytes).into_owned();
+        prop_assert_eq!(all_rules().transcript(&once).into_owned(), once.clone());
+        let once = all_rules().summary(&bytes).into_owned();
+        prop_assert_eq!(all_rules().summary(&once).into_owned(), once.clone());
     }
 
     #[test]
-    fn json_stays_json_and_keeps_all_but_its_free_texts(value in document(), pretty in any::<bool>()) {
+    fn json_stays_valid_and_only_free_texts_change(value in any_document(), pretty in any::<bool>()) {
         let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
-        let once = all().metadata(&text).into_owned();
+        let once = all_rules().metadata(&text).into_owned();
         let read: serde_json::Value = serde_json::from_str(&once).unwrap();
-        prop_assert_eq!(skeleton(&read, Role::Text), skeleton(&value, Role::Text));
-        prop_assert!(matches!(all().metadata(&once), Cow::Borrowed(_)));
-        prop_assert_eq!(all().transcript(text.as_bytes()).into_owned(), once.into_bytes());
+        prop_assert_eq!(without_free_text(&read, StringRole::Text), without_free_text(&value, StringRole::Text));
+        prop_assert!(matches!(all_rules().metadata(&once), Cow::Borrowed(_)));
+        prop_assert_eq!(all_rules().transcript(text.as_bytes()).into_owned(), once.into_bytes());
     }
 }

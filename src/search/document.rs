@@ -1,58 +1,62 @@
-//! What is looked through of an artifact: what each speaker said, a summary's text, the agent's notes.
+//! The searchable text of an artifact: the utterances of a transcript, the text of a summary, or
+//! the agent's notes. Pure.
 //!
-//! Pure. The index, the ranking and the passage that is shown all read a body through here, so they see the same words.
+//! The index, the ranking and the displayed passage all read a body through this module, so they
+//! have the same words.
 
-use super::words;
+use super::tokenizer;
 use crate::model::Artifact;
-use crate::reading::{Conversation, Metadata, Phrase, cleaned, lossy, one_line};
+use crate::render::{Conversation, Metadata, Phrase, clean_line, clean_text_cow, decode_utf8};
 use crate::ringcx::summary_text;
 
-/// Stands between what two speakers said, so that no phrase is found across them. No query can ask for it.
-pub const BREAK: &str = "\u{2029}";
+/// The separator between two speakers, so that no phrase matches across them. A query cannot
+/// contain it.
+pub const SPEAKER_BREAK: &str = "\u{2029}";
 
-/// What a document is of a segment.
+/// The part of a segment that a document contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
+pub enum DocumentSource {
     /// An artifact.
     Artifact(Artifact),
-    /// What the agent noted in the metadata.
+    /// The agent's notes in the metadata.
     Notes,
 }
 
-impl Source {
+impl DocumentSource {
     /// All of them, in the order of their codes.
-    pub const ALL: [Source; 4] = [
-        Source::Artifact(Artifact::Transcript),
-        Source::Artifact(Artifact::AgentSummary),
-        Source::Artifact(Artifact::AutoSummary),
-        Source::Notes,
+    pub const ALL: [DocumentSource; 4] = [
+        DocumentSource::Artifact(Artifact::Transcript),
+        DocumentSource::Artifact(Artifact::AgentSummary),
+        DocumentSource::Artifact(Artifact::AutoSummary),
+        DocumentSource::Notes,
     ];
 
-    /// What the item with this number is.
-    pub fn of_item(item: i64) -> Source {
+    /// The source of the item with this number.
+    pub fn of_item(item: i64) -> DocumentSource {
         match item.rem_euclid(4) {
-            0 => Source::ALL[0],
-            1 => Source::ALL[1],
-            2 => Source::ALL[2],
-            _ => Source::Notes,
+            0 => DocumentSource::ALL[0],
+            1 => DocumentSource::ALL[1],
+            2 => DocumentSource::ALL[2],
+            _ => DocumentSource::Notes,
         }
     }
 
     /// The name in output and on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Source::Artifact(artifact) => artifact.name(),
-            Source::Notes => "agent_notes",
+            DocumentSource::Artifact(artifact) => artifact.name(),
+            DocumentSource::Notes => "agent_notes",
         }
     }
 }
 
-/// One utterance, or the whole of a text without speakers. On one line, without control characters.
+/// One utterance, or the whole text where it has no speakers. It is one line without control
+/// characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// Who said it, where that is known.
+pub struct DocumentPart {
+    /// The speaker, where it is known.
     pub speaker: Option<String>,
-    /// How far into the conversation.
+    /// Time since the start of the conversation.
     pub offset: Option<String>,
     /// The text.
     pub text: String,
@@ -61,121 +65,128 @@ pub struct Part {
 /// The text of a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Document {
-    /// In order.
-    pub parts: Vec<Part>,
+    /// Its parts, in order.
+    pub parts: Vec<DocumentPart>,
 }
 
 impl Document {
-    /// Reads an artifact's body; `is_email` where the segment is an exchange of e-mails.
-    pub fn read(source: Source, body: &[u8], is_email: bool) -> Document {
+    /// Parses an artifact's body. `is_email` is true where the segment is an exchange of e-mails.
+    pub fn parse(source: DocumentSource, body: &[u8], is_email: bool) -> Document {
         match source {
-            Source::Artifact(Artifact::Transcript) => {
-                Document::conversation(&Conversation::parse_messages(body, is_email).unwrap_or_default())
+            DocumentSource::Artifact(Artifact::Transcript) => {
+                Document::from_conversation(&Conversation::parse_messages(body, is_email).unwrap_or_default())
             }
-            Source::Artifact(_) => Document::text(&summary_text(body)),
-            Source::Notes => Document::text(&notes(&String::from_utf8_lossy(body)).unwrap_or_default()),
+            DocumentSource::Artifact(_) => Document::from_text(&summary_text(body)),
+            DocumentSource::Notes => {
+                Document::from_text(&agent_notes(&String::from_utf8_lossy(body)).unwrap_or_default())
+            }
         }
     }
 
-    fn text(text: &str) -> Document {
-        let text = one_line(text);
-        let part = Part { speaker: None, offset: None, text };
+    fn from_text(text: &str) -> Document {
+        let text = clean_line(text);
+        let part = DocumentPart { speaker: None, offset: None, text };
         Document { parts: if part.text.is_empty() { Vec::new() } else { vec![part] } }
     }
 
-    /// What was said in a conversation.
-    pub fn conversation(conversation: &Conversation) -> Document {
+    /// The utterances of a conversation.
+    pub fn from_conversation(conversation: &Conversation) -> Document {
         let start = conversation.start();
-        let part = |phrase: &crate::reading::Phrase| Part {
+        let part = |phrase: &crate::render::Phrase| DocumentPart {
             speaker: Some(phrase.speaker()),
             offset: phrase.offset(start),
-            text: one_line(&phrase.text),
+            text: clean_line(&phrase.text),
         };
         Document { parts: conversation.phrases.iter().map(part).collect() }
     }
 
-    /// Its words joined by single spaces, with [`BREAK`] where the speaker changes: what is indexed.
+    /// Its words, joined by single spaces, with [`SPEAKER_BREAK`] where the speaker changes: as
+    /// they are indexed.
     #[cfg(test)]
     fn words(&self) -> String {
         let mut joined = String::new();
-        let mut before: Option<&Option<String>> = None;
+        let mut previous: Option<&Option<String>> = None;
         for part in &self.parts {
-            if before.is_some_and(|before| *before != part.speaker) {
-                append(&mut joined, BREAK);
+            if previous.is_some_and(|previous| *previous != part.speaker) {
+                append_word(&mut joined, SPEAKER_BREAK);
             }
-            words::each(&part.text, |word, _| append(&mut joined, word));
-            before = Some(&part.speaker);
+            tokenizer::for_each_word(&part.text, |word, _| append_word(&mut joined, word));
+            previous = Some(&part.speaker);
         }
         joined
     }
 }
 
-/// The words of an artifact's body joined by single spaces, with [`BREAK`] where the speaker changes: what is indexed. The same
-/// as those of its [`Document`], without making that: every text that is stored passes through here.
-pub fn indexed(source: Source, body: &[u8]) -> String {
+/// The words of an artifact's body as they are indexed: joined by single spaces, with
+/// [`SPEAKER_BREAK`] where the speaker changes. They equal those of its [`Document`]. Every stored
+/// text passes through here, so this does not build the document.
+pub fn body_words(source: DocumentSource, body: &[u8]) -> String {
     let mut joined = String::new();
-    let mut take = |text: &str| words::each(&cleaned(text), |word, _| append(&mut joined, word));
+    let mut append_words =
+        |text: &str| tokenizer::for_each_word(&clean_text_cow(text), |word, _| append_word(&mut joined, word));
     match source {
-        Source::Artifact(Artifact::Transcript) => return spoken(&Conversation::parse(body).unwrap_or_default()),
-        Source::Artifact(_) => take(&summary_text(body)),
-        Source::Notes => take(&notes(&lossy(body)).unwrap_or_default()),
-    }
-    joined
-}
-
-/// The same of a transcript that has been read.
-pub fn spoken(conversation: &Conversation) -> String {
-    let mut joined = String::with_capacity(conversation.phrases.iter().map(|phrase| phrase.text.len() + 4).sum());
-    let mut speakers = Speakers::default();
-    for phrase in &conversation.phrases {
-        if speakers.changes(phrase) {
-            append(&mut joined, BREAK);
+        DocumentSource::Artifact(Artifact::Transcript) => {
+            return conversation_words(&Conversation::parse(body).unwrap_or_default());
         }
-        words::each(&cleaned(&phrase.text), |word, _| append(&mut joined, word));
+        DocumentSource::Artifact(_) => append_words(&summary_text(body)),
+        DocumentSource::Notes => append_words(&agent_notes(&decode_utf8(body)).unwrap_or_default()),
     }
     joined
 }
 
-/// How many speakers are remembered: more rarely talk with one another.
-const SPEAKERS: usize = 8;
+/// The words of a parsed transcript, as they are indexed.
+pub fn conversation_words(conversation: &Conversation) -> String {
+    let mut joined = String::with_capacity(conversation.phrases.iter().map(|phrase| phrase.text.len() + 4).sum());
+    let mut speakers = SpeakerTracker::default();
+    for phrase in &conversation.phrases {
+        if speakers.is_change(phrase) {
+            append_word(&mut joined, SPEAKER_BREAK);
+        }
+        tokenizer::for_each_word(&clean_text_cow(&phrase.text), |word, _| append_word(&mut joined, word));
+    }
+    joined
+}
 
-/// Tells where the speaker changes, with each one's name put together once.
+/// Speakers whose names are cached. Conversations rarely have more.
+const MAX_KNOWN_SPEAKERS: usize = 8;
+
+/// Detects changes of the speaker. It builds the name of each speaker once.
 #[derive(Default)]
-struct Speakers<'a> {
-    known: Vec<(Who<'a>, String)>,
+struct SpeakerTracker<'a> {
+    known: Vec<(SpeakerKey<'a>, String)>,
     last: Option<String>,
 }
 
-/// What a speaker's name is put together from.
-type Who<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>);
+/// The fields that a speaker's name is built from: name, kind, id.
+type SpeakerKey<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>);
 
-impl<'a> Speakers<'a> {
-    /// Whether someone else said this than what was asked about before.
-    fn changes(&mut self, said: &'a Phrase) -> bool {
-        let nameless = said.name.is_none() && said.kind.is_none();
-        let id = said.participant.as_deref().filter(|_| nameless);
-        let who = (said.name.as_deref(), said.kind.as_deref(), id);
-        let known = self.known.iter().find(|(known, _)| *known == who);
+impl<'a> SpeakerTracker<'a> {
+    /// Whether this phrase has another speaker than the previous one.
+    fn is_change(&mut self, phrase: &'a Phrase) -> bool {
+        let nameless = phrase.name.is_none() && phrase.kind.is_none();
+        let id = phrase.participant.as_deref().filter(|_| nameless);
+        let key = (phrase.name.as_deref(), phrase.kind.as_deref(), id);
+        let known = self.known.iter().find(|(known, _)| *known == key);
         if known.is_some_and(|(_, speaker)| self.last.as_ref() == Some(speaker)) {
             return false;
         }
         let speaker = match known {
             Some((_, speaker)) => speaker.clone(),
             None => {
-                let speaker = said.speaker();
-                if self.known.len() == SPEAKERS {
+                let speaker = phrase.speaker();
+                if self.known.len() == MAX_KNOWN_SPEAKERS {
                     self.known.remove(0);
                 }
-                self.known.push((who, speaker.clone()));
+                self.known.push((key, speaker.clone()));
                 speaker
             }
         };
-        let before = self.last.replace(speaker);
-        before.is_some_and(|before| self.last.as_ref() != Some(&before))
+        let previous = self.last.replace(speaker);
+        previous.is_some_and(|previous| self.last.as_ref() != Some(&previous))
     }
 }
 
-fn append(joined: &mut String, word: &str) {
+fn append_word(joined: &mut String, word: &str) {
     if !joined.is_empty() {
         joined.push(' ');
     }
@@ -183,11 +194,11 @@ fn append(joined: &mut String, word: &str) {
 }
 
 /// The agent's notes in a segment's metadata.
-pub fn notes(metadata: &str) -> Option<String> {
+pub fn agent_notes(metadata: &str) -> Option<String> {
     if !metadata.contains("agentNotes") {
         return None;
     }
-    Metadata::read(metadata).field("agentNotes")
+    Metadata::parse(metadata).field("agentNotes")
 }
 
 #[cfg(test)]
@@ -198,42 +209,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_phrase_reaches_across_two_speakers() {
+    fn phrases_do_not_cross_speakers() {
         let body = r#"{"transcript":[{"participantName":"A","message":"I want"},{"participantName":"A","message":"my money"},
             {"participantName":"B","message":"Back it comes\u001b[2J"},{"participantName":"B","message":null}]}"#;
-        let document = Document::read(Source::ALL[0], body.as_bytes(), false);
-        assert_eq!(indexed(Source::ALL[0], body.as_bytes()), document.words());
+        let document = Document::parse(DocumentSource::ALL[0], body.as_bytes(), false);
+        assert_eq!(body_words(DocumentSource::ALL[0], body.as_bytes()), document.words());
         assert_eq!(document.words(), "i want my money \u{2029} back it comes");
         assert_eq!(document.parts[2].speaker.as_deref(), Some("B"));
     }
 
     #[test]
     fn summaries_and_notes_are_one_text() {
-        assert_eq!(Document::read(Source::ALL[1], b"\"Two\\nlines\"", false).words(), "two lines");
-        assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":"Call\tback"}"#, false).words(), "call back");
-        assert_eq!(Document::read(Source::Notes, br#"{"agentNotes":null}"#, false), Document::default());
-        assert_eq!(Document::read(Source::ALL[0], b"oops", false), Document::default());
+        assert_eq!(Document::parse(DocumentSource::ALL[1], b"\"Two\\nlines\"", false).words(), "two lines");
+        assert_eq!(
+            Document::parse(DocumentSource::Notes, br#"{"agentNotes":"Call\tback"}"#, false).words(),
+            "call back"
+        );
+        assert_eq!(Document::parse(DocumentSource::Notes, br#"{"agentNotes":null}"#, false), Document::default());
+        assert_eq!(Document::parse(DocumentSource::ALL[0], b"oops", false), Document::default());
     }
 
     #[test]
-    fn half_a_letter_costs_no_word_beside_it() {
+    fn a_lone_surrogate_does_not_remove_other_words() {
         let body = br#"{"transcript":[{"message":"marker okay"},{"message":"cut \ud83d","timestamp":1e999}]}"#;
-        assert_eq!(indexed(Source::ALL[0], body), "marker okay cut");
-        assert_eq!(indexed(Source::Notes, b"{\"x\":\"\\ud83d\",\"agentNotes\":\"call\nback \xe9\"}"), "call back");
+        assert_eq!(body_words(DocumentSource::ALL[0], body), "marker okay cut");
         assert_eq!(
-            indexed(Source::ALL[1], b"caf\xe9 closed"),
-            Document::read(Source::ALL[1], b"caf\xe9 closed", false).words()
+            body_words(DocumentSource::Notes, b"{\"x\":\"\\ud83d\",\"agentNotes\":\"call\nback \xe9\"}"),
+            "call back"
+        );
+        assert_eq!(
+            body_words(DocumentSource::ALL[1], b"caf\xe9 closed"),
+            Document::parse(DocumentSource::ALL[1], b"caf\xe9 closed", false).words()
         );
     }
 
     #[test]
-    fn an_item_says_what_it_is() {
-        for (item, source) in Source::ALL.into_iter().enumerate() {
-            assert_eq!(Source::of_item(40 + item as i64), source);
+    fn an_item_has_a_source() {
+        for (item, source) in DocumentSource::ALL.into_iter().enumerate() {
+            assert_eq!(DocumentSource::of_item(40 + item as i64), source);
         }
     }
 
-    fn odd() -> impl Strategy<Value = Value> {
+    fn any_value() -> impl Strategy<Value = Value> {
         prop_oneof![
             4 => "(\\PC|[\\x00-\\x1f\\x7f\\u{80}-\\u{9f}\\u{202e}\\u{2028}]|\\x1b[\\[\\]P]| ){0,30}".prop_map(Value::from),
             2 => "[ab]".prop_map(Value::from),
@@ -244,20 +261,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_indexed_is_what_is_read(phrases in proptest::collection::vec(
+        fn the_index_and_the_document_have_the_same_words(phrases in proptest::collection::vec(
             prop_oneof![
-                1 => odd(),
-                8 => (odd(), odd(), odd(), odd()).prop_map(|(name, kind, id, text)|
+                1 => any_value(),
+                8 => (any_value(), any_value(), any_value(), any_value()).prop_map(|(name, kind, id, text)|
                     json!({"participantName": name, "participantType": kind, "participantId": id, "new": id, "message": text})),
-            ], 0..6), summary in odd(),
+            ], 0..6), summary in any_value(),
         ) {
             for (source, body) in [
-                (Source::ALL[0], json!({"transcript": phrases}).to_string()),
-                (Source::ALL[1], summary.to_string()),
-                (Source::ALL[2], summary.as_str().unwrap_or_default().to_owned()),
-                (Source::Notes, json!({"agentNotes": summary}).to_string()),
+                (DocumentSource::ALL[0], json!({"transcript": phrases}).to_string()),
+                (DocumentSource::ALL[1], summary.to_string()),
+                (DocumentSource::ALL[2], summary.as_str().unwrap_or_default().to_owned()),
+                (DocumentSource::Notes, json!({"agentNotes": summary}).to_string()),
             ] {
-                prop_assert_eq!(indexed(source, body.as_bytes()), Document::read(source, body.as_bytes(), false).words());
+                prop_assert_eq!(body_words(source, body.as_bytes()), Document::parse(source, body.as_bytes(), false).words());
             }
         }
     }

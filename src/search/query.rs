@@ -1,93 +1,98 @@
-//! What people look for: words, "phrases", beginnings* and -exclusions, joined by AND, OR, NOT and parentheses.
+//! The search syntax: words, "phrases", prefixes* and -exclusions, joined by AND, OR, NOT and
+//! parentheses. Pure.
 //!
-//! Pure. Any text is either understood or refused, with the place and what would do; nothing is quietly ignored but
-//! punctuation. What was read is put in the one form that both databases are asked in: conditions that must all be met,
-//! each by any of its alternatives, and words that must not occur.
+//! A text is either parsed or rejected, with the position and a hint; only punctuation is ignored.
+//! The result has the form that both databases need: a conjunction of clauses, each with
+//! alternatives (conjunctive normal form), and excluded terms.
 
-use super::words::{is_hangul, words};
-use crate::db::Needle;
+use super::tokenizer::{is_hangul, tokenize};
+use crate::db::SearchTerm;
 
 /// Words and phrases that one query may have.
-const MOST_TERMS: usize = 32;
-/// The same once parentheses are multiplied out, each with the alternatives in front of it and behind it.
-const MOST_ALTERNATIVES: usize = 128;
-/// Parentheses within parentheses.
-const DEEPEST: usize = 16;
-/// Words that a phrase may have: fewer than two blocks of the index overlap by. A phrase of a script without spaces has one for
-/// each character.
-const LONGEST_PHRASE: usize = 60;
-/// Letters that a beginning must have: shorter ones would match half the archive, and the index knows beginnings of so many.
-const SHORTEST_PREFIX: usize = 3;
+const MAX_TERMS: usize = 32;
+/// Alternatives of all clauses after the conversion to conjunctive normal form.
+const MAX_ALTERNATIVES: usize = 128;
+/// Nesting depth of parentheses.
+const MAX_NESTING: usize = 16;
+/// Words of a phrase: fewer than the overlap of two chunks in the index. In a script without spaces
+/// each character is a word.
+const MAX_PHRASE_WORDS: usize = 60;
+/// Letters of a prefix: a shorter one would match half of the archive, and the index has keys for
+/// prefixes of this length.
+const MIN_PREFIX_LETTERS: usize = 3;
 
-/// A query that was understood: every one of `all` must be met, by any of its alternatives, and nothing of `none` may
-/// occur.
+/// A parsed query: a conjunction of clauses, and terms that must not occur.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// What must occur; each is a choice.
-    pub all: Vec<Vec<Needle>>,
-    /// What must not.
-    pub none: Vec<Needle>,
+    /// The clauses. Each one must match in at least one of its alternatives.
+    pub required: Vec<Vec<SearchTerm>>,
+    /// Terms that must not occur.
+    pub excluded: Vec<SearchTerm>,
 }
 
 impl Query {
-    /// What an index is asked for in the place of `all`. It knows beginnings of a phrase's last word only: where another may
-    /// go on, what stands before and behind is asked for by itself, which lets more through and misses nothing.
-    pub fn proposed(&self) -> Vec<Vec<Needle>> {
-        let mut all = Vec::with_capacity(self.all.len());
-        for choice in &self.all {
-            if let [needle] = choice.as_slice() {
-                all.extend(pieces(needle).into_iter().map(|piece| vec![piece]));
+    /// The clauses for the index in place of `required`. The index supports a prefix only as the
+    /// last word of a phrase. A phrase with other words that match as a prefix is split after them:
+    /// this matches more, and misses nothing.
+    pub fn index_clauses(&self) -> Vec<Vec<SearchTerm>> {
+        let mut clauses = Vec::with_capacity(self.required.len());
+        for alternatives in &self.required {
+            if let [term] = alternatives.as_slice() {
+                clauses.extend(split_term(term).into_iter().map(|piece| vec![piece]));
                 continue;
             }
-            let longest = |needle| pieces(needle).into_iter().max_by_key(|piece| piece.words.concat().len());
-            all.push(choice.iter().filter_map(longest).collect());
+            let longest_piece = |term| split_term(term).into_iter().max_by_key(|piece| piece.words.concat().len());
+            clauses.push(alternatives.iter().filter_map(longest_piece).collect());
         }
-        all
+        clauses
     }
 }
 
-/// A phrase, cut behind each word that may go on.
-fn pieces(needle: &Needle) -> Vec<Needle> {
-    let words: Vec<&[String]> = needle.words.split_inclusive(|word| may_go_on(word)).collect();
+/// Splits a phrase after each word that matches as a prefix.
+fn split_term(term: &SearchTerm) -> Vec<SearchTerm> {
+    let words: Vec<&[String]> = term.words.split_inclusive(|word| matches_as_prefix(word)).collect();
     let last = words.len().saturating_sub(1);
-    let piece =
-        |(nth, words): (usize, &&[String])| Needle { words: words.to_vec(), prefix: nth < last || needle.prefix };
+    let piece = |(nth, words): (usize, &&[String])| SearchTerm {
+        words: words.to_vec(),
+        is_prefix: nth < last || term.is_prefix,
+    };
     words.iter().enumerate().map(piece).collect()
 }
 
-/// Whether a word of a phrase matches the beginning of a longer one: particles follow a Korean word without a space.
-pub(super) fn may_go_on(word: &str) -> bool {
+/// Whether a word of a phrase also matches longer words: Korean particles follow a word without a
+/// space.
+pub(super) fn matches_as_prefix(word: &str) -> bool {
     word.ends_with(is_hangul)
 }
 
-/// Why a query cannot be meant.
+/// Why a query is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct QueryError(String);
 
-const HINT: &str = "words must all occur, in any order; \"a phrase\" as it stands; refund* for a beginning; -word to exclude; one OR other; (one OR other) word";
-const QUOTE: &str = "put the text into double quotes to look for its words as they stand";
+const SYNTAX_HINT: &str = "all words must occur, in any order; \"a phrase\" for words in a row; refund* for a prefix; -word to exclude; one OR other; (one OR other) word";
+const QUOTE_HINT: &str = "put the text into double quotes to search for its words literally";
 
-fn refuse<T>(why: impl std::fmt::Display, hint: &str) -> Result<T, QueryError> {
+fn syntax_error<T>(why: impl std::fmt::Display, hint: &str) -> Result<T, QueryError> {
     Err(QueryError(format!("failed to read the query: {why}\nhint: {hint}")))
 }
 
-/// The same with the place, in characters from the first.
-fn refuse_at<T>(at: usize, why: impl std::fmt::Display, hint: &str) -> Result<T, QueryError> {
-    refuse(format_args!("at character {}: {why}", at + 1), hint)
+/// The same with the position, counted in characters.
+fn syntax_error_at<T>(at: usize, why: impl std::fmt::Display, hint: &str) -> Result<T, QueryError> {
+    syntax_error(format_args!("at character {}: {why}", at + 1), hint)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
     Term {
         text: String,
-        prefix: bool,
-        quoted: bool,
+        is_prefix: bool,
+        is_quoted: bool,
     },
     Or,
     And,
     Not,
-    /// The hyphen before what is excluded.
+    /// The hyphen before an exclusion.
     Minus,
     Open,
     Close,
@@ -107,33 +112,33 @@ impl Token {
     }
 }
 
-/// Reads a query.
+/// Parses a query.
 ///
 /// # Errors
-/// Where it asks for nothing, for more than can be looked up, or is not understood.
+/// Where it has no search term, exceeds a limit, or has a syntax error.
 pub fn parse(text: &str) -> Result<Query, QueryError> {
-    let tokens = tokens(text)?;
+    let tokens = lex(text)?;
     let terms = tokens.iter().filter(|(token, _)| matches!(token, Token::Term { .. })).count();
-    if terms > MOST_TERMS {
-        return refuse(format_args!("it has more than {MOST_TERMS} words and phrases"), HINT);
+    if terms > MAX_TERMS {
+        return syntax_error(format_args!("it has more than {MAX_TERMS} words and phrases"), SYNTAX_HINT);
     }
     let mut parser = Parser { tokens, next: 0, depth: 0 };
-    let query = parser.conjunction()?;
+    let query = parser.parse_and()?;
     if let Some((Token::Close, at)) = parser.peek() {
-        return refuse_at(at, "this parenthesis was never opened", "take it away, or put ( where the group begins");
+        return syntax_error_at(at, "this parenthesis was never opened", "remove it, or put ( where the group begins");
     }
-    if query.all.is_empty() {
-        let why = match query.none.is_empty() {
+    if query.required.is_empty() {
+        let why = match query.excluded.is_empty() {
             true => "there is no word in it",
-            false => "it only says what must not occur; say what must",
+            false => "it has only exclusions; add a word that must occur",
         };
-        return refuse(why, HINT);
+        return syntax_error(why, SYNTAX_HINT);
     }
     Ok(query)
 }
 
-/// Reads tokens by descent: a conjunction of choices, a choice of units joined by OR, a unit being a term, a group in
-/// parentheses or what is excluded.
+/// A recursive-descent parser. A query is a conjunction of alternatives; alternatives are units
+/// joined by OR; a unit is a term, a group in parentheses, or an exclusion.
 struct Parser {
     tokens: Vec<(Token, usize)>,
     next: usize,
@@ -145,150 +150,156 @@ impl Parser {
         self.tokens.get(self.next).cloned()
     }
 
-    fn take(&mut self, wanted: &Token) -> Option<usize> {
-        let (_, at) = self.peek().filter(|(token, _)| token == wanted)?;
+    fn take_token(&mut self, expected: &Token) -> Option<usize> {
+        let (_, at) = self.peek().filter(|(token, _)| token == expected)?;
         self.next += 1;
         Some(at)
     }
 
-    /// Up to the end, or a closing parenthesis that is left to the caller.
-    fn conjunction(&mut self) -> Result<Query, QueryError> {
-        let mut query = Query { all: Vec::new(), none: Vec::new() };
+    /// Parses up to the end or a closing parenthesis, which it leaves to the caller.
+    fn parse_and(&mut self) -> Result<Query, QueryError> {
+        let mut query = Query { required: Vec::new(), excluded: Vec::new() };
         let mut first = true;
         while self.peek().is_some_and(|(token, _)| token != Token::Close) {
-            if let Some(at) = self.take(&Token::And)
+            if let Some(at) = self.take_token(&Token::And)
                 && first
             {
-                return lone(&Token::And, at);
+                return missing_operand(&Token::And, at);
             }
             first = false;
-            let choice = self.choice()?;
-            query.none.extend(choice.none);
-            for choice in choice.all {
-                if !query.all.contains(&choice) {
-                    query.all.push(choice);
+            let part = self.parse_or()?;
+            query.excluded.extend(part.excluded);
+            for alternatives in part.required {
+                if !query.required.contains(&alternatives) {
+                    query.required.push(alternatives);
                 }
             }
-            bounded(&query.all)?;
+            check_alternatives(&query.required)?;
         }
         Ok(query)
     }
 
-    fn choice(&mut self) -> Result<Query, QueryError> {
-        let mut choice = self.unit()?;
-        while let Some(at) = self.take(&Token::Or) {
-            let other = self.unit()?;
-            if !choice.none.is_empty() || !other.none.is_empty() {
-                let hint = "write the exclusion beside the choice: (refund OR money) -late";
-                return refuse_at(at, "OR joins what may occur, not what must not", hint);
+    fn parse_or(&mut self) -> Result<Query, QueryError> {
+        let mut query = self.parse_unit()?;
+        while let Some(at) = self.take_token(&Token::Or) {
+            let other = self.parse_unit()?;
+            if !query.excluded.is_empty() || !other.excluded.is_empty() {
+                let hint = "write the exclusion after the group: (refund OR money) -late";
+                return syntax_error_at(at, "OR cannot join exclusions", hint);
             }
-            choice.all = either(&choice.all, &other.all)?;
+            query.required = distribute_or(&query.required, &other.required)?;
         }
-        Ok(choice)
+        Ok(query)
     }
 
-    fn unit(&mut self) -> Result<Query, QueryError> {
-        let Some((token, at)) = self.peek() else { return self.unfinished() };
+    fn parse_unit(&mut self) -> Result<Query, QueryError> {
+        let Some((token, at)) = self.peek() else { return self.missing_unit() };
         match token {
-            Token::Term { text, prefix, quoted } => {
+            Token::Term { text, is_prefix, is_quoted } => {
                 self.next += 1;
-                let needle = needle(&text, prefix, quoted, at)?;
-                Ok(Query { all: vec![vec![needle]], none: Vec::new() })
+                let term = parse_term(&text, is_prefix, is_quoted, at)?;
+                Ok(Query { required: vec![vec![term]], excluded: Vec::new() })
             }
             Token::Open => {
                 self.next += 1;
-                self.group(at)
+                self.parse_group(at)
             }
             Token::Not | Token::Minus => {
                 self.next += 1;
-                let inner = self.unit()?;
-                // What is in none of these has none of their alternatives.
-                match inner.all.as_slice() {
-                    [choice] if inner.none.is_empty() => Ok(Query { all: Vec::new(), none: choice.clone() }),
+                let inner = self.parse_unit()?;
+                // Excluding alternatives excludes each of them.
+                match inner.required.as_slice() {
+                    [alternatives] if inner.excluded.is_empty() => {
+                        Ok(Query { required: Vec::new(), excluded: alternatives.clone() })
+                    }
                     _ => {
-                        let hint = "exclude words, phrases or a choice: -(late OR slow)";
-                        refuse_at(at, "several words at once cannot be excluded together", hint)
+                        let hint = "exclude words, phrases or alternatives: -(late OR slow)";
+                        syntax_error_at(at, "a conjunction of several words cannot be excluded", hint)
                     }
                 }
             }
-            Token::Or | Token::And => lone(&token, at),
-            Token::Close => self.unfinished(),
+            Token::Or | Token::And => missing_operand(&token, at),
+            Token::Close => self.missing_unit(),
         }
     }
 
-    /// Where a unit should begin and nothing is there.
-    fn unfinished(&self) -> Result<Query, QueryError> {
+    /// The error where a unit is missing.
+    fn missing_unit(&self) -> Result<Query, QueryError> {
         match self.next.checked_sub(1).and_then(|before| self.tokens.get(before)) {
-            Some((token, at)) => lone(token, *at),
-            None => refuse("there is no word in it", HINT),
+            Some((token, at)) => missing_operand(token, *at),
+            None => syntax_error("there is no word in it", SYNTAX_HINT),
         }
     }
 
-    fn group(&mut self, at: usize) -> Result<Query, QueryError> {
+    fn parse_group(&mut self, at: usize) -> Result<Query, QueryError> {
         self.depth += 1;
-        if self.depth > DEEPEST {
-            return refuse_at(at, format_args!("more than {DEEPEST} parentheses within one another"), HINT);
+        if self.depth > MAX_NESTING {
+            return syntax_error_at(
+                at,
+                format_args!("parentheses are nested more than {MAX_NESTING} levels deep"),
+                SYNTAX_HINT,
+            );
         }
-        let query = self.conjunction()?;
+        let query = self.parse_and()?;
         self.depth -= 1;
-        if self.take(&Token::Close).is_none() {
-            return refuse_at(at, "this parenthesis is never closed", "put ) where the group ends, or take ( away");
+        if self.take_token(&Token::Close).is_none() {
+            return syntax_error_at(at, "this parenthesis is never closed", "put ) where the group ends, or remove (");
         }
-        if query.all.is_empty() && query.none.is_empty() {
-            return refuse_at(at, "there is no word in these parentheses", "fill them, or take them away");
+        if query.required.is_empty() && query.excluded.is_empty() {
+            return syntax_error_at(at, "there is no word in these parentheses", "fill them, or remove them");
         }
         Ok(query)
     }
 }
 
-fn lone<T>(token: &Token, at: usize) -> Result<T, QueryError> {
+fn missing_operand<T>(token: &Token, at: usize) -> Result<T, QueryError> {
     let hint = match token {
         Token::Or | Token::And => {
-            "put a word on both sides of it; to look for the word itself, write it in small letters"
+            "put a word on both sides of it; to search for the word itself, write it in lower case"
         }
-        Token::Not => "put what is excluded after it; to look for the word itself, write it in small letters",
-        _ => HINT,
+        Token::Not => "put the excluded term after it; to search for the word itself, write it in lower case",
+        _ => SYNTAX_HINT,
     };
-    refuse_at(at, format_args!("{} stands alone", token.name()), hint)
+    syntax_error_at(at, format_args!("{} has no operand", token.name()), hint)
 }
 
-/// What is met where either of two is.
-fn either(one: &[Vec<Needle>], other: &[Vec<Needle>]) -> Result<Vec<Vec<Needle>>, QueryError> {
-    let mut all: Vec<Vec<Needle>> = Vec::new();
+/// The disjunction of two conjunctions, in conjunctive normal form.
+fn distribute_or(one: &[Vec<SearchTerm>], other: &[Vec<SearchTerm>]) -> Result<Vec<Vec<SearchTerm>>, QueryError> {
+    let mut clauses: Vec<Vec<SearchTerm>> = Vec::new();
     for first in one {
         for second in other {
-            let mut choice = first.clone();
-            choice.extend(second.iter().filter(|needle| !first.contains(needle)).cloned());
-            if !all.contains(&choice) {
-                all.push(choice);
+            let mut alternatives = first.clone();
+            alternatives.extend(second.iter().filter(|term| !first.contains(term)).cloned());
+            if !clauses.contains(&alternatives) {
+                clauses.push(alternatives);
             }
         }
-        bounded(&all)?;
+        check_alternatives(&clauses)?;
     }
-    Ok(all)
+    Ok(clauses)
 }
 
-fn bounded(all: &[Vec<Needle>]) -> Result<(), QueryError> {
-    match all.iter().map(Vec::len).sum::<usize>() {
-        0..=MOST_ALTERNATIVES => Ok(()),
-        _ => refuse("its parentheses make too many combinations", "ask for less at once, in several searches"),
+fn check_alternatives(clauses: &[Vec<SearchTerm>]) -> Result<(), QueryError> {
+    match clauses.iter().map(Vec::len).sum::<usize>() {
+        0..=MAX_ALTERNATIVES => Ok(()),
+        _ => syntax_error("its parentheses result in too many combinations", "split it into several searches"),
     }
 }
 
-fn needle(text: &str, prefix: bool, quoted: bool, at: usize) -> Result<Needle, QueryError> {
-    let words = words(text);
-    if words.len() > LONGEST_PHRASE {
-        let what = if quoted { "phrase" } else { "word" };
-        let why = format!("this {what} has {} words, at most {LONGEST_PHRASE} can be looked up", words.len());
-        return refuse_at(at, why, "leave some of them off");
+fn parse_term(text: &str, is_prefix: bool, is_quoted: bool, at: usize) -> Result<SearchTerm, QueryError> {
+    let words = tokenize(text);
+    if words.len() > MAX_PHRASE_WORDS {
+        let what = if is_quoted { "phrase" } else { "word" };
+        let why = format!("this {what} has {} words; the limit is {MAX_PHRASE_WORDS}", words.len());
+        return syntax_error_at(at, why, "remove some of them");
     }
     let last = words.last().map(String::as_str).unwrap_or_default();
-    if prefix && last.is_ascii() && last.len() < SHORTEST_PREFIX {
-        let why = format!("{last}* would match nearly everything; a beginning needs {SHORTEST_PREFIX} letters");
-        return refuse_at(at, why, "write more of the word");
+    if is_prefix && last.is_ascii() && last.len() < MIN_PREFIX_LETTERS {
+        let why = format!("{last}* would match nearly everything; a prefix needs {MIN_PREFIX_LETTERS} letters");
+        return syntax_error_at(at, why, "write more of the word");
     }
-    let prefix = prefix || may_go_on(last);
-    Ok(Needle { words, prefix })
+    let is_prefix = is_prefix || matches_as_prefix(last);
+    Ok(SearchTerm { words, is_prefix })
 }
 
 fn is_quote(letter: char) -> bool {
@@ -303,8 +314,8 @@ fn is_close(letter: char) -> bool {
     matches!(letter, ')' | '）')
 }
 
-/// Cuts a query up, each token with the character at which it begins.
-fn tokens(text: &str) -> Result<Vec<(Token, usize)>, QueryError> {
+/// Splits a query into tokens, each with the position of its first character.
+fn lex(text: &str) -> Result<Vec<(Token, usize)>, QueryError> {
     let letters: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();
     let mut at = 0;
@@ -318,23 +329,23 @@ fn tokens(text: &str) -> Result<Vec<(Token, usize)>, QueryError> {
             }
             letter if is_open(*letter) => (Some(Token::Open), 1),
             letter if is_close(*letter) => (Some(Token::Close), 1),
-            letter if is_quote(*letter) => phrase(at, rest)?,
+            letter if is_quote(*letter) => lex_phrase(at, rest)?,
             '-' if next.is_some_and(|next| next.is_alphanumeric() || is_quote(next) || is_open(next)) => {
                 (Some(Token::Minus), 1)
             }
             '-' => {
-                let hint = "write -word to exclude a word, without a space; or leave the hyphen off";
-                return refuse_at(at, "this hyphen excludes nothing", hint);
+                let hint = "write -word without a space to exclude a word; or remove the hyphen";
+                return syntax_error_at(at, "this hyphen excludes nothing", hint);
             }
             '–' | '—' | '−' if next.is_some_and(char::is_alphanumeric) => {
-                return refuse_at(
+                return syntax_error_at(
                     at,
                     "a dash excludes nothing",
                     "write -word with a hyphen, or put a space after the dash",
                 );
             }
             '!' if next.is_some_and(|next| next.is_alphanumeric() || is_quote(next) || is_open(next)) => {
-                return refuse_at(at, "! excludes nothing", "write -word to exclude a word");
+                return syntax_error_at(at, "! excludes nothing", "write -word to exclude a word");
             }
             _ => {
                 let ends = |letter: &char| {
@@ -344,8 +355,9 @@ fn tokens(text: &str) -> Result<Vec<(Token, usize)>, QueryError> {
                 let term = letters.get(at..=at + end).unwrap_or_default();
                 let behind = rest.get(end..).unwrap_or_default();
                 let is_word = |(token, _): &(Token, usize)| matches!(token, Token::Term { .. });
-                let is_question = tokens.iter().any(is_word) && !behind.iter().any(|letter| letter.is_alphanumeric());
-                (plain(at, term, behind.first().copied(), is_question)?, term.len())
+                let ends_with_question =
+                    tokens.iter().any(is_word) && !behind.iter().any(|letter| letter.is_alphanumeric());
+                (lex_word(at, term, behind.first().copied(), ends_with_question)?, term.len())
             }
         };
         tokens.extend(token.map(|token| (token, at)));
@@ -354,45 +366,52 @@ fn tokens(text: &str) -> Result<Vec<(Token, usize)>, QueryError> {
     Ok(tokens)
 }
 
-/// A phrase, after its opening quote; and how many characters it takes with both quotes. Without a word it is nothing.
-fn phrase(at: usize, rest: &[char]) -> Result<(Option<Token>, usize), QueryError> {
+/// Reads a phrase after its opening quote. Returns the token, or `None` for a phrase without words,
+/// and the number of characters with both quotes.
+fn lex_phrase(at: usize, rest: &[char]) -> Result<(Option<Token>, usize), QueryError> {
     let Some(length) = rest.iter().position(|letter| is_quote(*letter)) else {
-        return refuse_at(
+        return syntax_error_at(
             at,
-            "this quotation mark has no second one",
-            "put one where the phrase ends, or take it away",
+            "this quotation mark is never closed",
+            "put another one where the phrase ends, or remove it",
         );
     };
     let (inside, after) = rest.split_at(length);
-    let starred = after.get(1) == Some(&'*');
+    let star_after_quote = after.get(1) == Some(&'*');
     if let Some('~' | '^') = after.get(1) {
-        return refuse_at(at + length + 2, "this mark means nothing after a phrase", "leave it off");
+        return syntax_error_at(at + length + 2, "this character has no meaning after a phrase", "remove it");
     }
-    let (inside, prefix) = match inside.split_last() {
+    let (inside, is_prefix) = match inside.split_last() {
         Some(('*', inside)) => (inside, true),
-        _ => (inside, starred),
+        _ => (inside, star_after_quote),
     };
     if let Some(nth) = inside.iter().position(|letter| *letter == '*') {
-        return refuse_at(at + 1 + nth, "a star can stand only at the end", "leave it off, or write two phrases");
+        return syntax_error_at(at + 1 + nth, "a star is allowed at the end only", "remove it, or write two phrases");
     }
     let text: String = inside.iter().collect();
-    let term = (!words(&text).is_empty()).then_some(Token::Term { text, prefix, quoted: true });
-    Ok((term, length + 2 + usize::from(starred)))
+    let term = (!tokenize(&text).is_empty()).then_some(Token::Term { text, is_prefix, is_quoted: true });
+    Ok((term, length + 2 + usize::from(star_after_quote)))
 }
 
-/// What stands without quotes, and what follows it at once; nothing where it is punctuation only. A question mark at the end
-/// of a query of several words (`is_question`) is one; elsewhere it is meant for a letter.
-fn plain(at: usize, letters: &[char], next: Option<char>, is_question: bool) -> Result<Option<Token>, QueryError> {
+/// Reads an unquoted word; `next` is the character after it. Returns `None` for punctuation only.
+/// At the end of a query of several words (`ends_with_question`) a question mark is punctuation;
+/// elsewhere it is an error, because people use it as a wildcard.
+fn lex_word(
+    at: usize,
+    letters: &[char],
+    next: Option<char>,
+    ends_with_question: bool,
+) -> Result<Option<Token>, QueryError> {
     let text: String = letters.iter().collect();
     match text.as_str() {
         "OR" => return Ok(Some(Token::Or)),
         "AND" => return Ok(Some(Token::And)),
         "NOT" => return Ok(Some(Token::Not)),
-        "|" | "||" => return refuse_at(at, "this means nothing between two words", "write OR between them"),
-        "&&" => return refuse_at(at, "this means nothing between two words", "write AND between them, or nothing"),
+        "|" | "||" => return syntax_error_at(at, "this is not an operator", "write OR between the words"),
+        "&&" => return syntax_error_at(at, "this is not an operator", "write AND between the words, or nothing"),
         _ if text == "NEAR" || text.starts_with("NEAR/") => {
-            let hint = "words side by side rank higher anyway; to look for the word itself, write it in small letters";
-            return refuse_at(at, "NEAR is not understood", hint);
+            let hint = "adjacent words rank higher anyway; to search for the word itself, write it in lower case";
+            return syntax_error_at(at, "NEAR is not supported", hint);
         }
         _ => {}
     }
@@ -406,40 +425,41 @@ fn plain(at: usize, letters: &[char], next: Option<char>, is_question: bool) -> 
         match letter {
             '*' if nth == last && before => {}
             '*' => {
-                let hint = "write refund* for words that begin so; or put the text into double quotes without the star";
-                return refuse_at(here, "a star can stand only at the end of a word", hint);
+                let hint =
+                    "write refund* for words with this prefix; or put the text into double quotes without the star";
+                return syntax_error_at(here, "a star is allowed at the end of a word only", hint);
             }
             '~' | '^' if before || letters.get(nth + 1).is_some_and(|next| next.is_alphabetic()) => {
-                return refuse_at(
+                return syntax_error_at(
                     here,
-                    format_args!("{letter} is not understood: words are found as they are written"),
-                    QUOTE,
+                    format_args!("{letter} is not supported: there is no fuzzy search and no boosting"),
+                    QUOTE_HINT,
                 );
             }
             '?' if is_letter_in(letters.get(nth + 1..)) => {
-                let hint = "write refund* for words that begin so; or put the text into double quotes";
-                return refuse_at(here, "? does not stand for a letter", hint);
+                let hint = "write refund* for words with this prefix; or put the text into double quotes";
+                return syntax_error_at(here, "? is not a wildcard", hint);
             }
-            '?' if !is_question && is_letter_in(letters.get(..nth)) => {
-                let hint = "leave it off; or write refund* for words that begin so";
-                return refuse_at(here, "? does not stand for a letter", hint);
+            '?' if !ends_with_question && is_letter_in(letters.get(..nth)) => {
+                let hint = "remove it; or write refund* for words with this prefix";
+                return syntax_error_at(here, "? is not a wildcard", hint);
             }
             '&' if letters.get(nth + 1) == Some(&'&') => {
-                return refuse_at(here, "this means nothing between two words", "write AND between them, or nothing");
+                return syntax_error_at(here, "this is not an operator", "write AND between the words, or nothing");
             }
-            '|' => return refuse_at(here, "this means nothing between two words", "write OR between them"),
+            '|' => return syntax_error_at(here, "this is not an operator", "write OR between the words"),
             ':' if (after || (nth == last && next.is_some_and(|next| is_quote(next) || is_open(next))))
                 && letters.iter().take(nth).all(|letter| letter.is_ascii_alphabetic() || *letter == '_')
                 && nth > 0 =>
             {
-                let hint = "the filters are options beside the query, such as --agent or the fields of the page; to look for the text, put it into double quotes";
-                return refuse_at(at, "a field cannot be named in the query", hint);
+                let hint = "filters are options beside the query, such as --agent, or fields of the page; to search for the text, put it into double quotes";
+                return syntax_error_at(at, "the query cannot name a field", hint);
             }
             _ => {}
         }
     }
-    let prefix = letters.last() == Some(&'*');
-    Ok((!words(&text).is_empty()).then_some(Token::Term { text, prefix, quoted: false }))
+    let is_prefix = letters.last() == Some(&'*');
+    Ok((!tokenize(&text).is_empty()).then_some(Token::Term { text, is_prefix, is_quoted: false }))
 }
 
 #[cfg(test)]
@@ -448,76 +468,79 @@ mod tests {
 
     use super::*;
 
-    fn said(text: &str) -> String {
-        said_by(&parse(text).unwrap())
+    fn rendered(text: &str) -> String {
+        render(&parse(text).unwrap())
     }
 
-    fn said_by(query: &Query) -> String {
-        let needle = |needle: &Needle| needle.words.join(" ") + if needle.prefix { "*" } else { "" };
-        let all: Vec<String> =
-            query.all.iter().map(|choice| choice.iter().map(needle).collect::<Vec<_>>().join("|")).collect();
-        let none: Vec<String> = query.none.iter().map(|one| format!("-{}", needle(one))).collect();
-        [all, none].concat().join(" + ")
-    }
-
-    #[test]
-    fn words_phrases_beginnings_exclusions_and_choices_are_understood() {
-        assert_eq!(said("Refund  late"), "refund + late");
-        assert_eq!(said("\"Charged twice\" -ok"), "charged twice + -ok");
-        assert_eq!(said("ref* -\"not now\" “once again”*"), "ref* + once again* + -not now");
-        assert_eq!(said("refund OR money late OR delayed"), "refund|money + late|delayed");
-        assert_eq!(said("refund AND late NOT angry"), "refund + late + -angry");
-        assert_eq!(said("john@example.com order-123 – x"), "john example com + order 123 + x");
-        assert_eq!(said("李小 \"a phrase\" or"), "李 小 + a phrase + or");
-        assert_eq!(said("10:30 ~50 AT&T (030)12 + 5,00 …"), "10 30 + 50 + at t + 030 + 12 + 5 00");
-        assert_eq!(said("where is my refund?"), "where + is + my + refund");
-        assert_eq!(said("(why OR when) late?? …"), "why|when + late");
-        assert_eq!(said("note: \"a phrase?\" (refund?)"), "note + a phrase + refund");
-        assert_eq!(said("환불 \"환불 요청\" 환불2"), "환불* + 환불 요청* + 환불 2");
+    fn render(query: &Query) -> String {
+        let term = |term: &SearchTerm| term.words.join(" ") + if term.is_prefix { "*" } else { "" };
+        let required: Vec<String> = query
+            .required
+            .iter()
+            .map(|alternatives| alternatives.iter().map(term).collect::<Vec<_>>().join("|"))
+            .collect();
+        let excluded: Vec<String> = query.excluded.iter().map(|one| format!("-{}", term(one))).collect();
+        [required, excluded].concat().join(" + ")
     }
 
     #[test]
-    fn operators_and_parentheses_join() {
-        assert_eq!(said("refund AND late"), "refund + late");
-        assert_eq!(said("(refund OR late) money"), "refund|late + money");
-        assert_eq!(said("(refund late) OR money"), "refund|money + late|money");
-        assert_eq!(said("(a b) OR (c d)"), "a|c + a|d + b|c + b|d");
-        assert_eq!(said("((refund)) AND NOT (late OR \"too slow\")"), "refund + -late + -too slow");
-        assert_eq!(said("(refund -late) money"), "refund + money + -late");
-        assert_eq!(said("refund OR late AND money"), "refund|late + money");
-        assert_eq!(said("（refund OR ref*）x"), "refund|ref* + x");
-        assert_eq!(said("a OR a b"), "a + b");
+    fn words_phrases_prefixes_exclusions_and_alternatives_are_parsed() {
+        assert_eq!(rendered("Refund  late"), "refund + late");
+        assert_eq!(rendered("\"Charged twice\" -ok"), "charged twice + -ok");
+        assert_eq!(rendered("ref* -\"not now\" “once again”*"), "ref* + once again* + -not now");
+        assert_eq!(rendered("refund OR money late OR delayed"), "refund|money + late|delayed");
+        assert_eq!(rendered("refund AND late NOT angry"), "refund + late + -angry");
+        assert_eq!(rendered("john@example.com order-123 – x"), "john example com + order 123 + x");
+        assert_eq!(rendered("李小 \"a phrase\" or"), "李 小 + a phrase + or");
+        assert_eq!(rendered("10:30 ~50 AT&T (030)12 + 5,00 …"), "10 30 + 50 + at t + 030 + 12 + 5 00");
+        assert_eq!(rendered("where is my refund?"), "where + is + my + refund");
+        assert_eq!(rendered("(why OR when) late?? …"), "why|when + late");
+        assert_eq!(rendered("note: \"a phrase?\" (refund?)"), "note + a phrase + refund");
+        assert_eq!(rendered("환불 \"환불 요청\" 환불2"), "환불* + 환불 요청* + 환불 2");
     }
 
     #[test]
-    fn where_words_of_a_phrase_may_go_on_the_index_is_asked_for_its_pieces() {
-        let proposed = |text: &str| {
+    fn operators_and_parentheses_are_parsed() {
+        assert_eq!(rendered("refund AND late"), "refund + late");
+        assert_eq!(rendered("(refund OR late) money"), "refund|late + money");
+        assert_eq!(rendered("(refund late) OR money"), "refund|money + late|money");
+        assert_eq!(rendered("(a b) OR (c d)"), "a|c + a|d + b|c + b|d");
+        assert_eq!(rendered("((refund)) AND NOT (late OR \"too slow\")"), "refund + -late + -too slow");
+        assert_eq!(rendered("(refund -late) money"), "refund + money + -late");
+        assert_eq!(rendered("refund OR late AND money"), "refund|late + money");
+        assert_eq!(rendered("（refund OR ref*）x"), "refund|ref* + x");
+        assert_eq!(rendered("a OR a b"), "a + b");
+    }
+
+    #[test]
+    fn phrases_with_prefix_words_are_split_for_the_index() {
+        let index_clauses = |text: &str| {
             let query = parse(text).unwrap();
-            said_by(&Query { all: query.proposed(), none: query.none })
+            render(&Query { required: query.index_clauses(), excluded: query.excluded })
         };
-        assert_eq!(proposed("\"환불 요청\" late"), "환불* + 요청* + late");
-        assert_eq!(proposed("\"CS팀 환불 now\" -\"환불 요청\""), "cs 팀* + 환불* + now + -환불 요청*");
-        assert_eq!(proposed("\"환불 요청서\" OR \"too late\""), "요청서*|too late");
-        assert_eq!(proposed("\"too late\" ref* 환불"), "too late + ref* + 환불*");
+        assert_eq!(index_clauses("\"환불 요청\" late"), "환불* + 요청* + late");
+        assert_eq!(index_clauses("\"CS팀 환불 now\" -\"환불 요청\""), "cs 팀* + 환불* + now + -환불 요청*");
+        assert_eq!(index_clauses("\"환불 요청서\" OR \"too late\""), "요청서*|too late");
+        assert_eq!(index_clauses("\"too late\" ref* 환불"), "too late + ref* + 환불*");
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_a_reason() {
+    fn invalid_queries_are_rejected_with_a_reason() {
         let why = |text: &str| parse(text).unwrap_err().to_string();
         assert!(why("").contains("no word"));
         assert!(why("?! \"\" …").contains("no word"));
-        assert!(why("-late").contains("only says what must not"));
+        assert!(why("-late").contains("only exclusions"));
         assert!(why("re*").contains("3 letters") && why("\"is re\"*").contains("3 letters"));
-        assert!(why("a OR -b").contains("OR joins") && why("-b OR a").contains("OR joins"));
+        assert!(why("a OR -b").contains("OR cannot") && why("-b OR a").contains("OR cannot"));
         assert!(why(&"x ".repeat(33)).contains("more than 32"));
-        assert!(why(&format!("\"{}\"", "x ".repeat(61))).contains("at most 60"));
+        assert!(why(&format!("\"{}\"", "x ".repeat(61))).contains("the limit is 60"));
         let group = |from: u8| (from..from + 12).map(|n| format!("w{n} ")).collect::<String>();
         assert!(why(&format!("({}) OR ({})", group(0), group(12))).contains("too many combinations"));
-        assert!(why(&format!("{}a{}", "(".repeat(17), ")".repeat(17))).contains("within one another"));
+        assert!(why(&format!("{}a{}", "(".repeat(17), ")".repeat(17))).contains("nested more than 16"));
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_with_its_place() {
+    fn syntax_errors_name_their_position() {
         for (text, at) in [
             ("ref*nd", 4),
             ("*fund", 1),
@@ -572,7 +595,7 @@ mod tests {
         }
     }
 
-    /// What a query says of a text in which these words occur, by itself.
+    /// A query as an expression tree, evaluated independently of the parser.
     #[derive(Debug, Clone)]
     enum Tree {
         Word(u8),
@@ -609,23 +632,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_query_means_what_its_tree_says(tree in tree(), without in 0..8_u8, words in any::<u8>()) {
-            let is_there = |needle: &Needle| words & (1 << needle.words[0][1..].parse::<u8>().unwrap()) != 0;
+        fn a_query_is_equivalent_to_its_expression_tree(tree in tree(), without in 0..8_u8, words in any::<u8>()) {
+            let is_there = |term: &SearchTerm| words & (1 << term.words[0][1..].parse::<u8>().unwrap()) != 0;
             let excluded = if without < 6 { format!(" NOT w{without}") } else { String::new() };
             if let Ok(query) = parse(&(tree.text() + &excluded)) {
-                let met = query.all.iter().all(|choice| choice.iter().any(is_there)) && !query.none.iter().any(is_there);
+                let met = query.required.iter().all(|alternatives| alternatives.iter().any(is_there)) && !query.excluded.iter().any(is_there);
                 prop_assert_eq!(met, tree.is_met(words) && (without >= 6 || words & (1 << without) == 0));
             }
         }
 
         #[test]
-        fn no_text_upsets_it(text in "(\\PC|[\"*\\-()~|\\s]|OR |NOT |AND ){0,40}") {
+        fn no_text_causes_a_panic(text in "(\\PC|[\"*\\-()~|\\s]|OR |NOT |AND ){0,40}") {
             if let Err(error) = &parse(&text) {
                 prop_assert!(error.to_string().contains("\nhint: "));
             }
             if let Ok(query) = parse(&text) {
-                prop_assert!(query.all.iter().chain([&query.none]).flatten().all(|needle| !needle.words.is_empty()));
-                prop_assert!(query.all.iter().all(|choice| !choice.is_empty()));
+                prop_assert!(query.required.iter().chain([&query.excluded]).flatten().all(|term| !term.words.is_empty()));
+                prop_assert!(query.required.iter().all(|alternatives| !alternatives.is_empty()));
             }
         }
     }

@@ -1,80 +1,80 @@
-//! Whether a document meets a query, how well, and which passage of it to show.
+//! Scores documents and extracts the passage to display. Pure.
 //!
-//! Pure, and the last word: whatever a database's index proposes is judged here by the text itself, so that both give the
-//! same answer in the same order.
+//! The index of a database returns candidates only. Whether a document matches is decided here by
+//! its text, so both databases return the same hits in the same order.
 
 use std::ops::Range;
 
 use super::document::Document;
-use super::query::{Query, may_go_on};
-use super::words;
-use crate::db::Needle;
+use super::query::{Query, matches_as_prefix};
+use super::tokenizer;
+use crate::db::SearchTerm;
 
-/// How soon more of the same word stops counting.
-const SATURATION: f64 = 1.2;
-/// How much a document's length counts against it.
-const LENGTH: f64 = 0.5;
-/// Words of a document that is neither long nor short.
-const USUAL: f64 = 200.0;
-/// Words within which matches count as near one another.
-const WINDOW: usize = 24;
+/// BM25's k1: how quickly further occurrences of a term stop counting.
+const BM25_K1: f64 = 1.2;
+/// BM25's b: how much the length of a document lowers its score.
+const BM25_B: f64 = 0.5;
+/// BM25's average document length, as a constant.
+const AVERAGE_DOCUMENT_WORDS: f64 = 200.0;
+/// Matches within this many words are near each other.
+const PROXIMITY_WINDOW_WORDS: usize = 24;
 /// Characters of a passage.
-const PASSAGE: usize = 200;
-/// Characters of a passage in front of the first match.
-const LEAD: usize = 60;
+const PASSAGE_CHARS: usize = 200;
+/// Characters of a passage before the first match.
+const PASSAGE_LEAD_CHARS: usize = 60;
 
-/// A document that meets the query.
+/// How a document matches the query.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Judged {
-    /// The more the better.
+pub struct DocumentMatch {
+    /// The score; higher is better.
     pub score: f64,
-    /// Who said the passage.
+    /// The speaker of the passage.
     pub speaker: Option<String>,
-    /// How far into the conversation.
+    /// Time of the passage since the start of the conversation.
     pub offset: Option<String>,
-    /// The passage that shows best what was looked for.
+    /// The passage with the most clauses of the query.
     pub passage: Passage,
 }
 
-/// A piece of text with what matches in it.
+/// An extract of a text with its matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passage {
-    /// The text; an ellipsis stands where it was cut.
+    /// The text, with an ellipsis where it was cut.
     pub text: String,
     /// The matches, as byte ranges of the text, in order.
     pub matches: Vec<Range<usize>>,
 }
 
-/// A word and where it stands.
-struct Word {
+/// The positions of a word.
+struct WordPosition {
     /// Its bytes in the joined words.
     word: Range<usize>,
-    /// Which part of the document; `None` for a break between speakers.
+    /// The part of the document; `None` for a separator between speakers.
     part: Option<usize>,
     /// Its bytes in the part's text.
     text: Range<usize>,
 }
 
-struct Words {
+struct DocumentWords {
     joined: String,
-    list: Vec<Word>,
+    list: Vec<WordPosition>,
 }
 
-impl Words {
-    fn of(document: &Document) -> Words {
-        let mut words = Words { joined: String::new(), list: Vec::new() };
-        let mut before: Option<&Option<String>> = None;
+impl DocumentWords {
+    fn of(document: &Document) -> DocumentWords {
+        let mut words = DocumentWords { joined: String::new(), list: Vec::new() };
+        let mut previous: Option<&Option<String>> = None;
         for (index, part) in document.parts.iter().enumerate() {
-            if before.is_some_and(|before| *before != part.speaker) {
+            if previous.is_some_and(|previous| *previous != part.speaker) {
                 let end = words.joined.len();
-                words.list.push(Word { word: end..end, part: None, text: 0..0 });
+                words.list.push(WordPosition { word: end..end, part: None, text: 0..0 });
             }
-            words::each(&part.text, |word, text| {
+            tokenizer::for_each_word(&part.text, |word, text| {
                 let start = words.joined.len();
                 words.joined.push_str(word);
-                words.list.push(Word { word: start..words.joined.len(), part: Some(index), text });
+                words.list.push(WordPosition { word: start..words.joined.len(), part: Some(index), text });
             });
-            before = Some(&part.speaker);
+            previous = Some(&part.speaker);
         }
         words
     }
@@ -83,72 +83,74 @@ impl Words {
         self.list.get(index).and_then(|word| self.joined.get(word.word.clone())).unwrap_or_default()
     }
 
-    fn matches_at(&self, needle: &Needle, index: usize) -> bool {
-        let last = needle.words.len().saturating_sub(1);
-        index + needle.words.len() <= self.list.len()
-            && needle.words.iter().enumerate().all(|(nth, wanted)| {
+    fn matches_at(&self, term: &SearchTerm, index: usize) -> bool {
+        let last = term.words.len().saturating_sub(1);
+        index + term.words.len() <= self.list.len()
+            && term.words.iter().enumerate().all(|(nth, wanted)| {
                 let word = self.at(index + nth);
-                let goes_on = if nth == last { needle.prefix } else { may_go_on(wanted) };
-                if goes_on { word.starts_with(wanted.as_str()) } else { word == wanted }
+                let is_prefix = if nth == last { term.is_prefix } else { matches_as_prefix(wanted) };
+                if is_prefix { word.starts_with(wanted.as_str()) } else { word == wanted }
             })
     }
 
-    fn places<'a>(&'a self, needle: &'a Needle) -> impl Iterator<Item = usize> + 'a {
-        (0..self.list.len()).filter(|index| self.matches_at(needle, *index))
+    fn positions_of<'a>(&'a self, term: &'a SearchTerm) -> impl Iterator<Item = usize> + 'a {
+        (0..self.list.len()).filter(|index| self.matches_at(term, *index))
     }
 }
 
-/// Something found: where, how many words, and for which condition of the query.
+/// A match: its first word, its number of words, and its clause of the query.
 #[derive(Clone, Copy)]
-struct Spot {
+struct MatchPosition {
     at: usize,
     words: usize,
     clause: usize,
 }
 
-/// Judges a document; `None` where it does not meet the query.
-pub fn judge(document: &Document, query: &Query) -> Option<Judged> {
-    let words = Words::of(document);
-    if query.none.iter().any(|needle| words.places(needle).next().is_some()) {
+/// Scores a document by the term frequency of BM25 and by proximity; `None` where it does not match
+/// the query.
+pub fn score_document(document: &Document, query: &Query) -> Option<DocumentMatch> {
+    let words = DocumentWords::of(document);
+    if query.excluded.iter().any(|term| words.positions_of(term).next().is_some()) {
         return None;
     }
-    let mut spots: Vec<Spot> = Vec::new();
-    let length = words.list.len() as f64 / USUAL;
+    let mut positions: Vec<MatchPosition> = Vec::new();
+    let length = words.list.len() as f64 / AVERAGE_DOCUMENT_WORDS;
     let mut score = 0.0;
-    for (clause, choice) in query.all.iter().enumerate() {
-        let before = spots.len();
-        for needle in choice {
-            spots.extend(words.places(needle).map(|at| Spot { at, words: needle.words.len(), clause }));
+    for (clause, alternatives) in query.required.iter().enumerate() {
+        let before = positions.len();
+        for term in alternatives {
+            positions.extend(words.positions_of(term).map(|at| MatchPosition { at, words: term.words.len(), clause }));
         }
-        let times = (spots.len() - before) as f64;
+        let times = (positions.len() - before) as f64;
         if times == 0.0 {
             return None;
         }
-        score += times * (SATURATION + 1.0) / (times + SATURATION * (1.0 - LENGTH + LENGTH * length));
+        score += times * (BM25_K1 + 1.0) / (times + BM25_K1 * (1.0 - BM25_B + BM25_B * length));
     }
-    spots.sort_by_key(|spot| (spot.at, spot.clause));
-    let best = best_window(&words, &spots)?;
-    let clauses = query.all.len();
+    positions.sort_by_key(|position| (position.at, position.clause));
+    let best = best_window(&words, &positions)?;
+    let clauses = query.required.len();
     if clauses > 1 {
-        let near = (best.clauses - 1) as f64 / (clauses - 1) as f64;
-        score += near + near / (1.0 + best.slack as f64 / 4.0);
+        let proximity = (best.clauses - 1) as f64 / (clauses - 1) as f64;
+        score += proximity + proximity / (1.0 + best.unmatched_words as f64 / 4.0);
     }
     let part = document.parts.get(best.part)?;
-    let marks = spots.iter().filter(|spot| words.list.get(spot.at).and_then(|word| word.part) == Some(best.part));
-    let marks: Vec<Range<usize>> = marks.map(|spot| words.stretch(*spot, best.part)).collect();
-    let focus = words.stretch(best.first, best.part).start;
-    Some(Judged {
+    let ranges =
+        positions.iter().filter(|position| words.list.get(position.at).and_then(|word| word.part) == Some(best.part));
+    let ranges: Vec<Range<usize>> = ranges.map(|position| words.match_range(*position, best.part)).collect();
+    let focus = words.match_range(best.first, best.part).start;
+    Some(DocumentMatch {
         score,
         speaker: part.speaker.clone(),
         offset: part.offset.clone(),
-        passage: cut(&part.text, &marks, focus),
+        passage: extract_passage(&part.text, &ranges, focus),
     })
 }
 
-impl Words {
-    /// The bytes of a part's text that a match covers there.
-    fn stretch(&self, spot: Spot, part: usize) -> Range<usize> {
-        let inside = self.list.iter().skip(spot.at).take(spot.words).take_while(|word| word.part == Some(part));
+impl DocumentWords {
+    /// The range of a match in a part's text.
+    fn match_range(&self, position: MatchPosition, part: usize) -> Range<usize> {
+        let inside = self.list.iter().skip(position.at).take(position.words).take_while(|word| word.part == Some(part));
         let (mut start, mut end) = (usize::MAX, 0);
         for word in inside {
             (start, end) = (start.min(word.text.start), end.max(word.text.end));
@@ -157,50 +159,54 @@ impl Words {
     }
 }
 
-struct Window {
-    /// How many different conditions are met in it.
+struct MatchWindow {
+    /// How many different clauses match in it.
     clauses: usize,
-    /// Words in it that match nothing.
-    slack: usize,
+    /// Words between its matches.
+    unmatched_words: usize,
     part: usize,
-    first: Spot,
+    first: MatchPosition,
 }
 
-/// The few words of one part in which most of the query is met.
-fn best_window(words: &Words, spots: &[Spot]) -> Option<Window> {
-    let mut best: Option<Window> = None;
-    for (start, first) in spots.iter().enumerate() {
+/// The window within one part in which most clauses match.
+fn best_window(words: &DocumentWords, positions: &[MatchPosition]) -> Option<MatchWindow> {
+    let mut best: Option<MatchWindow> = None;
+    for (start, first) in positions.iter().enumerate() {
         let Some(part) = words.list.get(first.at).and_then(|word| word.part) else { continue };
-        let mut met = [false; 64];
+        let mut matched = [false; 64];
         let (mut clauses, mut covered, mut end) = (0, 0, first.at);
-        for spot in spots.iter().skip(start) {
-            let here = words.list.get(spot.at).and_then(|word| word.part);
-            if spot.at >= first.at + WINDOW || here != Some(part) {
+        for position in positions.iter().skip(start) {
+            let part_here = words.list.get(position.at).and_then(|word| word.part);
+            if position.at >= first.at + PROXIMITY_WINDOW_WORDS || part_here != Some(part) {
                 break;
             }
-            let Some(met) = met.get_mut(spot.clause) else { continue };
-            if !std::mem::replace(met, true) {
+            let Some(matched) = matched.get_mut(position.clause) else { continue };
+            if !std::mem::replace(matched, true) {
                 clauses += 1;
-                covered += spot.words;
-                end = end.max(spot.at + spot.words);
+                covered += position.words;
+                end = end.max(position.at + position.words);
             }
         }
-        let slack = (end - first.at).saturating_sub(covered);
-        if best.as_ref().is_none_or(|best| (clauses, best.slack) > (best.clauses, slack)) {
-            best = Some(Window { clauses, slack, part, first: *first });
+        let unmatched_words = (end - first.at).saturating_sub(covered);
+        if best.as_ref().is_none_or(|best| (clauses, best.unmatched_words) > (best.clauses, unmatched_words)) {
+            best = Some(MatchWindow { clauses, unmatched_words, part, first: *first });
         }
     }
     best
 }
 
-/// Cuts a passage out of a text, with the byte `focus` near its beginning.
-fn cut(text: &str, marks: &[Range<usize>], focus: usize) -> Passage {
+/// Extracts a passage from a text, with the byte `focus` near its beginning.
+fn extract_passage(text: &str, ranges: &[Range<usize>], focus: usize) -> Passage {
     let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
     let nth = starts.partition_point(|at| *at < focus);
-    let from = if starts.len() <= PASSAGE { 0 } else { nth.saturating_sub(LEAD).min(starts.len() - PASSAGE) };
+    let from = if starts.len() <= PASSAGE_CHARS {
+        0
+    } else {
+        nth.saturating_sub(PASSAGE_LEAD_CHARS).min(starts.len() - PASSAGE_CHARS)
+    };
     let byte = |nth: usize| starts.get(nth).copied().unwrap_or(text.len());
-    let (mut begin, mut end) = (byte(from), byte(from + PASSAGE));
-    // Whole words, where there are spaces to cut at.
+    let (mut begin, mut end) = (byte(from), byte(from + PASSAGE_CHARS));
+    // Whole words, where there are spaces.
     if begin > 0
         && let Some(space) = text.get(begin..focus).and_then(|lead| lead.find(' '))
     {
@@ -212,15 +218,17 @@ fn cut(text: &str, marks: &[Range<usize>], focus: usize) -> Passage {
     {
         end = begin + space;
     }
-    let ahead = if begin > 0 { "…" } else { "" };
-    let behind = if end < text.len() { "…" } else { "" };
-    let passage = format!("{ahead}{}{behind}", text.get(begin..end).unwrap_or_default());
+    let prefix = if begin > 0 { "…" } else { "" };
+    let suffix = if end < text.len() { "…" } else { "" };
+    let passage = format!("{prefix}{}{suffix}", text.get(begin..end).unwrap_or_default());
     let mut matches: Vec<Range<usize>> = Vec::new();
-    for mark in marks.iter().map(|mark| mark.start.max(begin)..mark.end.min(end)).filter(|mark| mark.start < mark.end) {
-        let mark = mark.start - begin + ahead.len()..mark.end - begin + ahead.len();
+    for range in
+        ranges.iter().map(|range| range.start.max(begin)..range.end.min(end)).filter(|range| range.start < range.end)
+    {
+        let range = range.start - begin + prefix.len()..range.end - begin + prefix.len();
         match matches.last_mut() {
-            Some(last) if mark.start < last.end => last.end = last.end.max(mark.end),
-            _ => matches.push(mark),
+            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+            _ => matches.push(range),
         }
     }
     Passage { text: passage, matches }
@@ -230,12 +238,12 @@ fn cut(text: &str, marks: &[Range<usize>], focus: usize) -> Passage {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::document::Part;
+    use super::super::document::DocumentPart;
     use super::super::query::parse;
     use super::*;
 
     fn document(parts: &[(&str, &str)]) -> Document {
-        let part = |(speaker, text): &(&str, &str)| Part {
+        let part = |(speaker, text): &(&str, &str)| DocumentPart {
             speaker: Some((*speaker).to_owned()),
             offset: None,
             text: (*text).to_owned(),
@@ -243,50 +251,53 @@ mod tests {
         Document { parts: parts.iter().map(part).collect() }
     }
 
-    fn judged(text: &str, query: &str) -> Option<Judged> {
-        judge(&document(&[("A", text)]), &parse(query).unwrap())
+    fn document_match(text: &str, query: &str) -> Option<DocumentMatch> {
+        score_document(&document(&[("A", text)]), &parse(query).unwrap())
     }
 
-    fn marked(judged: &Judged) -> Vec<&str> {
-        judged.passage.matches.iter().map(|range| &judged.passage.text[range.clone()]).collect()
+    fn matched_texts(document_match: &DocumentMatch) -> Vec<&str> {
+        document_match.passage.matches.iter().map(|range| &document_match.passage.text[range.clone()]).collect()
     }
 
     #[test]
-    fn every_condition_counts() {
-        assert!(judged("The Refund is late", "refund late").is_some());
-        assert!(judged("The Refund is late", "refund soon").is_none());
-        assert!(judged("The Refund is late", "refund -late").is_none());
-        assert!(judged("The Refund is late", "\"late refund\"").is_none());
-        assert!(judged("The Refund is late", "ref* OR soon").is_some());
+    fn all_clauses_must_match() {
+        assert!(document_match("The Refund is late", "refund late").is_some());
+        assert!(document_match("The Refund is late", "refund soon").is_none());
+        assert!(document_match("The Refund is late", "refund -late").is_none());
+        assert!(document_match("The Refund is late", "\"late refund\"").is_none());
+        assert!(document_match("The Refund is late", "ref* OR soon").is_some());
         let two = document(&[("A", "I want my"), ("B", "money")]);
-        assert!(judge(&two, &parse("\"my money\"").unwrap()).is_none());
+        assert!(score_document(&two, &parse("\"my money\"").unwrap()).is_none());
         let one = document(&[("A", "I want my"), ("A", "money")]);
-        assert!(judge(&one, &parse("\"my money\"").unwrap()).is_some());
+        assert!(score_document(&one, &parse("\"my money\"").unwrap()).is_some());
     }
 
     #[test]
-    fn korean_words_of_a_phrase_match_with_their_particles() {
+    fn korean_words_of_a_phrase_match_with_particles() {
         for text in ["환불을 요청했습니다", "환불 요청", "CS팀에 환불을 요청"] {
-            assert!(judged(text, "\"환불 요청\"").is_some(), "{text}");
-            assert!(judged(text, "환불 -\"환불 요청\"").is_none(), "{text}");
+            assert!(document_match(text, "\"환불 요청\"").is_some(), "{text}");
+            assert!(document_match(text, "환불 -\"환불 요청\"").is_none(), "{text}");
         }
-        assert!(judged("요청한 환불", "\"환불 요청\"").is_none());
-        assert!(judged("환불을 꼭 요청", "\"환불 요청\"").is_none());
-        assert_eq!(marked(&judged("네, 환불을 요청했습니다.", "\"환불 요청\"").unwrap()), ["환불을 요청했습니다"]);
+        assert!(document_match("요청한 환불", "\"환불 요청\"").is_none());
+        assert!(document_match("환불을 꼭 요청", "\"환불 요청\"").is_none());
+        assert_eq!(
+            matched_texts(&document_match("네, 환불을 요청했습니다.", "\"환불 요청\"").unwrap()),
+            ["환불을 요청했습니다"]
+        );
     }
 
     #[test]
-    fn the_passage_is_where_most_of_the_query_is_met() {
+    fn the_passage_is_where_most_clauses_match() {
         let parts = [("A", "a refund, you say"), ("B", "Yes, the réfund is LATE."), ("A", "late")];
-        let judged = judge(&document(&parts), &parse("late refund").unwrap()).unwrap();
-        assert_eq!(judged.speaker.as_deref(), Some("B"));
-        assert_eq!(judged.passage.text, "Yes, the réfund is LATE.");
-        assert_eq!(marked(&judged), ["réfund", "LATE"]);
+        let document_match = score_document(&document(&parts), &parse("late refund").unwrap()).unwrap();
+        assert_eq!(document_match.speaker.as_deref(), Some("B"));
+        assert_eq!(document_match.passage.text, "Yes, the réfund is LATE.");
+        assert_eq!(matched_texts(&document_match), ["réfund", "LATE"]);
     }
 
     #[test]
-    fn nearness_and_number_make_the_score() {
-        let score = |text: &str| judged(text, "refund late").unwrap().score;
+    fn proximity_and_frequency_raise_the_score() {
+        let score = |text: &str| document_match(text, "refund late").unwrap().score;
         let far = format!("refund {} late", "x ".repeat(60));
         assert!(score("the refund is late") > score(&far));
         assert!(score("the refund is late, late, late") > score("the refund is late"));
@@ -294,24 +305,26 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_between_words_around_the_match() {
+    fn a_passage_of_a_long_text_has_whole_words_around_the_match() {
         let text = format!("{}needle {}", "before ".repeat(100), "after ".repeat(100));
-        let judged = judged(&text, "needle").unwrap();
-        assert!(judged.passage.text.starts_with("…before ") && judged.passage.text.ends_with(" after…"));
-        assert_eq!(marked(&judged), ["needle"]);
-        assert!(judged.passage.text.chars().count() <= PASSAGE + 2);
+        let document_match = document_match(&text, "needle").unwrap();
+        assert!(
+            document_match.passage.text.starts_with("…before ") && document_match.passage.text.ends_with(" after…")
+        );
+        assert_eq!(matched_texts(&document_match), ["needle"]);
+        assert!(document_match.passage.text.chars().count() <= PASSAGE_CHARS + 2);
     }
 
     proptest! {
         #[test]
-        fn every_passage_holds_its_matches(text in "([a-cäß李.] ?){1,600}", query in "[a-cäß李]( [a-c]{1,3}\\*?)?") {
+        fn every_passage_contains_its_matches(text in "([a-cäß李.] ?){1,600}", query in "[a-cäß李]( [a-c]{1,3}\\*?)?") {
             let (document, query) = (document(&[("A", &text)]), parse(&query));
-            if let Ok(query) = query && let Some(judged) = judge(&document, &query) {
-                prop_assert!(!judged.passage.matches.is_empty());
+            if let Ok(query) = query && let Some(document_match) = score_document(&document, &query) {
+                prop_assert!(!document_match.passage.matches.is_empty());
                 let mut last = 0;
-                for range in &judged.passage.matches {
+                for range in &document_match.passage.matches {
                     prop_assert!(range.start >= last && range.start < range.end);
-                    prop_assert!(judged.passage.text.get(range.clone()).is_some());
+                    prop_assert!(document_match.passage.text.get(range.clone()).is_some());
                     last = range.end;
                 }
             }

@@ -1,12 +1,13 @@
-//! A sink that writes a batch of events as one object: into a bucket of S3, Google Cloud Storage or Azure, or a folder.
+//! A sink that writes a batch of events as one object: to a bucket of S3, Google Cloud Storage or
+//! Azure, or to a folder.
 //!
-//! An object appears whole or not at all, and writing it again under its name replaces it, so that a retry does no harm.
-//! Whatever keeps it from being written is told without quoting what the store answered: URLs and answers may hold
-//! signatures. It tries again only what breaks off within seconds; the rest is for whoever delivers.
+//! An object appears whole or not at all. Writing it again under the same name replaces it, so a
+//! retry is harmless. Errors never quote the store's response: URLs and responses may hold
+//! signatures. Only failures that last a few seconds are retried here; the caller handles the rest.
 
-mod failure;
 mod folder;
-mod rows;
+mod parquet_rows;
+mod store_errors;
 
 #[cfg(test)]
 mod tests;
@@ -30,175 +31,186 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{SinkError, SinkErrorKind};
 use crate::clock::Time;
 use crate::config::ObjectFormat;
-use crate::descriptors;
 use crate::event::Event;
+use crate::file_descriptors;
 
-/// How long one object may take to be written, unless `timeout` among the options says otherwise.
-const TIMEOUT: &str = "5m";
-/// Lines are made up to so many bytes before others get their turn.
-const TURN: usize = 1 << 20;
+/// How long writing one object may take, unless the option `timeout` is set.
+const DEFAULT_WRITE_TIMEOUT: &str = "5m";
+/// How many bytes of lines are built before other tasks get a turn.
+const YIELD_AFTER_BYTES: usize = 1 << 20;
 
-/// A bucket or folder that takes events.
+/// A bucket or folder that receives events.
 #[derive(Debug)]
 pub struct ObjectStoreSink {
-    place: Place,
+    destination: Destination,
     format: ObjectFormat,
-    /// The bucket or folder, for people.
-    said: String,
+    /// Bucket or folder, as error messages name it.
+    display_name: String,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Destination {
     Bucket { store: Arc<dyn ObjectStore>, prefix: Path },
     Folder(std::path::PathBuf),
 }
 
-/// The name of an object with events of this sub-account, the first and last by their numbers in its feed: below the day
-/// and hour at which the first was stored.
+/// The name of an object: sub-account, day and hour at which the first event was stored, and the
+/// feed numbers of its first and last event.
 pub fn object_name(sub: &str, stored: Time, first: i64, last: i64) -> String {
     let hour = stored.timestamp().strftime("%Y/%m/%d/%H");
-    format!("{}/{hour}/{first:020}-{last:020}", escaped(sub))
+    format!("{}/{hour}/{first:020}-{last:020}", escape_path_part(sub))
 }
 
-/// A name that is one step of a path wherever it is used; any other byte as in URLs.
-fn escaped(name: &str) -> String {
+/// Percent-encodes a name so that it is one path component everywhere.
+fn escape_path_part(name: &str) -> String {
     let only_dots = name.bytes().all(|byte| byte == b'.');
     let keeps = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte) || byte == b'.' && !only_dots;
     name.bytes().map(|byte| if keeps(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 impl ObjectStoreSink {
-    /// For `s3://bucket/prefix` (`gs`, `az` likewise) or `file:///folder`. Options that are not given are looked for where
-    /// the provider's own programs look: in its environment variables, and in the machine's identity.
+    /// Creates a sink for `s3://bucket/prefix` (`gs`, `az` likewise) or `file:///folder`. Options
+    /// that are not set come from the provider's environment variables, or from the machine's
+    /// identity.
     ///
     /// # Errors
-    /// Where the URL or an option is of no use, said for people.
+    /// If the URL or an option is invalid.
     pub fn new(
         url: &str,
         format: ObjectFormat,
         options: &BTreeMap<String, SecretString>,
     ) -> Result<ObjectStoreSink, SinkError> {
-        let wrong = |why: &str| failure::setting(&format!("failed to read the sink's url: {why}"), HINT);
-        let parsed = Url::parse(url.trim()).map_err(|_| wrong("it is not a URL"))?;
+        let invalid_url =
+            |why: &str| store_errors::setting_error(&format!("failed to read the sink's url: {why}"), URL_HINT);
+        let parsed = Url::parse(url.trim()).map_err(|_| invalid_url("it is not a URL"))?;
         let (scheme, prefix) =
-            ObjectStoreScheme::parse(&parsed).map_err(|_| wrong("it is of no known object store"))?;
-        let said = format!("{}://{}", parsed.scheme(), parsed.host_str().unwrap_or_default());
+            ObjectStoreScheme::parse(&parsed).map_err(|_| invalid_url("it names no known object store"))?;
+        let display_name = format!("{}://{}", parsed.scheme(), parsed.host_str().unwrap_or_default());
         let store: Arc<dyn ObjectStore> = match scheme {
             ObjectStoreScheme::Local => {
-                let root = parsed.to_file_path().map_err(|()| wrong("it is no path"))?;
+                let root = parsed.to_file_path().map_err(|()| invalid_url("it is not a file path"))?;
                 if let Some(name) = options.keys().next() {
-                    return Err(failure::option(name, "a folder has no options", "leave options out"));
+                    return Err(store_errors::option_error(name, "a folder has no options", "remove the options"));
                 }
-                return Ok(ObjectStoreSink { said: root.display().to_string(), place: Place::Folder(root), format });
+                return Ok(ObjectStoreSink {
+                    display_name: root.display().to_string(),
+                    destination: Destination::Folder(root),
+                    format,
+                });
             }
-            ObjectStoreScheme::AmazonS3 => s3(&parsed, options)?,
-            ObjectStoreScheme::GoogleCloudStorage => google(&parsed, options)?,
-            ObjectStoreScheme::MicrosoftAzure => azure(&parsed, options)?,
-            _ => return Err(wrong("it is of no known object store")),
+            ObjectStoreScheme::AmazonS3 => build_s3(&parsed, options)?,
+            ObjectStoreScheme::GoogleCloudStorage => build_google(&parsed, options)?,
+            ObjectStoreScheme::MicrosoftAzure => build_azure(&parsed, options)?,
+            _ => return Err(invalid_url("it names no known object store")),
         };
-        Ok(ObjectStoreSink { place: Place::Bucket { store, prefix }, format, said })
+        Ok(ObjectStoreSink { destination: Destination::Bucket { store, prefix }, format, display_name })
     }
 
-    /// The folder, where it is one.
+    /// The folder, if this sink writes to one.
     pub fn folder(&self) -> Option<&std::path::Path> {
-        match &self.place {
-            Place::Folder(root) => Some(root),
-            Place::Bucket { .. } => None,
+        match &self.destination {
+            Destination::Folder(root) => Some(root),
+            Destination::Bucket { .. } => None,
         }
     }
 
-    /// Writes the batch as one object under `name`, a path below the prefix without extension; one that is there is
-    /// replaced.
+    /// Writes the batch as one object under `name`, a path below the prefix without extension. An
+    /// existing object is replaced.
     ///
     /// # Errors
-    /// [`SinkErrorKind::Away`] for whatever the store or the disk objects to: it concerns the sink, not an event.
+    /// [`SinkErrorKind::Unavailable`] for every error of the store or the disk: it concerns the
+    /// sink, not an event.
     pub async fn put(&self, name: &str, events: &[Event]) -> Result<(), SinkError> {
-        let (extension, media) = match self.format {
+        let (extension, media_type) = match self.format {
             ObjectFormat::Jsonl => ("jsonl", "application/x-ndjson"),
             ObjectFormat::Parquet => ("parquet", "application/vnd.apache.parquet"),
         };
-        let below = Path::parse(format!("{name}.{extension}"))
-            .map_err(|_| failure::away(format!("failed to write an object: {name} is no name for one"), None))?;
+        let relative_path = Path::parse(format!("{name}.{extension}")).map_err(|_| {
+            store_errors::unavailable(format!("failed to write an object: {name} is not a valid name"), None)
+        })?;
         let content = match self.format {
-            ObjectFormat::Jsonl => lines(events).await,
-            ObjectFormat::Parquet => rows::parquet(events).await?,
+            ObjectFormat::Jsonl => build_json_lines(events).await,
+            ObjectFormat::Parquet => parquet_rows::write_parquet(events).await?,
         };
-        let _place = descriptors::delivery_place().await;
-        match &self.place {
-            Place::Folder(root) => folder::write(root.clone(), below.to_string(), content)
+        let _place = file_descriptors::acquire_delivery_slot().await;
+        match &self.destination {
+            Destination::Folder(root) => folder::write_object(root.clone(), relative_path.to_string(), content)
                 .await
-                .map_err(|error| failure::of_folder(&error, &self.said)),
-            Place::Bucket { store, prefix } => {
-                let location: Path = prefix.parts().chain(below.parts()).collect();
+                .map_err(|error| store_errors::folder_error(&error, &self.display_name)),
+            Destination::Bucket { store, prefix } => {
+                let location: Path = prefix.parts().chain(relative_path.parts()).collect();
                 let mut attributes = Attributes::new();
-                attributes.insert(Attribute::ContentType, media.into());
+                attributes.insert(Attribute::ContentType, media_type.into());
                 let options = PutOptions { attributes, ..PutOptions::default() };
                 let written = store.put_opts(&location, PutPayload::from_iter(content), options).await;
-                written.map(drop).map_err(|error| failure::of_store(&error, &self.said))
+                written.map(drop).map_err(|error| store_errors::store_error(&error, &self.display_name))
             }
         }
     }
 }
 
-const HINT: &str = r#"give "s3://bucket/prefix", or the same with gs or az, or "file:///absolute/path""#;
+const URL_HINT: &str = r#"give "s3://bucket/prefix", or the same with gs or az, or "file:///absolute/path""#;
 
-/// A CloudEvent a line.
-async fn lines(events: &[Event]) -> Vec<Bytes> {
+/// Builds one CloudEvent per line.
+async fn build_json_lines(events: &[Event]) -> Vec<Bytes> {
     let mut lines = Vec::with_capacity(events.len());
-    let mut made = 0;
+    let mut bytes = 0;
     for event in events {
         let mut line = event.cloud_event();
         line.push(b'\n');
-        made += line.len();
+        bytes += line.len();
         lines.push(Bytes::from(line));
-        if made >= TURN {
-            made = 0;
+        if bytes >= YIELD_AFTER_BYTES {
+            bytes = 0;
             tokio::task::yield_now().await;
         }
     }
     lines
 }
 
-/// For what breaks off at once, such as a connection that the other end had just closed.
-fn retries() -> RetryConfig {
+/// Retries short failures, such as a connection that the other end had just closed.
+fn retry_config() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: 2, retry_timeout: Duration::from_secs(10) }
 }
 
-/// A store of one provider: what its environment variables say, then ours, then what the settings say.
-macro_rules! configured {
+/// Builds a store of one provider: from its environment variables, then our defaults, then the
+/// options.
+macro_rules! build_store {
     ($builder:ty, $key:ty, $url:expr, $options:expr) => {{
         let agent = concat!("ringcx-extractor/", env!("CARGO_PKG_VERSION"));
         let mut builder = <$builder>::from_env()
-            .with_config(<$key>::Client(ClientConfigKey::Timeout), TIMEOUT)
+            .with_config(<$key>::Client(ClientConfigKey::Timeout), DEFAULT_WRITE_TIMEOUT)
             .with_config(<$key>::Client(ClientConfigKey::UserAgent), agent)
             .with_config(
                 <$key>::Client(ClientConfigKey::PoolMaxIdlePerHost),
-                $crate::descriptors::shares().idle_per_sink.to_string(),
+                $crate::file_descriptors::socket_limits().idle_per_sink.to_string(),
             )
-            .with_retry($crate::sink::object_store::retries())
+            .with_retry($crate::sink::object_store::retry_config())
             .with_url($url.as_str());
         for (name, value) in $options {
-            let key: $key =
-                name.parse().map_err(|_| failure::option(name, "this store knows no such option", KNOWN))?;
+            let key: $key = name
+                .parse()
+                .map_err(|_| store_errors::option_error(name, "this store knows no such option", OPTIONS_HINT))?;
             builder = builder.with_config(key, value.expose_secret());
         }
-        // The client finds the process's provider of cryptography and the platform's trusted roots.
+        // Installs the process's TLS provider, which the client uses with the platform's trusted
+        // roots.
         crate::ringcx::install_tls();
-        Ok(Arc::new(builder.build().map_err(|error| failure::of_options(&error, $options))?))
+        Ok(Arc::new(builder.build().map_err(|error| store_errors::options_error(&error, $options))?))
     }};
 }
 
-const KNOWN: &str =
-    "docs/export.md names the usual ones, such as aws_region, google_service_account or azure_storage_account_name";
+const OPTIONS_HINT: &str =
+    "docs/export.md lists the usual ones, such as aws_region, google_service_account or azure_storage_account_name";
 
-fn s3(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn ObjectStore>, SinkError> {
-    configured!(AmazonS3Builder, AmazonS3ConfigKey, url, options)
+fn build_s3(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn ObjectStore>, SinkError> {
+    build_store!(AmazonS3Builder, AmazonS3ConfigKey, url, options)
 }
 
-fn google(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn ObjectStore>, SinkError> {
-    configured!(GoogleCloudStorageBuilder, GoogleConfigKey, url, options)
+fn build_google(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn ObjectStore>, SinkError> {
+    build_store!(GoogleCloudStorageBuilder, GoogleConfigKey, url, options)
 }
 
-fn azure(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn ObjectStore>, SinkError> {
-    configured!(MicrosoftAzureBuilder, AzureConfigKey, url, options)
+fn build_azure(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn ObjectStore>, SinkError> {
+    build_store!(MicrosoftAzureBuilder, AzureConfigKey, url, options)
 }

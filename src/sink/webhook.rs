@@ -1,11 +1,13 @@
-//! HTTP requests, signed as Standard Webhooks: one event each, as CloudEvents in structured mode.
+//! A sink that sends each event as one HTTP request: a CloudEvent in structured mode, signed as
+//! Standard Webhooks defines.
 //!
-//! Follows no redirect, and connects to no private address unless it may (see `address`). The URL is a secret: errors
-//! name its host at most. Of an answer only the status and `Retry-After` matter; its body is read a little way, so that the
-//! connection can be used again, and thrown away.
+//! It follows no redirects, and connects to private addresses only if that is allowed (see
+//! `public_address`). The URL is a secret: errors name only its host. Of a response, only the
+//! status and `Retry-After` matter. A little of the body is read and discarded, so that the
+//! connection can be reused.
 
-mod address;
-mod answer;
+mod public_address;
+mod response_status;
 
 use std::error::Error;
 use std::time::Duration;
@@ -18,22 +20,22 @@ use standardwebhooks::Webhook;
 use super::{SinkError, SinkErrorKind};
 use crate::clock::Clock;
 use crate::config::signing_key;
-use crate::descriptors;
 use crate::event::Event;
+use crate::file_descriptors;
 use crate::ringcx::install_tls;
-use crate::ringcx::limits::{LONGEST_WAIT, retry_after};
-use address::Guarded;
+use crate::ringcx::rate_limit::{MAX_RETRY_AFTER, parse_retry_after};
+use public_address::PublicAddressResolver;
 
 const USER_AGENT: &str = concat!("ringcx-extractor/", env!("CARGO_PKG_VERSION"));
-const CONTENT: &str = "application/cloudevents+json";
+const CLOUDEVENTS_MEDIA_TYPE: &str = "application/cloudevents+json";
 
-/// So much of an answer's body is read at the most.
-const BODY: usize = 16 * 1024;
+/// How much of a response's body is read at most.
+const MAX_BODY_BYTES_READ: usize = 16 * 1024;
 
-/// The longest that making a connection may take, however long a request may.
-const CONNECT: Duration = Duration::from_secs(10);
+/// The longest time to establish a connection, however long the request timeout is.
+const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An address that events are sent to.
+/// The client of one webhook.
 pub struct WebhookSink {
     client: Client,
     url: Url,
@@ -43,10 +45,10 @@ pub struct WebhookSink {
 }
 
 impl WebhookSink {
-    /// From the settings.
+    /// Builds the client from the settings.
     ///
     /// # Errors
-    /// Where the URL is none or lies on a private network, or no client can be made.
+    /// If the URL is invalid or on a private network, or the HTTP client cannot be built.
     pub fn new(
         url: &SecretString,
         secrets: &[SecretString],
@@ -54,7 +56,7 @@ impl WebhookSink {
         allow_private: bool,
         clock: Clock,
     ) -> Result<WebhookSink, SinkError> {
-        let url = Url::parse(url.expose_secret()).map_err(|_| SinkError::away("its url is none"))?;
+        let url = Url::parse(url.expose_secret()).map_err(|_| SinkError::unavailable("the sink's url is invalid"))?;
         let host = url.host_str().unwrap_or_default().to_owned();
         let timeout = clock.real(timeout).max(timeout.min(Duration::from_secs(1)));
         let builder = Client::builder()
@@ -63,31 +65,33 @@ impl WebhookSink {
             .retry(reqwest::retry::never())
             .referer(false)
             .timeout(timeout)
-            .connect_timeout(timeout.min(CONNECT))
+            .connect_timeout(timeout.min(MAX_CONNECT_TIMEOUT))
             .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(descriptors::shares().idle_per_sink);
+            .pool_max_idle_per_host(file_descriptors::socket_limits().idle_per_sink);
         let builder = if allow_private {
             builder
         } else {
-            address::literal(&url).map_err(SinkError::away)?;
-            // A proxy would resolve the name by itself, and nobody could tell what it connects to.
-            builder.no_proxy().dns_resolver(Guarded)
+            public_address::check_literal_address(&url).map_err(SinkError::unavailable)?;
+            // A proxy would resolve the name itself, and its target could not be checked.
+            builder.no_proxy().dns_resolver(PublicAddressResolver)
         };
-        // Plain HTTP needs no certificate authorities, which a bare machine may not have; this machine is behind no proxy.
+        // Plain HTTP needs no root certificates, which a minimal machine may lack. A proxy is never
+        // in front of this machine.
         let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
-        let builder = if address::is_this_machine(&url) { builder.no_proxy() } else { builder };
+        let builder = if public_address::is_loopback_url(&url) { builder.no_proxy() } else { builder };
         install_tls();
-        let client =
-            builder.build().map_err(|error| SinkError::away(format!("failed to set up HTTP: {}", root(&error))))?;
-        Ok(WebhookSink { client, url, host, keys: secrets.iter().filter_map(key).collect(), clock })
+        let client = builder.build().map_err(|error| {
+            SinkError::unavailable(format!("failed to set up the HTTP client: {}", root_cause(&error)))
+        })?;
+        Ok(WebhookSink { client, url, host, keys: secrets.iter().filter_map(signing_webhook).collect(), clock })
     }
 
     /// Sends one event.
     ///
     /// # Errors
-    /// Where it was not taken; what that means is in the error's kind.
+    /// If the event was not accepted. The error's kind tells what that means.
     pub async fn send(&self, event: &Event) -> Result<(), SinkError> {
-        let _place = descriptors::delivery_place().await;
+        let _place = file_descriptors::acquire_delivery_slot().await;
         let (id, body) = (event.id().to_string(), event.cloud_event());
         let now = self.clock.now();
         let stamp = now.floor_secs();
@@ -95,74 +99,74 @@ impl WebhookSink {
         let request = self
             .client
             .post(self.url.clone())
-            .header(CONTENT_TYPE, CONTENT)
+            .header(CONTENT_TYPE, CLOUDEVENTS_MEDIA_TYPE)
             .header("webhook-id", id)
             .header("webhook-timestamp", stamp.to_string())
             .header("webhook-signature", signatures.join(" "))
             .body(body);
-        let mut response = request.send().await.map_err(|error| self.unanswered(&error))?;
+        let mut response = request.send().await.map_err(|error| self.transport_error(&error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let mut read = 0;
-        while read < BODY {
+        while read < MAX_BODY_BYTES_READ {
             match response.chunk().await {
                 Ok(Some(chunk)) => read += chunk.len(),
-                // The status has been heard, whatever becomes of the rest.
+                // The status is known, whatever happens to the body.
                 Ok(None) | Err(_) => break,
             }
         }
-        self.judged(status, &headers)
+        self.check_response(status, &headers)
     }
 
-    fn judged(&self, status: u16, headers: &HeaderMap) -> Result<(), SinkError> {
-        let asked = headers
+    fn check_response(&self, status: u16, headers: &HeaderMap) -> Result<(), SinkError> {
+        let retry_after = headers
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry_after(value, self.clock.now()))
-            .map(|wait| wait.min(LONGEST_WAIT));
-        let Some(kind) = answer::meaning(status, asked.is_some()) else { return Ok(()) };
+            .and_then(|value| parse_retry_after(value, self.clock.now()))
+            .map(|wait| wait.min(MAX_RETRY_AFTER));
+        let Some(kind) = response_status::classify_status(status, retry_after.is_some()) else { return Ok(()) };
         let to = headers.get("location").and_then(|value| value.to_str().ok()).and_then(|to| self.url.join(to).ok());
         let message = match (status, to) {
             (300..=399, Some(to)) => format!(
-                "{} answered {status} and points to {}; redirects are not followed, so give the final address as its url",
+                "{} answered {status} and redirects to {}; redirects are not followed: set the sink's url to the final address",
                 self.host,
-                to.host_str().unwrap_or("another place")
+                to.host_str().unwrap_or("another host")
             ),
             _ => format!("{} answered {status}", self.host),
         };
-        Err(SinkError { message, kind, status: Some(status), retry_after: asked })
+        Err(SinkError { message, kind, status: Some(status), retry_after })
     }
 
-    fn unanswered(&self, error: &reqwest::Error) -> SinkError {
+    fn transport_error(&self, error: &reqwest::Error) -> SinkError {
         let host = &self.host;
         if error.is_timeout() && !error.is_connect() {
-            return SinkError::new(SinkErrorKind::Event, format!("{host} did not answer in time"));
+            return SinkError::new(SinkErrorKind::Retryable, format!("{host} did not answer in time"));
         }
         if error.is_connect() {
-            let why = root(error);
+            let why = root_cause(error);
             let hint = if why.contains("certificate") {
-                "; have it renewed, or add its authority to those that this machine trusts (SSL_CERT_FILE)"
+                "; renew the certificate, or add its authority to the trusted roots of this machine (SSL_CERT_FILE)"
             } else {
                 ""
             };
-            return SinkError::away(format!("failed to connect to {host}: {why}{hint}"));
+            return SinkError::unavailable(format!("failed to connect to {host}: {why}{hint}"));
         }
-        SinkError::new(SinkErrorKind::Event, format!("the connection to {host} broke: {}", root(error)))
+        SinkError::new(SinkErrorKind::Retryable, format!("the connection to {host} broke: {}", root_cause(error)))
     }
 }
 
-/// The cause of it all: of the errors in between some quote the URL.
-fn root(error: &reqwest::Error) -> String {
+/// The innermost cause: some of the outer errors quote the URL.
+fn root_cause(error: &reqwest::Error) -> String {
     let mut cause = error.source();
     while let Some(next) = cause.and_then(Error::source) {
         cause = Some(next);
     }
     match cause {
         Some(cause) => cause.to_string(),
-        None => "the request could not be made".to_owned(),
+        None => "the request could not be sent".to_owned(),
     }
 }
 
-fn key(secret: &SecretString) -> Option<Webhook> {
+fn signing_webhook(secret: &SecretString) -> Option<Webhook> {
     let text = secret.expose_secret().trim();
     Webhook::from_bytes(signing_key(text).unwrap_or_else(|| text.as_bytes().to_vec())).ok()
 }

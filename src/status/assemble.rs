@@ -1,43 +1,45 @@
-//! From rows to [`Status`]: pure.
+//! Builds the [`Status`] from database rows. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
-    AccountFacts, AccountStats, AccountStatus, FindingStatus, Gap, IndexStatus, Pause, ReplicaStats, ReplicaStatus,
-    Status, Work, backfills, findings, is_alive, sinks,
+    AccountFacts, AccountStats, AccountStatus, CoverageGap, EndpointPause, FindingStatus, IndexStatus, ReplicaStats,
+    ReplicaStatus, Status, WorkCounts, backfill_status, finding_rules, is_alive, sink_status,
 };
 use crate::account::{budget_name, metadata_budget_name};
 use crate::clock::Time;
-use crate::config::{Account, Accounts, LimitScope, Settings};
-use crate::coverage::{Coverage, Pass};
-use crate::db::{AccountRow, BackfillRequest, Counts, IndexLag, PauseRow, Refusal, ReplicaRow, SinkView};
+use crate::config::{AccountSettings, Accounts, LimitScope, Settings};
+use crate::coverage::{Coverage, ReadPurpose};
+use crate::db::{
+    AccountRow, BackfillRequest, IndexLag, PauseRow, QueueCounts, ReplicaRow, SavedThrottle, SinkOverview,
+};
 use crate::lenient_json;
-use crate::model::{AccountId, Stretch};
+use crate::model::{AccountId, TimeRange};
 
-/// What was read from the database.
-pub(super) struct Read {
+/// The rows that the status is built from.
+pub(super) struct StatusRows {
     pub(super) accounts: Vec<AccountRow>,
-    pub(super) coverage: Vec<(i64, Stretch)>,
-    pub(super) counts: BTreeMap<i64, Counts>,
+    pub(super) coverage: Vec<(i64, TimeRange)>,
+    pub(super) counts: BTreeMap<i64, QueueCounts>,
     pub(super) pauses: Vec<PauseRow>,
     pub(super) replicas: Vec<ReplicaRow>,
-    pub(super) sinks: Vec<SinkView>,
+    pub(super) sinks: Vec<SinkOverview>,
     pub(super) index: IndexLag,
-    /// The time by the clock of the replicas' signs of life.
+    /// The time by the clock of the replicas' heartbeats.
     pub(super) here: Time,
-    /// What a daemon that gathers it knows of itself.
+    /// A daemon's own values, if it gathers the status itself.
     pub(super) own: Option<ReplicaStats>,
-    pub(super) refusals: BTreeMap<String, Refusal>,
-    /// How many records are set aside, and when the first was seen, by sub-account.
+    pub(super) refusals: BTreeMap<String, SavedThrottle>,
+    /// The number of quarantined records, and when the oldest was first seen, by sub-account.
     pub(super) asides: BTreeMap<String, (u64, Time)>,
     pub(super) backfills: Vec<BackfillRequest>,
-    /// What has been read of each backfill.
-    pub(super) backfilled: Vec<(i64, Stretch)>,
+    /// The ranges that were read of each backfill.
+    pub(super) backfilled: Vec<(i64, TimeRange)>,
 }
 
-pub(super) fn status(read: Read, settings: &Settings, instance: &str, now: Time) -> Status {
-    let mut stats = live_stats(&read.replicas, read.here, read.own.as_ref().map(|_| instance));
-    if let Some(own) = read.own.clone() {
+pub(super) fn build_status(rows: StatusRows, settings: &Settings, instance: &str, now: Time) -> Status {
+    let mut stats = live_stats(&rows.replicas, rows.here, rows.own.as_ref().map(|_| instance));
+    if let Some(own) = rows.own.clone() {
         stats.accounts.extend(own.accounts);
         stats.sinks.extend(own.sinks);
         let is_own = |finding: &FindingStatus| {
@@ -46,57 +48,57 @@ pub(super) fn status(read: Read, settings: &Settings, instance: &str, now: Time)
         stats.findings.retain(|finding| !is_own(finding));
         stats.findings.extend(own.findings);
     }
-    let mut coverage: HashMap<i64, Vec<Stretch>> = HashMap::new();
-    for (account, stretch) in &read.coverage {
+    let mut coverage: HashMap<i64, Vec<TimeRange>> = HashMap::new();
+    for (account, stretch) in &rows.coverage {
         coverage.entry(*account).or_default().push(*stretch);
     }
-    let mut accounts: Vec<AccountStatus> = read
+    let mut accounts: Vec<AccountStatus> = rows
         .accounts
         .iter()
         .map(|row| {
-            let figures = Figures {
-                counts: read.counts.get(&row.key).copied().unwrap_or_default(),
+            let inputs = AccountInputs {
+                counts: rows.counts.get(&row.key).copied().unwrap_or_default(),
                 live: coverage.remove(&row.key).unwrap_or_default(),
-                pauses: read.pauses.iter().filter(|pause| pause.account == row.key).collect(),
+                pauses: rows.pauses.iter().filter(|pause| pause.account == row.key).collect(),
                 stats: stats.accounts.get(&*row.id.sub).cloned().unwrap_or_default(),
-                refused: refused(&read.refusals, settings, &row.id.sub),
-                aside: read.asides.get(&*row.id.sub).copied(),
+                rate_limited: latest_refusal(&rows.refusals, settings, &row.id.sub),
+                quarantined: rows.asides.get(&*row.id.sub).copied(),
             };
-            known(row, figures, settings, now)
+            account_status(row, inputs, settings, now)
         })
         .collect();
-    for account in listed(settings) {
+    for account in configured_accounts(settings) {
         match accounts.iter_mut().find(|held| held.sub_account_id == *account.id.sub) {
             Some(held) => held.name = account.name.clone().or(held.name.take()),
-            None => accounts.push(blank(&account.id, account.name.clone(), settings)),
+            None => accounts.push(empty_account_status(&account.id, account.name.clone(), settings)),
         }
     }
     accounts.sort_by(|a, b| a.sub_account_id.cmp(&b.sub_account_id));
-    drain(&mut accounts, settings);
+    set_drain_times(&mut accounts, settings);
     let mut status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: now.rfc3339_secs(),
         instance: instance.to_owned(),
         accounts,
-        sinks: sinks::configured(settings, &read.sinks, &read.accounts, &stats.sinks),
-        backfills: backfills::open(&read.accounts, &read.backfills, &read.backfilled, settings),
+        sinks: sink_status::configured_sinks(settings, &rows.sinks, &rows.accounts, &stats.sinks),
+        backfills: backfill_status::open_backfills(&rows.accounts, &rows.backfills, &rows.backfilled, settings),
         findings: Vec::new(),
-        replicas: read.replicas.iter().map(|row| replica(row, read.here)).collect(),
+        replicas: rows.replicas.iter().map(|row| replica_status(row, rows.here)).collect(),
         search_index: IndexStatus {
-            lag_changes: read.index.changes,
-            lag_seconds: read.index.since.map_or(0, |since| now.since(since).as_secs()),
+            lag_changes: rows.index.changes,
+            lag_seconds: rows.index.since.map_or(0, |since| now.since(since).as_secs()),
         },
     };
-    if read.own.is_some() && !status.replicas.iter().any(|replica| replica.name == instance && replica.alive) {
+    if rows.own.is_some() && !status.replicas.iter().any(|replica| replica.name == instance && replica.alive) {
         status.replicas.retain(|replica| replica.name != instance);
-        status.replicas.push(running(instance, now));
+        status.replicas.push(running_replica(instance, now));
     }
-    status.findings = findings::findings(&status, stats.findings, settings, now);
+    status.findings = finding_rules::collect_findings(&status, stats.findings, settings, now);
     status
 }
 
-/// A daemon that runs, whatever has become of its heartbeat.
-fn running(instance: &str, now: Time) -> ReplicaStatus {
+/// The status of this daemon if its heartbeat is missing.
+fn running_replica(instance: &str, now: Time) -> ReplicaStatus {
     ReplicaStatus {
         name: instance.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -106,31 +108,31 @@ fn running(instance: &str, now: Time) -> ReplicaStatus {
     }
 }
 
-/// When the later of the refusals of an account's budgets came, and until when it keeps the account waiting.
-fn refused(refusals: &BTreeMap<String, Refusal>, settings: &Settings, sub: &str) -> Option<(Time, Time)> {
+/// When the account was last refused with 429, and until when its requests wait because of it.
+fn latest_refusal(refusals: &BTreeMap<String, SavedThrottle>, settings: &Settings, sub: &str) -> Option<(Time, Time)> {
     let budgets = [metadata_budget_name(sub), budget_name(&settings.limits, sub)];
     let refusals = budgets.iter().filter_map(|budget| refusals.get(budget));
     refusals.max_by_key(|refusal| refusal.until).map(|refusal| (refusal.at, refusal.until))
 }
 
-struct Figures<'a> {
-    counts: Counts,
-    live: Vec<Stretch>,
+struct AccountInputs<'a> {
+    counts: QueueCounts,
+    live: Vec<TimeRange>,
     pauses: Vec<&'a PauseRow>,
     stats: AccountStats,
-    refused: Option<(Time, Time)>,
-    aside: Option<(u64, Time)>,
+    rate_limited: Option<(Time, Time)>,
+    quarantined: Option<(u64, Time)>,
 }
 
-fn listed(settings: &Settings) -> &[Account] {
+fn configured_accounts(settings: &Settings) -> &[AccountSettings] {
     match &settings.accounts {
         Accounts::Listed(listed) => listed,
         Accounts::Discovered(_) => &[],
     }
 }
 
-/// An account that the database does not know yet.
-fn blank(id: &AccountId, name: Option<String>, settings: &Settings) -> AccountStatus {
+/// The status of an account that the database does not know yet.
+fn empty_account_status(id: &AccountId, name: Option<String>, settings: &Settings) -> AccountStatus {
     AccountStatus {
         rc_account_id: id.rc.to_string(),
         sub_account_id: id.sub.to_string(),
@@ -138,7 +140,7 @@ fn blank(id: &AccountId, name: Option<String>, settings: &Settings) -> AccountSt
         owner: None,
         watermark: None,
         lag_seconds: None,
-        work: Work::default(),
+        work: WorkCounts::default(),
         oldest_unfinished_seconds: None,
         requests_last_minute: 0,
         requests_by_lane: BTreeMap::new(),
@@ -152,15 +154,15 @@ fn blank(id: &AccountId, name: Option<String>, settings: &Settings) -> AccountSt
         missing_since: None,
         set_aside: 0,
         facts: AccountFacts {
-            asks: asks(id, settings),
+            requested_endpoints: requested_endpoints(id, settings),
             is_left_out: is_left_out(id, settings),
             ..AccountFacts::default()
         },
     }
 }
 
-/// The endpoints of the artifacts that an account asks for.
-fn asks(id: &AccountId, settings: &Settings) -> BTreeSet<&'static str> {
+/// The endpoints of the artifacts that an account requests.
+fn requested_endpoints(id: &AccountId, settings: &Settings) -> BTreeSet<&'static str> {
     let policy = match &settings.accounts {
         Accounts::Listed(listed) => {
             listed.iter().find(|account| account.id.sub == id.sub).map(|account| account.policy)
@@ -178,21 +180,22 @@ fn is_left_out(id: &AccountId, settings: &Settings) -> bool {
     }
 }
 
-fn known(row: &AccountRow, figures: Figures<'_>, settings: &Settings, now: Time) -> AccountStatus {
-    let Figures { counts, live, pauses, stats, refused, aside } = figures;
+fn account_status(row: &AccountRow, inputs: AccountInputs<'_>, settings: &Settings, now: Time) -> AccountStatus {
+    let AccountInputs { counts, live, pauses, stats, rate_limited, quarantined } = inputs;
     let coverage = row.live_start.map(|start| {
         let mut coverage = Coverage::new(start);
-        live.into_iter().for_each(|stretch| coverage.restore(Pass::Live, stretch));
+        live.into_iter().for_each(|stretch| coverage.restore(ReadPurpose::Live, stretch));
         coverage
     });
     let watermark = coverage.as_ref().and_then(Coverage::watermark);
-    let blank = blank(&row.id, row.name.clone(), settings);
+    let empty = empty_account_status(&row.id, row.name.clone(), settings);
     AccountStatus {
         owner: row.owner.clone(),
         watermark: watermark.map(Time::rfc3339_secs),
         lag_seconds: watermark.map(|watermark| now.since(watermark).as_secs()),
-        work: Work {
-            // Those being fetched are due as well; the heartbeat that told of them may be older than the rest.
+        work: WorkCounts {
+            // Items being fetched are due as well. The heartbeat with their number may be older
+            // than the other rows.
             ready: counts.ready.saturating_sub(stats.running),
             waiting: counts.waiting,
             running: stats.running.min(counts.ready),
@@ -207,25 +210,25 @@ fn known(row: &AccountRow, figures: Figures<'_>, settings: &Settings, now: Time)
         refused: stats.refused,
         holds_until: stats.paused_until,
         live_start: row.live_start.map(Time::rfc3339_secs),
-        gaps: coverage.as_ref().map(gaps).unwrap_or_default(),
-        paused: pauses.into_iter().map(pause).collect(),
+        gaps: coverage.as_ref().map(coverage_gaps).unwrap_or_default(),
+        paused: pauses.into_iter().map(endpoint_pause).collect(),
         missing_since: row.missing_since.map(Time::rfc3339_secs),
-        set_aside: aside.map_or(0, |(records, _)| records),
+        set_aside: quarantined.map_or(0, |(records, _)| records),
         facts: AccountFacts {
             stalled: stats.stalled,
             broken: stats.broken,
-            refused,
+            refused: rate_limited,
             failed_since: counts.failed_since,
-            aside_since: aside.map(|(_, since)| since),
-            ..blank.facts
+            aside_since: quarantined.map(|(_, since)| since),
+            ..empty.facts
         },
-        ..blank
+        ..empty
     }
 }
 
-fn gaps(coverage: &Coverage) -> Vec<Gap> {
+fn coverage_gaps(coverage: &Coverage) -> Vec<CoverageGap> {
     let Some(edge) = coverage.live_edge() else { return Vec::new() };
-    let gap = |stretch: &Stretch| Gap {
+    let gap = |stretch: &TimeRange| CoverageGap {
         from: stretch.from.rfc3339_secs(),
         to: stretch.to.rfc3339_secs(),
         seconds: stretch.width().as_secs(),
@@ -233,8 +236,8 @@ fn gaps(coverage: &Coverage) -> Vec<Gap> {
     coverage.gaps(edge).as_slice().iter().map(gap).collect()
 }
 
-fn pause(row: &PauseRow) -> Pause {
-    Pause {
+fn endpoint_pause(row: &PauseRow) -> EndpointPause {
+    EndpointPause {
         endpoint: row.endpoint.name().to_owned(),
         since: row.since.rfc3339_secs(),
         until: row.until.rfc3339_secs(),
@@ -243,8 +246,9 @@ fn pause(row: &PauseRow) -> Pause {
     }
 }
 
-/// One request an item, at the budget's rate; where all accounts share one budget, an account with work left waits for all.
-fn drain(accounts: &mut [AccountStatus], settings: &Settings) {
+/// One request per item, at the limit's rate. If all accounts share one limit, an account with
+/// unfinished items waits for all of them.
+fn set_drain_times(accounts: &mut [AccountStatus], settings: &Settings) {
     let limit = u64::from(settings.limits.requests_per_minute.get());
     let all: u64 = accounts.iter().map(|account| account.work.unfinished()).sum();
     for account in accounts {
@@ -257,14 +261,14 @@ fn drain(accounts: &mut [AccountStatus], settings: &Settings) {
     }
 }
 
-/// What the daemons that are alive said last, but for what `except` says of itself.
+/// The latest values of all running daemons, without the findings of `except`.
 pub(super) fn live_stats(replicas: &[ReplicaRow], here: Time, except: Option<&str>) -> ReplicaStats {
     let mut alive: Vec<&ReplicaRow> = replicas.iter().filter(|row| is_alive(row, here)).collect();
     alive.sort_by_key(|row| row.heartbeat);
     let mut all = ReplicaStats::default();
     for row in alive {
         let stats: ReplicaStats = lenient_json::from_str(&row.stats).unwrap_or_default();
-        // Should two speak of the same account, the later one counts.
+        // If two daemons report the same account, the later one counts.
         all.accounts.extend(stats.accounts);
         all.sinks.extend(stats.sinks);
         if except != Some(&row.name) {
@@ -278,11 +282,11 @@ pub(super) fn live_stats(replicas: &[ReplicaRow], here: Time, except: Option<&st
     all
 }
 
-fn replica(row: &ReplicaRow, now: Time) -> ReplicaStatus {
+fn replica_status(row: &ReplicaRow, here: Time) -> ReplicaStatus {
     ReplicaStatus {
         name: row.name.clone(),
         version: row.version.clone(),
-        alive: is_alive(row, now),
+        alive: is_alive(row, here),
         started: row.started.rfc3339_secs(),
         heartbeat: row.heartbeat.rfc3339_secs(),
     }

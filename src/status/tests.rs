@@ -1,12 +1,12 @@
-//! The shape that programs rely on, and the arithmetic behind it.
+//! The JSON that programs rely on, and the arithmetic behind it.
 
 use std::num::NonZeroU32;
 
-use super::assemble::{Read, status};
+use super::assemble::{StatusRows, build_status};
 use super::*;
 use crate::config::LimitScope;
-use crate::db::{AccountRow, Counts, IndexLag, PauseRow, ReplicaRow};
-use crate::model::{AccountId, Endpoint, Stretch};
+use crate::db::{AccountRow, IndexLag, PauseRow, QueueCounts, ReplicaRow};
+use crate::model::{AccountId, Endpoint, TimeRange};
 
 fn now() -> Time {
     Time::parse("2026-11-20T10:00:00Z").unwrap()
@@ -52,15 +52,15 @@ fn replica(heartbeat: Time) -> ReplicaRow {
     }
 }
 
-fn stretch(from: &str, to: &str) -> Stretch {
+fn stretch(from: &str, to: &str) -> TimeRange {
     let at = |time: &str| Time::parse(&format!("2026-11-20T{time}Z")).unwrap();
-    Stretch { from: at(from), to: at(to) }
+    TimeRange { from: at(from), to: at(to) }
 }
 
-fn read() -> Read {
+fn rows() -> StatusRows {
     let oldest = Some(now() - Duration::from_secs(41));
-    let counts = Counts { ready: 1, waiting: 3, unavailable: 2, oldest, ..Counts::default() };
-    Read {
+    let counts = QueueCounts { ready: 1, waiting: 3, unavailable: 2, oldest, ..QueueCounts::default() };
+    StatusRows {
         sinks: Vec::new(),
         accounts: vec![account(1, "99999999")],
         coverage: vec![(1, stretch("09:00:00", "09:55:00"))],
@@ -77,13 +77,13 @@ fn read() -> Read {
     }
 }
 
-fn gathered(read: Read, settings: &Settings) -> Status {
-    status(read, settings, "host-1", now())
+fn status_of(rows: StatusRows, settings: &Settings) -> Status {
+    build_status(rows, settings, "host-1", now())
 }
 
 #[test]
 fn the_documented_example_comes_out_key_for_key() {
-    let text = serde_json::to_string(&gathered(read(), &settings())).unwrap();
+    let text = serde_json::to_string(&status_of(rows(), &settings())).unwrap();
     let documented = concat!(
         r#"{"version":"0.1.0","now":"2026-11-20T10:00:00Z","instance":"host-1","#,
         r#""accounts":[{"rc_account_id":"980634004","sub_account_id":"99999999","name":null,"owner":"host-1","#,
@@ -97,82 +97,88 @@ fn the_documented_example_comes_out_key_for_key() {
 }
 
 #[test]
-fn an_account_that_nothing_is_known_of_is_shown_all_the_same() {
-    let nothing =
-        Read { accounts: Vec::new(), coverage: Vec::new(), counts: BTreeMap::new(), replicas: Vec::new(), ..read() };
-    let all = gathered(nothing, &settings());
+fn a_configured_account_without_rows_is_shown() {
+    let no_rows = StatusRows {
+        accounts: Vec::new(),
+        coverage: Vec::new(),
+        counts: BTreeMap::new(),
+        replicas: Vec::new(),
+        ..rows()
+    };
+    let all = status_of(no_rows, &settings());
     let [account] = all.accounts.as_slice() else { panic!("{all:?}") };
     assert_eq!(
         (account.watermark.as_ref(), account.lag_seconds, account.oldest_unfinished_seconds),
         (None, None, None)
     );
-    assert_eq!((account.work, account.drain_seconds), (Work::default(), 0));
+    assert_eq!((account.work, account.drain_seconds), (WorkCounts::default(), 0));
 }
 
 #[test]
 fn an_account_that_the_settings_no_longer_name_is_still_shown() {
-    let mut read = read();
-    read.accounts.push(account(2, "11111111"));
+    let mut rows = rows();
+    rows.accounts.push(account(2, "11111111"));
     let subs: Vec<String> =
-        gathered(read, &settings()).accounts.into_iter().map(|account| account.sub_account_id).collect();
+        status_of(rows, &settings()).accounts.into_iter().map(|account| account.sub_account_id).collect();
     assert_eq!(subs, ["11111111", "99999999"]);
 }
 
 #[test]
-fn an_account_taken_out_of_the_settings_is_not_late_for_ever() {
-    let mut read = read();
-    read.accounts.push(AccountRow { missing_since: Some(now()), ..account(2, "11111111") });
-    read.coverage.push((2, Stretch { from: Time(0), to: now() - Duration::from_secs(40 * 86_400) }));
-    read.accounts[1].live_start = Some(Time(0));
-    let found = gathered(read, &settings()).findings;
+fn an_account_removed_from_the_settings_is_not_reported_as_late() {
+    let mut rows = rows();
+    rows.accounts.push(AccountRow { missing_since: Some(now()), ..account(2, "11111111") });
+    rows.coverage.push((2, TimeRange { from: Time(0), to: now() - Duration::from_secs(40 * 86_400) }));
+    rows.accounts[1].live_start = Some(Time(0));
+    let found = status_of(rows, &settings()).findings;
     let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
     assert_eq!((codes, found[0].subject.as_deref()), (vec!["account_left_out"], Some("11111111")));
 }
 
 #[test]
-fn the_watermark_stops_at_the_first_gap_and_the_gap_is_named() {
-    let mut read = read();
-    read.coverage = vec![(1, stretch("09:00:00", "09:20:00")), (1, stretch("09:30:00", "09:55:00"))];
-    let account = gathered(read, &settings()).accounts.remove(0);
+fn the_watermark_stops_at_the_first_gap_and_the_gap_is_listed() {
+    let mut rows = rows();
+    rows.coverage = vec![(1, stretch("09:00:00", "09:20:00")), (1, stretch("09:30:00", "09:55:00"))];
+    let account = status_of(rows, &settings()).accounts.remove(0);
     assert_eq!(account.watermark.as_deref(), Some("2026-11-20T09:20:00Z"));
-    let gap = Gap { from: "2026-11-20T09:20:00Z".into(), to: "2026-11-20T09:30:00Z".into(), seconds: 600 };
+    let gap = CoverageGap { from: "2026-11-20T09:20:00Z".into(), to: "2026-11-20T09:30:00Z".into(), seconds: 600 };
     assert_eq!(account.gaps, [gap]);
 }
 
 #[test]
-fn what_a_silent_or_released_replica_said_no_longer_counts() {
+fn stats_of_a_silent_or_released_replica_do_not_count() {
     let silent = replica(now() - Duration::from_secs(31));
     let released = ReplicaRow { released: Some(now()), ..replica(now()) };
     let broken = ReplicaRow { stats: "{}x".to_owned(), ..replica(now()) };
     for row in [silent, released, broken] {
-        let all = gathered(Read { replicas: vec![row.clone()], ..read() }, &settings());
+        let all = status_of(StatusRows { replicas: vec![row.clone()], ..rows() }, &settings());
         assert_eq!(all.accounts[0].requests_last_minute, 0, "{row:?}");
         assert_eq!((all.accounts[0].work.ready, all.accounts[0].work.running), (1, 0), "{row:?}");
     }
 }
 
 #[test]
-fn where_the_login_is_the_limit_an_account_waits_for_all() {
+fn with_one_limit_for_the_login_an_account_waits_for_all() {
     let mut settings = settings();
     settings.limits.requests_per_minute = NonZeroU32::new(60).unwrap();
-    let more = || {
-        let mut read = read();
-        read.accounts.push(account(2, "11111111"));
-        read.accounts.push(account(3, "22222222"));
-        read.counts.insert(2, Counts { waiting: 96, ..Counts::default() });
-        read
+    let three_accounts = || {
+        let mut rows = rows();
+        rows.accounts.push(account(2, "11111111"));
+        rows.accounts.push(account(3, "22222222"));
+        rows.counts.insert(2, QueueCounts { waiting: 96, ..QueueCounts::default() });
+        rows
     };
-    let drains =
-        |settings: &Settings| gathered(more(), settings).accounts.iter().map(|a| a.drain_seconds).collect::<Vec<_>>();
+    let drains = |settings: &Settings| {
+        status_of(three_accounts(), settings).accounts.iter().map(|a| a.drain_seconds).collect::<Vec<_>>()
+    };
     assert_eq!(drains(&settings), [96, 0, 4]);
     settings.limits.scope = LimitScope::Login;
     assert_eq!(drains(&settings), [100, 0, 100]);
 }
 
 #[test]
-fn a_pause_says_since_when_until_when_and_why() {
-    let mut read = read();
-    read.pauses = vec![PauseRow {
+fn a_pause_has_its_start_end_and_reason() {
+    let mut rows = rows();
+    rows.pauses = vec![PauseRow {
         account: 1,
         endpoint: Endpoint::Transcript,
         since: now() - Duration::from_secs(60),
@@ -181,7 +187,7 @@ fn a_pause_says_since_when_until_when_and_why() {
         status: Some(403),
         reason: "failed to fetch a transcript: 403".to_owned(),
     }];
-    let paused = gathered(read, &settings()).accounts.remove(0).paused;
+    let paused = status_of(rows, &settings()).accounts.remove(0).paused;
     assert_eq!(
         serde_json::to_string(&paused).unwrap(),
         r#"[{"endpoint":"transcript","since":"2026-11-20T09:59:00Z","until":"2026-11-20T10:01:00Z","reason":"failed to fetch a transcript: 403","status":403}]"#

@@ -1,28 +1,28 @@
-//! Tests through the binary, against the simulator, in one program: they share one pool of threads and one Postgres, so that
-//! none waits for the slowest of another file. Those that need the machine for themselves are programs of their own.
+//! End-to-end tests: the real binary against the simulator. They are one program, so that all share one thread pool and one
+//! Postgres server. Tests that need the machine for themselves are programs of their own.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answer_decoding;
+mod api_faults;
 mod certificates;
-mod cli;
-mod dashboard;
-mod database_lost;
-mod defences;
-mod delivery;
-mod e2e_pipeline;
-mod e2e_process;
-mod e2e_troubles;
+mod command_line;
+mod database_outage;
+mod dns_outage;
+mod erasure_commands;
 mod freshness;
 mod full_disk;
-mod hostile;
-mod hostile_receiver;
-mod keeping_e2e;
-mod names;
-mod odd_answers;
-mod private;
-mod read_only;
-mod reading;
-mod revisit;
-mod secrecy;
-mod upgrade;
+mod hostile_api;
+mod hostile_webhook_receiver;
+mod http_hardening;
+mod permissions;
+mod pipeline;
+mod process_lifecycle;
+mod read_only_storage;
+mod search_pages;
+mod secret_leaks;
+mod sink_delivery;
+mod summary_refresh;
+mod unexpected_answers;
+mod upgrade_rollback;

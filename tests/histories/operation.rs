@@ -1,161 +1,161 @@
-//! What may happen in a history, and a random sequence of it.
+//! The operations of a history, and random sequences of them.
 //!
-//! Everything that chance decides about the outside stands in the operation, so that a sequence from which some were taken
-//! out still means the same: that is how a failing one is made short.
+//! An operation contains every random choice about the outside. So the rest of a sequence means the same when operations are
+//! removed, and a failing sequence can be shortened.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 
-/// What happens to a metadata request, or to whoever sent it.
+/// The outcome of a metadata request, or a fault of the process that sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadLuck {
+pub enum ReadOutcome {
     Whole,
     Status(u16),
-    /// No answer at all.
+    /// No response.
     Reset,
-    /// The answer ends after so many chunks.
+    /// The answer ends after this many chunks.
     Truncated(usize),
-    /// The process dies after so many chunks were stored.
+    /// The process dies after this many chunks were stored.
     DiesAfter(usize),
-    /// It dies when everything is stored and the window is not yet recorded as read.
+    /// The process dies when everything is stored, before the window is recorded as read.
     DiesBeforeRecord,
-    /// It dies when all is committed, before it knows.
+    /// The process dies when the record is committed, before it learns that.
     DiesAfterRecord,
-    /// The record was committed and reported as failed.
-    Unheard,
-    /// Another replica takes the account after so many chunks.
+    /// The record was committed, and the commit was reported as failed.
+    RecordReportedFailed,
+    /// Another replica acquires the account after this many chunks.
     TakenOver(usize),
-    /// The database goes away for a while after so many chunks.
-    Gone(usize),
+    /// The database is unavailable for a while after this many chunks.
+    DatabaseAway(usize),
 }
 
-/// What happens to a request for an artifact.
+/// The outcome of a request for an artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Luck {
+pub enum FetchOutcome {
     Answered,
-    /// With this status, and perhaps so many seconds of `Retry-After`.
+    /// A status, and perhaps a `Retry-After` in seconds.
     Status(u16, Option<u64>),
     Reset,
     Truncated,
-    /// A 200 that holds an `errorCode`.
-    ErrorInside,
+    /// A 200 whose body has an `errorCode`.
+    ErrorCodeInBody,
 }
 
-/// What happens to the commit of what was fetched, or to whoever commits.
+/// The outcome of a commit of results, or a fault of the process that commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WriteLuck {
+pub enum CommitOutcome {
     Committed,
     DiesBefore,
     DiesAfter,
-    /// It was committed and reported as failed: the same is committed again.
-    Unheard,
-    /// Another replica takes the account before.
+    /// The commit succeeded and was reported as failed, so the same results are committed again.
+    ReportedFailed,
+    /// Another replica acquires the account before the commit.
     TakenOver,
-    /// The database is away at first.
-    Gone,
+    /// The database is unavailable at the first attempt.
+    DatabaseAway,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// So many seconds pass.
-    Pass(u64),
-    /// The wall clock is set by so many milliseconds.
+    /// Seconds that pass.
+    AdvanceTime(u64),
+    /// Milliseconds by which the wall clock is set.
     StepClock(i64),
-    Poll(ReadLuck),
-    Fetch(Vec<Luck>),
-    Settle(WriteLuck),
-    /// The process ends in good order and another takes its place.
-    LetGo,
-    /// The process dies and starts again under its name.
-    Die,
-    /// The machine goes down: the database file is opened anew too.
+    Poll(ReadOutcome),
+    Fetch(Vec<FetchOutcome>),
+    Commit(CommitOutcome),
+    /// The process shuts down in order, and another one acquires the account.
+    ShutDown,
+    /// The process dies; a new one starts when it is needed.
+    Crash,
+    /// The machine loses power: the database is opened again too.
     PowerCut,
-    /// Another replica takes the account when the owner has been silent for long enough.
+    /// Another replica acquires the account after the owner's lease has expired.
     TakeOver,
-    /// Another replica tries to take the account from a living owner.
-    Rival,
-    /// An earlier owner wakes up and goes on as if nothing had happened.
-    Zombie,
-    /// A poll and a fetch meet a database that is away.
-    Gone,
-    /// A person asks for so many seconds of the past, so many seconds ago.
+    /// Another replica tries to acquire the account from a live owner.
+    RivalAcquires,
+    /// A previous owner resumes and writes its results.
+    StaleOwnerWrites,
+    /// A poll and a fetch while the database is unavailable.
+    DatabaseAway,
+    /// A backfill request: how many seconds ago it begins, and its length in seconds.
     Backfill(i64, i64),
-    /// A person has what was given up tried again.
+    /// A retry of everything that was given up.
     Retry,
 }
 
 /// A sequence of operations.
-pub fn operations(chance: &mut StdRng) -> Vec<Operation> {
-    let count = chance.random_range(20..70);
-    (0..count).map(|_| operation(chance)).collect()
+pub fn random_operations(rng: &mut StdRng) -> Vec<Operation> {
+    let count = rng.random_range(20..70);
+    (0..count).map(|_| random_operation(rng)).collect()
 }
 
-fn operation(chance: &mut StdRng) -> Operation {
-    match chance.random_range(0..100) {
-        0..4 => Operation::Pass(chance.random_range(400..3000)),
-        4..24 => Operation::Pass(chance.random_range(1..400)),
-        24..28 => Operation::StepClock(chance.random_range(-240_000..240_000)),
-        28..52 => Operation::Poll(read_luck(chance)),
-        52..72 => Operation::Fetch(fetches(chance)),
-        72..86 => Operation::Settle(write_luck(chance)),
-        86..88 => Operation::LetGo,
-        88..90 => Operation::Die,
+fn random_operation(rng: &mut StdRng) -> Operation {
+    match rng.random_range(0..100) {
+        0..4 => Operation::AdvanceTime(rng.random_range(400..3000)),
+        4..24 => Operation::AdvanceTime(rng.random_range(1..400)),
+        24..28 => Operation::StepClock(rng.random_range(-240_000..240_000)),
+        28..52 => Operation::Poll(random_read_outcome(rng)),
+        52..72 => Operation::Fetch(random_fetch_outcomes(rng)),
+        72..86 => Operation::Commit(random_commit_outcome(rng)),
+        86..88 => Operation::ShutDown,
+        88..90 => Operation::Crash,
         90 => Operation::PowerCut,
         91..93 => Operation::TakeOver,
-        93 => Operation::Rival,
-        94..96 => Operation::Zombie,
-        96 => Operation::Gone,
-        97 => Operation::Backfill(chance.random_range(400..9000), chance.random_range(1..4000)),
+        93 => Operation::RivalAcquires,
+        94..96 => Operation::StaleOwnerWrites,
+        96 => Operation::DatabaseAway,
+        97 => Operation::Backfill(rng.random_range(400..9000), rng.random_range(1..4000)),
         98 => Operation::Retry,
-        _ => Operation::Pass(chance.random_range(3000..9000)),
+        _ => Operation::AdvanceTime(rng.random_range(3000..9000)),
     }
 }
 
-fn read_luck(chance: &mut StdRng) -> ReadLuck {
-    let chunks = chance.random_range(0..3);
-    match chance.random_range(0..30) {
-        0 => ReadLuck::Status(429),
-        1 => ReadLuck::Status([401, 403][chance.random_range(0..2)]),
-        2 => ReadLuck::Status([500, 503, 404, 400][chance.random_range(0..4)]),
-        3 => ReadLuck::Reset,
-        4..6 => ReadLuck::Truncated(chunks),
-        6 => ReadLuck::DiesAfter(chunks),
-        7 => ReadLuck::DiesBeforeRecord,
-        8 => ReadLuck::DiesAfterRecord,
-        9 => ReadLuck::Unheard,
-        10 => ReadLuck::TakenOver(chunks),
-        11 => ReadLuck::Gone(chunks),
-        _ => ReadLuck::Whole,
+fn random_read_outcome(rng: &mut StdRng) -> ReadOutcome {
+    let chunks = rng.random_range(0..3);
+    match rng.random_range(0..30) {
+        0 => ReadOutcome::Status(429),
+        1 => ReadOutcome::Status([401, 403][rng.random_range(0..2)]),
+        2 => ReadOutcome::Status([500, 503, 404, 400][rng.random_range(0..4)]),
+        3 => ReadOutcome::Reset,
+        4..6 => ReadOutcome::Truncated(chunks),
+        6 => ReadOutcome::DiesAfter(chunks),
+        7 => ReadOutcome::DiesBeforeRecord,
+        8 => ReadOutcome::DiesAfterRecord,
+        9 => ReadOutcome::RecordReportedFailed,
+        10 => ReadOutcome::TakenOver(chunks),
+        11 => ReadOutcome::DatabaseAway(chunks),
+        _ => ReadOutcome::Whole,
     }
 }
 
-fn fetches(chance: &mut StdRng) -> Vec<Luck> {
-    // Now and then a run of the same: that is how accounts and services fail.
-    let run = chance.random_ratio(1, 8).then(|| luck(chance));
-    (0..chance.random_range(1..10)).map(|_| run.unwrap_or_else(|| luck(chance))).collect()
+fn random_fetch_outcomes(rng: &mut StdRng) -> Vec<FetchOutcome> {
+    // Sometimes a run of equal outcomes, because accounts and services fail that way.
+    let run = rng.random_ratio(1, 8).then(|| random_fetch_outcome(rng));
+    (0..rng.random_range(1..10)).map(|_| run.unwrap_or_else(|| random_fetch_outcome(rng))).collect()
 }
 
-fn luck(chance: &mut StdRng) -> Luck {
-    match chance.random_range(0..24) {
-        0 => Luck::Status(429, chance.random::<bool>().then(|| chance.random_range(1..90))),
-        1 => Luck::Status([401, 403][chance.random_range(0..2)], None),
-        2 => Luck::Status([500, 502, 503][chance.random_range(0..3)], None),
-        3 => Luck::Status(404, None),
-        4 => Luck::Status(400, None),
-        5 => Luck::Reset,
-        6 => Luck::Truncated,
-        7 => Luck::ErrorInside,
-        _ => Luck::Answered,
+fn random_fetch_outcome(rng: &mut StdRng) -> FetchOutcome {
+    match rng.random_range(0..24) {
+        0 => FetchOutcome::Status(429, rng.random::<bool>().then(|| rng.random_range(1..90))),
+        1 => FetchOutcome::Status([401, 403][rng.random_range(0..2)], None),
+        2 => FetchOutcome::Status([500, 502, 503][rng.random_range(0..3)], None),
+        3 => FetchOutcome::Status(404, None),
+        4 => FetchOutcome::Status(400, None),
+        5 => FetchOutcome::Reset,
+        6 => FetchOutcome::Truncated,
+        7 => FetchOutcome::ErrorCodeInBody,
+        _ => FetchOutcome::Answered,
     }
 }
 
-fn write_luck(chance: &mut StdRng) -> WriteLuck {
-    match chance.random_range(0..20) {
-        0 | 1 => WriteLuck::DiesBefore,
-        2 | 3 => WriteLuck::DiesAfter,
-        4..7 => WriteLuck::Unheard,
-        7 | 8 => WriteLuck::TakenOver,
-        9 | 10 => WriteLuck::Gone,
-        _ => WriteLuck::Committed,
+fn random_commit_outcome(rng: &mut StdRng) -> CommitOutcome {
+    match rng.random_range(0..20) {
+        0 | 1 => CommitOutcome::DiesBefore,
+        2 | 3 => CommitOutcome::DiesAfter,
+        4..7 => CommitOutcome::ReportedFailed,
+        7 | 8 => CommitOutcome::TakenOver,
+        9 | 10 => CommitOutcome::DatabaseAway,
+        _ => CommitOutcome::Committed,
     }
 }

@@ -1,18 +1,18 @@
-//! What only time shows: a month in minutes, and crashes by the hundred. Long, so each is asked for by name:
+//! Long tests: a month in minutes, and hundreds of crashes. They are ignored by default; select one by name:
 //!
 //! ```sh
 //! cargo test --test soak -- --ignored --nocapture --test-threads=1 month     # SOAK_FOR=600 seconds on each database
 //! cargo test --test soak -- --ignored --nocapture --test-threads=1 kills     # KILLS=200 on each database
 //! ```
 //!
-//! and, in a build with faults on purpose, whether they are noticed (see `planted.rs`):
+//! A build with failpoints also tests whether injected faults are noticed (see `failpoints.rs`):
 //!
 //! ```sh
-//! cargo test --features planted --test soak planted
+//! cargo test --features planted --test soak failpoints
 //! ```
 //!
-//! `on_sqlite::month` or `on_postgres::month` in place of `month` picks one database; `SEED=1` is where all chance comes from.
-//! Both drive the real binary against the simulator, which keeps books of its own.
+//! The prefix `on_sqlite::` or `on_postgres::` selects one database. `SEED=1` seeds all random choices. The tests run the real
+//! binary against the simulator, which keeps its own ledger.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,27 +22,27 @@
     reason = "a test that cannot unwrap has failed"
 )]
 
-mod books;
-mod gauge;
-mod kills;
-mod month;
+mod crash_trial;
+mod delivery_log;
 #[cfg(feature = "planted")]
-mod planted;
-mod report;
+mod failpoints;
+mod growth_report;
+mod month_trial;
+mod resource_sample;
 #[path = "../support/mod.rs"]
 mod support;
 
-use kills::kills;
-use month::month;
+use crash_trial::hundreds_of_kills_lose_nothing;
+use month_trial::a_month_of_faults_loses_nothing;
 
 e2e! {
     #[ignore = "takes ten minutes"]
-    month,
+    a_month_of_faults_loses_nothing,
     #[ignore = "takes ten minutes"]
-    kills,
+    hundreds_of_kills_lose_nothing,
 }
 
-/// A number from the environment, or the usual one.
-fn knob(name: &str, usual: u64) -> u64 {
-    std::env::var(name).map_or(usual, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+/// A number from the environment, or its default.
+fn env_number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
 }

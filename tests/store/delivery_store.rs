@@ -1,4 +1,4 @@
-//! Delivery on both databases, step by step, with a clock that a test moves: cursors, owners, patience, erasure.
+//! Delivery on both databases, step by step, with a manual clock: cursors, owners, retry limits, erasure.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
@@ -12,15 +12,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::config::{ObjectFormat, Sink, SinkKind, SinkStart};
-use ringcx_extractor::db::{Batch, Chunk, Db, Move, Owned, Pass, ReplayRequest, Settled, Settlement, SinkView, sql};
-use ringcx_extractor::deliver::{Board, Deliverer, Means, Progress};
+use ringcx_extractor::db::{
+    CompletedJob, CursorAdvance, Db, DeliveryRound, JobOutcome, Lease, MetadataChunk, ObjectBatch, ReplayRequest,
+    SinkOverview, sql,
+};
+use ringcx_extractor::deliver::{Deliverer, DeliveryContext, DeliveryProgress, SinkPauses};
 use ringcx_extractor::model::{
-    AccountId, Artifact, ArtifactSet, Lane, SegmentRecord, Stretch, Stretches, SummariesFor, Wants,
+    AccountId, Artifact, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
 };
 use secrecy::SecretString;
 use serde_json::Value;
 use support::TestDb;
-use support::receiver::{Receiver, Reply};
+use support::webhook_receiver::{WebhookReceiver, WebhookReply};
 
 crate::on_both! {
     a_new_sink_costs_one_cursor_an_account_and_begins_where_it_is_told,
@@ -44,51 +47,51 @@ const NOW: Time = Time(1_800_000_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
-/// A store with one account and a clock.
-struct World {
+/// A database with one account, and a manual clock.
+struct DeliveryEnv {
     test: TestDb,
     clock: Clock,
-    owned: Owned,
-    board: Arc<Board>,
+    owned: Lease,
+    board: Arc<SinkPauses>,
 }
 
-impl World {
-    async fn new(test: TestDb) -> World {
-        let owned = own(&test.db, "sub").await;
-        World { clock: Clock::manual(NOW), owned, test, board: Arc::default() }
+impl DeliveryEnv {
+    async fn new(test: TestDb) -> DeliveryEnv {
+        let owned = acquire_account(&test.db, "sub").await;
+        DeliveryEnv { clock: Clock::manual(NOW), owned, test, board: Arc::default() }
     }
 
     fn db(&self) -> &Db {
         &self.test.db
     }
 
-    /// Stores transcripts of segments of these numbers.
-    async fn store(&self, numbers: std::ops::Range<usize>) {
-        store(self.db(), self.owned, numbers, self.clock.now()).await;
+    /// Ingests segments with these numbers and stores their transcripts.
+    async fn store_transcripts(&self, numbers: std::ops::Range<usize>) {
+        store_transcripts(self.db(), self.owned, numbers, self.clock.now()).await;
     }
 
     fn deliverer(&self, settings: Sink) -> Deliverer {
-        self.deliverer_of(settings, vec![self.owned])
+        self.deliverer_for(settings, vec![self.owned])
     }
 
-    fn deliverer_of(&self, settings: Sink, mine: Vec<Owned>) -> Deliverer {
-        let means = Means {
+    fn deliverer_for(&self, settings: Sink, mine: Vec<Lease>) -> Deliverer {
+        let means = DeliveryContext {
             db: self.db().clone(),
             clock: self.clock.clone(),
             owner: "test".to_owned(),
-            mine: Arc::new(move || mine.clone()),
-            board: self.board.clone(),
+            leases: Arc::new(move || mine.clone()),
+            sink_pauses: self.board.clone(),
             stop: tokio_util::sync::CancellationToken::new(),
         };
         Deliverer::new(settings, means)
     }
 
-    async fn view(&self) -> SinkView {
-        self.db().sink_views().await.unwrap().remove(0)
+    async fn view(&self) -> SinkOverview {
+        self.db().sink_overviews().await.unwrap().remove(0)
     }
 
-    /// Behind, waiting, failed and delivered, over all accounts.
-    async fn figures(&self) -> (u64, u64, u64, u64) {
+    /// The sums over all accounts: behind, waiting, failed, delivered.
+    async fn totals(&self) -> (u64, u64, u64, u64) {
         let accounts = self.view().await.accounts;
         accounts.iter().fold((0, 0, 0, 0), |sum, of| {
             (sum.0 + of.behind, sum.1 + of.waiting, sum.2 + of.failed, sum.3 + of.delivered)
@@ -99,19 +102,19 @@ impl World {
         self.test.folder.path().join("out")
     }
 
-    fn lines(&self) -> Vec<Value> {
+    fn delivered_lines(&self) -> Vec<Value> {
         let Ok(folder) = std::fs::read_dir(self.folder()) else { return Vec::new() };
         let text: String = folder.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn jsonl(&self, start: SinkStart) -> Sink {
+    fn jsonl_settings(&self, start: SinkStart) -> Sink {
         let rotate = Duration::from_secs(86_400);
-        sink(start, SinkKind::Jsonl { path: self.folder(), rotate })
+        sink_settings(start, SinkKind::Jsonl { path: self.folder(), rotate })
     }
 }
 
-fn sink(start: SinkStart, kind: SinkKind) -> Sink {
+fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
     Sink {
         name: "sink".to_owned(),
         start,
@@ -124,24 +127,26 @@ fn sink(start: SinkStart, kind: SinkKind) -> Sink {
     }
 }
 
-fn webhook(receiver: &Receiver) -> Sink {
+fn webhook_settings(receiver: &WebhookReceiver) -> Sink {
     let kind = SinkKind::Webhook {
         url: SecretString::from(receiver.url.clone()),
         secrets: vec![SecretString::from("whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0")],
         timeout: Duration::from_secs(10),
         allow_private: true,
     };
-    sink(SinkStart::Beginning, kind)
+    sink_settings(SinkStart::Beginning, kind)
 }
 
-async fn own(db: &Db, sub: &str) -> Owned {
-    let account = db.enrol(&AccountId::new("1", sub), None, NOW).await.unwrap();
-    db.take(&[account.key], "test", Duration::from_secs(10), NOW).await.unwrap().remove(0)
+async fn acquire_account(db: &Db, sub: &str) -> Lease {
+    let account = db.register_account(&AccountId::new("1", sub), None, NOW).await.unwrap();
+    db.acquire_leases(&[account.key], "test", Duration::from_secs(10), NOW).await.unwrap().remove(0)
 }
 
-async fn store(db: &Db, owned: Owned, numbers: std::ops::Range<usize>, at: Time) {
-    let wants =
-        Wants { artifacts: ArtifactSet::NONE.with(Artifact::Transcript), summaries_for: SummariesFor::Transcribed };
+async fn store_transcripts(db: &Db, owned: Lease, numbers: std::ops::Range<usize>, at: Time) {
+    let wants = ArtifactSelection {
+        artifacts: ArtifactSet::NONE.with(Artifact::Transcript),
+        summaries_for: SummariesFor::Transcribed,
+    };
     let records: Vec<SegmentRecord> = numbers
         .map(|number| SegmentRecord {
             segment_id: format!("seg-{number}"),
@@ -152,272 +157,281 @@ async fn store(db: &Db, owned: Owned, numbers: std::ops::Range<usize>, at: Time)
             raw: format!(r#"{{"segmentId":"seg-{number}"}}"#),
         })
         .collect();
-    let chunk = Chunk {
-        owned,
+    let chunk = MetadataChunk {
+        lease: owned,
         lane: Lane::Live,
-        stretch: Stretch { from: Time(0), to: at + MINUTE },
+        range: TimeRange { from: Time(0), to: at + MINUTE },
         now: at,
         wants,
-        known: &Stretches::default(),
+        already_read: &TimeRangeSet::default(),
         urgent_before: None,
-        repair: MINUTE,
+        quarantine_retry_delay: MINUTE,
         records: &records,
-        asides: &[],
+        quarantined: &[],
     };
-    db.announce(chunk).await.unwrap();
-    answer(db, owned, at, "first", Some(at + MINUTE)).await;
+    db.ingest_chunk(chunk).await.unwrap();
+    answer_due_items(db, owned, at, "first", Some(at + MINUTE)).await;
 }
 
-/// Answers everything that is due with this body.
-async fn answer(db: &Db, owned: Owned, at: Time, word: &str, revisit: Option<Time>) {
-    let claims = db.due(owned, ArtifactSet::ALL, at, 5000).await.unwrap();
-    let settled: Vec<Settled> = claims
+/// Stores this text for every due item.
+async fn answer_due_items(db: &Db, owned: Lease, at: Time, word: &str, revisit: Option<Time>) {
+    let claims = db.due_items(owned, ArtifactSet::ALL, at, 5000).await.unwrap();
+    let settled: Vec<CompletedJob> = claims
         .into_iter()
         .map(|claim| {
             let body = format!(r#"{{"channelClass":"VOICE","transcript":[],"word":"{word}"}}"#);
-            Settled { claim, at, settlement: Settlement::stored(&Bytes::from(body), revisit) }
+            CompletedJob { claim, at, outcome: JobOutcome::stored(&Bytes::from(body), revisit) }
         })
         .collect();
-    assert!(db.settle(&settled).await.unwrap().iter().all(|counted| *counted));
+    assert!(db.complete_jobs(&settled).await.unwrap().iter().all(|counted| *counted));
 }
 
-/// Steps until there is nothing to do for the moment.
-async fn idle(deliverer: &mut Deliverer) {
-    while deliverer.step().await.unwrap() == Progress::Did {}
+/// Steps until nothing is due now.
+async fn step_until_idle(deliverer: &mut Deliverer) {
+    while deliverer.step().await.unwrap() == DeliveryProgress::Worked {}
 }
 
 async fn a_new_sink_costs_one_cursor_an_account_and_begins_where_it_is_told(test: TestDb) {
-    let world = World::new(test).await;
-    world.store(0..50).await;
-    let mut now = world.deliverer(world.jsonl(SinkStart::Now));
-    idle(&mut now).await;
-    assert_eq!(world.figures().await, (0, 0, 0, 0));
-    // That the settings say otherwise later changes nothing.
-    let mut again = world.deliverer(world.jsonl(SinkStart::Beginning));
-    idle(&mut again).await;
-    assert_eq!(world.lines().len(), 0);
-    world.store(50..53).await;
-    idle(&mut again).await;
-    assert_eq!((world.lines().len(), world.figures().await), (3, (0, 0, 0, 3)));
-    // An account that is new begins with its first artifact, whatever the sink began with.
-    let other = own(world.db(), "other").await;
-    store(world.db(), other, 0..2, NOW).await;
-    let mut both = world.deliverer_of(world.jsonl(SinkStart::Now), vec![world.owned, other]);
-    idle(&mut both).await;
-    assert_eq!(world.lines().len(), 5);
+    let env = DeliveryEnv::new(test).await;
+    env.store_transcripts(0..50).await;
+    let mut now = env.deliverer(env.jsonl_settings(SinkStart::Now));
+    step_until_idle(&mut now).await;
+    assert_eq!(env.totals().await, (0, 0, 0, 0));
+    // A later change of `start` has no effect.
+    let mut again = env.deliverer(env.jsonl_settings(SinkStart::Beginning));
+    step_until_idle(&mut again).await;
+    assert_eq!(env.delivered_lines().len(), 0);
+    env.store_transcripts(50..53).await;
+    step_until_idle(&mut again).await;
+    assert_eq!((env.delivered_lines().len(), env.totals().await), (3, (0, 0, 0, 3)));
+    // A new account begins with its first artifact, whatever `start` says.
+    let other = acquire_account(env.db(), "other").await;
+    store_transcripts(env.db(), other, 0..2, NOW).await;
+    let mut both = env.deliverer_for(env.jsonl_settings(SinkStart::Now), vec![env.owned, other]);
+    step_until_idle(&mut both).await;
+    assert_eq!(env.delivered_lines().len(), 5);
 }
 
 async fn only_the_owner_moves_a_cursor(test: TestDb) {
-    let world = World::new(test).await;
-    world.store(0..3).await;
-    let sink = world.db().sink("sink", true, "here", NOW).await.unwrap();
-    let after = own(world.db(), "sub").await;
-    let pass =
-        |owned| Pass { sink: sink.key, at: NOW, moves: vec![Move { owned, upto: 2, delivered: 2 }], ..Pass::default() };
-    assert!(world.db().record_pass(&pass(world.owned)).await.unwrap().is_empty());
-    assert_eq!(world.figures().await, (3, 0, 0, 0));
-    assert_eq!(world.db().record_pass(&pass(after)).await.unwrap().len(), 1);
-    assert_eq!(world.figures().await, (1, 0, 0, 2));
-    // One who works under the old epoch sends nothing at all.
-    idle(&mut world.deliverer(world.jsonl(SinkStart::Beginning))).await;
-    assert_eq!(world.lines().len(), 0);
+    let env = DeliveryEnv::new(test).await;
+    env.store_transcripts(0..3).await;
+    let sink = env.db().ensure_sink("sink", true, "here", NOW).await.unwrap();
+    let after = acquire_account(env.db(), "sub").await;
+    let pass = |owned| DeliveryRound {
+        sink: sink.key,
+        at: NOW,
+        advances: vec![CursorAdvance { lease: owned, upto: 2, delivered: 2 }],
+        ..DeliveryRound::default()
+    };
+    assert!(env.db().record_delivery_round(&pass(env.owned)).await.unwrap().is_empty());
+    assert_eq!(env.totals().await, (3, 0, 0, 0));
+    assert_eq!(env.db().record_delivery_round(&pass(after)).await.unwrap().len(), 1);
+    assert_eq!(env.totals().await, (1, 0, 0, 2));
+    // A deliverer under the old epoch sends nothing.
+    step_until_idle(&mut env.deliverer(env.jsonl_settings(SinkStart::Beginning))).await;
+    assert_eq!(env.delivered_lines().len(), 0);
 }
 
 async fn an_event_that_keeps_failing_is_given_up_when_its_patience_is_over(test: TestDb) {
-    let world = World::new(test).await;
+    let env = DeliveryEnv::new(test).await;
     let bad = Arc::new(Mutex::new(0_u32));
     let tries = bad.clone();
-    let receiver = Receiver::start(move |received| match received.event["subject"] == "seg-1" {
+    let receiver = WebhookReceiver::start(move |received| match received.event["subject"] == "seg-1" {
         true => {
             *tries.lock().unwrap() += 1;
-            Reply::Status(500)
+            WebhookReply::Status(500)
         }
-        false => Reply::Status(200),
+        false => WebhookReply::Status(200),
     })
     .await;
-    world.store(0..4).await;
-    let mut deliverer = world.deliverer(webhook(&receiver));
-    idle(&mut deliverer).await;
-    assert_eq!((receiver.taken().len(), world.figures().await), (3, (0, 1, 0, 3)));
+    env.store_transcripts(0..4).await;
+    let mut deliverer = env.deliverer(webhook_settings(&receiver));
+    step_until_idle(&mut deliverer).await;
+    assert_eq!((receiver.accepted().len(), env.totals().await), (3, (0, 1, 0, 3)));
     let mut passed = Duration::ZERO;
-    while world.figures().await.2 == 0 {
-        // The clock is moved in steps of ten minutes, so that each try comes up to so much too late.
+    while env.totals().await.2 == 0 {
+        // The clock moves in steps of ten minutes, so each try may be that late.
         assert!(passed < WEEK + 40 * 10 * MINUTE, "it is given up in time");
-        world.clock.advance(10 * MINUTE);
+        env.clock.advance(10 * MINUTE);
         passed += 10 * MINUTE;
-        idle(&mut deliverer).await;
+        step_until_idle(&mut deliverer).await;
     }
     assert!(passed >= WEEK, "{passed:?}");
     let tries = *bad.lock().unwrap();
     assert!((12..40).contains(&tries), "{tries} tries in a week");
-    assert_eq!(world.figures().await, (0, 0, 1, 3));
-    // A person's word: it is tried at once, with its patience counted afresh.
-    receiver.answer(|_| Reply::Status(200));
-    let key = world.view().await.row.key;
-    assert_eq!(world.db().retry_missed(key, false, world.clock.now()).await.unwrap(), 1);
-    idle(&mut deliverer).await;
-    assert_eq!(world.figures().await, (0, 0, 0, 4));
+    assert_eq!(env.totals().await, (0, 0, 1, 3));
+    // `deliver retry` retries it at once and resets its retry limit.
+    receiver.set_reply(|_| WebhookReply::Status(200));
+    let key = env.view().await.row.key;
+    assert_eq!(env.db().retry_failed_deliveries(key, false, env.clock.now()).await.unwrap(), 1);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(env.totals().await, (0, 0, 0, 4));
 }
 
 async fn a_receiver_that_asks_to_be_left_alone_is(test: TestDb) {
-    let world = World::new(test).await;
-    let receiver = Receiver::start(|_| Reply::Later(600)).await;
-    world.store(0..1).await;
-    let mut deliverer = world.deliverer(webhook(&receiver));
+    let env = DeliveryEnv::new(test).await;
+    let receiver = WebhookReceiver::start(|_| WebhookReply::RetryAfter(600)).await;
+    env.store_transcripts(0..1).await;
+    let mut deliverer = env.deliverer(webhook_settings(&receiver));
     for _ in 0..9 {
-        idle(&mut deliverer).await;
-        assert_eq!((receiver.requests(), world.figures().await), (1, (1, 0, 0, 0)));
-        world.clock.advance(MINUTE);
+        step_until_idle(&mut deliverer).await;
+        assert_eq!((receiver.request_count(), env.totals().await), (1, (1, 0, 0, 0)));
+        env.clock.advance(MINUTE);
     }
-    receiver.answer(|_| Reply::Status(200));
-    world.clock.advance(MINUTE);
-    idle(&mut deliverer).await;
-    assert_eq!((receiver.requests(), world.figures().await), (2, (0, 0, 0, 1)));
+    receiver.set_reply(|_| WebhookReply::Status(200));
+    env.clock.advance(MINUTE);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!((receiver.request_count(), env.totals().await), (2, (0, 0, 0, 1)));
 }
 
 async fn a_receiver_that_asks_to_be_left_alone_for_a_day_is_for_an_hour(test: TestDb) {
-    let world = World::new(test).await;
-    let receiver = Receiver::start(|_| Reply::Later(86_400)).await;
-    world.store(0..1).await;
-    let mut deliverer = world.deliverer(webhook(&receiver));
-    idle(&mut deliverer).await;
-    world.clock.advance(59 * MINUTE);
-    idle(&mut deliverer).await;
-    assert_eq!(receiver.requests(), 1);
-    receiver.answer(|_| Reply::Status(200));
-    world.clock.advance(MINUTE);
-    idle(&mut deliverer).await;
-    assert_eq!(world.figures().await, (0, 0, 0, 1));
+    let env = DeliveryEnv::new(test).await;
+    let receiver = WebhookReceiver::start(|_| WebhookReply::RetryAfter(86_400)).await;
+    env.store_transcripts(0..1).await;
+    let mut deliverer = env.deliverer(webhook_settings(&receiver));
+    step_until_idle(&mut deliverer).await;
+    env.clock.advance(59 * MINUTE);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(receiver.request_count(), 1);
+    receiver.set_reply(|_| WebhookReply::Status(200));
+    env.clock.advance(MINUTE);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(env.totals().await, (0, 0, 0, 1));
 }
 
-/// Another replica may have delivered it, or what was left was erased.
+/// Another replica may have delivered the rest, or it was erased.
 async fn a_sink_with_nothing_left_to_send_is_not_said_to_rest_and_is_tried_first(test: TestDb) {
-    let world = World::new(test).await;
-    let receiver = Receiver::start(|_| Reply::Later(60)).await;
-    world.store(0..1).await;
-    let mut deliverer = world.deliverer(webhook(&receiver));
-    idle(&mut deliverer).await;
-    assert_eq!(world.board.resting().len(), 1);
-    world.db().run(sql("delete from artifact")).await.unwrap();
-    idle(&mut deliverer).await;
-    assert_eq!(world.board.resting().len(), 1, "its time is not over");
-    world.clock.advance(MINUTE);
-    idle(&mut deliverer).await;
-    assert_eq!((world.board.resting().len(), receiver.requests()), (0, 1));
-    receiver.answer(|_| Reply::Status(500));
-    world.store(1..60).await;
-    idle(&mut deliverer).await;
-    assert_eq!(world.board.resting().len(), 1);
-    assert!(receiver.requests() < 10, "{} requests to a receiver that is down", receiver.requests());
+    let env = DeliveryEnv::new(test).await;
+    let receiver = WebhookReceiver::start(|_| WebhookReply::RetryAfter(60)).await;
+    env.store_transcripts(0..1).await;
+    let mut deliverer = env.deliverer(webhook_settings(&receiver));
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(env.board.snapshot().len(), 1);
+    env.db().run(sql("delete from artifact")).await.unwrap();
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(env.board.snapshot().len(), 1, "the pause is not over");
+    env.clock.advance(MINUTE);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!((env.board.snapshot().len(), receiver.request_count()), (0, 1));
+    receiver.set_reply(|_| WebhookReply::Status(500));
+    env.store_transcripts(1..60).await;
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(env.board.snapshot().len(), 1);
+    assert!(receiver.request_count() < 10, "{} requests to a receiver that is down", receiver.request_count());
 }
 
-/// Steps, and lets the time pass that each step asks for, until nothing waits or so much time is over; how much it was.
-async fn spend(world: &World, deliverer: &mut Deliverer, most: Duration, is_over: impl AsyncFn() -> bool) -> Duration {
-    let mut spent = Duration::ZERO;
+/// Steps, and advances the clock to each due time, until `is_done` or for at most `max`. Returns the time advanced.
+async fn advance_until(
+    env: &DeliveryEnv,
+    deliverer: &mut Deliverer,
+    max: Duration,
+    is_done: impl AsyncFn() -> bool,
+) -> Duration {
+    let mut advanced = Duration::ZERO;
     deliverer.step().await.unwrap();
-    while spent < most && !is_over().await {
-        let Progress::Idle(until) = deliverer.step().await.unwrap() else { continue };
-        let wait = until.since(world.clock.tick()).clamp(Duration::from_millis(1), most - spent);
-        world.clock.advance(wait);
-        spent += wait;
+    while advanced < max && !is_done().await {
+        let DeliveryProgress::Idle(until) = deliverer.step().await.unwrap() else { continue };
+        let wait = until.since(env.clock.tick()).clamp(Duration::from_millis(1), max - advanced);
+        env.clock.advance(wait);
+        advanced += wait;
     }
-    spent
+    advanced
 }
 
 async fn a_receiver_that_takes_two_a_second_gets_two_a_second(test: TestDb) {
-    let world = World::new(test).await;
-    let (clock, bucket) = (world.clock.clone(), Mutex::new((0, 0)));
-    let receiver = Receiver::start(move |_| {
+    let env = DeliveryEnv::new(test).await;
+    let (clock, bucket) = (env.clock.clone(), Mutex::new((0, 0)));
+    let receiver = WebhookReceiver::start(move |_| {
         let (second, mut bucket) = (clock.now().floor_secs(), bucket.lock().unwrap());
         *bucket = if bucket.0 == second { (second, bucket.1 + 1) } else { (second, 1) };
-        if bucket.1 <= 2 { Reply::Status(200) } else { Reply::Later(1) }
+        if bucket.1 <= 2 { WebhookReply::Status(200) } else { WebhookReply::RetryAfter(1) }
     })
     .await;
-    world.store(0..60).await;
-    let mut deliverer = world.deliverer(webhook(&receiver));
-    let spent = spend(&world, &mut deliverer, 10 * MINUTE, async || world.figures().await == (0, 0, 0, 60)).await;
-    assert_eq!(world.figures().await, (0, 0, 0, 60));
-    assert!(spent <= MINUTE, "{spent:?}");
+    env.store_transcripts(0..60).await;
+    let mut deliverer = env.deliverer(webhook_settings(&receiver));
+    let elapsed = advance_until(&env, &mut deliverer, 10 * MINUTE, async || env.totals().await == (0, 0, 0, 60)).await;
+    assert_eq!(env.totals().await, (0, 0, 0, 60));
+    assert!(elapsed <= MINUTE, "{elapsed:?}");
 }
 
 async fn a_replay_does_not_wake_a_sink_that_rests(test: TestDb) {
-    let world = World::new(test).await;
-    let receiver = Receiver::start(|_| Reply::Status(200)).await;
-    world.store(0..50).await;
-    let mut deliverer = world.deliverer(webhook(&receiver));
-    idle(&mut deliverer).await;
-    let stored = Stretch { from: Time(0), to: NOW + MINUTE };
-    let sink = world.db().sinks().await.unwrap().remove(0).key;
-    world.db().request_replay(&ReplayRequest { sink, account: None, stored, rate: 50 }, NOW).await.unwrap();
-    deliverer.rung();
-    receiver.answer(|_| Reply::Status(500));
-    let before = receiver.requests();
-    spend(&world, &mut deliverer, 5 * MINUTE, async || false).await;
-    let asked = receiver.requests() - before;
+    let env = DeliveryEnv::new(test).await;
+    let receiver = WebhookReceiver::start(|_| WebhookReply::Status(200)).await;
+    env.store_transcripts(0..50).await;
+    let mut deliverer = env.deliverer(webhook_settings(&receiver));
+    step_until_idle(&mut deliverer).await;
+    let stored = TimeRange { from: Time(0), to: NOW + MINUTE };
+    let sink = env.db().sinks().await.unwrap().remove(0).key;
+    env.db().request_replay(&ReplayRequest { sink, account: None, stored, rate: 50 }, NOW).await.unwrap();
+    deliverer.retry_now();
+    receiver.set_reply(|_| WebhookReply::Status(500));
+    let before = receiver.request_count();
+    advance_until(&env, &mut deliverer, 5 * MINUTE, async || false).await;
+    let asked = receiver.request_count() - before;
     assert!((5..120).contains(&asked), "{asked} requests in five minutes to a receiver that is down");
-    receiver.answer(|_| Reply::Status(200));
-    spend(&world, &mut deliverer, 10 * MINUTE, async || receiver.taken().len() >= 100).await;
-    assert!(receiver.taken().len() >= 100, "the replay goes on when the receiver is back");
+    receiver.set_reply(|_| WebhookReply::Status(200));
+    advance_until(&env, &mut deliverer, 10 * MINUTE, async || receiver.accepted().len() >= 100).await;
+    assert!(receiver.accepted().len() >= 100, "the replay continues when the receiver has recovered");
 }
 
 async fn an_outage_counts_against_no_events_patience(test: TestDb) {
-    let world = World::new(test).await;
-    let receiver = Receiver::start(|_| Reply::Status(503)).await;
-    world.store(0..40).await;
-    let mut deliverer = world.deliverer(webhook(&receiver));
+    let env = DeliveryEnv::new(test).await;
+    let receiver = WebhookReceiver::start(|_| WebhookReply::Status(503)).await;
+    env.store_transcripts(0..40).await;
+    let mut deliverer = env.deliverer(webhook_settings(&receiver));
     for _ in 0..30 {
-        idle(&mut deliverer).await;
-        world.clock.advance(Duration::from_secs(86_400));
+        step_until_idle(&mut deliverer).await;
+        env.clock.advance(Duration::from_secs(86_400));
     }
-    let (behind, waiting, failed, delivered) = world.figures().await;
+    let (behind, waiting, failed, delivered) = env.totals().await;
     assert_eq!((behind + waiting, failed, delivered), (40, 0, 0), "a month away, and nothing is given up");
     assert!(waiting <= 2, "its backlog costs no rows: {waiting}");
-    receiver.answer(|_| Reply::Status(200));
+    receiver.set_reply(|_| WebhookReply::Status(200));
     for _ in 0..3 {
-        world.clock.advance(Duration::from_secs(86_400));
-        idle(&mut deliverer).await;
+        env.clock.advance(Duration::from_secs(86_400));
+        step_until_idle(&mut deliverer).await;
     }
-    assert_eq!(world.figures().await, (0, 0, 0, 40));
+    assert_eq!(env.totals().await, (0, 0, 0, 40));
 }
 
 async fn what_is_erased_is_not_delivered_any_more(test: TestDb) {
-    let world = World::new(test).await;
-    let receiver = Receiver::start(|received| match received.event["subject"] == "seg-0" {
-        true => Reply::Status(400),
-        false => Reply::Status(200),
+    let env = DeliveryEnv::new(test).await;
+    let receiver = WebhookReceiver::start(|received| match received.event["subject"] == "seg-0" {
+        true => WebhookReply::Status(400),
+        false => WebhookReply::Status(200),
     })
     .await;
-    world.store(0..2).await;
-    let mut deliverer = world.deliverer(webhook(&receiver));
-    idle(&mut deliverer).await;
-    world.store(2..5).await;
-    // One that failed, one that is still to come.
+    env.store_transcripts(0..2).await;
+    let mut deliverer = env.deliverer(webhook_settings(&receiver));
+    step_until_idle(&mut deliverer).await;
+    env.store_transcripts(2..5).await;
+    // A failed event and a pending one.
     for segment in ["seg-0", "seg-3"] {
-        let key = world.db().segments_named(segment).await.unwrap()[0].key;
-        let mut tx = world.db().begin().await.unwrap();
-        tx.undeliver(&[key * 4]).await.unwrap();
+        let key = env.db().segments_by_id(segment).await.unwrap()[0].key;
+        let mut tx = env.db().begin().await.unwrap();
+        tx.delete_failed_deliveries(&[key * 4]).await.unwrap();
         tx.run(sql("delete from artifact where item = $1").bind(key * 4)).await.unwrap();
         tx.commit().await.unwrap();
     }
-    assert_eq!(world.figures().await, (3, 0, 0, 1));
-    idle(&mut deliverer).await;
-    assert_eq!(world.figures().await, (0, 0, 0, 3));
-    let taken = receiver.taken();
-    let mut subjects: Vec<&str> = taken.iter().filter_map(|received| received.event["subject"].as_str()).collect();
-    // Several are under way at once and may overtake one another.
+    assert_eq!(env.totals().await, (3, 0, 0, 1));
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(env.totals().await, (0, 0, 0, 3));
+    let accepted = receiver.accepted();
+    let mut subjects: Vec<&str> = accepted.iter().filter_map(|received| received.event["subject"].as_str()).collect();
+    // Several requests are in flight and may overtake one another.
     subjects.sort_unstable();
     assert_eq!(subjects, ["seg-1", "seg-2", "seg-4"]);
 }
 
 async fn a_new_version_is_another_event(test: TestDb) {
-    let world = World::new(test).await;
-    let mut deliverer = world.deliverer(world.jsonl(SinkStart::Beginning));
-    world.store(0..1).await;
-    idle(&mut deliverer).await;
-    world.clock.advance(2 * MINUTE);
-    answer(world.db(), world.owned, world.clock.now(), "second", None).await;
-    idle(&mut deliverer).await;
-    let lines = world.lines();
+    let env = DeliveryEnv::new(test).await;
+    let mut deliverer = env.deliverer(env.jsonl_settings(SinkStart::Beginning));
+    env.store_transcripts(0..1).await;
+    step_until_idle(&mut deliverer).await;
+    env.clock.advance(2 * MINUTE);
+    answer_due_items(env.db(), env.owned, env.clock.now(), "second", None).await;
+    step_until_idle(&mut deliverer).await;
+    let lines = env.delivered_lines();
     let words: Vec<&Value> = lines.iter().map(|line| &line["data"]["transcript"]["body"]["word"]).collect();
     assert_eq!(words, ["first", "second"]);
     assert_ne!(lines[0]["id"], lines[1]["id"]);
@@ -425,49 +439,49 @@ async fn a_new_version_is_another_event(test: TestDb) {
 }
 
 async fn what_is_damaged_in_the_archive_is_reported_and_passed_over(test: TestDb) {
-    let world = World::new(test).await;
-    world.store(0..3).await;
+    let env = DeliveryEnv::new(test).await;
+    env.store_transcripts(0..3).await;
     let damage = sql("update artifact set codec = 1, body = $1 where feed = 2").bind(b"not zstd".to_vec());
-    world.db().run(damage).await.unwrap();
-    idle(&mut world.deliverer(world.jsonl(SinkStart::Beginning))).await;
-    assert_eq!((world.lines().len(), world.figures().await), (2, (0, 0, 1, 2)));
-    assert!(world.view().await.failures[0].reason.contains("failed to unpack"));
+    env.db().run(damage).await.unwrap();
+    step_until_idle(&mut env.deliverer(env.jsonl_settings(SinkStart::Beginning))).await;
+    assert_eq!((env.delivered_lines().len(), env.totals().await), (2, (0, 0, 1, 2)));
+    assert!(env.view().await.failures[0].reason.contains("failed to unpack"));
 }
 
 async fn a_backlog_goes_out_once_each_and_in_order(test: TestDb) {
-    let world = World::new(test).await;
-    let other = own(world.db(), "other").await;
-    world.store(0..700).await;
-    store(world.db(), other, 0..900, NOW).await;
-    let mut deliverer = world.deliverer_of(world.jsonl(SinkStart::Beginning), vec![world.owned, other]);
-    idle(&mut deliverer).await;
-    let lines = world.lines();
+    let env = DeliveryEnv::new(test).await;
+    let other = acquire_account(env.db(), "other").await;
+    env.store_transcripts(0..700).await;
+    store_transcripts(env.db(), other, 0..900, NOW).await;
+    let mut deliverer = env.deliverer_for(env.jsonl_settings(SinkStart::Beginning), vec![env.owned, other]);
+    step_until_idle(&mut deliverer).await;
+    let lines = env.delivered_lines();
     assert_eq!(lines.len(), 1600);
     let ids: BTreeSet<&str> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 1600);
     let feed = sql(
         "select s.segment_id from artifact x join segment s on s.id = x.item / 4 where x.account = $1 order by x.feed",
     );
-    let feed = world.db().all(feed.bind(other.account)).await.unwrap();
+    let feed = env.db().all(feed.bind(other.account)).await.unwrap();
     let feed: Vec<String> = feed.iter().map(|row| row.text(0).unwrap()).collect();
     let sent = lines.iter().filter(|line| line["data"]["sub_account_id"] == "other");
     let sent: Vec<&str> = sent.map(|line| line["subject"].as_str().unwrap()).collect();
     assert_eq!(sent, feed, "the feed's order");
 }
 
-fn objects(world: &World) -> Sink {
+fn object_store_settings(env: &DeliveryEnv) -> Sink {
     let kind = SinkKind::ObjectStore {
-        url: format!("file://{}", world.folder().display()),
+        url: format!("file://{}", env.folder().display()),
         format: ObjectFormat::Jsonl,
         options: Default::default(),
     };
-    sink(SinkStart::Beginning, kind)
+    sink_settings(SinkStart::Beginning, kind)
 }
 
 /// The objects below the sink's folder: name without extension, and how many events each holds.
-fn found(world: &World) -> Vec<(String, usize)> {
+fn stored_objects(env: &DeliveryEnv) -> Vec<(String, usize)> {
     let mut found = Vec::new();
-    let mut folders = vec![world.folder()];
+    let mut folders = vec![env.folder()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();
@@ -475,7 +489,7 @@ fn found(world: &World) -> Vec<(String, usize)> {
                 folders.push(path);
                 continue;
             }
-            let name = path.strip_prefix(world.folder()).unwrap().to_str().unwrap().to_owned();
+            let name = path.strip_prefix(env.folder()).unwrap().to_str().unwrap().to_owned();
             let text = std::fs::read_to_string(&path).unwrap();
             found.push((name.split('.').next().unwrap().to_owned(), text.lines().count()));
         }
@@ -484,46 +498,46 @@ fn found(world: &World) -> Vec<(String, usize)> {
     found
 }
 
-fn object(first: i64, last: i64) -> String {
+fn object_name(first: i64, last: i64) -> String {
     ringcx_extractor::sink::object_store::object_name("sub", NOW, first, last)
 }
 
 async fn what_gathers_within_a_minute_becomes_one_object(test: TestDb) {
-    let world = World::new(test).await;
-    std::fs::create_dir(world.folder()).unwrap();
-    world.store(0..3).await;
-    let mut deliverer = world.deliverer(objects(&world));
-    idle(&mut deliverer).await;
-    assert_eq!(found(&world), []);
-    world.store(3..5).await;
-    world.clock.advance(MINUTE);
-    idle(&mut deliverer).await;
-    assert_eq!(found(&world), [(object(1, 5), 5)]);
-    assert_eq!(world.figures().await, (0, 0, 0, 5));
-    assert!(world.db().batches(world.view().await.row.key).await.unwrap().is_empty());
+    let env = DeliveryEnv::new(test).await;
+    std::fs::create_dir(env.folder()).unwrap();
+    env.store_transcripts(0..3).await;
+    let mut deliverer = env.deliverer(object_store_settings(&env));
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(stored_objects(&env), []);
+    env.store_transcripts(3..5).await;
+    env.clock.advance(MINUTE);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(stored_objects(&env), [(object_name(1, 5), 5)]);
+    assert_eq!(env.totals().await, (0, 0, 0, 5));
+    assert!(env.db().object_batches(env.view().await.row.key).await.unwrap().is_empty());
 }
 
 async fn an_object_that_was_decided_is_written_with_the_same_bounds_whatever_came_since(test: TestDb) {
-    let world = World::new(test).await;
-    world.store(0..3).await;
-    // A folder that cannot be: the object is decided, and not written.
-    std::fs::write(world.folder(), "in the way").unwrap();
-    let mut deliverer = world.deliverer(objects(&world));
-    world.clock.advance(MINUTE);
-    idle(&mut deliverer).await;
-    let key = world.view().await.row.key;
-    let decided = Batch { account: world.owned.account, first: 1, last: 3, name: object(1, 3) };
-    assert_eq!(world.db().batches(key).await.unwrap(), [decided]);
-    assert_eq!(world.figures().await, (3, 0, 0, 0));
-    std::fs::remove_file(world.folder()).unwrap();
-    std::fs::create_dir(world.folder()).unwrap();
-    world.store(3..5).await;
-    // Another process, after a crash.
-    let mut deliverer = world.deliverer(objects(&world));
-    idle(&mut deliverer).await;
-    assert_eq!(found(&world), [(object(1, 3), 3)]);
-    world.clock.advance(2 * MINUTE);
-    idle(&mut deliverer).await;
-    assert_eq!(found(&world).len(), 2);
-    assert_eq!(found(&world)[1].1, 2);
+    let env = DeliveryEnv::new(test).await;
+    env.store_transcripts(0..3).await;
+    // The folder cannot be created: the object is recorded, but not written.
+    std::fs::write(env.folder(), "in the way").unwrap();
+    let mut deliverer = env.deliverer(object_store_settings(&env));
+    env.clock.advance(MINUTE);
+    step_until_idle(&mut deliverer).await;
+    let key = env.view().await.row.key;
+    let decided = ObjectBatch { account: env.owned.account, first: 1, last: 3, name: object_name(1, 3) };
+    assert_eq!(env.db().object_batches(key).await.unwrap(), [decided]);
+    assert_eq!(env.totals().await, (3, 0, 0, 0));
+    std::fs::remove_file(env.folder()).unwrap();
+    std::fs::create_dir(env.folder()).unwrap();
+    env.store_transcripts(3..5).await;
+    // A new process, as after a crash.
+    let mut deliverer = env.deliverer(object_store_settings(&env));
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(stored_objects(&env), [(object_name(1, 3), 3)]);
+    env.clock.advance(2 * MINUTE);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(stored_objects(&env).len(), 2);
+    assert_eq!(stored_objects(&env)[1].1, 2);
 }

@@ -1,15 +1,15 @@
-//! Tests of the archive and of what works on it, in this process, on both databases.
+//! Tests of the archive, and of the code that works on it, in this process and on both databases.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod board;
+mod completeness_audit;
+mod concurrent_writers;
+mod dashboard_queries;
 mod delivery_store;
+mod erasure_and_retention;
+mod export_and_status;
+mod full_text_search;
 mod generated_answers;
-mod interplay;
-mod keeping;
-mod ledger;
-mod looking;
-mod proof;
-mod search;
-mod store;
+mod tamper_detection;
+mod work_queue;

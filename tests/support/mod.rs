@@ -1,55 +1,55 @@
-//! What several test programs share.
+//! Test support that several test programs share.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-pub mod answers;
-pub mod daemon;
-pub mod front;
-pub mod postgres;
-pub mod receiver;
-pub mod road;
-pub mod scrape;
-pub mod villain;
+pub mod delay_proxy;
+pub mod hostile_server;
+pub mod metric_catalog;
+pub mod postgres_cluster;
+pub mod stub_api;
+pub mod test_env;
+pub mod tls_proxy;
+pub mod webhook_receiver;
 
-use ringcx_extractor::db::{Access, Db};
+use ringcx_extractor::db::{Db, OpenMode};
 use tempfile::TempDir;
 
-/// A database of one kind, empty, that goes with the test.
+/// An empty open database, removed with the test.
 pub struct TestDb {
     pub db: Db,
     pub folder: TempDir,
 }
 
-pub async fn sqlite() -> TestDb {
+pub async fn open_sqlite() -> TestDb {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let db = Db::open_sqlite(&folder.path().join("test.db"), Access::Own).await.expect("a database");
+    let db = Db::open_sqlite(&folder.path().join("test.db"), OpenMode::CreateOrMigrate).await.expect("a database");
     TestDb { db, folder }
 }
 
-pub async fn postgres() -> TestDb {
+pub async fn open_postgres() -> TestDb {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let url = tokio::task::spawn_blocking(postgres::database).await.expect("a database");
-    TestDb { db: Db::open_postgres(&url, Access::Own, 4).await.expect("a connection"), folder }
+    let url = tokio::task::spawn_blocking(postgres_cluster::create_database).await.expect("a database");
+    TestDb { db: Db::open_postgres(&url, OpenMode::CreateOrMigrate, 4).await.expect("a connection"), folder }
 }
 
-/// The status and the body that a GET of this is answered with.
-pub async fn fetched(url: &str) -> (u16, String) {
+/// Sends a GET request; returns the status and the body of the response.
+pub async fn http_get(url: &str) -> (u16, String) {
     ringcx_extractor::ringcx::install_tls();
-    let patience = std::time::Duration::from_secs(10);
-    let client = reqwest::Client::builder().no_proxy().timeout(patience).build().expect("a client");
-    let answer = client.get(url).send().await.expect("an answer");
-    (answer.status().as_u16(), answer.text().await.expect("a body"))
+    let timeout = std::time::Duration::from_secs(10);
+    let client = reqwest::Client::builder().no_proxy().timeout(timeout).build().expect("a client");
+    let response = client.get(url).send().await.expect("a response");
+    (response.status().as_u16(), response.text().await.expect("a body"))
 }
 
-/// Runs one test body on both databases, as two tests.
+/// Runs each test body on SQLite and on Postgres, as two tests.
 #[macro_export]
 macro_rules! on_both {
     ($($name:ident),+ $(,)?) => {
         mod on_sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $name() { super::$name($crate::support::sqlite().await).await; })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $name() { super::$name($crate::support::open_sqlite().await).await; })+
         }
         mod on_postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $name() { super::$name($crate::support::postgres().await).await; })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $name() { super::$name($crate::support::open_postgres().await).await; })+
         }
     };
 }

@@ -1,4 +1,4 @@
-//! Everything in which the two databases differ.
+//! The differences between SQLite and Postgres, apart from full-text search.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use sqlx::{ConnectOptions, Connection};
 use super::{Db, DbError, DbFault, Stmt, Tx, sql};
 use crate::clock::Time;
 
-/// How often folding the log is tried.
-const FOLDS: u32 = 50;
+/// How often to try the checkpoint of the write-ahead log.
+const WAL_CHECKPOINT_ATTEMPTS: u32 = 50;
 
 impl Db {
     /// Whether a table of this name exists.
@@ -23,10 +23,10 @@ impl Db {
         Ok(self.first(stmt.bind(name)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(0) > 0)
     }
 
-    /// Runs a vacuum, which no transaction may hold; nothing on SQLite.
+    /// Runs a statement that no transaction may contain, such as a vacuum. Does nothing on SQLite.
     pub(super) async fn vacuum_postgres(&self, text: &'static str) -> Result<(), DbError> {
         if let Db::Postgres(pools) = self {
-            // On a connection of its own: it takes as long as it takes.
+            // A connection of its own, without a statement time-out.
             let mut connection = pools.pool.connect_options().connect().await?;
             sqlx::query(text).execute(&mut connection).await?;
             connection.close().await?;
@@ -34,14 +34,15 @@ impl Db {
         Ok(())
     }
 
-    /// Folds SQLite's log back into the file and empties it; waits a little for those who are reading.
-    pub(super) async fn fold_log(&self) -> Result<(), DbError> {
-        let Some(path) = self.file() else { return Ok(()) };
+    /// Copies SQLite's write-ahead log into the file and truncates it. Waits a few seconds for
+    /// readers. Does nothing on Postgres.
+    pub(super) async fn checkpoint_wal(&self) -> Result<(), DbError> {
+        let Some(path) = self.sqlite_path() else { return Ok(()) };
         let options = SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_secs(10));
         let mut connection = options.connect().await?;
-        // Whoever waits here for readers keeps all who write waiting too: so only for a moment each time.
+        // While the checkpoint waits for readers, writers wait, too: so it waits 20 ms at a time.
         sqlx::query("pragma busy_timeout = 20").execute(&mut connection).await?;
-        for _ in 0..FOLDS {
+        for _ in 0..WAL_CHECKPOINT_ATTEMPTS {
             let (busy, ..): (i64, i64, i64) =
                 sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&mut connection).await?;
             if busy == 0 {
@@ -49,14 +50,17 @@ impl Db {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err(DbError::new(DbFault::Away, "failed to empty the database's log: someone keeps reading"))
+        Err(DbError::new(
+            DbFault::Unavailable,
+            "failed to truncate the database's write-ahead log: another connection keeps reading",
+        ))
     }
 }
 
 impl Tx {
-    /// Keeps everyone else who asks for the same `key` waiting until this transaction ends. SQLite has one writer,
-    /// so there it is so already.
-    pub(super) async fn lock_key(&mut self, key: &str) -> Result<(), DbError> {
+    /// Takes an exclusive advisory lock on `key` until this transaction ends. On SQLite the single
+    /// writer makes it needless.
+    pub(super) async fn advisory_lock(&mut self, key: &str) -> Result<(), DbError> {
         if self.is_postgres() {
             self.all(sql("select 1 from (select pg_advisory_xact_lock(hashtextextended($1, 0))) held").bind(key))
                 .await?;
@@ -64,8 +68,9 @@ impl Tx {
         Ok(())
     }
 
-    /// Keeps whoever asks for `key` by [`Tx::lock_key`] waiting until this transaction ends, but not those who share it.
-    pub(super) async fn share_key(&mut self, key: &str) -> Result<(), DbError> {
+    /// Takes a shared advisory lock on `key` until this transaction ends: it excludes
+    /// [`Tx::advisory_lock`] only.
+    pub(super) async fn advisory_lock_shared(&mut self, key: &str) -> Result<(), DbError> {
         if self.is_postgres() {
             self.all(
                 sql("select 1 from (select pg_advisory_xact_lock_shared(hashtextextended($1, 0))) held").bind(key),
@@ -75,20 +80,21 @@ impl Tx {
         Ok(())
     }
 
-    /// By how many milliseconds the clock that all users of this database share is ahead of `now`: none on SQLite, whose
-    /// users are on one machine.
-    pub(super) async fn clock_ahead(&mut self, now: Time) -> Result<i64, DbError> {
+    /// By how many milliseconds the database's clock is ahead of `now`; 0 on SQLite, where all
+    /// processes are on one machine.
+    pub(super) async fn clock_offset_ms(&mut self, now: Time) -> Result<i64, DbError> {
         if !self.is_postgres() {
             return Ok(0);
         }
         let stmt = sql("select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)");
-        let here = self.first(stmt).await?.map(|row| row.int(0)).transpose()?;
-        Ok(here.map_or(0, |here| here.saturating_sub(now.0)))
+        let database_now = self.first(stmt).await?.map(|row| row.int(0)).transpose()?;
+        Ok(database_now.map_or(0, |database_now| database_now.saturating_sub(now.0)))
     }
 
-    /// Keeps replicas other than `me` that own accounts and were silent since `since` from a heartbeat until this transaction
-    /// ends: one that comes back meanwhile would not see that its accounts are taken, nor be seen by whoever takes them.
-    pub(super) async fn hold_dead_replicas(&mut self, me: &str, since: Time) -> Result<(), DbError> {
+    /// Locks the rows of dead replicas other than `me` that own accounts, until this transaction
+    /// ends. A replica is dead if it was released, or has no heartbeat after `since`. Without the
+    /// lock, a concurrent heartbeat of such a replica and this transaction would not see each other.
+    pub(super) async fn lock_dead_replicas(&mut self, me: &str, since: Time) -> Result<(), DbError> {
         if self.is_postgres() {
             let stmt =
                 sql("select r.name from replica r where r.name <> $1 and (r.released is not null or r.heartbeat <= $2)
@@ -98,8 +104,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Reads an account's epoch and keeps it from changing until this transaction ends.
-    pub(super) fn epoch_of(&self, account: i64) -> Stmt {
+    /// Reads an account's epoch and locks it against changes until this transaction ends.
+    pub(super) fn select_epoch_for_share(&self, account: i64) -> Stmt {
         if self.is_postgres() {
             sql("select epoch from account where id = $1 for share").bind(account)
         } else {
@@ -107,29 +113,32 @@ impl Tx {
         }
     }
 
-    /// Locks accounts in the order in which everyone does, before a statement that writes them in an order of its own.
-    pub(super) async fn in_order(&mut self, accounts: &[i64]) -> Result<(), DbError> {
+    /// Locks accounts in the order of their keys, before a statement that writes them in another
+    /// order. Prevents deadlocks.
+    pub(super) async fn lock_accounts(&mut self, accounts: &[i64]) -> Result<(), DbError> {
         if self.is_postgres() {
-            let tail = self.in_order_to_write();
+            let tail = self.for_no_key_update_clause();
             self.all(Stmt::list("select id from account where id in ", Vec::new(), accounts.iter().copied(), tail))
                 .await?;
         }
         Ok(())
     }
 
-    /// Ends a statement that reads accounts to write them later in its transaction; those who only refer to them go on.
-    pub(super) fn in_order_to_write(&self) -> &'static str {
+    /// The end of a statement that reads accounts which its transaction writes later. It does not
+    /// block foreign-key checks.
+    pub(super) fn for_no_key_update_clause(&self) -> &'static str {
         if self.is_postgres() { " order by id for no key update" } else { "" }
     }
 
-    /// Ends a statement that reads accounts and keeps them from changing until its transaction ends.
-    pub(super) fn in_order_to_hold(&self) -> &'static str {
+    /// The end of a statement that reads accounts and locks them against changes until its
+    /// transaction ends.
+    pub(super) fn for_share_clause(&self) -> &'static str {
         if self.is_postgres() { " order by id for share" } else { "" }
     }
 
-    /// Reads an account's epoch and keeps everyone from writing for the account until this transaction ends. On SQLite there
-    /// is one writer.
-    pub(super) fn epoch_alone(&self, account: i64) -> Stmt {
+    /// Reads an account's epoch and blocks all writers of the account until this transaction ends.
+    /// SQLite has one writer anyway.
+    pub(super) fn select_epoch_for_update(&self, account: i64) -> Stmt {
         if self.is_postgres() {
             sql("select epoch from account where id = $1 for update").bind(account)
         } else {
@@ -137,9 +146,10 @@ impl Tx {
         }
     }
 
-    /// Sees to it that no number of a segment is used again after its deletion: whoever still works on the old one would
-    /// take the new one for it. Postgres never does; SQLite gives the next number after the highest in use.
-    pub(super) async fn keep_numbers_unused(&mut self) -> Result<(), DbError> {
+    /// Records the highest segment key before a deletion, so that no key is used again: work in
+    /// flight on the old segment would be stored for the new one. Postgres never reuses keys;
+    /// SQLite assigns the key after the highest in use.
+    pub(super) async fn record_highest_segment_id(&mut self) -> Result<(), DbError> {
         if self.is_postgres() {
             return Ok(());
         }
@@ -148,8 +158,8 @@ impl Tx {
         self.run(stmt).await.map(drop)
     }
 
-    /// The number that the next segment must be given, where the database would give it one that was used before.
-    pub(super) async fn next_segment(&mut self) -> Result<Option<i64>, DbError> {
+    /// The key for the next segment, where the database would assign one that was used before.
+    pub(super) async fn next_segment_id(&mut self) -> Result<Option<i64>, DbError> {
         if self.is_postgres() {
             return Ok(None);
         }

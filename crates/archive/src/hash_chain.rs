@@ -1,49 +1,51 @@
-//! Shows that nothing was altered: leaves, chains, manifests. Pure; `db` keeps them.
+//! Hash chains that make tampering detectable: leaves, heads and manifests. Pure computation;
+//! `chain_store` persists them.
 //!
-//! Every entry of an account's feed makes a salted leaf, every leaf is linked to all before it, and once a day a manifest
-//! says where the chain stood. Whoever changes an entry changes every head from there on. What is hashed, byte for byte,
-//! is written down in `docs/proof.md`: another program must come to the same.
+//! Each entry of an account's feed has a salted leaf, each leaf is linked to all before it, and a
+//! daily manifest records the chain's head. A changed entry changes every later head.
+//! `docs/proof.md` specifies the hashed bytes, so that other programs can reproduce them.
 
-mod exported;
-mod records;
+mod manifest_export;
+mod record_leaves;
 #[cfg(test)]
 mod tests;
 
 use sha2::{Digest, Sha256};
 
-pub use exported::{ChainName, HeadLine, Line, LineError, ManifestLine, day_name};
-pub use records::{JournalRecord, MetadataRecord, ReadRecord, TombstoneRecord, coverage};
+pub use manifest_export::{ChainName, ExportedLine, HeadLine, LineError, ManifestLine, format_day};
+pub use record_leaves::{JournalRecord, MetadataRecord, ReadRecord, TombstoneRecord, hash_coverage};
 
-/// A SHA-256.
+/// A SHA-256 hash.
 pub type Hash = [u8; 32];
 
-/// How long a salt is.
-pub const SALT: usize = 16;
+/// Length of a salt, in bytes.
+pub const SALT_LEN: usize = 16;
 
-/// The head before the first entry, and the manifest before the first one.
-pub const START: Hash = [0; 32];
+/// The head before the first entry, and the previous hash of the first manifest.
+pub const GENESIS_HASH: Hash = [0; 32];
 
-const LEAF: &[u8] = b"ringcx-extractor leaf 1";
-const LINK: &[u8] = b"ringcx-extractor link 1";
-const MANIFEST: &[u8] = b"ringcx-extractor manifest 1";
-const MANIFEST_2: &[u8] = b"ringcx-extractor manifest 2";
-const LEDGER: &[u8] = b"ringcx-extractor ledger 1";
+const LEAF_TAG: &[u8] = b"ringcx-extractor leaf 1";
+const LINK_TAG: &[u8] = b"ringcx-extractor link 1";
+const MANIFEST_V1_TAG: &[u8] = b"ringcx-extractor manifest 1";
+const MANIFEST_V2_TAG: &[u8] = b"ringcx-extractor manifest 2";
+const DAILY_DIGESTS_TAG: &[u8] = b"ringcx-extractor ledger 1";
 
-/// A hash over fields, each after its length: no two lists of fields make the same bytes.
-struct Fields(Vec<u8>);
+/// Hashes fields, each prefixed with its length, so that no two lists of fields yield the same
+/// bytes.
+struct FieldHasher(Vec<u8>);
 
-impl Fields {
-    fn new(tag: &[u8]) -> Fields {
-        Fields(Vec::with_capacity(320)).bytes(tag)
+impl FieldHasher {
+    fn new(tag: &[u8]) -> FieldHasher {
+        FieldHasher(Vec::with_capacity(320)).bytes(tag)
     }
 
-    fn bytes(mut self, field: &[u8]) -> Fields {
+    fn bytes(mut self, field: &[u8]) -> FieldHasher {
         self.0.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
         self.0.extend_from_slice(field);
         self
     }
 
-    fn int(self, field: i64) -> Fields {
+    fn int(self, field: i64) -> FieldHasher {
         self.bytes(&field.to_be_bytes())
     }
 
@@ -52,35 +54,35 @@ impl Fields {
     }
 }
 
-/// One entry of a feed, as far as it is proven; the body through its hash.
+/// The hashed fields of a feed entry. The body is covered by its own hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry<'a> {
-    /// Random bytes of its own.
+pub struct FeedRecord<'a> {
+    /// Random bytes.
     pub salt: &'a [u8],
-    /// Its number in the account's feed.
+    /// Its sequence number in the account's feed.
     pub feed: i64,
-    /// The sub-account's id, which alone names the account.
+    /// The sub-account's id, which identifies the account.
     pub sub: &'a str,
     /// The segment's id.
     pub segment_id: &'a str,
     /// The artifact's code.
     pub artifact: i64,
-    /// Which version of it.
+    /// The version number.
     pub version: i64,
     /// The outcome's code.
     pub outcome: i64,
     /// When it was fetched, in milliseconds since 1970.
     pub fetched: i64,
-    /// The body's size as it came.
+    /// The body's size as received, in bytes.
     pub size: i64,
-    /// SHA-256 of the body as it came.
+    /// SHA-256 of the body as received.
     pub sha256: &'a [u8],
 }
 
-impl Entry<'_> {
+impl FeedRecord<'_> {
     /// The entry's leaf.
     pub fn leaf(&self) -> Hash {
-        Fields::new(LEAF)
+        FieldHasher::new(LEAF_TAG)
             .bytes(self.salt)
             .int(self.feed)
             .bytes(self.sub.as_bytes())
@@ -95,55 +97,56 @@ impl Entry<'_> {
     }
 }
 
-/// The head after `leaf` where `head` was the one before it.
+/// The head after `leaf`, given the head before it.
 pub fn link(head: &[u8], leaf: &[u8]) -> Hash {
-    Fields::new(LINK).bytes(head).bytes(leaf).hash()
+    FieldHasher::new(LINK_TAG).bytes(head).bytes(leaf).hash()
 }
 
-/// Where an account stood when a UTC day was over. As the database has it, so that what was altered can be shown.
+/// An account's chain heads and daily digests at the end of a UTC day. Hashes are unchecked bytes,
+/// as stored, so that altered ones can be reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// The sub-account's id.
     pub sub: String,
-    /// The day, counted from 1970-01-01.
+    /// Days since 1970-01-01.
     pub day: i64,
-    /// The feed number after which the chain begins.
+    /// The sequence number after which the chain begins.
     pub from: i64,
-    /// The newest feed number.
+    /// The newest sequence number of the feed.
     pub feed: i64,
     /// The chain's head after it.
     pub head: Vec<u8>,
     /// Segments announced until then.
     pub segments: i64,
-    /// [`ledger`] of what had been announced until then.
+    /// The result of [`hash_daily_digests`] at that time.
     pub ledger: Vec<u8>,
     /// When it was written, in milliseconds since 1970.
     pub sealed: i64,
     /// The hash of the manifest before it.
     pub previous: Vec<u8>,
-    /// Where the record chain and the journal stood; `None` in one that was written before there were such.
-    pub beside: Option<Beside>,
-    /// Its own.
+    /// Heads of the record chain and the journal; `None` in manifests from before these existed.
+    pub record_heads: Option<RecordHeads>,
+    /// Its own hash.
     pub hash: Vec<u8>,
 }
 
-/// Where what is stored beside the texts stood: number and head of the account's record chain, and of the journal.
+/// Number and head of the account's record chain, and of the archive's journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beside {
-    /// The newest record.
+pub struct RecordHeads {
+    /// The newest number of the record chain.
     pub records: i64,
     /// The record chain's head after it.
     pub record_head: Vec<u8>,
-    /// Entries of the journal.
+    /// Number of journal entries.
     pub journal: i64,
     /// The journal's head after them.
     pub journal_head: Vec<u8>,
 }
 
 impl Manifest {
-    /// The hash that it should have.
+    /// Computes the hash that it should have.
     pub fn digest(&self) -> Hash {
-        let fields = Fields::new(if self.beside.is_some() { MANIFEST_2 } else { MANIFEST })
+        let fields = FieldHasher::new(if self.record_heads.is_some() { MANIFEST_V2_TAG } else { MANIFEST_V1_TAG })
             .bytes(self.sub.as_bytes())
             .int(self.day)
             .int(self.from)
@@ -153,31 +156,31 @@ impl Manifest {
             .bytes(&self.ledger)
             .int(self.sealed)
             .bytes(&self.previous);
-        match &self.beside {
-            Some(beside) => fields
-                .int(beside.records)
-                .bytes(&beside.record_head)
-                .int(beside.journal)
-                .bytes(&beside.journal_head)
+        match &self.record_heads {
+            Some(record_heads) => fields
+                .int(record_heads.records)
+                .bytes(&record_heads.record_head)
+                .int(record_heads.journal)
+                .bytes(&record_heads.journal_head)
                 .hash(),
             None => fields.hash(),
         }
     }
 }
 
-/// A digest of the ledger of announcements: day, segments and the two halves of the ids' sum, by day.
-pub fn ledger(days: impl Iterator<Item = [i64; 4]>) -> Hash {
-    days.fold(Fields::new(LEDGER), |fields, day| day.into_iter().fold(fields, Fields::int)).hash()
+/// A hash of the daily digests: day, segments and the two halves of the ids' sum, by day.
+pub fn hash_daily_digests(days: impl Iterator<Item = [i64; 4]>) -> Hash {
+    days.fold(FieldHasher::new(DAILY_DIGESTS_TAG), |fields, day| day.into_iter().fold(fields, FieldHasher::int)).hash()
 }
 
-/// Bytes in hexadecimal.
+/// Encodes bytes as lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
-/// The bytes that [`hex`] wrote; `None` where it did not.
+/// Decodes hexadecimal; `None` if the text is not valid.
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u32> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
     let pair = |pair: &[u32]| u8::try_from(pair[0] * 16 + pair[1]).ok();

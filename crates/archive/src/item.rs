@@ -1,4 +1,4 @@
-//! How a work item is numbered and how a body is packed.
+//! Numbers of work items, and compression of stored bodies.
 
 use std::cell::RefCell;
 use std::io::Read;
@@ -9,135 +9,137 @@ use zstd::stream::read::Decoder;
 use zstd::zstd_safe::{DCtx, ResetDirective};
 
 use super::{DbError, DbFault};
-use crate::charset::{Charset, decoded};
+use crate::charset::{Charset, decode_to_utf8};
 use crate::model::Artifact;
 
-/// One artifact of one segment: the segment's number in the database times four, plus the artifact's code. One
-/// number finds it in every table.
+/// One artifact of one segment: the segment's key times four, plus the artifact's code. Every table
+/// uses this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Item(pub i64);
 
 impl Item {
-    /// The item for `artifact` of the segment with this number.
+    /// The item for `artifact` of the segment with this key.
     pub fn of(segment: i64, artifact: Artifact) -> Item {
         Item(segment.saturating_mul(4) + i64::from(artifact.code()))
     }
 
-    /// The segment's number.
+    /// The segment's key.
     pub fn segment(self) -> i64 {
         self.0.div_euclid(4)
     }
 
-    /// Which artifact.
+    /// The artifact; `None` for the code that no artifact has.
     pub fn artifact(self) -> Option<Artifact> {
         i16::try_from(self.0.rem_euclid(4)).ok().and_then(Artifact::from_code)
     }
 
-    /// Which artifact, where it stands in `column`, in which nothing else may stand.
-    pub(super) fn known_artifact(self, column: &str) -> Result<Artifact, DbError> {
+    /// The artifact; an error that names `column` where the code is not an artifact's.
+    pub(super) fn require_artifact(self, column: &str) -> Result<Artifact, DbError> {
         self.artifact().ok_or_else(|| DbError::inconsistent(column, self.segment(), self.0))
     }
 }
 
-/// Bytes as they lie in the database: as they came, or compressed where that is smaller.
+/// A body as the database stores it: as received, or compressed where that is smaller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packed {
-    /// 0 as they came, 1 zstd with [`USUAL`].
+pub struct PackedBody {
+    /// 0: as received. 1: Zstandard with `ZSTD_DICTIONARY`.
     pub codec: i64,
-    /// The bytes.
+    /// The bytes in this codec.
     pub body: Bytes,
 }
 
-const PLAIN: i64 = 0;
-const ZSTD: i64 = 1;
-const LEVEL: i32 = 3;
-/// Nothing that was stored unpacks to more; a corrupt length cannot exhaust memory.
-const LARGEST: u64 = 256 * 1024 * 1024;
+const CODEC_PLAIN: i64 = 0;
+const CODEC_ZSTD: i64 = 1;
+const ZSTD_LEVEL: i32 = 3;
+/// No stored body unpacks to more than this, so that a corrupt length cannot exhaust memory.
+const MAX_UNPACKED_BYTES: u64 = 256 * 1024 * 1024;
 
-/// How a skippable frame of zstd begins (RFC 8878), of the sixteen kinds this program's own for the name of a charset.
-const CHARSET_FRAME: [u8; 4] = 0x184d_2a5c_u32.to_le_bytes();
-/// Shorter bodies are not worth the effort: it saves a few bytes of them at most.
-const SHORTEST: usize = 128;
+/// Magic number of a skippable Zstandard frame (RFC 8878). Of the sixteen kinds, this one holds the
+/// name of a charset.
+const CHARSET_FRAME_MAGIC: [u8; 4] = 0x184d_2a5c_u32.to_le_bytes();
+/// Compression saves a few bytes at most of a body that is shorter than this.
+const MIN_COMPRESSED_BYTES: usize = 128;
 
-/// How answers of the API usually read, after its reference: zstd need not spell out in each body what all of them have in
-/// common, which of a segment's metadata is nearly everything. What was packed without it is read with it as well.
+/// The common parts of API answers, as a Zstandard dictionary. Nearly all of a segment's metadata
+/// is in it. Bodies that were packed without the dictionary can be unpacked with it, too.
 ///
-/// It never changes: what is packed could not be read any more.
-const USUAL: &[u8] = include_bytes!("item/usual.txt");
+/// Never change it: packed bodies could not be read any more.
+const ZSTD_DICTIONARY: &[u8] = include_bytes!("item/zstd_dictionary.txt");
 
 thread_local! {
-    /// A compressor's tables are large: setting them up anew for each body would cost more than compressing it.
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::with_dictionary(LEVEL, USUAL).ok());
-    static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(decompressor());
+    /// Setting up a compressor's tables costs more than compressing a body, so each thread keeps
+    /// one.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::with_dictionary(ZSTD_LEVEL, ZSTD_DICTIONARY).ok());
+    static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(new_decompressor());
 }
 
-fn decompressor() -> DCtx<'static> {
+fn new_decompressor() -> DCtx<'static> {
     let mut context = DCtx::create();
-    // It fails where there is no memory; then so does what is unpacked.
-    let _ = context.load_dictionary(USUAL);
+    // This fails only without memory; unpacking then fails, too.
+    let _ = context.load_dictionary(ZSTD_DICTIONARY);
     context
 }
 
 /// Packs a body for the database.
-pub fn pack(body: &[u8]) -> Packed {
-    let packed = (body.len() >= SHORTEST).then(|| {
+pub fn pack(body: &[u8]) -> PackedBody {
+    let packed = (body.len() >= MIN_COMPRESSED_BYTES).then(|| {
         COMPRESSOR
             .with_borrow_mut(|compressor| compressor.as_mut().and_then(|compressor| compressor.compress(body).ok()))
     });
     match packed.flatten() {
-        Some(packed) if packed.len() < body.len() => Packed { codec: ZSTD, body: packed.into() },
-        _ => Packed { codec: PLAIN, body: Bytes::copy_from_slice(body) },
+        Some(packed) if packed.len() < body.len() => PackedBody { codec: CODEC_ZSTD, body: packed.into() },
+        _ => PackedBody { codec: CODEC_PLAIN, body: Bytes::copy_from_slice(body) },
     }
 }
 
-/// Packs a body whose charset was declared, and that charset with it.
+/// Packs a body together with the charset that the answer declared.
 ///
-/// It stands in a frame before the body's, which every reader of zstd passes over: no column is needed for what few bodies
-/// have.
-pub fn pack_as(body: &[u8], charset: Option<Charset>) -> Packed {
+/// The charset's name is in a skippable frame before the body, which every Zstandard reader
+/// ignores. Few bodies declare a charset, so there is no column for it.
+pub fn pack_with_charset(body: &[u8], charset: Option<Charset>) -> PackedBody {
     let Some(charset) = charset else { return pack(body) };
-    let Ok(compressed) = Compressor::new(LEVEL).and_then(|mut compressor| compressor.compress(body)) else {
+    let Ok(compressed) = Compressor::new(ZSTD_LEVEL).and_then(|mut compressor| compressor.compress(body)) else {
         return pack(body);
     };
     let name = charset.name().as_bytes();
     let length = u32::try_from(name.len()).unwrap_or_default();
-    let packed = [&CHARSET_FRAME[..], &length.to_le_bytes(), name, &compressed].concat();
-    Packed { codec: ZSTD, body: packed.into() }
+    let packed = [&CHARSET_FRAME_MAGIC[..], &length.to_le_bytes(), name, &compressed].concat();
+    PackedBody { codec: CODEC_ZSTD, body: packed.into() }
 }
 
-/// The charset that was packed along with a body.
-fn charset_of(codec: i64, packed: &[u8]) -> Option<Charset> {
-    let frame = packed.strip_prefix(&CHARSET_FRAME).filter(|_| codec == ZSTD)?;
+/// The charset that was packed with a body.
+fn packed_charset(codec: i64, packed: &[u8]) -> Option<Charset> {
+    let frame = packed.strip_prefix(&CHARSET_FRAME_MAGIC).filter(|_| codec == CODEC_ZSTD)?;
     let (length, rest) = frame.split_first_chunk()?;
     let name = rest.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-    Charset::named(std::str::from_utf8(name).ok()?)
+    Charset::from_label(std::str::from_utf8(name).ok()?)
 }
 
-/// The body as text: in UTF-8, but for single bad bytes.
+/// Unpacks a body and decodes it to UTF-8. Bytes that are invalid in its charset stay as they are.
 ///
 /// # Errors
 /// Where the stored bytes were damaged.
 pub fn unpack_text(codec: i64, packed: Vec<u8>) -> Result<Vec<u8>, DbError> {
-    let charset = charset_of(codec, &packed);
-    Ok(decoded(charset, unpack(codec, packed)?))
+    let charset = packed_charset(codec, &packed);
+    Ok(decode_to_utf8(charset, unpack(codec, packed)?))
 }
 
-/// The body as it came.
+/// Unpacks a body to the bytes as received.
 ///
 /// # Errors
 /// Where the stored bytes were damaged.
 pub fn unpack(codec: i64, packed: Vec<u8>) -> Result<Vec<u8>, DbError> {
     let damaged = |why: String| DbError::new(DbFault::Broken, format!("failed to unpack a stored body: {why}"));
     match codec {
-        PLAIN => Ok(packed),
-        ZSTD => {
+        CODEC_PLAIN => Ok(packed),
+        CODEC_ZSTD => {
             let mut body = Vec::new();
             DECOMPRESSOR
                 .with_borrow_mut(|context| {
-                    // What was left of a damaged body must not be taken for the beginning of this one.
+                    // The rest of a damaged body must not be read as the beginning of this one.
                     context.reset(ResetDirective::SessionOnly).map_err(|_| std::io::ErrorKind::Other)?;
                     let reader = Decoder::with_context(packed.as_slice(), context);
-                    reader.take(LARGEST).read_to_end(&mut body)
+                    reader.take(MAX_UNPACKED_BYTES).read_to_end(&mut body)
                 })
                 .map_err(|error| damaged(error.to_string()))?;
             Ok(body)
@@ -160,42 +162,42 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_comes_back_byte_for_byte() {
+    fn unpacking_returns_the_packed_bytes() {
         for body in [&b""[..], b"x", &[b'a'; 10_000], "äöü€😀".as_bytes()] {
             let packed = pack(body);
             assert_eq!(unpack(packed.codec, packed.body.to_vec()).unwrap(), body);
         }
-        assert_eq!(pack(&[b'a'; 10_000]).codec, ZSTD);
-        assert!(unpack(ZSTD, b"not zstd".to_vec()).is_err());
+        assert_eq!(pack(&[b'a'; 10_000]).codec, CODEC_ZSTD);
+        assert!(unpack(CODEC_ZSTD, b"not zstd".to_vec()).is_err());
         let whole = pack(&[b'a'; 10_000]).body.to_vec();
-        assert!(unpack(ZSTD, whole[..whole.len() - 3].to_vec()).is_err());
-        assert_eq!(unpack(ZSTD, whole).unwrap(), [b'a'; 10_000]);
+        assert!(unpack(CODEC_ZSTD, whole[..whole.len() - 3].to_vec()).is_err());
+        assert_eq!(unpack(CODEC_ZSTD, whole).unwrap(), [b'a'; 10_000]);
     }
 
     #[test]
-    fn a_declared_charset_is_kept_beside_the_bytes_as_they_came() {
-        let latin = Charset::named("ISO-8859-1");
+    fn a_declared_charset_is_stored_with_the_unchanged_bytes() {
+        let latin = Charset::from_label("ISO-8859-1");
         for body in [&b"caf\xe9"[..], b"", &b"caf\xe9 ".repeat(100)] {
-            let packed = pack_as(body, latin);
+            let packed = pack_with_charset(body, latin);
             assert_eq!(unpack(packed.codec, packed.body.to_vec()).unwrap(), body);
             let text = String::from_utf8(unpack_text(packed.codec, packed.body.to_vec()).unwrap()).unwrap();
             assert_eq!(text, String::from_utf8_lossy(body).replace('\u{fffd}', "é"));
         }
-        assert_eq!(pack_as(b"x", None), pack(b"x"));
+        assert_eq!(pack_with_charset(b"x", None), pack(b"x"));
         let marked = pack(b"\xff\xfea\0");
         assert_eq!(unpack_text(marked.codec, marked.body.to_vec()).unwrap(), b"a");
     }
 
     #[test]
-    fn what_was_packed_by_earlier_versions_can_be_read() {
-        let without = Compressor::new(LEVEL).unwrap().compress(&[b'a'; 10_000]).unwrap();
-        assert_eq!(unpack(ZSTD, without).unwrap(), [b'a'; 10_000]);
+    fn bodies_of_earlier_versions_can_be_unpacked() {
+        let without = Compressor::new(ZSTD_LEVEL).unwrap().compress(&[b'a'; 10_000]).unwrap();
+        assert_eq!(unpack(CODEC_ZSTD, without).unwrap(), [b'a'; 10_000]);
         let with = include_bytes!("item/packed.zst");
-        assert_eq!(unpack(ZSTD, with.to_vec()).unwrap(), include_bytes!("item/packed.json"));
+        assert_eq!(unpack(CODEC_ZSTD, with.to_vec()).unwrap(), include_bytes!("item/packed.json"));
     }
 
     #[test]
-    fn metadata_of_the_usual_kind_take_little() {
+    fn typical_metadata_compresses_to_a_third() {
         let metadata = include_bytes!("item/packed.json");
         let packed = pack(metadata).body.len();
         assert!(packed * 3 < metadata.len(), "{packed} of {}", metadata.len());

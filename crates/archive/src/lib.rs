@@ -1,43 +1,45 @@
-//! The database: every statement there is, for SQLite and Postgres alike.
+//! The archive on SQLite or Postgres: it contains all SQL statements of the program.
 //!
-//! The stages meet here and nowhere else. A method is one thing that a stage needs done, in one transaction where it
-//! writes. What differs between the two databases is in `dialect.rs`; everything else is one text for both (`sql/stmt.rs`).
+//! The stages of the pipeline communicate only through this database. A method is one operation
+//! that a stage needs, in one transaction if it writes. `dialect.rs` holds what differs between the
+//! databases; all other statements have one text for both (`sql/stmt.rs`).
 
 use ringcx_client as ringcx;
 use ringcx_model::{self as model, charset, clock};
 
+pub mod failpoint;
 pub mod hash_chain;
-pub mod planted;
 
-mod accounts;
-mod announce;
-mod board;
-mod changed;
-mod coverage;
-mod deliver;
+mod account_store;
+mod audit_queries;
+mod chain_store;
+mod change_version;
+mod completion;
+mod copy_to_postgres;
+mod coverage_store;
+mod dashboard_queries;
+mod db_error;
+mod deletion;
+mod delivery_state;
 mod dialect;
-mod ended_session;
-mod error;
-mod guest;
+mod export_cursor;
+mod file_lock;
+mod ingest;
+mod instance_lock;
 mod item;
-mod keep;
-mod ledger;
-mod lock;
-mod moving;
-mod name_lock;
-mod overview;
-mod patient;
-mod proof;
-mod read;
-mod refusal;
+mod permit_request;
+mod queue_counts;
 mod replica;
-mod report;
-mod reserve;
-mod search;
-mod settle;
+mod reservation_store;
+mod search_index;
+mod segment_reader;
+mod session_revocation;
 mod sql;
-mod unusable;
-mod work;
+mod status_queries;
+mod suspension;
+mod throttle_state;
+mod timeout_connection;
+mod work_queue;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,94 +51,102 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
 
-pub use accounts::{AccountRow, Owned, PauseRow};
-pub use announce::{Announced, Chunk};
-pub use board::{CoverageRow, FailureRow};
-pub use changed::Mark;
-pub use coverage::{BackfillRequest, Reading};
-pub use deliver::{
-    Batch, Behind, FeedRow, Head, Missed, Move, Pass, ReplayRequest, ReplayRow, Replayed, SinkFailure, SinkOfAccount,
-    SinkRow, SinkView, Window,
+pub use account_store::{AccountRow, Lease, PauseRow};
+pub use audit_queries::{
+    ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, DeletionTally, OpenQuarantineRow,
+    SegmentSetDigest, Snapshot, UnfinishedItemsRow, WindowReadRow,
 };
-pub use error::{DbError, DbFault};
-pub use item::{Item, Packed, pack, unpack, unpack_text};
-pub use keep::{
-    AsideText, Done, Entry, Erased, Erasing, Gone, Hold, JournalRow, RetentionNoticeRow, Scrubbed, SegmentRef, Texts,
-    Tombstone,
+pub use chain_store::{
+    AccountChain, EntryPage, EntryRow, IntegrityReport, JournalProof, LeafPage, MetadataRow, ReadLogProof,
+    RecordChainState,
 };
-pub use ledger::{
-    ArtifactTally, AsideLedgerRow, CoveredRow, DayRow, GoneTally, IdCount, LedgerAccount, ReadRow, SettledRow,
-    Snapshot, UnfinishedRow,
+pub use completion::{BrokenAnswer, CompletedJob, JobOutcome};
+pub use copy_to_postgres::{CopiedTable, CopySummary, PostgresCopy};
+pub use coverage_store::{BackfillRequest, WindowRead};
+pub use dashboard_queries::{CoverageRow, FailureRow};
+pub use db_error::{DbError, DbFault};
+pub use deletion::{
+    DeletionBatch, DeletionCounts, DeletionReason, Hold, JournalAction, JournalEntry, JournalRow, QuarantinedText,
+    RetentionNoticeRow, SegmentRef, SegmentTexts, Tombstone, WipeOutcome,
 };
-pub use lock::FileLock;
-pub use moving::{Moved, MovedTable, Moving};
-pub use name_lock::NameLock;
-pub use proof::{Chain, EntryPage, EntryRow, Integrity, Journal, LeafPage, MetadataRow, Reads, RecordState};
-pub use read::{ArtifactVersion, AsideRow, AttemptRow, ChangeRow, ExportRange, SegmentRow, SegmentSlot, SlotOutcome};
-pub use refusal::Refusal;
-pub use replica::{Assignment, Picture, ReplicaRow};
-pub use report::Counts;
-pub use search::{
-    Doc, FoundRow, IndexBatch, IndexEntry, IndexLag, IndexRow, IndexSlice, Lookup, Needle, SkippedDocument, TodoRow,
+pub use delivery_state::{
+    CursorAdvance, DeliveryRound, FailedDelivery, FeedEntry, FeedRange, FeedRow, LaggingFeed, ObjectBatch,
+    ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress, SinkFailure, SinkOverview, SinkRow,
 };
-pub use settle::{BrokenAnswer, Settled, Settlement};
+pub use export_cursor::ExportCursor;
+pub use file_lock::FileLock;
+pub use ingest::{IngestSummary, MetadataChunk};
+pub use instance_lock::InstanceLock;
+pub use item::{Item, PackedBody, pack, unpack, unpack_text};
+pub use queue_counts::QueueCounts;
+pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
+pub use search_index::{
+    DocId, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexRow, IndexSlice, ReindexTask, SearchTerm,
+    SkippedDocument,
+};
+pub use segment_reader::{
+    ArtifactStatus, ArtifactVersion, AttemptRow, ExportRange, MetadataChange, QuarantineRow, SegmentArtifact,
+    SegmentRow,
+};
 pub use sql::{Arg, Row, Stmt, Tx, sql};
-pub use unusable::Unusable;
-pub use work::{Claim, Class, LongestWaits, QueueFilter, QueueRow, classes};
+pub use suspension::UnusableReason;
+pub use throttle_state::SavedThrottle;
+pub use work_queue::{Claim, MaxDelays, QueueClass, QueueFilter, QueueRow, queue_classes};
 
 static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
 static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
 
-/// How many rows one statement writes at the most: enough to make its cost small against the rows', few enough to
-/// stay far below either database's limit on arguments.
-pub(crate) const BULK: usize = 500;
+/// Maximum rows per statement: enough that the cost of the statement is small, and far below both
+/// databases' limits on arguments.
+pub(crate) const MAX_ROWS_PER_STATEMENT: usize = 500;
 
-/// How many prepared statements a connection keeps. Those over rows and lists come in some sizes each (`sql.rs`).
-const STATEMENTS: usize = 300;
+/// Prepared statements cached per connection. A statement over rows or a list exists in several
+/// sizes (`sql/stmt.rs`).
+const STATEMENT_CACHE_CAPACITY: usize = 300;
 
-/// How many rows of a result may wait to be taken.
-const ROWS: usize = 1000;
+/// Rows of a SQLite result that are buffered between the two threads.
+const ROW_BUFFER_SIZE: usize = 1000;
 
-/// An open database. Cheap to clone.
+/// An open database. It is cheap to clone.
 #[derive(Clone)]
 pub enum Db {
-    /// One file, one writer.
+    /// A SQLite file, with one writer.
     Sqlite(Arc<SqlitePools>),
-    /// A server.
+    /// A Postgres server.
     Postgres(Arc<PgPools>),
 }
 
-/// SQLite's connections: one that writes, some that read.
+/// The connections to SQLite: one writer, several readers.
 pub struct SqlitePools {
     pub(crate) writer: SqlitePool,
     pub(crate) reader: SqlitePool,
     pub(crate) path: PathBuf,
-    pub(crate) crowds: search::Crowds,
-    /// The daemon's own: what tells whether the file is still the one that was opened.
+    pub(crate) full_ranges: search_index::FullRanges,
+    /// The daemon's lock, which detects a replaced file.
     pub(crate) lock: Option<Arc<FileLock>>,
-    pub(crate) suspended: unusable::Suspension,
+    pub(crate) suspension: suspension::Suspension,
 }
 
-/// Postgres' connections.
+/// The connections to Postgres.
 pub struct PgPools {
     pub(crate) pool: PgPool,
-    /// The heartbeat's own, opened when it is first used: where everything else waits for a lock that someone holds, no
-    /// connection is left of `pool`, and leases would end.
+    /// Connections for the heartbeat, opened on first use. If all connections of `pool` wait for a
+    /// lock, leases must still be renewed.
     heartbeat: PgPool,
-    /// How long a statement may take; `None` for commands, at which a person sits.
-    pub(crate) patience: Option<Duration>,
-    pub(crate) suspended: unusable::Suspension,
+    /// Time-out of a statement; `None` for interactive commands.
+    pub(crate) statement_timeout: Option<Duration>,
+    pub(crate) suspension: suspension::Suspension,
 }
 
-/// One for the heartbeat, one that holds the replica's name.
+/// One connection for the heartbeat, one for the instance lock.
 const HEARTBEAT_CONNECTIONS: u32 = 2;
 
-/// What a command means to do with the database.
+/// How to open a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Create it if it is not there, bring it up to date.
-    Own,
-    /// Only what is there and up to date; for commands that look.
+pub enum OpenMode {
+    /// Create it if it does not exist, and apply missing migrations.
+    CreateOrMigrate,
+    /// It must exist and be up to date; for commands that only read.
     Existing,
 }
 
@@ -144,119 +154,130 @@ impl Db {
     /// Opens the SQLite file at `path`.
     ///
     /// # Errors
-    /// Where the file or its folder cannot be created or read, or the file is from a newer version.
-    pub async fn open_sqlite(path: &Path, access: Access) -> Result<Db, DbError> {
-        Db::sqlite(path, access, None).await
+    /// If the file or its directory cannot be created or read, or the file is from a newer version.
+    pub async fn open_sqlite(path: &Path, mode: OpenMode) -> Result<Db, DbError> {
+        Db::connect_sqlite(path, mode, None).await
     }
 
-    /// The same for the daemon, which holds the lock: it notices where the file is replaced.
+    /// As [`Db::open_sqlite`], for the daemon, which holds the file lock and detects a replaced
+    /// file.
     ///
     /// # Errors
     /// As [`Db::open_sqlite`].
-    pub async fn open_sqlite_to_serve(path: &Path, lock: &Arc<FileLock>) -> Result<Db, DbError> {
-        let db = Db::sqlite(path, Access::Own, Some(lock.clone())).await?;
-        // A file that cannot be written to is told of by whoever first has something to write.
-        if let Err(error) = db.renew_stamp().await {
-            tracing::debug!(%error, "failed to mark the database file; that it is overwritten will not be noticed");
+    pub async fn open_sqlite_for_daemon(path: &Path, lock: &Arc<FileLock>) -> Result<Db, DbError> {
+        let db = Db::connect_sqlite(path, OpenMode::CreateOrMigrate, Some(lock.clone())).await?;
+        // An unwritable file is not an error yet: the first write reports it.
+        if let Err(error) = db.renew_file_stamp().await {
+            tracing::debug!(%error, "failed to stamp the database file; an overwritten file will not be detected");
         }
         Ok(db)
     }
 
-    async fn sqlite(path: &Path, access: Access, lock: Option<Arc<FileLock>>) -> Result<Db, DbError> {
-        if access == Access::Own {
-            lock::create_private(path)?;
+    async fn connect_sqlite(path: &Path, mode: OpenMode, lock: Option<Arc<FileLock>>) -> Result<Db, DbError> {
+        if mode == OpenMode::CreateOrMigrate {
+            file_lock::create_private_file(path)?;
         } else if !path.exists() {
-            return Err(DbError::missing(path));
+            return Err(DbError::missing_file(path));
         }
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(false)
-            // What a new file is made of: of a smaller page the usual transcript leaves a fifth empty.
+            // For new files. With smaller pages, a typical transcript would leave a fifth of the
+            // space empty.
             .page_size(8192)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10))
             .foreign_keys(false)
-            .statement_cache_capacity(STATEMENTS)
-            // Rows come over a channel from a thread; each time that is full, both sides wait for one another.
-            .row_buffer_size(ROWS)
+            .statement_cache_capacity(STATEMENT_CACHE_CAPACITY)
+            // Rows come from another thread over a channel. Each time it is full, both sides wait.
+            .row_buffer_size(ROW_BUFFER_SIZE)
             .pragma("cache_size", "-8000")
             .pragma("temp_store", "memory")
-            // Folding the log back into the file costs two more waits for the disk: not every 4 MB but every 16.
+            // A checkpoint costs two more disk syncs: one per 16 MB instead of one per 4 MB.
             .pragma("wal_autocheckpoint", "2000")
-            // What is deleted is overwritten, freed pages too; that costs some 2 % where most is deleted, in the work table.
+            // Overwrites deleted content, also in freed pages. It costs about 2 % in table `work`,
+            // which has the most deletions.
             .pragma("secure_delete", "true");
-        let pool = |most: u32| {
-            SqlitePoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(30)).idle_timeout(None)
+        let pool = |max_connections: u32| {
+            SqlitePoolOptions::new()
+                .max_connections(max_connections)
+                .acquire_timeout(Duration::from_secs(30))
+                .idle_timeout(None)
         };
-        // Whoever meets a file that another process is just making finds it locked, whatever the busy time-out: SQLite
-        // does not wait where the journal's mode changes.
+        // A file that another process is just creating is locked, whatever the busy time-out:
+        // SQLite does not wait while the journal mode changes.
         let connect = || pool(1).connect_with(options.clone());
-        let writer = unless_locked(|| async { connect().await.map_err(|error| DbError::open(path, error)) }).await?;
-        // Four caches of the writer's size would be most of what the whole program needs.
+        let writer =
+            retry_on_busy(|| async { connect().await.map_err(|error| DbError::open_failed(path, error)) }).await?;
+        // Four caches of the writer's size would dominate the program's memory use.
         let reader = pool(4).connect_lazy_with(options.pragma("query_only", "true").pragma("cache_size", "-2000"));
         let db = Db::Sqlite(Arc::new(SqlitePools {
             writer,
             reader,
             path: path.to_owned(),
-            crowds: search::Crowds::default(),
+            full_ranges: search_index::FullRanges::default(),
             lock,
-            suspended: unusable::Suspension::default(),
+            suspension: suspension::Suspension::default(),
         }));
-        db.prepare(access).await.map_err(|error| error.while_opening(path))?;
+        db.prepare_schema(mode).await.map_err(|error| error.reclassify_open_error(path))?;
         Ok(db)
     }
 
     /// Opens the Postgres database at `url`.
     ///
     /// # Errors
-    /// Where the server cannot be reached, refuses, or the database is from a newer version.
-    pub async fn open_postgres(url: &SecretString, access: Access, connections: u32) -> Result<Db, DbError> {
-        Db::postgres(url, access, connections, None).await
+    /// If the server is unreachable or refuses the connection, or the database is from a newer
+    /// version.
+    pub async fn open_postgres(url: &SecretString, mode: OpenMode, connections: u32) -> Result<Db, DbError> {
+        Db::connect_postgres(url, mode, connections, None).await
     }
 
-    /// The same for the daemon, which nobody watches: no statement waits for ever for a server that is gone.
+    /// As [`Db::open_postgres`], for the daemon: statements have a time-out, so that none waits
+    /// forever for a dead server.
     ///
     /// # Errors
     /// As [`Db::open_postgres`].
-    pub async fn open_postgres_to_serve(url: &SecretString, connections: u32) -> Result<Db, DbError> {
-        Db::postgres(url, Access::Own, connections, Some(patient::STATEMENT)).await
+    pub async fn open_postgres_for_daemon(url: &SecretString, connections: u32) -> Result<Db, DbError> {
+        Db::connect_postgres(url, OpenMode::CreateOrMigrate, connections, Some(timeout_connection::STATEMENT_TIMEOUT))
+            .await
     }
 
-    async fn postgres(
+    async fn connect_postgres(
         url: &SecretString,
-        access: Access,
+        mode: OpenMode,
         connections: u32,
-        patience: Option<Duration>,
+        statement_timeout: Option<Duration>,
     ) -> Result<Db, DbError> {
         let options = postgres_options(url)?;
-        let pool = |most| {
-            PgPoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(10)).after_connect(
-                move |connection, _| {
+        let pool = |max_connections| {
+            PgPoolOptions::new()
+                .max_connections(max_connections)
+                .acquire_timeout(Duration::from_secs(10))
+                .after_connect(move |connection, _| {
                     Box::pin(async move {
-                        if patience.is_some() {
-                            sqlx::raw_sql(patient::MANNERS).execute(connection).await?;
+                        if statement_timeout.is_some() {
+                            sqlx::raw_sql(timeout_connection::SESSION_SETTINGS).execute(connection).await?;
                         }
                         Ok(())
                     })
-                },
-            )
+                })
         };
         let heartbeat = pool(HEARTBEAT_CONNECTIONS).connect_lazy_with(options.clone());
         let pool = match pool(connections.max(2)).connect_with(options.clone()).await {
-            Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect(why_not(&options).await)),
-            opened => opened.map_err(DbError::connect)?,
+            Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect_failed(explain_open_error(&options).await)),
+            opened => opened.map_err(DbError::connect_failed)?,
         };
-        let suspended = unusable::Suspension::default();
-        let db = Db::Postgres(Arc::new(PgPools { pool, heartbeat, patience, suspended }));
-        db.prepare(access).await?;
+        let suspension = suspension::Suspension::default();
+        let db = Db::Postgres(Arc::new(PgPools { pool, heartbeat, statement_timeout, suspension }));
+        db.prepare_schema(mode).await?;
         Ok(db)
     }
 
-    /// Has new connections to Postgres use this URL: a password may have been rotated.
+    /// Sets the URL of new connections to Postgres: a password may have been rotated.
     ///
     /// # Errors
-    /// Where it is none.
+    /// If the URL is invalid.
     pub fn set_url(&self, url: &SecretString) -> Result<(), DbError> {
         if let Db::Postgres(pools) = self {
             let options = postgres_options(url)?;
@@ -266,7 +287,7 @@ impl Db {
         Ok(())
     }
 
-    /// The same database over the heartbeat's own connections, which nothing else waits for.
+    /// The same database over the connections that are reserved for the heartbeat.
     #[must_use]
     pub fn for_heartbeat(&self) -> Db {
         match self {
@@ -274,68 +295,68 @@ impl Db {
             Db::Postgres(pools) => Db::Postgres(Arc::new(PgPools {
                 pool: pools.heartbeat.clone(),
                 heartbeat: pools.heartbeat.clone(),
-                patience: pools.patience,
-                suspended: pools.suspended.clone(),
+                statement_timeout: pools.statement_timeout,
+                suspension: pools.suspension.clone(),
             })),
         }
     }
 
-    /// The SQLite file, where there is one.
-    pub fn file(&self) -> Option<&Path> {
+    /// Path of the SQLite file; `None` on Postgres.
+    pub fn sqlite_path(&self) -> Option<&Path> {
         match self {
             Db::Sqlite(pools) => Some(&pools.path),
             Db::Postgres(_) => None,
         }
     }
 
-    /// Applies the migrations that are missing; returns how many there were.
+    /// Applies missing migrations. Returns their number.
     ///
     /// # Errors
-    /// Where one fails (it is undone), or the database is from a newer version.
+    /// If a migration fails, which is rolled back, or the database is from a newer version.
     pub async fn migrate(&self) -> Result<usize, DbError> {
-        let before = self.applied().await?.len();
+        let before = self.applied_migrations().await?.len();
         match self {
             Db::Sqlite(pools) => self.migrate_sqlite(pools, before).await?,
             Db::Postgres(pools) => {
-                // On a connection of its own: a migration takes as long as it takes.
+                // On a connection without a statement time-out.
                 let options = PgConnectOptions::clone(&pools.pool.connect_options());
-                let unhurried = PgPoolOptions::new().max_connections(1).connect_with(options).await?;
-                let migrated = POSTGRES.run(&unhurried).await;
-                unhurried.close().await;
+                let untimed = PgPoolOptions::new().max_connections(1).connect_with(options).await?;
+                let migrated = POSTGRES.run(&untimed).await;
+                untimed.close().await;
                 migrated?;
             }
         }
-        Ok(self.applied().await?.len().saturating_sub(before))
+        Ok(self.applied_migrations().await?.len().saturating_sub(before))
     }
 
-    /// On SQLite nothing keeps two processes that make the same file from migrating it at once, as on Postgres a lock does:
-    /// the slower one finds it locked, or fails at what the other has just done. Where that got further, it goes on from
-    /// there.
+    /// SQLite has no lock that prevents two processes from migrating a new file at once, as
+    /// Postgres has. The slower one finds the file locked, or fails at a migration that the other
+    /// has just applied. It then continues after that one.
     async fn migrate_sqlite(&self, pools: &SqlitePools, mut applied: usize) -> Result<(), DbError> {
         loop {
-            let migrated = unless_locked(|| async { Ok(SQLITE.run(&pools.writer).await?) }).await;
+            let migrated = retry_on_busy(|| async { Ok(SQLITE.run(&pools.writer).await?) }).await;
             let Err(error) = migrated else { return Ok(()) };
-            let now = self.applied().await?.len();
-            if now <= applied {
+            let count = self.applied_migrations().await?.len();
+            if count <= applied {
                 return Err(error);
             }
-            applied = now;
+            applied = count;
         }
     }
 
-    async fn prepare(&self, access: Access) -> Result<(), DbError> {
+    async fn prepare_schema(&self, mode: OpenMode) -> Result<(), DbError> {
         let newest = self.known_migrations().max().unwrap_or(0);
-        let held = self.applied().await?.into_iter().max().unwrap_or(0);
+        let held = self.applied_migrations().await?.into_iter().max().unwrap_or(0);
         if held > newest {
-            return Err(DbError::newer(held, newest));
+            return Err(DbError::schema_too_new(held, newest));
         }
-        match access {
-            Access::Own => {
+        match mode {
+            OpenMode::CreateOrMigrate => {
                 self.migrate().await?;
-                self.seal_what_was_before().await
+                self.chain_existing_rows().await
             }
-            Access::Existing if held < newest => Err(DbError::older(held, newest)),
-            Access::Existing => Ok(()),
+            OpenMode::Existing if held < newest => Err(DbError::schema_too_old(held, newest)),
+            OpenMode::Existing => Ok(()),
         }
     }
 
@@ -347,7 +368,7 @@ impl Db {
         migrator.iter().map(|migration| migration.version)
     }
 
-    async fn applied(&self) -> Result<Vec<i64>, DbError> {
+    async fn applied_migrations(&self) -> Result<Vec<i64>, DbError> {
         if !self.has_table("_sqlx_migrations").await? {
             return Ok(Vec::new());
         }
@@ -355,14 +376,14 @@ impl Db {
         rows.iter().map(|row| row.int(0)).collect()
     }
 
-    /// A trivial statement that shows whether the database answers and takes writes.
+    /// Runs a trivial write transaction, to check that the database responds and accepts writes.
     pub async fn ping(&self) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         tx.all(sql("select 1")).await?;
         tx.commit().await
     }
 
-    /// Closes all connections; on SQLite this folds the write-ahead log back into the file.
+    /// Closes all connections. On SQLite this checkpoints the write-ahead log.
     pub async fn close(&self) {
         match self {
             Db::Sqlite(pools) => {
@@ -377,12 +398,12 @@ impl Db {
     }
 }
 
-/// Tries again for some seconds while another process has the file.
-async fn unless_locked<T, F: Future<Output = Result<T, DbError>>>(attempt: impl Fn() -> F) -> Result<T, DbError> {
+/// Retries for some seconds while another process has locked the file.
+async fn retry_on_busy<T, F: Future<Output = Result<T, DbError>>>(attempt: impl Fn() -> F) -> Result<T, DbError> {
     let mut pause = Duration::from_millis(20);
     loop {
         match attempt().await {
-            Err(error) if error.fault() == DbFault::Away && pause < Duration::from_secs(2) => {}
+            Err(error) if error.fault() == DbFault::Unavailable && pause < Duration::from_secs(2) => {}
             done => return done,
         }
         tokio::time::sleep(pause).await;
@@ -400,19 +421,19 @@ impl std::fmt::Debug for Db {
 }
 
 fn postgres_options(url: &SecretString) -> Result<PgConnectOptions, DbError> {
-    let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::url)?;
-    Ok(options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENTS))
+    let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::invalid_url)?;
+    Ok(options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENT_CACHE_CAPACITY))
 }
 
-/// What keeps a connection from coming about: the pool says only that it took too long.
-async fn why_not(options: &PgConnectOptions) -> sqlx::Error {
+/// The reason why no connection can be opened. The pool reports only a time-out.
+async fn explain_open_error(options: &PgConnectOptions) -> sqlx::Error {
     match tokio::time::timeout(Duration::from_secs(3), options.connect()).await {
         Ok(Err(error)) => error,
         Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
     }
 }
 
-/// Compiles the example of the README.
+/// Compiles the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,162 +1,173 @@
-//! Replicas: signs of life, and which of them owns which account.
+//! Replicas: heartbeats, and the leases on accounts.
 //!
-//! Who owns an account is written in its row, together with an epoch that grows at each change. All of it is timed by
-//! the database's clock, which the replicas share. A row is taken only from nobody, from oneself, or from a replica
-//! whose signs of life have stopped.
+//! An account's row holds the owner of its lease and a fencing epoch that grows at each change. All
+//! times are those of the database's clock, which the replicas share. A lease is acquired only if
+//! the account has no owner, if the replica owned it before, or if the owner's heartbeat has
+//! expired.
 
 use std::time::Duration;
 
-use super::{Db, DbError, Owned, Row, Stmt, Tx, sql};
+use super::{Db, DbError, Lease, Row, Stmt, Tx, sql};
 use crate::clock::{Time, millis};
 use crate::model::AccountId;
 
-/// What a replica last said of itself.
+/// A replica's last heartbeat.
 #[derive(Debug, Clone)]
 pub struct ReplicaRow {
-    /// Its name.
+    /// The instance name.
     pub name: String,
-    /// Its version.
+    /// The program version.
     pub version: String,
     /// When it started, by its own clock.
     pub started: Time,
-    /// When it last said anything, by the database's clock.
+    /// When the heartbeat was written, by the database's clock.
     pub heartbeat: Time,
-    /// When it let go in good order.
+    /// When it released its leases in a clean shutdown.
     pub released: Option<Time>,
-    /// The figures that only it knows, as JSON.
+    /// Its runtime statistics, as JSON.
     pub stats: String,
 }
 
-/// Who owns an account.
+/// The owner of an account's lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Assignment {
-    /// The account's number.
+pub struct OwnershipRow {
+    /// Key of the account.
     pub account: i64,
-    /// Its ids.
+    /// The RingCX ids.
     pub id: AccountId,
-    /// The owner's name.
+    /// The owner's instance name.
     pub owner: Option<String>,
-    /// Which ownership this is.
+    /// The fencing epoch.
     pub epoch: i64,
-    /// When the last owner let go in good order.
-    pub let_go: Option<Time>,
+    /// When the last owner released the lease.
+    pub released: Option<Time>,
 }
 
-/// The whole picture, as of one sign of life.
+/// All replicas and lease owners, as of one heartbeat.
 #[derive(Debug, Clone)]
-pub struct Picture {
+pub struct ClusterState {
     /// The database's time.
     pub now: Time,
-    /// All replicas that were there lately.
+    /// All recent replicas.
     pub replicas: Vec<ReplicaRow>,
     /// All accounts.
-    pub accounts: Vec<Assignment>,
+    pub accounts: Vec<OwnershipRow>,
 }
 
-impl Picture {
-    /// Whether a replica gave a sign of life less than `lapse` ago and has not let go.
-    pub fn alive(&self, name: &str, lapse: Duration) -> bool {
+impl ClusterState {
+    /// Whether a replica's heartbeat is younger than `lease_duration`, and it has not released its
+    /// leases.
+    pub fn is_alive(&self, name: &str, lease_duration: Duration) -> bool {
         self.replicas.iter().any(|replica| {
-            replica.name == name && replica.released.is_none() && self.now.since(replica.heartbeat) < lapse
+            replica.name == name && replica.released.is_none() && self.now.since(replica.heartbeat) < lease_duration
         })
     }
 }
 
 impl Db {
-    /// Leaves a sign of life and returns the whole picture. `row.heartbeat` is ignored: the database's time counts;
-    /// on SQLite that is `now`.
-    pub async fn beat(&self, row: &ReplicaRow, now: Time) -> Result<Picture, DbError> {
+    /// Writes a heartbeat and returns the state of the cluster. `row.heartbeat` is ignored in
+    /// favour of the database's time; on SQLite that is `now`.
+    pub async fn record_heartbeat(&self, row: &ReplicaRow, now: Time) -> Result<ClusterState, DbError> {
         let mut tx = self.begin().await?;
-        let here = now.plus_millis(tx.clock_ahead(now).await?);
+        let database_now = now.plus_millis(tx.clock_offset_ms(now).await?);
         let stmt = sql(
             "insert into replica (name, version, started, heartbeat, released, stats) values ($1, $2, $3, $4, $5, $6)
              on conflict (name) do update set version = excluded.version, started = excluded.started,
              heartbeat = excluded.heartbeat, released = excluded.released, stats = excluded.stats",
         );
-        let stmt = stmt.bind(&row.name).bind(&row.version).bind(row.started).bind(here);
-        tx.run(stmt.bind(row.released.map(|_| here)).bind(&row.stats)).await?;
+        let stmt = stmt.bind(&row.name).bind(&row.version).bind(row.started).bind(database_now);
+        tx.run(stmt.bind(row.released.map(|_| database_now)).bind(&row.stats)).await?;
         tx.commit().await?;
-        // Read after the commit: whoever takes an account from now on sees this sign, whoever took one before is seen.
-        Ok(Picture { now: here, replicas: self.replicas().await?, accounts: self.assignments().await? })
+        // Read after the commit: a later acquisition sees this heartbeat, and this read sees
+        // earlier acquisitions.
+        Ok(ClusterState { now: database_now, replicas: self.replicas().await?, accounts: self.ownership_rows().await? })
     }
 
-    /// Takes accounts, each unless a living replica other than `me` owns it; returns those that were taken.
-    pub async fn take(&self, accounts: &[i64], me: &str, lapse: Duration, now: Time) -> Result<Vec<Owned>, DbError> {
-        self.take_where(accounts, me, lapse, false, now).await
-    }
-
-    /// The same where all accounts share one limit: none is taken while a living replica other than `me` owns any, and a
-    /// dead one loses all of them at once.
-    pub async fn take_together(
+    /// Acquires leases on these accounts, except those that a live replica other than `me` holds.
+    /// Returns the acquired leases.
+    pub async fn acquire_leases(
         &self,
         accounts: &[i64],
         me: &str,
-        lapse: Duration,
+        lease_duration: Duration,
         now: Time,
-    ) -> Result<Vec<Owned>, DbError> {
-        self.take_where(accounts, me, lapse, true, now).await
+    ) -> Result<Vec<Lease>, DbError> {
+        self.acquire_leases_where(accounts, me, lease_duration, false, now).await
     }
 
-    async fn take_where(
+    /// As [`Db::acquire_leases`], for accounts that share one rate limit: acquires none while a
+    /// live replica other than `me` holds any, and revokes all leases of a dead one at once.
+    pub async fn acquire_shared_limit_leases(
         &self,
         accounts: &[i64],
         me: &str,
-        lapse: Duration,
-        together: bool,
+        lease_duration: Duration,
         now: Time,
-    ) -> Result<Vec<Owned>, DbError> {
-        let mut taken = Vec::with_capacity(accounts.len());
+    ) -> Result<Vec<Lease>, DbError> {
+        self.acquire_leases_where(accounts, me, lease_duration, true, now).await
+    }
+
+    async fn acquire_leases_where(
+        &self,
+        accounts: &[i64],
+        me: &str,
+        lease_duration: Duration,
+        shared_limit: bool,
+        now: Time,
+    ) -> Result<Vec<Lease>, DbError> {
+        let mut acquired = Vec::with_capacity(accounts.len());
         let mut tx = self.begin().await?;
-        if together {
-            tx.lock_key("take accounts together").await?;
+        if shared_limit {
+            tx.advisory_lock("take accounts together").await?;
         }
-        let here = now.plus_millis(tx.clock_ahead(now).await?);
-        tx.hold_dead_replicas(me, here.plus_millis(-millis(lapse))).await?;
-        if together && !tx.end_other_leases(me, here, lapse).await? {
+        let database_now = now.plus_millis(tx.clock_offset_ms(now).await?);
+        tx.lock_dead_replicas(me, database_now.plus_millis(-millis(lease_duration))).await?;
+        if shared_limit && !tx.revoke_expired_leases(me, database_now, lease_duration).await? {
             tx.commit().await?;
-            return Ok(taken);
+            return Ok(acquired);
         }
-        for part in accounts.chunks(super::BULK) {
-            tx.in_order(part).await?;
+        for part in accounts.chunks(super::MAX_ROWS_PER_STATEMENT) {
+            tx.lock_accounts(part).await?;
             let stmt = Stmt::list(
                 "update account set owner = $1, epoch = epoch + 1 where (owner is null or owner = $1 or not exists
                  (select 1 from replica r where r.name = account.owner and r.released is null and r.heartbeat > $2)) and id in ",
-                vec![me.into(), here.plus_millis(-millis(lapse)).into()],
+                vec![me.into(), database_now.plus_millis(-millis(lease_duration)).into()],
                 part.iter().copied(),
                 " returning id, epoch",
             );
             for row in tx.all(stmt).await? {
-                taken.push(Owned { account: row.int(0)?, epoch: row.int(1)? });
+                acquired.push(Lease { account: row.int(0)?, epoch: row.int(1)? });
             }
         }
         tx.commit().await?;
-        Ok(taken)
+        Ok(acquired)
     }
 
-    /// Lets accounts go, with nothing of them under way.
-    pub async fn let_go(&self, owned: &[Owned], now: Time) -> Result<(), DbError> {
+    /// Releases leases. No request of these accounts may be in flight.
+    pub async fn release_leases(&self, leases: &[Lease], now: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
-        let here = now.plus_millis(tx.clock_ahead(now).await?);
-        let mut owned = owned.to_vec();
-        owned.sort_by_key(|owned| owned.account);
-        for owned in owned {
+        let database_now = now.plus_millis(tx.clock_offset_ms(now).await?);
+        let mut leases = leases.to_vec();
+        leases.sort_by_key(|lease| lease.account);
+        for lease in leases {
             let stmt =
                 sql("update account set owner = null, epoch = epoch + 1, let_go = $3 where id = $1 and epoch = $2");
-            tx.run(stmt.bind(owned.account).bind(owned.epoch).bind(here)).await?;
+            tx.run(stmt.bind(lease.account).bind(lease.epoch).bind(database_now)).await?;
         }
         tx.commit().await
     }
 
-    /// Forgets replicas without a sign of life for so long that own nothing; returns how many. Where each start has a name of
-    /// its own, as containers have, there would be one more each time.
-    pub async fn forget_replicas(&self, silent_for: Duration, now: Time) -> Result<u64, DbError> {
-        let here = self.here(now).await?;
+    /// Deletes replicas without leases whose last heartbeat is older than `silent_for`. Returns
+    /// their number. Otherwise rows would accumulate where each start has a new instance name, as
+    /// with containers.
+    pub async fn delete_dead_replicas(&self, silent_for: Duration, now: Time) -> Result<u64, DbError> {
+        let database_now = self.database_now(now).await?;
         let stmt = sql("delete from replica where heartbeat < $1 and not exists
              (select 1 from account a where a.owner = replica.name)");
-        self.run(stmt.bind(here - silent_for)).await
+        self.run(stmt.bind(database_now - silent_for)).await
     }
 
-    /// All replicas that were there lately, by name.
+    /// All recent replicas, by name.
     pub async fn replicas(&self) -> Result<Vec<ReplicaRow>, DbError> {
         let rows = self
             .all(sql("select name, version, started, heartbeat, released, stats from replica order by name"))
@@ -174,15 +185,15 @@ impl Db {
         rows.iter().map(read).collect()
     }
 
-    async fn assignments(&self) -> Result<Vec<Assignment>, DbError> {
+    async fn ownership_rows(&self) -> Result<Vec<OwnershipRow>, DbError> {
         let rows = self.all(sql("select id, rc, sub, owner, epoch, let_go from account order by sub")).await?;
-        let read = |row: &Row| -> Result<Assignment, DbError> {
-            Ok(Assignment {
+        let read = |row: &Row| -> Result<OwnershipRow, DbError> {
+            Ok(OwnershipRow {
                 account: row.int(0)?,
                 id: AccountId::new(row.text(1)?, row.text(2)?),
                 owner: row.maybe_text(3)?,
                 epoch: row.int(4)?,
-                let_go: row.maybe_time(5)?,
+                released: row.maybe_time(5)?,
             })
         };
         rows.iter().map(read).collect()
@@ -190,24 +201,30 @@ impl Db {
 }
 
 impl Tx {
-    /// Ends the leases of replicas other than `me`, unless one of them is alive; returns whether none was.
-    async fn end_other_leases(&mut self, me: &str, here: Time, lapse: Duration) -> Result<bool, DbError> {
+    /// Revokes the leases of replicas other than `me`, unless one of them is alive. Returns whether
+    /// none was alive.
+    async fn revoke_expired_leases(
+        &mut self,
+        me: &str,
+        database_now: Time,
+        lease_duration: Duration,
+    ) -> Result<bool, DbError> {
         let stmt =
             sql("select a.id, cast(case when r.released is null and r.heartbeat > $2 then 1 else 0 end as bigint)
              from account a left join replica r on r.name = a.owner where a.owner is not null and a.owner <> $1");
-        let rows = self.all(stmt.bind(me).bind(here.plus_millis(-millis(lapse)))).await?;
-        let mut dead = Vec::with_capacity(rows.len());
+        let rows = self.all(stmt.bind(me).bind(database_now.plus_millis(-millis(lease_duration)))).await?;
+        let mut expired = Vec::with_capacity(rows.len());
         for row in &rows {
             if row.flag(1)? {
                 return Ok(false);
             }
-            dead.push(row.int(0)?);
+            expired.push(row.int(0)?);
         }
-        for part in dead.chunks(super::BULK) {
-            self.in_order(part).await?;
+        for part in expired.chunks(super::MAX_ROWS_PER_STATEMENT) {
+            self.lock_accounts(part).await?;
             let stmt = Stmt::list(
                 "update account set owner = null, epoch = epoch + 1, let_go = $1 where owner <> $2 and id in ",
-                vec![here.into(), me.into()],
+                vec![database_now.into(), me.into()],
                 part.iter().copied(),
                 "",
             );
@@ -216,13 +233,13 @@ impl Tx {
         Ok(true)
     }
 
-    /// Makes sure that this ownership still holds, and that it goes on to until the end of the transaction.
+    /// Checks that a lease is current, and keeps it so until the end of the transaction.
     ///
     /// # Errors
-    /// `DbFault::Lost` where another epoch has begun.
-    pub(super) async fn hold(&mut self, owned: Owned) -> Result<(), DbError> {
-        let stmt = self.epoch_of(owned.account);
+    /// `DbFault::LeaseLost` if a newer epoch exists.
+    pub(super) async fn hold_lease(&mut self, lease: Lease) -> Result<(), DbError> {
+        let stmt = self.select_epoch_for_share(lease.account);
         let held = self.first(stmt).await?.map(|row| row.int(0)).transpose()?;
-        if held == Some(owned.epoch) { Ok(()) } else { Err(DbError::lost(owned.account)) }
+        if held == Some(lease.epoch) { Ok(()) } else { Err(DbError::lease_lost(lease.account)) }
     }
 }

@@ -1,7 +1,7 @@
-//! One statement text for both databases: arguments, rows and transactions that do not say which one is behind.
+//! Statements, rows and transactions with one SQL text for both databases.
 //!
-//! Numbers are BIGINT, ids TEXT, bodies BYTEA or BLOB; nothing else is ever bound or read. That is what lets a statement
-//! stand once. Everything is bound; no value is ever written into a statement's text.
+//! Only BIGINT, TEXT, and BYTEA or BLOB are bound and read, so one text fits both. Values are
+//! always bound, never written into the text.
 
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
@@ -10,12 +10,12 @@ use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
 pub use self::stmt::{Arg, Stmt, sql};
-use super::patient::Patient;
-use super::{BULK, Db, DbError};
+use super::timeout_connection::TimeoutConnection;
+use super::{Db, DbError, MAX_ROWS_PER_STATEMENT};
 use crate::clock::Time;
 
+mod placeholders;
 mod stmt;
-mod text;
 
 /// One row of a result, read by position.
 pub enum Row {
@@ -73,15 +73,15 @@ impl Row {
         Ok(self.maybe_int(index)?.map(Time))
     }
 
-    /// A number as yes or no.
+    /// A number as a flag: 0 is false.
     pub fn flag(&self, index: usize) -> Result<bool, DbError> {
         Ok(self.int(index)? != 0)
     }
 
-    /// A number that stands for something, in this column of the row with this key.
+    /// A code, decoded with `read`.
     ///
     /// # Errors
-    /// Where it stands for nothing, by the column's name and the row's key.
+    /// Where the code is unknown; the error names the column and the row's key.
     pub(super) fn code<T>(
         &self,
         index: usize,
@@ -99,19 +99,20 @@ impl Row {
     }
 }
 
-/// A transaction on SQLite, begun and ended by plain statements. SQLite ends one by itself where the disk is full, after which
-/// the driver's own count of open transactions is wrong for good; so a connection whose transaction did not commit is
-/// closed, which undoes what is left of it, and the next one is a new one.
+/// A transaction on SQLite, begun and ended by plain statements. SQLite rolls back by itself where
+/// the disk is full; the driver's count of open transactions is wrong from then on. So a connection
+/// whose transaction did not commit is closed, which rolls back the rest, and the pool opens a new
+/// one.
 pub struct SqliteTx {
     connection: PoolConnection<Sqlite>,
     committed: bool,
 }
 
 impl SqliteTx {
-    /// Begins with `how`: `begin immediate` to write, `begin` to read.
-    pub(super) async fn begin(pool: &SqlitePool, how: &'static str) -> Result<SqliteTx, DbError> {
+    /// Begins with `begin_sql`: `begin immediate` to write, `begin` to read.
+    pub(super) async fn begin(pool: &SqlitePool, begin_sql: &'static str) -> Result<SqliteTx, DbError> {
         let mut tx = SqliteTx { connection: pool.acquire().await?, committed: false };
-        sqlx::query(how).execute(&mut *tx.connection).await?;
+        sqlx::query(begin_sql).execute(&mut *tx.connection).await?;
         Ok(tx)
     }
 
@@ -130,56 +131,58 @@ impl Drop for SqliteTx {
     }
 }
 
-/// A transaction that writes. Dropped without [`Tx::commit`], it never happened.
+/// A transaction that writes. It is rolled back where it is dropped without [`Tx::commit`].
 pub enum Tx {
-    /// On SQLite, begun immediately: a deferred one that turns to writing is refused at once.
+    /// On SQLite, with `begin immediate`: a deferred one that starts to write can be refused at
+    /// once.
     Sqlite(SqliteTx),
     /// On Postgres.
-    Postgres(Patient),
+    Postgres(TimeoutConnection),
 }
 
 impl Tx {
-    /// Runs a statement; returns how many rows it touched.
+    /// Runs a statement; returns the number of affected rows.
     pub async fn run(&mut self, stmt: Stmt) -> Result<u64, DbError> {
         Ok(match self {
             Tx::Sqlite(tx) => {
-                let mut touched = 0;
+                let mut affected = 0;
                 for piece in stmt.pieces() {
-                    let (text, args, recurs) = piece.sqlite()?;
-                    let query = sqlx::query_with(text, args).persistent(recurs);
-                    touched += query.execute(&mut *tx.connection).await?.rows_affected();
+                    let (text, args, is_reusable) = piece.sqlite()?;
+                    let query = sqlx::query_with(text, args).persistent(is_reusable);
+                    affected += query.execute(&mut *tx.connection).await?.rows_affected();
                 }
-                touched
+                affected
             }
             Tx::Postgres(tx) => {
-                let (text, args, recurs) = stmt.postgres()?;
-                tx.run(text, args, recurs).await?
+                let (text, args, is_reusable) = stmt.postgres()?;
+                tx.run(text, args, is_reusable).await?
             }
         })
     }
 
-    /// Runs a statement over any number of rows, so many at a time as one may have; returns how many it touched.
+    /// Runs a statement over any number of rows, `MAX_ROWS_PER_STATEMENT` at a time; returns the
+    /// number of affected rows.
     pub(super) async fn run_rows(
         &mut self,
         head: &'static str,
         mut rows: Vec<Vec<Arg>>,
         tail: &'static str,
     ) -> Result<u64, DbError> {
-        let mut touched = 0;
+        let mut affected = 0;
         while !rows.is_empty() {
-            let rest = rows.split_off(rows.len().min(BULK));
-            touched += self.run(Stmt::rows(head, std::mem::replace(&mut rows, rest), tail)).await?;
+            let rest = rows.split_off(rows.len().min(MAX_ROWS_PER_STATEMENT));
+            affected += self.run(Stmt::rows(head, std::mem::replace(&mut rows, rest), tail)).await?;
         }
-        Ok(touched)
+        Ok(affected)
     }
 
     /// Runs a statement and returns its rows.
     pub async fn all(&mut self, stmt: Stmt) -> Result<Vec<Row>, DbError> {
         Ok(match self {
-            Tx::Sqlite(tx) => all_of(stmt, &mut tx.connection).await?,
+            Tx::Sqlite(tx) => all_sqlite(stmt, &mut tx.connection).await?,
             Tx::Postgres(tx) => {
-                let (text, args, recurs) = stmt.postgres()?;
-                tx.all(text, args, recurs).await?.into_iter().map(Row::Postgres).collect()
+                let (text, args, is_reusable) = stmt.postgres()?;
+                tx.all(text, args, is_reusable).await?.into_iter().map(Row::Postgres).collect()
             }
         })
     }
@@ -189,23 +192,23 @@ impl Tx {
         Ok(self.all(stmt).await?.into_iter().next())
     }
 
-    /// Runs a statement and hands its rows over as they come, so that memory does not grow with them.
+    /// Runs a statement and streams its rows, so that memory does not grow with their number.
     pub(super) fn stream(&mut self, stmt: Stmt) -> Result<BoxStream<'_, Result<Row, DbError>>, DbError> {
         Ok(match self {
             Tx::Sqlite(tx) => {
-                let (text, args, recurs) = stmt.sqlite()?;
-                let rows = sqlx::query_with(text, args).persistent(recurs).fetch(&mut *tx.connection);
+                let (text, args, is_reusable) = stmt.sqlite()?;
+                let rows = sqlx::query_with(text, args).persistent(is_reusable).fetch(&mut *tx.connection);
                 rows.map_ok(Row::Sqlite).map_err(DbError::from).boxed()
             }
             Tx::Postgres(tx) => {
-                let (text, args, recurs) = stmt.postgres()?;
-                let rows = sqlx::query_with(text, args).persistent(recurs).fetch(tx.bare());
+                let (text, args, is_reusable) = stmt.postgres()?;
+                let rows = sqlx::query_with(text, args).persistent(is_reusable).fetch(tx.raw_connection());
                 rows.map_ok(Row::Postgres).map_err(DbError::from).boxed()
             }
         })
     }
 
-    /// Makes it durable.
+    /// Commits the transaction.
     pub async fn commit(self) -> Result<(), DbError> {
         match self {
             Tx::Sqlite(tx) => tx.commit().await?,
@@ -221,11 +224,11 @@ impl Tx {
 }
 
 /// Runs a statement on SQLite and returns its rows.
-async fn all_of(stmt: Stmt, connection: &mut SqliteConnection) -> Result<Vec<Row>, DbError> {
+async fn all_sqlite(stmt: Stmt, connection: &mut SqliteConnection) -> Result<Vec<Row>, DbError> {
     let mut all = Vec::new();
     for piece in stmt.pieces() {
-        let (text, args, recurs) = piece.sqlite()?;
-        let rows = sqlx::query_with(text, args).persistent(recurs).fetch_all(&mut *connection).await?;
+        let (text, args, is_reusable) = piece.sqlite()?;
+        let rows = sqlx::query_with(text, args).persistent(is_reusable).fetch_all(&mut *connection).await?;
         all.extend(rows.into_iter().map(Row::Sqlite));
     }
     Ok(all)
@@ -237,27 +240,29 @@ impl Db {
         self.ensure_usable()?;
         Ok(match self {
             Db::Sqlite(pools) => Tx::Sqlite(SqliteTx::begin(&pools.writer, "begin immediate").await?),
-            Db::Postgres(pools) => Tx::Postgres(Patient::begun(&pools.pool, pools.patience, "begin").await?),
+            Db::Postgres(pools) => {
+                Tx::Postgres(TimeoutConnection::begin(&pools.pool, pools.statement_timeout, "begin").await?)
+            }
         })
     }
 
     /// Reads rows, outside any transaction.
     pub async fn all(&self, stmt: Stmt) -> Result<Vec<Row>, DbError> {
         self.ensure_usable()?;
-        self.all_even_if_unusable(stmt).await
+        self.all_unchecked(stmt).await
     }
 
-    /// The same where it is to be found out whether the database may be used.
-    pub(super) async fn all_even_if_unusable(&self, stmt: Stmt) -> Result<Vec<Row>, DbError> {
+    /// The same without [`Db::ensure_usable`], for the checks behind it.
+    pub(super) async fn all_unchecked(&self, stmt: Stmt) -> Result<Vec<Row>, DbError> {
         Ok(match self {
             Db::Sqlite(pools) => {
                 let mut connection = pools.reader.acquire().await?;
-                all_of(stmt, &mut connection).await?
+                all_sqlite(stmt, &mut connection).await?
             }
             Db::Postgres(pools) => {
-                let (text, args, recurs) = stmt.postgres()?;
-                let mut connection = Patient::new(&pools.pool, pools.patience).await?;
-                connection.all(text, args, recurs).await?.into_iter().map(Row::Postgres).collect()
+                let (text, args, is_reusable) = stmt.postgres()?;
+                let mut connection = TimeoutConnection::new(&pools.pool, pools.statement_timeout).await?;
+                connection.all(text, args, is_reusable).await?.into_iter().map(Row::Postgres).collect()
             }
         })
     }
@@ -270,21 +275,21 @@ impl Db {
     /// Runs one statement in a transaction of its own.
     pub async fn run(&self, stmt: Stmt) -> Result<u64, DbError> {
         let mut tx = self.begin().await?;
-        let touched = tx.run(stmt).await?;
+        let affected = tx.run(stmt).await?;
         tx.commit().await?;
-        Ok(touched)
+        Ok(affected)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Access;
+    use crate::OpenMode;
 
     #[tokio::test]
-    async fn what_sqlite_runs_in_pieces_comes_to_the_same() {
+    async fn a_statement_that_sqlite_runs_in_pieces_has_the_same_result() {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open_sqlite(&folder.path().join("test.db"), Access::Own).await.unwrap();
+        let db = Db::open_sqlite(&folder.path().join("test.db"), OpenMode::CreateOrMigrate).await.unwrap();
         for count in [1, 7, 137, 1500] {
             let mut tx = db.begin().await.unwrap();
             let rows = (0..count).map(|n: i64| vec![n.into(), Arg::from(n * 3)]).collect();

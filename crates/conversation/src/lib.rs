@@ -1,8 +1,8 @@
-//! What an answer of RingCX means to a reader. Pure: bytes in, what people read out.
+//! Renders the answers of RingCX as text. Pure: bytes in, text out.
 
 use ringcx_model::{clock, lenient_json, lenient_time};
 
-pub mod reading;
+pub mod render;
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

@@ -1,35 +1,36 @@
 //! The charset of a received body: what its `Content-Type` declares, a byte order mark, else UTF-8.
 //!
-//! Pure. Bytes that the charset does not know become U+FFFD one by one; nothing is refused.
+//! Pure. Each byte that is invalid in the charset becomes U+FFFD; no body is rejected.
 
 use std::borrow::Cow;
 
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 
-/// Bytes of a body that are looked at for the order of its bytes.
+/// The number of bytes of a body that are inspected to detect its byte order.
 const SAMPLE_BYTES: usize = 1024;
 
 /// A declared charset other than UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Charset {
-    /// One whose bytes can be read one way only.
+    /// A charset whose byte order is known.
     Known(&'static Encoding),
-    /// UTF-16 in an order of bytes that was not said.
+    /// UTF-16 without a declared byte order.
     Utf16,
 }
 
 impl Charset {
-    /// The charset that a `Content-Type` declares; `None` where it declares none, UTF-8, or one that is not known. ASCII
-    /// counts as UTF-8, since its texts are the same.
-    pub fn declared(content_type: &str) -> Option<Charset> {
+    /// The charset that a `Content-Type` declares; `None` if it declares none, UTF-8, or an unknown
+    /// one. ASCII counts as UTF-8, because its texts are the same.
+    pub fn from_content_type(content_type: &str) -> Option<Charset> {
         let parameters = content_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
         let mut charsets = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
         let (_, label) = charsets.next()?;
-        Charset::named(label.trim().trim_matches(['"', '\'']))
+        Charset::from_label(label.trim().trim_matches(['"', '\'']))
     }
 
-    /// The charset of this name, as [`Charset::name`] gives it, or any that the web or a server's platform knows it by.
-    pub fn named(label: &str) -> Option<Charset> {
+    /// Looks up a charset by [`Charset::name`], by a label of the web, or by the name that a server
+    /// platform uses.
+    pub fn from_label(label: &str) -> Option<Charset> {
         let label = label.to_ascii_lowercase();
         if label.ends_with("ascii") {
             return None;
@@ -43,7 +44,7 @@ impl Charset {
         (encoding != UTF_8).then_some(Charset::Known(encoding))
     }
 
-    /// Its name.
+    /// The name of the charset.
     pub fn name(self) -> &'static str {
         match self {
             Charset::Known(encoding) => encoding.name(),
@@ -51,11 +52,11 @@ impl Charset {
         }
     }
 
-    /// How to decode a body that begins so.
-    pub fn for_beginning(self, body: &[u8]) -> &'static Encoding {
+    /// The encoding of a body, whose first bytes may tell the byte order.
+    pub fn encoding_for(self, body: &[u8]) -> &'static Encoding {
         let (big, little) = byte_orders(body);
         match self {
-            // RFC 2781: where nothing tells, the greater byte comes first.
+            // RFC 2781: without any indication, UTF-16 is big-endian.
             Charset::Utf16 => {
                 if little > big {
                     UTF_16LE
@@ -63,7 +64,7 @@ impl Charset {
                     UTF_16BE
                 }
             }
-            // Earlier versions kept the name of this order for one that was not said.
+            // Earlier versions stored this name also for UTF-16 without a declared byte order.
             Charset::Known(encoding)
                 if encoding == UTF_16LE && little == 0 && big * 4 > body.len().min(SAMPLE_BYTES) =>
             {
@@ -74,7 +75,8 @@ impl Charset {
     }
 }
 
-/// What the web calls a charset that platforms know by another name, without hyphens and underscores.
+/// Translates the name that a platform uses for a charset, without hyphens and underscores, to its
+/// web label.
 fn web_label(key: &str) -> Option<String> {
     Some(match key {
         "utf16le" | "ucs2le" => "utf-16le".to_owned(),
@@ -102,8 +104,8 @@ fn web_label(key: &str) -> Option<String> {
     })
 }
 
-/// How many letters at the beginning of a body in UTF-16 tell that the greater byte comes first, and how many that the lesser
-/// does: blanks, and where there are none the other letters below U+0100.
+/// Counts the characters at the start of a UTF-16 body that indicate big-endian and little-endian
+/// order. Spaces are counted; without any, all other characters below U+0100.
 fn byte_orders(body: &[u8]) -> (usize, usize) {
     let units = || body.get(..SAMPLE_BYTES).unwrap_or(body).chunks_exact(2);
     let count = |is_meant: fn(u8) -> bool| {
@@ -116,11 +118,11 @@ fn byte_orders(body: &[u8]) -> (usize, usize) {
     }
 }
 
-/// The text of a body. A byte order mark counts for more than what was declared, and is left out.
-pub fn text(declared: Option<Charset>, body: &[u8]) -> Cow<'_, str> {
+/// Decodes a body. A byte order mark takes precedence over the declared charset, and is removed.
+pub fn decode_text(declared: Option<Charset>, body: &[u8]) -> Cow<'_, str> {
     let (encoding, rest) = match (Encoding::for_bom(body), declared) {
         (Some((encoding, length)), _) => (encoding, body.get(length..).unwrap_or_default()),
-        (None, Some(charset)) => (charset.for_beginning(body), body),
+        (None, Some(charset)) => (charset.encoding_for(body), body),
         (None, None) => (UTF_8, body),
     };
     if encoding == UTF_8 {
@@ -129,10 +131,10 @@ pub fn text(declared: Option<Charset>, body: &[u8]) -> Cow<'_, str> {
     encoding.decode_without_bom_handling(rest).0
 }
 
-/// The same as bytes of UTF-8, without a copy where the body is in UTF-8 already.
-pub fn decoded(declared: Option<Charset>, body: Vec<u8>) -> Vec<u8> {
+/// Decodes a body to UTF-8 bytes; does not copy a body that is UTF-8 already.
+pub fn decode_to_utf8(declared: Option<Charset>, body: Vec<u8>) -> Vec<u8> {
     let is_utf8 = declared.is_none() && !matches!(body.as_slice(), [0xfe, 0xff, ..] | [0xff, 0xfe, ..]);
-    if is_utf8 { body } else { text(declared, &body).into_owned().into_bytes() }
+    if is_utf8 { body } else { decode_text(declared, &body).into_owned().into_bytes() }
 }
 
 #[cfg(test)]
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     fn read(content_type: &str, body: &[u8]) -> String {
-        text(Charset::declared(content_type), body).into_owned()
+        decode_text(Charset::from_content_type(content_type), body).into_owned()
     }
 
     #[test]
@@ -157,7 +159,8 @@ mod tests {
             ("application/json;charset=ISO-8859-1", b"\xef\xbb\xbfcaf\xc3\xa9", "café"),
             ("application/json", b"\xff\xfea\0\xe9\0", "aé"),
             ("application/json", b"caf\xe9 caf\xc3\xa9", "caf\u{fffd} café"),
-            // The first letters may lie beyond U+00FF; where nothing tells, the greater byte comes first.
+            // The first characters may lie beyond U+00FF; without any indication the order is
+            // big-endian.
             ("text/plain;charset=UTF-16", b"\x4e\x00\x4e\x8c\0 ", "一二 "),
             ("text/plain;charset=UTF-16", b"\x00\x4e\x8c\x4e \0", "一二 "),
             ("text/plain;charset=UTF-16", b"\x4e\x8c\x4e\x09", "二三"),
@@ -193,10 +196,10 @@ mod tests {
             label in "(iso[-_]?8859[-_][0-9]{1,2}|(windows|win|cp)[-_]?125[0-9]|utf[-_]?16(le|be)?|latin-?[1-9]|gbk|big5|euc-jp|koi8-r|hz-gb-2312|macintosh)",
             body in any::<Vec<u8>>(),
         ) {
-            let charset = Charset::named(&label);
-            prop_assert_eq!(charset.and_then(|charset| Charset::named(charset.name())), charset);
-            let bytes = decoded(charset, body.clone());
-            let (bytes, text) = (String::from_utf8_lossy(&bytes), text(charset, &body));
+            let charset = Charset::from_label(&label);
+            prop_assert_eq!(charset.and_then(|charset| Charset::from_label(charset.name())), charset);
+            let bytes = decode_to_utf8(charset, body.clone());
+            let (bytes, text) = (String::from_utf8_lossy(&bytes), decode_text(charset, &body));
             prop_assert_eq!(bytes.trim_start_matches('\u{feff}'), text.trim_start_matches('\u{feff}'));
         }
     }

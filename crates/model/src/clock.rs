@@ -1,8 +1,8 @@
-//! Time, the only place that reads it.
+//! The only place that reads the time.
 //!
-//! Everything that decides takes a [`Time`] or a [`Tick`] as an argument; everything that waits does so through a
-//! [`Clock`]. There are three: the system's, one that runs faster than the system's (the demo plays minutes in
-//! seconds), and one that stands still until a test moves it.
+//! Code that makes decisions takes a [`Time`] or a [`Tick`] as an argument, and code that waits
+//! does so through a [`Clock`]. There are three clocks: the system's, an accelerated one for the
+//! demo, and a manual one that moves only when a test moves it.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// A moment in UTC, in whole milliseconds since 1970-01-01T00:00:00Z; what the database stores.
+/// A moment in UTC, in whole milliseconds since 1970-01-01T00:00:00Z, as the database stores it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(transparent))]
 #[serde(transparent)]
@@ -23,10 +23,10 @@ impl Time {
     /// Stands for "no end time" in the database, so that such segments come first in every order.
     pub const NONE: Time = Time(i64::MIN);
 
-    /// The first moment that RFC 3339 can write, and RingCX be asked about.
+    /// The earliest moment that RFC 3339 can express and that a request to RingCX can name.
     pub const FIRST: Time = Time(-62_167_219_200_000);
 
-    /// The moment so many whole seconds after 1970.
+    /// The moment that lies `secs` whole seconds after 1970-01-01T00:00:00Z.
     pub const fn from_secs(secs: i64) -> Time {
         Time(secs.saturating_mul(1000))
     }
@@ -41,22 +41,22 @@ impl Time {
         Time::from_secs(self.floor_secs())
     }
 
-    /// How long after `earlier` this is; zero if it is not.
+    /// The time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// This moment moved by so many milliseconds, which may be negative.
+    /// This moment moved by `millis` milliseconds, which may be negative.
     pub const fn plus_millis(self, millis: i64) -> Time {
         Time(self.0.saturating_add(millis))
     }
 
-    /// Reads RFC 3339 (`2026-11-20T10:00:00.5+01:00`); anything else is `None`.
+    /// Parses RFC 3339 (`2026-11-20T10:00:00.5+01:00`); returns `None` for any other text.
     pub fn parse(text: &str) -> Option<Time> {
         text.parse::<jiff::Timestamp>().ok().map(Time::from)
     }
 
-    /// As a `jiff` timestamp, clamped to the range that it can hold.
+    /// Converts to a `jiff` timestamp, clamped to its range.
     pub fn timestamp(self) -> jiff::Timestamp {
         jiff::Timestamp::from_millisecond(self.0).unwrap_or(if self.0 < 0 {
             jiff::Timestamp::MIN
@@ -107,18 +107,18 @@ impl Sub<Duration> for Time {
     }
 }
 
-/// A span in whole milliseconds, as the database and [`Time`] count.
+/// A duration in whole milliseconds, the unit of [`Time`] and of the database.
 pub fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A moment on a clock that never goes back and that counts while the machine sleeps. Comparable within one
-/// process only; never stored.
+/// A moment on a monotonic clock that also counts while the machine sleeps. Comparable within one
+/// process only, and never stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tick(pub Duration);
 
 impl Tick {
-    /// How long after `earlier` this is; zero if it is not.
+    /// The time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Tick) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -131,83 +131,87 @@ impl Add<Duration> for Tick {
     }
 }
 
-/// Where time comes from. Cheap to clone; clones share one time.
+/// A source of time. Cheap to clone; clones share one time.
 #[derive(Clone)]
-pub struct Clock(Arc<Kind>);
+pub struct Clock(Arc<ClockSource>);
 
-enum Kind {
+enum ClockSource {
     System,
-    Fast { factor: f64, wall: Time, tick: Duration },
-    Manual { state: Mutex<Manual>, moved: watch::Sender<()> },
+    Accelerated { factor: f64, wall: Time, tick: Duration },
+    Manual { state: Mutex<ManualState>, moved: watch::Sender<()> },
 }
 
-struct Manual {
+struct ManualState {
     wall: Time,
     tick: Duration,
 }
 
-/// The longest the system's clock is trusted to wait in one piece: tokio's timers stand still while the machine
-/// sleeps, so a long wait looks at the clock again now and then.
-const LONGEST_NAP: Duration = Duration::from_secs(30);
+/// The longest single wait on a tokio timer. These timers stand still while the machine sleeps, so
+/// a long wait is cut into slices and reads the clock after each.
+const MAX_TIMER_SLICE: Duration = Duration::from_secs(30);
 
 impl Clock {
-    /// The machine's own time.
+    /// The system clock.
     pub fn system() -> Clock {
-        Clock(Arc::new(Kind::System))
+        Clock(Arc::new(ClockSource::System))
     }
 
-    /// The machine's time, running `factor` times as fast from `start` on.
+    /// A clock that runs `factor` times as fast as the system clock, from `start` on.
     pub fn accelerated(factor: f64, start: Time) -> Clock {
         Clock::accelerated_since(factor, start, Tick(boot_time()))
     }
 
-    /// The same, of a clock that has run since the system's clock stood at `began`: that of another process.
+    /// An accelerated clock that has run since the monotonic clock stood at `began`, such as that
+    /// of another process.
     pub fn accelerated_since(factor: f64, start: Time, began: Tick) -> Clock {
         let factor = if factor.is_finite() && factor > 0.0 { factor } else { 1.0 };
-        Clock(Arc::new(Kind::Fast { factor, wall: start, tick: began.0 }))
+        Clock(Arc::new(ClockSource::Accelerated { factor, wall: start, tick: began.0 }))
     }
 
-    /// A clock that moves only when told to, for tests.
+    /// A clock for tests that moves only by [`Clock::advance`] and [`Clock::step`].
     pub fn manual(start: Time) -> Clock {
-        let state = Mutex::new(Manual { wall: start, tick: Duration::from_secs(1_000_000) });
-        Clock(Arc::new(Kind::Manual { state, moved: watch::Sender::new(()) }))
+        let state = Mutex::new(ManualState { wall: start, tick: Duration::from_secs(1_000_000) });
+        Clock(Arc::new(ClockSource::Manual { state, moved: watch::Sender::new(()) }))
     }
 
-    /// What time it is.
+    /// The current wall-clock time.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the time")]
     pub fn now(&self) -> Time {
         match &*self.0 {
-            Kind::System => Time::from(jiff::Timestamp::now()),
-            Kind::Fast { factor, wall, tick } => *wall + boot_time().saturating_sub(*tick).mul_f64(*factor),
-            Kind::Manual { state, .. } => lock(state).wall,
+            ClockSource::System => Time::from(jiff::Timestamp::now()),
+            ClockSource::Accelerated { factor, wall, tick } => {
+                *wall + boot_time().saturating_sub(*tick).mul_f64(*factor)
+            }
+            ClockSource::Manual { state, .. } => lock(state).wall,
         }
     }
 
-    /// Where the clock that never goes back stands.
+    /// The current time of the monotonic clock.
     pub fn tick(&self) -> Tick {
         match &*self.0 {
-            Kind::System => Tick(boot_time()),
-            Kind::Fast { factor, tick, .. } => Tick(boot_time().saturating_sub(*tick).mul_f64(*factor)),
-            Kind::Manual { state, .. } => Tick(lock(state).tick),
+            ClockSource::System => Tick(boot_time()),
+            ClockSource::Accelerated { factor, tick, .. } => Tick(boot_time().saturating_sub(*tick).mul_f64(*factor)),
+            ClockSource::Manual { state, .. } => Tick(lock(state).tick),
         }
     }
 
-    /// How long `span` of this clock takes on the machine: for time-outs that tokio or a library keeps.
+    /// How long `span` of this clock takes in real time, for time-outs that tokio or a library
+    /// measures.
     pub fn real(&self, span: Duration) -> Duration {
         match &*self.0 {
-            Kind::Fast { factor, .. } => span.div_f64(*factor),
+            ClockSource::Accelerated { factor, .. } => span.div_f64(*factor),
             _ => span,
         }
     }
 
-    /// Waits for `span` of this clock.
+    /// Waits for `span`, measured by this clock.
     pub async fn sleep(&self, span: Duration) {
         self.sleep_until(self.tick() + span).await;
     }
 
-    /// Waits until the clock that never goes back reaches `due`.
+    /// Waits until the monotonic clock reaches `due`.
     pub async fn sleep_until(&self, due: Tick) {
-        if let Kind::Manual { state, moved } = &*self.0 {
+        if let ClockSource::Manual { state, moved } = &*self.0 {
             let mut moved = moved.subscribe();
             while lock(state).tick < due.0 {
                 if moved.changed().await.is_err() {
@@ -221,24 +225,25 @@ impl Clock {
             if left.is_zero() {
                 return;
             }
-            tokio::time::sleep(self.real(left).min(LONGEST_NAP)).await;
+            tokio::time::sleep(self.real(left).min(MAX_TIMER_SLICE)).await;
         }
     }
 
-    /// Waits until the wall clock reads `due` or later. A clock stepped forward is noticed within half a minute.
+    /// Waits until the wall clock reaches `due`. A clock that was stepped forward is noticed within
+    /// 30 s.
     pub async fn sleep_until_time(&self, due: Time) {
         loop {
             let left = due.since(self.now());
             if left.is_zero() {
                 return;
             }
-            self.sleep(left.min(LONGEST_NAP)).await;
+            self.sleep(left.min(MAX_TIMER_SLICE)).await;
         }
     }
 
-    /// Moves a manual clock forward; no other clock obeys.
+    /// Moves a manual clock forward. Has no effect on other clocks.
     pub fn advance(&self, span: Duration) {
-        if let Kind::Manual { state, moved } = &*self.0 {
+        if let ClockSource::Manual { state, moved } = &*self.0 {
             {
                 let mut state = lock(state);
                 state.wall = state.wall + span;
@@ -248,17 +253,18 @@ impl Clock {
         }
     }
 
-    /// How many sleep on a manual clock; on another, nobody can tell.
+    /// The number of tasks that sleep on a manual clock; always 0 for other clocks.
     pub fn sleepers(&self) -> usize {
         match &*self.0 {
-            Kind::Manual { moved, .. } => moved.receiver_count(),
-            Kind::System | Kind::Fast { .. } => 0,
+            ClockSource::Manual { moved, .. } => moved.receiver_count(),
+            ClockSource::System | ClockSource::Accelerated { .. } => 0,
         }
     }
 
-    /// Steps a manual clock's wall time by so many milliseconds, as an administrator or NTP may; its tick stays.
+    /// Steps the wall time of a manual clock by `millis`, as an administrator or NTP may. Its
+    /// monotonic time stays.
     pub fn step(&self, millis: i64) {
-        if let Kind::Manual { state, .. } = &*self.0 {
+        if let ClockSource::Manual { state, .. } = &*self.0 {
             let mut state = lock(state);
             state.wall = state.wall.plus_millis(millis);
         }
@@ -271,7 +277,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-fn lock(state: &Mutex<Manual>) -> MutexGuard<'_, Manual> {
+fn lock(state: &Mutex<ManualState>) -> MutexGuard<'_, ManualState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

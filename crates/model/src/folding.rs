@@ -1,24 +1,25 @@
-//! One form for texts that people see as the same: digits of other scripts, wide letters, odd spaces and dashes. Pure.
+//! Folds texts that look the same into one form: digits of other scripts, full-width letters,
+//! unusual spaces and dashes. Pure.
 
 use unicode_normalization::UnicodeNormalization;
 
-/// The zeros of the decimal digits that stand in a run of ten.
-const ZEROS: [u32; 37] = [
+/// The zero of each script whose decimal digits occupy ten consecutive code points.
+const SCRIPT_ZEROS: [u32; 37] = [
     0x0660, 0x06f0, 0x07c0, 0x0966, 0x09e6, 0x0a66, 0x0ae6, 0x0b66, 0x0be6, 0x0c66, 0x0ce6, 0x0d66, 0x0de6, 0x0e50,
     0x0ed0, 0x0f20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40, 0x1c50,
     0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10, 0x1d7ce,
 ];
-/// Mathematical digits stand in five runs of ten.
-const LAST_DIGIT: u32 = 0x1d7ff;
+/// The last of the mathematical digits, which occupy five consecutive runs of ten.
+const LAST_MATHEMATICAL_DIGIT: u32 = 0x1d7ff;
 
-/// The character in its plainest form; `None` for one that nobody sees, such as NUL or a mark of writing direction. Line
+/// Folds a character; returns `None` for an invisible one, such as NUL or a direction mark. Line
 /// breaks and tabs stay.
 pub fn fold_char(letter: char) -> Option<char> {
     if is_plain(letter) {
         return Some(letter);
     }
     Some(match letter {
-        // The controls that are spaces come first: they part words.
+        // Control characters that are white space come first, because they separate words.
         _ if letter.is_whitespace() => ' ',
         _ if letter.is_control() => return None,
         '\u{ad}'
@@ -58,9 +59,9 @@ pub fn fold_char(letter: char) -> Option<char> {
         '\u{207a}' | '\u{208a}' | '\u{fe62}' | '\u{2795}' => '+',
         '\u{2044}' | '\u{2215}' => '/',
         '\u{2024}' | '\u{2027}' | '\u{b7}' => '.',
-        _ => match digit(letter) {
+        _ => match ascii_digit(letter) {
             Some(digit) => digit,
-            // Wide forms stand in the order of ASCII.
+            // Full-width forms have the order of ASCII.
             None if ('\u{ff01}'..='\u{ff5e}').contains(&letter) => {
                 char::from_u32(u32::from(letter) - 0xfee0).unwrap_or(letter)
             }
@@ -69,12 +70,13 @@ pub fn fold_char(letter: char) -> Option<char> {
     })
 }
 
-/// Whether a character is in its plainest form already: ASCII but its controls, with line breaks and tabs.
+/// Whether a character is folded already: printable ASCII, a line break or a tab.
 pub fn is_plain(letter: char) -> bool {
     matches!(letter, ' '..='~' | '\n' | '\r' | '\t')
 }
 
-/// A text by which names and addresses are compared: folded, in small letters, with single spaces.
+/// Folds a text for the comparison of names and addresses: folded characters, lower case, single
+/// spaces.
 pub fn fold(text: &str) -> String {
     let letters = text.chars().filter_map(fold_char);
     let folded: String = match text.is_ascii() {
@@ -84,12 +86,12 @@ pub fn fold(text: &str) -> String {
     folded.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The ASCII form of a decimal digit of another script.
-fn digit(letter: char) -> Option<char> {
+/// Converts a decimal digit of another script to ASCII.
+fn ascii_digit(letter: char) -> Option<char> {
     let code = u32::from(letter);
-    let zero = *ZEROS.get(ZEROS.partition_point(|zero| *zero <= code).checked_sub(1)?)?;
+    let zero = *SCRIPT_ZEROS.get(SCRIPT_ZEROS.partition_point(|zero| *zero <= code).checked_sub(1)?)?;
     let value = code - zero;
-    (value < 10 || (zero == 0x1d7ce && code <= LAST_DIGIT)).then(|| char::from_digit(value % 10, 10))?
+    (value < 10 || (zero == 0x1d7ce && code <= LAST_MATHEMATICAL_DIGIT)).then(|| char::from_digit(value % 10, 10))?
 }
 
 #[cfg(test)]
@@ -112,8 +114,8 @@ mod tests {
         ] {
             assert_eq!(fold(text), folded, "{text}");
         }
-        assert_eq!(ZEROS.to_vec(), {
-            let mut sorted = ZEROS.to_vec();
+        assert_eq!(SCRIPT_ZEROS.to_vec(), {
+            let mut sorted = SCRIPT_ZEROS.to_vec();
             sorted.sort_unstable();
             sorted
         });

@@ -1,7 +1,5 @@
-//! Moments as real servers write them: ISO 8601 with or without a zone, RFC 2822, or a count of milliseconds or seconds since
-//! 1970.
-//!
-//! Pure.
+//! Parses times as servers write them: ISO 8601 with or without a zone, RFC 2822, or milliseconds
+//! or seconds since 1970. Pure.
 
 use jiff::civil;
 use jiff::fmt::rfc2822;
@@ -10,49 +8,50 @@ use jiff::tz::TimeZone;
 use crate::clock::Time;
 
 /// The last moment of the year 9999, in milliseconds since 1970.
-const LAST_MS: i64 = 253_402_300_799_999;
-/// Counts that are seconds, from 2001 to 2100: as milliseconds they would lie in the first weeks of 1970.
-const SECONDS: std::ops::Range<f64> = 978_307_200.0..4_133_980_800.0;
+const MAX_TIME_MS: i64 = 253_402_300_799_999;
+/// Numbers that are read as seconds, from 2001 to 2100. As milliseconds they would lie in the first
+/// weeks of 1970.
+const EPOCH_SECONDS: std::ops::Range<f64> = 978_307_200.0..4_133_980_800.0;
 
-/// Reads a moment; `None` where there is none, or it lies before 1970 or after 9999. A text without a zone is in UTC. A date
-/// alone is no moment.
+/// Parses a time; returns `None` if the text is not a time or lies before 1970 or after 9999. A
+/// text without a zone is in UTC. A date alone is not a time.
 pub fn parse(text: &str) -> Option<Time> {
     let text = text.trim();
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'+' | b'e' | b'E'));
-    let time = if is_number && let Ok(count) = text.parse() { of_count(count)? } else { of_iso(text)? };
-    (0..=LAST_MS).contains(&time.0).then_some(time)
+    let time = if is_number && let Ok(count) = text.parse() { parse_epoch(count)? } else { parse_text(text)? };
+    (0..=MAX_TIME_MS).contains(&time.0).then_some(time)
 }
 
-fn of_count(count: f64) -> Option<Time> {
-    let millis = if SECONDS.contains(&count) { (count * 1000.0).round() } else { count };
+fn parse_epoch(count: f64) -> Option<Time> {
+    let millis = if EPOCH_SECONDS.contains(&count) { (count * 1000.0).round() } else { count };
     // Beyond what `parse` accepts anyway; a cast alone would saturate.
     (millis.abs() < 1e18).then_some(Time(millis as i64))
 }
 
-fn of_iso(text: &str) -> Option<Time> {
-    // A date alone is no moment, though a parser takes one for midnight.
+fn parse_text(text: &str) -> Option<Time> {
+    // The parsers below would accept a date alone as midnight.
     if !text.contains([':', 'T', 't']) {
         return None;
     }
-    let of_parts = || Time::parse(&with_offset(text)?);
-    let of_mail = || rfc2822::parse(text).ok().map(|zoned| zoned.timestamp().into());
-    Time::parse(text).or_else(|| of_civil(text)).or_else(of_parts).or_else(of_mail)
+    let with_zone_name = || Time::parse(&normalize_offset(text)?);
+    let parse_rfc2822 = || rfc2822::parse(text).ok().map(|zoned| zoned.timestamp().into());
+    Time::parse(text).or_else(|| parse_civil(text)).or_else(with_zone_name).or_else(parse_rfc2822)
 }
 
-fn of_civil(text: &str) -> Option<Time> {
+fn parse_civil(text: &str) -> Option<Time> {
     let civil: civil::DateTime = text.parse().ok()?;
     civil.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp().into())
 }
 
-/// The same with the offset in its place, where a blank stands before it or it is written as a name: `… +0000`, `… UTC`,
-/// `…GMT`, `… GMT+02:00`.
-fn with_offset(text: &str) -> Option<String> {
+/// Normalizes the offset of a text that has a space before it or writes it as a name: `… +0000`,
+/// `… UTC`, `…GMT`, `… GMT+02:00`.
+fn normalize_offset(text: &str) -> Option<String> {
     let letters = text.trim_end_matches(|letter: char| matches!(letter, '+' | '-' | ':') || letter.is_ascii_digit());
     let at = letters.trim_end_matches(|letter: char| letter.is_ascii_alphabetic()).len();
     let (name, offset) = (&text[at..letters.len()], &text[letters.len()..]);
     let (moment, offset) = match name.to_ascii_uppercase().as_str() {
         "UTC" | "GMT" | "UT" | "Z" => (&text[..at], offset),
-        // Digits and colons are of the time, too.
+        // Without a zone name, the trailing digits and colons may belong to the time.
         _ => {
             let (moment, offset) = text.rsplit_once(char::is_whitespace)?;
             (moment, offset.starts_with(['+', '-']).then_some(offset)?)
@@ -138,7 +137,7 @@ mod tests {
         }
 
         #[test]
-        fn a_moment_is_read_back_as_it_was_written(millis in 4_133_980_800_i64..=LAST_MS) {
+        fn a_moment_is_read_back_as_it_was_written(millis in 4_133_980_800_i64..=MAX_TIME_MS) {
             for text in [Time(millis).rfc3339(), millis.to_string()] {
                 prop_assert_eq!(parse(&text), Some(Time(millis)));
             }

@@ -1,4 +1,5 @@
-//! The words that every stage shares: ids, time ranges, artifacts, outcomes and states. Pure data, no I/O.
+//! The types that every stage shares: ids, time ranges, artifacts, outcomes and states. Pure data,
+//! no I/O.
 
 pub mod charset;
 pub mod clock;
@@ -7,8 +8,8 @@ pub mod lenient_json;
 pub mod lenient_time;
 mod participants;
 mod phone_number;
-mod stretch;
 mod subject;
+mod time_range;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -18,22 +19,23 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Time;
 
 pub use folding::{fold_char, is_plain};
-pub use participants::{Participants, names_contact};
+pub use participants::{Participants, is_contact_field};
 pub use phone_number::PhoneNumber;
-pub use stretch::{Stretch, Stretches, Window};
-pub use subject::{Certainty, Concern, Subject, occurs};
+pub use subject::{Certainty, ContactMatch, Subject, contains_word};
+pub use time_range::{TimeRange, TimeRangeSet, Window};
 
-/// Names a RingCX sub-account: `rcAccountId` of the main account, and the sub-account's own id. Both are opaque.
+/// Identifies a RingCX sub-account by `rcAccountId` of the main account and the sub-account's own
+/// id. Both are opaque.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId {
-    /// `rcAccountId`, RingCentral's number of the main account.
+    /// `rcAccountId`: RingCentral's id of the main account.
     pub rc: Arc<str>,
-    /// `subAccountId`, which alone names the account within the archive.
+    /// `subAccountId`, which alone identifies the account within the archive.
     pub sub: Arc<str>,
 }
 
 impl AccountId {
-    /// From the two ids as the configuration or the API gives them.
+    /// Creates the id from its two parts, as the settings or the API give them.
     pub fn new(rc: impl Into<Arc<str>>, sub: impl Into<Arc<str>>) -> AccountId {
         AccountId { rc: rc.into(), sub: sub.into() }
     }
@@ -45,9 +47,9 @@ impl fmt::Display for AccountId {
     }
 }
 
-/// An opaque id as one part of a path: everything but RFC 3986's unreserved characters percent-encoded. What is nothing, or
-/// dots alone, stays so.
-pub fn path_part(id: &str) -> String {
+/// Encodes an opaque id as one segment of a path: all but the unreserved characters of RFC 3986 are
+/// percent-encoded. An empty id, and one of dots alone, stay as they are.
+pub fn encode_path_segment(id: &str) -> String {
     let mut encoded = String::with_capacity(id.len());
     for byte in id.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -60,11 +62,11 @@ pub fn path_part(id: &str) -> String {
     encoded
 }
 
-/// What can be fetched of a segment.
+/// A text that can be fetched for a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Artifact {
-    /// Who said what and when, as JSON.
+    /// The transcript, as JSON.
     Transcript,
     /// The summary that the agent kept or edited, as text.
     AgentSummary,
@@ -73,7 +75,7 @@ pub enum Artifact {
 }
 
 impl Artifact {
-    /// All of them, in the order of their codes.
+    /// All artifacts, in the order of their codes.
     pub const ALL: [Artifact; 3] = [Artifact::Transcript, Artifact::AgentSummary, Artifact::AutoSummary];
 
     /// The name in settings, exports and events.
@@ -85,7 +87,7 @@ impl Artifact {
         }
     }
 
-    /// The number in the database.
+    /// The code in the database.
     pub const fn code(self) -> i16 {
         match self {
             Artifact::Transcript => 0,
@@ -94,7 +96,7 @@ impl Artifact {
         }
     }
 
-    /// The artifact with this number.
+    /// The artifact with this code.
     pub fn from_code(code: i16) -> Option<Artifact> {
         Artifact::ALL.into_iter().find(|artifact| artifact.code() == code)
     }
@@ -111,12 +113,12 @@ impl fmt::Display for Artifact {
 pub struct ArtifactSet(pub i16);
 
 impl ArtifactSet {
-    /// None of them.
+    /// The empty set.
     pub const NONE: ArtifactSet = ArtifactSet(0);
-    /// All of them.
+    /// The set of all artifacts.
     pub const ALL: ArtifactSet = ArtifactSet(0b111);
 
-    /// From the bits that are stored, where each stands for an artifact.
+    /// Creates the set from its stored bits; returns `None` if a bit stands for no artifact.
     pub fn from_code(code: i16) -> Option<ArtifactSet> {
         (code & !Self::ALL.0 == 0).then_some(ArtifactSet(code))
     }
@@ -132,13 +134,13 @@ impl ArtifactSet {
         ArtifactSet(self.0 | (1 << artifact.code()))
     }
 
-    /// What is in either set.
+    /// The artifacts that are in either set.
     #[must_use]
     pub fn union(self, other: ArtifactSet) -> ArtifactSet {
         ArtifactSet(self.0 | other.0)
     }
 
-    /// What is in this set and not in `other`.
+    /// The artifacts of this set that are not in `other`.
     #[must_use]
     pub fn minus(self, other: ArtifactSet) -> ArtifactSet {
         ArtifactSet(self.0 & !other.0)
@@ -149,7 +151,7 @@ impl ArtifactSet {
         Artifact::ALL.into_iter().filter(move |artifact| self.contains(*artifact))
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -161,18 +163,18 @@ impl FromIterator<Artifact> for ArtifactSet {
     }
 }
 
-/// Which segments' summaries are asked for.
+/// The segments whose summaries are fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SummariesFor {
-    /// Those of segments with `hasTranscript` true.
+    /// Segments with `hasTranscript` true.
     #[default]
     Transcribed,
-    /// Those of every segment of type `AGENT`, and of those with a transcript.
+    /// Every segment of type `AGENT`, and every segment with a transcript.
     Agents,
 }
 
-/// The API's outward calls, as limits, pauses and metrics tell them apart.
+/// The kinds of API calls that limits, pauses and metrics distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
@@ -220,22 +222,22 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Why a window is read or an item is fetched; also the order in which they go.
+/// Why a window is read or an item is fetched. The order of the variants is their priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
-    /// What has just ended.
+    /// Segments that have just ended.
     Live,
-    /// A stretch read again for late arrivals.
+    /// A time range that is read again for late segments.
     Recheck,
-    /// The past: gaps after downtime, and what a person asked for.
+    /// The past: gaps after downtime, and backfills that were requested.
     Backfill,
-    /// Something answered, asked again in case it has changed.
+    /// An answered artifact that is fetched again because it may have changed.
     Revisit,
 }
 
 impl Lane {
-    /// All of them, most urgent first.
+    /// All lanes, most urgent first.
     pub const ALL: [Lane; 4] = [Lane::Live, Lane::Recheck, Lane::Backfill, Lane::Revisit];
 
     /// The name in logs, metrics and status.
@@ -248,7 +250,7 @@ impl Lane {
         }
     }
 
-    /// The number in the database, smaller is more urgent.
+    /// The code in the database; smaller is more urgent.
     pub const fn code(self) -> i16 {
         match self {
             Lane::Live => 0,
@@ -258,7 +260,7 @@ impl Lane {
         }
     }
 
-    /// The lane with this number.
+    /// The lane with this code.
     pub fn from_code(code: i16) -> Option<Lane> {
         Lane::ALL.into_iter().find(|lane| lane.code() == code)
     }
@@ -270,37 +272,37 @@ impl fmt::Display for Lane {
     }
 }
 
-/// Where an unfinished work item stands; a finished one has no row, its record is its artifact.
+/// The state of an unfinished work item. A finished item has no row; its artifact is its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
-    /// To be fetched: ready when due, waiting before.
+pub enum ItemState {
+    /// To be fetched: ready once it is due, waiting before.
     Open,
-    /// Still 404 at the horizon; `queue retry` revives it.
+    /// Still 404 when `fetch.give_up_after` had passed; `queue retry` reopens it.
     Unavailable,
-    /// Will not work without a person.
+    /// Failed, and needs manual action.
     Failed,
-    /// A person gave it up.
+    /// Discarded by a person.
     Discarded,
 }
 
-impl State {
-    /// All of them, in the order of their codes.
-    pub const ALL: [State; 4] = [State::Open, State::Unavailable, State::Failed, State::Discarded];
+impl ItemState {
+    /// All states, in the order of their codes.
+    pub const ALL: [ItemState; 4] = [ItemState::Open, ItemState::Unavailable, ItemState::Failed, ItemState::Discarded];
 
-    /// The number in the database.
+    /// The code in the database.
     pub const fn code(self) -> i16 {
         match self {
-            State::Open => 0,
-            State::Unavailable => 1,
-            State::Failed => 2,
-            State::Discarded => 3,
+            ItemState::Open => 0,
+            ItemState::Unavailable => 1,
+            ItemState::Failed => 2,
+            ItemState::Discarded => 3,
         }
     }
 
-    /// The state with this number.
-    pub fn from_code(code: i16) -> Option<State> {
-        State::ALL.into_iter().find(|state| state.code() == code)
+    /// The state with this code.
+    pub fn from_code(code: i16) -> Option<ItemState> {
+        ItemState::ALL.into_iter().find(|state| state.code() == code)
     }
 }
 
@@ -308,14 +310,14 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Its body.
+    /// The body of the artifact.
     Stored,
-    /// The API's word that there is none.
+    /// The API answered that the artifact is empty.
     NotPopulated,
 }
 
 impl Outcome {
-    /// The number in the database.
+    /// The code in the database.
     pub const fn code(self) -> i16 {
         match self {
             Outcome::Stored => 0,
@@ -324,14 +326,15 @@ impl Outcome {
     }
 }
 
-/// One element of a metadata answer that could be understood.
+/// One element of a metadata answer that could be parsed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentRecord {
-    /// Names the segment within its sub-account; opaque.
+    /// Identifies the segment within its sub-account; opaque.
     pub segment_id: String,
-    /// The conversation that the segment is part of; opaque. Never `None` where `has_transcript` is true.
+    /// The conversation that the segment belongs to; opaque. Never `None` if `has_transcript` is
+    /// true.
     pub dialog_id: Option<String>,
-    /// When the segment ended; `None` if the API did not say.
+    /// When the segment ended; `None` if the API gave no time.
     pub end: Option<Time>,
     /// `hasTranscript`; missing and null count as false.
     pub has_transcript: bool,
@@ -341,7 +344,8 @@ pub struct SegmentRecord {
     pub raw: String,
 }
 
-/// Whether metadata may hold agents' notes: a quick look that leaves out the records that say there are none.
+/// Whether metadata may contain agent notes. A fast check that rules out records whose notes are
+/// null or empty.
 pub fn may_have_notes(metadata: &str) -> bool {
     metadata.split("\"agentNotes\"").skip(1).any(|after| {
         let value = after.trim_start().strip_prefix(':').map_or(after, str::trim_start);
@@ -349,10 +353,10 @@ pub fn may_have_notes(metadata: &str) -> bool {
     })
 }
 
-/// One element of a metadata answer that could not be understood.
+/// One element of a metadata answer that could not be parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AsideRecord {
-    /// The segment's id where that much could be read.
+pub struct QuarantinedRecord {
+    /// The segment's id, if it could be read.
     pub segment_id: Option<String>,
     /// What is wrong with it, without quoting it.
     pub reason: String,
@@ -360,18 +364,19 @@ pub struct AsideRecord {
     pub raw: String,
 }
 
-/// What an account wants of each segment.
+/// The artifacts that an account's settings select for each segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wants {
-    /// The artifacts asked for at all.
+pub struct ArtifactSelection {
+    /// The artifacts that are fetched at all.
     pub artifacts: ArtifactSet,
-    /// Which segments' summaries.
+    /// The segments whose summaries are fetched.
     pub summaries_for: SummariesFor,
 }
 
-impl Wants {
-    /// What to ask for of a segment: nothing that has no transcript, except summaries of agents' segments if so set.
-    pub fn of(self, has_transcript: bool, is_agent: bool) -> ArtifactSet {
+impl ArtifactSelection {
+    /// The artifacts to fetch for a segment. Without a transcript there are none, except summaries
+    /// of agent segments if the settings select them.
+    pub fn artifacts_for(self, has_transcript: bool, is_agent: bool) -> ArtifactSet {
         if has_transcript {
             self.artifacts
         } else if is_agent && self.summaries_for == SummariesFor::Agents {

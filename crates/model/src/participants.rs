@@ -1,5 +1,5 @@
-//! Who takes part in a segment, as its metadata and its transcripts say: contacts, agents, and those who may be either.
-//! Pure.
+//! Collects the participants of a segment from its metadata and transcripts: contacts, agents, and
+//! those who may be either. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,98 +9,100 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use super::folding::fold;
 use crate::lenient_json;
 
-/// Fields that name a contact or an end of the line, in small letters. Which end is the customer's the API does not say
-/// reliably, so both count.
+/// Fields that name a contact or an end of the line, in lower case. The API does not say reliably
+/// which end is the customer's, so both count.
 const CONTACT_FIELDS: [&str; 7] = ["channelid", "ani", "dnis", "from", "to", "did", "msisdn"];
-/// Parts of such names.
+/// Parts of further field names that name a contact.
 const CONTACT_PARTS: [&str; 10] =
     ["endpoint", "contact", "customer", "caller", "called", "callee", "phone", "mobile", "email", "e164"];
-/// Fields that name the agent, beside those with `agent` in their names.
+/// Fields that name the agent, in addition to those with `agent` in their names.
 const AGENT_FIELDS: [&str; 2] = ["segmentparticipantid", "segmentparticipantrcextensionid"];
-/// Of the fields with `agent` in their names, what they say of others.
-const NO_AGENTS: [&str; 4] = ["notes", "disposition", "group", "summary"];
+/// Parts of field names that contain `agent` but do not name one.
+const NON_AGENT_PARTS: [&str; 4] = ["notes", "disposition", "group", "summary"];
 
-/// From here on a floating-point number does not tell each integer from the next.
-const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+/// From 2^53 on, an `f64` does not represent every integer.
+const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;
 
-/// Whether a field of the metadata with this name may say who the contact is or where they can be reached.
-pub fn names_contact(field: &str) -> bool {
-    role(field) == Some(Role::Contact)
+/// Whether a metadata field of this name may identify the contact or contain an address of the
+/// contact.
+pub fn is_contact_field(field: &str) -> bool {
+    field_role(field) == Some(FieldRole::Contact)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum FieldRole {
     Contact,
     Agent,
 }
 
-fn role(field: &str) -> Option<Role> {
+fn field_role(field: &str) -> Option<FieldRole> {
     let field = fold(field);
     if AGENT_FIELDS.contains(&field.as_str()) {
-        return Some(Role::Agent);
+        return Some(FieldRole::Agent);
     }
     if field.contains("agent") {
-        return (!NO_AGENTS.iter().any(|part| field.contains(part))).then_some(Role::Agent);
+        return (!NON_AGENT_PARTS.iter().any(|part| field.contains(part))).then_some(FieldRole::Agent);
     }
     let is_contact = CONTACT_FIELDS.contains(&field.as_str()) || CONTACT_PARTS.iter().any(|part| field.contains(part));
-    is_contact.then_some(Role::Contact)
+    is_contact.then_some(FieldRole::Contact)
 }
 
-/// Values that stand for those who take part in a segment, as they were received.
+/// The values that identify the participants of a segment, as received.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Participants {
-    /// Of contacts, and of anyone who is not certainly an agent.
+    /// Contacts, and everyone who is not certainly an agent.
     pub contacts: BTreeSet<String>,
-    /// Of those of whom nothing tells whether they are contacts or agents.
+    /// Participants who may be contacts or agents.
     pub uncertain: BTreeSet<String>,
-    /// Of agents.
+    /// Agents.
     pub agents: BTreeSet<String>,
-    /// Whether something could not be read, so that anyone may stand in it.
+    /// Whether something could not be read and may therefore name anyone.
     pub is_unreadable: bool,
-    /// Texts of which nobody knows what they are: whoever occurs in one may take part.
+    /// Texts of unknown form. Everyone who occurs in one may be a participant.
     pub fragments: Vec<String>,
 }
 
 impl Participants {
-    /// Reads all metadata and all transcripts of one segment.
+    /// Collects the participants from all metadata and all transcripts of one segment.
     pub fn read<'a>(
         metadata: impl IntoIterator<Item = &'a str>,
         transcripts: impl IntoIterator<Item = &'a [u8]>,
     ) -> Participants {
-        let mut reader = Reader::default();
+        let mut reader = ParticipantCollector::default();
         for text in metadata {
-            reader.document(lenient_json::from_str(text));
+            reader.read_document(lenient_json::from_str(text));
         }
         let known_agents: BTreeSet<String> = reader.found.agents.iter().map(|agent| fold(agent)).collect();
         reader.assign_speakers(&known_agents);
         for body in transcripts {
-            reader.document(lenient_json::from_slice(body));
+            reader.read_document(lenient_json::from_slice(body));
             reader.assign_speakers(&known_agents);
         }
         reader.found
     }
 }
 
-/// All texts and numbers of a JSON document, and whether they were read whole; `None` where it is none.
-pub(super) fn scalars(text: &str) -> Option<(Vec<String>, bool)> {
+/// Collects all strings and numbers of a JSON document, and whether none was missed; returns `None`
+/// if the text is not JSON.
+pub(super) fn collect_scalars(text: &str) -> Option<(Vec<String>, bool)> {
     let mut texts = Vec::new();
-    let is_whole = lenient_json::from_str::<Node>(text)?.collect(&mut texts);
+    let is_whole = lenient_json::from_str::<JsonNode>(text)?.collect(&mut texts);
     Some((texts, is_whole))
 }
 
-/// Whether a letter of it was lost.
+/// Whether the text contains U+FFFD, which marks a lost character.
 pub(super) fn is_damaged(text: &str) -> bool {
     text.contains(char::REPLACEMENT_CHARACTER)
 }
 
 #[derive(Default)]
-struct Reader {
+struct ParticipantCollector {
     found: Participants,
-    /// Those who speak in the document at hand.
+    /// The speakers of the current document.
     speakers: BTreeSet<Speaker>,
 }
 
-/// What a phrase says of who spoke it.
+/// What a phrase says about its speaker.
 #[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Speaker {
     kinds: Vec<String>,
@@ -110,7 +112,7 @@ struct Speaker {
 }
 
 impl Speaker {
-    fn field(&mut self, name: &str) -> Option<&mut Vec<String>> {
+    fn field_mut(&mut self, name: &str) -> Option<&mut Vec<String>> {
         match fold(name).as_str() {
             "participanttype" => Some(&mut self.kinds),
             "participantid" => Some(&mut self.ids),
@@ -121,32 +123,32 @@ impl Speaker {
     }
 }
 
-impl Reader {
-    fn document(&mut self, document: Option<Node>) {
+impl ParticipantCollector {
+    fn read_document(&mut self, document: Option<JsonNode>) {
         match document {
-            Some(Node::Scalar(_) | Node::Inexact) | None => self.found.is_unreadable = true,
-            Some(node) => self.node(node, None),
+            Some(JsonNode::Scalar(_) | JsonNode::Inexact) | None => self.found.is_unreadable = true,
+            Some(node) => self.read_node(node, None),
         }
     }
 
-    fn node(&mut self, node: Node, role_above: Option<Role>) {
+    fn read_node(&mut self, node: JsonNode, role_above: Option<FieldRole>) {
         match node {
-            Node::Scalar(text) => match role_above {
-                Some(Role::Contact) => drop(self.found.contacts.insert(text)),
-                Some(Role::Agent) => drop(self.found.agents.insert(text)),
+            JsonNode::Scalar(text) => match role_above {
+                Some(FieldRole::Contact) => drop(self.found.contacts.insert(text)),
+                Some(FieldRole::Agent) => drop(self.found.agents.insert(text)),
                 None => {}
             },
-            Node::Inexact => self.found.is_unreadable |= role_above == Some(Role::Contact),
-            Node::List(nodes) => nodes.into_iter().for_each(|node| self.node(node, role_above)),
-            Node::Object(fields) => {
+            JsonNode::Inexact => self.found.is_unreadable |= role_above == Some(FieldRole::Contact),
+            JsonNode::List(nodes) => nodes.into_iter().for_each(|node| self.read_node(node, role_above)),
+            JsonNode::Object(fields) => {
                 let mut speaker = Speaker::default();
                 for (name, node) in fields {
-                    // A name with a letter that was lost may be that of a contact's field.
+                    // A damaged field name may be the name of a contact field.
                     self.found.is_unreadable |= is_damaged(&name);
-                    match speaker.field(&name) {
-                        // Whatever its form: `{"id":"…"}` and `["…"]` say it too.
+                    match speaker.field_mut(&name) {
+                        // Nested forms such as `{"id":"…"}` and `["…"]` count too.
                         Some(values) => self.found.is_unreadable |= !node.collect(values),
-                        None => self.node(node, role(&name).or(role_above)),
+                        None => self.read_node(node, field_role(&name).or(role_above)),
                     }
                 }
                 if !speaker.ids.is_empty() || !speaker.names.is_empty() {
@@ -156,8 +158,8 @@ impl Reader {
         }
     }
 
-    /// Tells the contacts among the speakers from the agents. What the type says counts first, then the ids that the
-    /// metadata gives for the agent.
+    /// Sorts the speakers into contacts, agents and uncertain ones. The speaker's type counts
+    /// first, then the ids that the metadata gives for the agent.
     fn assign_speakers(&mut self, known_agents: &BTreeSet<String>) {
         let is_agent = |speaker: &Speaker| match speaker.kinds.as_slice() {
             [] => speaker
@@ -178,8 +180,8 @@ impl Reader {
                 found.agents.extend(speaker.names);
                 continue;
             } else {
-                let is_told = speaker.user_ids.is_empty() && !known_agents.is_empty();
-                (is_contact || is_told, is_contact || (is_told && agent_speaks))
+                let is_identified = speaker.user_ids.is_empty() && !known_agents.is_empty();
+                (is_contact || is_identified, is_contact || (is_identified && agent_speaks))
             };
             if for_ids { &mut found.contacts } else { &mut found.uncertain }.extend(speaker.ids);
             if for_names { &mut found.contacts } else { &mut found.uncertain }.extend(speaker.names);
@@ -187,26 +189,27 @@ impl Reader {
     }
 }
 
-/// JSON in which a name that comes twice stands twice, so that no value hides another.
-enum Node {
-    /// A text or a number.
+/// A JSON document that keeps repeated names, so that no value hides another.
+enum JsonNode {
+    /// A string or a number.
     Scalar(String),
-    /// A number of more digits than the parser keeps.
+    /// A number with more digits than the parser keeps.
     Inexact,
-    /// An array; without members where there is no value.
-    List(Vec<Node>),
-    Object(Vec<(String, Node)>),
+    /// An array; an empty one also stands for null, booleans and blank strings.
+    List(Vec<JsonNode>),
+    Object(Vec<(String, JsonNode)>),
 }
 
-impl Node {
-    /// Adds all texts and numbers in it; whether nothing was missed. A text that is damaged tells that itself.
+impl JsonNode {
+    /// Adds all strings and numbers to `into`; returns whether none was missed. A damaged string
+    /// shows that itself.
     fn collect(self, into: &mut Vec<String>) -> bool {
         let mut is_whole = true;
         match self {
-            Node::Scalar(text) => into.push(text),
-            Node::Inexact => is_whole = false,
-            Node::List(nodes) => nodes.into_iter().for_each(|node| is_whole &= node.collect(into)),
-            Node::Object(fields) => {
+            JsonNode::Scalar(text) => into.push(text),
+            JsonNode::Inexact => is_whole = false,
+            JsonNode::List(nodes) => nodes.into_iter().for_each(|node| is_whole &= node.collect(into)),
+            JsonNode::Object(fields) => {
                 for (name, node) in fields {
                     is_whole &= node.collect(into) && !is_damaged(&name);
                 }
@@ -216,59 +219,59 @@ impl Node {
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
+impl<'de> Deserialize<'de> for JsonNode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonNode, D::Error> {
+        deserializer.deserialize_any(JsonNodeVisitor)
     }
 }
 
-struct NodeVisitor;
+struct JsonNodeVisitor;
 
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
+impl<'de> Visitor<'de> for JsonNodeVisitor {
+    type Value = JsonNode;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::List(Vec::new()))
+    fn visit_unit<E>(self) -> Result<JsonNode, E> {
+        Ok(JsonNode::List(Vec::new()))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-        Ok(Node::List(Vec::new()))
+    fn visit_bool<E>(self, _: bool) -> Result<JsonNode, E> {
+        Ok(JsonNode::List(Vec::new()))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
-        Ok(Node::Scalar(number.to_string()))
+    fn visit_i64<E>(self, number: i64) -> Result<JsonNode, E> {
+        Ok(JsonNode::Scalar(number.to_string()))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Node, E> {
-        Ok(Node::Scalar(number.to_string()))
+    fn visit_u64<E>(self, number: u64) -> Result<JsonNode, E> {
+        Ok(JsonNode::Scalar(number.to_string()))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Node, E> {
-        Ok(if number.abs() < MAX_EXACT { Node::Scalar(number.to_string()) } else { Node::Inexact })
+    fn visit_f64<E>(self, number: f64) -> Result<JsonNode, E> {
+        Ok(if number.abs() < MAX_EXACT_INTEGER { JsonNode::Scalar(number.to_string()) } else { JsonNode::Inexact })
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
-        Ok(if text.trim().is_empty() { Node::List(Vec::new()) } else { Node::Scalar(text.to_owned()) })
+    fn visit_str<E>(self, text: &str) -> Result<JsonNode, E> {
+        Ok(if text.trim().is_empty() { JsonNode::List(Vec::new()) } else { JsonNode::Scalar(text.to_owned()) })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<JsonNode, A::Error> {
         let mut nodes = Vec::new();
         while let Some(node) = items.next_element()? {
             nodes.push(node);
         }
-        Ok(Node::List(nodes))
+        Ok(JsonNode::List(nodes))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<JsonNode, A::Error> {
         let mut fields = Vec::new();
         while let Some(field) = entries.next_entry()? {
             fields.push(field);
         }
-        Ok(Node::Object(fields))
+        Ok(JsonNode::Object(fields))
     }
 }
 
@@ -378,11 +381,11 @@ mod tests {
             let person = Subject::Contact("+49 30 1234567".to_owned());
             let metadata = format!(r#"{{"x":{before},"dnis":"49301234567"{after}}}"#);
             let found = Participants::read([metadata.as_str()], []);
-            prop_assert!(person.concern(&found).certainty > Certainty::Not, "{}", metadata);
+            prop_assert!(person.match_participants(&found).certainty > Certainty::Not, "{}", metadata);
             let phrase = r#"{"participantId":"+49301234567","participantType":null}"#;
             let transcript = format!(r#"{{"x":{before},"transcript":[{phrase}]{after}}}"#);
             let found = Participants::read(["{}"], [transcript.as_bytes()]);
-            prop_assert!(person.concern(&found).certainty > Certainty::Not, "{}", transcript);
+            prop_assert!(person.match_participants(&found).certainty > Certainty::Not, "{}", transcript);
         }
     }
 }

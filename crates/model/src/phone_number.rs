@@ -1,70 +1,72 @@
-//! Telephone numbers as people and systems write them, and when two of them are one. Pure.
+//! Parses telephone numbers as people and systems write them, and compares them. Pure.
 //!
-//! docs/keeping.md promises the rule. No numbering plans are known here but the lengths of country codes: a library that
-//! knows them (`phonenumber`, 1.5 MB of tables) needs to be told a country, and nobody knows it for a number without one.
+//! docs/keeping.md documents the rule. This module knows no numbering plans except the lengths of
+//! country codes. A library that knows them (`phonenumber`, 1.5 MB of tables) needs a default
+//! country, which is unknown for a number without one.
 
 use super::folding::fold_char;
 
-/// Fewer digits are no number, not even an extension that calls come from.
+/// The fewest digits of a number; an internal extension may have as few.
 const MIN_DIGITS: usize = 3;
-/// A number has 15 digits at most, and two zeros before them. What is longer is an id.
+/// The most digits: 15 (ITU-T E.164) and two leading zeros. Anything longer is an id.
 const MAX_DIGITS: usize = 17;
-/// Of fewer digits at the end, many different numbers have the same.
+/// The fewest trailing digits that distinguish numbers; many numbers share fewer digits.
 const MIN_COMMON_DIGITS: usize = 7;
-/// So many at the end are enough to be alike whatever stands before them, as Russia's 8 in place of 7.
+/// With this many equal trailing digits two numbers are alike whatever precedes them, such as the
+/// Russian 8 in place of 7.
 const ENOUGH_COMMON_DIGITS: usize = 10;
 const MAX_EXTENSION_DIGITS: usize = 6;
 
 const SCHEMES: [&str; 9] = ["tel", "sip", "sips", "whatsapp", "sms", "smsto", "callto", "mailto", "fax"];
-/// Where WhatsApp's ids are at home: numbers without `+`.
+/// The hosts of WhatsApp ids, which are numbers without `+`.
 const NUMBER_HOSTS: [&str; 2] = ["@s.whatsapp.net", "@c.us"];
 const EXTENSIONS: [&str; 6] = ["extension", "ext.", "ext", "durchwahl", "x", "#"];
 
-/// What a number begins with.
+/// The prefix of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Prefix {
-    /// `+` or `00`, so that its country's code follows.
+enum DialPrefix {
+    /// `+` or `00`; the country code follows.
     Country,
-    /// One zero, which is dialled within its country only.
+    /// One zero: the trunk prefix of national dialling.
     Trunk,
-    /// Neither: the number with its country's code, or without.
+    /// Neither: the number may or may not include the country code.
     Unknown,
 }
 
 /// A telephone number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PhoneNumber {
-    prefix: Prefix,
-    /// What follows the prefix.
+    prefix: DialPrefix,
+    /// The digits after the prefix.
     digits: String,
 }
 
-/// How much two values have in common.
+/// The result of comparing two values, ordered by strength.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Likeness {
-    /// Nothing.
+pub enum ValueMatch {
+    /// The values are different.
     Different,
-    /// The same number in another country; with its code.
+    /// The same national number in another country; holds the number with that country code.
     OtherCountry(String),
-    /// Perhaps the same: one ends as the other, or the last ten digits of both are one.
+    /// Possibly the same: one ends with the other, or both share the last ten digits.
     Alike,
-    /// The same number within its country and with its country's code; the latter.
+    /// The same number, once in national form and once with the country code; holds the latter.
     National(String),
-    /// The same.
+    /// The values are the same.
     Same,
 }
 
 impl PhoneNumber {
-    /// Reads a text that is one number and nothing else.
+    /// Parses a text that consists of exactly one number.
     pub fn parse(text: &str) -> Option<PhoneNumber> {
         let folded: String = text.chars().filter_map(fold_char).flat_map(char::to_lowercase).collect();
-        let stripped = without_scheme(&folded);
+        let stripped = strip_scheme(&folded);
         let has_host = stripped.is_some() || NUMBER_HOSTS.iter().any(|host| folded.trim().ends_with(host));
         let text = stripped.unwrap_or(folded).replace("%2b", "+").replace("%20", " ");
         let (mut digits, mut has_plus) = (String::new(), false);
         let mut rest = text.trim();
         while let Some(letter) = rest.chars().next() {
-            // The zero that is left out by who dials the country's code.
+            // The trunk prefix, which is not dialled after a country code.
             if let Some(after) = rest.strip_prefix("(0)").filter(|_| !digits.is_empty()) {
                 rest = after;
                 continue;
@@ -84,70 +86,75 @@ impl PhoneNumber {
             return None;
         }
         let prefix = match (digits.len() - significant.len(), has_plus) {
-            (2, _) | (0, true) => Prefix::Country,
-            (0, false) => Prefix::Unknown,
-            _ => Prefix::Trunk,
+            (2, _) | (0, true) => DialPrefix::Country,
+            (0, false) => DialPrefix::Unknown,
+            _ => DialPrefix::Trunk,
         };
         Some(PhoneNumber { prefix, digits: significant.to_owned() })
     }
 
-    /// The same for every way of writing it, as far as that can be told from it alone.
-    pub fn normal(&self) -> String {
-        if self.prefix == Prefix::Trunk { format!("0{}", self.digits) } else { self.digits.clone() }
+    /// The same text for every way of writing the number, as far as the number alone shows.
+    pub fn normalized(&self) -> String {
+        if self.prefix == DialPrefix::Trunk { format!("0{}", self.digits) } else { self.digits.clone() }
     }
 
-    /// Whether it has so many digits that hardly two people share them.
-    pub fn is_long(&self) -> bool {
+    /// Whether the number has enough digits to be distinctive.
+    pub fn is_distinctive(&self) -> bool {
         self.digits.len() >= MIN_COMMON_DIGITS
     }
 
-    /// Whether it is the same number as another.
-    pub fn compare(&self, other: &PhoneNumber) -> Likeness {
-        let (one, two) = (self.full(), other.full());
+    /// Compares the number with another.
+    pub fn compare(&self, other: &PhoneNumber) -> ValueMatch {
+        let (one, two) = (self.international_digits(), other.international_digits());
         let is_same = match (self.prefix, other.prefix) {
-            (Prefix::Trunk, Prefix::Trunk) | (Prefix::Unknown, Prefix::Unknown) => self.digits == other.digits,
-            (Prefix::Trunk, _) | (_, Prefix::Trunk) => false,
+            (DialPrefix::Trunk, DialPrefix::Trunk) | (DialPrefix::Unknown, DialPrefix::Unknown) => {
+                self.digits == other.digits
+            }
+            (DialPrefix::Trunk, _) | (_, DialPrefix::Trunk) => false,
             _ => self.digits == other.digits || one == two,
         };
         if is_same {
-            return Likeness::Same;
+            return ValueMatch::Same;
         }
         let is_long = |digits: &str| digits.len() >= MIN_COMMON_DIGITS;
         match (self.prefix, other.prefix) {
-            (Prefix::Trunk, Prefix::Country | Prefix::Unknown)
-                if is_long(&self.digits) && has_trunk(&two, &self.digits) =>
+            (DialPrefix::Trunk, DialPrefix::Country | DialPrefix::Unknown)
+                if is_long(&self.digits) && has_national_digits(&two, &self.digits) =>
             {
-                return Likeness::National(two);
+                return ValueMatch::National(two);
             }
-            (Prefix::Country | Prefix::Unknown, Prefix::Trunk)
-                if is_long(&other.digits) && has_trunk(&one, &other.digits) =>
+            (DialPrefix::Country | DialPrefix::Unknown, DialPrefix::Trunk)
+                if is_long(&other.digits) && has_national_digits(&one, &other.digits) =>
             {
-                return Likeness::National(one);
+                return ValueMatch::National(one);
             }
-            (Prefix::Country, Prefix::Country) if national(&one) == national(&two) && is_long(national(&one)) => {
+            (DialPrefix::Country, DialPrefix::Country)
+                if national_part(&one) == national_part(&two) && is_long(national_part(&one)) =>
+            {
                 let is_one_country = country_code(&one) == country_code(&two);
-                return if is_one_country { Likeness::Alike } else { Likeness::OtherCountry(two) };
+                return if is_one_country { ValueMatch::Alike } else { ValueMatch::OtherCountry(two) };
             }
             _ => {}
         }
         let (short, long) = if one.len() < two.len() { (one, two) } else { (two, one) };
         let has_common_end = |count: usize| short.len() >= count && long.ends_with(&short[short.len() - count..]);
         let is_alike = (is_long(&short) && long.ends_with(&short)) || has_common_end(ENOUGH_COMMON_DIGITS);
-        if is_alike { Likeness::Alike } else { Likeness::Different }
+        if is_alike { ValueMatch::Alike } else { ValueMatch::Different }
     }
 
-    /// With no zero between the country's code and the rest, but in Italy, where it is a part of the number.
-    fn full(&self) -> String {
+    /// The digits without a zero after the country code, except for Italy, where the zero is part
+    /// of the number.
+    fn international_digits(&self) -> String {
         let code = country_code(&self.digits);
-        if self.prefix == Prefix::Trunk || code == "39" {
+        if self.prefix == DialPrefix::Trunk || code == "39" {
             return self.digits.clone();
         }
-        format!("{code}{}", national(&self.digits))
+        format!("{code}{}", national_part(&self.digits))
     }
 }
 
-/// The numbers that a text holds among other things.
-pub fn numbers_in(text: &str) -> Vec<PhoneNumber> {
+/// Finds the numbers that a text contains.
+pub fn find_numbers(text: &str) -> Vec<PhoneNumber> {
     let folded: String = text.chars().filter_map(fold_char).collect();
     let is_of_number = |letter: char| letter.is_ascii_digit() || "+-()./ ".contains(letter);
     let mut numbers = Vec::new();
@@ -163,15 +170,16 @@ pub fn numbers_in(text: &str) -> Vec<PhoneNumber> {
     numbers
 }
 
-/// What follows the scheme of an address such as `tel:` or `mailto:`, without parameters.
-pub fn without_scheme(text: &str) -> Option<String> {
+/// Removes the scheme and the parameters of an address such as `tel:` or `mailto:`; returns `None`
+/// without a known scheme.
+pub fn strip_scheme(text: &str) -> Option<String> {
     let (scheme, rest) = text.trim().split_once(':')?;
     let is_known = SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme.trim()));
     let rest = rest.trim_start_matches('/').split([';', '?']).next().unwrap_or_default().trim();
     is_known.then(|| rest.to_owned())
 }
 
-/// Whether this, which follows a number, is its extension, or a parameter of its address.
+/// Whether the text after a number is its extension or a parameter of its address.
 fn is_extension(text: &str) -> bool {
     if text.starts_with([';', '?']) {
         return text.chars().nth(1).is_some_and(char::is_alphabetic);
@@ -181,9 +189,10 @@ fn is_extension(text: &str) -> bool {
     (1..=MAX_EXTENSION_DIGITS).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
-/// Whether the number with its country's code is this one, where it is dialled with a zero within the country.
-fn has_trunk(full: &str, national_digits: &str) -> bool {
-    !matches!(country_code(full), "1" | "7") && national(full) == national_digits
+/// Whether a number with country code has these national digits, in a country that dials a trunk
+/// prefix.
+fn has_national_digits(full: &str, national_digits: &str) -> bool {
+    !matches!(country_code(full), "1" | "7") && national_part(full) == national_digits
 }
 
 fn country_code(digits: &str) -> &str {
@@ -201,8 +210,8 @@ fn country_code(digits: &str) -> &str {
     &digits[..length.min(digits.len())]
 }
 
-/// What follows the country's code, without zeros.
-fn national(digits: &str) -> &str {
+/// The digits after the country code, without leading zeros.
+fn national_part(digits: &str) -> &str {
     digits[country_code(digits).len()..].trim_start_matches('0')
 }
 
@@ -212,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    fn compare(one: &str, two: &str) -> Likeness {
+    fn compare(one: &str, two: &str) -> ValueMatch {
         let parsed = |text: &str| PhoneNumber::parse(text).unwrap_or_else(|| panic!("{text} is no number"));
         parsed(one).compare(&parsed(two))
     }
@@ -248,12 +257,12 @@ mod tests {
             "+49 30 123456 x12",
             "+49 30 123456;ext=7",
         ] {
-            assert_eq!(compare("+49 30 123456", text), Likeness::Same, "{text}");
-            assert_eq!(compare(text, "+49 30 123456"), Likeness::Same, "{text}");
+            assert_eq!(compare("+49 30 123456", text), ValueMatch::Same, "{text}");
+            assert_eq!(compare(text, "+49 30 123456"), ValueMatch::Same, "{text}");
         }
-        assert_eq!(compare("+1324", "1324"), Likeness::Same);
-        assert_eq!(compare("030 123456", "030/12 34 56"), Likeness::Same);
-        assert_eq!(compare("+39 06 1234567", "0039061234567"), Likeness::Same);
+        assert_eq!(compare("+1324", "1324"), ValueMatch::Same);
+        assert_eq!(compare("030 123456", "030/12 34 56"), ValueMatch::Same);
+        assert_eq!(compare("+39 06 1234567", "0039061234567"), ValueMatch::Same);
     }
 
     #[test]
@@ -265,11 +274,11 @@ mod tests {
             ("020 7946 0958", "+44 20 7946 0958"),
             ("06 1234567", "+39 06 1234567"),
         ] {
-            let Likeness::National(full) = compare(one, two) else { panic!("{one} and {two}") };
-            assert_eq!(compare(two, one), Likeness::National(full), "{one} and {two}");
+            let ValueMatch::National(full) = compare(one, two) else { panic!("{one} and {two}") };
+            assert_eq!(compare(two, one), ValueMatch::National(full), "{one} and {two}");
         }
-        assert_eq!(compare("+49 30 1234", "+43 30 1234"), Likeness::Different, "too short to tell anything");
-        assert_eq!(compare("+49 30 1234567", "+43 30 1234567"), Likeness::OtherCountry("43301234567".to_owned()));
+        assert_eq!(compare("+49 30 1234", "+43 30 1234"), ValueMatch::Different, "too short to tell anything");
+        assert_eq!(compare("+49 30 1234567", "+43 30 1234567"), ValueMatch::OtherCountry("43301234567".to_owned()));
     }
 
     #[test]
@@ -284,8 +293,8 @@ mod tests {
             ("8 495 123-45-67", "+7 495 123-45-67"),
             ("+39 06 1234567", "+39 6 1234567"),
         ] {
-            assert_eq!(compare(one, two), Likeness::Alike, "{one} and {two}");
-            assert_eq!(compare(two, one), Likeness::Alike, "{one} and {two}");
+            assert_eq!(compare(one, two), ValueMatch::Alike, "{one} and {two}");
+            assert_eq!(compare(two, one), ValueMatch::Alike, "{one} and {two}");
         }
         for (one, two) in [
             ("+12013770791", "+442013770792"),
@@ -294,7 +303,7 @@ mod tests {
             ("0123", "123"),
             ("+49 30 123456", "+49 30 1234567"),
         ] {
-            assert_eq!(compare(one, two), Likeness::Different, "{one} and {two}");
+            assert_eq!(compare(one, two), ValueMatch::Different, "{one} and {two}");
         }
     }
 
@@ -324,9 +333,9 @@ mod tests {
         let texts = ["Jane (+49\u{a0}30 123456)", "anonymous 12 +4930123456", "4930123456, room 7", "x 77 4930123456"];
         for text in texts {
             let wanted = PhoneNumber::parse("+4930123456").unwrap();
-            assert!(numbers_in(text).iter().any(|found| found.compare(&wanted) == Likeness::Same), "{text}");
+            assert!(find_numbers(text).iter().any(|found| found.compare(&wanted) == ValueMatch::Same), "{text}");
         }
-        assert_eq!(numbers_in("no 1 is here"), []);
+        assert_eq!(find_numbers("no 1 is here"), []);
     }
 
     proptest! {
@@ -337,16 +346,16 @@ mod tests {
             start in prop_oneof![Just(""), Just("+"), Just("00"), Just("tel:"), Just("sip:+"), Just("whatsapp:")],
         ) {
             let spread: String = digits.chars().zip(&marks).flat_map(|(digit, mark)| [digit.to_string(), mark.clone()]).collect();
-            prop_assert_eq!(compare(&format!("+{digits}"), &format!("{start}{spread}")), Likeness::Same);
+            prop_assert_eq!(compare(&format!("+{digits}"), &format!("{start}{spread}")), ValueMatch::Same);
         }
 
         #[test]
         fn no_text_upsets_it(one in ".*", two in "[+0-9() a-z@:;-]{0,20}") {
-            numbers_in(&one);
+            find_numbers(&one);
             if let (Some(one), Some(two)) = (PhoneNumber::parse(&one), PhoneNumber::parse(&two)) {
-                prop_assert_eq!(one.compare(&one), Likeness::Same);
-                let is_same = one.compare(&two) == Likeness::Same;
-                prop_assert_eq!(two.compare(&one) == Likeness::Same, is_same);
+                prop_assert_eq!(one.compare(&one), ValueMatch::Same);
+                let is_same = one.compare(&two) == ValueMatch::Same;
+                prop_assert_eq!(two.compare(&one) == ValueMatch::Same, is_same);
             }
         }
     }

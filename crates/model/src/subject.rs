@@ -1,16 +1,16 @@
-//! Whom or what an erasure or a hold is about: a segment, a dialog, or a contact. Pure.
+//! The subject of an erasure or a hold: a segment, a dialog, or a contact. Pure.
 //!
-//! A contact is compared with what [`Participants`] has found. Names and addresses count whole, whatever their letters'
-//! case; of a telephone number only what [`PhoneNumber`] makes of it.
+//! A contact is compared with the values in [`Participants`]. Names and addresses must match whole,
+//! regardless of case. Telephone numbers are compared as [`PhoneNumber`].
 
 use std::collections::BTreeSet;
 
 use super::folding::fold;
-use super::participants::{Participants, is_damaged, scalars};
-use super::phone_number::{Likeness, PhoneNumber, numbers_in, without_scheme};
+use super::participants::{Participants, collect_scalars, is_damaged};
+use super::phone_number::{PhoneNumber, ValueMatch, find_numbers, strip_scheme};
 use crate::lenient_json;
 
-/// What is to be erased or kept.
+/// The subject of an erasure or a hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// One segment, by its id.
@@ -21,34 +21,34 @@ pub enum Subject {
     Contact(String),
 }
 
-/// How certain it is that a segment or a record is meant.
+/// How certainly a segment or a record belongs to a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Certainty {
-    /// It is not.
+    /// It does not match.
     Not,
-    /// It may be: something of it cannot be read.
+    /// It may match: a part of it cannot be read.
     Unreadable,
-    /// It may be: a number is alike, or the speaker may be the agent.
+    /// It may match: a number is alike, or the speaker may be the agent.
     Alike,
-    /// By a number within its country, unless there are such numbers of several countries.
+    /// It matches by a national number, unless the archive holds this number in several countries.
     National,
-    /// It is.
+    /// It matches.
     Certain,
 }
 
-/// What a segment's participants have to do with a contact.
+/// The result of matching a contact against the participants of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Concern {
-    /// Whether the segment is meant.
+pub struct ContactMatch {
+    /// How certainly the segment matches.
     pub certainty: Certainty,
-    /// The numbers with their countries' codes that one number within a country may be.
+    /// The numbers with country code that a national number may stand for.
     pub countries: BTreeSet<String>,
     /// Whether an agent of the segment has this name or id.
     pub names_agent: bool,
 }
 
 impl Subject {
-    /// What kind it is, as the database and the command line name it.
+    /// The kind of the subject, as the database and the command line name it.
     pub fn kind(&self) -> &'static str {
         match self {
             Subject::Segment(_) => "segment",
@@ -57,15 +57,15 @@ impl Subject {
         }
     }
 
-    /// As it was typed.
+    /// The value as it was entered.
     pub fn value(&self) -> &str {
         match self {
             Subject::Segment(value) | Subject::Dialog(value) | Subject::Contact(value) => value,
         }
     }
 
-    /// The subject of a kind that [`Subject::kind`] names.
-    pub fn of(kind: &str, value: String) -> Option<Subject> {
+    /// Creates a subject from its [`Subject::kind`] and its value.
+    pub fn from_kind(kind: &str, value: String) -> Option<Subject> {
         match kind {
             "segment" => Some(Subject::Segment(value)),
             "dialog" => Some(Subject::Dialog(value)),
@@ -74,20 +74,20 @@ impl Subject {
         }
     }
 
-    /// The same for all values that mean the same, as far as the value alone tells.
-    pub fn normal(&self) -> String {
+    /// The same text for all values with the same meaning, as far as the value alone shows.
+    pub fn normalized(&self) -> String {
         match self {
             Subject::Segment(id) | Subject::Dialog(id) => id.clone(),
-            Subject::Contact(value) => match wanted(value) {
-                Reading::Number(number) => number.normal(),
-                Reading::Text(text) => text,
+            Subject::Contact(value) => match parse_wanted(value) {
+                ContactValue::Number(number) => number.normalized(),
+                ContactValue::Text(text) => text,
             },
         }
     }
 
-    /// [`Subject::normal`] as the first version of this program had it: the journal's entries of its time hold hashes of
-    /// that.
-    pub fn normal_of_first_version(&self) -> String {
+    /// [`Subject::normalized`] of the first version of this program, whose journal entries contain
+    /// hashes of that form.
+    pub fn normalized_v1(&self) -> String {
         let value = self.value().trim();
         let is_of_number = |letter: char| letter.is_ascii_digit() || "+-()./ ".contains(letter);
         let digits: String = value.chars().filter(char::is_ascii_digit).collect();
@@ -100,8 +100,8 @@ impl Subject {
         }
     }
 
-    /// Whether it is this segment, as far as ids tell.
-    pub fn names(&self, segment_id: &str, dialog_id: Option<&str>) -> bool {
+    /// Whether the subject is this segment or its dialog, by id.
+    pub fn matches_ids(&self, segment_id: &str, dialog_id: Option<&str>) -> bool {
         match self {
             Subject::Segment(id) => id == segment_id,
             Subject::Dialog(id) => dialog_id == Some(id.as_str()),
@@ -109,77 +109,80 @@ impl Subject {
         }
     }
 
-    /// Whether only a segment's texts tell if it is meant.
+    /// Whether the subject is a contact, which only a segment's metadata and texts can match.
     pub fn is_contact(&self) -> bool {
         matches!(self, Subject::Contact(_))
     }
 
-    /// Whether a segment with these participants is meant; never by its ids.
-    pub fn concern(&self, participants: &Participants) -> Concern {
-        let mut concern = Concern { certainty: Certainty::Not, countries: BTreeSet::new(), names_agent: false };
-        let Subject::Contact(value) = self else { return concern };
-        let wanted = wanted(value);
+    /// Matches a contact against the participants of a segment. Never matches by id.
+    pub fn match_participants(&self, participants: &Participants) -> ContactMatch {
+        let mut found = ContactMatch { certainty: Certainty::Not, countries: BTreeSet::new(), names_agent: false };
+        let Subject::Contact(value) = self else { return found };
+        let wanted = parse_wanted(value);
         if participants.is_unreadable {
-            concern.certainty = Certainty::Unreadable;
+            found.certainty = Certainty::Unreadable;
         }
         for value in &participants.contacts {
-            let certainty = match likeness(&wanted, value) {
-                Likeness::Different => continue,
-                Likeness::OtherCountry(number) => {
-                    concern.countries.insert(number);
+            let certainty = match match_value(&wanted, value) {
+                ValueMatch::Different => continue,
+                ValueMatch::OtherCountry(number) => {
+                    found.countries.insert(number);
                     continue;
                 }
-                Likeness::Alike => Certainty::Alike,
-                Likeness::National(number) => {
-                    concern.countries.insert(number);
+                ValueMatch::Alike => Certainty::Alike,
+                ValueMatch::National(number) => {
+                    found.countries.insert(number);
                     Certainty::National
                 }
-                Likeness::Same => Certainty::Certain,
+                ValueMatch::Same => Certainty::Certain,
             };
-            concern.certainty = concern.certainty.max(certainty);
+            found.certainty = found.certainty.max(certainty);
         }
-        if participants.uncertain.iter().any(|value| is_match(&likeness(&wanted, value)))
-            || participants.fragments.iter().any(|text| self.in_record(text) > Certainty::Unreadable)
+        if participants.uncertain.iter().any(|value| is_match(&match_value(&wanted, value)))
+            || participants.fragments.iter().any(|text| self.match_record_text(text) > Certainty::Unreadable)
         {
-            concern.certainty = concern.certainty.max(Certainty::Alike);
+            found.certainty = found.certainty.max(Certainty::Alike);
         }
         for value in participants.contacts.iter().chain(&participants.uncertain).filter(|value| is_damaged(value)) {
-            concern.certainty = concern.certainty.max(with_damage(&wanted, value));
+            found.certainty = found.certainty.max(match_damaged(&wanted, value));
         }
-        concern.names_agent = participants.agents.iter().any(|value| likeness(&wanted, value) == Likeness::Same);
-        concern
+        found.names_agent = participants.agents.iter().any(|value| match_value(&wanted, value) == ValueMatch::Same);
+        found
     }
 
-    /// Whether a record that could not be understood is meant, by the segment's id, where that is known, or by what occurs
-    /// in it.
-    pub fn concerns_record(&self, segment_id: Option<&str>, raw: &str) -> Certainty {
-        if segment_id.is_some_and(|id| self.names(id, None)) { Certainty::Certain } else { self.in_record(raw) }
+    /// Matches a quarantined record by the segment's id, if that is known, or by its content.
+    pub fn match_record(&self, segment_id: Option<&str>, raw: &str) -> Certainty {
+        if segment_id.is_some_and(|id| self.matches_ids(id, None)) {
+            Certainty::Certain
+        } else {
+            self.match_record_text(raw)
+        }
     }
 
-    /// Whether it occurs in a record that could not be understood, as a word of its texts, which may be no JSON at all. A
-    /// contact may stand in whatever of it cannot be read.
-    pub fn in_record(&self, raw: &str) -> Certainty {
-        let (texts, is_whole) = scalars(raw).unwrap_or_else(|| (unescaped(raw), false));
-        let found = self.in_texts(raw, &texts);
+    /// Matches the content of a quarantined record, which may not be JSON, by whole words. A
+    /// contact may occur in any part that cannot be read.
+    pub fn match_record_text(&self, raw: &str) -> Certainty {
+        let (texts, is_whole) = collect_scalars(raw).unwrap_or_else(|| (unescape(raw), false));
+        let found = self.match_texts(raw, &texts);
         let may_be_missed = self.is_contact() && (!is_whole || texts.iter().any(|text| is_damaged(text)));
         if may_be_missed { found.max(Certainty::Unreadable) } else { found }
     }
 
-    fn in_texts(&self, raw: &str, texts: &[String]) -> Certainty {
+    fn match_texts(&self, raw: &str, texts: &[String]) -> Certainty {
         match self {
             Subject::Segment(id) | Subject::Dialog(id) => {
-                certain_if(occurs(raw, id) || texts.iter().any(|text| occurs(text, id)))
+                certain_if(contains_word(raw, id) || texts.iter().any(|text| contains_word(text, id)))
             }
-            Subject::Contact(value) => match wanted(value) {
-                Reading::Text(wanted) => certain_if(texts.iter().any(|text| occurs(&fold(text), &wanted))),
-                Reading::Number(wanted) => {
+            Subject::Contact(value) => match parse_wanted(value) {
+                ContactValue::Text(wanted) => certain_if(texts.iter().any(|text| contains_word(&fold(text), &wanted))),
+                ContactValue::Number(wanted) => {
                     let found =
-                        texts.iter().flat_map(|text| numbers_in(text).into_iter().chain(PhoneNumber::parse(text)));
+                        texts.iter().flat_map(|text| find_numbers(text).into_iter().chain(PhoneNumber::parse(text)));
                     found.map(|number| wanted.compare(&number)).fold(Certainty::Not, |certainty, likeness| {
                         certainty.max(match likeness {
-                            Likeness::Same => Certainty::Certain,
-                            Likeness::National(_) | Likeness::Alike => Certainty::Alike,
-                            Likeness::Different | Likeness::OtherCountry(_) => Certainty::Not,
+                            ValueMatch::Same => Certainty::Certain,
+                            ValueMatch::National(_) | ValueMatch::Alike => Certainty::Alike,
+                            ValueMatch::Different | ValueMatch::OtherCountry(_) => Certainty::Not,
                         })
                     })
                 }
@@ -188,9 +191,9 @@ impl Subject {
     }
 }
 
-/// A text that is no JSON: as it came, and with what would be escapes in JSON resolved.
-fn unescaped(raw: &str) -> Vec<String> {
-    // Without its quotes it is the content of one string.
+/// A text that is not JSON: as received, and with JSON escapes resolved.
+fn unescape(raw: &str) -> Vec<String> {
+    // Without its quotes, the text is parsed as the content of one string.
     let resolved = lenient_json::from_str(&format!("\"{} \"", raw.replace('"', " ")));
     [raw.to_owned()].into_iter().chain(resolved).collect()
 }
@@ -199,12 +202,12 @@ fn certain_if(is_certain: bool) -> Certainty {
     if is_certain { Certainty::Certain } else { Certainty::Not }
 }
 
-fn is_match(likeness: &Likeness) -> bool {
-    matches!(likeness, Likeness::Alike | Likeness::National(_) | Likeness::Same)
+fn is_match(likeness: &ValueMatch) -> bool {
+    matches!(likeness, ValueMatch::Alike | ValueMatch::National(_) | ValueMatch::Same)
 }
 
-/// Whether an id or a name occurs in a text, and not as a part of a longer one.
-pub fn occurs(text: &str, word: &str) -> bool {
+/// Whether an id or a name contains_word in a text as a whole word.
+pub fn contains_word(text: &str, word: &str) -> bool {
     let part =
         |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '-' || letter == '_');
     !word.is_empty()
@@ -213,39 +216,40 @@ pub fn occurs(text: &str, word: &str) -> bool {
             .any(|(at, found)| !part(text[..at].chars().next_back()) && !part(text[at + found.len()..].chars().next()))
 }
 
-/// What a value can be compared by.
+/// The form in which a value is compared.
 #[derive(Debug, PartialEq, Eq)]
-enum Reading {
+enum ContactValue {
     Number(PhoneNumber),
-    /// Folded.
+    /// Folded text.
     Text(String),
 }
 
-fn reading(text: &str) -> Reading {
+fn parse_value(text: &str) -> ContactValue {
     PhoneNumber::parse(text).map_or_else(
-        || Reading::Text(fold(without_scheme(text).as_deref().unwrap_or(text)).trim_matches(['"', '\'']).to_owned()),
-        Reading::Number,
+        || ContactValue::Text(fold(strip_scheme(text).as_deref().unwrap_or(text)).trim_matches(['"', '\'']).to_owned()),
+        ContactValue::Number,
     )
 }
 
-/// What was typed: of `Jane Roe <jane@example.com>` the address.
-fn wanted(value: &str) -> Reading {
-    reading(between(value, '<', '>').map_or(value, |(_, address)| address))
+/// Parses the value that was entered; of `Jane Roe <jane@example.com>` the address counts.
+fn parse_wanted(value: &str) -> ContactValue {
+    parse_value(split_brackets(value, '<', '>').map_or(value, |(_, address)| address))
 }
 
-/// What stands before and within brackets.
-fn between(text: &str, open: char, close: char) -> Option<(&str, &str)> {
+/// Splits a text into the parts before and within brackets.
+fn split_brackets(text: &str, open: char, close: char) -> Option<(&str, &str)> {
     let (before, rest) = text.split_once(open)?;
     let (within, _) = rest.split_once(close)?;
     (!within.trim().is_empty()).then_some((before, within))
 }
 
-/// How much a received value has in common with what was typed: whole, or one of a list, or with a display name.
-fn likeness(wanted: &Reading, value: &str) -> Likeness {
-    let compare = |text: &str| match (wanted, reading(text)) {
-        (Reading::Number(wanted), Reading::Number(number)) => wanted.compare(&number),
-        (Reading::Text(wanted), Reading::Text(text)) if *wanted == text => Likeness::Same,
-        _ => Likeness::Different,
+/// Compares a received value with the wanted one: as a whole, as an element of a list, or beside a
+/// display name.
+fn match_value(wanted: &ContactValue, value: &str) -> ValueMatch {
+    let compare = |text: &str| match (wanted, parse_value(text)) {
+        (ContactValue::Number(wanted), ContactValue::Number(number)) => wanted.compare(&number),
+        (ContactValue::Text(wanted), ContactValue::Text(text)) if *wanted == text => ValueMatch::Same,
+        _ => ValueMatch::Different,
     };
     let mut best = compare(value);
     if PhoneNumber::parse(value).is_some() {
@@ -254,35 +258,38 @@ fn likeness(wanted: &Reading, value: &str) -> Likeness {
     for part in value.split([',', ';']).chain([value]) {
         best = best.max(compare(part));
         for (open, close) in [('<', '>'), ('(', ')')] {
-            if let Some((name, address)) = between(part, open, close) {
+            if let Some((name, address)) = split_brackets(part, open, close) {
                 best = best.max(compare(name)).max(compare(address));
             }
         }
     }
     match wanted {
-        Reading::Number(wanted) if best == Likeness::Different && holds_number(value, wanted) => Likeness::Alike,
+        ContactValue::Number(wanted) if best == ValueMatch::Different && contains_number(value, wanted) => {
+            ValueMatch::Alike
+        }
         _ => best,
     }
 }
 
-/// Whether a value that lost letters is what was typed: nobody can tell, but where the rest of it fits it is likely.
-fn with_damage(wanted: &Reading, value: &str) -> Certainty {
+/// Compares a value that lost characters. It cannot match certainly; if the rest fits, it is alike.
+fn match_damaged(wanted: &ContactValue, value: &str) -> Certainty {
     const LOST: char = char::REPLACEMENT_CHARACTER;
-    // What was lost may have been a letter, nothing that anybody sees, or a space or a comma between two.
-    let is_alike = |rest: &str| is_match(&likeness(wanted, rest));
+    // The lost character may have been a letter, an invisible character, a space or a comma.
+    let is_alike = |rest: &str| is_match(&match_value(wanted, rest));
     let rests = [value.replace(LOST, ""), value.replace(LOST, " ")];
     let fits = match wanted {
-        Reading::Text(wanted) => {
-            let pieces: Vec<String> = without_scheme(value).as_deref().unwrap_or(value).split(LOST).map(fold).collect();
+        ContactValue::Text(wanted) => {
+            let pieces: Vec<String> = strip_scheme(value).as_deref().unwrap_or(value).split(LOST).map(fold).collect();
             pieces.iter().any(|piece| !piece.is_empty()) && has_pieces(wanted, &pieces)
         }
-        Reading::Number(_) => false,
+        ContactValue::Number(_) => false,
     };
     let is_alike = fits || rests.iter().map(String::as_str).chain(value.split(LOST)).any(is_alike);
     if is_alike { Certainty::Alike } else { Certainty::Unreadable }
 }
 
-/// Whether a text begins with the first piece, ends with the last, and has the others in between, in order.
+/// Whether a text starts with the first piece, ends with the last, and contains the others in
+/// between, in order.
 fn has_pieces(text: &str, pieces: &[String]) -> bool {
     let [first, between @ .., last] = pieces else { return false };
     let Some(mut rest) = text.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str())) else {
@@ -295,10 +302,10 @@ fn has_pieces(text: &str, pieces: &[String]) -> bool {
     })
 }
 
-/// Whether a text holds this number among other things.
-fn holds_number(text: &str, wanted: &PhoneNumber) -> bool {
-    let is_same = |number: &PhoneNumber| matches!(wanted.compare(number), Likeness::Same | Likeness::National(_));
-    wanted.is_long() && numbers_in(text).iter().any(is_same)
+/// Whether a text contains this number.
+fn contains_number(text: &str, wanted: &PhoneNumber) -> bool {
+    let is_same = |number: &PhoneNumber| matches!(wanted.compare(number), ValueMatch::Same | ValueMatch::National(_));
+    wanted.is_distinctive() && find_numbers(text).iter().any(is_same)
 }
 
 #[cfg(test)]
@@ -310,7 +317,7 @@ mod tests {
     }
 
     fn in_metadata(subject: &Subject, metadata: &str) -> Certainty {
-        subject.concern(&Participants::read([metadata], [])).certainty
+        subject.match_participants(&Participants::read([metadata], [])).certainty
     }
 
     #[test]
@@ -337,15 +344,15 @@ mod tests {
 
     #[test]
     fn a_number_within_its_country_tells_which_countries_it_may_be_of() {
-        let concern = |value: &str, address: &str| {
+        let match_address = |value: &str, address: &str| {
             let metadata = format!(r#"{{"channelEndpointAddress":"{address}"}}"#);
-            let concern = contact(value).concern(&Participants::read([metadata.as_str()], []));
-            (concern.certainty, concern.countries.into_iter().collect::<Vec<_>>())
+            let found = contact(value).match_participants(&Participants::read([metadata.as_str()], []));
+            (found.certainty, found.countries.into_iter().collect::<Vec<_>>())
         };
         let german = vec!["49301234567".to_owned()];
-        assert_eq!(concern("+49 30 1234567", "030 1234567"), (Certainty::National, german.clone()));
-        assert_eq!(concern("030 1234567", "+49 30 1234567"), (Certainty::National, german));
-        assert_eq!(concern("+49 30 1234567", "+43 30 1234567"), (Certainty::Not, vec!["43301234567".to_owned()]));
+        assert_eq!(match_address("+49 30 1234567", "030 1234567"), (Certainty::National, german.clone()));
+        assert_eq!(match_address("030 1234567", "+49 30 1234567"), (Certainty::National, german));
+        assert_eq!(match_address("+49 30 1234567", "+43 30 1234567"), (Certainty::Not, vec!["43301234567".to_owned()]));
     }
 
     #[test]
@@ -392,15 +399,15 @@ mod tests {
             ("hi", Certainty::Not, false),
             ("max muster", Certainty::Not, false),
         ] {
-            let concern = contact(value).concern(&participants);
-            assert_eq!((concern.certainty, concern.names_agent), (certainty, names_agent), "{value}");
+            let found = contact(value).match_participants(&participants);
+            assert_eq!((found.certainty, found.names_agent), (certainty, names_agent), "{value}");
         }
-        assert_eq!(Subject::Segment("c-1".into()).concern(&participants).certainty, Certainty::Not);
+        assert_eq!(Subject::Segment("c-1".into()).match_participants(&participants).certainty, Certainty::Not);
         let unread = Participants::read(["{}"], [b"oops".as_slice()]);
-        assert_eq!(contact("x").concern(&unread).certainty, Certainty::Unreadable);
-        assert_eq!(Subject::Segment("x".into()).concern(&unread).certainty, Certainty::Not);
+        assert_eq!(contact("x").match_participants(&unread).certainty, Certainty::Unreadable);
+        assert_eq!(Subject::Segment("x".into()).match_participants(&unread).certainty, Certainty::Not);
         let untold = Participants::read(["{}"], [br#"{"transcript":[{"participantId":"c-1"}]}"#.as_slice()]);
-        assert_eq!(contact("c-1").concern(&untold).certainty, Certainty::Alike);
+        assert_eq!(contact("c-1").match_participants(&untold).certainty, Certainty::Alike);
     }
 
     #[test]
@@ -427,7 +434,7 @@ mod tests {
             assert_eq!(in_metadata(&contact(value), &metadata), certainty, "{value} in {stored}");
             let talk = |kind: &str| {
                 let body = format!(r#"[{{"participantName":"{stored}","participantType":{kind},"message":"\ud83d"}}]"#);
-                contact(value).concern(&Participants::read(["{}"], [body.as_bytes()])).certainty
+                contact(value).match_participants(&Participants::read(["{}"], [body.as_bytes()])).certainty
             };
             assert_eq!(talk("\"contact\""), certainty, "{value} in {stored}");
             assert_eq!(talk("null"), certainty.min(Certainty::Alike), "{value} in {stored}");
@@ -442,17 +449,17 @@ mod tests {
         for (value, certainty) in
             [("jane roe", Certainty::Alike), ("José R", Certainty::Alike), ("joe", Certainty::Not)]
         {
-            assert_eq!(contact(value).concern(&participants).certainty, certainty, "{value}");
+            assert_eq!(contact(value).match_participants(&participants).certainty, certainty, "{value}");
         }
     }
 
     #[test]
     fn ids_are_taken_to_the_letter() {
         let segment = Subject::Segment("S-1".into());
-        assert!(segment.names("S-1", None) && !segment.names("s-1", None));
+        assert!(segment.matches_ids("S-1", None) && !segment.matches_ids("s-1", None));
         let dialog = Subject::Dialog("d".into());
-        assert!(dialog.names("x", Some("d")) && !dialog.names("d", None));
-        assert!(!contact("S-1").names("S-1", Some("S-1")));
+        assert!(dialog.matches_ids("x", Some("d")) && !dialog.matches_ids("d", None));
+        assert!(!contact("S-1").matches_ids("S-1", Some("S-1")));
     }
 
     #[test]
@@ -460,7 +467,7 @@ mod tests {
         let json =
             r#"{"segmentId":"seg-1","dialogId":["dia-7"],"contact":"+1 201\u00a0377 0791","x":["Jane D\u004fE"]}"#;
         for raw in [json.to_owned(), format!("{} Jane DOE", json.replace("\\u00a0", "\u{a0}"))] {
-            let find = |subject: Subject| subject.in_record(&raw);
+            let find = |subject: Subject| subject.match_record_text(&raw);
             // Of what is no JSON nobody knows what it says.
             let not = if raw == json { Certainty::Not } else { Certainty::Unreadable };
             assert_eq!(find(Subject::Segment("seg-1".into())), Certainty::Certain, "{raw}");
@@ -488,10 +495,13 @@ mod tests {
             (&long, Certainty::Unreadable),
             (r#"{"segmentId":[1],"ani":"joe@example.com"}"#, Certainty::Not),
         ] {
-            assert_eq!(contact("jane@example.com").in_record(raw), certainty, "{raw}");
-            assert_eq!(Subject::Dialog("d".into()).in_record(raw), Certainty::Not, "{raw}");
+            assert_eq!(contact("jane@example.com").match_record_text(raw), certainty, "{raw}");
+            assert_eq!(Subject::Dialog("d".into()).match_record_text(raw), Certainty::Not, "{raw}");
         }
-        assert_eq!(Subject::Segment("s-1".into()).in_record(r#"{"segmentId":"s-\u0031",,"#), Certainty::Certain);
+        assert_eq!(
+            Subject::Segment("s-1".into()).match_record_text(r#"{"segmentId":"s-\u0031",,"#),
+            Certainty::Certain
+        );
     }
 
     #[test]
@@ -499,15 +509,15 @@ mod tests {
         for (value, first) in
             [("+1 (201) 377-0791", "12013770791"), ("0049 30 1", "49301"), ("1234", "1234"), (" Jane", "jane")]
         {
-            assert_eq!(contact(value).normal_of_first_version(), first);
+            assert_eq!(contact(value).normalized_v1(), first);
         }
     }
 
     #[test]
     fn a_kind_is_read_back_as_it_was_written() {
         for subject in [Subject::Segment("a".into()), Subject::Dialog("b".into()), contact("c")] {
-            assert_eq!(Subject::of(subject.kind(), subject.value().to_owned()), Some(subject));
+            assert_eq!(Subject::from_kind(subject.kind(), subject.value().to_owned()), Some(subject));
         }
-        assert_eq!(Subject::of("other", String::new()), None);
+        assert_eq!(Subject::from_kind("other", String::new()), None);
     }
 }

@@ -1,9 +1,9 @@
-//! The login: one valid token for whoever asks, renewed once for all.
+//! The login: one valid token for all callers, with a single renewal at a time.
 //!
-//! Asking costs a glance while the token is good. Near its end one caller renews it while the others go on with it;
-//! once it is over they wait for that one renewal and share its outcome, a failure too. Failures back off, so that a
-//! login which is refused does not hammer. Nothing here is spawned: a renewal runs in the call of whoever met the need,
-//! and may be dropped at any point without harm.
+//! While the token is valid, a caller only reads it. Near its end one caller renews it, and the
+//! others continue to use it. After its end all callers wait for that renewal and share its
+//! outcome, including a failure. Failed attempts back off, so a refused login sends few requests.
+//! No task is spawned: a renewal runs in the call that needs it, and can be cancelled at any point.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,24 +16,24 @@ use crate::backoff::Fault;
 use crate::clock::{Clock, Tick, Time};
 use crate::model::Endpoint;
 
-use super::Api;
-use super::error::{ApiError, Cause};
-use super::limits::Budget;
+use super::ApiClient;
+use super::error::{ApiError, ErrorCause};
+use super::rate_limit::ReservedQuota;
 
-mod ask;
 mod expiry;
-mod flow;
+mod renewal;
 #[cfg(test)]
 mod tests;
 mod token;
+mod token_requests;
 
-pub use expiry::{Expiry, expiry};
-pub use token::Token;
+pub use expiry::{ExpiryWarning, expiry_warning};
+pub use token::AccessToken;
 
-use flow::Flow;
-use token::{Age, Life};
+use renewal::RenewalState;
+use token::{LifetimeEstimate, TokenAge};
 
-/// What to log in with.
+/// The credentials of a login.
 #[derive(Clone)]
 pub enum Credentials {
     /// A RingCentral app and a user's JWT credential.
@@ -59,7 +59,7 @@ pub enum Credentials {
 }
 
 impl Credentials {
-    /// Everything in them that must never be shown.
+    /// The parts that must never be shown.
     fn secrets(&self) -> Vec<&str> {
         match self {
             Credentials::RingCentral { client_secret, jwt, .. } => {
@@ -70,11 +70,11 @@ impl Credentials {
         }
     }
 
-    /// When they end, where they are a token that says so.
+    /// When the credentials expire, where they are a token with an expiry.
     pub fn expires(&self) -> Option<Time> {
         match self {
             Credentials::RingCentral { jwt: token, .. } | Credentials::ApiToken(token) => {
-                expiry::of_token(token.expose_secret())
+                expiry::token_expiry(token.expose_secret())
             }
             Credentials::Engage { .. } => None,
         }
@@ -107,133 +107,137 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Reads the credentials again from wherever they are kept; the error is for people and holds no secret. May block.
-pub type Reread = Arc<dyn Fn() -> Result<Credentials, String> + Send + Sync>;
+/// Reads the credentials again from their source. May block. The error is logged and holds no
+/// secret.
+pub type CredentialsLoader = Arc<dyn Fn() -> Result<Credentials, String> + Send + Sync>;
 
-/// How a login stands, for readiness and status.
+/// The state of a login, for readiness and status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoginState {
-    /// Nobody has needed it yet.
+    /// No token was needed yet.
     NeverTried,
-    /// The last attempt gave a token.
+    /// The last attempt succeeded.
     Good {
-        /// When it did.
+        /// The time of that attempt.
         at: Time,
     },
     /// The last attempt failed.
     Failing {
-        /// Since when attempts have failed.
+        /// The time of the first of the failed attempts.
         since: Time,
-        /// Whether it was refused, rather than not possible just now: then a person is needed.
+        /// Whether the login was refused, which needs an operator.
         refused: bool,
-        /// What failed and why.
+        /// The error message.
         message: String,
-        /// What to do.
+        /// What an operator can do.
         hint: Option<&'static str>,
-        /// When one last succeeded.
+        /// The time of the last success.
         last_ok: Option<Time>,
     },
 }
 
-/// One login, shared by all the accounts that it can see. Cheap to clone.
+/// One login, shared by all accounts that it can see. Cheap to clone.
 #[derive(Clone)]
-pub struct Login(Arc<Shared>);
+pub struct Login(Arc<LoginInner>);
 
-struct Shared {
-    api: Api,
-    tokens: Arc<Budget>,
-    exchanges: Arc<Budget>,
-    reread: Option<Reread>,
-    current: RwLock<Option<Token>>,
-    generations: AtomicU64,
-    life: Mutex<Life>,
+struct LoginInner {
+    api: ApiClient,
+    token_quota: Arc<ReservedQuota>,
+    exchange_quota: Arc<ReservedQuota>,
+    load_credentials: Option<CredentialsLoader>,
+    token: RwLock<Option<AccessToken>>,
+    last_generation: AtomicU64,
+    lifetime: Mutex<LifetimeEstimate>,
     state: Mutex<LoginState>,
-    /// Held through a renewal, so that there is only ever one.
-    flow: tokio::sync::Mutex<Flow>,
+    /// Held during a renewal, so that there is only one at a time.
+    renewal: tokio::sync::Mutex<RenewalState>,
 }
 
-/// What a glance at the current token shows.
-enum Glance {
-    Good(Token),
-    Due(Token),
+/// The current token, by its age.
+enum CurrentToken {
+    Valid(AccessToken),
+    RenewalDue(AccessToken),
     Missing,
 }
 
 impl Login {
-    /// A login that has not been tried. `reread` is asked for fresh credentials when these are refused. `tokens` is the
-    /// budget of RingCentral tokens, `exchanges` that of exchanges (and Engage logins): the API allows five a minute of each.
+    /// A login that was not used yet. `load_credentials` is called for new credentials when these
+    /// are refused. `token_quota` is the quota of RingCentral tokens, `exchange_quota` that of
+    /// exchanges and Engage logins: the API allows five of each a minute.
     pub fn new(
-        api: Api,
+        api: ApiClient,
         credentials: Credentials,
-        reread: Option<Reread>,
-        tokens: Arc<Budget>,
-        exchanges: Arc<Budget>,
+        load_credentials: Option<CredentialsLoader>,
+        token_quota: Arc<ReservedQuota>,
+        exchange_quota: Arc<ReservedQuota>,
     ) -> Login {
-        Login(Arc::new(Shared {
+        Login(Arc::new(LoginInner {
             api,
-            tokens,
-            exchanges,
-            reread,
-            current: RwLock::new(None),
-            generations: AtomicU64::new(0),
-            life: Mutex::new(Life::new()),
+            token_quota,
+            exchange_quota,
+            load_credentials,
+            token: RwLock::new(None),
+            last_generation: AtomicU64::new(0),
+            lifetime: Mutex::new(LifetimeEstimate::new()),
             state: Mutex::new(LoginState::NeverTried),
-            flow: tokio::sync::Mutex::new(Flow::new(credentials)),
+            renewal: tokio::sync::Mutex::new(RenewalState::new(credentials)),
         }))
     }
 
     /// A valid token.
     ///
     /// # Errors
-    /// The last attempt's failure, with [`Endpoint::Login`]; shared by all until the next is due (`retry_in`).
-    pub async fn token(&self) -> Result<Token, ApiError> {
-        match self.glance() {
-            Glance::Good(token) => Ok(token),
-            Glance::Due(token) => Ok(self.renewed_early(token).await),
-            Glance::Missing => {
-                let mut flow = self.0.flow.lock().await;
-                match self.glance() {
-                    Glance::Good(token) | Glance::Due(token) => Ok(token),
-                    Glance::Missing => self.attempt(&mut flow).await,
+    /// The last attempt's failure, with [`Endpoint::Login`]. All callers get it until the next
+    /// attempt is due (`retry_in`).
+    pub async fn token(&self) -> Result<AccessToken, ApiError> {
+        match self.current_token() {
+            CurrentToken::Valid(token) => Ok(token),
+            CurrentToken::RenewalDue(token) => Ok(self.renew_early(token).await),
+            CurrentToken::Missing => {
+                let mut renewal = self.0.renewal.lock().await;
+                match self.current_token() {
+                    CurrentToken::Valid(token) | CurrentToken::RenewalDue(token) => Ok(token),
+                    CurrentToken::Missing => self.attempt_renewal(&mut renewal).await,
                 }
             }
         }
     }
 
-    /// A token that a 401 on `stale` calls for: a newer one if there is one already, else a renewal.
+    /// A newer token than `stale`, after a 401 with it: the current one if it is newer, otherwise a
+    /// renewed one.
     ///
     /// # Errors
-    /// As [`Login::token`]; and [`Fault::Unauthorised`] where fresh tokens are refused again and again.
-    pub async fn renew(&self, stale: &Token) -> Result<Token, ApiError> {
-        let mut flow = self.0.flow.lock().await;
-        if let Glance::Good(token) | Glance::Due(token) = self.glance()
+    /// As [`Login::token`]; and [`Fault::Unauthorised`] where fresh tokens are refused repeatedly.
+    pub async fn renew_token(&self, stale: &AccessToken) -> Result<AccessToken, ApiError> {
+        let mut renewal = self.0.renewal.lock().await;
+        if let CurrentToken::Valid(token) | CurrentToken::RenewalDue(token) = self.current_token()
             && token.is_newer_than(stale)
         {
             return Ok(token);
         }
         if stale.is_permanent() {
-            return self.replace_permanent(&mut flow).await;
+            return self.reload_permanent_token(&mut renewal).await;
         }
-        flow.forced(stale, self.clock().tick())?;
-        stale.kill();
-        self.attempt(&mut flow).await
+        renewal.check_forced_renewal(stale, self.clock().tick())?;
+        stale.invalidate();
+        self.attempt_renewal(&mut renewal).await
     }
 
-    /// How it stands.
+    /// The login's state.
     pub fn state(&self) -> LoginState {
         lock(&self.0.state).clone()
     }
 
-    /// Lets the next attempt go at once, whatever wait the last failure asked for.
+    /// Allows the next attempt immediately, without the back-off of the last failure.
     pub fn retry_now(&self) {
-        // Where another holds it, an attempt is being made just now.
-        if let Ok(mut flow) = self.0.flow.try_lock() {
-            flow.retry_now();
+        // If it is locked, an attempt is running already.
+        if let Ok(mut renewal) = self.0.renewal.try_lock() {
+            renewal.retry_now();
         }
     }
 
-    /// The API that it logs in to.
-    pub fn api(&self) -> &Api {
+    /// The client of the API that it logs in to.
+    pub fn api(&self) -> &ApiClient {
         &self.0.api
     }
 
@@ -241,101 +245,107 @@ impl Login {
         self.0.api.clock()
     }
 
-    /// The number of the next token.
+    /// The generation of the next token.
     fn next_generation(&self) -> u64 {
-        self.0.generations.fetch_add(1, Ordering::Relaxed) + 1
+        self.0.last_generation.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The current token where nothing has to be waited for and nobody is needed to renew it.
-    pub(crate) fn at_hand(&self) -> Option<Token> {
-        match self.glance() {
-            Glance::Good(token) => Some(token),
-            Glance::Due(token) => match self.0.flow.try_lock() {
-                Ok(flow) => flow.holds_back(self.clock().tick()).then_some(token),
+    /// The current token, if it is usable without a wait and this caller need not renew it.
+    pub(crate) fn valid_token(&self) -> Option<AccessToken> {
+        match self.current_token() {
+            CurrentToken::Valid(token) => Some(token),
+            CurrentToken::RenewalDue(token) => match self.0.renewal.try_lock() {
+                Ok(renewal) => renewal.is_backing_off(self.clock().tick()).then_some(token),
                 Err(_) => Some(token),
             },
-            Glance::Missing => None,
+            CurrentToken::Missing => None,
         }
     }
 
-    /// The API took this token.
-    pub(crate) fn accepted(&self, token: &Token) {
-        if token.note_accepted(true) && token.is_permanent() {
+    /// The API accepted this token.
+    pub(crate) fn record_accepted_token(&self, token: &AccessToken) {
+        if token.set_accepted(true) && token.is_permanent() {
             *lock(&self.0.state) = LoginState::Good { at: self.clock().now() };
         }
     }
 
     /// The API refused this token.
-    pub(crate) fn refused(&self, token: &Token) {
+    pub(crate) fn record_refused_token(&self, token: &AccessToken) {
         if token.is_permanent() {
-            token.note_accepted(false);
+            token.set_accepted(false);
         }
     }
 
-    /// A token was refused in a request sent at `sent`, and a newer one accepted in its place: it had run out by then.
-    pub(crate) fn ran_out(&self, token: &Token, sent: Tick) {
-        lock(&self.0.life).learn(sent.since(token.got()));
+    /// A token was refused in a request sent at `sent`, and a newer one was accepted: it had
+    /// expired by then.
+    pub(crate) fn record_expired_token(&self, token: &AccessToken, sent: Tick) {
+        lock(&self.0.lifetime).record_early_expiry(sent.since(token.requested_at()));
     }
 
-    fn glance(&self) -> Glance {
-        let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(token) = current.as_ref() else { return Glance::Missing };
+    fn current_token(&self) -> CurrentToken {
+        let guard = self.0.token.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(token) = guard.as_ref() else { return CurrentToken::Missing };
         match token.age(self.clock().tick()) {
-            Age::Good => Glance::Good(token.clone()),
-            Age::Due => Glance::Due(token.clone()),
-            Age::Over => Glance::Missing,
+            TokenAge::Fresh => CurrentToken::Valid(token.clone()),
+            TokenAge::RenewalDue => CurrentToken::RenewalDue(token.clone()),
+            TokenAge::Expired => CurrentToken::Missing,
         }
     }
 
-    /// The next token, or the old one where someone else is at it or it does not work out just now.
-    async fn renewed_early(&self, old: Token) -> Token {
-        let Ok(mut flow) = self.0.flow.try_lock() else { return old };
-        if flow.holds_back(self.clock().tick()) {
+    /// The renewed token, or the old one where another caller renews it or the renewal fails.
+    async fn renew_early(&self, old: AccessToken) -> AccessToken {
+        let Ok(mut renewal) = self.0.renewal.try_lock() else { return old };
+        if renewal.is_backing_off(self.clock().tick()) {
             return old;
         }
-        match self.glance() {
-            Glance::Good(token) => token,
-            _ => self.attempt(&mut flow).await.unwrap_or(old),
+        match self.current_token() {
+            CurrentToken::Valid(token) => token,
+            _ => self.attempt_renewal(&mut renewal).await.unwrap_or(old),
         }
     }
 
-    /// One attempt at a new token, unless the last one failed too recently.
-    async fn attempt(&self, flow: &mut Flow) -> Result<Token, ApiError> {
-        flow.held_back(self.clock().tick())?;
-        let outcome = self.obtain(flow).await;
-        self.conclude(flow, outcome)
+    /// Makes one attempt to get a token, unless the last one failed too recently.
+    async fn attempt_renewal(&self, renewal: &mut RenewalState) -> Result<AccessToken, ApiError> {
+        renewal.check_backoff(self.clock().tick())?;
+        let outcome = self.obtain_token(renewal).await;
+        self.publish_outcome(renewal, outcome)
     }
 
-    async fn replace_permanent(&self, flow: &mut Flow) -> Result<Token, ApiError> {
-        flow.held_back(self.clock().tick())?;
+    async fn reload_permanent_token(&self, renewal: &mut RenewalState) -> Result<AccessToken, ApiError> {
+        renewal.check_backoff(self.clock().tick())?;
         let why = "the permanent API token was refused";
-        let refused = ApiError::new(Fault::Unauthorised, Endpoint::Login, Cause::Answered, why)
+        let refused = ApiError::new(Fault::Unauthorised, Endpoint::Login, ErrorCause::Answered, why)
             .with_hint("put a valid token into auth.api_token, or into the file of auth.api_token_file");
-        let outcome = if self.reread(flow).await { self.obtain(flow).await } else { Err(refused) };
-        self.conclude(flow, outcome)
+        let outcome =
+            if self.reload_credentials(renewal).await { self.obtain_token(renewal).await } else { Err(refused) };
+        self.publish_outcome(renewal, outcome)
     }
 
-    /// Makes a new token everyone's, or a failure.
-    fn conclude(&self, flow: &mut Flow, outcome: Result<Token, ApiError>) -> Result<Token, ApiError> {
+    /// Publishes the outcome of an attempt to all callers.
+    fn publish_outcome(
+        &self,
+        renewal: &mut RenewalState,
+        outcome: Result<AccessToken, ApiError>,
+    ) -> Result<AccessToken, ApiError> {
         match outcome {
             Ok(token) => {
-                flow.succeeded();
-                *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
-                lock(&self.0.life).grow();
-                self.note_success(&token);
+                renewal.record_success();
+                *self.0.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+                lock(&self.0.lifetime).extend();
+                self.record_success(&token);
                 Ok(token)
             }
             Err(error) => {
-                let error = flow.failed(error, self.clock().tick());
-                self.note_failure(&error);
+                let error = renewal.record_failure(error, self.clock().tick());
+                self.record_failure(&error);
                 Err(error)
             }
         }
     }
 
-    fn note_success(&self, token: &Token) {
+    fn record_success(&self, token: &AccessToken) {
         if token.is_permanent() {
-            return; // Having one proves nothing; being accepted does.
+            return; // A permanent token is valid only once the API has accepted it.
         }
         let mut state = lock(&self.0.state);
         if matches!(*state, LoginState::Failing { .. } | LoginState::NeverTried) {
@@ -344,7 +354,7 @@ impl Login {
         *state = LoginState::Good { at: self.clock().now() };
     }
 
-    fn note_failure(&self, error: &ApiError) {
+    fn record_failure(&self, error: &ApiError) {
         let now = self.clock().now();
         let mut state = lock(&self.0.state);
         let (since, last_ok) = match &*state {

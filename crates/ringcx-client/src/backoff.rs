@@ -1,65 +1,68 @@
-//! When to try an item again, and when to give it up. Pure: the present and chance are arguments.
+//! When to try an item again, and when to give it up. Pure: time and random numbers are arguments.
 
 use std::time::Duration;
 
 use crate::clock::{Time, millis};
 
-/// Whose fault a failed request is, and so what helps.
+/// Whose fault a failed request is, which decides what helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// 5xx, a time-out, a reset, a truncated or undecodable body: trying again helps, sooner or later.
+    /// 5xx, a time-out, a reset, a truncated or undecodable body: a later attempt can succeed.
     Transient,
-    /// An answer that came and cannot be used: cut off, too large, or not what was asked for. Trying again may help; where
-    /// it fails alike again and again until the horizon, only a person can.
+    /// An answer that came and cannot be used: cut off, too large, or not what was asked for.
+    /// Another attempt may help. If it is broken in the same way until the horizon, only manual
+    /// intervention helps.
     Broken,
-    /// 404, an `errorCode` in a 200, or a transcript without a word: not there yet. Runs towards the horizon.
+    /// 404, an `errorCode` in a 200, or a transcript without content: not available yet. Given up
+    /// at the horizon.
     NotYet,
-    /// 429: someone asked too often; the account's affair.
+    /// 429: too many requests for the account. The account's fault.
     RateLimited,
-    /// 403: the user lacks a permission; the account's affair where it happens again and again.
+    /// 403: the user lacks a permission. The account's fault if it repeats.
     Forbidden,
-    /// 401 although the token was fresh: the login's affair.
+    /// 401 although the token was fresh. The login's fault.
     Unauthorised,
-    /// Any other 4xx: asking the same again will hardly change the answer.
+    /// Any other 4xx: another attempt hardly changes the answer.
     Permanent,
 }
 
-/// What is to become of an item after a failed try.
+/// What to do with an item after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Try again then.
-    TryAgain {
-        /// When.
+pub enum RetryDecision {
+    /// Try again later.
+    Retry {
+        /// The time of the next attempt.
         at: Time,
     },
-    /// It was not there to the end.
-    GaveUp,
-    /// Only a person can help.
-    NeedsAPerson,
+    /// It did not become available before the horizon.
+    GiveUp,
+    /// Further attempts do not help.
+    ManualInterventionRequired,
 }
 
-/// What an item has been through.
+/// The failed attempts of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tried {
-    /// How often it was tried, this time included.
+pub struct AttemptHistory {
+    /// The number of attempts, this one included.
     pub tries: u32,
-    /// How often the answer was one that asking again will hardly change, this time included.
+    /// The number of answers with [`Fault::Permanent`], this one included.
     pub refusals: u32,
-    /// How many answers in a row were broken alike, this one included.
-    pub alike: u32,
-    /// When it was first tried.
+    /// The number of consecutive answers that were broken in the same way, this one included.
+    pub consecutive_broken: u32,
+    /// The time of the first attempt.
     pub first_try: Time,
-    /// How long the account was paused since then; that time does not count.
+    /// How long the account was paused since then. That time does not count.
     pub paused: Duration,
 }
 
-/// So many answers that asking again will hardly change are enough: the first may have been a slip of the service's.
-const REFUSALS: u32 = 8;
+/// The number of answers with [`Fault::Permanent`] after which attempts end. More than one, because
+/// the service may err.
+const MAX_PERMANENT_REFUSALS: u32 = 8;
 
-/// So many answers broken alike, one after the other, at the horizon: the next will be no better.
-const MIN_BROKEN_ALIKE: u32 = 5;
+/// The number of consecutive answers, broken in the same way, that end the attempts at the horizon.
+const MIN_CONSECUTIVE_BROKEN: u32 = 5;
 
-/// A schedule of tries: exponential, with jitter, and a horizon for what is never there.
+/// An exponential backoff with jitter, and a horizon for items that never become available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     initial: Duration,
@@ -67,7 +70,7 @@ pub struct Backoff {
     give_up_after: Duration,
 }
 
-/// A schedule that cannot be.
+/// Invalid settings of a [`Backoff`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BackoffError(&'static str);
@@ -79,50 +82,61 @@ impl Backoff {
     /// Where one of them is zero.
     pub fn new(initial: Duration, max: Duration, give_up_after: Duration) -> Result<Backoff, BackoffError> {
         if initial.is_zero() || max.is_zero() || give_up_after.is_zero() {
-            return Err(BackoffError("retry_initial, retry_max and give_up_after must be longer than nothing"));
+            return Err(BackoffError("retry_initial, retry_max and give_up_after must be greater than zero"));
         }
         Ok(Backoff { initial, max: max.max(initial), give_up_after })
     }
 
-    /// The first delay.
-    pub fn initial(&self) -> Duration {
+    /// The delay after the first attempt, without jitter.
+    pub fn initial_delay(&self) -> Duration {
         self.initial
     }
 
-    /// The delay after so many tries: `initial`, doubled for each further one, at most `max`; within [1/2, 1] of
-    /// that as `jitter`, in 0..1, says.
+    /// The delay after `tries` attempts: `initial`, doubled for each further one, at most `max`.
+    /// `jitter`, in 0..1, scales it to between 1/2 and 1 of that.
     pub fn delay(&self, tries: u32, jitter: f64) -> Duration {
         let doubled = self.initial.checked_mul(1_u32 << tries.saturating_sub(1).min(30)).unwrap_or(self.max);
         doubled.min(self.max).mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// When an item is given up if it is never there.
-    pub fn horizon(&self, tried: &Tried) -> Time {
-        tried.first_try + self.give_up_after + tried.paused
+    /// When an item is given up that never becomes available.
+    pub fn horizon(&self, history: &AttemptHistory) -> Time {
+        history.first_try + self.give_up_after + history.paused
     }
 
-    /// What is to become of an item that failed just now. `asked` is what `Retry-After` asked for, a floor.
-    pub fn next(&self, fault: Fault, tried: Tried, asked: Option<Duration>, now: Time, jitter: f64) -> Verdict {
-        if fault == Fault::Permanent && tried.refusals >= REFUSALS {
-            return Verdict::NeedsAPerson;
+    /// Decides what to do with an item that failed now. `retry_after` is the wait of `Retry-After`,
+    /// a lower bound.
+    pub fn decide(
+        &self,
+        fault: Fault,
+        history: AttemptHistory,
+        retry_after: Option<Duration>,
+        now: Time,
+        jitter: f64,
+    ) -> RetryDecision {
+        if fault == Fault::Permanent && history.refusals >= MAX_PERMANENT_REFUSALS {
+            return RetryDecision::ManualInterventionRequired;
         }
-        let at = now + self.delay(tried.tries, jitter).max(asked.unwrap_or_default());
-        // A clock stepped back must not make the wait for the horizon longer than it ever was.
-        let first_try = tried.first_try.min(now);
-        let horizon = self.horizon(&Tried { first_try, ..tried });
+        let at = now + self.delay(history.tries, jitter).max(retry_after.unwrap_or_default());
+        // A clock set back must not make the wait until the horizon longer.
+        let first_try = history.first_try.min(now);
+        let horizon = self.horizon(&AttemptHistory { first_try, ..history });
         match fault {
-            Fault::Broken if now >= horizon && tried.alike >= MIN_BROKEN_ALIKE => return Verdict::NeedsAPerson,
-            Fault::NotYet if now >= horizon => return Verdict::GaveUp,
+            Fault::Broken if now >= horizon && history.consecutive_broken >= MIN_CONSECUTIVE_BROKEN => {
+                return RetryDecision::ManualInterventionRequired;
+            }
+            Fault::NotYet if now >= horizon => return RetryDecision::GiveUp,
             Fault::NotYet => {}
-            _ => return Verdict::TryAgain { at },
+            _ => return RetryDecision::Retry { at },
         }
-        // One last try is made when time is up, whatever the doubling says.
-        let at = if at < horizon { at } else { horizon.max(now + asked.unwrap_or_default()) };
-        Verdict::TryAgain { at: at.max(now.plus_millis(1)) }
+        // The last attempt is made at the horizon, even if the doubled delay ends later.
+        let at = if at < horizon { at } else { horizon.max(now + retry_after.unwrap_or_default()) };
+        RetryDecision::Retry { at: at.max(now.plus_millis(1)) }
     }
 
-    /// How many tries an item gets that is never there, without jitter; for people.
-    pub fn tries(&self) -> u32 {
+    /// The number of attempts, without jitter, for an item that never becomes available. For status
+    /// output.
+    pub fn tries_until_horizon(&self) -> u32 {
         let (mut passed, mut tries) = (0, 1_u32);
         while passed < millis(self.give_up_after) && tries < 10_000 {
             passed += millis(self.delay(tries, 1.0)).max(1);
@@ -142,67 +156,75 @@ mod tests {
         Backoff::new(Duration::from_secs(15), Duration::from_secs(6 * 3600), Duration::from_secs(72 * 3600)).unwrap()
     }
 
-    fn tried(tries: u32) -> Tried {
-        Tried { tries, refusals: 0, alike: 0, first_try: Time(0), paused: Duration::ZERO }
+    fn history(tries: u32) -> AttemptHistory {
+        AttemptHistory { tries, refusals: 0, consecutive_broken: 0, first_try: Time(0), paused: Duration::ZERO }
     }
 
     #[test]
-    fn the_defaults_give_some_twenty_tries_in_three_days() {
-        assert!((18..=24).contains(&usual().tries()), "{}", usual().tries());
+    fn the_defaults_allow_about_twenty_attempts_in_three_days() {
+        assert!((18..=24).contains(&usual().tries_until_horizon()), "{}", usual().tries_until_horizon());
     }
 
     #[test]
-    fn what_was_asked_for_is_a_floor() {
-        let asked = Some(Duration::from_secs(1000));
+    fn the_requested_wait_is_a_lower_bound() {
+        let retry_after = Some(Duration::from_secs(1000));
         let at = Time::from_secs(1000);
-        assert_eq!(usual().next(Fault::Transient, tried(1), asked, Time(0), 0.5), Verdict::TryAgain { at });
-        assert_eq!(usual().next(Fault::NotYet, tried(1), asked, Time(0), 0.5), Verdict::TryAgain { at });
+        assert_eq!(
+            usual().decide(Fault::Transient, history(1), retry_after, Time(0), 0.5),
+            RetryDecision::Retry { at }
+        );
+        assert_eq!(usual().decide(Fault::NotYet, history(1), retry_after, Time(0), 0.5), RetryDecision::Retry { at });
     }
 
     #[test]
-    fn only_what_is_not_there_runs_towards_the_horizon() {
+    fn only_unavailable_items_are_given_up_at_the_horizon() {
         let late = Time::from_secs(365 * 86_400);
         for fault in [Fault::Transient, Fault::RateLimited, Fault::Forbidden, Fault::Unauthorised] {
-            assert!(matches!(usual().next(fault, tried(4000), None, late, 0.5), Verdict::TryAgain { .. }));
+            assert!(matches!(usual().decide(fault, history(4000), None, late, 0.5), RetryDecision::Retry { .. }));
         }
-        assert_eq!(usual().next(Fault::NotYet, tried(20), None, late, 0.5), Verdict::GaveUp);
+        assert_eq!(usual().decide(Fault::NotYet, history(20), None, late, 0.5), RetryDecision::GiveUp);
     }
 
     #[test]
     fn time_spent_paused_does_not_count() {
         let horizon = Time::from_secs(72 * 3600);
-        let paused = Tried { paused: Duration::from_secs(3600), ..tried(20) };
-        assert_eq!(usual().next(Fault::NotYet, tried(20), None, horizon, 0.5), Verdict::GaveUp);
-        let again = usual().next(Fault::NotYet, paused, None, horizon, 0.5);
-        assert_eq!(again, Verdict::TryAgain { at: horizon + Duration::from_secs(3600) });
+        let paused = AttemptHistory { paused: Duration::from_secs(3600), ..history(20) };
+        assert_eq!(usual().decide(Fault::NotYet, history(20), None, horizon, 0.5), RetryDecision::GiveUp);
+        let again = usual().decide(Fault::NotYet, paused, None, horizon, 0.5);
+        assert_eq!(again, RetryDecision::Retry { at: horizon + Duration::from_secs(3600) });
     }
 
     #[test]
-    fn answers_that_will_not_change_need_a_person_after_a_few() {
-        let few = Tried { refusals: REFUSALS - 1, ..tried(7) };
-        let many = Tried { refusals: REFUSALS, ..tried(8) };
-        assert!(matches!(usual().next(Fault::Permanent, few, None, Time(0), 0.5), Verdict::TryAgain { .. }));
-        assert_eq!(usual().next(Fault::Permanent, many, None, Time(0), 0.5), Verdict::NeedsAPerson);
+    fn repeated_permanent_refusals_need_manual_intervention() {
+        let few = AttemptHistory { refusals: MAX_PERMANENT_REFUSALS - 1, ..history(7) };
+        let many = AttemptHistory { refusals: MAX_PERMANENT_REFUSALS, ..history(8) };
+        assert!(matches!(usual().decide(Fault::Permanent, few, None, Time(0), 0.5), RetryDecision::Retry { .. }));
+        assert_eq!(
+            usual().decide(Fault::Permanent, many, None, Time(0), 0.5),
+            RetryDecision::ManualInterventionRequired
+        );
     }
 
     #[test]
-    fn what_is_broken_alike_five_times_needs_a_person_at_the_horizon_and_not_before() {
+    fn five_answers_broken_in_the_same_way_need_manual_intervention_at_the_horizon_and_not_before() {
         let (early, late) = (Time::from_secs(72 * 3600 - 1), Time::from_secs(72 * 3600));
-        let next = |fault, alike, now| usual().next(fault, Tried { alike, ..tried(20) }, None, now, 0.5);
-        assert_eq!(next(Fault::Broken, 5, late), Verdict::NeedsAPerson);
-        assert!(matches!(next(Fault::Broken, 500, early), Verdict::TryAgain { .. }));
-        assert!(matches!(next(Fault::Broken, 4, late), Verdict::TryAgain { .. }));
-        assert!(matches!(next(Fault::Transient, 500, late), Verdict::TryAgain { .. }));
+        let next = |fault, consecutive_broken, now| {
+            usual().decide(fault, AttemptHistory { consecutive_broken, ..history(20) }, None, now, 0.5)
+        };
+        assert_eq!(next(Fault::Broken, 5, late), RetryDecision::ManualInterventionRequired);
+        assert!(matches!(next(Fault::Broken, 500, early), RetryDecision::Retry { .. }));
+        assert!(matches!(next(Fault::Broken, 4, late), RetryDecision::Retry { .. }));
+        assert!(matches!(next(Fault::Transient, 500, late), RetryDecision::Retry { .. }));
     }
 
     #[test]
-    fn a_schedule_without_time_cannot_be() {
+    fn a_zero_duration_is_refused() {
         assert!(Backoff::new(Duration::ZERO, Duration::from_secs(1), Duration::from_secs(1)).is_err());
     }
 
     proptest! {
         #[test]
-        fn every_item_that_is_never_there_gets_a_last_try_at_its_horizon(
+        fn every_item_that_is_never_available_gets_a_last_attempt_at_its_horizon(
             initial in 1u64..100_000, max in 1u64..10_000_000, horizon in 1u64..100_000_000, jitter in 0.0f64..1.0,
         ) {
             let backoff = Backoff::new(Duration::from_millis(initial), Duration::from_millis(max), Duration::from_millis(horizon)).unwrap();
@@ -210,25 +232,25 @@ mod tests {
             loop {
                 tries += 1;
                 prop_assume!(tries < 5000);
-                match backoff.next(Fault::NotYet, tried(tries), None, now, jitter) {
-                    Verdict::TryAgain { at } => { prop_assert!(at > now && at <= backoff.horizon(&tried(1))); now = at; }
-                    Verdict::GaveUp => break,
-                    Verdict::NeedsAPerson => prop_assert!(false, "nobody can help"),
+                match backoff.decide(Fault::NotYet, history(tries), None, now, jitter) {
+                    RetryDecision::Retry { at } => { prop_assert!(at > now && at <= backoff.horizon(&history(1))); now = at; }
+                    RetryDecision::GiveUp => break,
+                    RetryDecision::ManualInterventionRequired => prop_assert!(false, "an unavailable item needs no intervention"),
                 }
             }
-            prop_assert_eq!(now, backoff.horizon(&tried(1)));
+            prop_assert_eq!(now, backoff.horizon(&history(1)));
         }
 
         #[test]
-        fn no_history_and_no_clock_makes_it_panic_or_stand_still(
+        fn no_history_and_no_clock_makes_it_panic_or_stop(
             tries in any::<u32>(), refusals in 0u32..8, first in any::<i64>(), paused in any::<u64>(), now in any::<i64>(),
-            asked in proptest::option::of(0u64..1_000_000), jitter in any::<f64>(),
+            retry_after in proptest::option::of(0u64..1_000_000), jitter in any::<f64>(),
         ) {
             let paused = Duration::from_millis(paused);
-            let tried = Tried { tries, refusals, alike: tries, first_try: Time(first), paused };
-            let asked = asked.map(Duration::from_secs);
+            let history = AttemptHistory { tries, refusals, consecutive_broken: tries, first_try: Time(first), paused };
+            let retry_after = retry_after.map(Duration::from_secs);
             for fault in [Fault::NotYet, Fault::Transient, Fault::Permanent, Fault::Broken] {
-                if let Verdict::TryAgain { at } = usual().next(fault, tried, asked, Time(now), jitter) {
+                if let RetryDecision::Retry { at } = usual().decide(fault, history, retry_after, Time(now), jitter) {
                     prop_assert!(at > Time(now) || now == i64::MAX);
                 }
             }

@@ -1,7 +1,7 @@
-//! What can go wrong with a call, whose fault it is, and what a person can do about it.
+//! Errors of API calls: whose fault they are, and what an operator can do about them.
 //!
-//! Messages name the call, the status and the vendor's error code. They never hold an id, an URL, a secret, or any part
-//! of a body but that code: whatever a customer said stays out of logs.
+//! Messages name the call, the status and the vendor's error code. They never hold an id, a URL, a
+//! secret, or any part of a body except that code. So customer text stays out of logs.
 
 use std::error::Error;
 use std::fmt;
@@ -18,83 +18,85 @@ use crate::backoff::Fault;
 use crate::clock::Time;
 use crate::model::Endpoint;
 
-use super::Body;
-use super::limits::{LONGEST_WAIT, StoreError, retry_after};
+use super::ResponseBody;
+use super::rate_limit::{MAX_RETRY_AFTER, StoreError, parse_retry_after};
 
 mod hint;
 
-use hint::{hint, moved};
+use hint::{hint, redirect_hint};
 
-/// A call that did not give what it was made for.
+/// A call that failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
-    /// Whose fault it is, and whether trying again helps.
+    /// Whose fault it is, and whether another attempt helps.
     pub fault: Fault,
-    /// The call. [`Endpoint::Login`] where a token could not be had: the call itself was then never made.
+    /// The call. [`Endpoint::Login`] where no token could be obtained: the call itself was then
+    /// never made.
     pub endpoint: Endpoint,
-    /// How it came about, finer than the fault.
-    pub cause: Cause,
+    /// What went wrong, in more detail than the fault.
+    pub cause: ErrorCause,
     /// The HTTP status where there was one.
     pub status: Option<u16>,
-    /// What the server's `Retry-After` asked for, counted from the answer.
+    /// The wait in the server's `Retry-After`, counted from the answer.
     pub retry_after: Option<Duration>,
-    /// When the next login or renewal is due, counted from now, where that is what failed. Asking earlier gives this
-    /// same error.
+    /// The time until the next login or renewal, counted from now, where a login failed. An earlier
+    /// call returns the same error.
     pub retry_in: Option<Duration>,
     /// "failed to …: why", without a hint.
     pub message: String,
     hint: Option<&'static str>,
-    body: Option<KeptBody>,
+    body: Option<CapturedBody>,
     #[source]
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-/// How a failure came about.
+/// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// The server said so.
+pub enum ErrorCause {
+    /// The server answered with an error.
     Answered,
     /// No connection: nothing was sent.
     Unreachable,
-    /// No connection, because the server's certificate is not one to trust: nothing was sent.
-    Untrusted,
-    /// Nothing came for too long.
+    /// No connection, because the server's certificate is not trusted: nothing was sent.
+    UntrustedCertificate,
+    /// No data came for too long.
     TimedOut,
-    /// The connection went away before the answer was complete.
-    BrokeOff,
-    /// The answer is larger than this program will hold.
+    /// The connection was lost before the answer was complete.
+    ConnectionLost,
+    /// The answer is larger than the limit for its kind.
     TooLarge,
-    /// The answer is not what the contract says.
+    /// The answer does not have the documented form.
     Undecodable,
     /// The reservation of the send could not be stored: nothing was sent.
-    Store,
-    /// Whoever wanted the records has gone.
-    Gone,
-    /// Fresh tokens are refused again and again, so for a while no new one is asked for.
-    Futile,
-    /// The service cannot tell good tokens from bad ones just now: the vendor's outage, not the login's fault.
+    ReservationFailed,
+    /// The receiver of the records was dropped.
+    ReceiverDropped,
+    /// Fresh tokens are refused repeatedly, so renewals are suspended for a while.
+    RenewalSuspended,
+    /// The service cannot verify tokens at the moment: an outage of the vendor, not a fault of the
+    /// login.
     Outage,
-    /// A transcript without a word in it, although there is to be one.
+    /// A transcript without content, although one was announced.
     Empty,
-    /// The settings or an id do not allow the request to be made.
+    /// The settings or an id do not allow the request.
     Settings,
 }
 
-/// Of a body that cannot be used so many bytes are kept, for a person to see what came.
-pub(crate) const KEPT_BYTES: usize = 2048;
+/// How much of an unusable body is kept for inspection.
+pub(crate) const MAX_CAPTURED_BODY_BYTES: usize = 2048;
 
-/// What came in place of what was asked for. It may hold what a customer said: printed, it shows its length alone.
+/// An unusable body. It may hold customer text, so `Debug` shows only its length.
 #[derive(Clone)]
-struct KeptBody(Box<Body>);
+struct CapturedBody(Box<ResponseBody>);
 
-impl fmt::Debug for KeptBody {
+impl fmt::Debug for CapturedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.0.bytes.len())
     }
 }
 
-/// What a call is for, after "failed to".
+/// The call's purpose, for "failed to …".
 fn purpose(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::Login => "log in",
@@ -107,50 +109,53 @@ fn purpose(endpoint: Endpoint) -> &'static str {
 }
 
 impl ApiError {
-    /// What a person can check or do, if anything.
+    /// What an operator can check or do, if anything.
     pub fn hint(&self) -> Option<&'static str> {
         self.hint
     }
 
-    /// Whether it was refused, rather than not possible just now: trying again helps only after a person has acted.
+    /// Whether access was refused. Another attempt then helps only after an operator has acted.
     pub fn is_refusal(&self) -> bool {
         matches!(self.fault, Fault::Unauthorised | Fault::Forbidden)
     }
 
-    /// Whether the API has moved to another address, which takes a change of the settings.
+    /// Whether the API has moved to another address, which requires a change of the settings.
     pub fn is_redirect(&self) -> bool {
         matches!(self.status, Some(300..=399))
     }
 
-    /// The status under which a pause is recorded: whatever refused the login, that is a matter of the credentials; an
-    /// outage of those who verify tokens is none.
+    /// The status to record for a pause. A refused login counts as 401, whatever its status,
+    /// because the credentials are at fault. An outage of token verification has none.
     pub fn pause_status(&self) -> Option<i64> {
         let status = match self.cause {
-            Cause::Outage => None,
+            ErrorCause::Outage => None,
             _ if self.endpoint == Endpoint::Login && self.is_refusal() => Some(401),
             _ => self.status,
         };
         status.map(i64::from)
     }
 
-    /// The body, or its beginning, where an answer could not be used. May hold what a customer said: never logged.
-    pub fn body(&self) -> Option<&Body> {
-        self.body.as_ref().map(|kept| &*kept.0)
+    /// The body, or its start, of an answer that could not be used. It may hold customer text and
+    /// is never logged.
+    pub fn body(&self) -> Option<&ResponseBody> {
+        self.body.as_ref().map(|captured| &*captured.0)
     }
 
-    /// How the answer is broken, as a number that is the same where it is broken alike; `None` where none came.
+    /// A number for the way in which the answer is broken, to compare answers; `None` where no
+    /// broken answer came.
     pub fn broken_kind(&self) -> Option<u32> {
         let cause = match self.cause {
-            Cause::BrokeOff => 1,
-            Cause::TooLarge => 2,
-            Cause::Undecodable => 3,
+            ErrorCause::ConnectionLost => 1,
+            ErrorCause::TooLarge => 2,
+            ErrorCause::Undecodable => 3,
             _ => return None,
         };
         self.status.map(|status| cause * 1000 + u32::from(status))
     }
 
-    /// The same error of a call for one artifact: an answer that is broken is the item's, not the service's.
-    pub fn of_item(mut self) -> ApiError {
+    /// Converts the error of a call for one artifact: a broken answer is the item's fault, not the
+    /// service's.
+    pub fn into_item_error(mut self) -> ApiError {
         let ours = self.fault == Fault::Transient && self.endpoint != Endpoint::Login;
         if ours && self.broken_kind().is_some() {
             self.fault = Fault::Broken;
@@ -158,30 +163,31 @@ impl ApiError {
         self
     }
 
-    /// The same, with the beginning of what came; not of a login, which holds tokens.
-    pub fn of_body(mut self, body: &[u8]) -> ApiError {
+    /// Adds the start of the received body. Not for a login, whose body holds tokens.
+    pub fn with_body_start(mut self, body: &[u8]) -> ApiError {
         if self.endpoint == Endpoint::Login {
             return self;
         }
-        let start = body.get(..KEPT_BYTES).unwrap_or(body);
-        self.body = Some(KeptBody(Box::new(Body { bytes: Bytes::copy_from_slice(start), charset: None })));
+        let start = body.get(..MAX_CAPTURED_BODY_BYTES).unwrap_or(body);
+        self.body = Some(CapturedBody(Box::new(ResponseBody { bytes: Bytes::copy_from_slice(start), charset: None })));
         self
     }
 
-    /// The same, with all of what came.
-    pub fn of_whole_body(mut self, body: &Body) -> ApiError {
-        self.body = Some(KeptBody(Box::new(body.clone())));
+    /// Adds the whole received body.
+    pub fn with_whole_body(mut self, body: &ResponseBody) -> ApiError {
+        self.body = Some(CapturedBody(Box::new(body.clone())));
         self
     }
 
-    /// A 401 that says nothing of the token: whoever is to verify it cannot.
+    /// A 401 because tokens cannot be verified, which says nothing about this token.
     pub(crate) fn outage(endpoint: Endpoint) -> ApiError {
         let why = "the service cannot verify any token just now (401, Jwks remote fetch is failed)";
-        ApiError::new(Fault::Transient, endpoint, Cause::Outage, why).with_status(StatusCode::UNAUTHORIZED)
+        ApiError::new(Fault::Transient, endpoint, ErrorCause::Outage, why).with_status(StatusCode::UNAUTHORIZED)
     }
 
-    /// A call to `endpoint` that failed; `why` is shown to people, and holds no secret and nothing that a customer said.
-    pub fn new(fault: Fault, endpoint: Endpoint, cause: Cause, why: &str) -> ApiError {
+    /// An error of a call to `endpoint`. `why` becomes part of the message: no secret and no
+    /// customer text.
+    pub fn new(fault: Fault, endpoint: Endpoint, cause: ErrorCause, why: &str) -> ApiError {
         ApiError {
             fault,
             endpoint,
@@ -196,7 +202,7 @@ impl ApiError {
         }
     }
 
-    /// The same error, of an answer with this status.
+    /// Adds the answer's status.
     pub fn with_status(mut self, status: StatusCode) -> ApiError {
         self.status = Some(status.as_u16());
         self
@@ -212,44 +218,49 @@ impl ApiError {
         self
     }
 
-    /// No answer in time.
+    /// No answer came in time.
     pub fn timed_out(endpoint: Endpoint, why: &str) -> ApiError {
-        ApiError::new(Fault::Transient, endpoint, Cause::TimedOut, why)
+        ApiError::new(Fault::Transient, endpoint, ErrorCause::TimedOut, why)
     }
 
-    /// An answer whose body is not what was asked for.
+    /// The body cannot be decoded, or is not what was requested.
     pub fn undecodable(endpoint: Endpoint, why: &str) -> ApiError {
-        ApiError::new(Fault::Transient, endpoint, Cause::Undecodable, &format!("the answer is undecodable: {why}"))
+        ApiError::new(Fault::Transient, endpoint, ErrorCause::Undecodable, &format!("the answer is undecodable: {why}"))
     }
 
-    /// An answer that is larger than what is taken.
+    /// The answer exceeds its size limit.
     pub fn too_large(endpoint: Endpoint, why: &str) -> ApiError {
-        ApiError::new(Fault::Transient, endpoint, Cause::TooLarge, why)
+        ApiError::new(Fault::Transient, endpoint, ErrorCause::TooLarge, why)
     }
 
-    pub(crate) fn gone(endpoint: Endpoint) -> ApiError {
-        ApiError::new(Fault::Transient, endpoint, Cause::Gone, "nobody takes its records any more")
+    pub(crate) fn receiver_dropped(endpoint: Endpoint) -> ApiError {
+        ApiError::new(
+            Fault::Transient,
+            endpoint,
+            ErrorCause::ReceiverDropped,
+            "the receiver of the records was dropped",
+        )
     }
 
-    pub(crate) fn store(endpoint: Endpoint, error: StoreError) -> ApiError {
+    pub(crate) fn reservation_failed(endpoint: Endpoint, error: StoreError) -> ApiError {
         let why = "the send could not be reserved in the database";
-        ApiError::new(Fault::Transient, endpoint, Cause::Store, why).with_source(error)
+        ApiError::new(Fault::Transient, endpoint, ErrorCause::ReservationFailed, why).with_source(error)
     }
 
-    pub(crate) fn bad_id(endpoint: Endpoint) -> ApiError {
-        let why = "its id is one that no URL can hold (empty, or only dots)";
-        ApiError::new(Fault::Permanent, endpoint, Cause::Settings, why)
+    pub(crate) fn invalid_id(endpoint: Endpoint) -> ApiError {
+        let why = "the id cannot be part of a URL (empty, or only dots)";
+        ApiError::new(Fault::Permanent, endpoint, ErrorCause::Settings, why)
     }
 
-    pub(crate) fn bad_url(key: &'static str, why: &str) -> ApiError {
-        let mut error = ApiError::new(Fault::Permanent, Endpoint::Login, Cause::Settings, why);
+    pub(crate) fn invalid_url(key: &'static str, why: &str) -> ApiError {
+        let mut error = ApiError::new(Fault::Permanent, Endpoint::Login, ErrorCause::Settings, why);
         error.message = format!("failed to set up the API client: {key} {why}");
         error.with_hint("give a base URL such as https://ringcx.ringcentral.com")
     }
 
-    pub(crate) fn no_client(error: reqwest::Error) -> ApiError {
-        let mut refused = ApiError::new(Fault::Permanent, Endpoint::Login, Cause::Settings, "");
-        refused.message = format!("failed to set up the API client: {}", root_of(&error));
+    pub(crate) fn client_setup_failed(error: reqwest::Error) -> ApiError {
+        let mut refused = ApiError::new(Fault::Permanent, Endpoint::Login, ErrorCause::Settings, "");
+        refused.message = format!("failed to set up the API client: {}", root_cause(&error));
         refused
             .with_hint(
                 "install the package ca-certificates, or point SSL_CERT_FILE at a bundle of authorities to trust",
@@ -257,32 +268,38 @@ impl ApiError {
             .with_source(error.without_url())
     }
 
-    /// A request that got no headers, or a body that broke off.
-    pub(crate) fn transport(endpoint: Endpoint, error: reqwest::Error) -> ApiError {
+    /// A request without an answer, or a body that ended early.
+    pub(crate) fn from_transport(endpoint: Endpoint, error: reqwest::Error) -> ApiError {
         let host = error.url().and_then(|url| url.host_str()).map(str::to_owned);
         let error = error.without_url();
-        let root = root_of(&error);
+        let root = root_cause(&error);
         let (cause, why) = if error.is_builder() {
-            (Cause::Settings, format!("the request could not be built: {root}"))
-        } else if is_untrusted(&error) {
+            (ErrorCause::Settings, format!("the request could not be built: {root}"))
+        } else if is_certificate_error(&error) {
             (
-                Cause::Untrusted,
+                ErrorCause::UntrustedCertificate,
                 format!("the certificate of {} is not trusted: {root}", host.as_deref().unwrap_or("the server")),
             )
         } else if error.is_connect() {
-            (Cause::Unreachable, format!("no connection to {}: {root}", host.as_deref().unwrap_or("the server")))
+            (ErrorCause::Unreachable, format!("no connection to {}: {root}", host.as_deref().unwrap_or("the server")))
         } else if error.is_timeout() {
-            (Cause::TimedOut, "no answer came in time".to_owned())
-        } else if is_garbled(&error) {
-            (Cause::Undecodable, format!("the answer is undecodable: {root}"))
+            (ErrorCause::TimedOut, "no answer came in time".to_owned())
+        } else if is_invalid_data(&error) {
+            (ErrorCause::Undecodable, format!("the answer is undecodable: {root}"))
         } else {
-            (Cause::BrokeOff, format!("the connection broke off: {root}"))
+            (ErrorCause::ConnectionLost, format!("the connection broke off: {root}"))
         };
         ApiError::new(Fault::Transient, endpoint, cause, &why).with_source(error)
     }
 
-    /// An answer that is not a success. `body` may be cut short.
-    pub fn answered(endpoint: Endpoint, status: StatusCode, headers: &HeaderMap, body: &[u8], now: Time) -> ApiError {
+    /// An answer other than a success. `body` may be truncated.
+    pub fn from_response(
+        endpoint: Endpoint,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: Time,
+    ) -> ApiError {
         if status == StatusCode::UNAUTHORIZED && is_outage(body) {
             return ApiError::outage(endpoint);
         }
@@ -290,7 +307,7 @@ impl ApiError {
         let number = status.as_u16();
         let fault = fault_of(number);
         let what = match number {
-            300..=399 => return ApiError::redirected(endpoint, status, headers),
+            300..=399 => return ApiError::redirect(endpoint, status, headers),
             401 if endpoint == Endpoint::Login => "the credentials were refused",
             401 => "the token was refused",
             403 => "access was denied",
@@ -300,63 +317,66 @@ impl ApiError {
             500.. => "the service failed",
             _ => "the request was refused",
         };
-        let mut error =
-            ApiError::new(fault, endpoint, Cause::Answered, &format!("{what} ({number}{code})")).with_status(status);
-        error.retry_after = asked(headers, now);
+        let mut error = ApiError::new(fault, endpoint, ErrorCause::Answered, &format!("{what} ({number}{code})"))
+            .with_status(status);
+        error.retry_after = bounded_retry_after(headers, now);
         error
     }
 
-    /// An answer that points elsewhere. Of where it points to, the host is told alone: the rest may hold anything.
-    fn redirected(endpoint: Endpoint, status: StatusCode, headers: &HeaderMap) -> ApiError {
+    /// A redirect. The message names only the target's host: the rest of the URL may hold anything.
+    fn redirect(endpoint: Endpoint, status: StatusCode, headers: &HeaderMap) -> ApiError {
         let to = headers.get(LOCATION).and_then(|location| location.to_str().ok()).and_then(host_of);
         let to = to.map_or_else(|| "another address".to_owned(), |host| format!("the host {host}"));
         let number = status.as_u16();
         let why = format!(
             "redirected to {to}, and redirects are not followed so that the token goes nowhere else ({number})"
         );
-        ApiError::new(fault_of(number), endpoint, Cause::Answered, &why).with_status(status).with_hint(moved(endpoint))
+        ApiError::new(fault_of(number), endpoint, ErrorCause::Answered, &why)
+            .with_status(status)
+            .with_hint(redirect_hint(endpoint))
     }
 
-    /// The same error, told to someone who asks while the next attempt is `retry_in` away.
-    pub(crate) fn due_in(mut self, retry_in: Duration) -> ApiError {
+    /// Sets the time until the next attempt.
+    pub(crate) fn with_retry_in(mut self, retry_in: Duration) -> ApiError {
         self.retry_in = Some(retry_in);
         self
     }
 
-    /// The same, with the time at which the other may be tried again.
-    pub(crate) fn after(mut self, other: &ApiError) -> ApiError {
+    /// Takes over the time until the next attempt from another error.
+    pub(crate) fn with_retry_in_of(mut self, other: &ApiError) -> ApiError {
         self.retry_in = other.retry_in;
         self
     }
 
-    /// The same in other words.
-    pub(crate) fn saying(mut self, message: String) -> ApiError {
+    /// Replaces the message.
+    pub(crate) fn with_message(mut self, message: String) -> ApiError {
         self.message = message;
         self
     }
 }
 
-/// What `Retry-After` asks for, an hour at most: whoever waits longer is forgotten.
-pub(crate) fn asked(headers: &HeaderMap, now: Time) -> Option<Duration> {
+/// The wait in `Retry-After`, at most [`MAX_RETRY_AFTER`].
+pub(crate) fn bounded_retry_after(headers: &HeaderMap, now: Time) -> Option<Duration> {
     headers
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| retry_after(value, now))
-        .map(|wait| wait.min(LONGEST_WAIT))
+        .and_then(|value| parse_retry_after(value, now))
+        .map(|wait| wait.min(MAX_RETRY_AFTER))
 }
 
-/// The host of a URL, if it has one that is fit to be shown.
+/// The host of a URL, if it has one that is safe to show.
 fn host_of(url: &str) -> Option<String> {
-    // One without a scheme still names a host.
+    // A URL without a scheme can name a host as well.
     let url = Url::parse(url).or_else(|_| Url::parse("https://relative.invalid/")?.join(url)).ok()?;
     let host = url.host_str().filter(|host| *host != "relative.invalid")?;
     let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte));
     (plain && host.len() <= 80).then(|| host.to_owned())
 }
 
-/// Whether a 401 tells of keys (JWKS) that could not be fetched, so that no token can be verified, good or bad.
+/// Whether a 401 reports that the keys (JWKS) could not be fetched, so that no token can be
+/// verified.
 fn is_outage(body: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(body.get(..KEPT_BYTES).unwrap_or(body)).to_ascii_lowercase();
+    let text = String::from_utf8_lossy(body.get(..MAX_CAPTURED_BODY_BYTES).unwrap_or(body)).to_ascii_lowercase();
     text.contains("jwks") && (text.contains("fail") || text.contains("unable") || text.contains("timeout"))
 }
 
@@ -372,15 +392,15 @@ fn fault_of(status: u16) -> Fault {
     }
 }
 
-/// The vendor's error code out of an error's body, if it looks like one and not like an id or a telephone number.
+/// The vendor's error code in a body, unless it looks like an id or a telephone number.
 pub(crate) fn vendor_code(body: &[u8]) -> Option<String> {
     let body: Value = crate::lenient_json::from_slice(body)?;
     let codes = [body.get("errorCode"), body.pointer("/errors/0/errorCode"), body.get("error")];
-    codes.into_iter().flatten().find_map(sane_code)
+    codes.into_iter().flatten().find_map(printable_code)
 }
 
-/// A code fit to be shown: short, plain, and with too few digits to name anyone.
-pub(crate) fn sane_code(code: &Value) -> Option<String> {
+/// A code that is safe to show: short, printable, and with too few digits to identify a person.
+pub(crate) fn printable_code(code: &Value) -> Option<String> {
     let code = match code {
         Value::String(text) => text.trim().to_owned(),
         Value::Number(number) => number.to_string(),
@@ -391,8 +411,8 @@ pub(crate) fn sane_code(code: &Value) -> Option<String> {
     (plain && digits <= 5 && (1..=64).contains(&code.len())).then_some(code)
 }
 
-/// Whether the bytes that came make no sense, rather than that some are missing; the client calls both "decode".
-fn is_garbled(error: &reqwest::Error) -> bool {
+/// Whether the received bytes are invalid, rather than incomplete; reqwest calls both "decode".
+fn is_invalid_data(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<io::Error>() {
@@ -403,22 +423,22 @@ fn is_garbled(error: &reqwest::Error) -> bool {
     false
 }
 
-/// Whether it was the server's certificate that stood in the way.
-fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+/// Whether the server's certificate is the cause.
+fn is_certificate_error(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(one) = cause {
         if let Some(rustls::Error::InvalidCertificate(_)) = one.downcast_ref() {
             return true;
         }
-        // An I/O error's source is that of what it wraps, which itself would be passed over.
+        // The source of an I/O error is that of the error it wraps, which would itself be skipped.
         let wrapped = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         cause = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| one.source());
     }
     false
 }
 
-/// The innermost cause's words: those that say what really happened.
-fn root_of(error: &reqwest::Error) -> String {
+/// The innermost cause's message, which is the most specific one.
+fn root_cause(error: &reqwest::Error) -> String {
     let mut root: &dyn Error = error;
     while let Some(inner) = root.source() {
         root = inner;
@@ -435,17 +455,17 @@ mod tests {
 
     fn answer(status: u16, body: &str) -> ApiError {
         let status = StatusCode::from_u16(status).unwrap();
-        ApiError::answered(Endpoint::Transcript, status, &HeaderMap::new(), body.as_bytes(), Time(0))
+        ApiError::from_response(Endpoint::Transcript, status, &HeaderMap::new(), body.as_bytes(), Time(0))
     }
 
     #[test]
-    fn a_certificate_is_found_however_deep_it_lies_in_an_error() {
+    fn a_certificate_error_is_found_at_any_depth() {
         let refused = || rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, refused()));
-        assert!(is_untrusted(&refused()) && is_untrusted(&io::Error::other(refused())));
-        assert!(is_untrusted(&io::Error::other(wrapped)));
-        assert!(!is_untrusted(&io::Error::other(rustls::Error::HandshakeNotComplete)));
-        assert!(!is_untrusted(&io::Error::from(io::ErrorKind::ConnectionRefused)));
+        assert!(is_certificate_error(&refused()) && is_certificate_error(&io::Error::other(refused())));
+        assert!(is_certificate_error(&io::Error::other(wrapped)));
+        assert!(!is_certificate_error(&io::Error::other(rustls::Error::HandshakeNotComplete)));
+        assert!(!is_certificate_error(&io::Error::from(io::ErrorKind::ConnectionRefused)));
     }
 
     #[test]
@@ -471,10 +491,10 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_names_the_host_alone_and_the_setting_to_change() {
+    fn a_redirect_names_only_the_host_and_the_setting_to_change() {
         let redirected = |endpoint, location: &str| {
             let headers = HeaderMap::from_iter([(LOCATION, location.parse().unwrap())]);
-            ApiError::answered(endpoint, StatusCode::PERMANENT_REDIRECT, &headers, b"", Time(0))
+            ApiError::from_response(endpoint, StatusCode::PERMANENT_REDIRECT, &headers, b"", Time(0))
         };
         for (endpoint, setting) in [
             (Endpoint::AutoSummary, "api.summary_url"),
@@ -495,10 +515,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_cannot_be_fetched_are_the_vendors_outage() {
+    fn keys_that_cannot_be_fetched_are_an_outage_of_the_vendor() {
         for body in ["Jwks remote fetch is failed", "  JWKS remote fetch is failed\n", "failed to fetch jwks"] {
             let error = answer(401, body);
-            assert_eq!((error.fault, error.cause, error.status), (Fault::Transient, Cause::Outage, Some(401)));
+            assert_eq!((error.fault, error.cause, error.status), (Fault::Transient, ErrorCause::Outage, Some(401)));
             assert!(!error.is_refusal() && error.pause_status().is_none() && error.hint().is_some());
         }
         for body in ["Jwt is expired", "Jwks doesn't have key to match kid or alg from Jwt", ""] {
@@ -509,16 +529,17 @@ mod tests {
 
     #[test]
     fn a_kept_body_is_bounded_and_not_shown() {
-        let error = ApiError::undecodable(Endpoint::Transcript, "x").with_status(StatusCode::OK).of_body(&[b'A'; 9000]);
-        assert_eq!(error.body().map(|body| body.bytes.len()), Some(KEPT_BYTES));
+        let error =
+            ApiError::undecodable(Endpoint::Transcript, "x").with_status(StatusCode::OK).with_body_start(&[b'A'; 9000]);
+        assert_eq!(error.body().map(|body| body.bytes.len()), Some(MAX_CAPTURED_BODY_BYTES));
         assert!(!format!("{error:?}").contains("AAA"));
-        assert_eq!((error.broken_kind(), error.of_item().fault), (Some(3200), Fault::Broken));
-        let login = ApiError::undecodable(Endpoint::Login, "x").with_status(StatusCode::OK).of_body(b"token");
-        assert!(login.body().is_none() && login.of_item().fault == Fault::Transient);
+        assert_eq!((error.broken_kind(), error.into_item_error().fault), (Some(3200), Fault::Broken));
+        let login = ApiError::undecodable(Endpoint::Login, "x").with_status(StatusCode::OK).with_body_start(b"token");
+        assert!(login.body().is_none() && login.into_item_error().fault == Fault::Transient);
     }
 
     #[test]
-    fn a_message_names_the_vendors_code_and_nothing_else_of_the_body() {
+    fn a_message_holds_only_the_vendors_code_of_the_body() {
         let body = r#"{"errorCode":"access.denied.exception","generalMessage":"Anna said hello","details":"x"}"#;
         assert_eq!(
             answer(403, body).message,
@@ -528,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_that_could_be_a_number_of_a_person_or_free_text_is_left_out() {
+    fn a_code_that_could_identify_a_person_or_is_free_text_is_omitted() {
         for body in [
             r#"{"errorCode":"+16505551234"}"#,
             r#"{"errorCode":16505551234}"#,
@@ -545,7 +566,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_error_body_upsets_it_and_none_is_quoted(
+        fn no_error_body_makes_it_panic_and_none_is_quoted(
             status in 100_u16..1000,
             body in prop_oneof![
                 any::<Vec<u8>>(),
@@ -562,7 +583,7 @@ mod tests {
                 headers.insert(RETRY_AFTER, wait);
             }
             let status = StatusCode::from_u16(status).unwrap();
-            let error = ApiError::answered(Endpoint::Transcript, status, &headers, &body, Time(0));
+            let error = ApiError::from_response(Endpoint::Transcript, status, &headers, &body, Time(0));
             prop_assert!(error.message.is_ascii() && error.message.len() < 200, "{}", error.message);
             prop_assert_eq!(error.status, Some(status.as_u16()));
         }

@@ -1,6 +1,6 @@
-//! Transcripts: who said what and when, as the JSON that the API sends.
+//! Transcripts: what was said, by whom and when, as the API's JSON.
 //!
-//! The body is checked for being a transcript and handed on untouched.
+//! The body is checked to be a transcript, and returned unchanged.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,30 +13,31 @@ use crate::charset;
 use crate::lenient_json;
 use crate::model::{AccountId, Endpoint};
 
-use super::call::{Call, empty, not_yet};
-use super::error::{ApiError, Cause, sane_code};
-use super::limits::{Pacer, Permit};
-use super::{Api, Body, Fetched, Login, path_segment};
+use super::api_call::{ApiCall, empty_answer_error, error_code_error};
+use super::error::{ApiError, ErrorCause, printable_code};
+use super::rate_limit::{Pacer, Permit};
+use super::{ApiClient, FetchedArtifact, Login, ResponseBody, checked_path_segment};
 
-/// The largest transcript that is taken, after decoding.
-pub(super) const CAP: usize = 64 * 1024 * 1024;
+/// The largest accepted transcript or summary, after decoding.
+pub(super) const MAX_ARTIFACT_BYTES: usize = 64 * 1024 * 1024;
 
-/// Fetches the transcript of a segment (contract.md, Transcripts). Never [`Fetched::Empty`].
+/// Fetches the transcript of a segment (contract.md, Transcripts). Never
+/// [`FetchedArtifact::Empty`].
 ///
 /// # Errors
-/// By [`ApiError::fault`]; a 200 whose `errorCode` is set is [`crate::backoff::Fault::NotYet`], and so is one without a
-/// word in it, with [`crate::Cause::Empty`] and, where it has phrases all the same, the whole body.
-pub async fn transcript(
-    api: &Api,
+/// By [`ApiError::fault`]. A 200 with an `errorCode` is [`crate::backoff::Fault::NotYet`]. So is
+/// one without content, with [`crate::ErrorCause::Empty`] and, if it has phrases, the whole body.
+pub async fn fetch_transcript(
+    api: &ApiClient,
     login: &Login,
     pacer: &Pacer,
     permit: Permit,
     account: &AccountId,
     dialog: &str,
     segment: &str,
-) -> Result<Fetched, ApiError> {
+) -> Result<FetchedArtifact, ApiError> {
     let endpoint = Endpoint::Transcript;
-    let encoded = |id| path_segment(endpoint, id);
+    let encoded = |id| checked_path_segment(endpoint, id);
     let url = format!(
         "{}/voice/api/cx/integration/v1/accounts/{}/sub-accounts/{}/transcripts/dialogs/{}/segments/{}",
         api.hosts().ringcx,
@@ -45,62 +46,63 @@ pub async fn transcript(
         encoded(dialog)?,
         encoded(segment)?,
     );
-    let call = Call { api, login, pacer, endpoint, budget: None };
-    let answer = call.answer(permit, |token| Ok(token.authorise(api.client().get(&url)))).await?;
-    answer.decoded()?;
+    let call = ApiCall { api, login, pacer, endpoint, quota: None };
+    let answer = call.send(permit, |token| Ok(token.authorise(api.client().get(&url)))).await?;
+    answer.check_content_encoding()?;
     let (status, charset) = (answer.status(), answer.charset());
-    let body = Body { bytes: answer.bytes(CAP).await?, charset };
-    check(&body).map_err(|error| match error.cause {
-        Cause::Undecodable => error.with_status(status).of_body(&body.bytes),
+    let body = ResponseBody { bytes: answer.read_body(MAX_ARTIFACT_BYTES).await?, charset };
+    check_transcript(&body).map_err(|error| match error.cause {
+        ErrorCause::Undecodable => error.with_status(status).with_body_start(&body.bytes),
         _ => error,
     })?;
-    Ok(Fetched::Body(body))
+    Ok(FetchedArtifact::Body(body))
 }
 
-/// Whether a 200 holds a transcript with at least one word. One without is not there yet, whatever form it has: `[]`,
-/// `null`, an empty text or object, no such key, phrases with nothing in them, no body at all.
-pub(super) fn check(body: &Body) -> Result<(), ApiError> {
+/// Checks that a 200 holds a transcript with content. One without content is not available yet, in
+/// all forms: `[]`, `null`, an empty text or object, no such key, empty phrases, an empty body.
+pub(super) fn check_transcript(body: &ResponseBody) -> Result<(), ApiError> {
     let undecodable = |why| ApiError::undecodable(Endpoint::Transcript, why);
-    let text = charset::text(body.charset, &body.bytes);
-    if !bare(&text).starts_with('{') && says_nothing(&text) {
-        return Err(empty(Endpoint::Transcript));
+    let text = charset::decode_text(body.charset, &body.bytes);
+    if !trim_blank(&text).starts_with('{') && is_empty_json(&text) {
+        return Err(empty_answer_error(Endpoint::Transcript));
     }
-    let shape: Shape = lenient_json::from_str(&text).ok_or_else(|| undecodable("it is not a JSON object"))?;
-    if let Some(code) = shape.error_code.as_ref().filter(|code| is_error(code)) {
-        return Err(not_yet(Endpoint::Transcript, sane_code(code)));
+    let shape: ResponseShape = lenient_json::from_str(&text).ok_or_else(|| undecodable("it is not a JSON object"))?;
+    if let Some(code) = shape.error_code.as_ref().filter(|code| is_error_code(code)) {
+        return Err(error_code_error(Endpoint::Transcript, printable_code(code)));
     }
     match shape.transcript {
-        Some(Phrases::Words) => Ok(()),
-        Some(Phrases::Blank) => Err(empty(Endpoint::Transcript).of_whole_body(body)),
-        Some(Phrases::None) => Err(empty(Endpoint::Transcript)),
-        Some(Phrases::Other) => Err(undecodable("its transcript is no array")),
-        None if shape.channel_class || !shape.holds_other => Err(empty(Endpoint::Transcript)),
+        Some(PhraseContent::WithContent) => Ok(()),
+        Some(PhraseContent::Blank) => Err(empty_answer_error(Endpoint::Transcript).with_whole_body(body)),
+        Some(PhraseContent::None) => Err(empty_answer_error(Endpoint::Transcript)),
+        Some(PhraseContent::NotAList) => Err(undecodable("its transcript is no array")),
+        None if shape.has_channel_class || !shape.has_other_content => Err(empty_answer_error(Endpoint::Transcript)),
         None => Err(undecodable("it holds no transcript")),
     }
 }
 
-/// Longer texts are not looked at: nothing takes hardly any room.
-const MAX_NOTHING_BYTES: usize = 256;
+/// Longer texts are not checked: an empty value is short.
+const MAX_EMPTY_JSON_BYTES: usize = 256;
 
-fn bare(text: &str) -> &str {
-    text.trim_matches(|letter: char| letter.is_whitespace() || letter == '\u{feff}')
+fn trim_blank(text: &str) -> &str {
+    text.trim_matches(|character: char| character.is_whitespace() || character == '\u{feff}')
 }
 
-/// Whether a JSON text, or a text that is sent in its place, holds nothing at all.
-fn says_nothing(text: &str) -> bool {
-    let bare = bare(text);
-    bare.len() <= MAX_NOTHING_BYTES
-        && match lenient_json::value(bare) {
-            // A list as a text, as in `"[]"`.
-            Some(Value::String(inner)) => inner.len() < bare.len() && says_nothing(&inner),
+/// Whether a JSON text, or a text sent in its place, is empty.
+fn is_empty_json(text: &str) -> bool {
+    let trimmed = trim_blank(text);
+    trimmed.len() <= MAX_EMPTY_JSON_BYTES
+        && match lenient_json::parse_value(trimmed) {
+            // A list inside a string, as in `"[]"`.
+            Some(Value::String(inner)) => inner.len() < trimmed.len() && is_empty_json(&inner),
             Some(value) => is_blank(&value),
-            None => bare.is_empty(),
+            None => trimmed.is_empty(),
         }
 }
 
-/// Whether an `errorCode` in a 200 tells of an error. Null, nothing, and the zero that some services send for "none" do
-/// not; any other does, whatever else the body holds: what came with an error may be half of it.
-pub(super) fn is_error(code: &Value) -> bool {
+/// Whether an `errorCode` in a 200 means an error. Null, an empty text, and the zero that some
+/// services send for "none" do not. Any other does, whatever else the body holds: with an error the
+/// transcript may be incomplete.
+pub(super) fn is_error_code(code: &Value) -> bool {
     match code {
         Value::Null | Value::Bool(false) => false,
         Value::String(text) => !matches!(text.trim(), "" | "0"),
@@ -109,111 +111,114 @@ pub(super) fn is_error(code: &Value) -> bool {
     }
 }
 
-/// As much of a 200 as is looked at.
+/// The checked parts of a 200.
 #[derive(Default)]
-pub(super) struct Shape {
+pub(super) struct ResponseShape {
     pub(super) error_code: Option<Value>,
-    transcript: Option<Phrases>,
-    channel_class: bool,
-    /// Whether it holds anything besides these.
-    holds_other: bool,
+    transcript: Option<PhraseContent>,
+    has_channel_class: bool,
+    /// Whether it holds any other content.
+    has_other_content: bool,
 }
 
-/// The emptier ones first.
+/// Ordered by content, the least first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Phrases {
-    /// There are none.
+enum PhraseContent {
+    /// No phrases.
     None,
-    /// It is no list of phrases.
-    Other,
-    /// There are phrases, and nothing in any of them.
+    /// Not a list.
+    NotAList,
+    /// Phrases without content.
     Blank,
-    /// Something was said.
-    Words,
+    /// At least one phrase with content.
+    WithContent,
 }
 
-impl Phrases {
-    fn of(raw: &RawValue) -> Phrases {
+impl PhraseContent {
+    fn classify(raw: &RawValue) -> PhraseContent {
         if !raw.get().starts_with('[') {
-            return if says_nothing(raw.get()) { Phrases::None } else { Phrases::Other };
+            return if is_empty_json(raw.get()) { PhraseContent::None } else { PhraseContent::NotAList };
         }
-        // What cannot be looked into may hold words.
-        let Ok(AnyWords { phrases, words }) = serde_json::from_str(raw.get()) else { return Phrases::Words };
-        match (phrases, words) {
-            (_, true) => Phrases::Words,
-            (true, false) => Phrases::Blank,
-            (false, false) => Phrases::None,
+        // An unreadable list may have content.
+        let Ok(PhraseListContent { has_phrases, has_content }) = serde_json::from_str(raw.get()) else {
+            return PhraseContent::WithContent;
+        };
+        match (has_phrases, has_content) {
+            (_, true) => PhraseContent::WithContent,
+            (true, false) => PhraseContent::Blank,
+            (false, false) => PhraseContent::None,
         }
     }
 }
 
-/// What a list of phrases holds: whether there are any, and whether one of them says anything.
-struct AnyWords {
-    phrases: bool,
-    words: bool,
+/// Whether a list has phrases, and whether one of them has content.
+struct PhraseListContent {
+    has_phrases: bool,
+    has_content: bool,
 }
 
-impl<'de> Deserialize<'de> for AnyWords {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AnyWords, D::Error> {
-        struct Phrases;
-        impl<'de> Visitor<'de> for Phrases {
-            type Value = AnyWords;
+impl<'de> Deserialize<'de> for PhraseListContent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PhraseListContent, D::Error> {
+        struct PhraseListVisitor;
+        impl<'de> Visitor<'de> for PhraseListVisitor {
+            type Value = PhraseListContent;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<AnyWords, A::Error> {
-                let mut found = AnyWords { phrases: false, words: false };
-                while !found.words {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PhraseListContent, A::Error> {
+                let mut found = PhraseListContent { has_phrases: false, has_content: false };
+                while !found.has_content {
                     let Some(phrase) = list.next_element::<&RawValue>()? else { return Ok(found) };
-                    found = AnyWords { phrases: true, words: says_anything(phrase.get()) };
+                    found = PhraseListContent { has_phrases: true, has_content: has_content(phrase.get()) };
                 }
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(found)
             }
         }
-        deserializer.deserialize_seq(Phrases)
+        deserializer.deserialize_seq(PhraseListVisitor)
     }
 }
 
-/// What tells of a phrase who said it and when, and not what.
-const CIRCUMSTANCES: [&str; 5] = ["participantId", "participantName", "participantType", "rcUserId", "timestamp"];
+/// The keys of a phrase that tell who said it and when, but not what.
+const ATTRIBUTION_KEYS: [&str; 5] = ["participantId", "participantName", "participantType", "rcUserId", "timestamp"];
 
-/// Whether a phrase holds anything besides its circumstances: a message, or what this program does not know.
-fn says_anything(phrase: &str) -> bool {
+/// Whether a phrase has any content besides [`ATTRIBUTION_KEYS`]: a message, or a field that this
+/// program does not know.
+fn has_content(phrase: &str) -> bool {
     if phrase.starts_with('{') {
-        return lenient_json::from_str(phrase).is_none_or(|SaysAnything(says)| says);
+        return lenient_json::from_str(phrase).is_none_or(|PhraseHasContent(has_content)| has_content);
     }
-    lenient_json::value(phrase).is_none_or(|value| !is_blank(&value))
+    lenient_json::parse_value(phrase).is_none_or(|value| !is_blank(&value))
 }
 
-struct SaysAnything(bool);
+struct PhraseHasContent(bool);
 
-impl<'de> Deserialize<'de> for SaysAnything {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SaysAnything, D::Error> {
-        struct Phrase;
-        impl<'de> Visitor<'de> for Phrase {
-            type Value = SaysAnything;
+impl<'de> Deserialize<'de> for PhraseHasContent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PhraseHasContent, D::Error> {
+        struct PhraseVisitor;
+        impl<'de> Visitor<'de> for PhraseVisitor {
+            type Value = PhraseHasContent;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            /// Of a key that comes twice either value counts.
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SaysAnything, A::Error> {
-                let mut says = false;
-                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, Value>()? {
-                    says |= !CIRCUMSTANCES.contains(&key.as_ref()) && !is_blank(&value);
+            /// Of a repeated key both values count.
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PhraseHasContent, A::Error> {
+                let mut has_content = false;
+                while let Some((ObjectKey(key), value)) = map.next_entry::<ObjectKey<'de>, Value>()? {
+                    has_content |= !ATTRIBUTION_KEYS.contains(&key.as_ref()) && !is_blank(&value);
                 }
-                Ok(SaysAnything(says))
+                Ok(PhraseHasContent(has_content))
             }
         }
-        deserializer.deserialize_map(Phrase)
+        deserializer.deserialize_map(PhraseVisitor)
     }
 }
 
-/// Whether there is nothing in it, however deep one looks.
+/// Whether a value is empty at every depth.
 fn is_blank(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -225,43 +230,46 @@ fn is_blank(value: &Value) -> bool {
 }
 
 #[derive(serde::Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+struct ObjectKey<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Shape, D::Error> {
-        deserializer.deserialize_map(ShapeVisitor)
+impl<'de> Deserialize<'de> for ResponseShape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ResponseShape, D::Error> {
+        deserializer.deserialize_map(ResponseShapeVisitor)
     }
 }
 
-struct ShapeVisitor;
+struct ResponseShapeVisitor;
 
-impl<'de> Visitor<'de> for ShapeVisitor {
-    type Value = Shape;
+impl<'de> Visitor<'de> for ResponseShapeVisitor {
+    type Value = ResponseShape;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    /// Of a transcript that comes twice the fuller one counts, and of an error code the one that tells of an error.
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
-        let mut shape = Shape::default();
-        while let Some(Key(key)) = map.next_key()? {
+    /// Of a repeated transcript the one with more content counts, of a repeated error code the one
+    /// that means an error.
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ResponseShape, A::Error> {
+        let mut shape = ResponseShape::default();
+        while let Some(ObjectKey(key)) = map.next_key()? {
             match key.as_ref() {
                 "errorCode" => {
-                    let code = code_of(map.next_value()?);
-                    shape.error_code = shape.error_code.filter(is_error).or(Some(code));
+                    let code = parse_error_code(map.next_value()?);
+                    shape.error_code = shape.error_code.filter(is_error_code).or(Some(code));
                 }
                 "errorMessage" => {
                     map.next_value::<IgnoredAny>()?;
                 }
                 "channelClass" => {
                     map.next_value::<IgnoredAny>()?;
-                    shape.channel_class = true;
+                    shape.has_channel_class = true;
                 }
-                "transcript" => shape.transcript = shape.transcript.max(Some(Phrases::of(map.next_value()?))),
+                "transcript" => {
+                    shape.transcript = shape.transcript.max(Some(PhraseContent::classify(map.next_value()?)))
+                }
                 _ => {
                     let other: &RawValue = map.next_value()?;
-                    shape.holds_other |= !says_nothing(other.get());
+                    shape.has_other_content |= !is_empty_json(other.get());
                 }
             }
         }
@@ -269,8 +277,8 @@ impl<'de> Visitor<'de> for ShapeVisitor {
     }
 }
 
-/// What cannot be read as a value is an error code all the same.
-fn code_of(raw: &RawValue) -> Value {
+/// An unreadable value counts as an error code.
+fn parse_error_code(raw: &RawValue) -> Value {
     serde_json::from_str(raw.get()).unwrap_or(Value::Bool(true))
 }
 

@@ -1,47 +1,49 @@
-//! What goes wrong, by share and on purpose. Pure: which request meets which fault follows from the seed, the item
-//! and the number of the try, so that a run can be repeated whatever the order of its requests.
+//! Injected faults, random by share or explicit. Pure: the fault of a request depends on the seed,
+//! the item and the number of the attempt. So a run can be repeated whatever the order of its
+//! requests.
 
 use std::time::Duration;
 
-use super::chance::Dice;
-use super::options::Spread;
+use super::options::DelayRange;
+use super::rng::Rng;
 use crate::clock::Time;
 use crate::model::Endpoint;
 
-/// What goes wrong. The default is nothing.
+/// The faults to inject. The default is none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Faults {
     /// Login, exchange, refresh.
-    pub login: Rates,
+    pub login: FaultRates,
     /// The list of sub-accounts, and the RingCentral account.
-    pub accounts: Rates,
+    pub accounts: FaultRates,
     /// Interaction metadata.
-    pub metadata: Rates,
+    pub metadata: FaultRates,
     /// Transcripts.
-    pub transcript: Rates,
+    pub transcript: FaultRates,
     /// Both summaries.
-    pub summary: Rates,
-    /// Share of metadata answers in which one record is mangled; reading again heals it.
+    pub summary: FaultRates,
+    /// Share of metadata answers in which one record is mangled; another read returns it intact.
     pub mangled_records: f64,
-    /// Share of metadata answers that hold one more element, which is no record at all.
+    /// Share of metadata answers with one additional element that is no record.
     pub junk_records: f64,
-    /// What the user may not see.
-    pub forbidden: Vec<Forbidden>,
-    /// When nothing answers.
+    /// What answers 403.
+    pub forbidden: Vec<ForbiddenRule>,
+    /// Periods in which nothing answers.
     pub outages: Vec<Outage>,
-    /// When `Date` is wrong; everything else goes by the right time.
+    /// Periods in which `Date` is wrong; everything else uses the right time.
     pub dates: Vec<DateFault>,
 }
 
 impl Faults {
-    /// Every kind of fault, each at this share, wherever it is one that trying again heals: a login refused or an
-    /// account not found would be a person's affair. There are eleven kinds, so at most 0.09.
+    /// Every kind of fault that a retry heals, each with this share, at every endpoint. A refused
+    /// login or a missing account would need an operator. There are eleven kinds, so `share` is at
+    /// most 0.09.
     pub fn everywhere(share: f64) -> Faults {
-        let rates = Rates::each(share);
+        let rates = FaultRates::uniform(share);
         Faults {
-            login: Rates { not_found: 0.0, unauthorised: 0.0, ..rates },
-            accounts: Rates { not_found: 0.0, ..rates },
-            metadata: Rates { not_found: 0.0, ..rates },
+            login: FaultRates { not_found: 0.0, unauthorised: 0.0, ..rates },
+            accounts: FaultRates { not_found: 0.0, ..rates },
+            metadata: FaultRates { not_found: 0.0, ..rates },
             transcript: rates,
             summary: rates,
             mangled_records: share,
@@ -52,7 +54,7 @@ impl Faults {
         }
     }
 
-    pub(super) fn rates(&self, endpoint: Endpoint) -> &Rates {
+    pub(super) fn rates(&self, endpoint: Endpoint) -> &FaultRates {
         match endpoint {
             Endpoint::Login => &self.login,
             Endpoint::Accounts => &self.accounts,
@@ -62,21 +64,21 @@ impl Faults {
         }
     }
 
-    pub(super) fn outage(&self, now: Time) -> Option<OutageKind> {
+    pub(super) fn outage_at(&self, now: Time) -> Option<OutageKind> {
         self.outages.iter().find(|outage| outage.from <= now && now < outage.to).map(|outage| outage.kind)
     }
 
-    /// What `Date` says at `now`.
-    pub(super) fn date(&self, now: Time) -> Time {
+    /// The value of `Date` at `now`.
+    pub(super) fn date_at(&self, now: Time) -> Time {
         let fault = self.dates.iter().find(|fault| fault.from <= now && now < fault.to);
         match fault.map(|fault| fault.date) {
-            Some(WrongDate::Off(millis)) => now.plus_millis(millis),
+            Some(WrongDate::OffsetMs(millis)) => now.plus_millis(millis),
             Some(WrongDate::Fixed(date)) => date,
             None => now,
         }
     }
 
-    pub(super) fn forbids(&self, endpoint: Endpoint, sub: &str, segment: Option<&str>) -> bool {
+    pub(super) fn is_forbidden(&self, endpoint: Endpoint, sub: &str, segment: Option<&str>) -> bool {
         self.forbidden.iter().any(|forbidden| {
             forbidden.endpoint.is_none_or(|one| one == endpoint)
                 && forbidden.sub_account.as_deref().is_none_or(|one| one == sub)
@@ -85,59 +87,59 @@ impl Faults {
     }
 }
 
-/// A time during which `Date` is wrong.
+/// A period in which `Date` is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DateFault {
-    /// Since when, on the server's clock.
+    /// The start, on the server's clock.
     pub from: Time,
-    /// Until when.
+    /// The end.
     pub to: Time,
-    /// How.
+    /// The wrong value.
     pub date: WrongDate,
 }
 
-/// How a `Date` is wrong.
+/// A wrong `Date`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WrongDate {
-    /// Ahead by so many milliseconds; negative where it is behind.
-    Off(i64),
+    /// Ahead by this many milliseconds; negative if it is behind.
+    OffsetMs(i64),
     /// Always this.
     Fixed(Time),
 }
 
-/// How often each fault befalls a request; the sum should stay below 1.
+/// The probability of each fault; the sum should stay below 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Rates {
+pub struct FaultRates {
     /// 500, with a JSON body, an HTML one or none.
     pub status_500: f64,
-    /// 502 likewise.
+    /// 502, with the same bodies.
     pub status_502: f64,
-    /// 503 likewise, half of them with `Retry-After: 1`.
+    /// 503, with the same bodies, half of them with `Retry-After: 1`.
     pub status_503: f64,
     /// The connection is reset before or within the headers.
     pub reset: f64,
     /// The answer breaks off in the body.
     pub truncate: f64,
-    /// A 200 that is not what it should be: HTML, or half of the JSON.
+    /// A 200 with HTML, or with half of the JSON.
     pub malformed: f64,
     /// A 200 with `errorCode` set; transcripts only.
     pub error_code: f64,
-    /// The answer takes so long.
+    /// The answer is delayed by [`FaultRates::slow_for`].
     pub slow: f64,
-    /// How long a slow answer takes.
-    pub slow_for: Spread,
-    /// A 404 for what is there.
+    /// The delay of a slow answer.
+    pub slow_for: DelayRange,
+    /// A 404 although the resource exists.
     pub not_found: f64,
-    /// A 429 though there is room.
+    /// A 429 although the limit is not reached.
     pub too_many: f64,
-    /// A 401 though the token is good.
+    /// A 401 although the token is valid.
     pub unauthorised: f64,
 }
 
-impl Rates {
-    /// All kinds at the same share; slow answers take up to 2 s.
-    pub fn each(share: f64) -> Rates {
-        Rates {
+impl FaultRates {
+    /// All kinds with the same share; slow answers take up to 2 s.
+    pub fn uniform(share: f64) -> FaultRates {
+        FaultRates {
             status_500: share,
             status_502: share,
             status_503: share,
@@ -146,55 +148,55 @@ impl Rates {
             malformed: share,
             error_code: share,
             slow: share,
-            slow_for: Spread::secs(0, 2),
+            slow_for: DelayRange::secs(0, 2),
             not_found: share,
             too_many: share,
             unauthorised: share,
         }
     }
 
-    /// What befalls this request.
-    pub(super) fn draw(&self, mut dice: Dice) -> Fate {
-        let mut point = dice.unit();
-        let mut falls = |share: f64| {
+    /// Draws the fault of a request.
+    pub(super) fn draw_fault(&self, mut rng: Rng) -> InjectedFault {
+        let mut point = rng.next_f64();
+        let mut falls_in = |share: f64| {
             let hit = point < share;
             point -= share;
             hit && share > 0.0
         };
-        if falls(self.status_500) {
-            Fate::Status(500)
-        } else if falls(self.status_502) {
-            Fate::Status(502)
-        } else if falls(self.status_503) {
-            Fate::Status(503)
-        } else if falls(self.reset) {
-            Fate::Reset(if dice.hit(0.5) { 0 } else { 1 + dice.below(60) })
-        } else if falls(self.truncate) {
-            Fate::Truncate
-        } else if falls(self.malformed) {
-            Fate::Malformed
-        } else if falls(self.error_code) {
-            Fate::ErrorCode
-        } else if falls(self.slow) {
-            Fate::Slow(dice.span(self.slow_for))
-        } else if falls(self.not_found) {
-            Fate::NotFound
-        } else if falls(self.too_many) {
-            Fate::TooMany
-        } else if falls(self.unauthorised) {
-            Fate::Unauthorised
+        if falls_in(self.status_500) {
+            InjectedFault::Status(500)
+        } else if falls_in(self.status_502) {
+            InjectedFault::Status(502)
+        } else if falls_in(self.status_503) {
+            InjectedFault::Status(503)
+        } else if falls_in(self.reset) {
+            InjectedFault::Reset(if rng.random_bool(0.5) { 0 } else { 1 + rng.random_below(60) })
+        } else if falls_in(self.truncate) {
+            InjectedFault::Truncate
+        } else if falls_in(self.malformed) {
+            InjectedFault::Malformed
+        } else if falls_in(self.error_code) {
+            InjectedFault::ErrorCode
+        } else if falls_in(self.slow) {
+            InjectedFault::Slow(rng.random_duration(self.slow_for))
+        } else if falls_in(self.not_found) {
+            InjectedFault::NotFound
+        } else if falls_in(self.too_many) {
+            InjectedFault::TooMany
+        } else if falls_in(self.unauthorised) {
+            InjectedFault::Unauthorised
         } else {
-            Fate::None
+            InjectedFault::None
         }
     }
 }
 
-/// What befalls one request.
+/// The fault of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum InjectedFault {
     None,
     Status(u16),
-    /// After so many bytes.
+    /// After this many bytes.
     Reset(u64),
     Truncate,
     Malformed,
@@ -205,29 +207,29 @@ pub(super) enum Fate {
     Unauthorised,
 }
 
-impl Fate {
-    /// The name in the statistics.
+impl InjectedFault {
+    /// The name in [`super::Stats::faults`].
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Fate::None => "none",
-            Fate::Status(500) => "500",
-            Fate::Status(502) => "502",
-            Fate::Status(_) => "503",
-            Fate::Reset(_) => "reset",
-            Fate::Truncate => "truncate",
-            Fate::Malformed => "malformed",
-            Fate::ErrorCode => "error_code",
-            Fate::Slow(_) => "slow",
-            Fate::NotFound => "not_found",
-            Fate::TooMany => "too_many",
-            Fate::Unauthorised => "unauthorised",
+            InjectedFault::None => "none",
+            InjectedFault::Status(500) => "500",
+            InjectedFault::Status(502) => "502",
+            InjectedFault::Status(_) => "503",
+            InjectedFault::Reset(_) => "reset",
+            InjectedFault::Truncate => "truncate",
+            InjectedFault::Malformed => "malformed",
+            InjectedFault::ErrorCode => "error_code",
+            InjectedFault::Slow(_) => "slow",
+            InjectedFault::NotFound => "not_found",
+            InjectedFault::TooMany => "too_many",
+            InjectedFault::Unauthorised => "unauthorised",
         }
     }
 }
 
-/// Something that answers 403. What is not named is any.
+/// Requests that answer 403. A field without a value matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Forbidden {
+pub struct ForbiddenRule {
     /// Only this endpoint.
     pub endpoint: Option<Endpoint>,
     /// Only this sub-account.
@@ -236,21 +238,21 @@ pub struct Forbidden {
     pub segment: Option<String>,
 }
 
-/// A time in which nothing answers.
+/// A period in which nothing answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outage {
-    /// Its first moment.
+    /// The start.
     pub from: Time,
-    /// The first moment after it.
+    /// The end, not included.
     pub to: Time,
-    /// What it looks like.
+    /// The kind of the outage.
     pub kind: OutageKind,
 }
 
-/// What an outage looks like.
+/// The kind of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutageKind {
-    /// Connections are reset as soon as they are made, and those that are open at their next request.
+    /// New connections are reset immediately, and open ones at their next request.
     Closed,
     /// Everything answers 503.
     Unavailable,
@@ -263,10 +265,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_fault_comes_at_its_share() {
+    fn each_kind_of_fault_has_its_share() {
         let mut seen = BTreeMap::new();
         for n in 0..20_000 {
-            *seen.entry(Rates::each(0.05).draw(Dice::new(3, &[n])).name()).or_insert(0) += 1;
+            *seen.entry(FaultRates::uniform(0.05).draw_fault(Rng::new(3, &[n])).name()).or_insert(0) += 1;
         }
         assert_eq!(seen.len(), 12, "{seen:?}");
         for (name, count) in seen {
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rates_nothing_goes_wrong() {
-        assert!((0..1_000).all(|n| Rates::default().draw(Dice::new(n, &[])) == Fate::None));
+    fn without_rates_there_are_no_faults() {
+        assert!((0..1_000).all(|n| FaultRates::default().draw_fault(Rng::new(n, &[])) == InjectedFault::None));
     }
 }

@@ -1,27 +1,28 @@
-//! A simulated RingCX on loopback, for `demo` and for the tests.
+//! A simulated RingCX on loopback, for `demo` and for tests.
 //!
-//! It plays all three hosts at once and reads the contract strictly: limits are counted exactly, tokens expire and
-//! rotate, windows are refused that end too late. Whatever breaks the contract is answered as the vendor would answer
-//! it and noted in [`Stats::violations`]. All time is a [`Clock`]'s, all chance follows from a seed, and the [`Ledger`]
-//! says what a client must end up with. It knows nothing of the rest of the program.
+//! It serves all three hosts at once and follows the contract strictly: limits are counted exactly,
+//! tokens expire and rotate, and windows that end too late are refused. A request that violates the
+//! contract is answered as the vendor would answer it, and recorded in [`Stats::violations`]. All
+//! time comes from a [`Clock`], all randomness from a seed. The [`ExpectedArchive`] tells what a
+//! client must hold in the end. The simulator does not depend on the rest of the program.
 
 use ringcx_model::{self as model, clock, lenient_json};
 
-mod chance;
-mod compare;
 mod content;
+mod expected_archive;
+mod export_comparison;
 mod faults;
-mod ledger;
-mod limits;
+mod faulty_connection;
 mod options;
+mod request_handler;
+mod rng;
 mod script;
-mod segment;
-mod serve;
-mod shared;
+mod simulated_tenant;
+mod simulator_state;
+mod sliding_window_counter;
 mod stats;
-mod tokens;
-mod wire;
-mod world;
+mod tenant_segment;
+mod token_store;
 
 #[cfg(test)]
 mod tests;
@@ -36,44 +37,44 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::compare::{compare, without_depths};
-pub use self::content::PLANTED;
-pub use self::faults::{DateFault, Faults, Forbidden, Outage, OutageKind, Rates, WrongDate};
-pub use self::ledger::{Expect, Ledger, LedgerEntry};
+pub use self::content::CANARY_TEXT;
+pub use self::expected_archive::{ExpectedArchive, ExpectedArtifact, ExpectedSegment};
+pub use self::export_comparison::{compare_export, truncate_depth};
+pub use self::faults::{DateFault, FaultRates, Faults, ForbiddenRule, Outage, OutageKind, WrongDate};
+use self::faulty_connection::ConnectionListener;
 pub use self::options::{
-    Availability, Credentials, Delayed, Edges, Options, RetryAfter, SECRET_MARK, Scope, SimLimits, Spread, Tokens,
-    Traffic, Windows,
+    AcceptedCredentials, Availability, DelayRange, Options, PartialDelay, QuotaScope, RetryAfterFormat, SECRET_MARK,
+    SimLimits, TokenSettings, Traffic, WindowEdges, WindowRules,
 };
-pub use self::script::{Burst, Script, SegmentScript};
-use self::shared::Shared;
+pub use self::script::{ArtifactScript, Burst, SegmentScript};
+use self::simulator_state::SimulatorState;
 pub use self::stats::Stats;
-use self::wire::Gate;
 use crate::clock::{Clock, Tick, Time};
 use crate::model::AccountId;
 
-/// A running simulator. Ends when stopped or dropped, and every connection with it.
+/// A running simulator. Stopping or dropping it ends all connections.
 pub struct Sim {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    state: Arc<SimulatorState>,
     stop: CancellationToken,
     server: JoinSet<()>,
 }
 
 impl Sim {
-    /// Starts to listen. Fails where the address cannot be had.
+    /// Starts to listen. Fails if the address is not available.
     pub async fn start(options: Options, clock: Clock) -> io::Result<Sim> {
         let listener = TcpListener::bind(options.listen).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(options, clock));
+        let state = Arc::new(SimulatorState::new(options, clock));
         let stop = CancellationToken::new();
-        let door = Arc::clone(&shared);
-        let gate = Gate::new(listener, stop.clone(), move || {
-            door.stats.lock().connections += 1;
-            door.faults().outage(door.now()) != Some(OutageKind::Closed)
+        let accepting = Arc::clone(&state);
+        let connections = ConnectionListener::new(listener, stop.clone(), move || {
+            accepting.stats.lock().connections += 1;
+            accepting.faults().outage_at(accepting.now()) != Some(OutageKind::Closed)
         });
         let mut server = JoinSet::new();
-        server.spawn(gate.serve(serve::router(Arc::clone(&shared))));
-        Ok(Sim { address, shared, stop, server })
+        server.spawn(connections.serve(request_handler::router(Arc::clone(&state))));
+        Ok(Sim { address, state, stop, server })
     }
 
     /// The base URL of all three hosts, without a slash at its end.
@@ -81,52 +82,53 @@ impl Sim {
         format!("http://{}", self.address)
     }
 
-    /// What a client must end up with, and what it was served.
-    pub fn ledger(&self) -> Ledger {
-        Ledger(Arc::clone(&self.shared))
+    /// What a client must hold in the end, and what was served to it.
+    pub fn expected_archive(&self) -> ExpectedArchive {
+        ExpectedArchive(Arc::clone(&self.state))
     }
 
-    /// What has happened so far.
+    /// The counts so far.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.shared.stats.lock().clone();
-        stats.peak_per_minute = self.shared.peak();
+        let mut stats = self.state.stats.lock().clone();
+        stats.peak_per_minute = self.state.peak_per_minute();
         stats
     }
 
-    /// When requests of an account arrived, refused ones too; empty unless [`Options::keep_arrivals`].
+    /// When the requests of an account arrived, including refused ones; empty unless
+    /// [`Options::keep_arrivals`].
     pub fn arrivals(&self, account: &AccountId) -> Vec<Tick> {
         self.arrivals_by_login(account).into_iter().map(|(at, _)| at).collect()
     }
 
-    /// The same, each with the number of the login that its token goes back to: each process that asks has one of its own.
+    /// The same, each with the number of its token's login. Each client process has its own login.
     pub fn arrivals_by_login(&self, account: &AccountId) -> Vec<(Tick, u64)> {
-        let account = self.shared.world.account(&account.sub);
-        account.map_or_else(Vec::new, |account| self.shared.arrivals(&account))
+        let account = self.state.tenant.account(&account.sub);
+        account.map_or_else(Vec::new, |account| self.state.arrivals(&account))
     }
 
     /// The server's wall clock.
     pub fn now(&self) -> Time {
-        self.shared.now()
+        self.state.now()
     }
 
-    /// The switches, to be turned from anywhere.
+    /// A handle to change settings while the simulator runs.
     pub fn control(&self) -> Control {
-        Control(Arc::clone(&self.shared))
+        Control(Arc::clone(&self.state))
     }
 
-    /// From now on, this goes wrong and nothing else.
+    /// Replaces the injected faults.
     pub fn set_faults(&self, faults: Faults) {
         self.control().set_faults(faults);
     }
 
-    /// Adds a segment as written, and says under which id.
+    /// Adds a scripted segment, and returns its id.
     pub fn add_segment(&self, script: SegmentScript) -> String {
-        self.shared.world.add_script(script)
+        self.state.tenant.add_script(script)
     }
 
     /// Adds many segments in a short time.
     pub fn add_burst(&self, account: &AccountId, burst: Burst) {
-        self.shared.world.add_burst(account, burst);
+        self.state.tenant.add_burst(account, burst);
     }
 
     /// Stops listening and ends every connection.
@@ -142,67 +144,68 @@ impl Drop for Sim {
     }
 }
 
-/// Turns the simulator's switches while it runs. Cheap to clone.
+/// Changes settings while the simulator runs. Cheap to clone.
 #[derive(Clone)]
-pub struct Control(Arc<Shared>);
+pub struct Control(Arc<SimulatorState>);
 
 impl Control {
-    /// From now on, this goes wrong and nothing else.
+    /// Replaces the injected faults.
     pub fn set_faults(&self, faults: Faults) {
-        self.0.set_faults(|all| *all = faults);
+        self.0.update_faults(|all| *all = faults);
     }
 
-    /// Nothing answers from `from` to `to`, on the server's clock.
-    pub fn outage(&self, from: Time, to: Time, kind: OutageKind) {
-        self.0.set_faults(|all| all.outages.push(Outage { from, to, kind }));
+    /// Adds an outage from `from` to `to`, on the server's clock.
+    pub fn add_outage(&self, from: Time, to: Time, kind: OutageKind) {
+        self.0.update_faults(|all| all.outages.push(Outage { from, to, kind }));
     }
 
-    /// `Date` is wrong from `from` to `to`, on the server's clock; everything else goes by the right time.
-    pub fn wrong_date(&self, from: Time, to: Time, date: WrongDate) {
-        self.0.set_faults(|all| all.dates.push(DateFault { from, to, date }));
+    /// Makes `Date` wrong from `from` to `to`, on the server's clock; everything else uses the
+    /// right time.
+    pub fn add_wrong_date(&self, from: Time, to: Time, date: WrongDate) {
+        self.0.update_faults(|all| all.dates.push(DateFault { from, to, date }));
     }
 
-    /// Refuses something with 403 from now on.
-    pub fn forbid(&self, what: Forbidden) {
-        self.0.set_faults(|all| all.forbidden.push(what));
+    /// Refuses the matching requests with 403 from now on.
+    pub fn forbid(&self, rule: ForbiddenRule) {
+        self.0.update_faults(|all| all.forbidden.push(rule));
     }
 
-    /// Makes every token that was ever issued worthless.
-    pub fn revoke_all(&self) {
+    /// Revokes all issued tokens.
+    pub fn revoke_all_tokens(&self) {
         self.0.tokens.revoke_all();
     }
 
-    /// Refuses every token with 401, fresh ones too, or stops doing so. Logins go on succeeding.
+    /// Refuses every token with 401, including fresh ones, or stops doing so. Logins still succeed.
     pub fn refuse_tokens(&self, refuse: bool) {
         self.0.refuse_tokens.store(refuse, Ordering::Relaxed);
     }
 
-    /// Accepts only these credentials from now on; tokens stay good.
-    pub fn set_credentials(&self, credentials: Credentials) {
+    /// Accepts only these credentials from now on. Issued tokens stay valid.
+    pub fn set_credentials(&self, credentials: AcceptedCredentials) {
         *self.0.credentials.write().unwrap_or_else(PoisonError::into_inner) = credentials;
     }
 
-    /// The login no longer sees this account: it is not listed, and answers 403.
+    /// Hides an account from the login: it is not listed, and answers 403.
     pub fn hide_account(&self, account: &AccountId) {
-        self.0.hidden.write().unwrap_or_else(PoisonError::into_inner).insert(account.sub.to_string());
+        self.0.hidden_accounts.write().unwrap_or_else(PoisonError::into_inner).insert(account.sub.to_string());
     }
 
-    /// The login sees it again.
+    /// Shows a hidden account again.
     pub fn show_account(&self, account: &AccountId) {
-        self.0.hidden.write().unwrap_or_else(PoisonError::into_inner).remove(&*account.sub);
+        self.0.hidden_accounts.write().unwrap_or_else(PoisonError::into_inner).remove(&*account.sub);
     }
 
-    /// A new sub-account.
+    /// Adds a sub-account.
     pub fn add_account(&self, account: &AccountId) {
-        self.0.world.add_account(account);
+        self.0.tenant.add_account(account);
     }
 
-    /// Adds a segment as written, and says under which id.
+    /// Adds a scripted segment, and returns its id.
     pub fn add_segment(&self, script: SegmentScript) -> String {
-        self.0.world.add_script(script)
+        self.0.tenant.add_script(script)
     }
 
-    /// Sets the server's wall clock ahead of the simulator's by so many milliseconds.
+    /// Sets how far the server's wall clock is ahead of the simulator's, in milliseconds.
     pub fn set_skew(&self, millis: i64) {
         self.0.set_skew(millis);
     }

@@ -1,4 +1,5 @@
-//! How the simulated RingCX is to behave. The defaults are the contract's, read strictly. Pure data.
+//! The behaviour of the simulated RingCX. The defaults are a strict reading of the contract. Pure
+//! data.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,44 +8,46 @@ use super::faults::Faults;
 use crate::clock::Time;
 use crate::model::AccountId;
 
-/// Stands in every token and in the default credentials, so that a test can look for secrets in logs.
+/// Part of every token and of the default credentials, so that a test can search logs for secrets.
 pub const SECRET_MARK: &str = "s3cr3t";
 
-/// Everything that can be set before the start.
+/// All settings of a simulator.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What all chance follows from.
+    /// The seed of all random numbers.
     pub seed: u64,
-    /// The sub-accounts that there are; more can be added later.
+    /// The initial sub-accounts; more can be added later.
     pub accounts: Vec<AccountId>,
     /// `dataRetentionDays` in the list of sub-accounts.
     pub retention_days: u32,
-    /// Whether the list of sub-accounts leaves `mainAccount` out, as the guide's short example does.
+    /// Whether the list of sub-accounts omits `mainAccount`, as the guide's short example does.
     pub short_account_list: bool,
-    /// When the world begins to exist; by default the clock's time at the start. A simulator started again
-    /// with the same seed and beginning serves the same segments.
+    /// The start of the simulated time; by default the clock's time at the start. Simulators with
+    /// the same seed and `begin` serve the same segments.
     pub begin: Option<Time>,
-    /// The segments that come about.
+    /// The generated segments.
     pub traffic: Traffic,
-    /// When they can be seen.
+    /// When they become visible.
     pub availability: Availability,
-    /// How metadata windows are read.
-    pub windows: Windows,
-    /// Tokens and their lives.
-    pub tokens: Tokens,
-    /// The credentials that are accepted.
-    pub credentials: Credentials,
-    /// What is counted, and what is refused.
+    /// The rules of metadata windows.
+    pub windows: WindowRules,
+    /// Tokens and their lifetimes.
+    pub tokens: TokenSettings,
+    /// The accepted credentials.
+    pub credentials: AcceptedCredentials,
+    /// The limits of requests.
     pub limits: SimLimits,
-    /// What goes wrong.
+    /// The injected faults.
     pub faults: Faults,
-    /// How long each answer takes.
+    /// The delay of each answer.
     pub latency: Duration,
-    /// How far the server's clock is ahead of the simulator's, in milliseconds; negative where it is behind.
+    /// How far the server's clock is ahead of the simulator's, in milliseconds; negative if it is
+    /// behind.
     pub skew_ms: i64,
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 selects a free one.
     pub listen: SocketAddr,
-    /// Whether to remember each arrival per account ([`super::Sim::arrivals`]); grows for ever.
+    /// Whether to keep each arrival per account ([`super::Sim::arrivals`]); memory grows without
+    /// bound.
     pub keep_arrivals: bool,
 }
 
@@ -58,9 +61,9 @@ impl Default for Options {
             begin: None,
             traffic: Traffic::default(),
             availability: Availability::default(),
-            windows: Windows::default(),
-            tokens: Tokens::default(),
-            credentials: Credentials::default(),
+            windows: WindowRules::default(),
+            tokens: TokenSettings::default(),
+            credentials: AcceptedCredentials::default(),
             limits: SimLimits::default(),
             faults: Faults::default(),
             latency: Duration::ZERO,
@@ -71,77 +74,78 @@ impl Default for Options {
     }
 }
 
-/// A range of delays, both ends included, drawn to the millisecond.
+/// A range of delays, both ends included, in whole milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Spread {
-    /// The shortest.
+pub struct DelayRange {
+    /// The shortest delay.
     pub min: Duration,
-    /// The longest.
+    /// The longest delay.
     pub max: Duration,
 }
 
-impl Spread {
+impl DelayRange {
     /// From the shortest to the longest.
-    pub const fn new(min: Duration, max: Duration) -> Spread {
-        Spread { min, max }
+    pub const fn new(min: Duration, max: Duration) -> DelayRange {
+        DelayRange { min, max }
     }
 
     /// From the shortest to the longest, in seconds.
-    pub const fn secs(min: u64, max: u64) -> Spread {
-        Spread { min: Duration::from_secs(min), max: Duration::from_secs(max) }
+    pub const fn secs(min: u64, max: u64) -> DelayRange {
+        DelayRange { min: Duration::from_secs(min), max: Duration::from_secs(max) }
     }
 }
 
-/// A delay that befalls some.
+/// A delay that affects a share of the segments.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Delayed {
-    /// How many it befalls, 0 to 1.
+pub struct PartialDelay {
+    /// The affected share, 0 to 1.
     pub share: f64,
-    /// How long it is.
-    pub delay: Spread,
+    /// The delay.
+    pub delay: DelayRange,
 }
 
-impl Delayed {
-    /// So many, by so much.
-    pub const fn new(share: f64, delay: Spread) -> Delayed {
-        Delayed { share, delay }
+impl PartialDelay {
+    /// Affects `share` of the segments by `delay`.
+    pub const fn new(share: f64, delay: DelayRange) -> PartialDelay {
+        PartialDelay { share, delay }
     }
 }
 
-/// The segments that come about.
+/// The generated segments.
 #[derive(Debug, Clone)]
 pub struct Traffic {
-    /// Segments that end in a minute, per account; fractions count.
+    /// Segments that end in a minute, per account; may be fractional.
     pub per_minute: f64,
     /// Other rates for single accounts.
     pub per_minute_of: Vec<(AccountId, f64)>,
-    /// How much past there already is at the start.
+    /// How much history exists at the start.
     pub history: Duration,
-    /// How long after the start the last segment ends; `None` goes on for ever.
+    /// How long after the start the last segment ends; `None` for no end.
     pub until: Option<Duration>,
     /// Share of segments that have a transcript.
     pub transcribed: f64,
-    /// Share of segments whose ids hold slashes, per cent signs, spaces and the like.
+    /// Share of segments whose ids hold slashes, per cent signs, spaces and similar characters.
     pub awkward_ids: f64,
     /// Share of segments that end on a whole second.
     pub whole_seconds: f64,
     /// Share of records with nulls, missing and unknown fields, numbers as strings.
     pub odd_records: f64,
-    /// Share of transcripts that hold what real tenants' do beside what is documented, of announced transcripts that are
-    /// answered with an empty list until they are made, rather than with 404, of summaries in another charset, and of records with
-    /// a `hasTranscript` in another form.
+    /// Share of several deviations from the documents that real tenants show: transcripts with
+    /// undocumented content; announced transcripts that are answered with an empty list, instead of
+    /// 404, until they are available; summaries in another charset; records with another form of
+    /// `hasTranscript`.
     pub odd_bodies: f64,
-    /// Share of records with an end that is no time.
+    /// Share of records with an invalid end time.
     pub odd_ends: f64,
-    /// Share of records that an answer holds twice.
+    /// Share of records that appear twice in an answer.
     pub duplicates: f64,
     /// Share of summaries that are empty, half of them as `""`.
     pub empty_summaries: f64,
-    /// Share of the other summaries that are sent as a JSON string rather than as they are.
+    /// Share of the other summaries that are sent as a JSON string instead of plain text.
     pub json_summaries: f64,
-    /// Share of conversations that hold [`super::PLANTED`].
-    pub planted: f64,
-    /// How many utterances a conversation has.
+    /// Share of conversations with [`super::CANARY_TEXT`].
+    pub canary_texts: f64,
+    /// The smallest and the largest number of utterances of a conversation.
     pub utterances: (u32, u32),
 }
 
@@ -161,34 +165,37 @@ impl Default for Traffic {
             duplicates: 0.01,
             empty_summaries: 0.2,
             json_summaries: 0.5,
-            planted: 0.2,
+            canary_texts: 0.2,
             utterances: (2, 40),
         }
     }
 }
 
-/// When segments and artifacts can be seen. Delays count from the segment's end unless said otherwise.
+/// When segments and artifacts become visible. Delays count from the segment's end unless stated
+/// otherwise.
 #[derive(Debug, Clone)]
 pub struct Availability {
     /// How long after its end a segment appears in metadata.
     pub appear_after: Duration,
-    /// Segments that appear later still; the delay is added.
-    pub late: Delayed,
-    /// Transcribed segments whose `hasTranscript` turns true later; the delay counts from appearing.
-    pub flip: Delayed,
-    /// Segments whose notes and disposition are changed later; the delay counts from appearing.
-    pub metadata_edit: Delayed,
-    /// When transcripts are there; never before `hasTranscript` is true.
-    pub transcript_after: Spread,
-    /// When summaries are there.
-    pub summary_after: Spread,
-    /// Agent summaries filled in or changed later; the delay counts from being there.
-    pub summary_edit: Delayed,
-    /// Empty auto summaries filled in later; the delay counts from being there.
-    pub auto_fill: Delayed,
-    /// Share of announced transcripts that are never there.
+    /// Segments that appear later; the delay is added.
+    pub late: PartialDelay,
+    /// Transcribed segments whose `hasTranscript` becomes true later; the delay counts from their
+    /// appearance.
+    pub flip: PartialDelay,
+    /// Segments whose notes and disposition change later; the delay counts from their appearance.
+    pub metadata_edit: PartialDelay,
+    /// When transcripts become available; never before `hasTranscript` is true.
+    pub transcript_after: DelayRange,
+    /// When summaries become available.
+    pub summary_after: DelayRange,
+    /// Agent summaries that are filled in or changed later; the delay counts from their
+    /// availability.
+    pub summary_edit: PartialDelay,
+    /// Empty auto summaries that are filled in later; the delay counts from their availability.
+    pub auto_fill: PartialDelay,
+    /// Share of announced transcripts that never become available.
     pub never_transcript: f64,
-    /// Share of summaries, of either kind, that are never there.
+    /// Share of summaries, of either kind, that never become available.
     pub never_summary: f64,
 }
 
@@ -196,22 +203,23 @@ impl Default for Availability {
     fn default() -> Availability {
         Availability {
             appear_after: Duration::from_secs(20),
-            late: Delayed::default(),
-            flip: Delayed::default(),
-            metadata_edit: Delayed::default(),
-            transcript_after: Spread::secs(60, 330),
-            summary_after: Spread::secs(30, 300),
-            summary_edit: Delayed::default(),
-            auto_fill: Delayed::default(),
+            late: PartialDelay::default(),
+            flip: PartialDelay::default(),
+            metadata_edit: PartialDelay::default(),
+            transcript_after: DelayRange::secs(60, 330),
+            summary_after: DelayRange::secs(30, 300),
+            summary_edit: PartialDelay::default(),
+            auto_fill: PartialDelay::default(),
             never_transcript: 0.0,
             never_summary: 0.0,
         }
     }
 }
 
-/// Which segments on the edges of a window belong to it. Not documented, so a client must live with each.
+/// Which segments on the edges of a window belong to it. Not documented, so a client must handle
+/// all variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Edges {
+pub enum WindowEdges {
     /// Neither edge: the strictest reading.
     #[default]
     Exclusive,
@@ -223,68 +231,73 @@ pub enum Edges {
     EndOnly,
 }
 
-impl Edges {
-    /// Whether a segment that ends at `end` is found by a window from `from` to `to`.
-    pub fn found(self, end: Time, from: Time, to: Time) -> bool {
+impl WindowEdges {
+    /// Whether a window from `from` to `to` contains a segment that ends at `end`.
+    pub fn contains(self, end: Time, from: Time, to: Time) -> bool {
         match self {
-            Edges::Exclusive => from < end && end < to,
-            Edges::Inclusive => from <= end && end <= to,
-            Edges::StartOnly => from <= end && end < to,
-            Edges::EndOnly => from < end && end <= to,
+            WindowEdges::Exclusive => from < end && end < to,
+            WindowEdges::Inclusive => from <= end && end <= to,
+            WindowEdges::StartOnly => from <= end && end < to,
+            WindowEdges::EndOnly => from < end && end <= to,
         }
     }
 }
 
-/// How metadata windows are read.
+/// The rules of metadata windows.
 #[derive(Debug, Clone, Copy)]
-pub struct Windows {
+pub struct WindowRules {
     /// How far before now a window must end.
     pub offset: Duration,
     /// The largest `timeInterval`, in seconds.
-    pub widest: u32,
-    /// What is found on the edges.
-    pub edges: Edges,
-    /// Whether a window that ends too late is answered with what there is, in the future with `[]`, instead of being
-    /// refused. Not documented, so a client must live with either.
+    pub max_interval_secs: u32,
+    /// Whether the edges belong to a window.
+    pub edges: WindowEdges,
+    /// Whether a window that ends too late is answered with the existing segments (`[]` for the
+    /// future) instead of being refused. Not documented, so a client must handle both.
     pub answers_future: bool,
 }
 
-impl Default for Windows {
-    fn default() -> Windows {
-        Windows { offset: Duration::from_secs(300), widest: 3600, edges: Edges::Exclusive, answers_future: false }
+impl Default for WindowRules {
+    fn default() -> WindowRules {
+        WindowRules {
+            offset: Duration::from_secs(300),
+            max_interval_secs: 3600,
+            edges: WindowEdges::Exclusive,
+            answers_future: false,
+        }
     }
 }
 
-/// Tokens and their lives.
+/// Tokens and their lifetimes.
 #[derive(Debug, Clone)]
-pub struct Tokens {
-    /// Life of a RingCentral token, and its `expires_in`.
-    pub rc_life: Duration,
-    /// Life of a RingCX access token, which no answer tells.
-    pub access_life: Duration,
-    /// Life of a refresh token that is not used.
-    pub refresh_life: Duration,
-    /// `scope` of the RingCentral token; without `ReadAccounts` in it no exchange succeeds.
+pub struct TokenSettings {
+    /// Lifetime of a RingCentral token, and its `expires_in`.
+    pub rc_lifetime: Duration,
+    /// Lifetime of a RingCX access token, which no answer tells.
+    pub access_lifetime: Duration,
+    /// Lifetime of an unused refresh token.
+    pub refresh_lifetime: Duration,
+    /// `scope` of the RingCentral token; without `ReadAccounts` no exchange succeeds.
     pub scope: String,
-    /// Whether access tokens are JSON Web Tokens that tell their `exp`.
+    /// Whether access tokens are JSON Web Tokens with `exp`.
     pub jwt_shaped: bool,
 }
 
-impl Default for Tokens {
-    fn default() -> Tokens {
-        Tokens {
-            rc_life: Duration::from_secs(3600),
-            access_life: Duration::from_secs(300),
-            refresh_life: Duration::from_secs(3600),
+impl Default for TokenSettings {
+    fn default() -> TokenSettings {
+        TokenSettings {
+            rc_lifetime: Duration::from_secs(3600),
+            access_lifetime: Duration::from_secs(300),
+            refresh_lifetime: Duration::from_secs(3600),
             scope: "ReadAccounts ReadCallLog".into(),
             jwt_shaped: false,
         }
     }
 }
 
-/// The credentials that are accepted, of all kinds at once.
+/// The accepted credentials, of all kinds at once.
 #[derive(Debug, Clone)]
-pub struct Credentials {
+pub struct AcceptedCredentials {
     /// RingCentral login.
     pub client_id: String,
     /// RingCentral login.
@@ -301,9 +314,9 @@ pub struct Credentials {
     pub api_token: String,
 }
 
-impl Default for Credentials {
-    fn default() -> Credentials {
-        Credentials {
+impl Default for AcceptedCredentials {
+    fn default() -> AcceptedCredentials {
+        AcceptedCredentials {
             client_id: "sim-client".into(),
             client_secret: format!("{SECRET_MARK}-client-secret"),
             jwt: format!("{SECRET_MARK}.jwt.assertion"),
@@ -315,29 +328,30 @@ impl Default for Credentials {
     }
 }
 
-/// Whose budget a request counts into.
+/// Whose quota a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Scope {
-    /// Each sub-account has its own.
+pub enum QuotaScope {
+    /// Each sub-account has its own quota.
     #[default]
     SubAccount,
-    /// All sub-accounts of the login share one of 120 a minute; metadata counts per sub-account all the same.
+    /// All sub-accounts of the login share one quota of requests. Metadata still counts per
+    /// sub-account.
     Login,
 }
 
-/// What a refusal says about when to come back.
+/// The form of `Retry-After` in a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RetryAfter {
+pub enum RetryAfterFormat {
     /// Whole seconds, rounded up.
     #[default]
     Seconds,
     /// An HTTP date.
     HttpDate,
-    /// Nothing.
+    /// No header.
     Absent,
 }
 
-/// Exact sliding-window limits, counted when a request arrives.
+/// Exact sliding-window limits, counted at arrival.
 #[derive(Debug, Clone)]
 pub struct SimLimits {
     /// Requests in any 60 s, all four endpoints of an account together.
@@ -348,16 +362,16 @@ pub struct SimLimits {
     pub metadata_per_15_minutes: u32,
     /// Logins to RingCX (exchanges and Engage logins) in any 60 s.
     pub exchanges_per_minute: u32,
-    /// Whether the 120 are shared.
-    pub scope: Scope,
-    /// Whether a refused request counts as well.
+    /// Who shares the limit of requests.
+    pub scope: QuotaScope,
+    /// Whether refused requests count as well.
     pub count_refused: bool,
-    /// What a refusal says.
-    pub retry_after: RetryAfter,
-    /// What someone else consumes of every account, in requests a minute.
-    pub others_per_minute: f64,
-    /// What someone else consumes of every account's metadata, in requests a minute.
-    pub others_metadata_per_minute: f64,
+    /// The form of `Retry-After`.
+    pub retry_after: RetryAfterFormat,
+    /// Requests a minute that another client makes for every account.
+    pub foreign_requests_per_minute: f64,
+    /// Metadata requests a minute that another client makes for every account.
+    pub foreign_metadata_per_minute: f64,
 }
 
 impl Default for SimLimits {
@@ -367,18 +381,18 @@ impl Default for SimLimits {
             metadata_per_minute: 3,
             metadata_per_15_minutes: 9,
             exchanges_per_minute: 5,
-            scope: Scope::SubAccount,
+            scope: QuotaScope::SubAccount,
             count_refused: false,
-            retry_after: RetryAfter::Seconds,
-            others_per_minute: 0.0,
-            others_metadata_per_minute: 0.0,
+            retry_after: RetryAfterFormat::Seconds,
+            foreign_requests_per_minute: 0.0,
+            foreign_metadata_per_minute: 0.0,
         }
     }
 }
 
 impl SimLimits {
-    /// Practically none, for benchmarks and for tests about something else.
-    pub fn lifted() -> SimLimits {
+    /// Practically no limits, for benchmarks and for tests of other behaviour.
+    pub fn unlimited() -> SimLimits {
         SimLimits {
             requests_per_minute: 100_000_000,
             metadata_per_minute: 100_000_000,

@@ -1,86 +1,88 @@
-//! Segments that a test writes out, where it needs an exact case. Pure data.
+//! Segments that a test specifies explicitly. Pure data.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::chance::Dice;
-use super::segment::{Content, Kind, Plan, Record, Segment, Timing};
-use super::world::{Account, Key, World};
+use super::rng::Rng;
+use super::simulated_tenant::{SegmentPosition, SimulatedAccount, SimulatedTenant};
+use super::tenant_segment::{ArtifactPlan, BodySource, RecordSource, SegmentKind, SegmentTiming, TenantSegment};
 use crate::clock::Time;
 use crate::model::AccountId;
 
-/// Many segments that end within a short time, so that one answer holds them all; otherwise like all the others.
+/// Many generated segments that end within a short time, so that one answer holds them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Burst {
-    /// The first moment that one may end at.
+    /// The earliest end of a segment.
     pub from: Time,
-    /// How long after that the last may end.
+    /// The longest time from there to the end of a segment.
     pub width: Duration,
-    /// How many there are.
+    /// The number of segments.
     pub count: u32,
 }
 
-/// What an artifact of a written-out segment is.
+/// An artifact of a scripted segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Script {
-    /// As generated for all the others, but there at once.
+pub enum ArtifactScript {
+    /// Generated, and available at the segment's end.
     Generated,
-    /// This body, from this moment on.
+    /// This body, available from this time on.
     Body(Time, Bytes),
-    /// The first body from the first moment on, then the second.
+    /// Each body from its time on; the second replaces the first.
     Changes((Time, Bytes), (Time, Bytes)),
-    /// A 200 with this body, which sets `errorCode`, until there is something better, if ever.
+    /// A 200 with this body, which sets `errorCode`, until another body replaces it, if ever.
     Fails {
-        /// What is served at first.
+        /// The initial body.
         body: Bytes,
-        /// From when on what else is served.
+        /// The later body and its time.
         then: Option<(Time, Bytes)>,
     },
-    /// Never there.
+    /// Never available.
     Never,
 }
 
-/// A segment as a test wants it; build on [`SegmentScript::new`].
+/// A scripted segment; build on [`SegmentScript::new`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentScript {
-    /// Whose it is.
+    /// Its account.
     pub account: AccountId,
-    /// Its id; `None` has one made.
+    /// Its id; `None` generates one.
     pub segment_id: Option<String>,
-    /// Its conversation; `None` has one made.
+    /// The id of its conversation; `None` generates one.
     pub dialog_id: Option<String>,
-    /// Leaves `dialogId` out of the record.
+    /// Whether the record omits `dialogId`.
     pub without_dialog: bool,
-    /// The end time that a search finds it by.
+    /// The end time by which a window finds it.
     pub end: Time,
-    /// Leaves `segmentEndTimeMs` out of the record.
+    /// Whether the record omits `segmentEndTimeMs`.
     pub without_end: bool,
     /// When it appears in metadata.
     pub appears: Time,
-    /// When `hasTranscript` turns true; `None` never.
+    /// When `hasTranscript` becomes true; `None` for never.
     pub transcribed: Option<Time>,
-    /// When `hasTranscript` turns false again.
+    /// When `hasTranscript` becomes false again.
     pub untranscribed: Option<Time>,
     /// When notes and disposition change.
     pub edited: Option<Time>,
     /// Whether `segmentType` is `AGENT`.
     pub agent: bool,
     /// The transcript.
-    pub transcript: Script,
+    pub transcript: ArtifactScript,
     /// The agent's summary.
-    pub agent_summary: Script,
+    pub agent_summary: ArtifactScript,
     /// RingCX's summary.
-    pub auto_summary: Script,
-    /// Served in place of the record, to be understood as if it were the record. It must agree with the rest.
+    pub auto_summary: ArtifactScript,
+    /// A valid record that is served instead of the generated one. It must agree with the other
+    /// fields.
     pub raw_record: Option<String>,
-    /// Served in place of the record for good, and impossible to understand: it is not in the ledger.
+    /// An invalid record that is always served instead. The segment is not part of the expected
+    /// archive.
     pub malformed_record: Option<String>,
 }
 
 impl SegmentScript {
-    /// A transcribed agent's segment with everything there at its end.
+    /// A transcribed segment of an agent; its record and artifacts are available at its end.
     pub fn new(account: &AccountId, end: Time) -> SegmentScript {
         SegmentScript {
             account: account.clone(),
@@ -94,56 +96,70 @@ impl SegmentScript {
             untranscribed: None,
             edited: None,
             agent: true,
-            transcript: Script::Generated,
-            agent_summary: Script::Generated,
-            auto_summary: Script::Generated,
+            transcript: ArtifactScript::Generated,
+            agent_summary: ArtifactScript::Generated,
+            auto_summary: ArtifactScript::Generated,
             raw_record: None,
             malformed_record: None,
         }
     }
 
-    pub(super) fn into_segment(self, world: &World, account: &Arc<Account>, key: Key) -> Segment {
-        let dice = Dice::new(account.seed, &[3, u64::from(key.place)]);
-        let made = Segment::generate(world, account, key, Timing { dice, end: self.end, appears: self.appears });
-        let [transcript, agent, auto] = made.plans;
-        let at_once = |plan: Plan| Plan { available: Some(self.end), edit: None, ..plan };
-        Segment {
-            segment_id: self.segment_id.unwrap_or(made.segment_id),
-            dialog_id: if self.without_dialog { None } else { self.dialog_id.or(made.dialog_id) },
+    pub(super) fn into_segment(
+        self,
+        tenant: &SimulatedTenant,
+        account: &Arc<SimulatedAccount>,
+        position: SegmentPosition,
+    ) -> TenantSegment {
+        let rng = Rng::new(account.seed, &[3, u64::from(position.index)]);
+        let generated = TenantSegment::generate(
+            tenant,
+            account,
+            position,
+            SegmentTiming { rng, end: self.end, appears_at: self.appears },
+        );
+        let [transcript, agent, auto] = generated.plans;
+        let at_once = |plan: ArtifactPlan| ArtifactPlan { available: Some(self.end), change: None, ..plan };
+        TenantSegment {
+            segment_id: self.segment_id.unwrap_or(generated.segment_id),
+            dialog_id: if self.without_dialog { None } else { self.dialog_id.or(generated.dialog_id) },
             end: (!self.without_end).then_some(self.end),
-            flag_at: self.transcribed,
-            unflag_at: self.untranscribed,
+            transcribed_at: self.transcribed,
+            untranscribed_at: self.untranscribed,
             edited_at: self.edited,
-            kind: if self.agent { Kind::Agent } else { Kind::Queue },
+            kind: if self.agent { SegmentKind::Agent } else { SegmentKind::Queue },
             plans: [
-                self.transcript.plan(at_once(transcript)),
-                self.agent_summary.plan(at_once(agent)),
-                self.auto_summary.plan(at_once(auto)),
+                self.transcript.into_plan(at_once(transcript)),
+                self.agent_summary.into_plan(at_once(agent)),
+                self.auto_summary.into_plan(at_once(auto)),
             ],
-            record: match (self.malformed_record, self.raw_record) {
-                (Some(text), _) => Record::Malformed(text),
-                (None, Some(text)) => Record::Raw(text),
-                (None, None) => Record::Generated,
+            record_source: match (self.malformed_record, self.raw_record) {
+                (Some(text), _) => RecordSource::Malformed(text),
+                (None, Some(text)) => RecordSource::Raw(text),
+                (None, None) => RecordSource::Generated,
             },
-            ..made
+            ..generated
         }
     }
 }
 
-impl Script {
-    fn plan(self, generated: Plan) -> Plan {
+impl ArtifactScript {
+    fn into_plan(self, generated: ArtifactPlan) -> ArtifactPlan {
         match self {
-            Script::Generated => generated,
-            Script::Body(at, body) => Plan { available: Some(at), first: Content::Given(body), edit: None },
-            Script::Changes((at, first), (then, second)) => {
-                Plan { available: Some(at), first: Content::Given(first), edit: Some((then, Content::Given(second))) }
+            ArtifactScript::Generated => generated,
+            ArtifactScript::Body(at, body) => {
+                ArtifactPlan { available: Some(at), initial: BodySource::Fixed(body), change: None }
             }
-            Script::Fails { body, then } => Plan {
-                available: generated.available,
-                first: Content::Failing(body),
-                edit: then.map(|(at, body)| (at, Content::Given(body))),
+            ArtifactScript::Changes((at, first), (then, second)) => ArtifactPlan {
+                available: Some(at),
+                initial: BodySource::Fixed(first),
+                change: Some((then, BodySource::Fixed(second))),
             },
-            Script::Never => Plan { available: None, ..generated },
+            ArtifactScript::Fails { body, then } => ArtifactPlan {
+                available: generated.available,
+                initial: BodySource::ErrorCode(body),
+                change: then.map(|(at, body)| (at, BodySource::Fixed(body))),
+            },
+            ArtifactScript::Never => ArtifactPlan { available: None, ..generated },
         }
     }
 }

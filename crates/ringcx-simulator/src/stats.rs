@@ -1,23 +1,23 @@
-//! What happened: counts by endpoint, and every breach of the contract in words.
+//! Counts by endpoint, and descriptions of all violations of the contract.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::Endpoint;
 
-/// How many breaches are kept in words.
-const KEPT: usize = 200;
+/// The number of violations whose description is kept.
+const MAX_VIOLATIONS_KEPT: usize = 200;
 
 /// Counts since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Requests that arrived, whatever became of them.
+    /// All requests that arrived.
     pub requests: BTreeMap<Endpoint, u64>,
-    /// Answers by status; 0 is a connection that was reset.
+    /// Answers by status; 0 for a reset connection.
     pub statuses: BTreeMap<(Endpoint, u16), u64>,
-    /// Requests beyond a limit; those refused by a fault are not among them.
+    /// Requests beyond a limit, without those that a fault refused.
     pub refused: BTreeMap<Endpoint, u64>,
-    /// Faults that befell requests, by kind.
+    /// Injected faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// RingCentral tokens issued.
     pub rc_logins: u64,
@@ -29,43 +29,42 @@ pub struct Stats {
     pub connections: u64,
     /// The most requests of one account in any 60 s.
     pub peak_per_minute: usize,
-    /// How often the contract was broken.
+    /// The number of violations of the contract.
     pub violation_count: u64,
-    /// How, for the first 200 times.
+    /// Descriptions of the first 200 violations.
     pub violations: Vec<String>,
 }
 
 impl Stats {
-    /// Answers with 200.
-    pub fn ok(&self, endpoint: Endpoint) -> u64 {
+    /// The number of answers with 200.
+    pub fn ok_count(&self, endpoint: Endpoint) -> u64 {
         self.statuses.get(&(endpoint, 200)).copied().unwrap_or(0)
     }
 
-    /// Requests beyond a limit, at all endpoints.
-    pub fn refused_in_all(&self) -> u64 {
+    /// Refused requests of all endpoints.
+    pub fn total_refused(&self) -> u64 {
         self.refused.values().sum()
     }
 
-    /// Requests at all endpoints.
-    pub fn requests_in_all(&self) -> u64 {
+    /// Requests of all endpoints.
+    pub fn total_requests(&self) -> u64 {
         self.requests.values().sum()
     }
 }
 
-/// Where it is counted.
 #[derive(Debug, Default)]
-pub(super) struct Recorder(Mutex<Stats>);
+pub(super) struct StatsRecorder(Mutex<Stats>);
 
-impl Recorder {
+impl StatsRecorder {
     pub(super) fn lock(&self) -> MutexGuard<'_, Stats> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn violation(&self, what: impl Into<String>) {
+    pub(super) fn record_violation(&self, description: impl Into<String>) {
         let mut stats = self.lock();
         stats.violation_count += 1;
-        if stats.violations.len() < KEPT {
-            stats.violations.push(what.into());
+        if stats.violations.len() < MAX_VIOLATIONS_KEPT {
+            stats.violations.push(description.into());
         }
     }
 }

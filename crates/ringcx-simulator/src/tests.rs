@@ -1,10 +1,10 @@
-//! The simulator seen from a client, over real HTTP, on a clock that the tests move.
+//! Tests of the simulator from a client's view: over HTTP, on a manual clock.
 
-mod books;
-mod limits;
-mod login;
-mod windows;
-mod wire;
+mod authentication;
+mod connection_faults;
+mod enforced_limits;
+mod metadata_windows;
+mod served_data;
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use super::*;
-use crate::model::{Artifact, Endpoint, Stretch};
+use crate::model::{Artifact, Endpoint, TimeRange};
 
-/// Ten o'clock.
-const TEN: Time = Time::from_secs(1_795_168_800);
+/// 2026-11-20, 10:00:00 UTC.
+const START: Time = Time::from_secs(1_795_168_800);
 
-/// A simulator, its clock, and a client with a token.
-struct Rig {
+/// A simulator, its clock, and a client with tokens.
+struct SimTestEnv {
     sim: Sim,
     clock: Clock,
     http: reqwest::Client,
@@ -27,13 +27,13 @@ struct Rig {
     refresh: String,
 }
 
-struct Answer {
+struct ClientResponse {
     status: StatusCode,
     headers: reqwest::header::HeaderMap,
     body: String,
 }
 
-impl Answer {
+impl ClientResponse {
     fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap()
     }
@@ -48,34 +48,34 @@ fn encode(id: &str) -> String {
     id.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// Everything there at once, nothing refused: for tests about something else.
-fn easy() -> Options {
+/// Everything is available immediately and no limit applies: for tests of other behaviour.
+fn unlimited_options() -> Options {
     Options {
-        limits: SimLimits::lifted(),
+        limits: SimLimits::unlimited(),
         traffic: Traffic { odd_bodies: 0.0, odd_ends: 0.0, ..Traffic::default() },
         availability: Availability {
             appear_after: Duration::ZERO,
-            transcript_after: Spread::default(),
-            summary_after: Spread::default(),
+            transcript_after: DelayRange::default(),
+            summary_after: DelayRange::default(),
             ..Availability::default()
         },
         ..Options::default()
     }
 }
 
-impl Rig {
-    /// A simulator with a client that has logged in.
-    async fn start(options: Options) -> Rig {
-        let mut rig = Rig::stranger(options).await;
-        rig.login().await;
-        rig
+impl SimTestEnv {
+    /// A simulator and a logged-in client.
+    async fn start(options: Options) -> SimTestEnv {
+        let mut env = SimTestEnv::start_without_login(options).await;
+        env.login().await;
+        env
     }
 
-    /// A simulator with a client that has not.
-    async fn stranger(options: Options) -> Rig {
-        // Another test may have been first.
+    /// A simulator and a client without tokens.
+    async fn start_without_login(options: Options) -> SimTestEnv {
+        // Another test may have installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let clock = Clock::manual(TEN);
+        let clock = Clock::manual(START);
         let account = options.accounts[0].clone();
         let sim = Sim::start(options, clock.clone()).await.unwrap();
         let http = reqwest::Client::builder()
@@ -84,27 +84,27 @@ impl Rig {
             .no_proxy()
             .build()
             .unwrap();
-        Rig { sim, clock, http, account, token: String::new(), refresh: String::new() }
+        SimTestEnv { sim, clock, http, account, token: String::new(), refresh: String::new() }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.sim.base_url()))
     }
 
-    async fn send(&self, request: RequestBuilder) -> Answer {
+    async fn send(&self, request: RequestBuilder) -> ClientResponse {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        Answer { status, headers, body: response.text().await.unwrap() }
+        ClientResponse { status, headers, body: response.text().await.unwrap() }
     }
 
-    async fn rc_token(&self) -> Answer {
-        let held = Credentials::default();
-        let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", &held.jwt)];
+    async fn rc_token(&self) -> ClientResponse {
+        let accepted = AcceptedCredentials::default();
+        let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", &accepted.jwt)];
         let request = self.request(Method::POST, "/restapi/oauth/token").form(&form);
-        self.send(request.basic_auth(&held.client_id, Some(&held.client_secret))).await
+        self.send(request.basic_auth(&accepted.client_id, Some(&accepted.client_secret))).await
     }
 
-    async fn exchange(&self, rc: &str) -> Answer {
+    async fn exchange(&self, rc: &str) -> ClientResponse {
         let path = "/api/auth/login/rc/accesstoken?includeRefresh=true";
         let form = [("rcAccessToken", rc), ("rcTokenType", "Bearer")];
         self.send(self.request(Method::POST, path).form(&form)).await
@@ -113,10 +113,10 @@ impl Rig {
     async fn login(&mut self) {
         let rc = self.rc_token().await.json();
         let answer = self.exchange(rc["access_token"].as_str().unwrap()).await.json();
-        self.take_tokens(&answer);
+        self.set_tokens(&answer);
     }
 
-    fn take_tokens(&mut self, answer: &Value) {
+    fn set_tokens(&mut self, answer: &Value) {
         self.token = answer["accessToken"].as_str().unwrap().into();
         self.refresh = answer["refreshToken"].as_str().unwrap().into();
     }
@@ -129,21 +129,21 @@ impl Rig {
         )
     }
 
-    fn metadata_request(&self, ask: &Value) -> RequestBuilder {
+    fn metadata_request(&self, query: &Value) -> RequestBuilder {
         let path = format!("{}/interaction-metadata", self.account_path());
-        self.request(Method::POST, &path).bearer_auth(&self.token).json(ask)
+        self.request(Method::POST, &path).bearer_auth(&self.token).json(query)
     }
 
-    async fn metadata(&self, from: Time, seconds: u32) -> Answer {
-        let ask = serde_json::json!({
+    async fn metadata(&self, from: Time, seconds: u32) -> ClientResponse {
+        let query = serde_json::json!({
             "segmentEndTime": from.rfc3339_secs().replace('T', " ").replace('Z', ""),
             "timeInterval": seconds,
             "timeZone": "UTC",
         });
-        self.send(self.metadata_request(&ask)).await
+        self.send(self.metadata_request(&query)).await
     }
 
-    fn item_request(&self, entry: &LedgerEntry, artifact: Artifact) -> RequestBuilder {
+    fn artifact_request(&self, entry: &ExpectedSegment, artifact: Artifact) -> RequestBuilder {
         let id = encode(&entry.segment_id);
         if artifact == Artifact::Transcript {
             let dialog = encode(entry.dialog_id.as_deref().unwrap());
@@ -155,23 +155,23 @@ impl Rig {
         self.request(Method::GET, &path).header("cookie", format!("access_token={}", self.token))
     }
 
-    async fn item(&self, entry: &LedgerEntry, artifact: Artifact) -> Answer {
-        self.send(self.item_request(entry, artifact)).await
+    async fn fetch_artifact(&self, entry: &ExpectedSegment, artifact: Artifact) -> ClientResponse {
+        self.send(self.artifact_request(entry, artifact)).await
     }
 
-    /// Everything that ended in the last hour.
-    fn hour(&self) -> Vec<LedgerEntry> {
-        let hour = Stretch { from: TEN - Duration::from_secs(3600), to: TEN };
-        self.sim.ledger().ledger_for(hour, self.sim.now())
+    /// The segments that ended in the last hour.
+    fn last_hour(&self) -> Vec<ExpectedSegment> {
+        let hour = TimeRange { from: START - Duration::from_secs(3600), to: START };
+        self.sim.expected_archive().segments_in(hour, self.sim.now())
     }
 
     fn assert_no_violations(&self) {
         assert_eq!(self.sim.stats().violations, Vec::<String>::new());
     }
 
-    /// That the contract was broken just so.
+    /// Asserts that a violation contains `what`.
     fn assert_violation(&self, what: &str) {
         let found = self.sim.stats().violations;
-        assert!(found.iter().any(|one| one.contains(what)), "{found:?} does not say \"{what}\"");
+        assert!(found.iter().any(|one| one.contains(what)), "{found:?} does not contain \"{what}\"");
     }
 }

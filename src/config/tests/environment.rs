@@ -33,7 +33,7 @@ fn lists_are_separated_by_commas_or_written_in_toml() {
     assert_eq!(rechecks(r#" ["3h", '1h'] "#), hours(&[1, 3]));
     assert_eq!(rechecks(""), hours(&[]));
     assert_eq!(rechecks("[]"), hours(&[]));
-    let all = problems(LEAST, &[("RINGCX__DISCOVERY__RECHECKS", "[1h"), ("RINGCX__FETCH__REVISIT", "1h,x")]);
+    let all = problems(MINIMAL, &[("RINGCX__DISCOVERY__RECHECKS", "[1h"), ("RINGCX__FETCH__REVISIT", "1h,x")]);
     assert!(
         all.iter().any(|p| p.contains("RINGCX__DISCOVERY__RECHECKS): is not TOML") && p.contains("one,two")),
         "{all:?}"
@@ -61,7 +61,7 @@ fn an_index_reaches_into_the_lists_of_sections() {
     let Accounts::Listed(accounts) = &settings.accounts else { panic!("not listed") };
     assert_eq!(accounts.iter().map(|a| a.id.to_string()).collect::<Vec<_>>(), ["1/00099", "5/6"]);
     assert_eq!(accounts[1].policy.wants.artifacts, ArtifactSet::NONE.with(Artifact::Transcript));
-    assert!(matches!(settings.sinks[0].redact.as_slice(), [Redact::Card, Redact::Email]));
+    assert!(matches!(settings.sinks[0].redact.as_slice(), [RedactionRule::Card, RedactionRule::Email]));
     let SinkKind::ObjectStore { options, .. } = &settings.sinks[0].kind else { panic!("no object store") };
     assert_eq!(options["aws_region"].expose_secret(), "eu");
 }
@@ -91,30 +91,30 @@ fn an_unknown_variable_names_the_nearest_known_one() {
         ("RINGCX__AUTH____JWT", "RINGCX__AUTH__JWT"),
         ("RINGCX__REQUESTS_PER_MINUTE", "RINGCX__LIMITS__REQUESTS_PER_MINUTE"),
     ] {
-        let all = problems(LEAST, &[(wrong, "x")]);
+        let all = problems(MINIMAL, &[(wrong, "x")]);
         assert!(
             all.len() == 1 && all[0].contains(&format!("(environment variable {wrong}): is not a known key")),
             "{all:?}"
         );
-        assert!(all[0].ends_with(&format!("nearest known one is {right}")), "{all:?}");
+        assert!(all[0].ends_with(&format!("nearest known key is {right}")), "{all:?}");
     }
 }
 
 #[test]
 fn an_index_that_leaves_a_gap_or_is_absurd_is_refused() {
-    let all = problems(LEAST, &[("RINGCX__ACCOUNTS__2__NAME", "x")]);
+    let all = problems(MINIMAL, &[("RINGCX__ACCOUNTS__2__NAME", "x")]);
     assert!(all.iter().any(|problem| problem.starts_with("accounts[1]: is missing")), "{all:?}");
-    let all = problems(LEAST, &[("RINGCX__ACCOUNTS__99999999999__NAME", "x")]);
+    let all = problems(MINIMAL, &[("RINGCX__ACCOUNTS__99999999999__NAME", "x")]);
     assert!(all.len() == 1 && all[0].contains("too large an index"), "{all:?}");
 }
 
 #[test]
 fn the_same_setting_by_two_variables_is_refused() {
-    let all = problems(LEAST, &[("RINGCX__LOG__FILTER", "info"), ("RINGCX__log__filter", "debug")]);
+    let all = problems(MINIMAL, &[("RINGCX__LOG__FILTER", "info"), ("RINGCX__log__filter", "debug")]);
     assert!(all.len() == 1 && all[0].contains("RINGCX__LOG__FILTER sets the same"), "{all:?}");
 }
 
 #[test]
 fn the_environment_of_this_process_can_be_read() {
-    assert!(environment().iter().all(|(name, _)| name.to_ascii_uppercase().starts_with("RINGCX")));
+    assert!(read_environment().iter().all(|(name, _)| name.to_ascii_uppercase().starts_with("RINGCX")));
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The table is long, and each line of it is a test: what is written, and what the one problem says.
+/// Each line of the table is a test: what is written, and what the only problem says.
 #[test]
 fn each_kind_of_mistake_is_named_with_its_key_its_line_and_what_would_be_right() {
     let table: &[(&str, &[&str])] = &[
@@ -11,22 +11,22 @@ fn each_kind_of_mistake_is_named_with_its_key_its_line_and_what_would_be_right()
             &["discovery.window (local.toml:8): \"15 x\" is not a span of time", "\"15m\""],
         ),
         ("[discovery]\nwindow = 15", &["discovery.window (local.toml:8): is not a span of time"]),
-        ("[discovery]\nwindow = \"0s\"", &["\"0s\" is no time at all"]),
+        ("[discovery]\nwindow = \"0s\"", &["\"0s\" must be greater than zero"]),
         ("[discovery]\nwindow = \"\"", &["discovery.window", "\"\" is not a span"]),
         ("[discovery]\nwindow = \"900ms\"", &["discovery.window (local.toml:8): is less than a second", "one or more"]),
         (
             "[discovery]\nrechecks = [\"1h\", \"5m\", \"0s\"]",
-            &["discovery.rechecks[2] (local.toml:8)", "is no time at all"],
+            &["discovery.rechecks[2] (local.toml:8)", "must be greater than zero"],
         ),
         ("[discovery]\nrechecks = \"1h\"", &["discovery.rechecks (local.toml:8): is not a list", "brackets"]),
         ("[discovery]\nmax_window = \"3h 1s\"", &["discovery.max_window (local.toml:8): 3h 1s is wider", "at most 3h"]),
         ("[discovery]\nwindow = \"4h\"", &["discovery.window (local.toml:8): 4h is wider", "at most 3h"]),
-        ("[discovery]\nstart = \"soon\"", &["discovery.start (local.toml:8): \"soon\" is not a moment", "36h"]),
+        ("[discovery]\nstart = \"soon\"", &["discovery.start (local.toml:8): \"soon\" is not a time", "36h"]),
         ("[discovery]\nstart = 2026-01-01T00:00:00", &["discovery.start", "has no time zone"]),
         ("[discovery]\nwindw = \"15m\"", &["discovery.windw (local.toml:8): is not a known key", "discovery.window"]),
         (
             "[discovry]\nwindow = \"15m\"",
-            &["discovry (local.toml:7): is not a known key", "nearest known one is discovery"],
+            &["discovry (local.toml:7): is not a known key", "nearest known key is discovery"],
         ),
         ("[fetch]\nmax_window = \"1h\"", &["fetch.max_window", "discovery.max_window"]),
         ("\"log.filter\" = \"info\"", &["log.filter (local.toml:7): is not a known key"]),
@@ -44,7 +44,7 @@ fn each_kind_of_mistake_is_named_with_its_key_its_line_and_what_would_be_right()
         ("[limits]\nmetadata_per_minute = 1.5", &["limits.metadata_per_minute", "is not a whole number"]),
         (
             "[limits]\nscope = \"account\"",
-            &["limits.scope (local.toml:8): \"account\" is not known", "\"sub_account\" or \"login\""],
+            &["limits.scope (local.toml:8): \"account\" is not a valid value", "\"sub_account\" or \"login\""],
         ),
         ("[fetch]\nconcurrency = 10001", &["fetch.concurrency", "from 1 to 10000"]),
         ("[api]\nringcx_url = \"ftp://host\"", &["api.ringcx_url (local.toml:8): is neither http nor https"]),
@@ -52,11 +52,14 @@ fn each_kind_of_mistake_is_named_with_its_key_its_line_and_what_would_be_right()
         ("[api]\nringcx_url = 5", &["api.ringcx_url (local.toml:8): is not text", "quotes"]),
         ("[api]\nringcx_url = \"ringcx\"", &["api.ringcx_url (local.toml:8): is not a URL"]),
         ("[http]\nlisten = \"8480\"", &["http.listen (local.toml:8): \"8480\" is not an address with a port"]),
-        ("[log]\nformat = \"xml\"", &["log.format (local.toml:8): \"xml\" is not known", "\"text\" or \"json\""]),
+        (
+            "[log]\nformat = \"xml\"",
+            &["log.format (local.toml:8): \"xml\" is not a valid value", "\"text\" or \"json\""],
+        ),
         ("[log]\nfilter = \"info,a=loud\"", &["log.filter (local.toml:8)", "is not a log filter"]),
         (
             "[database]\nurl = \"mysql://x\"",
-            &["database.url (local.toml:8): is of no known database", "sqlite:relative"],
+            &["database.url (local.toml:8): names an unknown kind of database", "sqlite:relative"],
         ),
         ("[database]\nurl = \"sqlite:\"", &["database.url (local.toml:8): names no file"]),
         ("[database]\nurl = \"\"", &["database.url (local.toml:8): is empty"]),
@@ -67,21 +70,21 @@ fn each_kind_of_mistake_is_named_with_its_key_its_line_and_what_would_be_right()
         ("[[http]]\nlisten = \"\"", &["http (local.toml:7): is a section", "write [http]"]),
         (
             "[[accounts]]\nrc_account_id = 1\nsub_account_id = 2",
-            &["accounts[1].sub_account_id (local.toml:9): \"2\" is that of accounts[0] too"],
+            &["accounts[1].sub_account_id (local.toml:9): \"2\" is also used by accounts[0]"],
         ),
         ("[[accounts]]\nrc_account_id = \"1\"", &["accounts[1].sub_account_id (local.toml:7): is missing"]),
         (
             "[[accounts]]\nrc_account_id = \"1\"\nsub_account_id = \"3 4\"",
-            &["accounts[1].sub_account_id (local.toml:9): \"3 4\" holds white space"],
+            &["accounts[1].sub_account_id (local.toml:9): \"3 4\" contains white space"],
         ),
         ("artifacts = []", &["accounts[0].artifacts (local.toml:7): is empty"]),
         (
             "artifacts = [\"transcripts\"]",
-            &["accounts[0].artifacts[0] (local.toml:7): \"transcripts\" is not known", "\"agent_summary\""],
+            &["accounts[0].artifacts[0] (local.toml:7): \"transcripts\" is not a valid value", "\"agent_summary\""],
         ),
         ("summaries_for = \"all\"", &["accounts[0].summaries_for (local.toml:7): \"all\""]),
         ("retention = \"always\"", &["accounts[0].retention (local.toml:7): \"always\"", "forever"]),
-        ("[discover_accounts]", &["discover_accounts", "given together with [[accounts]]"]),
+        ("[discover_accounts]", &["discover_accounts", "set together with [[accounts]]"]),
     ];
     for (more, words) in table {
         let problem = problem(&format!("{more}\n"));
@@ -100,30 +103,38 @@ fn each_mistake_with_a_sink_is_named() {
     let table: &[(&str, &str, &[&str])] = &[
         ("[[sinks]]\n", "type = \"jsonl\"\npath = \"out\"", &["sinks[0].name (local.toml:7): is missing"]),
         ("[[sinks]]\n", "name = \"a\"", &["sinks[0].type (local.toml:7): is missing", "\"object_store\""]),
-        ("[[sinks]]\n", "name = \"a\"\ntype = \"kafka\"", &["sinks[0].type (local.toml:9): \"kafka\" is not known"]),
+        (
+            "[[sinks]]\n",
+            "name = \"a\"\ntype = \"kafka\"",
+            &["sinks[0].type (local.toml:9): \"kafka\" is not a valid value"],
+        ),
         ("[[sinks]]\n", "name = \"a b\"\ntype = \"jsonl\"\npath = \"out\"", &["sinks[0].name", "other characters"]),
         ("[[sinks]]\n", "name = \"a\"\ntype = \"jsonl\"", &["sinks[0].path (local.toml:7): is missing"]),
         (
             jsonl,
             "[[sinks]]\nname = \"a\"\ntype = \"jsonl\"\npath = \"b\"",
-            &["sinks[1].name (local.toml:12): \"a\" is that of sinks[0] too"],
+            &["sinks[1].name (local.toml:12): \"a\" is also used by sinks[0]"],
         ),
         (
             jsonl,
             "[[sinks]]\nname = \"b\"\ntype = \"jsonl\"\npath = \"out\"",
-            &["sinks[1].path (local.toml:14): \"out\" is that of sinks[0] too"],
+            &["sinks[1].path (local.toml:14): \"out\" is also used by sinks[0]"],
         ),
         (
             jsonl,
             "url = \"https://x\"",
-            &["sinks[0].url (local.toml:11): is no setting of a sink of type jsonl", "path, rotate"],
+            &["sinks[0].url (local.toml:11): is not a setting of a sink of type jsonl", "path, rotate"],
         ),
-        (jsonl, "secret_file = \"x\"", &["sinks[0].secret_file", "no setting of a sink of type jsonl"]),
+        (jsonl, "secret_file = \"x\"", &["sinks[0].secret_file", "not a setting of a sink of type jsonl"]),
         (jsonl, "roate = \"1d\"", &["sinks[0].roate (local.toml:11): is not a known key", "sinks[0].rotate"]),
         (jsonl, "start = \"end\"", &["sinks[0].start", "\"now\" or \"beginning\""]),
         (jsonl, "artifacts = []", &["sinks[0].artifacts (local.toml:11): is empty"]),
         (jsonl, "accounts = [\"\"]", &["sinks[0].accounts[0]", "is empty"]),
-        (jsonl, "redact = [\"iban\"]", &["sinks[0].redact[0] (local.toml:11): \"iban\" is not known", "pattern"]),
+        (
+            jsonl,
+            "redact = [\"iban\"]",
+            &["sinks[0].redact[0] (local.toml:11): \"iban\" is not a valid value", "pattern"],
+        ),
         (jsonl, "redact = [{ name = \"x\" }]", &["sinks[0].redact[0].pattern (local.toml:11): is missing"]),
         (
             jsonl,
@@ -159,7 +170,7 @@ fn each_mistake_with_a_sink_is_named() {
             &["sinks[0].allow_private", "true or false"],
         ),
         (store, "", &["sinks[0].url (local.toml:7): is missing", "s3://"]),
-        (store, "url = \"https://x\"", &["sinks[0].url (local.toml:10): is of no known object store"]),
+        (store, "url = \"https://x\"", &["sinks[0].url (local.toml:10): names an unknown kind of object store"]),
         (store, "url = \"s3://x\"\nformat = \"csv\"", &["sinks[0].format", "\"jsonl\" or \"parquet\""]),
         (store, "url = \"s3://x\"\noptions = 5", &["sinks[0].options (local.toml:11): is not a table"]),
     ];
@@ -196,7 +207,7 @@ fn all_problems_are_reported_at_once_in_the_order_of_the_file() {
 
 #[test]
 fn the_errors_print_one_block_a_problem() {
-    let errors = load_text(&format!("{LEAST}[log]\nformat = \"xml\"\nfiltre = \"info\"\n"), &[]).unwrap_err();
+    let errors = load_text(&format!("{MINIMAL}[log]\nformat = \"xml\"\nfiltre = \"info\"\n"), &[]).unwrap_err();
     let text = errors.to_string();
     assert!(text.starts_with("failed to load the settings, 2 problems:\n\n"), "{text}");
     assert_eq!(text.matches("\n  hint: ").count(), 2, "{text}");
@@ -217,14 +228,14 @@ fn every_syntax_error_is_reported_with_its_line_and_the_rest_is_not_guessed_at()
 fn exactly_one_way_to_log_in_is_accepted_and_the_keys_found_are_named() {
     let accounts = "[[accounts]]\nrc_account_id = 1\nsub_account_id = 2\n";
     let none = problems(&format!("{accounts}[auth]\nclient_id = \"\"\njwt = \"\"\n"), &[]);
-    assert!(none[0].starts_with("auth (local.toml") && none[0].contains("names no way to log in"), "{none:?}");
+    assert!(none[0].starts_with("auth (local.toml") && none[0].contains("configures no login method"), "{none:?}");
     assert!(none[0].contains("client_id, client_secret and jwt"), "{none:?}");
 
     let text = format!("{accounts}[auth]\nclient_id = \"a\"\nusername = \"b\"\n");
     let several = problems(&text, &[("RINGCX__AUTH__API_TOKEN", "t")]);
     assert_eq!(several.len(), 1, "{several:?}");
     for word in [
-        "3 ways to log in",
+        "3 login methods",
         "auth.client_id (line 5)",
         "auth.username (line 6)",
         "auth.api_token (environment variable RINGCX__AUTH__API_TOKEN)",
@@ -249,7 +260,7 @@ fn no_account_at_all_says_what_to_write() {
 }
 
 proptest! {
-    /// The sample with a stretch of it replaced by anything.
+    /// The sample with a random part replaced.
     #[test]
     fn no_file_makes_it_panic_or_fail_without_a_reason(at in 0.0..1.0_f64, cut in 0_usize..40, paste in "[\\PC\n]{0,12}") {
         let sample = sample::complete();
@@ -259,7 +270,7 @@ proptest! {
         let text: String = chars[..start].iter().copied().chain(paste.chars()).chain(chars[end..].iter().copied()).collect();
         if let Err(errors) = load_text(&text, &[]) {
             prop_assert!(!errors.0.is_empty());
-            prop_assert!(!errors.to_string().contains("not noted"), "{}", errors);
+            prop_assert!(!errors.to_string().contains("no cause was recorded"), "{}", errors);
         }
     }
 
@@ -268,9 +279,9 @@ proptest! {
         let known = schema::KEYS[index].path.replace("[]", "__0").replace('.', "__");
         let names = [format!("RINGCX__{path}"), format!("RINGCX__{known}"), format!("RINGCX__{known}_file")];
         for name in names {
-            if let Err(errors) = load_text(LEAST, &[(&name, &value)]) {
+            if let Err(errors) = load_text(MINIMAL, &[(&name, &value)]) {
                 prop_assert!(!errors.0.is_empty());
-                prop_assert!(!errors.to_string().contains("not noted"), "{}", errors);
+                prop_assert!(!errors.to_string().contains("no cause was recorded"), "{}", errors);
             }
         }
     }

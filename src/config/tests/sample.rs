@@ -20,8 +20,8 @@ fn uncommented() -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// The sample with everything in it that goes together: no other login, no discovery of accounts, no files, one of
-/// secret and secrets.
+/// The sample with everything in it that goes together: no other login, no discovery of accounts,
+/// no files, one of secret and secrets.
 pub(super) fn complete() -> String {
     let others = ["username", "password", "platform_id", "api_token", "secrets"];
     let mut discover = false;
@@ -67,9 +67,9 @@ fn the_sample_with_everything_that_goes_together_is_legal() {
 
 #[test]
 fn the_sample_with_its_alternatives_is_legal() {
-    let file = File::new("");
-    let secret = file.beside("secret", "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0\n");
-    let url = file.beside("url", "sqlite:a.db\n");
+    let file = TestFile::new("");
+    let secret = file.write_sibling("secret", "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0\n");
+    let url = file.write_sibling("url", "sqlite:a.db\n");
     let mut section = "";
     let mut text = String::new();
     let sample = uncommented();
@@ -109,14 +109,21 @@ fn the_sample_holds_every_known_key_with_its_default_and_no_other() {
             assert_eq!(values, [default], "{}", key.path);
         }
         found.remove(&format!("{}_file", key.path)).map_or_else(
-            || assert!(!matches!(key.kind, schema::Kind::Secret | schema::Kind::Secrets), "{}_file", key.path),
+            || {
+                assert!(
+                    !matches!(key.kind, schema::SettingKind::Secret | schema::SettingKind::Secrets),
+                    "{}_file",
+                    key.path
+                )
+            },
             |_| assert!(key.kind.is_secret(), "{}", key.path),
         );
     }
     assert!(found.keys().all(|path| path.starts_with("sinks[].options.")), "{found:?}");
 }
 
-/// Every value by the path that the table of known keys has for it, written as in an environment variable.
+/// Every value by the path that the table of known keys has for it, written as in an environment
+/// variable.
 fn collect(value: &toml::Value, path: String, found: &mut BTreeMap<String, Vec<String>>) {
     match value {
         toml::Value::Table(table) => {

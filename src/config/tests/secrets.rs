@@ -13,9 +13,9 @@ fn token(settings: &Settings) -> &str {
 
 #[test]
 fn a_secret_is_read_from_its_file_without_one_newline() {
-    let file = File::new(ACCOUNT);
+    let file = TestFile::new(ACCOUNT);
     for (content, secret) in [("00123\n", "00123"), ("a\r\n", "a"), ("a b", "a b"), (" a \n", " a ")] {
-        let path = file.beside("secret", content);
+        let path = file.write_sibling("secret", content);
         let settings = file.load(&[("RINGCX__AUTH__API_TOKEN_FILE", &path)]).unwrap().settings;
         assert_eq!(token(&settings), secret, "{content:?}");
     }
@@ -23,9 +23,10 @@ fn a_secret_is_read_from_its_file_without_one_newline() {
 
 #[test]
 fn a_file_that_holds_no_secret_says_so_without_its_content() {
-    let file = File::new(ACCOUNT);
-    for (content, why) in [("", "it is empty"), ("\n", "it is empty"), ("hunter2\nhunter3\n", "holds a line break")] {
-        let path = file.beside("secret", content);
+    let file = TestFile::new(ACCOUNT);
+    for (content, why) in [("", "it is empty"), ("\n", "it is empty"), ("hunter2\nhunter3\n", "contains a line break")]
+    {
+        let path = file.write_sibling("secret", content);
         let errors = file.load(&[("RINGCX__AUTH__API_TOKEN_FILE", &path)]).unwrap_err();
         let text = errors.to_string();
         assert_eq!(errors.0.len(), 1, "{text}");
@@ -43,53 +44,55 @@ fn a_file_that_holds_no_secret_says_so_without_its_content() {
 fn a_secret_and_its_file_from_one_source_contradict_each_other() {
     let all = problems(&format!("{ACCOUNT}[auth]\napi_token = \"hunter2\"\napi_token_file = \"x\"\n"), &[]);
     assert_eq!(all.len(), 1, "{all:?}");
-    assert!(all[0].starts_with("auth.api_token_file (local.toml:6): is given together with auth.api_token"), "{all:?}");
+    assert!(all[0].starts_with("auth.api_token_file (local.toml:6): is set together with auth.api_token"), "{all:?}");
     let all = problems(ACCOUNT, &[("RINGCX__AUTH__API_TOKEN", "hunter2"), ("RINGCX__AUTH__API_TOKEN_FILE", "x")]);
-    assert!(all.len() == 1 && all[0].contains("is given together with auth.api_token"), "{all:?}");
+    assert!(all.len() == 1 && all[0].contains("is set together with auth.api_token"), "{all:?}");
 }
 
 #[test]
 fn the_environment_overrides_a_secret_whichever_form_the_file_has() {
-    let file = File::new(&format!("{ACCOUNT}[auth]\napi_token_file = \"/nowhere\"\n"));
+    let file = TestFile::new(&format!("{ACCOUNT}[auth]\napi_token_file = \"/nowhere\"\n"));
     assert_eq!(token(&file.load(&[("RINGCX__AUTH__API_TOKEN", "mine")]).unwrap().settings), "mine");
-    let file = File::new(&format!("{ACCOUNT}[auth]\napi_token = \"theirs\"\n"));
-    let path = file.beside("secret", "mine\n");
+    let file = TestFile::new(&format!("{ACCOUNT}[auth]\napi_token = \"theirs\"\n"));
+    let path = file.write_sibling("secret", "mine\n");
     assert_eq!(token(&file.load(&[("RINGCX__AUTH__API_TOKEN_FILE", &path)]).unwrap().settings), "mine");
-    // Left empty as in the sample, it is not given.
-    let file = File::new(&format!("{ACCOUNT}[auth]\napi_token = \"\"\napi_token_file = \"{path}\"\n"));
+    // An empty value, as in the sample, counts as not set.
+    let file = TestFile::new(&format!("{ACCOUNT}[auth]\napi_token = \"\"\napi_token_file = \"{path}\"\n"));
     assert_eq!(token(&file.load(&[]).unwrap().settings), "mine");
 }
 
 #[test]
 fn credentials_are_read_again_from_their_files() {
-    let file = File::new("");
-    let (secret, jwt) = (file.beside("secret", "s1\n"), file.beside("jwt", "j1\n"));
+    let file = TestFile::new("");
+    let (secret, jwt) = (file.write_sibling("secret", "s1\n"), file.write_sibling("jwt", "j1\n"));
     let text = format!("{ACCOUNT}[auth]\nclient_id = \"a\"\nclient_secret_file = \"{secret}\"\njwt_file = \"{jwt}\"\n");
     let auth = load_text(&text, &[]).unwrap().settings.auth;
     assert!(!auth.files().is_empty());
-    file.beside("jwt", "j2\n");
-    let Auth::RingCentral { client_id, client_secret, jwt: token, .. } = auth.reread().unwrap() else {
+    file.write_sibling("jwt", "j2\n");
+    let Auth::RingCentral { client_id, client_secret, jwt: token, .. } = auth.reload_secrets().unwrap() else {
         panic!("another way to log in")
     };
     assert_eq!((client_id.as_str(), client_secret.expose_secret(), token.expose_secret()), ("a", "s1", "j2"));
     std::fs::remove_file(&jwt).unwrap();
-    let error = auth.reread().unwrap_err().to_string();
+    let error = auth.reload_secrets().unwrap_err().to_string();
     assert!(error.contains("auth.jwt_file") && error.contains("failed to read"), "{error}");
 
-    let plain = load_text(LEAST, &[]).unwrap().settings.auth;
+    let plain = load_text(MINIMAL, &[]).unwrap().settings.auth;
     assert!(plain.files().is_empty());
-    assert!(matches!(plain.reread().unwrap(), Auth::ApiToken { token, .. } if token.expose_secret() == "token"));
+    assert!(
+        matches!(plain.reload_secrets().unwrap(), Auth::ApiToken { token, .. } if token.expose_secret() == "token")
+    );
 }
 
 #[test]
 fn secrets_of_sinks_come_from_files_too() {
-    let file = File::new("");
+    let file = TestFile::new("");
     let (both, key) = (
-        file.beside("both", "new new new new new new new\n\nold old old old old old old\n"),
-        file.beside("key", "-----BEGIN\nkey\n-----END\n"),
+        file.write_sibling("both", "new new new new new new new\n\nold old old old old old old\n"),
+        file.write_sibling("key", "-----BEGIN\nkey\n-----END\n"),
     );
     let sinks = format!(
-        "{LEAST}[[sinks]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://x/hook\"\nsecrets_file = \"{both}\"\n\
+        "{MINIMAL}[[sinks]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://x/hook\"\nsecrets_file = \"{both}\"\n\
          [[sinks]]\nname = \"b\"\ntype = \"object_store\"\nurl = \"gs://x\"\n[sinks.options]\nGoogle_Service_Account_Key_File = \"{key}\"\n\
          aws_web_identity_token_file = \"/stays/a/path\"\ntimeout = 5\nallow_http = true\nempty = \"\"\n"
     );

@@ -10,7 +10,7 @@ const fn secs(secs: u64) -> Duration {
 
 #[test]
 fn what_is_not_given_has_its_documented_default() {
-    let Loaded { settings, warnings, .. } = load_text(LEAST, &[]).unwrap();
+    let LoadedSettings { settings, warnings, .. } = load_text(MINIMAL, &[]).unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(settings.api.platform_url, "https://platform.ringcentral.com");
     assert_eq!(settings.api.ringcx_url, "https://ringcx.ringcentral.com");
@@ -21,7 +21,7 @@ fn what_is_not_given_has_its_documented_default() {
         offset: secs(300),
         interval: secs(300),
         max_window: secs(3600),
-        start: Start::Now,
+        start: DiscoveryStart::Now,
         rechecks: vec![secs(3600), secs(86_400), secs(7 * 86_400)],
     };
     assert_eq!(settings.discovery, discovery);
@@ -76,9 +76,9 @@ fn a_sink_has_its_documented_defaults() {
 #[test]
 fn a_start_is_now_a_span_a_time_or_a_date() {
     let start = |text: &str| settings(&format!("[discovery]\nstart = {text}\n"), &[]).discovery.start;
-    assert_eq!(start("\"now\""), Start::Now);
-    assert_eq!(start("\"24h\""), Start::Back(secs(86_400)));
-    let midnight = Start::At(Time::parse("2026-01-02T00:00:00Z").unwrap());
+    assert_eq!(start("\"now\""), DiscoveryStart::Now);
+    assert_eq!(start("\"24h\""), DiscoveryStart::Back(secs(86_400)));
+    let midnight = DiscoveryStart::At(Time::parse("2026-01-02T00:00:00Z").unwrap());
     assert_eq!(start("\"2026-01-02\""), midnight);
     assert_eq!(start("2026-01-02"), midnight);
     assert_eq!(start("2026-01-02T01:00:00+01:00"), midnight);
@@ -114,16 +114,16 @@ fn what_the_vendor_does_not_document_warns_and_loads() {
     let more = "[discovery]\noffset = \"10s\"\ninterval = \"30s\"\n[limits]\nrequests_per_minute = 121\n\
                 [api]\nringcx_url = \"http://ringcx.example\"\nplatform_url = \"http://127.0.0.1:1\"\n\
                 [[sinks]]\nname = \"a\"\ntype = \"jsonl\"\npath = \"out\"\naccounts = [2, 3]\n";
-    let file = File::new(&format!("{LEAST}{more}"));
+    let file = TestFile::new(&format!("{MINIMAL}{more}"));
     let warnings = file.load(&[("RINGCX__LIMITS__METADATA_PER_MINUTE", "4")]).unwrap().warnings;
     let line = |n: usize| format!("({}:{n})", file.path().display());
     for words in [
         ["discovery.offset", &line(8), "5m"],
-        ["discovery.interval", &line(9), "30 metadata requests in 15 min where the limits allow 9"],
+        ["discovery.interval", &line(9), "30 metadata requests in 15 min, but the limits allow 9"],
         ["limits.requests_per_minute", &line(11), "120"],
         ["limits.metadata_per_minute", "RINGCX__LIMITS__METADATA_PER_MINUTE", "3"],
         ["api.ringcx_url", &line(13), "unencrypted"],
-        ["sinks[0].accounts", "\"3\"", "no sub_account_id"],
+        ["sinks[0].accounts", "\"3\"", "not a sub_account_id"],
     ] {
         assert!(
             warnings.iter().any(|warning| words.iter().all(|word| warning.contains(word))),
@@ -136,7 +136,7 @@ fn what_the_vendor_does_not_document_warns_and_loads() {
 #[test]
 fn short_and_long_spans_load_whatever_the_defaults_of_others_are() {
     let of = |more: &str| {
-        let loaded = load_text(&format!("{LEAST}{more}"), &[]).unwrap();
+        let loaded = load_text(&format!("{MINIMAL}{more}"), &[]).unwrap();
         (loaded.settings.discovery, loaded.settings.fetch, loaded.warnings)
     };
     let (discovery, _, warnings) = of("[discovery]\nwindow = \"2h\"\n");

@@ -1,4 +1,5 @@
-//! An object as a file: written beside its place, for this user alone, and put there once it is on the disk.
+//! Writes an object as a file: to a private temporary file next to its target, which is renamed
+//! once it is on disk.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
@@ -7,15 +8,17 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-/// Writes `content` to `name`, a path below `root`; folders that are missing are made.
+/// Writes `content` to `name`, a path below `root`. Missing folders are created.
 ///
 /// # Errors
-/// Where that fails; what was there stays then.
-pub(super) async fn write(root: PathBuf, name: String, content: Vec<Bytes>) -> io::Result<()> {
-    tokio::task::spawn_blocking(move || blocking(&root, &root.join(name), &content)).await.map_err(io::Error::other)?
+/// If the write fails. An existing file is kept then.
+pub(super) async fn write_object(root: PathBuf, name: String, content: Vec<Bytes>) -> io::Result<()> {
+    tokio::task::spawn_blocking(move || write_blocking(&root, &root.join(name), &content))
+        .await
+        .map_err(io::Error::other)?
 }
 
-fn blocking(root: &Path, path: &Path, content: &[Bytes]) -> io::Result<()> {
+fn write_blocking(root: &Path, path: &Path, content: &[Bytes]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(root);
     let is_new = !folder.exists();
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -25,19 +28,19 @@ fn blocking(root: &Path, path: &Path, content: &[Bytes]) -> io::Result<()> {
     }
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
-    sync(folder)?;
+    sync_folder(folder)?;
     if is_new {
-        // A new folder is durable when the one that it is in is.
-        let above = folder.ancestors().skip(1);
-        for folder in above.take_while(|folder| folder.starts_with(root)).chain(root.parent()) {
-            sync(folder)?;
+        // A new folder is durable once its parent is synced.
+        let parents = folder.ancestors().skip(1);
+        for folder in parents.take_while(|folder| folder.starts_with(root)).chain(root.parent()) {
+            sync_folder(folder)?;
         }
     }
     Ok(())
 }
 
-/// Some file systems know no such thing for folders; there is nothing more to do there.
-fn sync(folder: &Path) -> io::Result<()> {
+/// Some file systems cannot sync a folder; nothing more can be done there.
+fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied) => Ok(()),
         other => other,

@@ -1,4 +1,4 @@
-//! Names, options, and what is told of failures.
+//! Object names, options, and error messages.
 
 use wiremock::matchers::{header, method, path, path_regex};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
@@ -8,7 +8,7 @@ use crate::model::{AccountId, Artifact};
 
 pub(super) fn event(segment: &str) -> Event {
     Event {
-        feed: 1,
+        feed_seq: 1,
         account_key: 1,
         account: AccountId::new("1", "77"),
         dialog_id: None,
@@ -26,8 +26,8 @@ fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, SecretString> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), SecretString::from(*value))).collect()
 }
 
-/// A bucket behind a server that answers as told.
-fn bucket(endpoint: &str) -> ObjectStoreSink {
+/// A sink whose bucket is served by this endpoint.
+fn bucket_sink(endpoint: &str) -> ObjectStoreSink {
     let options = options(&[
         ("aws_endpoint", endpoint),
         ("aws_allow_http", "true"),
@@ -38,14 +38,14 @@ fn bucket(endpoint: &str) -> ObjectStoreSink {
     ObjectStoreSink::new("s3://bucket/a/b", ObjectFormat::Jsonl, &options).unwrap()
 }
 
-async fn answering(status: u16, body: &str) -> MockServer {
+async fn server_answering(status: u16, body: &str) -> MockServer {
     let server = MockServer::start().await;
     Mock::given(method("PUT")).respond_with(ResponseTemplate::new(status).set_body_string(body)).mount(&server).await;
     server
 }
 
-fn told(error: SinkError) -> String {
-    assert_eq!(error.kind, SinkErrorKind::Away);
+fn checked_message(error: SinkError) -> String {
+    assert_eq!(error.kind, SinkErrorKind::Unavailable);
     for secret in ["very-secret-key", "AKIATEST", "X-Amz", "said by a customer"] {
         assert!(!error.message.contains(secret), "{error}");
     }
@@ -63,9 +63,9 @@ fn an_object_is_named_by_its_account_its_hour_and_its_numbers() {
 }
 
 #[test]
-fn options_and_urls_that_are_of_no_use_are_refused() {
+fn invalid_options_and_urls_are_refused() {
     let failed = |url: &str, pairs: &[(&str, &str)]| {
-        told(ObjectStoreSink::new(url, ObjectFormat::Jsonl, &options(pairs)).err().unwrap())
+        checked_message(ObjectStoreSink::new(url, ObjectFormat::Jsonl, &options(pairs)).err().unwrap())
     };
     assert!(failed("ftp://x/y", &[]).contains("no known object store"));
     assert!(failed("nonsense", &[]).contains("not a URL"));
@@ -78,7 +78,7 @@ fn options_and_urls_that_are_of_no_use_are_refused() {
 }
 
 #[test]
-fn each_provider_takes_its_own_options() {
+fn each_provider_accepts_its_own_options() {
     let new = |url: &str, pairs: &[(&str, &str)]| ObjectStoreSink::new(url, ObjectFormat::Parquet, &options(pairs));
     new("s3://bucket/prefix", &[("aws_region", "eu-central-1"), ("timeout", "10s")]).unwrap();
     new("gs://bucket/prefix", &[("google_skip_signature", "true")]).unwrap();
@@ -88,7 +88,7 @@ fn each_provider_takes_its_own_options() {
 }
 
 #[tokio::test]
-async fn a_batch_is_put_below_the_prefix_with_its_type() {
+async fn a_batch_is_written_below_the_prefix_with_its_media_type() {
     let server = MockServer::start().await;
     let lines = |request: &Request| {
         let text = String::from_utf8(request.body.clone()).unwrap();
@@ -101,11 +101,11 @@ async fn a_batch_is_put_below_the_prefix_with_its_type() {
         .expect(1)
         .mount(&server)
         .await;
-    bucket(&server.uri()).put("77%2F/x", &[event("s1"), event("s2")]).await.unwrap();
+    bucket_sink(&server.uri()).put("77%2F/x", &[event("s1"), event("s2")]).await.unwrap();
 }
 
 #[tokio::test]
-async fn google_and_azure_are_put_to_alike() {
+async fn google_and_azure_are_written_to_as_well() {
     let key = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, "very-secret-key");
     for (url, status, word) in [("gs://bucket/a", 403, "AccessDenied"), ("az://bucket/a", 404, "ContainerNotFound")] {
         let server = MockServer::start().await;
@@ -130,13 +130,13 @@ async fn google_and_azure_are_put_to_alike() {
         };
         let sink = ObjectStoreSink::new(url, ObjectFormat::Parquet, &options(pairs)).unwrap();
         sink.put("x", &[event("s")]).await.unwrap();
-        let message = told(sink.put("elsewhere/x", &[event("s")]).await.unwrap_err());
+        let message = checked_message(sink.put("elsewhere/x", &[event("s")]).await.unwrap_err());
         assert!(message.contains(&format!("({status} {word})")), "{message}");
     }
 }
 
 #[tokio::test]
-async fn what_a_store_refuses_is_told_in_its_word_and_no_more() {
+async fn a_refusal_is_reported_with_the_stores_error_code_only() {
     let cases = [
         (403, "AccessDenied", "the credentials do not permit it (403 AccessDenied)"),
         (403, "SignatureDoesNotMatch", "it does not accept the credentials (403 SignatureDoesNotMatch)"),
@@ -148,31 +148,31 @@ async fn what_a_store_refuses_is_told_in_its_word_and_no_more() {
     ];
     for (status, word, expected) in cases {
         let body = format!("<Error><Code>{word}</Code><Message>X-Amz said by a customer</Message></Error>");
-        let server = answering(status, &body).await;
-        let error = bucket(&server.uri()).put("x", &[event("s")]).await.unwrap_err();
+        let server = server_answering(status, &body).await;
+        let error = bucket_sink(&server.uri()).put("x", &[event("s")]).await.unwrap_err();
         assert_eq!(error.status, Some(status));
-        let message = told(error);
+        let message = checked_message(error);
         assert!(message.starts_with("failed to write to s3://bucket: ") && message.contains(expected), "{message}");
     }
 }
 
 #[tokio::test]
-async fn a_store_that_fails_is_asked_again_a_few_times_only() {
-    let server = answering(503, "<Error><Code>SlowDown</Code></Error>").await;
-    let error = bucket(&server.uri()).put("x", &[event("s")]).await.unwrap_err();
-    assert!(told(error).contains("it is busy (503 SlowDown)"));
+async fn a_failing_store_is_retried_a_few_times_only() {
+    let server = server_answering(503, "<Error><Code>SlowDown</Code></Error>").await;
+    let error = bucket_sink(&server.uri()).put("x", &[event("s")]).await.unwrap_err();
+    assert!(checked_message(error).contains("it is busy (503 SlowDown)"));
     assert_eq!(server.received_requests().await.unwrap().len(), 3);
 }
 
 #[tokio::test]
-async fn a_store_that_is_not_there_is_told_as_such() {
+async fn an_unreachable_store_is_reported_as_such() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let gone = format!("http://127.0.0.1:{port}");
-    let message = told(bucket(&gone).put("x", &[event("s")]).await.unwrap_err());
+    let message = checked_message(bucket_sink(&gone).put("x", &[event("s")]).await.unwrap_err());
     assert!(message.contains("it cannot be reached"), "{message}");
     let mut no_keys = options(&[("aws_metadata_endpoint", &gone), ("aws_allow_http", "true"), ("aws_endpoint", &gone)]);
     no_keys.insert("aws_region".to_owned(), SecretString::from("x"));
     let sink = ObjectStoreSink::new("s3://bucket", ObjectFormat::Jsonl, &no_keys).unwrap();
-    let message = told(sink.put("x", &[event("s")]).await.unwrap_err());
+    let message = checked_message(sink.put("x", &[event("s")]).await.unwrap_err());
     assert!(message.contains("there are no credentials for it"), "{message}");
 }

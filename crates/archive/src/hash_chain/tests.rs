@@ -1,4 +1,4 @@
-//! Any change shows, and what was erased does not.
+//! Any change of an entry changes the head; an erased entry's leaf keeps it.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::model::AccountId;
 
 #[derive(Debug, Clone)]
-struct Kept {
+struct TestEntry {
     salt: Vec<u8>,
     segment_id: String,
     artifact: i64,
@@ -17,18 +17,18 @@ struct Kept {
     sha256: Vec<u8>,
 }
 
-impl Kept {
+impl TestEntry {
     fn leaf(&self, feed: i64) -> Hash {
-        let Kept { artifact, version, outcome, fetched, size, .. } = *self;
+        let TestEntry { artifact, version, outcome, fetched, size, .. } = *self;
         let (salt, segment_id, sha256) = (&*self.salt, &*self.segment_id, &*self.sha256);
-        Entry { salt, feed, sub: "7", segment_id, artifact, version, outcome, fetched, size, sha256 }.leaf()
+        FeedRecord { salt, feed, sub: "7", segment_id, artifact, version, outcome, fetched, size, sha256 }.leaf()
     }
 }
 
-fn kept() -> impl Strategy<Value = Kept> {
+fn test_entry() -> impl Strategy<Value = TestEntry> {
     let numbers = (0_i64..3, 1_i64..9, 0_i64..2, any::<i64>(), 0_i64..99_999);
-    (prop::collection::vec(any::<u8>(), SALT), "[a-z0-9/ ]{1,9}", numbers, prop::collection::vec(any::<u8>(), 32))
-        .prop_map(|(salt, segment_id, (artifact, version, outcome, fetched, size), sha256)| Kept {
+    (prop::collection::vec(any::<u8>(), SALT_LEN), "[a-z0-9/ ]{1,9}", numbers, prop::collection::vec(any::<u8>(), 32))
+        .prop_map(|(salt, segment_id, (artifact, version, outcome, fetched, size), sha256)| TestEntry {
             salt,
             segment_id,
             artifact,
@@ -40,15 +40,15 @@ fn kept() -> impl Strategy<Value = Kept> {
         })
 }
 
-fn head(entries: &[Kept]) -> Hash {
-    (1..).zip(entries).fold(START, |head, (feed, entry)| link(&head, &entry.leaf(feed)))
+fn head(entries: &[TestEntry]) -> Hash {
+    (1..).zip(entries).fold(GENESIS_HASH, |head, (feed, entry)| link(&head, &entry.leaf(feed)))
 }
 
 /// Changes one field; `bit` says how.
-fn change(entry: &mut Kept, field: usize, bit: u32) {
+fn change(entry: &mut TestEntry, field: usize, bit: u32) {
     let mask = 1_i64 << (bit % 63);
     match field {
-        0 => entry.salt[bit as usize % SALT] ^= 1 << (bit % 8),
+        0 => entry.salt[bit as usize % SALT_LEN] ^= 1 << (bit % 8),
         1 => entry.segment_id.push('x'),
         2 => entry.artifact ^= mask,
         3 => entry.version ^= mask,
@@ -62,7 +62,7 @@ fn change(entry: &mut Kept, field: usize, bit: u32) {
 proptest! {
     #[test]
     fn a_change_to_any_field_of_any_entry_changes_the_head(
-        entries in prop::collection::vec(kept(), 1..8), at in any::<prop::sample::Index>(), field in 0_usize..8, bit in any::<u32>(),
+        entries in prop::collection::vec(test_entry(), 1..8), at in any::<prop::sample::Index>(), field in 0_usize..8, bit in any::<u32>(),
     ) {
         let mut changed = entries.clone();
         let at = at.index(entries.len());
@@ -72,30 +72,30 @@ proptest! {
 
     #[test]
     fn a_missing_added_or_moved_entry_changes_the_head(
-        entries in prop::collection::vec(kept(), 2..8), one in any::<prop::sample::Index>(), other in any::<prop::sample::Index>(),
+        entries in prop::collection::vec(test_entry(), 2..8), one in any::<prop::sample::Index>(), other in any::<prop::sample::Index>(),
     ) {
-        let whole = head(&entries);
+        let original = head(&entries);
         let (one, other) = (one.index(entries.len()), other.index(entries.len()));
         let mut less = entries.clone();
         let removed = less.remove(one);
-        prop_assert_ne!(whole, head(&less));
+        prop_assert_ne!(original, head(&less));
         let mut more = entries.clone();
         more.insert(one, removed);
-        prop_assert_ne!(whole, head(&more));
+        prop_assert_ne!(original, head(&more));
         if one != other {
             let mut moved = entries;
             moved.swap(one, other);
-            prop_assert_ne!(whole, head(&moved));
+            prop_assert_ne!(original, head(&moved));
         }
     }
 
     #[test]
     fn the_leaf_of_an_erased_entry_keeps_the_chain_whole(
-        entries in prop::collection::vec(kept(), 1..8), at in any::<prop::sample::Index>(),
+        entries in prop::collection::vec(test_entry(), 1..8), at in any::<prop::sample::Index>(),
     ) {
         let leaves: Vec<Hash> = (1..).zip(&entries).map(|(feed, entry)| entry.leaf(feed)).collect();
         let erased = at.index(entries.len());
-        let walked = (0..entries.len()).fold(START, |head, index| {
+        let walked = (0..entries.len()).fold(GENESIS_HASH, |head, index| {
             let leaf = if index == erased { leaves[index] } else { entries[index].leaf(index as i64 + 1) };
             link(&head, &leaf)
         });
@@ -110,7 +110,7 @@ proptest! {
 
 #[test]
 fn fields_do_not_run_into_each_other() {
-    let of = |first: &[u8], second: &[u8]| Fields::new(b"x").bytes(first).bytes(second).hash();
+    let of = |first: &[u8], second: &[u8]| FieldHasher::new(b"x").bytes(first).bytes(second).hash();
     assert_ne!(of(b"ab", b"c"), of(b"a", b"bc"));
     assert_ne!(of(b"", b"a"), of(b"a", b""));
 }
@@ -118,9 +118,9 @@ fn fields_do_not_run_into_each_other() {
 /// The example in `docs/proof.md`: what other programs rely on must never change.
 #[test]
 fn the_bytes_are_those_that_were_written_down() {
-    let salt = [7; SALT];
+    let salt = [7; SALT_LEN];
     let sha256 = Sha256::digest(b"hello");
-    let entry = Entry {
+    let entry = FeedRecord {
         salt: &salt,
         feed: 1,
         sub: "99999999",
@@ -135,14 +135,18 @@ fn the_bytes_are_those_that_were_written_down() {
     let leaf = entry.leaf();
     let guide = include_str!("../../../../docs/proof.md");
     assert!(guide.contains(&hex(&leaf)), "leaf {}", hex(&leaf));
-    let head = link(&START, &leaf);
+    let head = link(&GENESIS_HASH, &leaf);
     assert!(guide.contains(&hex(&head)), "head {}", hex(&head));
     let mut manifest = manifest();
     manifest.head = head.to_vec();
-    manifest.beside =
-        Some(Beside { records: 1, record_head: START.to_vec(), journal: 1, journal_head: START.to_vec() });
+    manifest.record_heads = Some(RecordHeads {
+        records: 1,
+        record_head: GENESIS_HASH.to_vec(),
+        journal: 1,
+        journal_head: GENESIS_HASH.to_vec(),
+    });
     let metadata = MetadataRecord {
-        salt: &[7; SALT],
+        salt: &[7; SALT_LEN],
         record: 1,
         sub: "99999999",
         segment_id: "a-1",
@@ -153,7 +157,7 @@ fn the_bytes_are_those_that_were_written_down() {
         since: Some(1_800_000_000_000),
         digest: &Sha256::digest(b"{}")[..16],
     };
-    let stone = TombstoneRecord { record: 2, sub: "99999999", hash: &[9; 16], at: 5, kind: 0, day: 20_832 };
+    let tombstone = TombstoneRecord { record: 2, sub: "99999999", hash: &[9; 16], at: 5, kind: 0, day: 20_832 };
     let entry = JournalRecord {
         record: 1,
         at: 5,
@@ -171,7 +175,7 @@ fn the_bytes_are_those_that_were_written_down() {
     for (what, hash) in [
         ("manifest 2", manifest.digest()),
         ("metadata", metadata.leaf()),
-        ("tombstone", stone.leaf()),
+        ("tombstone", tombstone.leaf()),
         ("journal", entry.leaf()),
     ] {
         assert!(guide.contains(&hex(&hash)), "{what} {}", hex(&hash));
@@ -180,8 +184,8 @@ fn the_bytes_are_those_that_were_written_down() {
 
 #[test]
 fn a_change_to_any_field_of_metadata_changes_its_leaf() {
-    let whole = MetadataRecord {
-        salt: &[7; SALT],
+    let original = MetadataRecord {
+        salt: &[7; SALT_LEN],
         record: 1,
         sub: "7",
         segment_id: "a",
@@ -193,24 +197,24 @@ fn a_change_to_any_field_of_metadata_changes_its_leaf() {
         digest: &[1; 16],
     };
     let others = [
-        MetadataRecord { salt: &[8; SALT], ..whole },
-        MetadataRecord { record: 2, ..whole },
-        MetadataRecord { sub: "8", ..whole },
-        MetadataRecord { segment_id: "b", ..whole },
-        MetadataRecord { dialog_id: Some("e"), ..whole },
-        MetadataRecord { dialog_id: None, ..whole },
-        MetadataRecord { ended: Some(0), ..whole },
-        MetadataRecord { has_transcript: Some(0), ..whole },
-        MetadataRecord { is_agent: Some(1), ..whole },
-        MetadataRecord { since: None, ..whole },
-        MetadataRecord { digest: &[2; 16], ..whole },
+        MetadataRecord { salt: &[8; SALT_LEN], ..original },
+        MetadataRecord { record: 2, ..original },
+        MetadataRecord { sub: "8", ..original },
+        MetadataRecord { segment_id: "b", ..original },
+        MetadataRecord { dialog_id: Some("e"), ..original },
+        MetadataRecord { dialog_id: None, ..original },
+        MetadataRecord { ended: Some(0), ..original },
+        MetadataRecord { has_transcript: Some(0), ..original },
+        MetadataRecord { is_agent: Some(1), ..original },
+        MetadataRecord { since: None, ..original },
+        MetadataRecord { digest: &[2; 16], ..original },
     ];
     let mut leaves: Vec<Hash> = others.iter().map(MetadataRecord::leaf).collect();
-    leaves.push(whole.leaf());
+    leaves.push(original.leaf());
     let distinct: std::collections::BTreeSet<&Hash> = leaves.iter().collect();
     assert_eq!(distinct.len(), leaves.len());
     // Postgres keeps no NUL: a text that holds one has the same leaf there.
-    let leaf = |id| MetadataRecord { segment_id: id, ..whole }.leaf();
+    let leaf = |id| MetadataRecord { segment_id: id, ..original }.leaf();
     assert_eq!(leaf("a\0"), leaf("a\u{fffd}"));
 }
 
@@ -220,12 +224,12 @@ fn manifest() -> Manifest {
         day: 20_832,
         from: 0,
         feed: 1,
-        head: link(&START, &START).to_vec(),
+        head: link(&GENESIS_HASH, &GENESIS_HASH).to_vec(),
         segments: 1,
-        ledger: ledger([[20_832, 1, 2, 3]].into_iter()).to_vec(),
+        ledger: hash_daily_digests([[20_832, 1, 2, 3]].into_iter()).to_vec(),
         sealed: 1_800_000_060_000,
-        previous: START.to_vec(),
-        beside: None,
+        previous: GENESIS_HASH.to_vec(),
+        record_heads: None,
         hash: Vec::new(),
     };
     manifest.hash = manifest.digest().to_vec();
@@ -235,13 +239,17 @@ fn manifest() -> Manifest {
 #[test]
 fn a_line_is_read_back_and_refused_where_anything_in_it_was_altered() {
     let mut manifest = manifest();
-    manifest.beside =
-        Some(Beside { records: 5, record_head: START.to_vec(), journal: 6, journal_head: START.to_vec() });
+    manifest.record_heads = Some(RecordHeads {
+        records: 5,
+        record_head: GENESIS_HASH.to_vec(),
+        journal: 6,
+        journal_head: GENESIS_HASH.to_vec(),
+    });
     manifest.hash = manifest.digest().to_vec();
-    let line = Line::manifest(&AccountId::new("1", "99999999"), &manifest);
+    let line = ExportedLine::manifest(&AccountId::new("1", "99999999"), &manifest);
     let text = serde_json::to_string(&line).unwrap();
     assert!(text.contains(r#""type":"manifest""#) && text.contains(r#""day":"2027-01-14""#), "{text}");
-    assert_eq!(Line::parse(&text), Ok(line));
+    assert_eq!(ExportedLine::parse(&text), Ok(line));
     for (from, to) in [
         (r#""feed":1"#, r#""feed":2"#),
         (r#""from":0"#, r#""from":1"#),
@@ -253,8 +261,8 @@ fn a_line_is_read_back_and_refused_where_anything_in_it_was_altered() {
         ("\"99999999\"", "\"99999998\""),
     ] {
         assert!(text.contains(from), "{from} in {text}");
-        assert_eq!(Line::parse(&text.replace(from, to)), Err(LineError::Altered), "{from}");
+        assert_eq!(ExportedLine::parse(&text.replace(from, to)), Err(LineError::Altered), "{from}");
     }
-    assert!(matches!(Line::parse("{}"), Err(LineError::Foreign(_))));
-    assert!(matches!(Line::parse(&text.replace(&hex(&manifest.head), "00")), Err(LineError::Foreign(_))));
+    assert!(matches!(ExportedLine::parse("{}"), Err(LineError::NotAManifest(_))));
+    assert!(matches!(ExportedLine::parse(&text.replace(&hex(&manifest.head), "00")), Err(LineError::NotAManifest(_))));
 }

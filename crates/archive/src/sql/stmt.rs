@@ -1,25 +1,26 @@
-//! A statement and its arguments: what it becomes on each database.
+//! A statement with its arguments, and its form on each database. Pure.
 //!
-//! Pure. On Postgres many rows are arrays, one for each column, and the text is the same for any number of them. SQLite has no
-//! arrays: there a statement over many rows is run in pieces of a few sizes, and a list is padded to one of a few lengths, so
-//! that what has been prepared can be used again.
+//! On Postgres, many rows become one array per column, so the text is the same for any number of
+//! rows. SQLite has no arrays: a statement over many rows runs in pieces of a few fixed sizes, and
+//! a list is padded to one of a few lengths. So prepared statements can be reused.
 
 use bytes::Bytes;
 use sqlx::postgres::PgArguments;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe};
 
-use super::super::{BULK, DbError, search};
-use super::text::{as_array, as_arrays, list, rows};
+use super::super::{DbError, MAX_ROWS_PER_STATEMENT, search_index};
+use super::placeholders::{array_head, render_list, render_rows, unnest_head};
 use crate::clock::Time;
 
-/// How many rows a statement may have on SQLite, where its text depends on that: one over as many as happen to be there would be
-/// parsed and planned anew each time, which takes longer than to run it. So it is run in pieces of these sizes.
-const PIECES: [usize; 8] = [BULK, search::DOCS, 32, 16, 8, 4, 2, 1];
-/// So many arguments a statement may have that is put together and comes again.
-const FEW: usize = 32;
+/// Sizes of the pieces in which SQLite runs a statement over many rows. Each size is one text; a
+/// text for every number of rows would be parsed and planned each time, which takes longer than to
+/// run it.
+const ROWS_PER_PIECE: [usize; 8] = [MAX_ROWS_PER_STATEMENT, search_index::MAX_DOCS_PER_STATEMENT, 32, 16, 8, 4, 2, 1];
+/// A built statement with at most this many arguments is prepared for reuse.
+const MAX_REUSABLE_ARGS: usize = 32;
 
-/// A value on its way into a statement.
+/// A value to bind.
 #[derive(Debug, Clone)]
 pub enum Arg {
     /// BIGINT.
@@ -61,22 +62,22 @@ into_arg! {
 /// A statement and its arguments.
 #[derive(Debug, Clone)]
 pub struct Stmt {
-    text: Text,
+    text: StmtText,
     args: Vec<Arg>,
 }
 
 #[derive(Debug, Clone)]
-enum Text {
+enum StmtText {
     Fixed(&'static str),
     Built(String),
-    /// With a list after the arguments that stand in `head`.
+    /// With a list after the arguments in `head`.
     List {
         head: String,
         before: usize,
         count: usize,
         tail: String,
     },
-    /// Over many rows; how the placeholders look is the database's affair.
+    /// Over many rows. Each database has its own placeholders.
     Rows {
         head: &'static str,
         width: usize,
@@ -87,7 +88,7 @@ enum Text {
 
 /// Starts a statement; `$1`, `$2` … are bound in order.
 pub fn sql(text: &'static str) -> Stmt {
-    Stmt { text: Text::Fixed(text), args: Vec::new() }
+    Stmt { text: StmtText::Fixed(text), args: Vec::new() }
 }
 
 impl Stmt {
@@ -98,76 +99,78 @@ impl Stmt {
         self
     }
 
-    /// A statement over many rows: `head`, then the rows in parentheses, then `tail`. Nothing is bound elsewhere in it. It may be
-    /// run in pieces: what it does to a row, or finds for it, must not depend on the others.
+    /// A statement over many rows: `head`, then the rows in parentheses, then `tail`. It has no
+    /// other arguments. It may run in pieces, so its effect on a row must not depend on other rows.
     pub fn rows(head: &'static str, rows: Vec<Vec<Arg>>, tail: &'static str) -> Stmt {
         let (width, count) = (rows.first().map_or(0, Vec::len), rows.len());
-        Stmt { text: Text::Rows { head, width, count, tail }, args: rows.into_iter().flatten().collect() }
+        Stmt { text: StmtText::Rows { head, width, count, tail }, args: rows.into_iter().flatten().collect() }
     }
 
-    /// A statement with a list, `head ($k,$k+1,…) tail`, after arguments already bound by `first`. The list is a set: that
-    /// something stands in it twice makes no difference.
+    /// A statement with a list, `head ($k,$k+1,…) tail`, after the arguments `first`. The list is a
+    /// set: duplicates must make no difference.
     pub fn list(head: &str, first: Vec<Arg>, items: impl IntoIterator<Item = impl Into<Arg>>, tail: &str) -> Stmt {
         let mut args = first;
         let before = args.len();
         args.extend(items.into_iter().map(Into::into));
         let count = args.len() - before;
-        Stmt { text: Text::List { head: head.to_owned(), before, count, tail: tail.to_owned() }, args }
+        Stmt { text: StmtText::List { head: head.to_owned(), before, count, tail: tail.to_owned() }, args }
     }
 
-    /// A statement put together from parts of this program's own; never from input.
+    /// A statement built at run time from parts of this program, never from input.
     pub fn built(text: String) -> Stmt {
-        Stmt { text: Text::Built(text), args: Vec::new() }
+        Stmt { text: StmtText::Built(text), args: Vec::new() }
     }
 
     fn text(&self, postgres: bool) -> AssertSqlSafe<String> {
         AssertSqlSafe(match &self.text {
-            Text::Fixed(text) => (*text).to_owned(),
-            Text::Built(text) => text.clone(),
-            Text::List { head, before, count, tail } => list(head, *before, *count, tail, postgres),
-            Text::Rows { head, width, count, tail } => rows(head, *width, *count, tail, postgres),
+            StmtText::Fixed(text) => (*text).to_owned(),
+            StmtText::Built(text) => text.clone(),
+            StmtText::List { head, before, count, tail } => render_list(head, *before, *count, tail, postgres),
+            StmtText::Rows { head, width, count, tail } => render_rows(head, *width, *count, tail, postgres),
         })
     }
 
-    /// On Postgres: how many arguments stand alone, and into how many arrays the others go, if they do. Such a statement has one
-    /// text for any number of rows: it is parsed and planned once.
-    fn arrays(&self) -> Option<(usize, usize)> {
+    /// On Postgres: the number of scalar arguments, and the number of arrays for the others; `None`
+    /// where it uses no arrays. With arrays, the statement has one text for any number of rows and
+    /// is planned once.
+    fn array_layout(&self) -> Option<(usize, usize)> {
         match &self.text {
-            Text::List { head, before, .. } => as_array(head).map(|_| (*before, 1)),
-            Text::Rows { head, width, .. } => as_arrays(head).map(|_| (0, *width)),
-            Text::Fixed(_) | Text::Built(_) => None,
+            StmtText::List { head, before, .. } => array_head(head).map(|_| (*before, 1)),
+            StmtText::Rows { head, width, .. } => unnest_head(head).map(|_| (0, *width)),
+            StmtText::Fixed(_) | StmtText::Built(_) => None,
         }
     }
 
-    /// Whether the prepared statement is worth keeping: not where the text hardly comes again.
-    fn recurs(&self) -> bool {
+    /// Whether to keep the prepared statement: not where its text rarely recurs.
+    fn is_reusable(&self) -> bool {
         match &self.text {
-            Text::Rows { count, .. } => PIECES.contains(count),
-            Text::List { before, .. } => (self.args.len() - before).is_power_of_two(),
-            Text::Built(_) => self.args.len() <= FEW,
-            Text::Fixed(_) => true,
+            StmtText::Rows { count, .. } => ROWS_PER_PIECE.contains(count),
+            StmtText::List { before, .. } => (self.args.len() - before).is_power_of_two(),
+            StmtText::Built(_) => self.args.len() <= MAX_REUSABLE_ARGS,
+            StmtText::Fixed(_) => true,
         }
     }
 
-    /// The pieces in which SQLite runs it, the largest first; most are one.
+    /// The pieces in which SQLite runs it, the largest first. Most statements are one piece.
     pub(super) fn pieces(mut self) -> Vec<Stmt> {
-        let Text::Rows { head, width, mut count, tail } = self.text else { return vec![self] };
+        let StmtText::Rows { head, width, mut count, tail } = self.text else { return vec![self] };
         let mut pieces = Vec::new();
-        for size in PIECES {
+        for size in ROWS_PER_PIECE {
             while count > size {
                 count -= size;
                 let rest = self.args.split_off(size * width);
                 let args = std::mem::replace(&mut self.args, rest);
-                pieces.push(Stmt { text: Text::Rows { head, width, count: size, tail }, args });
+                pieces.push(Stmt { text: StmtText::Rows { head, width, count: size, tail }, args });
             }
         }
-        pieces.push(Stmt { text: Text::Rows { head, width, count, tail }, args: self.args });
+        pieces.push(Stmt { text: StmtText::Rows { head, width, count, tail }, args: self.args });
         pieces
     }
 
-    /// The same with a list as long as the next power of two, its last element repeated: there are few such texts.
+    /// Pads the list to the next power of two with its last element, so that there are few
+    /// different texts.
     fn padded(mut self) -> Stmt {
-        if let Text::List { before, count, .. } = &mut self.text
+        if let StmtText::List { before, count, .. } = &mut self.text
             && let Some(last) = self.args.get(*before..).and_then(<[Arg]>::last).cloned()
         {
             *count = count.next_power_of_two();
@@ -178,7 +181,7 @@ impl Stmt {
 
     pub(super) fn sqlite(self) -> Result<(AssertSqlSafe<String>, SqliteArguments, bool), DbError> {
         let stmt = self.padded();
-        let (text, recurs) = (stmt.text(false), stmt.recurs());
+        let (text, is_reusable) = (stmt.text(false), stmt.is_reusable());
         let mut args = SqliteArguments::default();
         for arg in stmt.args {
             match arg {
@@ -186,45 +189,45 @@ impl Stmt {
                 Arg::Text(value) => args.add(value),
                 Arg::Bytes(value) => args.add(value.map(Vec::from)),
             }
-            .map_err(DbError::encode)?;
+            .map_err(DbError::bind_failed)?;
         }
-        Ok((text, args, recurs))
+        Ok((text, args, is_reusable))
     }
 
     pub(super) fn postgres(mut self) -> Result<(AssertSqlSafe<String>, PgArguments, bool), DbError> {
-        let (text, recurs, arrays) = (self.text(true), self.recurs(), self.arrays());
+        let (text, is_reusable, array_layout) = (self.text(true), self.is_reusable(), self.array_layout());
         let mut args = PgArguments::default();
-        let rest = arrays.map(|(alone, _)| self.args.split_off(alone));
+        let rest = array_layout.map(|(scalars, _)| self.args.split_off(scalars));
         for arg in self.args {
             match arg {
                 Arg::Int(value) => args.add(value),
-                Arg::Text(value) => args.add(value.map(storable)),
+                Arg::Text(value) => args.add(value.map(replace_nul)),
                 Arg::Bytes(value) => args.add(value.map(Vec::from)),
             }
-            .map_err(DbError::encode)?;
+            .map_err(DbError::bind_failed)?;
         }
-        if let (Some(rest), Some((_, width))) = (rest, arrays) {
-            columns(rest, width).into_iter().try_for_each(|column| column.add(&mut args))?;
+        if let (Some(rest), Some((_, width))) = (rest, array_layout) {
+            array_columns(rest, width).into_iter().try_for_each(|column| column.add(&mut args))?;
         }
-        Ok((text, args, recurs || arrays.is_some()))
+        Ok((text, args, is_reusable || array_layout.is_some()))
     }
 }
 
-/// Postgres text cannot hold NUL; ids and texts that do are rare and only shown to people.
-fn storable(text: String) -> String {
+/// Postgres cannot store NUL in a text. Ids and texts with it are rare and only displayed.
+fn replace_nul(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
-/// One column of many rows, as an array.
+/// One column of many rows, as a Postgres array.
 #[derive(Default)]
-struct Column {
+struct ArrayColumn {
     ints: Vec<Option<i64>>,
     texts: Vec<Option<String>>,
     bytes: Vec<Option<Vec<u8>>>,
 }
 
-impl Column {
-    /// A column is of one type throughout.
+impl ArrayColumn {
+    /// Binds the column, whose values must all have one type.
     fn add(self, args: &mut PgArguments) -> Result<(), DbError> {
         match (self.ints.len(), self.texts.len(), self.bytes.len()) {
             (_, 0, 0) => args.add(self.ints),
@@ -232,17 +235,17 @@ impl Column {
             (0, 0, _) => args.add(self.bytes),
             _ => Err("a column holds values of two types".into()),
         }
-        .map_err(DbError::encode)
+        .map_err(DbError::bind_failed)
     }
 }
 
-fn columns(args: Vec<Arg>, width: usize) -> Vec<Column> {
-    let mut columns: Vec<Column> = (0..width).map(|_| Column::default()).collect();
+fn array_columns(args: Vec<Arg>, width: usize) -> Vec<ArrayColumn> {
+    let mut columns: Vec<ArrayColumn> = (0..width).map(|_| ArrayColumn::default()).collect();
     for (nth, arg) in args.into_iter().enumerate() {
         let Some(column) = columns.get_mut(nth.checked_rem(width).unwrap_or(0)) else { continue };
         match arg {
             Arg::Int(value) => column.ints.push(value),
-            Arg::Text(value) => column.texts.push(value.map(storable)),
+            Arg::Text(value) => column.texts.push(value.map(replace_nul)),
             Arg::Bytes(value) => column.bytes.push(value.map(Vec::from)),
         }
     }
@@ -261,12 +264,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_are_the_rows_in_order_and_their_texts_are_few(count in 1..=BULK as i64, width in 1..4i64) {
+        fn pieces_are_the_rows_in_order_and_their_texts_are_few(count in 1..=MAX_ROWS_PER_STATEMENT as i64, width in 1..4i64) {
             let rows = (0..count).map(|row| (0..width).map(|column| (row * width + column).into()).collect());
             let pieces = Stmt::rows("insert into t values ", rows.collect(), "").pieces();
             prop_assert_eq!(pieces.iter().flat_map(ints).collect::<Vec<_>>(), (0..count * width).collect::<Vec<_>>());
             for piece in &pieces {
-                prop_assert!(piece.recurs());
+                prop_assert!(piece.is_reusable());
                 let text = piece.text(false).0;
                 prop_assert_eq!(text.matches('?').count(), piece.args.len());
             }
@@ -274,11 +277,11 @@ mod tests {
         }
 
         #[test]
-        fn a_padded_list_is_the_same_set_and_its_texts_are_few(count in 1..=BULK as i64, before in 0..3i64) {
+        fn a_padded_list_is_the_same_set_and_its_texts_are_few(count in 1..=MAX_ROWS_PER_STATEMENT as i64, before in 0..3i64) {
             let head = ["select 1 where a in ", "select 1 where b = $1 and a in ", "select $1, $2 where a in "];
             let first = (0..before).map(|nth| (-1 - nth).into()).collect();
             let padded = Stmt::list(head[before as usize], first, 0..count, " order by a").padded();
-            prop_assert!(padded.recurs());
+            prop_assert!(padded.is_reusable());
             let (before, count) = (before as usize, count as usize);
             let ints = ints(&padded);
             prop_assert_eq!(&ints[..before + count], (-(before as i64)..0).rev().chain(0..count as i64).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! When a credential ends that says so itself, and what to tell people about it. Pure.
+//! The expiry of credentials that hold one, and the warning before it. Pure.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use serde_json::Value;
 
 use crate::clock::{Time, millis};
 
-use super::token::claims;
+use super::token::jwt_claims;
 
-/// So long before its end a credential is warned about.
-const WARN_BEFORE: Duration = Duration::from_secs(30 * 86_400);
+/// Warnings start this long before the expiry.
+const EXPIRY_WARNING_PERIOD: Duration = Duration::from_secs(30 * 86_400);
 
-/// A credential that ends soon, or has ended.
+/// The warning about a credential that expires soon or has expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expiry {
-    /// Whether it has.
-    pub over: bool,
-    /// What is wrong, without a final dot.
+pub struct ExpiryWarning {
+    /// Whether it has expired.
+    pub is_expired: bool,
+    /// The warning as a sentence, without a final full stop.
     pub sentence: String,
-    /// What to do.
+    /// What an operator can do.
     pub hint: &'static str,
 }
 
-/// What there is to say about credentials that end at `expires`: nothing while that is far off.
-pub fn expiry(expires: Time, now: Time) -> Option<Expiry> {
-    let (left, over) = (expires.since(now), expires <= now);
-    if left > WARN_BEFORE {
+/// The warning about credentials that expire at `expires`; `None` while that is far off.
+pub fn expiry_warning(expires: Time, now: Time) -> Option<ExpiryWarning> {
+    let (left, is_expired) = (expires.since(now), expires <= now);
+    if left > EXPIRY_WARNING_PERIOD {
         return None;
     }
     let at = expires.rfc3339_secs();
-    let sentence = match (over, left.as_secs() / 86_400) {
+    let sentence = match (is_expired, left.as_secs() / 86_400) {
         (true, _) => format!("the login's JWT credential ended at {at}: RingCentral refuses it"),
         (false, 0) => format!("the login's JWT credential ends at {at}, in less than a day"),
         (false, 1) => format!("the login's JWT credential ends at {at}, in 1 day"),
@@ -37,17 +37,17 @@ pub fn expiry(expires: Time, now: Time) -> Option<Expiry> {
     };
     let hint = "create a new JWT in the RingCentral developer portal (your name's menu, Credentials), for the same app, and put \
                 it into auth.jwt, or into the file of auth.jwt_file";
-    Some(Expiry { over, sentence, hint })
+    Some(ExpiryWarning { is_expired, sentence, hint })
 }
 
-/// When a token ends, if it is a JWT that says so.
-pub(super) fn of_token(text: &str) -> Option<Time> {
-    let claims = claims(text)?;
+/// When a token expires, if it is a JWT with an expiry.
+pub(super) fn token_expiry(text: &str) -> Option<Time> {
+    let claims = jwt_claims(text)?;
     let exp = match claims.get("exp")? {
         Value::String(text) => text.trim().parse().ok()?,
         other => other.as_f64()?,
     };
-    // Seconds, as the standard says; so large a number is milliseconds.
+    // Seconds by the standard; a number this large is milliseconds.
     let seconds = if exp > 1e11 { exp / 1000.0 } else { exp };
     (seconds.is_finite() && seconds > 0.0)
         .then(|| Time(millis(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))))
@@ -66,37 +66,37 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_warned_about_in_its_last_month_and_told_when_it_is_over() {
+    fn the_warning_starts_in_the_last_month_and_tells_when_the_credential_has_expired() {
         let end = Time::from_secs(2_000_000_000);
-        let at = |before: Duration| expiry(end, end - before);
+        let at = |before: Duration| expiry_warning(end, end - before);
         let days = |count: u64| Duration::from_secs(86_400 * count);
         assert_eq!(at(days(30) + Duration::from_secs(1)), None);
-        assert!(at(days(30)).is_some_and(|found| !found.over && found.sentence.ends_with("in 30 days")));
+        assert!(at(days(30)).is_some_and(|found| !found.is_expired && found.sentence.ends_with("in 30 days")));
         assert!(at(days(1)).is_some_and(|found| found.sentence.ends_with("in 1 day")));
         assert!(at(days(0) + Duration::from_secs(1)).is_some_and(|found| found.sentence.contains("less than a day")));
-        assert!(at(Duration::ZERO).is_some_and(|found| found.over && found.hint.contains("auth.jwt_file")));
-        assert!(expiry(end, end + days(400)).is_some_and(|found| found.over));
+        assert!(at(Duration::ZERO).is_some_and(|found| found.is_expired && found.hint.contains("auth.jwt_file")));
+        assert!(expiry_warning(end, end + days(400)).is_some_and(|found| found.is_expired));
     }
 
     #[test]
-    fn the_end_is_read_in_every_form_and_what_says_nothing_has_none() {
+    fn the_expiry_is_read_in_every_form_and_may_be_absent() {
         for payload in
             [r#"{"exp":1800000000}"#, r#"{"exp":"1800000000"}"#, r#"{"exp":1.8e9}"#, r#"{"exp":1800000000000}"#]
         {
-            assert_eq!(of_token(&jwt(payload)), Some(Time::from_secs(1_800_000_000)), "{payload}");
+            assert_eq!(token_expiry(&jwt(payload)), Some(Time::from_secs(1_800_000_000)), "{payload}");
         }
         for payload in ["{}", r#"{"exp":null}"#, r#"{"exp":"soon"}"#, r#"{"exp":-5}"#, "garbage"] {
-            assert_eq!(of_token(&jwt(payload)), None, "{payload}");
+            assert_eq!(token_expiry(&jwt(payload)), None, "{payload}");
         }
-        assert_eq!(of_token("a permanent token"), None);
+        assert_eq!(token_expiry("a permanent token"), None);
     }
 
     proptest! {
         #[test]
-        fn no_text_upsets_it(payload in ".*", exp in any::<f64>(), now in any::<i64>()) {
+        fn no_text_makes_it_panic(payload in ".*", exp in any::<f64>(), now in any::<i64>()) {
             for text in [jwt(&payload), jwt(&format!(r#"{{"exp":{exp}}}"#)), payload] {
-                if let Some(end) = of_token(&text) {
-                    let _ = expiry(end, Time(now));
+                if let Some(end) = token_expiry(&text) {
+                    let _ = expiry_warning(end, Time(now));
                 }
             }
         }

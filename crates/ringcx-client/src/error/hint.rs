@@ -1,50 +1,50 @@
-//! What a person can do about a call that failed: the permission, scope or setting that is missing, by name, and where it
-//! is set. Pure.
+//! What an operator can do about a failed call: the missing permission, scope or setting, and where
+//! it is set. Pure.
 
 use crate::backoff::Fault;
 use crate::model::Endpoint;
 
-use super::Cause;
+use super::ErrorCause;
 
-/// What to do, if there is anything to do.
-pub(super) fn hint(fault: Fault, endpoint: Endpoint, cause: Cause) -> Option<&'static str> {
+/// The hint for an error, if there is one.
+pub(super) fn hint(fault: Fault, endpoint: Endpoint, cause: ErrorCause) -> Option<&'static str> {
     match cause {
-        Cause::Untrusted => Some(
-            "the server, or a proxy between, shows a certificate that this machine does not trust or that has run out: set \
-             the clock, install or update ca-certificates, or add the proxy's authority (SSL_CERT_FILE)",
+        ErrorCause::UntrustedCertificate => Some(
+            "the server, or a proxy in between, shows a certificate that is expired or not trusted: set the clock, install or \
+             update ca-certificates, or add the proxy's certificate authority (SSL_CERT_FILE)",
         ),
-        Cause::Unreachable => Some("check the URLs in [api], and DNS, proxy and firewall"),
-        Cause::Store => Some("check the database"),
-        Cause::Outage => Some(
-            "nothing to do: this is an outage of the vendor's, the login is well; it is tried again by itself. Should it last, \
+        ErrorCause::Unreachable => Some("check the URLs in [api], and DNS, proxy and firewall"),
+        ErrorCause::ReservationFailed => Some("check the database"),
+        ErrorCause::Outage => Some(
+            "nothing to do: the vendor has an outage, and the login itself is valid. It is retried automatically. If it lasts, \
              see RingCentral's status page or ask its support",
         ),
-        Cause::Futile => Some(
-            "check that api.ringcx_url and api.summary_url are of the account's region, and that the user is active in \
+        ErrorCause::RenewalSuspended => Some(
+            "check that api.ringcx_url and api.summary_url belong to the account's region, and that the user is active in \
              RingCX",
         ),
-        _ => answered(fault, endpoint),
+        _ => hint_for_fault(fault, endpoint),
     }
 }
 
-fn answered(fault: Fault, endpoint: Endpoint) -> Option<&'static str> {
+fn hint_for_fault(fault: Fault, endpoint: Endpoint) -> Option<&'static str> {
     match fault {
-        Fault::Unauthorised => Some(unauthorised(endpoint)),
-        Fault::Forbidden => Some(forbidden(endpoint)),
-        Fault::RateLimited => Some("something else may use the same account: lower [limits] to leave it its share"),
+        Fault::Unauthorised => Some(hint_for_unauthorised(endpoint)),
+        Fault::Forbidden => Some(hint_for_forbidden(endpoint)),
+        Fault::RateLimited => Some("another client may use the same account: lower [limits] to leave requests for it"),
         Fault::NotYet if endpoint == Endpoint::Metadata => {
             Some("check rc_account_id and sub_account_id in [[accounts]]")
         }
         Fault::NotYet if endpoint == Endpoint::Accounts => Some("check api.ringcx_url"),
         Fault::Permanent if endpoint == Endpoint::Metadata => Some(
-            "check rc_account_id and sub_account_id in [[accounts]], and that discovery.max_window is one that the API takes",
+            "check rc_account_id and sub_account_id in [[accounts]], and that the API accepts discovery.max_window",
         ),
         _ => None,
     }
 }
 
-/// A redirect: which setting names the host that has moved.
-pub(super) const fn moved(endpoint: Endpoint) -> &'static str {
+/// The setting that names the host that has moved.
+pub(super) const fn redirect_hint(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::AgentSummary | Endpoint::AutoSummary => {
             "if that host is RingCentral's, set api.summary_url to it (https:// and the host) and restart"
@@ -58,21 +58,21 @@ pub(super) const fn moved(endpoint: Endpoint) -> &'static str {
     }
 }
 
-const fn unauthorised(endpoint: Endpoint) -> &'static str {
+const fn hint_for_unauthorised(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::Login => "check the credentials in [auth]",
         Endpoint::AgentSummary | Endpoint::AutoSummary => {
-            "check that api.summary_url is of the same region as api.ringcx_url, and that the user may see summaries"
+            "check that api.summary_url belongs to the same region as api.ringcx_url, and that the user may see summaries"
         }
         Endpoint::Metadata | Endpoint::Transcript | Endpoint::Accounts => {
-            "check that api.ringcx_url is of the account's region, and that the login's user is active in the RingCX admin \
-             portal, under Users"
+            "check that api.ringcx_url belongs to the account's region, and that the login's user is active in the RingCX \
+             admin portal, under Users"
         }
     }
 }
 
-/// A 403: the login is good, the user lacks a permission. Which one, by what was asked for.
-const fn forbidden(endpoint: Endpoint) -> &'static str {
+/// A 403: the login is valid, and the user lacks a permission, which depends on the endpoint.
+const fn hint_for_forbidden(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::Login => {
             "give the login's user access to RingCX: in the RingCentral admin portal under Users, its licences and roles; then \
@@ -117,20 +117,22 @@ mod tests {
     ];
 
     #[test]
-    fn whatever_a_person_has_to_act_on_says_what_and_where() {
+    fn each_refusal_hints_at_what_to_do_and_where() {
         for endpoint in ALL {
-            let forbidden = hint(Fault::Forbidden, endpoint, Cause::Answered).unwrap();
+            let forbidden = hint(Fault::Forbidden, endpoint, ErrorCause::Answered).unwrap();
             assert!(forbidden.contains("RingCX admin portal"), "{endpoint:?}: {forbidden}");
-            assert!(hint(Fault::Unauthorised, endpoint, Cause::Answered).is_some_and(|hint| hint.starts_with("check")));
+            assert!(
+                hint(Fault::Unauthorised, endpoint, ErrorCause::Answered).is_some_and(|hint| hint.starts_with("check"))
+            );
         }
         let hints: std::collections::BTreeSet<_> =
-            ALL.map(|endpoint| hint(Fault::Forbidden, endpoint, Cause::Answered)).into();
-        assert_eq!(hints.len(), ALL.len(), "each permission is named apart");
+            ALL.map(|endpoint| hint(Fault::Forbidden, endpoint, ErrorCause::Answered)).into();
+        assert_eq!(hints.len(), ALL.len(), "each permission has its own hint");
     }
 
     #[test]
-    fn what_the_vendor_has_to_switch_on_is_called_by_its_name() {
-        let hint = |endpoint| hint(Fault::Forbidden, endpoint, Cause::Answered).unwrap();
+    fn vendor_settings_are_named_exactly() {
+        let hint = |endpoint| hint(Fault::Forbidden, endpoint, ErrorCause::Answered).unwrap();
         assert!(hint(Endpoint::Metadata).contains("\"WEM Access\", which RingCentral's customer success manager"));
         for endpoint in [Endpoint::Transcript, Endpoint::AgentSummary, Endpoint::AutoSummary] {
             assert!(hint(endpoint).contains("\"Enable AI Summaries\" in the queue's AI Tools"), "{endpoint:?}");
@@ -138,9 +140,9 @@ mod tests {
     }
 
     #[test]
-    fn what_stood_in_the_way_before_an_answer_counts_first() {
+    fn connection_errors_have_their_own_hints() {
         let hint = |cause| hint(Fault::Transient, Endpoint::Login, cause).unwrap();
-        assert!(hint(Cause::Untrusted).contains("certificate"));
-        assert!(hint(Cause::Unreachable).contains("[api]"));
+        assert!(hint(ErrorCause::UntrustedCertificate).contains("certificate"));
+        assert!(hint(ErrorCause::Unreachable).contains("[api]"));
     }
 }

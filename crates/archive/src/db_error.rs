@@ -1,0 +1,239 @@
+//! Database errors, classified by who has to act.
+
+use std::path::Path;
+
+use sqlx::migrate::MigrateError;
+
+/// Who has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DbFault {
+    /// The database is unreachable, busy or overloaded: a retry helps.
+    Unavailable,
+    /// The disk is full or read-only: a retry helps once that is fixed.
+    StorageFull,
+    /// Another replica holds the lease on the account now.
+    LeaseLost,
+    /// The program or the database has the wrong version, or the database is damaged: manual
+    /// intervention is required.
+    Broken,
+}
+
+/// A database operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct DbError {
+    message: String,
+    fault: DbFault,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl DbError {
+    /// Who has to act.
+    pub fn fault(&self) -> DbFault {
+        self.fault
+    }
+
+    /// Whether a retry may succeed without a change to the program.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.fault, DbFault::Unavailable | DbFault::StorageFull)
+    }
+
+    /// An error of this kind. `message` says what failed and why; a last line `hint: …` says what
+    /// would help.
+    pub fn new(fault: DbFault, message: impl Into<String>) -> DbError {
+        DbError { message: message.into(), fault, source: None }
+    }
+
+    pub(super) fn bind_failed(source: Box<dyn std::error::Error + Send + Sync>) -> DbError {
+        DbError { message: "failed to bind a value".into(), fault: DbFault::Broken, source: Some(source) }
+    }
+
+    /// A column with a value that the program never writes. It is an error rather than a default,
+    /// so that no work is lost silently.
+    pub(super) fn inconsistent(column: &str, key: i64, held: impl std::fmt::Display) -> DbError {
+        DbError::new(
+            DbFault::Broken,
+            format!(
+                "{column} of row {key} holds {held}, which is not a valid value\nhint: the database was damaged or changed by hand; run `ringcx-extractor verify` to find other damage, and restore the row from a backup"
+            ),
+        )
+    }
+
+    pub(super) fn lease_lost(account: i64) -> DbError {
+        DbError::new(DbFault::LeaseLost, format!("account {account} has another owner now"))
+    }
+
+    pub(super) fn missing_file(path: &Path) -> DbError {
+        DbError::new(
+            DbFault::Broken,
+            format!(
+                "failed to open the database {}: there is no such file\nhint: `ringcx-extractor run` creates it; or point database.url at the right one",
+                path.display()
+            ),
+        )
+    }
+
+    pub(super) fn schema_too_new(held: i64, newest: i64) -> DbError {
+        DbError::new(
+            DbFault::Broken,
+            format!(
+                "failed to open the database: it is from a newer version of this program (migration {held}, this one knows {newest})\nhint: run that version again, or restore a backup made before the upgrade; nothing was changed"
+            ),
+        )
+    }
+
+    pub(super) fn schema_too_old(held: i64, newest: i64) -> DbError {
+        DbError::new(
+            DbFault::Broken,
+            format!(
+                "failed to open the database: it is at migration {held}, this program needs {newest}\nhint: run `ringcx-extractor migrate` (`run` does it too)"
+            ),
+        )
+    }
+
+    pub(super) fn open_failed(path: &Path, source: sqlx::Error) -> DbError {
+        let inner = DbError::from(source);
+        DbError {
+            message: format!(
+                "failed to open the database {}: {}\nhint: the file must be a SQLite database that this user may read and write, on a local disk with room; run commands as the daemon's user",
+                path.display(),
+                inner.message
+            ),
+            ..inner
+        }
+        .reclassify_open_error(path)
+    }
+
+    /// Keeps [`DbFault::StorageFull`] only if the disk really is full, which is transient. Any
+    /// other reason why a file cannot be opened requires manual intervention.
+    pub(super) fn reclassify_open_error(self, path: &Path) -> DbError {
+        if self.fault != DbFault::StorageFull {
+            return self;
+        }
+        if !is_disk_full(path) {
+            return DbError { fault: DbFault::Broken, ..self };
+        }
+        let message = format!(
+            "failed to open the database {}: the disk is full\nhint: free some space; the daemon then continues by itself",
+            path.display()
+        );
+        DbError { message, ..self }
+    }
+
+    pub(super) fn create_failed(path: &Path, source: std::io::Error) -> DbError {
+        DbError {
+            message: format!(
+                "failed to create the database {}: {source}\nhint: the folder must exist or be creatable, and be writable by this user",
+                path.display()
+            ),
+            fault: DbFault::Broken,
+            source: Some(Box::new(source)),
+        }
+    }
+
+    pub(super) fn invalid_url(_source: sqlx::Error) -> DbError {
+        // The source may quote the URL, which may hold a password.
+        DbError::new(
+            DbFault::Broken,
+            "failed to read database.url\nhint: postgres://user:password@host:5432/database, with special characters percent-encoded",
+        )
+    }
+
+    /// At start-up, a refused login or a missing database is a mistake in the settings.
+    pub(super) fn connect_failed(source: sqlx::Error) -> DbError {
+        let code = source.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+        let is_mistake = matches!(code.get(..2), Some("28" | "3D" | "3F"));
+        let mut inner = DbError::from(source);
+        if is_mistake {
+            inner.fault = DbFault::Broken;
+        }
+        let hint = if inner.message.contains("certificate") {
+            "have the server's certificate renewed, or name the authority that signed it: sslrootcert=FILE in database.url, or SSL_CERT_FILE"
+        } else {
+            "is the server up, is the address in database.url right, may this user log in?"
+        };
+        DbError { message: format!("failed to reach the Postgres database: {}\nhint: {hint}", inner.message), ..inner }
+    }
+}
+
+/// Whether the file's disk lacks the space to open it, which takes a write-ahead log and a page of
+/// shared memory.
+fn is_disk_full(path: &Path) -> bool {
+    const MIN_FREE_BYTES: u64 = 64 * 1024;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    rustix::fs::statvfs(folder).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < MIN_FREE_BYTES)
+}
+
+/// SQLite's primary result codes that concern the disk.
+const SQLITE_READONLY: u32 = 8;
+const SQLITE_IOERR: u32 = 10;
+const SQLITE_CORRUPT: u32 = 11;
+const SQLITE_FULL: u32 = 13;
+const SQLITE_CANTOPEN: u32 = 14;
+const SQLITE_NOTADB: u32 = 26;
+
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> DbError {
+        let message = match &error {
+            sqlx::Error::Database(inner) => inner.message().to_owned(),
+            sqlx::Error::PoolTimedOut => "no connection to the database became free in time".to_owned(),
+            _ => error.to_string(),
+        };
+        DbError { message, fault: fault_of(&error), source: Some(Box::new(error)) }
+    }
+}
+
+fn fault_of(error: &sqlx::Error) -> DbFault {
+    match error {
+        sqlx::Error::Database(inner) => {
+            let code = inner.code().map(|code| code.into_owned()).unwrap_or_default();
+            fault_of_code(&code, inner.as_error().is::<sqlx::postgres::PgDatabaseError>())
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => DbFault::Unavailable,
+        _ => DbFault::Broken,
+    }
+}
+
+fn fault_of_code(code: &str, postgres: bool) -> DbFault {
+    if postgres {
+        return match code.get(..2) {
+            // Connection, resources, operator intervention, system, serialisation and deadlock.
+            Some("53") if code == "53100" => DbFault::StorageFull,
+            Some("08" | "53" | "57" | "58" | "40") => DbFault::Unavailable,
+            // A lock time-out; a rotated password; a database that was renamed, or that is just
+            // being restored. The daemon continues once someone has acted.
+            Some("55" | "28" | "3D" | "3F") => DbFault::Unavailable,
+            _ if matches!(code, "42501" | "42P01") => DbFault::Unavailable,
+            // A server that is read-only for now, and a transaction that was rolled back because it
+            // was idle.
+            Some("25") if matches!(code, "25006" | "25P03") => DbFault::Unavailable,
+            _ => DbFault::Broken,
+        };
+    }
+    match code.parse::<u32>().unwrap_or(0) & 0xff {
+        SQLITE_FULL | SQLITE_READONLY | SQLITE_IOERR | SQLITE_CANTOPEN => DbFault::StorageFull,
+        5 | 6 => DbFault::Unavailable,
+        SQLITE_CORRUPT | SQLITE_NOTADB => DbFault::Broken,
+        _ => DbFault::Broken,
+    }
+}
+
+impl From<MigrateError> for DbError {
+    fn from(error: MigrateError) -> DbError {
+        let fault = match &error {
+            MigrateError::Execute(inner) | MigrateError::ExecuteMigration(inner, _) => fault_of(inner),
+            _ => DbFault::Broken,
+        };
+        DbError {
+            message: format!("failed to bring the database up to date: {error}"),
+            fault,
+            source: Some(Box::new(error)),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Records a delivery round of a sink in one transaction: cursors, failed deliveries, object
+//! batches and replay progress.
+//!
+//! A cursor advances only under the account's current lease.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::super::{Arg, Db, DbError, Lease, MAX_ROWS_PER_STATEMENT, Stmt, Tx, sql};
+use super::FailedDelivery;
+use crate::clock::{Time, millis};
+
+/// How far a round advances the cursor in one account.
+#[derive(Debug, Clone)]
+pub struct CursorAdvance {
+    /// The lease under which it was delivered.
+    pub lease: Lease,
+    /// Everything up to this sequence number was delivered, failed or filtered out.
+    pub upto: i64,
+    /// Number of delivered events.
+    pub delivered: u64,
+}
+
+/// How far a replay has advanced.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplayProgress {
+    /// Key of the replay.
+    pub id: i64,
+    /// Everything up to this sequence number was processed.
+    pub upto: i64,
+    /// Number of sent events.
+    pub sent: u64,
+    /// Whether it is finished.
+    pub is_finished: bool,
+}
+
+/// The results of a delivery round.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryRound {
+    /// Key of the sink.
+    pub sink: i64,
+    /// When the round was made.
+    pub at: Time,
+    /// Cursor advances. Results of accounts that are not listed here, or have another owner now,
+    /// are ignored.
+    pub advances: Vec<CursorAdvance>,
+    /// Events that were not delivered.
+    pub failed_deliveries: Vec<FailedDelivery>,
+    /// Failed deliveries to delete, by account and sequence number: they were delivered, or their
+    /// artifact was deleted.
+    pub cleared: Vec<(i64, i64)>,
+    /// Whether the accounts' object batches were written.
+    pub object_batches_written: bool,
+    /// The replay that advanced.
+    pub replay_progress: Option<ReplayProgress>,
+    /// Why the sink refuses further events, if it does.
+    pub stopped: Option<String>,
+}
+
+impl Db {
+    /// Records the results of a round. Returns the accounts whose lease was still held.
+    ///
+    /// # Errors
+    /// Nothing was committed; or, if the connection broke during the commit, everything may have
+    /// been. Delivery is at least once, so the round may be repeated.
+    pub async fn record_delivery_round(&self, round: &DeliveryRound) -> Result<HashSet<i64>, DbError> {
+        let mut tx = self.begin().await?;
+        let held = tx.held_leases(round.advances.iter().map(|advance| advance.lease)).await?;
+        tx.advance_cursors(round, &held).await?;
+        tx.delete_cleared(round, &held).await?;
+        tx.save_failed_deliveries(round, &held).await?;
+        if let Some(progress) = round.replay_progress {
+            tx.advance_replay(progress, round.at).await?;
+        }
+        if let Some(why) = &round.stopped {
+            let stmt = sql("update sink set stopped = $2, reason = $3 where id = $1 and stopped is null");
+            tx.run(stmt.bind(round.sink).bind(round.at).bind(why)).await?;
+        }
+        tx.commit().await?;
+        Ok(held)
+    }
+}
+
+impl Tx {
+    /// The accounts of those leases that still hold. They hold until the transaction ends.
+    async fn held_leases(&mut self, leases: impl Iterator<Item = Lease>) -> Result<HashSet<i64>, DbError> {
+        let leases: HashSet<(i64, i64)> = leases.map(|lease| (lease.account, lease.epoch)).collect();
+        let mut accounts: Vec<i64> = leases.iter().map(|(account, _)| *account).collect();
+        accounts.sort_unstable();
+        let tail = self.for_share_clause();
+        let mut held = HashSet::with_capacity(accounts.len());
+        for part in accounts.chunks(MAX_ROWS_PER_STATEMENT) {
+            let stmt = Stmt::list("select id, epoch from account where id in ", Vec::new(), part.iter().copied(), tail);
+            for row in self.all(stmt).await? {
+                let (account, epoch) = (row.int(0)?, row.int(1)?);
+                if leases.contains(&(account, epoch)) {
+                    held.insert(account);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    async fn advance_cursors(&mut self, round: &DeliveryRound, held: &HashSet<i64>) -> Result<(), DbError> {
+        // One row per account: an upsert may touch a row only once.
+        let mut advances: BTreeMap<i64, CursorAdvance> = BTreeMap::new();
+        for advance in round.advances.iter().filter(|advance| held.contains(&advance.lease.account)) {
+            let sum = advances.entry(advance.lease.account).or_insert(CursorAdvance {
+                upto: 0,
+                delivered: 0,
+                ..advance.clone()
+            });
+            sum.upto = sum.upto.max(advance.upto);
+            sum.delivered += advance.delivered;
+        }
+        let advances: Vec<CursorAdvance> = advances.into_values().collect();
+        for part in advances.chunks(MAX_ROWS_PER_STATEMENT) {
+            let rows = part.iter().map(|advance| {
+                vec![
+                    Arg::from(round.sink),
+                    advance.lease.account.into(),
+                    advance.upto.into(),
+                    advance.delivered.into(),
+                    Arg::Int((advance.delivered > 0).then_some(round.at.0)),
+                ]
+            });
+            let stmt = Stmt::rows(
+                "insert into sink_cursor (sink, account, feed, delivered, last_delivered) values ",
+                rows.collect(),
+                " on conflict (sink, account) do update set delivered = sink_cursor.delivered + excluded.delivered,
+                 feed = case when excluded.feed > sink_cursor.feed then excluded.feed else sink_cursor.feed end,
+                 last_delivered = coalesce(excluded.last_delivered, sink_cursor.last_delivered)",
+            );
+            self.run(stmt).await?;
+            if round.object_batches_written {
+                let rows = part
+                    .iter()
+                    .map(|advance| vec![Arg::from(round.sink), advance.lease.account.into(), advance.upto.into()]);
+                let stmt =
+                    Stmt::rows("delete from sink_batch where (sink, account, last) in (values ", rows.collect(), ")");
+                self.run(stmt).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_cleared(&mut self, round: &DeliveryRound, held: &HashSet<i64>) -> Result<(), DbError> {
+        let cleared: Vec<&(i64, i64)> = round.cleared.iter().filter(|(account, _)| held.contains(account)).collect();
+        for part in cleared.chunks(MAX_ROWS_PER_STATEMENT) {
+            let rows =
+                part.iter().map(|(account, feed)| vec![Arg::from(round.sink), (*account).into(), (*feed).into()]);
+            let stmt =
+                Stmt::rows("delete from sink_event where (sink, account, feed) in (values ", rows.collect(), ")");
+            self.run(stmt).await?;
+        }
+        Ok(())
+    }
+
+    /// Failed deliveries of artifacts that were erased after the attempt are not saved: the erasure
+    /// could not delete them, because they did not exist yet.
+    async fn save_failed_deliveries(&mut self, round: &DeliveryRound, held: &HashSet<i64>) -> Result<(), DbError> {
+        let existing = self.existing_items(round.failed_deliveries.iter().map(|delivery| delivery.item.0)).await?;
+        let failed_deliveries = round
+            .failed_deliveries
+            .iter()
+            .filter(|delivery| held.contains(&delivery.account) && existing.contains(&delivery.item.0));
+        let failed_deliveries: BTreeMap<(i64, i64), &FailedDelivery> =
+            failed_deliveries.map(|delivery| ((delivery.account, delivery.feed), delivery)).collect();
+        let failed_deliveries: Vec<&FailedDelivery> = failed_deliveries.into_values().collect();
+        for part in failed_deliveries.chunks(MAX_ROWS_PER_STATEMENT) {
+            let rows = part.iter().map(|delivery| {
+                vec![
+                    Arg::from(round.sink),
+                    delivery.account.into(),
+                    delivery.feed.into(),
+                    delivery.item.0.into(),
+                    delivery.failed.into(),
+                    delivery.tries.into(),
+                    millis(delivery.waited).into(),
+                    delivery.first_try.into(),
+                    delivery.last_try.into(),
+                    delivery.due.into(),
+                    Arg::Int(delivery.status.map(i64::from)),
+                    Arg::from(&delivery.reason),
+                ]
+            });
+            let stmt = Stmt::rows(
+                "insert into sink_event (sink, account, feed, item, state, tries, waited, first_try, last_try, due, status, reason) values ",
+                rows.collect(),
+                " on conflict (sink, account, feed) do update set state = excluded.state, tries = excluded.tries,
+                 waited = excluded.waited, last_try = excluded.last_try, due = excluded.due, status = excluded.status,
+                 reason = excluded.reason",
+            );
+            self.run(stmt).await?;
+        }
+        Ok(())
+    }
+
+    /// Those items of which the archive stores a version.
+    async fn existing_items(&mut self, items: impl Iterator<Item = i64>) -> Result<HashSet<i64>, DbError> {
+        let items: Vec<i64> = items.collect();
+        let mut existing = HashSet::with_capacity(items.len());
+        for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
+            let head = "select item from artifact where item in ";
+            for row in self.all(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await? {
+                existing.insert(row.int(0)?);
+            }
+        }
+        Ok(existing)
+    }
+}

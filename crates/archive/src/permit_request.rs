@@ -1,0 +1,51 @@
+//! Permit requests: a command asks the running daemon for one request of its rate limit. Only the
+//! daemon knows how much is left.
+
+use std::time::Duration;
+
+use super::{Db, DbError, sql};
+use crate::clock::{Time, millis};
+
+impl Db {
+    /// Asks the owner of an account for a permit for one request. Returns the key of the permit
+    /// request.
+    pub async fn request_permit(&self, account: i64, now: Time) -> Result<i64, DbError> {
+        let mut tx = self.begin().await?;
+        let stmt = sql("insert into guest (account, asked) values ($1, $2) returning id");
+        let row = tx.first(stmt.bind(account).bind(now)).await?.ok_or_else(|| DbError::lease_lost(account))?;
+        let id = row.int(0)?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// Whether the permit was granted. The request must then be sent within a second.
+    pub async fn is_permit_granted(&self, id: i64) -> Result<bool, DbError> {
+        let row = self.first(sql("select granted from guest where id = $1").bind(id)).await?;
+        Ok(row.map(|row| row.maybe_int(0)).transpose()?.flatten().is_some())
+    }
+
+    /// Records that a command sent a request for an account without a live owner, so that the next
+    /// owner accounts for it.
+    pub async fn record_foreign_use(&self, account: i64, lease_duration: Duration, now: Time) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        let database_now = now.plus_millis(tx.clock_offset_ms(now).await?);
+        let stmt = sql("update account set owner = null, epoch = epoch + 1, let_go = $3 where id = $1 and not exists
+             (select 1 from replica r where r.name = account.owner and r.released is null and r.heartbeat > $2)");
+        tx.run(stmt.bind(account).bind(database_now.plus_millis(-millis(lease_duration))).bind(database_now)).await?;
+        tx.commit().await
+    }
+
+    /// Pending permit requests: key and account, the oldest first.
+    pub async fn pending_permit_requests(&self) -> Result<Vec<(i64, i64)>, DbError> {
+        let rows = self.all(sql("select id, account from guest where granted is null order by id limit 100")).await?;
+        rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
+    }
+
+    /// Grants a permit. Deletes requests that were made before `delete_before`.
+    pub async fn grant_permit(&self, id: i64, now: Time, delete_before: Time) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        tx.run(sql("update guest set granted = $2 where id = $1").bind(id).bind(now)).await?;
+        tx.run(sql("delete from guest where asked < $1").bind(delete_before)).await?;
+        tx.commit().await
+    }
+}

@@ -1,0 +1,57 @@
+//! Counts of work items for status, metrics and dashboard.
+
+use std::collections::BTreeMap;
+
+use super::{Db, DbError, sql};
+use crate::clock::Time;
+
+/// An account's work items by state. Items that are being refreshed are not counted here, but in
+/// `account.done`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// Due now, including those being fetched.
+    pub ready: u64,
+    /// Backing off.
+    pub waiting: u64,
+    /// Given up at the horizon.
+    pub unavailable: u64,
+    /// Require manual intervention.
+    pub failed: u64,
+    /// Discarded by an operator.
+    pub discarded: u64,
+    /// When the oldest ready or waiting item was queued.
+    pub oldest: Option<Time>,
+    /// When the oldest failed item was queued.
+    pub failed_since: Option<Time>,
+}
+
+impl Db {
+    /// Work items by state, for each account that has any.
+    pub async fn queue_counts(&self, now: Time) -> Result<BTreeMap<i64, QueueCounts>, DbError> {
+        let stmt = sql("select account, state, sum(case when due <= $1 then 1 else 0 end), count(*), min(created)
+             from work where visit = 0 group by account, state");
+        let mut counts: BTreeMap<i64, QueueCounts> = BTreeMap::new();
+        for row in self.all(stmt.bind(now)).await? {
+            let entry = counts.entry(row.int(0)?).or_default();
+            let (due, all) = (row.count(2)?, row.count(3)?);
+            match row.int(1)? {
+                0 => {
+                    entry.ready = due;
+                    entry.waiting = all.saturating_sub(due);
+                    entry.oldest = row.maybe_time(4)?;
+                }
+                1 => entry.unavailable = all,
+                2 => (entry.failed, entry.failed_since) = (all, row.maybe_time(4)?),
+                _ => entry.discarded = all,
+            }
+        }
+        Ok(counts)
+    }
+
+    /// An account's latency histogram: kind, bucket (binary logarithm of the seconds), count.
+    pub async fn lateness(&self, account: i64) -> Result<Vec<(String, i64, u64)>, DbError> {
+        let stmt = sql("select kind, bucket, count from lateness where account = $1 order by kind, bucket");
+        let rows = self.all(stmt.bind(account)).await?;
+        rows.iter().map(|row| Ok((row.text(0)?, row.int(1)?, row.count(2)?))).collect()
+    }
+}

@@ -1,0 +1,41 @@
+//! Revoked sessions of the web pages. They are stored, so that all replicas know them, also after a
+//! restart.
+
+use super::{Db, DbError, sql};
+use crate::clock::Time;
+
+/// Prefix of their keys in table `meta`. The value is when the session would have expired.
+const KEY_PREFIX: &str = "ended_session:";
+
+impl Db {
+    /// Revokes a session, given by its digest, that would expire at `until`. Deletes revocations of
+    /// expired sessions.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn revoke_session(&self, digest: &str, until: Time, now: Time) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        let delete_expired =
+            sql("delete from meta where key >= 'ended_session:' and key < 'ended_session;' and value < $1");
+        tx.run(delete_expired.bind(sortable_time(now))).await?;
+        let stmt =
+            sql("insert into meta (key, value) values ($1, $2) on conflict (key) do update set value = excluded.value");
+        tx.run(stmt.bind(format!("{KEY_PREFIX}{digest}")).bind(sortable_time(until))).await?;
+        tx.commit().await
+    }
+
+    /// Whether a session was revoked.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_session_revoked(&self, digest: &str) -> Result<bool, DbError> {
+        let held =
+            self.first(sql("select value from meta where key = $1").bind(format!("{KEY_PREFIX}{digest}"))).await?;
+        Ok(held.is_some())
+    }
+}
+
+/// A time as text that sorts in order of time.
+fn sortable_time(at: Time) -> String {
+    format!("{:020}", at.0.max(0))
+}

@@ -1,0 +1,395 @@
+//! `backfill`: queues a backfill of a past time range.
+//!
+//! The command only queues the range. A daemon on the same database reads it within its budget, now
+//! or at its next run. The command prints an estimate of the duration, and with `--wait` the
+//! progress. `list` shows open backfills, and `cancel` cancels one.
+
+mod wait_progress;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::{CommandContext, UsageError, human_format, terminal};
+use crate::clock::{Clock, Time};
+use crate::config::{Accounts, Settings};
+use crate::coverage::{PlanningRules, ReadPurpose, estimate_backfill_duration};
+use crate::db::{AccountRow, Db, OpenMode};
+use crate::model::{AccountId, TimeRange, TimeRangeSet};
+use crate::render::clean_text;
+use crate::status::{self, planning_rules};
+
+/// The widest range that is queued without confirmation.
+const MAX_UNCONFIRMED_WIDTH: Duration = Duration::from_secs(400 * SECONDS_PER_DAY);
+/// The longest estimate of the reading time that is queued without confirmation.
+const MAX_UNCONFIRMED_ESTIMATE: Duration = Duration::from_secs(7 * SECONDS_PER_DAY);
+
+/// The retention of RingCX that is assumed if the API does not tell it.
+const ASSUMED_RETENTION: Duration = Duration::from_secs(365 * 86_400);
+
+const SECONDS_PER_DAY: u64 = 86_400;
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct BackfillArgs {
+    #[command(subcommand)]
+    command: Option<BackfillCommand>,
+    #[command(flatten)]
+    request: Option<BackfillRequestArgs>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum BackfillCommand {
+    /// List open backfills with their progress and the estimated remaining time
+    List(BackfillListArgs),
+    /// Cancel a backfill; the segments that it has found are kept
+    Cancel(BackfillCancelArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct BackfillListArgs {
+    /// Print JSON, one backfill per line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct BackfillCancelArgs {
+    /// Number of the backfill, as `backfill list` shows it
+    #[arg(value_name = "ID")]
+    id: i64,
+}
+
+#[derive(Debug, clap::Args)]
+struct BackfillRequestArgs {
+    /// Segments that ended at or after this time
+    #[arg(long, value_name = "T")]
+    from: String,
+    /// Segments that ended before this time
+    #[arg(long, value_name = "T")]
+    to: String,
+    /// Only this account: sub-account id or name [default: all]
+    #[arg(long, value_name = "SUB|NAME")]
+    account: Option<String>,
+    /// Read the oldest windows first
+    #[arg(long, conflicts_with = "newest_first")]
+    oldest_first: bool,
+    /// Read the newest windows first (the default)
+    #[arg(long)]
+    newest_first: bool,
+    /// Wait until the range is read, and show a progress bar
+    #[arg(long)]
+    wait: bool,
+    /// Skip the confirmation of a range that is wider than 400 days or takes more than a week to
+    /// read
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// A backfill that this command has queued.
+#[derive(Debug, Clone)]
+struct QueuedBackfill {
+    id: i64,
+    account: AccountRow,
+    range: TimeRange,
+    rules: PlanningRules,
+}
+
+/// Queues a backfill for each account, or lists or cancels backfills.
+pub async fn run(args: BackfillArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    match (args.command, args.request) {
+        (Some(BackfillCommand::List(args)), _) => list_backfills(&args, context).await,
+        (Some(BackfillCommand::Cancel(args)), _) => cancel_backfill(&args, context).await,
+        (None, Some(args)) => queue_backfills(args, context).await,
+        (None, None) => Err(UsageError("--from and --to are required".to_owned()).into()),
+    }
+}
+
+async fn list_backfills(args: &BackfillListArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    let settings = context.settings()?;
+    let db = context.open_database(OpenMode::Existing).await?;
+    let now = context.clock.now();
+    let open = status::gather(&db, settings, &settings.database.instance, None, now).await?.backfills;
+    db.close().await;
+    if args.json {
+        for backfill in &open {
+            terminal::print_stdout(&format!("{}\n", serde_json::to_string(backfill)?))?;
+        }
+        return Ok(0);
+    }
+    if open.is_empty() {
+        terminal::print_stdout("no open backfills\n")?;
+        return Ok(0);
+    }
+    let header = ["id", "account", "from", "to", "read", "of", "left", "requested"];
+    let mut table = terminal::new_table(header, 1, terminal::width());
+    let duration = |seconds| human_format::format_duration(Duration::from_secs(seconds));
+    for backfill in &open {
+        let requested =
+            Time::parse(&backfill.requested).map(|time| human_format::format_relative(time, now)).unwrap_or_default();
+        table.add_row([
+            backfill.id.to_string(),
+            clean_text(&backfill.sub_account_id),
+            backfill.from.clone(),
+            backfill.to.clone(),
+            duration(backfill.read_seconds),
+            duration(backfill.seconds),
+            format!("about {}", duration(backfill.left_seconds)),
+            requested,
+        ]);
+    }
+    terminal::print_stdout(&format!("{}\n", table.trim_fmt()))?;
+    Ok(0)
+}
+
+async fn cancel_backfill(args: &BackfillCancelArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    let db = context.open_database(OpenMode::Existing).await?;
+    let was_open = db.cancel_backfill(args.id, context.clock.now()).await?;
+    if was_open {
+        db.bump_change_version().await?;
+    }
+    db.close().await;
+    if !was_open {
+        anyhow::bail!(
+            "no open backfill has the number {}\nhint: `ringcx-extractor backfill list` shows the open backfills",
+            args.id
+        );
+    }
+    terminal::print_stdout(&format!("cancelled backfill {}; the segments that it has found are kept\n", args.id))?;
+    Ok(0)
+}
+
+async fn queue_backfills(args: BackfillRequestArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    let settings = context.settings()?;
+    let now = context.clock.now();
+    let (from, to) = (context.parse_time("--from", &args.from)?, context.parse_time("--to", &args.to)?);
+    let (range, clipped) = readable_range(from, to, now, settings.discovery.offset)?;
+    let db = context.open_database(OpenMode::CreateOrMigrate).await?;
+    let accounts = select_accounts(&db, settings, args.account.as_deref(), now).await?;
+    if let Some(note) = clipped {
+        terminal::print_stderr(&note);
+    }
+    let estimate_for = |account: &AccountRow| {
+        let alone = TimeRangeSet::from_unsorted(vec![range]);
+        estimate_backfill_duration(
+            &alone,
+            &planning_rules(settings, account.retention_days),
+            &settings.discovery.rechecks,
+        )
+    };
+    let longest = accounts.iter().map(estimate_for).max().unwrap_or_default();
+    if (range.width() > MAX_UNCONFIRMED_WIDTH || longest > MAX_UNCONFIRMED_ESTIMATE) && !args.yes {
+        confirm_large_range(range, longest)?;
+    }
+    let mut queued = Vec::with_capacity(accounts.len());
+    for account in accounts {
+        let rules = planning_rules(settings, account.retention_days);
+        let id = db.request_backfill(account.key, range, !args.oldest_first, now).await?;
+        queued.push(QueuedBackfill { id, account, range, rules });
+    }
+    db.bump_change_version().await?;
+    for backfill in &queued {
+        let open = open_backfills(&db, backfill.account.key).await?;
+        terminal::print_stdout(&describe_queued(backfill, &open, settings))?;
+        if let Some(warning) = retention_warning(&backfill.account, range.from, now) {
+            terminal::print_stderr(&warning);
+        }
+    }
+    let alive = is_daemon_alive(&db, now).await?;
+    if !alive {
+        terminal::print_stderr(
+            "note: no daemon is running on this database; the range will be read when one runs (`ringcx-extractor run`)",
+        );
+    }
+    let status = if args.wait {
+        wait_progress::wait(&db, &queued, settings, &context.clock).await?
+    } else {
+        if alive {
+            terminal::print_stdout("the running daemon starts at once; `--wait` shows the progress\n")?;
+        }
+        0
+    };
+    db.close().await;
+    Ok(status)
+}
+
+/// Rounds the range to whole seconds, cuts off the part that cannot be read yet, and returns a note
+/// about that.
+fn readable_range(
+    from: Time,
+    to: Time,
+    now: Time,
+    offset: Duration,
+) -> Result<(TimeRange, Option<String>), UsageError> {
+    if from >= to {
+        let (from, to) = (from.rfc3339(), to.rfc3339());
+        return Err(UsageError(format!(
+            "the range of --from and --to is empty: {from} is not before {to}\nhint: --from is inclusive, --to is exclusive"
+        )));
+    }
+    let horizon = (now - offset).floor_to_second();
+    let from = from.floor_to_second();
+    let to = to.plus_millis(999).floor_to_second();
+    let note = (to > horizon).then(|| {
+        format!(
+            "note: segments that ended at {} or later cannot be read yet; the daemon will read them automatically",
+            horizon.rfc3339_secs()
+        )
+    });
+    let range = TimeRange::new(from, to.min(horizon)).ok_or_else(|| {
+        UsageError(format!(
+            "there is nothing to read yet: --from is {}, but only segments that ended before {} can be read\nhint: a running daemon reads the range as soon as possible",
+            from.rfc3339_secs(),
+            horizon.rfc3339_secs()
+        ))
+    })?;
+    Ok((range, note))
+}
+
+/// Selects the accounts; registers those of the settings that are new.
+async fn select_accounts(
+    db: &Db,
+    settings: &Settings,
+    wanted: Option<&str>,
+    now: Time,
+) -> anyhow::Result<Vec<AccountRow>> {
+    let known = match &settings.accounts {
+        Accounts::Listed(listed) => listed.iter().map(|account| (account.id.clone(), account.name.clone())).collect(),
+        Accounts::Discovered(_) => {
+            let rows = db.accounts().await?;
+            rows.into_iter().map(|row| (row.id, row.name)).collect::<Vec<_>>()
+        }
+    };
+    let selected = select_by_id_or_name(known, wanted)?;
+    let mut rows = Vec::with_capacity(selected.len());
+    for (id, name) in selected {
+        let row = db
+            .register_account(&id, name.as_deref(), now)
+            .await
+            .with_context(|| format!("failed to register account {}", id.sub))?;
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+type NamedAccount = (AccountId, Option<String>);
+
+/// Selects accounts by id first, then by name; all if `wanted` is `None`.
+fn select_by_id_or_name(known: Vec<NamedAccount>, wanted: Option<&str>) -> Result<Vec<NamedAccount>, UsageError> {
+    if known.is_empty() {
+        return Err(UsageError(
+            "no account is known yet\nhint: `ringcx-extractor run` finds the accounts of the login; or list them as [[accounts]] in the settings"
+                .to_owned(),
+        ));
+    }
+    let Some(wanted) = wanted.map(str::trim) else { return Ok(known) };
+    let subs: Vec<String> = known.iter().map(|(id, _)| id.sub.to_string()).collect();
+    let (by_id, others): (Vec<_>, Vec<_>) = known.into_iter().partition(|(id, _)| &*id.sub == wanted);
+    if !by_id.is_empty() {
+        return Ok(by_id);
+    }
+    let is_named = |name: &Option<String>| name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
+    let named: Vec<NamedAccount> = others.into_iter().filter(|(_, name)| is_named(name)).collect();
+    match named.len() {
+        1 => Ok(named),
+        0 => Err(UsageError(format!(
+            "no account has the id or name {wanted:?}\nhint: the known accounts are {}",
+            subs.join(", ")
+        ))),
+        _ => Err(UsageError(format!("several accounts are named {wanted:?}\nhint: give the sub-account id"))),
+    }
+}
+
+fn retention_of(days: Option<i64>) -> Option<Duration> {
+    let days = days.and_then(|days| u64::try_from(days).ok()).filter(|days| *days > 0)?;
+    Some(Duration::from_secs(days.saturating_mul(SECONDS_PER_DAY)))
+}
+
+/// The open backfills of an account, each with its number and the ranges that are still to be read.
+async fn open_backfills(db: &Db, account: i64) -> anyhow::Result<Vec<(i64, TimeRangeSet)>> {
+    let covered = db.coverage(account).await?;
+    let requests = db.backfills(Some(account), false).await?;
+    let left = requests.into_iter().map(|request| {
+        let purpose = ReadPurpose::Backfill(request.id).key();
+        let done = covered.iter().filter(|(of, _)| *of == purpose).map(|(_, range)| *range).collect();
+        (request.id, TimeRangeSet::from_unsorted(vec![request.range]).minus(&TimeRangeSet::from_unsorted(done)))
+    });
+    Ok(left.collect())
+}
+
+/// The union of all open ranges; a range that is requested twice is read once.
+fn union_of_open(open: &[(i64, TimeRangeSet)]) -> TimeRangeSet {
+    TimeRangeSet::from_unsorted(open.iter().flat_map(|(_, left)| left.as_slice()).copied().collect())
+}
+
+fn describe_queued(queued: &QueuedBackfill, open: &[(i64, TimeRangeSet)], settings: &Settings) -> String {
+    let rechecks = &settings.discovery.rechecks;
+    let alone = estimate_backfill_duration(&TimeRangeSet::from_unsorted(vec![queued.range]), &queued.rules, rechecks);
+    let all = estimate_backfill_duration(&union_of_open(open), &queued.rules, rechecks);
+    let name = queued.account.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
+    let mut text = format!(
+        "queued backfill {} of account {}{name}: {} ({})\n  reading the metadata takes about {}",
+        queued.id,
+        queued.account.id.sub,
+        queued.range,
+        human_format::format_duration(queued.range.width()),
+        human_format::format_duration(alone),
+    );
+    if open.len() > 1 && all > alone {
+        text.push_str(&format!(
+            ", or {} together with {} queued before",
+            human_format::format_duration(all),
+            human_format::format_count(open.len() as u64 - 1, "backfill")
+        ));
+    }
+    let limits = &settings.limits;
+    text.push_str(&format!(
+        ": RingCX allows {} metadata requests in 15 minutes, and live reads and rechecks use a part of them\n  \
+         transcripts and summaries follow at up to {} requests per minute, after those of new segments\n",
+        limits.metadata_per_15_minutes, limits.requests_per_minute
+    ));
+    clean_text(&text)
+}
+
+/// A warning if RingCX has probably deleted a part of the range.
+fn retention_warning(account: &AccountRow, from: Time, now: Time) -> Option<String> {
+    let age = now.since(from);
+    let sub = &account.id.sub;
+    match retention_of(account.retention_days) {
+        Some(kept) if age > kept => Some(format!(
+            "warning: RingCX keeps the data of account {sub} for {} days: segments that ended before {} are deleted; the rest is read",
+            kept.as_secs() / SECONDS_PER_DAY,
+            (now - kept).rfc3339_secs()
+        )),
+        None if age > ASSUMED_RETENTION => Some(format!(
+            "warning: the range goes back {} days; the retention of account {sub} in RingCX is unknown, but data of this age is likely deleted",
+            age.as_secs() / SECONDS_PER_DAY
+        )),
+        _ => None,
+    }
+}
+
+async fn is_daemon_alive(db: &Db, now: Time) -> anyhow::Result<bool> {
+    let (replicas, here) = (db.replicas().await?, db.database_now(now).await?);
+    Ok(replicas.iter().any(|replica| status::is_alive(replica, here)))
+}
+
+/// Asks for confirmation of a large range, if there is a terminal.
+fn confirm_large_range(range: TimeRange, estimate: Duration) -> anyhow::Result<()> {
+    let size = format!(
+        "this range is {} wide, and reading it takes about {}",
+        human_format::format_duration(range.width()),
+        human_format::format_duration(estimate)
+    );
+    match terminal::confirm(&format!("{size}. Queue it? [y/N] ")).context("failed to ask for confirmation")? {
+        Some(true) => Ok(()),
+        Some(false) => anyhow::bail!("nothing was queued\nhint: answer yes, or give --yes"),
+        None => Err(UsageError(format!(
+            "nothing was queued: {size}\nhint: give --yes to confirm, or a later --from; RingCX usually keeps data for one or two years"
+        ))
+        .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

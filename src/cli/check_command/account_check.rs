@@ -1,0 +1,243 @@
+//! Checks one account: reads one metadata window within the budgets and drops its records. Then it
+//! requests one artifact of each kind, for a segment that has a transcript, because each kind needs
+//! its own permission.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{CheckEnv, CheckLine};
+use crate::account::metadata_budget_name;
+use crate::clock::{Clock, Time};
+use crate::daemon::app_context;
+use crate::model::{AccountId, Artifact, ArtifactSet, SegmentRecord, Window};
+use crate::ringcx::rate_limit::{Pacer, ReservedQuota};
+use crate::ringcx::{self, ApiError, ParsedRecord};
+
+/// The longest wait for room in a budget.
+const BUDGET_WAIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How old the heartbeat of a live replica may be.
+const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(10);
+
+/// The interval at which the grant of a permit is polled.
+const PERMIT_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Converts real time to time of this clock. The demo's clock runs faster, but its daemon needs the
+/// same real time.
+fn from_real_time(clock: &Clock, span: Duration) -> Duration {
+    span.mul_f64(span.as_secs_f64() / clock.real(span).as_secs_f64().max(0.001))
+}
+
+/// Requests a permit for one request from the daemon that owns the account, if there is one,
+/// because its request count does not include this process.
+///
+/// # Errors
+/// Returns a message if there is no permit within [`BUDGET_WAIT_TIMEOUT`].
+async fn request_permit(env: &CheckEnv<'_>, id: &AccountId) -> Result<(), String> {
+    let (db, clock) = (&env.db, &env.context.clock);
+    let alive = from_real_time(clock, MAX_HEARTBEAT_AGE);
+    let failed = |error: crate::db::DbError| format!("failed to request a permit from the running daemon: {error}");
+    let account = db.register_account(id, None, clock.now()).await.map_err(failed)?;
+    let here = db.database_now(clock.now()).await.map_err(failed)?;
+    let replicas = db.replicas().await.map_err(failed)?;
+    let owner = replicas.iter().find(|replica| Some(&replica.name) == account.owner.as_ref());
+    if !owner.is_some_and(|owner| owner.released.is_none() && here.since(owner.heartbeat) <= alive) {
+        return db.record_foreign_use(account.key, alive, clock.now()).await.map_err(failed);
+    }
+    let asked = db.request_permit(account.key, clock.now()).await.map_err(failed)?;
+    let until = clock.tick() + from_real_time(clock, BUDGET_WAIT_TIMEOUT);
+    while clock.tick() < until {
+        if db.is_permit_granted(asked).await.map_err(failed)? {
+            return Ok(());
+        }
+        tokio::time::sleep(PERMIT_POLL_INTERVAL).await;
+    }
+    Err("not checked: the running daemon granted no request in time, as when it waits after a 429 or its limit is very low\nhint: see `status`, or try again".to_owned())
+}
+
+/// Checks that the server has not asked to wait after a 429, which may have been sent to a daemon.
+///
+/// # Errors
+/// Returns a message if it has.
+async fn check_throttle(env: &CheckEnv<'_>, budget: &str) -> Result<(), String> {
+    let now = env.context.clock.now();
+    let refusals = env.db.saved_throttles(now).await;
+    let refusals = refusals.map_err(|error| format!("failed to read recent rate-limit answers: {error}"))?;
+    let Some(refusal) = refusals.get(budget).filter(|refusal| refusal.until > now) else { return Ok(()) };
+    let (until, wait) = (refusal.until.rfc3339_secs(), refusal.until.since(now).as_secs().saturating_add(1));
+    Err(format!(
+        "not checked: the daemon received a 429 and waits until {until} ({wait} s)\nhint: try again then; another client also uses the limit of the account"
+    ))
+}
+
+/// An account to check.
+pub(super) struct CheckedAccount {
+    pub(super) id: AccountId,
+    pub(super) name: Option<String>,
+    /// The artifacts that the settings select.
+    pub(super) artifacts: ArtifactSet,
+}
+
+impl CheckedAccount {
+    fn title(&self) -> String {
+        match &self.name {
+            Some(name) => format!("account {} ({name})", self.id.sub),
+            None => format!("account {}", self.id.sub),
+        }
+    }
+}
+
+/// Reads the window that a daemon would read now, and requests one artifact of each kind from it.
+pub(super) async fn check(
+    env: &CheckEnv<'_>,
+    account: &CheckedAccount,
+    pacer: &Pacer,
+    budget: &ReservedQuota,
+) -> Vec<CheckLine> {
+    let mut sample = None;
+    let mut lines = vec![check_metadata(env, account, pacer, budget, &mut sample).await];
+    if let Some(segment) = sample {
+        for artifact in account.artifacts.iter() {
+            lines.extend(check_permission(env, account, pacer, &segment, artifact).await);
+        }
+    }
+    lines
+}
+
+/// Reads one window, and picks one segment with a transcript as a sample.
+async fn check_metadata(
+    env: &CheckEnv<'_>,
+    account: &CheckedAccount,
+    pacer: &Pacer,
+    budget: &ReservedQuota,
+    sample: &mut Option<SegmentRecord>,
+) -> CheckLine {
+    let (what, id, clock) = (account.title(), &account.id, &env.context.clock);
+    match budget_free_at(budget, clock).await {
+        Ok(free) if free > clock.now() + from_real_time(clock, BUDGET_WAIT_TIMEOUT) => {
+            return CheckLine::failed(&what, &budget_exhausted(free, clock.now()));
+        }
+        Ok(_) => {}
+        Err(why) => return CheckLine::failed(&what, &why),
+    }
+    let allowed = async {
+        check_throttle(env, &metadata_budget_name(&id.sub)).await?;
+        check_throttle(env, &app_context::budget_name(&env.settings.limits, &id.sub)).await?;
+        request_permit(env, id).await
+    };
+    if let Err(why) = allowed.await {
+        return CheckLine::failed(&what, &why);
+    }
+    let window = latest_window(env.api.api_now(), env.settings.discovery.window, env.settings.discovery.offset);
+    let (sender, mut receiver) = mpsc::channel(2);
+    let request = async {
+        let permit = pacer.acquire().await;
+        ringcx::read_metadata(&env.api, &env.login, pacer, permit, budget, id, window, sender).await
+    };
+    let drain = async {
+        let mut transcribed = 0_u64;
+        while let Some(batch) = receiver.recv().await {
+            let segments = batch.into_iter().filter_map(transcribed_segment);
+            for segment in segments {
+                transcribed += 1;
+                sample.get_or_insert(segment);
+            }
+        }
+        transcribed
+    };
+    let (read, transcribed) = tokio::join!(request, drain);
+    match read {
+        Ok(read) => CheckLine::ok(&what, &describe_window(read.announced, transcribed, read.quarantined, window)),
+        Err(error) => CheckLine::api_error(&what, &error),
+    }
+}
+
+/// When the metadata budget allows the next request.
+async fn budget_free_at(budget: &ReservedQuota, clock: &Clock) -> Result<Time, String> {
+    let log = budget.effective_times().await.map_err(|error| format!("failed to read the metadata budget: {error}"))?;
+    Ok(budget.limits().earliest_send(&log, clock.now()))
+}
+
+fn budget_exhausted(free: Time, now: Time) -> String {
+    format!(
+        "not checked: the budget of metadata requests is exhausted until {} ({} s)\nhint: try again then, or increase discovery.interval if this happens always",
+        free.rfc3339_secs(),
+        free.since(now).as_secs().saturating_add(1)
+    )
+}
+
+/// The window of this width that ends `offset` before `now`, in whole seconds.
+fn latest_window(now: Time, width: Duration, offset: Duration) -> Window {
+    let seconds = u32::try_from(width.as_secs()).unwrap_or(u32::MAX).max(1);
+    Window { start: (now - offset).floor_secs() - i64::from(seconds), seconds }
+}
+
+fn transcribed_segment(record: ParsedRecord) -> Option<SegmentRecord> {
+    match record {
+        ParsedRecord::Segment(segment) if segment.has_transcript => Some(segment),
+        _ => None,
+    }
+}
+
+/// Checks the permission for an artifact. Returns no line if it is granted, which a 404 shows as
+/// well as a body.
+async fn check_permission(
+    env: &CheckEnv<'_>,
+    account: &CheckedAccount,
+    pacer: &Pacer,
+    segment: &SegmentRecord,
+    artifact: Artifact,
+) -> Option<CheckLine> {
+    let what = format!("{}, {}", account.title(), artifact.name());
+    if let Err(why) = request_permit(env, &account.id).await {
+        return Some(CheckLine::warning(&what, &why));
+    }
+    let permit = pacer.acquire().await;
+    let (api, login, segment_id) = (&env.api, &env.login, segment.segment_id.as_str());
+    let dialog = segment.dialog_id.as_deref().unwrap_or_default();
+    let answer = match artifact {
+        Artifact::Transcript => {
+            ringcx::fetch_transcript(api, login, pacer, permit, &account.id, dialog, segment_id).await
+        }
+        summary => ringcx::fetch_summary(api, login, pacer, permit, &account.id, segment_id, summary).await,
+    };
+    // A temporary failure does not show a missing permission.
+    let is_permanent = |error: &ApiError| error.is_refusal() || error.is_redirect();
+    answer.err().filter(is_permanent).map(|error| CheckLine::api_error(&what, &error))
+}
+
+fn describe_window(announced: u64, transcribed: u64, aside: u64, window: Window) -> String {
+    let mut text = format!(
+        "{announced} segments ended from {} to {}, {transcribed} of them with a transcript",
+        window.begin().rfc3339_secs(),
+        window.end().rfc3339_secs()
+    );
+    if aside > 0 {
+        text.push_str(&format!("; {aside} records could not be parsed"));
+    }
+    if announced == 0 {
+        text.push_str(" (this is normal if there were no conversations)");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_ends_the_offset_behind_now_on_a_whole_second() {
+        let now = Time(1_790_000_000_750);
+        let window = latest_window(now, Duration::from_secs(900), Duration::from_secs(300));
+        assert_eq!(window.end(), Time::from_secs(1_789_999_700));
+        assert_eq!(window.begin(), Time::from_secs(1_789_998_800));
+    }
+
+    #[test]
+    fn a_used_up_budget_says_when_it_is_free_again() {
+        let now = Time::from_secs(1_790_000_000);
+        let line = CheckLine::failed("account 1", &budget_exhausted(now + Duration::from_secs(40), now));
+        assert!(line.found.contains("(41 s)"), "{}", line.found);
+        assert!(line.hint.is_some());
+    }
+}

@@ -1,0 +1,179 @@
+//! `deliver`: shows pending and failed events of each sink, and resends events.
+//!
+//! The command only reads and queues. A daemon on the same database sends the events.
+
+mod sink_table;
+
+use base64::Engine;
+use clap::Subcommand;
+use rand::Rng;
+
+use super::human_format::format_count;
+use super::{CommandContext, UsageError, terminal};
+use crate::config::Settings;
+use crate::db::{Db, OpenMode, ReplayRequest, SinkRow};
+use crate::model::TimeRange;
+
+#[derive(Debug, clap::Args)]
+pub struct DeliverArgs {
+    #[command(subcommand)]
+    pub command: DeliverCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeliverCommand {
+    /// Show each sink with its pending, failed and delivered events
+    Status(DeliverStatusArgs),
+    /// Resend failed events and restart stopped sinks
+    Retry(DeliverRetryArgs),
+    /// Resend the events of a past time range, in addition to new events
+    Replay(DeliverReplayArgs),
+    /// Print a new signing secret for a webhook
+    NewSecret,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DeliverStatusArgs {
+    /// Only this sink
+    #[arg(long, value_name = "NAME")]
+    pub sink: Option<String>,
+    /// Print JSON, with the numbers of each account
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DeliverRetryArgs {
+    /// Only this sink [default: all sinks of the settings]
+    #[arg(long, value_name = "NAME")]
+    pub sink: Option<String>,
+    /// Also resend now the events that wait for an automatic retry
+    #[arg(long)]
+    pub all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DeliverReplayArgs {
+    /// The sink that receives the events
+    #[arg(long, value_name = "NAME")]
+    pub sink: String,
+    /// Events of artifacts that were stored at or after this time
+    #[arg(long, value_name = "T")]
+    pub from: String,
+    /// Events of artifacts that were stored before this time
+    #[arg(long, value_name = "T")]
+    pub to: String,
+    /// Only this account: sub-account id or name [default: all]
+    #[arg(long, value_name = "SUB|NAME")]
+    pub account: Option<String>,
+    /// Maximum number of events per second
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: u32,
+}
+
+pub async fn run(args: DeliverArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    if let DeliverCommand::NewSecret = args.command {
+        terminal::print_stdout(&format!("{}\n", generate_secret()))?;
+        return Ok(0);
+    }
+    let settings = context.settings()?;
+    let db = context.open_database(OpenMode::Existing).await?;
+    match args.command {
+        DeliverCommand::Status(args) => sink_table::show_sinks(&args, &db, settings, context.clock.now()).await?,
+        DeliverCommand::Retry(args) => retry_failed(&args, &db, context).await?,
+        DeliverCommand::Replay(args) => request_replay(&args, &db, context).await?,
+        DeliverCommand::NewSecret => {}
+    }
+    db.close().await;
+    Ok(0)
+}
+
+/// Generates a secret in the format of Standard Webhooks: 32 random bytes of the operating system.
+fn generate_secret() -> String {
+    let key: [u8; 32] = rand::rng().random();
+    format!("whsec_{}", base64::prelude::BASE64_STANDARD.encode(key))
+}
+
+async fn retry_failed(args: &DeliverRetryArgs, db: &Db, context: &CommandContext) -> anyhow::Result<()> {
+    let settings = context.settings()?;
+    match &args.sink {
+        Some(name) => require_sink(settings, name)?,
+        None if settings.sinks.is_empty() => {
+            terminal::print_stdout(
+                "no sinks, so there is nothing to resend\nhint: [[sinks]] in the settings define the systems that receive events\n",
+            )?;
+            return Ok(());
+        }
+        None => {}
+    }
+    let is_selected = |row: &SinkRow| match &args.sink {
+        Some(name) => row.name == *name,
+        None => settings.sinks.iter().any(|sink| sink.name == row.name),
+    };
+    let (mut events, mut started) = (0, Vec::new());
+    for row in db.sinks().await?.into_iter().filter(is_selected) {
+        events += db.retry_failed_deliveries(row.key, args.all, context.clock.now()).await?;
+        if row.stopped.is_some() {
+            started.push(row.name);
+        }
+    }
+    db.bump_change_version().await?;
+    for name in started {
+        terminal::print_stdout(&format!("restarted sink {name}\n"))?;
+    }
+    terminal::print_stdout(&describe_retry(events, args.all))?;
+    Ok(())
+}
+
+fn describe_retry(events: u64, all: bool) -> String {
+    match events {
+        0 => format!(
+            "no {} events; a running daemon retries paused sinks at once\n",
+            if all { "failed or waiting" } else { "failed" }
+        ),
+        _ => format!("{} will be resent by the running daemon or the next one\n", format_count(events, "event")),
+    }
+}
+
+async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandContext) -> anyhow::Result<()> {
+    require_sink(context.settings()?, &args.sink)?;
+    let row = db.sinks().await?.into_iter().find(|row| row.name == args.sink);
+    let row = row.ok_or_else(|| {
+        UsageError(format!(
+            "no daemon has started the sink {:?} yet\nhint: `ringcx-extractor run` registers it; with start = \"beginning\" it receives everything",
+            args.sink
+        ))
+    })?;
+    let (from, to) = context.parse_range(Some(&args.from), Some(&args.to))?;
+    let empty = || UsageError("the range of --from and --to is empty".to_owned());
+    let stored = from.zip(to).and_then(|(from, to)| TimeRange::new(from, to)).ok_or_else(empty)?;
+    let account = match &args.account {
+        Some(wanted) => Some(context.find_account(db, wanted).await?.key),
+        None => None,
+    };
+    let request = ReplayRequest { sink: row.key, account, stored, rate: args.rate };
+    let accounts = db.request_replay(&request, context.clock.now()).await?;
+    db.bump_change_version().await?;
+    terminal::print_stdout(&format!(
+        "queued a replay of the artifacts stored from {} to {} for sink {}: {}, at most {} per second\n`ringcx-extractor deliver status` shows the progress\n",
+        stored.from.rfc3339_secs(),
+        stored.to.rfc3339_secs(),
+        args.sink,
+        format_count(accounts, "account"),
+        format_count(u64::from(args.rate), "event"),
+    ))?;
+    Ok(())
+}
+
+/// Checks that the settings define this sink.
+fn require_sink(settings: &Settings, name: &str) -> Result<(), UsageError> {
+    if settings.sinks.iter().any(|sink| sink.name == name) {
+        return Ok(());
+    }
+    let known: Vec<&str> = settings.sinks.iter().map(|sink| sink.name.as_str()).collect();
+    let hint = match known.as_slice() {
+        [] => "the settings define no [[sinks]]".to_owned(),
+        known => format!("the settings define {}", known.join(", ")),
+    };
+    Err(UsageError(format!("there is no sink named {name:?}\nhint: {hint}")))
+}

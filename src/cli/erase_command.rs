@@ -1,0 +1,410 @@
+//! `erase`: erases segments by segment, dialog or contact, and shows the journal of erasures and
+//! holds.
+//!
+//! The command first searches and prints the result, then asks for confirmation; without a terminal
+//! it needs `--yes`. It keeps and lists what a hold protects, and possible matches that may belong
+//! to someone else.
+
+mod journal_table;
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{CommandContext, UsageError, human_format, terminal};
+use crate::db::{Db, DeletionCounts, ExportRange, OpenMode, QuarantinedText, SegmentRef, WipeOutcome};
+use crate::erasure::{self, ErasurePlan, ErasureRequest};
+use crate::model::Subject;
+use crate::render::clean_line;
+
+/// The number of segments that are listed individually.
+const MAX_SEGMENTS_SHOWN: usize = 20;
+
+/// The subject of an erasure or a hold: exactly one of these.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SubjectArgs {
+    /// The segment with this id
+    #[arg(long, value_name = "ID", group = "about")]
+    pub segment: Option<String>,
+    /// All segments of this dialog
+    #[arg(long, value_name = "ID", group = "about")]
+    pub dialog: Option<String>,
+    /// All segments with this contact: a complete telephone number, address, id or name
+    #[arg(long, value_name = "VALUE", group = "about")]
+    pub contact: Option<String>,
+}
+
+impl SubjectArgs {
+    /// The subject, if one was given. Rejects an empty value.
+    pub fn subject(&self) -> Result<Option<Subject>, UsageError> {
+        let subject_of = |value: &Option<String>, of: fn(String) -> Subject| value.clone().map(of);
+        let subject = subject_of(&self.segment, Subject::Segment)
+            .or(subject_of(&self.dialog, Subject::Dialog))
+            .or(subject_of(&self.contact, Subject::Contact));
+        match subject {
+            Some(subject) if subject.normalized().trim().is_empty() => {
+                Err(UsageError(format!("--{} is empty\nhint: give the complete value", subject.kind())))
+            }
+            subject => Ok(subject),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct EraseArgs {
+    #[command(flatten)]
+    about: SubjectArgs,
+    /// Only in this account: sub-account id or name. With --segment, an id that is not in the
+    /// archive is permanently excluded from it
+    #[arg(long, value_name = "ACCOUNT")]
+    account: Option<String>,
+    /// Reason, for the journal, which is never erased; do not name any person in it
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Show what would be erased, without erasing it
+    #[arg(long)]
+    dry_run: bool,
+    /// Skip the confirmation; required without a terminal
+    #[arg(long, short)]
+    yes: bool,
+    /// With --contact, also erase possible matches: a similar number, or a speaker who may be the
+    /// agent
+    #[arg(long, requires = "contact")]
+    include_alike: bool,
+    /// With --contact, also erase every segment and record that cannot be read
+    #[arg(long, requires = "contact")]
+    include_unreadable: bool,
+    /// On SQLite, do not rewrite the file; its unused parts may contain erased data until --rewrite
+    /// is run
+    #[arg(long, conflicts_with = "rewrite")]
+    quick: bool,
+    /// On SQLite, rewrite the whole file so that it contains no erased data; erases nothing itself
+    #[arg(long, conflicts_with_all = ["about", "dry_run", "journal"])]
+    rewrite: bool,
+    /// Approve the erasures that retention has announced, instead of waiting for the end of the
+    /// notice day
+    #[arg(long, conflicts_with_all = ["about", "dry_run", "rewrite", "quick", "reason", "journal"])]
+    retention_now: bool,
+    /// Show the journal of erasures and holds: who, what and when
+    #[arg(long, conflicts_with_all = ["dry_run", "yes", "quick", "reason", "account", "include_alike", "include_unreadable"])]
+    journal: bool,
+    /// With --journal, print JSON, one entry per line
+    #[arg(long, requires = "journal")]
+    json: bool,
+}
+
+/// Runs the command; returns exit status 1 if nothing was found, or if a match or a possible match
+/// was kept.
+pub async fn run(args: EraseArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    let subject = args.about.subject()?;
+    if subject.is_none() && !args.journal && !args.rewrite && !args.retention_now {
+        let what = "no subject was given\nhint: use --segment, --dialog or --contact to select what to erase, or --journal to show past erasures";
+        return Err(UsageError(what.to_owned()).into());
+    }
+    if subject.is_some() && !args.journal && !args.dry_run && !args.yes && !can_confirm() {
+        let what = "nothing was erased: there is no terminal for the confirmation\nhint: --dry-run shows what would be erased; --yes erases it";
+        return Err(UsageError(what.to_owned()).into());
+    }
+    let db = context.open_database(OpenMode::Existing).await?;
+    let status = match subject {
+        subject if args.journal => journal_table::show_journal(&db, subject.as_ref(), args.json).await?,
+        None if args.retention_now => approve_retention(&args, &db, context).await?,
+        None => {
+            purge_index(&db).await?;
+            if wipe_free_pages(&db, true, context).await? {
+                terminal::print_stdout("rewrote the database file; it contains no erased data\n")?;
+            }
+            0
+        }
+        Some(subject) => erase_subject(&args, subject, &db, context).await?,
+    };
+    db.close().await;
+    Ok(status)
+}
+
+/// Approves the announced retention of one account or of all; returns exit status 1 if there is
+/// none.
+async fn approve_retention(args: &EraseArgs, db: &Db, context: &CommandContext) -> anyhow::Result<u8> {
+    let accounts = match &args.account {
+        Some(account) => vec![context.find_account(db, account).await?],
+        None => db.accounts().await?,
+    };
+    let mut pending = Vec::new();
+    for account in &accounts {
+        if let Some(notice) = erasure::load_notice(db, account.key).await?.filter(|notice| !notice.approved) {
+            let count = human_format::format_count(notice.segments, "segment");
+            terminal::print_stdout(&format!(
+                "retention will erase {count} of account {}\n",
+                clean_line(&account.id.sub)
+            ))?;
+            pending.push(account.key);
+        }
+    }
+    if pending.is_empty() {
+        terminal::print_stdout("no retention waits for approval\n")?;
+        return Ok(1);
+    }
+    if !args.yes && !can_confirm() {
+        let what = "nothing was approved: there is no terminal for the confirmation\nhint: give --yes to approve";
+        return Err(UsageError(what.to_owned()).into());
+    }
+    if !args.yes && !confirm()? {
+        bail!("nothing was approved\nhint: answer yes, or give --yes");
+    }
+    for key in pending {
+        db.approve_retention(key, context.clock.now()).await?;
+    }
+    db.bump_change_version().await?;
+    terminal::print_stdout("approved: the daemon erases the segments as soon as the clocks of all replicas agree\n")?;
+    Ok(0)
+}
+
+async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &CommandContext) -> anyhow::Result<u8> {
+    let account = match &args.account {
+        Some(account) => Some(context.find_account(db, account).await?.key),
+        None => None,
+    };
+    let request = ErasureRequest {
+        subject,
+        account,
+        who: current_user(),
+        reason: args.reason.clone(),
+        include_alike: args.include_alike,
+        include_unreadable: args.include_unreadable,
+    };
+    let found = find_segments(db, &request).await?;
+    terminal::print_stdout(&describe_found(&found, args.dry_run))?;
+    if found.is_empty() {
+        bail!("{}", describe_nothing_found(&request, found.agent_segments));
+    }
+    if args.dry_run {
+        return Ok(u8::from(found.is_incomplete()));
+    }
+    if !found.has_deletions() && !found.has_holds() {
+        bail!(
+            "nothing was erased: all matches are uncertain and may belong to someone else\nhint: check each with `ringcx-extractor show`, then erase it by id, or erase all with --include-alike or --include-unreadable"
+        );
+    }
+    if found.has_deletions() && !args.yes && !confirm()? {
+        bail!("nothing was erased\nhint: answer yes, or give --yes");
+    }
+    let bar = progress_bar(found.segments.len() as u64, "erasing");
+    let (erased, found) =
+        erasure::execute_plan(db, &request, found, context.clock.now(), &mut |count| bar.inc(count)).await?;
+    bar.finish_and_clear();
+    if erased != DeletionCounts::default() {
+        db.bump_change_version().await?;
+        // Printed before another step can fail, because the erasure is final.
+        terminal::print_stdout(&describe_erased(&erased))?;
+        purge_index(db).await?;
+        wipe_free_pages(db, !args.quick, context).await?;
+    }
+    Ok(u8::from(found.is_incomplete()))
+}
+
+async fn find_segments(db: &Db, request: &ErasureRequest) -> anyhow::Result<ErasurePlan> {
+    let bar = match request.subject {
+        Subject::Contact(_) => {
+            let range = ExportRange { account: request.account, ..ExportRange::default() };
+            progress_bar(db.count_segments(range).await?, "searching")
+        }
+        _ => ProgressBar::hidden(),
+    };
+    let found = erasure::plan_erasure(db, request, &mut |count| bar.inc(count)).await?;
+    bar.finish_and_clear();
+    Ok(found)
+}
+
+/// Describes what was found, with the segments to erase if `is_dry_run`.
+fn describe_found(found: &ErasurePlan, is_dry_run: bool) -> String {
+    let mut text = String::new();
+    let mut accounts: BTreeMap<&str, u64> = BTreeMap::new();
+    for segment in &found.segments {
+        *accounts.entry(&segment.sub).or_default() += 1;
+    }
+    for (sub, count) in accounts {
+        text += &format!("to erase: {} of account {}\n", human_format::format_count(count, "segment"), clean_line(sub));
+    }
+    if is_dry_run {
+        text += &list_first_segments(&found.segments);
+    }
+    if !found.quarantined.is_empty() {
+        text += &format!(
+            "to erase: {} that were set aside\n",
+            human_format::format_count(found.quarantined.len() as u64, "record")
+        );
+    }
+    // The user who confirms must see all of them by id.
+    if !found.national.is_empty() {
+        let count = human_format::format_count(found.national.len() as u64, "segment");
+        text += &format!("note: {count} of them match by the number with or without its country code:\n");
+        text += &list_segments(&found.national);
+    }
+    if !found.alike.is_empty() {
+        let count = human_format::format_count(found.alike.len() as u64, "segment");
+        text += &format!(
+            "possible match: {count} with a similar number, or a speaker who may be the agent; kept without --include-alike:\n"
+        );
+        text += &list_segments(&found.alike);
+    }
+    if !found.alike_quarantined.is_empty() {
+        let count = human_format::format_count(found.alike_quarantined.len() as u64, "record");
+        text += &format!("possible match: {count} set aside, with a similar number; kept without --include-alike:\n");
+        text += &list_records(&found.alike_quarantined);
+    }
+    if !found.unreadable.is_empty() {
+        let count = human_format::format_count(found.unreadable.len() as u64, "segment");
+        text += &format!(
+            "possible match: {count} whose metadata or transcript cannot be read; kept without --include-unreadable:\n"
+        );
+        text += &list_segments(&found.unreadable);
+    }
+    if !found.unreadable_quarantined.is_empty() {
+        let count = human_format::format_count(found.unreadable_quarantined.len() as u64, "record");
+        text += &format!("possible match: {count} set aside that cannot be read; kept without --include-unreadable:\n");
+        text += &list_records(&found.unreadable_quarantined);
+    }
+    if found.unknown_id.is_some() {
+        text += "the segment is not in the archive; it will not be stored if RingCX announces it\n";
+    }
+    for (hold, count) in found.holds() {
+        let why = hold.reason.as_deref().map(|reason| format!(" ({})", clean_line(reason))).unwrap_or_default();
+        text += &format!("on hold: {}, kept by hold {}{why}\n", human_format::format_count(count, "piece"), hold.id);
+    }
+    if !found.held_unreadable.is_empty() {
+        let count = human_format::format_count(found.held_unreadable.len() as u64, "segment");
+        text += &format!("{count} of these cannot be read and may therefore belong to a contact on hold:\n");
+        text += &list_segments(&found.held_unreadable);
+    }
+    if found.has_holds() {
+        text += "hint: `ringcx-extractor hold --release NUMBER` releases a hold\n";
+    }
+    text
+}
+
+/// Lists segments, one per line.
+fn list_segments<'a>(segments: impl IntoIterator<Item = &'a SegmentRef>) -> String {
+    let line = |segment: &SegmentRef| {
+        let ended = segment.ended.known().map_or_else(|| "end unknown".to_owned(), |end| end.rfc3339_secs());
+        format!("  {} of account {}, {ended}\n", clean_line(&segment.segment_id), clean_line(&segment.sub))
+    };
+    segments.into_iter().map(line).collect()
+}
+
+/// Lists quarantined records, one per line.
+fn list_records(records: &[QuarantinedText]) -> String {
+    let id =
+        |record: &QuarantinedText| record.segment_id.as_deref().map_or("without a segment id".to_owned(), clean_line);
+    records.iter().map(|record| format!("  {}\n", id(record))).collect()
+}
+
+/// Lists the first segments, and the number of further ones.
+pub(super) fn list_first_segments(segments: &[SegmentRef]) -> String {
+    let more = segments.len().saturating_sub(MAX_SEGMENTS_SHOWN);
+    let rest = if more > 0 { format!("  and {more} more\n") } else { String::new() };
+    list_segments(segments.iter().take(MAX_SEGMENTS_SHOWN)) + &rest
+}
+
+fn describe_nothing_found(request: &ErasureRequest, agents: u64) -> String {
+    let kind = request.subject.kind();
+    let hint = match &request.subject {
+        Subject::Segment(_) if request.account.is_none() => {
+            "ids must match exactly; with --account, an unknown id is permanently excluded from the archive"
+        }
+        Subject::Contact(_) if agents > 0 => {
+            "an agent has this name or id, but agents are not contacts: erase the segments by id"
+        }
+        Subject::Contact(_) => {
+            "names, addresses and ids must match completely; docs/keeping.md explains how numbers are compared"
+        }
+        _ => "ids must match exactly",
+    };
+    format!("the archive contains nothing of this {kind}; nothing was erased\nhint: {hint}")
+}
+
+fn describe_erased(erased: &DeletionCounts) -> String {
+    let mut parts = Vec::new();
+    if erased.segments > 0 {
+        parts.push(human_format::format_count(erased.segments, "segment"));
+    }
+    if erased.records > 0 {
+        parts.push(format!("{} set aside", human_format::format_count(erased.records, "record")));
+    }
+    if parts.is_empty() {
+        return "recorded: the segment will not be stored\n".to_owned();
+    }
+    format!("erased permanently: {}\n", parts.join(" and "))
+}
+
+/// Whether there is a terminal for a confirmation.
+fn can_confirm() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks for confirmation.
+fn confirm() -> anyhow::Result<bool> {
+    let mut out = anstream::stderr().lock();
+    write!(out, "Erase permanently? This cannot be undone. [y/N] ")
+        .and_then(|()| out.flush())
+        .context("failed to ask for confirmation")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).context("failed to read the answer")?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Removes erased words from the search index. [`wipe_free_pages`] then clears the database's log.
+async fn purge_index(db: &Db) -> anyhow::Result<()> {
+    db.purge_words().await.context(
+        "failed to purge the search index: the data is erased from the archive, but its words may remain in the database files\nhint: once the database is writable again, run `ringcx-extractor erase --rewrite`",
+    )
+}
+
+/// Removes erased data from the SQLite files; returns whether they are clean, and otherwise prints
+/// the reason.
+async fn wipe_free_pages(db: &Db, rewrite: bool, context: &CommandContext) -> anyhow::Result<bool> {
+    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    spinner.set_message("rewriting the database file to remove erased data");
+    spinner.set_style(
+        ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let outcome = db.wipe_free_pages(rewrite, &context.clock).await;
+    spinner.finish_and_clear();
+    match outcome {
+        Ok(WipeOutcome::Clean) => return Ok(true),
+        Ok(WipeOutcome::NotSqlite) => terminal::print_stderr(
+            "note: Postgres keeps deleted rows in its pages until a vacuum, and in its write-ahead log and backups; see docs/keeping.md",
+        ),
+        Ok(WipeOutcome::NotRewritten) => terminal::print_stderr(
+            "note: unused parts of the database file may contain erased data until `ringcx-extractor erase --rewrite` is run",
+        ),
+        Ok(WipeOutcome::LogInUse) => terminal::print_stderr(
+            "warning: the -wal file of the database may contain erased data, because another process is reading the archive\nhint: run `ringcx-extractor erase --rewrite` later, or restart the daemon",
+        ),
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context(
+                "failed to rewrite the database file: the data is erased from the archive, but may remain in the file\nhint: make as much space free as the file needs, then run `ringcx-extractor erase --rewrite`",
+            ));
+        }
+    }
+    Ok(false)
+}
+
+/// The current user and host, for the journal.
+pub(super) fn current_user() -> String {
+    let variable = |name: &str| std::env::var(name).ok().filter(|user| !user.trim().is_empty());
+    let user = variable("SUDO_USER").or_else(|| variable("USER"));
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    let host = hostname::get().map_or_else(|_| "unknown".to_owned(), |host| host.to_string_lossy().into_owned());
+    clean_line(&format!("{user}@{host}"))
+}
+
+/// A progress bar on standard error, hidden without a terminal.
+pub(super) fn progress_bar(total: u64, what: &str) -> ProgressBar {
+    let template = format!("{{spinner}} {what} {{wide_bar}} {{human_pos}}/{{human_len}} segments, {{eta}} left");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style)
+}

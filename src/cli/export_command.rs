@@ -1,0 +1,188 @@
+//! `export`: streams the archive to standard output or into a file.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use regex::Regex;
+
+use super::terminal::{self, Stdout};
+use super::{CommandContext, UsageError, human_format};
+use crate::config::RedactionRule;
+use crate::db::{Db, ExportRange, OpenMode};
+use crate::export::{self, ExportFormat, Selection, Target};
+use crate::redact::Redactor;
+
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// Output format
+    #[arg(long, value_enum, default_value = "jsonl")]
+    pub format: ExportFormat,
+    /// With `--format csv`: make all cells safe for Excel and other spreadsheets: no formulas, and
+    /// no cell too long
+    #[arg(long)]
+    pub excel: bool,
+    /// Segments that ended at or after this time
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Segments that ended before this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Only this account: its sub-account id or name
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<String>,
+    /// Only segments that changed since an earlier export, given by the number that it printed last
+    /// on standard error
+    #[arg(long, value_name = "NUMBER")]
+    pub changed_since: Option<i64>,
+    /// Redact these in texts, metadata and summaries; the archive is not changed
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    pub redact: Vec<RedactKind>,
+    #[arg(long, value_name = "NAME=REGEX", help = "Replace every match of a regular expression by [NAME]")]
+    pub redact_pattern: Vec<String>,
+    /// Write to this file, atomically, and compressed if its name ends in .zst [default: standard
+    /// output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// A value of `--redact`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RedactKind {
+    /// Payment card numbers
+    Card,
+    /// E-mail addresses
+    Email,
+    /// Telephone numbers
+    Phone,
+}
+
+pub async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
+    let redactor = build_redactor(&args.redact, &args.redact_pattern)?;
+    let format = match (args.format, args.excel) {
+        (ExportFormat::Csv, true) => ExportFormat::CsvForExcel,
+        (_, true) => {
+            let text = "failed to export: --excel requires CSV\nhint: add `--format csv`, or remove --excel";
+            return Err(UsageError(text.to_owned()).into());
+        }
+        (format, false) => format,
+    };
+    let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    if format.is_precompressed() && file.is_none() && terminal::is_terminal() {
+        return Err(UsageError(
+            "refusing to write Parquet to a terminal\nhint: name a file with --output, or redirect standard output"
+                .to_owned(),
+        )
+        .into());
+    }
+    let db = context.open_database(OpenMode::Existing).await?;
+    let account = match &args.account {
+        Some(account) => Some(context.find_account(&db, account).await?.key),
+        None => None,
+    };
+    let range = ExportRange { from, to, account };
+    let selection = Selection { range, since: find_export_cursor(&db, args.changed_since).await?, redactor };
+    let target = match file {
+        Some(path) if format.is_precompressed() => Target::precompressed_file(path)?,
+        Some(path) => Target::file(path)?,
+        None => Target::stream(Stdout),
+    };
+    // Taken before the first read, so that the next export includes all later changes.
+    let cursor = db.create_export_cursor(context.clock.now()).await;
+    let bar = match file {
+        Some(_) => progress_bar(db.count_segments(range).await?),
+        None => ProgressBar::hidden(),
+    };
+    // An interrupt must not leave an incomplete file.
+    let count = tokio::select! {
+        count = write_target(&db, &selection, format, target, &bar) => match file {
+            Some(path) => count.map_err(|error| Target::explain_error(error, path))?,
+            None => count?,
+        },
+        _ = tokio::signal::ctrl_c() => bail!("interrupted: the export is not complete"),
+    };
+    bar.finish_and_clear();
+    db.close().await;
+    if let Some(path) = file {
+        terminal::print_stderr(&format!(
+            "exported {} to {}",
+            human_format::format_count(count, "segment"),
+            path.display()
+        ));
+    }
+    match cursor {
+        Ok(number) => terminal::print_stderr(&format!("for later changes use --changed-since {number}")),
+        Err(error) => terminal::print_stderr(&format!("warning: no number for --changed-since is available: {error}")),
+    }
+    Ok(0)
+}
+
+async fn write_target(
+    db: &Db,
+    selection: &Selection,
+    format: ExportFormat,
+    mut target: Target,
+    bar: &ProgressBar,
+) -> anyhow::Result<u64> {
+    let count = export::write_export(db, selection, format, &mut target, &mut |written| bar.inc(written)).await?;
+    target.finish()?;
+    Ok(count)
+}
+
+async fn find_export_cursor(db: &Db, number: Option<i64>) -> anyhow::Result<Option<crate::db::ExportCursor>> {
+    let Some(number) = number else { return Ok(None) };
+    match db.export_cursor(number).await? {
+        Some(mark) => Ok(Some(mark)),
+        None => Err(UsageError(format!(
+            "invalid --changed-since: {number} is not a number of a recent export from this database\n\
+             hint: export without it once, and use the number that is printed last; 0 stands for the beginning"
+        ))
+        .into()),
+    }
+}
+
+fn build_redactor(kinds: &[RedactKind], patterns: &[String]) -> Result<Redactor, UsageError> {
+    let mut rules: Vec<RedactionRule> = kinds
+        .iter()
+        .map(|kind| match kind {
+            RedactKind::Card => RedactionRule::Card,
+            RedactKind::Email => RedactionRule::Email,
+            RedactKind::Phone => RedactionRule::Phone,
+        })
+        .collect();
+    for argument in patterns {
+        let failed = |why: &str| {
+            UsageError(format!(
+                "invalid --redact-pattern {argument}: {why}\nhint: give a name and a regular expression, such as 'order=ORD-\\d+'"
+            ))
+        };
+        let Some((name, pattern)) = argument.split_once('=').filter(|(name, _)| !name.trim().is_empty()) else {
+            return Err(failed("it has no name"));
+        };
+        match Regex::new(pattern) {
+            Ok(pattern) if pattern.is_match("") => {
+                return Err(failed("it matches the empty string, which occurs everywhere"));
+            }
+            Ok(pattern) => rules.push(RedactionRule::Pattern { name: name.trim().to_owned(), pattern }),
+            Err(error) => {
+                let text = error.to_string();
+                let why =
+                    text.lines().rev().find_map(|line| line.trim().strip_prefix("error: ")).unwrap_or("too large");
+                return Err(failed(&format!("it is not a regular expression: {why}")));
+            }
+        }
+    }
+    Ok(Redactor::new(&rules))
+}
+
+/// A progress bar on standard error, hidden without a terminal.
+fn progress_bar(total: u64) -> ProgressBar {
+    let template = "{spinner} {wide_bar} {human_pos}/{human_len} segments, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

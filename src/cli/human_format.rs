@@ -1,0 +1,58 @@
+//! Formats durations, times and counts for people. Pure.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+
+/// Formats a duration in its two largest units: `41s`, `5m`, `1h 20m`, `3d 4h`.
+pub fn format_duration(duration: Duration) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let secs = duration.as_secs();
+    let Some(first) = UNITS.iter().position(|(size, _)| secs >= *size) else { return "0s".to_owned() };
+    let mut left = secs;
+    let mut parts = Vec::new();
+    for (size, unit) in UNITS.iter().skip(first).take(2) {
+        if left / size > 0 {
+            parts.push(format!("{}{unit}", left / size));
+        }
+        left %= size;
+    }
+    parts.join(" ")
+}
+
+/// Formats the distance of `time` from `now`: `5m ago`, `in 3h`.
+pub fn format_relative(time: Time, now: Time) -> String {
+    if time > now {
+        format!("in {}", format_duration(time.since(now)))
+    } else {
+        format!("{} ago", format_duration(now.since(time)))
+    }
+}
+
+/// Formats a count with its noun: `1 item`, `2 items`.
+pub fn format_count(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_said_in_its_two_largest_units() {
+        let format = |secs| format_duration(Duration::from_secs(secs));
+        assert_eq!(format(0), "0s");
+        assert_eq!(format(41), "41s");
+        assert_eq!(format(300), "5m");
+        assert_eq!(format(4830), "1h 20m");
+        assert_eq!(format(3 * 86_400 + 4 * 3600 + 59), "3d 4h");
+        assert_eq!(format(86_400 + 59), "1d");
+    }
+
+    #[test]
+    fn a_moment_is_said_by_its_distance() {
+        let now = Time::from_secs(1_000_000);
+        assert_eq!(format_relative(now - Duration::from_secs(60), now), "1m ago");
+        assert_eq!(format_relative(now + Duration::from_secs(60), now), "in 1m");
+    }
+}

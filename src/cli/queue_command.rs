@@ -1,0 +1,221 @@
+//! `queue`: lists work items, and retries or discards those that failed.
+
+mod item_list;
+
+use anyhow::bail;
+use clap::{Subcommand, ValueEnum};
+
+use super::human_format::format_count;
+use super::{CommandContext, UsageError, terminal};
+use crate::db::{Db, OpenMode, QueueFilter};
+use crate::model::{Artifact, ItemState};
+
+#[derive(Debug, clap::Args)]
+pub struct QueueArgs {
+    #[command(subcommand)]
+    pub command: QueueCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// List items, by default those that are unavailable, failed or discarded
+    List(QueueListArgs),
+    /// Show the items of one segment, with the error of each attempt
+    Show(QueueShowArgs),
+    /// Retry items now and reset their retry limits
+    Retry(ItemSelection),
+    /// Discard items, so that they are not retried; `retry` undoes this
+    Discard(QueueDiscardArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct QueueListArgs {
+    /// Only items in this state
+    #[arg(long, value_enum)]
+    pub state: Vec<StateArg>,
+    /// Items in any state
+    #[arg(long, conflicts_with = "state")]
+    pub all: bool,
+    /// Only this account: its sub-account id or name
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<String>,
+    /// Only this artifact
+    #[arg(long, value_enum)]
+    pub artifact: Option<ArtifactArg>,
+    /// Maximum number of items, 0 for all
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub limit: u32,
+    /// Print JSON, one item per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct QueueShowArgs {
+    /// Id of the segment
+    #[arg(value_name = "SEGMENT_ID")]
+    pub segment: String,
+    /// Print JSON, one item per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The items to retry or discard.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub struct ItemSelection {
+    /// The items of this segment
+    #[arg(value_name = "SEGMENT_ID", group = "which")]
+    pub segment: Option<String>,
+    /// All items in this state
+    #[arg(long, value_enum, group = "which")]
+    pub state: Option<ClosedStateArg>,
+    /// All items that are unavailable or failed
+    #[arg(long, group = "which")]
+    pub all: bool,
+    /// Only this artifact
+    #[arg(long, value_enum)]
+    pub artifact: Option<ArtifactArg>,
+    /// Only this account: its sub-account id or name
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct QueueDiscardArgs {
+    #[command(flatten)]
+    pub selection: ItemSelection,
+    /// Reason, which is stored with the items
+    #[arg(long, value_name = "TEXT", default_value = "discarded by a person")]
+    pub reason: String,
+}
+
+/// A state on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StateArg {
+    /// To be fetched, now or later
+    Open,
+    /// Still 404 after fetch.give_up_after
+    Unavailable,
+    /// Needs manual action
+    Failed,
+    /// Discarded by a person
+    Discarded,
+}
+
+/// A state on the command line that an item does not leave automatically.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ClosedStateArg {
+    /// Still 404 after fetch.give_up_after
+    Unavailable,
+    /// Needs manual action
+    Failed,
+    /// Discarded by a person
+    Discarded,
+}
+
+/// An artifact on the command line, named as in the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum ArtifactArg {
+    /// The transcript
+    Transcript,
+    /// The summary that the agent kept or edited
+    AgentSummary,
+    /// The summary that RingCX wrote
+    AutoSummary,
+}
+
+impl From<StateArg> for ItemState {
+    fn from(state: StateArg) -> ItemState {
+        match state {
+            StateArg::Open => ItemState::Open,
+            StateArg::Unavailable => ItemState::Unavailable,
+            StateArg::Failed => ItemState::Failed,
+            StateArg::Discarded => ItemState::Discarded,
+        }
+    }
+}
+
+impl From<ClosedStateArg> for ItemState {
+    fn from(state: ClosedStateArg) -> ItemState {
+        match state {
+            ClosedStateArg::Unavailable => ItemState::Unavailable,
+            ClosedStateArg::Failed => ItemState::Failed,
+            ClosedStateArg::Discarded => ItemState::Discarded,
+        }
+    }
+}
+
+impl From<ArtifactArg> for Artifact {
+    fn from(artifact: ArtifactArg) -> Artifact {
+        match artifact {
+            ArtifactArg::Transcript => Artifact::Transcript,
+            ArtifactArg::AgentSummary => Artifact::AgentSummary,
+            ArtifactArg::AutoSummary => Artifact::AutoSummary,
+        }
+    }
+}
+
+pub async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    let db = context.open_database(OpenMode::Existing).await?;
+    match args.command {
+        QueueCommand::List(args) => item_list::list_items(&args, &db, context).await?,
+        QueueCommand::Show(args) => item_list::show_items(&args, &db, context).await?,
+        QueueCommand::Retry(selection) => {
+            let filter = build_filter(&selection, &db, context).await?;
+            let items = db.retry_items(&filter, context.clock.now()).await?;
+            db.bump_change_version().await?;
+            terminal::print_stdout(&format!(
+                "{} will be retried by the running daemon or the next one\n",
+                format_count(items, "item")
+            ))?;
+        }
+        QueueCommand::Discard(args) => {
+            if args.reason.trim().is_empty() {
+                return Err(UsageError(
+                    "--reason is empty\nhint: give the reason, which is stored with the items".to_owned(),
+                )
+                .into());
+            }
+            let filter = build_filter(&args.selection, &db, context).await?;
+            let items = db.discard_items(&filter, args.reason.trim()).await?;
+            db.bump_change_version().await?;
+            terminal::print_stdout(&format!("discarded {}\n", format_count(items, "item")))?;
+        }
+    }
+    db.close().await;
+    Ok(0)
+}
+
+/// Builds the filter of the selected items. A segment without such items is an error, because its
+/// id is probably mistyped; an empty state is not.
+async fn build_filter(selection: &ItemSelection, db: &Db, context: &CommandContext) -> anyhow::Result<QueueFilter> {
+    let account = match &selection.account {
+        Some(account) => Some(context.find_account(db, account).await?.key),
+        None => None,
+    };
+    let states = match (&selection.segment, selection.state) {
+        (Some(_), _) => Vec::new(),
+        (None, Some(state)) => vec![state.into()],
+        (None, None) => vec![ItemState::Unavailable, ItemState::Failed],
+    };
+    let artifact = selection.artifact.map(Artifact::from);
+    let filter = QueueFilter { account, states, segment_id: selection.segment.clone(), artifact, limit: 0 };
+    if let Some(segment) = &selection.segment {
+        require_items(db, &filter, segment).await?;
+    }
+    Ok(filter)
+}
+
+async fn require_items(db: &Db, filter: &QueueFilter, segment: &str) -> anyhow::Result<()> {
+    if !db.queue_rows(&QueueFilter { limit: 1, ..filter.clone() }).await?.is_empty() {
+        return Ok(());
+    }
+    if db.segments_by_id(segment).await?.is_empty() {
+        bail!("the archive has no segment {segment:?}\nhint: ids must match exactly");
+    }
+    bail!(
+        "the segment {segment:?} has no such unfinished item\nhint: `ringcx-extractor show` with its id shows what is stored"
+    );
+}

@@ -1,0 +1,188 @@
+//! Shows search hits as a table or as JSON.
+
+use serde::Serialize;
+
+use crate::cli::terminal;
+use crate::clock::Time;
+use crate::render::clean_line;
+use crate::search::SearchHit;
+
+const BOLD: &str = "\x1b[1m";
+const DIM: &str = "\x1b[2m";
+const RESET: &str = "\x1b[0m";
+
+/// Invisible characters that mark the start and the end of a style in a table, with the escape
+/// sequence of each.
+const STYLE_MARKS: [(char, &str); 2] = [('\u{2061}', BOLD), ('\u{2062}', RESET)];
+
+/// A hit as JSON.
+#[derive(Serialize)]
+struct HitJson<'a> {
+    rc_account_id: &'a str,
+    sub_account_id: &'a str,
+    dialog_id: Option<&'a str>,
+    segment_id: &'a str,
+    segment_end: Option<String>,
+    artifact: &'static str,
+    version: Option<i64>,
+    speaker: Option<&'a str>,
+    offset: Option<&'a str>,
+    passage: &'a str,
+    /// The matches in the passage, as start and end in characters.
+    matches: Vec<(usize, usize)>,
+    score: f64,
+}
+
+/// Formats a hit as a line of JSON.
+pub(super) fn format_json(hit: &SearchHit) -> serde_json::Result<String> {
+    let (segment, judged) = (&hit.segment, &hit.best_match);
+    let text = judged.passage.text.as_str();
+    let char_offset = |bytes: usize| text.get(..bytes).map_or(0, |before| before.chars().count());
+    let line = HitJson {
+        rc_account_id: &segment.account.rc,
+        sub_account_id: &segment.account.sub,
+        dialog_id: segment.dialog_id.as_deref(),
+        segment_id: &segment.segment_id,
+        segment_end: segment.ended.map(Time::rfc3339),
+        artifact: hit.source.name(),
+        version: Some(hit.version).filter(|version| *version > 0),
+        speaker: judged.speaker.as_deref(),
+        offset: judged.offset.as_deref(),
+        passage: text,
+        matches: judged
+            .passage
+            .matches
+            .iter()
+            .map(|range| (char_offset(range.start), char_offset(range.end)))
+            .collect(),
+        score: (judged.score * 1000.0).round() / 1000.0,
+    };
+    Ok(format!("{}\n", serde_json::to_string(&line)?))
+}
+
+/// An invisible character that marks the first line of each hit in the table.
+const HIT_START: char = '\u{2064}';
+
+/// Formats all hits as a table. Below each passage the segment id stands on its own line, so that
+/// it can be copied.
+pub(super) fn format_table(hits: &[SearchHit], width: usize) -> String {
+    let header = ["ended", "account", "found in", "passage"];
+    let mut table = terminal::new_table(header, header.len() - 1, width);
+    for hit in hits {
+        let segment = &hit.segment;
+        table.add_row([
+            format!("{HIT_START}{}", segment.ended.map_or_else(|| "unknown".to_owned(), Time::rfc3339_secs)),
+            clean_line(&segment.account.sub),
+            format_source(hit),
+            mark_matches(hit),
+        ]);
+    }
+    let text = format!("{}\n", table.trim_fmt());
+    let mut styled = String::with_capacity(text.len() + hits.len() * 80);
+    let mut ids = hits.iter().map(|hit| format!("  {DIM}{}{RESET}\n", clean_line(&hit.segment.segment_id)));
+    let mut id: Option<String> = None;
+    for line in text.split_inclusive('\n') {
+        if line.starts_with(HIT_START) {
+            styled.extend(std::mem::replace(&mut id, ids.next()));
+        }
+        let mut line = line.trim_start_matches(HIT_START).to_owned();
+        let open = line.chars().rev().find(|letter| STYLE_MARKS.iter().any(|(mark, _)| mark == letter));
+        if open.is_some_and(|mark| mark != STYLE_MARKS[1].0) {
+            // A long word continues on the next line.
+            line.insert(line.trim_end().len(), STYLE_MARKS[1].0);
+        }
+        for (mark, style) in STYLE_MARKS {
+            line = line.replace(mark, style);
+        }
+        styled.push_str(&line);
+    }
+    styled.extend(id);
+    styled
+}
+
+fn format_source(hit: &SearchHit) -> String {
+    let mut text = hit.source.name().replace('_', " ");
+    if let Some(speaker) = &hit.best_match.speaker {
+        text.push_str(&format!("\n{}", remove_marks(speaker)));
+    }
+    if let Some(offset) = &hit.best_match.offset {
+        text.push_str(&format!("\nat {offset}"));
+    }
+    text
+}
+
+fn remove_marks(text: &str) -> String {
+    text.chars().filter(|letter| *letter != HIT_START && !STYLE_MARKS.iter().any(|(mark, _)| mark == letter)).collect()
+}
+
+/// Marks each matching word of the passage separately, so that lines can break between words.
+fn mark_matches(hit: &SearchHit) -> String {
+    let passage = &hit.best_match.passage;
+    let mut text = String::with_capacity(passage.text.len() + passage.matches.len() * 8);
+    let mut at = 0;
+    for range in &passage.matches {
+        text.push_str(&remove_marks(passage.text.get(at..range.start).unwrap_or_default()));
+        for (nth, word) in passage.text.get(range.clone()).unwrap_or_default().split(' ').enumerate() {
+            let space = if nth > 0 { " " } else { "" };
+            text.push_str(&format!("{space}{}{}{}", STYLE_MARKS[0].0, remove_marks(word), STYLE_MARKS[1].0));
+        }
+        at = range.end;
+    }
+    text.push_str(&remove_marks(passage.text.get(at..).unwrap_or_default()));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::SegmentRow;
+    use crate::model::AccountId;
+    use crate::search::DocumentSource;
+    use crate::search::score::{DocumentMatch, Passage};
+
+    fn hit() -> SearchHit {
+        let text = "…yes, the réfund is very late";
+        let find = |word: &str| text.find(word).map(|at| at..at + word.len()).unwrap();
+        SearchHit {
+            segment: SegmentRow {
+                key: 1,
+                account: AccountId::new("980634004", "99999999"),
+                account_key: 1,
+                segment_id: "p-v-93bd0e6f0f0a479ea8025fe8f8ec3e1d-1721690897808-190dcc63d90ab".to_owned(),
+                dialog_id: None,
+                ended: Time::parse("2026-11-20T09:00:00Z"),
+                has_transcript: true,
+                first_seen: Time(0),
+                metadata: "{}".to_owned(),
+            },
+            source: DocumentSource::ALL[0],
+            version: 1,
+            best_match: DocumentMatch {
+                score: 1.23456,
+                speaker: Some("Jane (agent)".to_owned()),
+                offset: Some("00:07".to_owned()),
+                passage: Passage { text: text.to_owned(), matches: vec![find("réfund is"), find("late")] },
+            },
+        }
+    }
+
+    #[test]
+    fn a_hit_is_laid_out_with_its_matches_marked() {
+        let text = format_table(&[hit()], 80).replace(BOLD, "<").replace(DIM, "{").replace(RESET, ">");
+        insta::assert_snapshot!(text, @r"
+        ended                account  found in     passage
+        2026-11-20T09:00:00Z 99999999 transcript   …yes, the <réfund> <is> very <late>
+                                      Jane (agent)
+                                      at 00:07
+          {p-v-93bd0e6f0f0a479ea8025fe8f8ec3e1d-1721690897808-190dcc63d90ab>
+        ");
+    }
+
+    #[test]
+    fn in_json_matches_are_counted_in_characters() {
+        let line: serde_json::Value = serde_json::from_str(&format_json(&hit()).unwrap()).unwrap();
+        assert_eq!(line["matches"], serde_json::json!([[10, 19], [25, 29]]));
+        assert_eq!((line["score"].as_f64(), line["artifact"].as_str()), (Some(1.235), Some("transcript")));
+        assert_eq!(line["dialog_id"], serde_json::Value::Null);
+    }
+}

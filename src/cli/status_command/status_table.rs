@@ -1,0 +1,121 @@
+//! Renders the status as a table, with findings and hints below it.
+
+use std::time::Duration;
+
+use comfy_table::{Cell, CellAlignment, Row};
+
+use crate::cli::human_format::{format_duration, format_relative};
+use crate::cli::terminal;
+use crate::clock::Time;
+use crate::health::Severity;
+use crate::render::clean_line;
+use crate::status::{AccountStatus, FindingStatus, Status};
+
+/// Renders the status for a terminal of this width.
+pub(super) fn render(status: &Status, width: usize) -> String {
+    let now = Time::parse(&status.now).unwrap_or_default();
+    let mut text = format!("ringcx-extractor {}, {}, {}\n\n", status.version, status.instance, status.now);
+    text.push_str(&account_table(status, now, width));
+    for finding in status.findings.iter().filter(|finding| finding.severity > Severity::Info) {
+        text.push_str(&format!("\n{}", format_finding(finding)));
+    }
+    for sink in &status.sinks {
+        let last = sink.last_delivered.as_deref().and_then(Time::parse);
+        let last = last.map_or_else(
+            || "nothing delivered yet".to_owned(),
+            |last| format!("last delivered {}", format_relative(last, now)),
+        );
+        let (state, name) = (sink.state.display_name(), &sink.name);
+        text.push_str(&format!("\nsink {name}: {state}, {} pending, {} failed, {last}\n", sink.pending, sink.failed));
+    }
+    add_replicas(status, now, &mut text);
+    text
+}
+
+/// Formats a finding with its hint.
+pub(in crate::cli) fn format_finding(finding: &FindingStatus) -> String {
+    let severity = match finding.severity {
+        Severity::Trouble => "trouble",
+        Severity::Warning => "warning",
+        Severity::Info => "note",
+    };
+    // The subject is shown for accounts only; the sentence contains the name of a sink.
+    let about = finding.subject.as_deref().filter(|_| !finding.accounts.is_empty());
+    let about = about.map(|about| format!(" ({})", clean_line(about))).unwrap_or_default();
+    format!("{severity}: {}{about}\n  hint: {}\n", clean_line(&finding.sentence), clean_line(&finding.hint))
+}
+
+fn account_table(status: &Status, now: Time, width: usize) -> String {
+    if status.accounts.is_empty() {
+        return "no accounts yet\n".to_owned();
+    }
+    let header = [
+        "account",
+        "owner",
+        "read up to",
+        "behind",
+        "ready",
+        "waiting",
+        "running",
+        "done",
+        "unavail.",
+        "failed",
+        "budget",
+        "drain",
+    ];
+    let mut table = terminal::new_table(header, 0, width);
+    for account in &status.accounts {
+        table.add_row(account_row(account, now));
+    }
+    for index in 3..12 {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+fn account_row(account: &AccountStatus, now: Time) -> Row {
+    let duration = |secs: u64| format_duration(Duration::from_secs(secs));
+    let read = account.watermark.as_deref().and_then(Time::parse);
+    let read = read.map(|time| brief_time(time, now)).unwrap_or_else(|| "nothing yet".to_owned());
+    let work = account.work;
+    Row::from(
+        [
+            account_title(account),
+            account.owner.as_deref().map_or_else(|| "-".to_owned(), clean_line),
+            read,
+            account.lag_seconds.map_or_else(|| "-".to_owned(), duration),
+            work.ready.to_string(),
+            work.waiting.to_string(),
+            work.running.to_string(),
+            work.done.to_string(),
+            work.unavailable.to_string(),
+            work.failed.to_string(),
+            format!("{}/{}", account.requests_last_minute, account.requests_per_minute),
+            duration(account.drain_seconds),
+        ]
+        .map(Cell::new),
+    )
+}
+
+/// Formats a time, with its date unless that is today.
+fn brief_time(time: Time, now: Time) -> String {
+    let text = time.rfc3339_secs();
+    let (day, rest) = text.split_once('T').unwrap_or(("", &text));
+    let clock = rest.trim_end_matches('Z');
+    if now.rfc3339_secs().starts_with(day) { clock.to_owned() } else { format!("{day} {clock}") }
+}
+
+fn account_title(account: &AccountStatus) -> String {
+    clean_line(account.name.as_deref().unwrap_or(&account.sub_account_id))
+}
+
+fn add_replicas(status: &Status, now: Time, text: &mut String) {
+    text.push('\n');
+    for replica in status.replicas.iter().filter(|replica| replica.alive) {
+        let since =
+            Time::parse(&replica.started).map(|started| format_duration(now.since(started))).unwrap_or_default();
+        text.push_str(&format!("{}: version {}, running for {since}\n", clean_line(&replica.name), replica.version));
+    }
+}

@@ -1,0 +1,246 @@
+//! `verify`: verifies the integrity of the archive and reports alterations.
+//!
+//! Reads the database, and writes only the file of `--manifests`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{CommandContext, human_format, terminal};
+use crate::clock::Time;
+use crate::db::{AccountChain, OpenMode};
+use crate::export::Target;
+use crate::proof::ExportedLine;
+use crate::render::clean_line;
+use crate::verify::{self, AccountReport, IntegrityProblem, VerifyReport, VerifyRequest};
+
+/// The number of problems that the table shows; `--json` shows more.
+const MAX_PROBLEMS_SHOWN: usize = 50;
+
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// Only this account: sub-account id or name
+    #[arg(long, value_name = "SUB|NAME")]
+    pub account: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write all daily manifests and the current heads of each account to this file, as JSON lines;
+    /// store it where nobody who can write to the database can change it
+    #[arg(long, value_name = "FILE")]
+    pub manifests: Option<PathBuf>,
+    /// Compare with an earlier file of --manifests: the archive must still match its heads
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// Read only the manifests, not the archive, for a fast daily export
+    #[arg(long, requires = "manifests")]
+    pub manifests_only: bool,
+}
+
+/// Runs the verification; returns exit status 0 only if there is no problem.
+pub async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    let recorded = match &args.against {
+        Some(path) => read_lines(path)?,
+        None => Vec::new(),
+    };
+    let db = context.open_database(OpenMode::Existing).await?;
+    let account = match &args.account {
+        Some(wanted) => Some(context.find_account(&db, wanted).await?),
+        None => None,
+    };
+    let recorded = match &account {
+        Some(account) => recorded.into_iter().filter(|line| line.sub() == &*account.id.sub).collect(),
+        None => recorded,
+    };
+    let request = VerifyRequest { account: account.map(|account| account.key), now: context.clock.now(), recorded };
+    let chains = verify::load_chains(&db, request.account).await?;
+    if let Some(path) = &args.manifests {
+        let count = write_lines(path, &chains, request.now)?;
+        terminal::print_stderr(&format!("wrote {} to {}", human_format::format_count(count, "line"), path.display()));
+    }
+    let report = if args.manifests_only {
+        verify::verify_manifests(&chains, &request)
+    } else {
+        let bar = progress_bar(verify::count_steps(&db, &chains, request.account).await?);
+        let report = verify::verify_archive(&db, &chains, &request, &mut |read| bar.inc(read)).await;
+        bar.finish_and_clear();
+        report?
+    };
+    db.close().await;
+    let text = if args.json {
+        serde_json::to_string_pretty(&report)? + "\n"
+    } else {
+        format_report(&report, args.manifests_only, terminal::width())
+    };
+    terminal::print_stdout(&text)?;
+    Ok(u8::from(!report.intact))
+}
+
+fn write_lines(path: &Path, chains: &[AccountChain], now: Time) -> anyhow::Result<u64> {
+    let mut target = Target::file(path)?;
+    let mut count = 0;
+    for line in chains.iter().flat_map(|chain| verify::manifest_lines(chain, now)) {
+        let text = serde_json::to_string(&line)?;
+        writeln!(target, "{text}").with_context(|| format!("failed to write {}", path.display()))?;
+        count += 1;
+    }
+    target.finish()?;
+    Ok(count)
+}
+
+fn read_lines(path: &Path) -> anyhow::Result<Vec<ExportedLine>> {
+    let failed =
+        || format!("failed to read {}\nhint: --against needs a file that --manifests has written", path.display());
+    let file = File::open(path).with_context(failed)?;
+    let file: Box<dyn BufRead> = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zst")) {
+        Box::new(BufReader::new(zstd::stream::read::Decoder::new(file).with_context(failed)?))
+    } else {
+        Box::new(BufReader::new(file))
+    };
+    let mut lines = Vec::new();
+    for (index, text) in file.lines().enumerate() {
+        let text = text.with_context(failed)?;
+        if !text.trim().is_empty() {
+            let line =
+                ExportedLine::parse(&text).with_context(|| format!("line {}", index + 1)).with_context(failed)?;
+            lines.push(line);
+        }
+    }
+    if lines.is_empty() {
+        bail!(
+            "failed to read {}: it is empty\nhint: --against needs a file that --manifests has written",
+            path.display()
+        );
+    }
+    Ok(lines)
+}
+
+/// A progress bar on standard error, hidden without a terminal.
+fn progress_bar(total: u64) -> ProgressBar {
+    let template = "{spinner} {wide_bar} {human_pos}/{human_len} entries and segments, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Formats the report as text.
+fn format_report(report: &VerifyReport, manifests_only: bool, width: usize) -> String {
+    let mut text = if manifests_only {
+        format!("{} (manifests only: the archive was not read)\n", report.verdict)
+    } else {
+        format!("{}\n", report.verdict)
+    };
+    text.push_str(&format!("  checked: {}\n", report.covers.join(", ")));
+    text.push_str(&format!("  not proven: {}\n", report.not_covered.join("; ")));
+    for problem in report.problems.iter().take(MAX_PROBLEMS_SHOWN) {
+        text.push_str(&format!("\n  {}\n", describe_problem(problem)));
+    }
+    let hidden = report.problem_count.saturating_sub(MAX_PROBLEMS_SHOWN as u64);
+    if hidden > 0 {
+        text.push_str(&format!("\n  and {} more: see `--json`\n", human_format::format_count(hidden, "problem")));
+    }
+    let header = [
+        "account",
+        "name",
+        "entries",
+        "erased",
+        "before the chain",
+        "segments",
+        "records",
+        "manifests",
+        "newest",
+        "head",
+    ];
+    let mut table = terminal::new_table(header, 1, width);
+    for account in &report.accounts {
+        table.add_row(account_row(account));
+    }
+    let lines: String = table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    format!("{text}\n{lines}")
+}
+
+fn account_row(account: &AccountReport) -> Vec<String> {
+    vec![
+        clean_line(&account.sub_account_id),
+        account.name.as_deref().map(clean_line).unwrap_or_default(),
+        account.entries.to_string(),
+        account.erased.to_string(),
+        account.chain_from.to_string(),
+        account.segments.to_string(),
+        account.records.to_string(),
+        account.manifests.to_string(),
+        account.feed.to_string(),
+        account.head.chars().take(16).collect(),
+    ]
+}
+
+/// Describes the place of a problem, then the problem.
+fn describe_problem(problem: &IntegrityProblem) -> String {
+    let mut place = Vec::new();
+    if !problem.sub_account_id.is_empty() {
+        place.push(format!("account {}", problem.sub_account_id));
+    }
+    place.extend(problem.day.clone());
+    place.extend(problem.segment_id.as_ref().map(|id| format!("segment {id}")));
+    if let Some(artifact) = problem.artifact {
+        let version = problem.version.filter(|version| *version != 1);
+        place.push(match version {
+            Some(version) => format!("{artifact} version {version}"),
+            None => artifact.to_owned(),
+        });
+    }
+    if let Some(feed) = problem.feed {
+        place.push(match problem.to_feed {
+            Some(to) => format!("numbers {feed} to {to}"),
+            None => format!("number {feed}"),
+        });
+    }
+    let place = if place.is_empty() { String::new() } else { format!("{}: ", place.join(", ")) };
+    clean_line(&format!("{place}{}", problem.what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::IntegrityProblemKind;
+
+    fn problem() -> IntegrityProblem {
+        IntegrityProblem {
+            kind: IntegrityProblemKind::Body,
+            sub_account_id: "7".to_owned(),
+            segment_id: Some("a\u{1b}[2J-1".to_owned()),
+            artifact: Some("transcript"),
+            version: Some(2),
+            feed: Some(12),
+            to_feed: None,
+            day: None,
+            what: "the body does not match its stored SHA-256".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_problem_says_where_it_is_and_moves_no_cursor() {
+        assert_eq!(
+            describe_problem(&problem()),
+            "account 7, segment a-1, transcript version 2, number 12: the body does not match its stored SHA-256"
+        );
+        let range = IntegrityProblem { segment_id: None, artifact: None, to_feed: Some(20), ..problem() };
+        assert!(describe_problem(&range).starts_with("account 7, numbers 12 to 20: "));
+    }
+
+    #[test]
+    fn a_file_to_compare_with_is_refused_whole_where_a_line_of_it_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("manifests.jsonl");
+        std::fs::write(&path, "\n{\"type\":\"other\"}\n").unwrap();
+        let error = format!("{:#}", read_lines(&path).unwrap_err());
+        assert!(error.contains("manifests.jsonl") && error.contains("line 2"), "{error}");
+        std::fs::write(&path, "").unwrap();
+        assert!(read_lines(&path).is_err());
+    }
+}

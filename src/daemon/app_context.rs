@@ -1,0 +1,237 @@
+//! The state that all tasks of a daemon share.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+
+use super::account_registry::RegisteredAccounts;
+use crate::account::{Account, metadata_budget_name};
+pub use crate::account::{budget_name, metadata_limits};
+use crate::clock::{Clock, Time};
+use crate::config::{Auth, Limits, Settings};
+use crate::db::Db;
+use crate::deliver::SinkPauses;
+use crate::fetch::batch_writer::StorageState;
+use crate::health::FindingRegistry;
+use crate::metrics::Metrics;
+use crate::ringcx::rate_limit::{ReservedQuota, SlidingWindowLimiter};
+use crate::ringcx::{ApiClient, ApiHosts, Credentials, Login};
+
+/// The shared state of a daemon.
+pub struct AppContext {
+    /// The settings.
+    pub settings: Settings,
+    /// The archive.
+    pub db: Db,
+    /// The clock.
+    pub clock: Clock,
+    /// The API client.
+    pub api: ApiClient,
+    /// The login of all accounts.
+    pub login: Login,
+    /// The request metrics of the API client.
+    pub metrics: Arc<Metrics>,
+    accounts: RwLock<Vec<Arc<Account>>>,
+    storage: watch::Sender<StorageState>,
+    stored: watch::Sender<u64>,
+    change_version: watch::Sender<i64>,
+    /// The current findings of all tasks.
+    pub findings: Arc<FindingRegistry>,
+    /// The paused sinks.
+    pub sinks: Arc<SinkPauses>,
+    active: AtomicBool,
+    /// In milliseconds since 1970; `i64::MAX` if the credentials do not expire.
+    credential_expiry: AtomicI64,
+    registered: watch::Sender<Option<RegisteredAccounts>>,
+}
+
+impl AppContext {
+    /// Builds the API client and the login. Sends no request yet.
+    ///
+    /// # Errors
+    /// If no client can be built from the settings.
+    pub fn new(settings: Settings, db: Db, clock: Clock) -> anyhow::Result<Arc<AppContext>> {
+        let api = ApiClient::new(
+            api_hosts(&settings),
+            clock.real(settings.api.request_timeout).max(settings.api.request_timeout),
+            clock.clone(),
+        )
+        .context("failed to set up the API client")?;
+        let metrics = Arc::new(Metrics::new());
+        api.set_observer(metrics.clone());
+        let login = build_login(&settings, &api, &db, &clock);
+        Ok(Arc::new(AppContext {
+            settings,
+            db,
+            clock,
+            api,
+            login,
+            metrics,
+            accounts: RwLock::default(),
+            storage: watch::Sender::new(StorageState::Available),
+            stored: watch::Sender::new(0),
+            change_version: watch::Sender::new(0),
+            findings: Arc::default(),
+            sinks: Arc::default(),
+            active: AtomicBool::new(false),
+            credential_expiry: AtomicI64::new(i64::MAX),
+            registered: watch::Sender::new(None),
+        }))
+    }
+
+    /// The accounts that this process currently works on.
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        self.accounts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the accounts that this process works on.
+    pub fn set_accounts(&self, accounts: Vec<Arc<Account>>) {
+        *self.accounts.write().unwrap_or_else(PoisonError::into_inner) = accounts;
+    }
+
+    /// Whether the database accepts results.
+    pub fn subscribe_storage(&self) -> watch::Receiver<StorageState> {
+        self.storage.subscribe()
+    }
+
+    /// Sets whether the database accepts results.
+    pub fn set_storage(&self, storage: StorageState) {
+        self.storage.send_if_modified(|held| {
+            let changed = *held != storage;
+            *held = storage;
+            changed
+        });
+    }
+
+    /// The number of written results, for tasks that follow the archive.
+    pub fn subscribe_stored(&self) -> watch::Receiver<u64> {
+        self.stored.subscribe()
+    }
+
+    /// The sending half of [`AppContext::subscribe_stored`], for the batch writer.
+    pub fn stored_sender(&self) -> watch::Sender<u64> {
+        self.stored.clone()
+    }
+
+    /// The change version: it changes when a command changed something that a running daemon should
+    /// notice.
+    pub fn subscribe_changes(&self) -> watch::Receiver<i64> {
+        self.change_version.subscribe()
+    }
+
+    /// Sets the change version.
+    pub fn set_change_version(&self, version: i64) {
+        self.change_version.send_if_modified(|held| std::mem::replace(held, version) != version);
+    }
+
+    /// Whether this replica is active, rather than on standby.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether this replica is active.
+    pub fn set_active(&self, active: bool) {
+        self.active.store(active, Ordering::Relaxed);
+    }
+
+    /// When the login's credentials expire, if that is known.
+    pub fn credential_expiry(&self) -> Option<Time> {
+        Some(Time(self.credential_expiry.load(Ordering::Relaxed))).filter(|at| at.0 != i64::MAX)
+    }
+
+    /// Sets when the login's credentials expire.
+    pub fn set_credential_expiry(&self, at: Option<Time>) {
+        self.credential_expiry.store(at.map_or(i64::MAX, |at| at.0), Ordering::Relaxed);
+    }
+
+    /// The registered accounts; `None` until the registry has loaded them.
+    pub fn subscribe_registered(&self) -> watch::Receiver<Option<RegisteredAccounts>> {
+        self.registered.subscribe()
+    }
+
+    /// Sets the registered accounts.
+    pub fn set_registered(&self, registered: RegisteredAccounts) {
+        self.registered
+            .send_if_modified(|held| held.replace(registered.clone()).is_none_or(|before| before != registered));
+    }
+}
+
+/// The API hosts from the settings.
+pub fn api_hosts(settings: &Settings) -> ApiHosts {
+    ApiHosts {
+        platform: settings.api.platform_url.clone(),
+        ringcx: settings.api.ringcx_url.clone(),
+        summary: settings.api.summary_url.clone(),
+    }
+}
+
+/// The limit of requests for RingCentral tokens, for all processes of an application together
+/// (contract.md, Authentication).
+const RINGCENTRAL_TOKENS_PER_MINUTE: u32 = 5;
+
+/// Builds the login from the settings. Its token requests and exchanges share their limits with all
+/// other processes on the database. Tokens are never stored: each process has one of its own, for
+/// all its accounts.
+pub fn build_login(settings: &Settings, api: &ApiClient, db: &Db, clock: &Clock) -> Login {
+    let exchanges = settings.limits.token_exchanges_per_minute.get();
+    let budget = |key: &str, per_minute| {
+        let limits = SlidingWindowLimiter::new([(per_minute, Duration::from_secs(60))]);
+        Arc::new(ReservedQuota::new(Arc::new(db.clone()), key.to_owned(), limits, clock.clone()))
+    };
+    let ringcentral_tokens = budget("ringcentral", ringcentral_tokens_per_minute(api.hosts(), exchanges));
+    let auth = settings.auth.clone();
+    let reread =
+        Arc::new(move || auth.reload_secrets().map(|auth| login_credentials(&auth)).map_err(|error| error.to_string()));
+    Login::new(
+        api.clone(),
+        login_credentials(&settings.auth),
+        Some(reread),
+        ringcentral_tokens,
+        budget("login", exchanges),
+    )
+}
+
+/// The limit of requests for RingCentral tokens. RingCentral enforces its limit whatever RingCX
+/// allows.
+fn ringcentral_tokens_per_minute(hosts: &ApiHosts, exchanges: u32) -> u32 {
+    if hosts.is_platform_simulated() { exchanges } else { exchanges.min(RINGCENTRAL_TOKENS_PER_MINUTE) }
+}
+
+/// The metadata budget of one sub-account.
+pub fn metadata_budget(limits: &Limits, sub: &str, db: &Db, clock: &Clock) -> Arc<ReservedQuota> {
+    let key = metadata_budget_name(sub);
+    Arc::new(ReservedQuota::new(Arc::new(db.clone()), key, metadata_limits(limits), clock.clone()))
+}
+
+/// The login credentials from the settings.
+pub fn login_credentials(auth: &Auth) -> Credentials {
+    match auth.clone() {
+        Auth::RingCentral { client_id, client_secret, jwt, .. } => {
+            Credentials::RingCentral { client_id, client_secret, jwt }
+        }
+        Auth::Engage { username, password, platform_id, .. } => Credentials::Engage { username, password, platform_id },
+        Auth::ApiToken { token, .. } => Credentials::ApiToken(token),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_limit_of_exchanges_does_not_raise_the_limit_of_ringcentral_tokens() {
+        let hosts =
+            |platform: &str| ApiHosts { platform: platform.to_owned(), ringcx: String::new(), summary: String::new() };
+        for (platform, exchanges, expected) in [
+            ("https://platform.ringcentral.com", 60, 5),
+            ("https://platform.example", 60, 5),
+            ("https://platform.ringcentral.com", 2, 2),
+            ("http://127.0.0.1:8480", 60, 60),
+        ] {
+            assert_eq!(ringcentral_tokens_per_minute(&hosts(platform), exchanges), expected, "{platform}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Builds the events for a sink from stored rows, with filters and redaction applied.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::failure_policy::EventKey;
+use crate::config::Sink;
+use crate::db::{Db, DbError, DbFault, FeedEntry, FeedRange, FeedRow, Item};
+use crate::event::{Event, decode_summary};
+use crate::lenient_json;
+use crate::model::{Artifact, ArtifactSet};
+use crate::redact::Redactor;
+
+/// A sink's filters, and its redaction rules.
+#[derive(Debug)]
+pub(super) struct EventFilter {
+    artifacts: ArtifactSet,
+    accounts: BTreeSet<String>,
+    /// Lower case.
+    channels: BTreeSet<String>,
+    redactor: Redactor,
+}
+
+/// The two metadata fields that name the channel.
+#[derive(Deserialize)]
+struct ChannelMetadata {
+    #[serde(rename = "channelType", default)]
+    kind: Value,
+    #[serde(rename = "channelClass", default)]
+    class: Value,
+}
+
+impl EventFilter {
+    pub(super) fn new(settings: &Sink) -> EventFilter {
+        EventFilter {
+            artifacts: settings.artifacts,
+            accounts: settings.accounts.clone(),
+            channels: settings.channels.iter().map(|channel| channel.to_lowercase()).collect(),
+            redactor: Redactor::new(&settings.redact),
+        }
+    }
+
+    /// Whether the sink accepts events of this account.
+    pub(super) fn wants_account(&self, sub: &str) -> bool {
+        self.accounts.is_empty() || self.accounts.contains(sub)
+    }
+
+    /// Whether the sink may accept this entry, judged by the feed alone.
+    pub(super) fn wants(&self, head: &FeedEntry) -> bool {
+        head.stored && head.item.artifact().is_some_and(|artifact| self.artifacts.contains(artifact))
+    }
+
+    fn wants_channel(&self, metadata: &str) -> bool {
+        if self.channels.is_empty() {
+            return true;
+        }
+        let Some(channel) = lenient_json::from_str::<ChannelMetadata>(metadata) else { return false };
+        let named = |value: &Value| value.as_str().is_some_and(|name| self.channels.contains(&name.to_lowercase()));
+        named(&channel.kind) || named(&channel.class)
+    }
+
+    fn build_event(&self, mut row: FeedRow) -> BuiltEvent {
+        let Some(artifact) = row.artifact().filter(|artifact| self.artifacts.contains(*artifact)) else {
+            return BuiltEvent::Unwanted;
+        };
+        let (metadata, body) = match row.unpack() {
+            Ok(parts) => parts,
+            Err(error) => return BuiltEvent::Damaged(row.item, error.to_string()),
+        };
+        if !self.wants_account(&row.account.sub) || !self.wants_channel(&metadata) {
+            return BuiltEvent::Unwanted;
+        }
+        let (metadata, body) = self.redact(artifact, metadata, body);
+        BuiltEvent::Event(Event {
+            feed_seq: row.feed,
+            account_key: row.account_key,
+            account: row.account,
+            dialog_id: row.dialog_id,
+            segment_id: row.segment_id,
+            ended: row.ended,
+            artifact,
+            version: row.version,
+            stored: row.fetched,
+            metadata,
+            body,
+        })
+    }
+
+    fn redact(&self, artifact: Artifact, metadata: String, body: Vec<u8>) -> (String, Vec<u8>) {
+        if self.redactor.is_noop() {
+            return (metadata, body);
+        }
+        let body = match artifact {
+            Artifact::Transcript => self.redactor.transcript(&body).into_owned(),
+            // A JSON string, so that the text is read back unchanged however it begins.
+            Artifact::AgentSummary | Artifact::AutoSummary => {
+                serde_json::to_vec(&self.redactor.text(&decode_summary(&body))).unwrap_or_default()
+            }
+        };
+        (self.redactor.metadata(&metadata).into_owned(), body)
+    }
+}
+
+/// The result for one row.
+enum BuiltEvent {
+    Event(Event),
+    Unwanted,
+    Damaged(Item, String),
+}
+
+/// Events for a sink, ordered by account and feed number, and rows that gave none.
+#[derive(Debug, Default)]
+pub(super) struct EventBatch {
+    pub(super) events: Vec<Event>,
+    /// The item of each event.
+    pub(super) items: HashMap<EventKey, Item>,
+    /// The first feed number of each account that exceeded the byte limit.
+    pub(super) first_unread: HashMap<i64, i64>,
+    /// Rows that cannot be sent because their stored data is damaged, with the error.
+    pub(super) damaged: Vec<(EventKey, Item, String)>,
+}
+
+/// Reads the events of these feed windows, up to `max_bytes` of bodies, and at least one event.
+pub(super) async fn read_window_events(
+    db: &Db,
+    filter: &Arc<EventFilter>,
+    windows: &[FeedRange],
+    max_bytes: u64,
+) -> Result<EventBatch, DbError> {
+    let heads = db.feed_entries(windows).await?;
+    let wanted: Vec<&FeedEntry> = heads.iter().filter(|head| filter.wants(head)).collect();
+    let mut size = 0;
+    let fitting = wanted.iter().take_while(|head| {
+        let first = size == 0;
+        size += head.size.max(1);
+        first || size <= max_bytes
+    });
+    let fitting = fitting.count();
+    let keys: Vec<EventKey> = wanted[..fitting].iter().map(|head| (head.account, head.feed)).collect();
+    let mut batch = read_events(db, filter, &keys).await?;
+    for head in &wanted[fitting..] {
+        batch.first_unread.entry(head.account).or_insert(head.feed);
+    }
+    Ok(batch)
+}
+
+/// Reads the events of these feed numbers. Erased and filtered ones are left out.
+pub(super) async fn read_events(db: &Db, filter: &Arc<EventFilter>, keys: &[EventKey]) -> Result<EventBatch, DbError> {
+    if keys.is_empty() {
+        return Ok(EventBatch::default());
+    }
+    let rows = db.feed_rows(keys).await?;
+    let filter = filter.clone();
+    // Decompressing and redacting need CPU time.
+    let built = tokio::task::spawn_blocking(move || {
+        let mut batch = EventBatch::default();
+        for row in rows {
+            let key = (row.account_key, row.feed);
+            let item = row.item;
+            match filter.build_event(row) {
+                BuiltEvent::Event(event) => {
+                    batch.items.insert(key, item);
+                    batch.events.push(event);
+                }
+                BuiltEvent::Unwanted => {}
+                BuiltEvent::Damaged(item, why) => batch.damaged.push((key, item, why)),
+            }
+        }
+        batch
+    });
+    built.await.map_err(|error| DbError::new(DbFault::Broken, format!("failed to build events: {error}")))
+}

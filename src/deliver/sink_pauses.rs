@@ -1,0 +1,37 @@
+//! The paused sinks of one daemon. The heartbeat publishes them to `status` and the dashboard.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::clock::Time;
+
+/// A pause in the delivery to one sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkPause {
+    /// When the sink stopped accepting events.
+    pub since: Time,
+    /// When delivery is tried again.
+    pub until: Time,
+    /// The error of the last attempt, as text.
+    pub reason: String,
+}
+
+/// The pauses of all sinks of one daemon, by sink name.
+#[derive(Debug, Default)]
+pub struct SinkPauses(Mutex<BTreeMap<String, SinkPause>>);
+
+impl SinkPauses {
+    /// Stores the pause of a sink; `None` removes it.
+    pub fn set(&self, sink: &str, pause: Option<SinkPause>) {
+        let mut pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match pause {
+            Some(pause) => pauses.insert(sink.to_owned(), pause),
+            None => pauses.remove(sink),
+        };
+    }
+
+    /// A copy of all pauses, by sink name.
+    pub fn snapshot(&self) -> BTreeMap<String, SinkPause> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,60 @@
+//! Writes segments as lines of JSON with the documented order of keys, and metadata and transcripts
+//! as the API sent them.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{SegmentEntry, format_time, outcome_name};
+use crate::db::{ArtifactStatus, SegmentArtifact};
+pub use crate::event::ArtifactPayload;
+use crate::model::Artifact;
+use crate::render::{escape_line_separators, to_json_line};
+
+/// One line of the export.
+#[derive(Debug, Serialize)]
+pub struct ExportLine {
+    rc_account_id: String,
+    sub_account_id: String,
+    dialog_id: Option<String>,
+    segment_id: String,
+    segment_end: Option<String>,
+    metadata: Box<RawValue>,
+    transcript: ArtifactPayload,
+    agent_summary: ArtifactPayload,
+    auto_summary: ArtifactPayload,
+}
+
+/// Appends the line of a segment.
+pub(super) fn write_line(entry: &SegmentEntry, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    let start = out.len();
+    serde_json::to_writer(&mut *out, &ExportLine::from_entry(entry))?;
+    escape_line_separators(out, start);
+    out.push(b'\n');
+    Ok(())
+}
+
+impl ExportLine {
+    /// The line of a segment.
+    pub fn from_entry(entry: &SegmentEntry) -> ExportLine {
+        let SegmentEntry { segment, slots: [transcript, agent, auto] } = entry;
+        ExportLine {
+            rc_account_id: segment.account.rc.to_string(),
+            sub_account_id: segment.account.sub.to_string(),
+            dialog_id: segment.dialog_id.clone(),
+            segment_id: segment.segment_id.clone(),
+            segment_end: format_time(segment.ended),
+            metadata: to_json_line(segment.metadata.as_bytes()),
+            transcript: artifact_part(Artifact::Transcript, transcript),
+            agent_summary: artifact_part(Artifact::AgentSummary, agent),
+            auto_summary: artifact_part(Artifact::AutoSummary, auto),
+        }
+    }
+}
+
+/// The outcome of an artifact, with its body if one is stored.
+fn artifact_part(artifact: Artifact, slot: &SegmentArtifact) -> ArtifactPayload {
+    match &slot.status {
+        ArtifactStatus::Stored(body) => ArtifactPayload::from_body(artifact, slot.fetched, body),
+        outcome => ArtifactPayload::without_content(outcome_name(outcome), slot.fetched),
+    }
+}

@@ -1,0 +1,230 @@
+//! The coverage of an account over time, as coloured ranges of a bar. Pure.
+//!
+//! A timeline has a fixed number of cells, and all accounts' timelines show the same time range, so
+//! that they can be compared at a glance. A gap is never rounded away, however short it is; covered
+//! time may be.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::coverage::{Coverage, ReadPurpose};
+use crate::db::CoverageRow;
+use crate::model::{TimeRange, TimeRangeSet};
+
+/// The number of cells of a timeline: five minutes each if it shows a day.
+pub(super) const CELLS: i64 = 288;
+
+/// The visible ranges in hours: the shortest that holds everything that was read is used.
+const VISIBLE_HOURS: [i64; 5] = [1, 3, 6, 12, 24];
+const HOUR_MS: i64 = 3_600_000;
+
+/// The longest visible range.
+pub(super) const MAX_VISIBLE_RANGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The state of a range. Later states are painted over earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum CoverageState {
+    /// Read once.
+    Read,
+    /// Read again, for late arrivals.
+    Reread,
+    /// Requested by a backfill, and not read since.
+    Backfill,
+    /// Never read, though it should have been.
+    Gap,
+}
+
+/// A range from one cell up to, but not including, another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct TimelineRange {
+    pub(super) state: CoverageState,
+    pub(super) from: i64,
+    pub(super) to: i64,
+}
+
+/// An account's timeline.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct CoverageTimeline {
+    /// In painting order.
+    pub(super) ranges: Vec<TimelineRange>,
+    /// The text alternative for screen readers.
+    pub(super) description: String,
+}
+
+/// The time range that all timelines show. It ends now, rounded up to a cell, and holds `first`
+/// unless that is more than a day ago.
+pub(super) fn visible_range(now: Time, first: Option<Time>) -> TimeRange {
+    let needed_ms = first.map_or(0, |first| now.0.saturating_sub(first.0));
+    let hours = VISIBLE_HOURS.into_iter().find(|hours| hours * HOUR_MS >= needed_ms).unwrap_or(24);
+    let cell_ms = hours * HOUR_MS / CELLS;
+    let to = now.0.div_euclid(cell_ms).saturating_add(1).saturating_mul(cell_ms);
+    TimeRange { from: Time(to.saturating_sub(hours * HOUR_MS)), to: Time(to) }
+}
+
+/// Builds an account's coverage from its rows; complete for segments that ended after the first
+/// row's start.
+pub(super) fn coverage_by_state(
+    live_start: Option<Time>,
+    rows: &[CoverageRow],
+    backfills: impl IntoIterator<Item = (i64, TimeRange)>,
+) -> CoverageByState {
+    let ranges_of = |wanted: fn(&ReadPurpose) -> bool| {
+        let rows = rows.iter().filter(|row| ReadPurpose::parse(&row.purpose).is_some_and(|pass| wanted(&pass)));
+        TimeRangeSet::from_unsorted(rows.map(|row| row.range).collect())
+    };
+    let live = ranges_of(|pass| *pass == ReadPurpose::Live);
+    let reread = ranges_of(|pass| matches!(pass, ReadPurpose::Recheck(_)));
+    let requested = backfills.into_iter().flat_map(|(id, range)| {
+        let key = ReadPurpose::Backfill(id).key();
+        let done = rows.iter().filter(|row| row.purpose == key).map(|row| row.range).collect();
+        let remaining = TimeRangeSet::from_unsorted(vec![range]).minus(&TimeRangeSet::from_unsorted(done));
+        remaining.as_slice().to_vec()
+    });
+    let requested = TimeRangeSet::from_unsorted(requested.collect());
+    let gaps = live_start.map(|start| Coverage { live: live.clone(), ..Coverage::new(start) }).and_then(|coverage| {
+        let edge = coverage.live_edge()?;
+        Some(coverage.gaps(edge))
+    });
+    CoverageByState { live, reread, requested, gaps: gaps.unwrap_or_default() }
+}
+
+/// An account's coverage, by state.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CoverageByState {
+    live: TimeRangeSet,
+    reread: TimeRangeSet,
+    requested: TimeRangeSet,
+    gaps: TimeRangeSet,
+}
+
+impl CoverageByState {
+    /// The timeline for `visible_range`.
+    pub(super) fn timeline(&self, visible_range: TimeRange) -> CoverageTimeline {
+        let mut ranges = Vec::new();
+        let layers = [
+            (CoverageState::Read, &self.live),
+            (CoverageState::Reread, &self.reread),
+            (CoverageState::Backfill, &self.requested),
+            (CoverageState::Gap, &self.gaps),
+        ];
+        for (state, set) in layers {
+            ranges.extend(
+                set.within(visible_range)
+                    .as_slice()
+                    .iter()
+                    .filter_map(|stretch| timeline_range(state, visible_range, *stretch)),
+            );
+        }
+        CoverageTimeline { description: self.describe(visible_range), ranges }
+    }
+
+    fn describe(&self, visible_range: TimeRange) -> String {
+        let total = |set: &TimeRangeSet| crate::status::humanize::format_duration(set.within(visible_range).total());
+        let mut description = format!("read {}", total(&self.live));
+        for (what, set) in [("re-read", &self.reread), ("to be backfilled", &self.requested), ("gap", &self.gaps)] {
+            if !set.within(visible_range).is_empty() {
+                description.push_str(&format!(", {what} {}", total(set)));
+            }
+        }
+        description
+    }
+}
+
+/// The cells of a time range. Covered time counts where it fills at least half of a cell, missing
+/// time wherever it touches one.
+fn timeline_range(state: CoverageState, visible_range: TimeRange, stretch: TimeRange) -> Option<TimelineRange> {
+    let width = (visible_range.to.0 - visible_range.from.0).max(CELLS);
+    let cell = |time: Time, round: i64| ((time.0 - visible_range.from.0) * CELLS + round).div_euclid(width);
+    let (from, to) = match state {
+        CoverageState::Read | CoverageState::Reread => (cell(stretch.from, width / 2), cell(stretch.to, width / 2)),
+        CoverageState::Backfill | CoverageState::Gap => (cell(stretch.from, 0), cell(stretch.to, width - 1)),
+    };
+    (from < to).then_some(TimelineRange { state, from, to })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row(pass: &str, from: i64, to: i64) -> CoverageRow {
+        CoverageRow { account: 1, purpose: pass.to_owned(), range: TimeRange { from: Time(from), to: Time(to) } }
+    }
+
+    const DAY: TimeRange = TimeRange { from: Time(0), to: Time(24 * HOUR_MS) };
+    const CELL_MS: i64 = 300_000;
+
+    #[test]
+    fn a_timeline_shows_read_reread_requested_and_missed_ranges() {
+        let rows = [
+            row("live", 0, 10 * CELL_MS),
+            row("live", 12 * CELL_MS, 20 * CELL_MS),
+            row("recheck:3600", 0, 5 * CELL_MS),
+        ];
+        let backfill = (7, TimeRange { from: Time(30 * CELL_MS), to: Time(40 * CELL_MS) });
+        let timeline = coverage_by_state(Some(Time(0)), &rows, [backfill]).timeline(DAY);
+        let expected = [
+            TimelineRange { state: CoverageState::Read, from: 0, to: 10 },
+            TimelineRange { state: CoverageState::Read, from: 12, to: 20 },
+            TimelineRange { state: CoverageState::Reread, from: 0, to: 5 },
+            TimelineRange { state: CoverageState::Backfill, from: 30, to: 40 },
+            TimelineRange { state: CoverageState::Gap, from: 10, to: 12 },
+        ];
+        assert_eq!(timeline.ranges, expected);
+        assert_eq!(timeline.description, "read 1 h 30 min, re-read 25 min, to be backfilled 50 min, gap 10 min");
+    }
+
+    #[test]
+    fn the_read_part_of_a_backfill_is_no_longer_shown_as_requested() {
+        let backfill = (7, TimeRange { from: Time(0), to: Time(10 * CELL_MS) });
+        let timeline =
+            coverage_by_state(None, &[row("backfill:7", 4 * CELL_MS, 10 * CELL_MS)], [backfill]).timeline(DAY);
+        assert_eq!(timeline.ranges, [TimelineRange { state: CoverageState::Backfill, from: 0, to: 4 }]);
+    }
+
+    #[test]
+    fn a_short_gap_is_not_rounded_away() {
+        let rows = [row("live", 0, 10 * CELL_MS + 1), row("live", 10 * CELL_MS + 1000, 20 * CELL_MS)];
+        let timeline = coverage_by_state(Some(Time(0)), &rows, []).timeline(DAY);
+        assert!(
+            timeline.ranges.contains(&TimelineRange { state: CoverageState::Gap, from: 10, to: 11 }),
+            "{timeline:?}"
+        );
+    }
+
+    #[test]
+    fn an_account_without_reads_has_no_gap() {
+        assert_eq!(coverage_by_state(Some(Time(0)), &[], []).timeline(DAY).ranges, []);
+        assert_eq!(coverage_by_state(None, &[], []).timeline(DAY).ranges, []);
+    }
+
+    #[test]
+    fn the_visible_range_is_as_short_as_possible_and_at_most_a_day() {
+        let now = Time(100 * HOUR_MS);
+        let hours = |first: Option<i64>| visible_range(now, first.map(Time)).width().as_secs() / 3600;
+        assert_eq!(hours(None), 1);
+        assert_eq!(hours(Some(99 * HOUR_MS)), 1);
+        assert_eq!(hours(Some(98 * HOUR_MS)), 3);
+        assert_eq!(hours(Some(0)), 24);
+        assert_eq!(hours(Some(200 * HOUR_MS)), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_visible_range_holds_now_and_moves_by_whole_cells(now in 0_i64..4_000_000_000_000, back in 0_i64..100 * HOUR_MS) {
+            let range = visible_range(Time(now), Some(Time(now - back)));
+            prop_assert!(range.contains(Time(now)));
+            let cell = (range.to.0 - range.from.0) / CELLS;
+            prop_assert_eq!(range.to.0 % cell, 0);
+        }
+
+        #[test]
+        fn ranges_lie_within_the_timeline(from in -50 * HOUR_MS..50 * HOUR_MS, width in 1..50 * HOUR_MS) {
+            let timeline = coverage_by_state(Some(Time(from)), &[row("live", from, from + width)], []).timeline(DAY);
+            for range in timeline.ranges {
+                prop_assert!(0 <= range.from && range.from < range.to && range.to <= CELLS);
+            }
+        }
+    }
+}

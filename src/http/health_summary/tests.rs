@@ -1,0 +1,35 @@
+use super::super::fixtures::{NOW, row, snapshot};
+use super::*;
+
+fn finding(code: &str, severity: Severity, accounts: &[&str]) -> FindingStatus {
+    let found = FindingStatus::new(code, severity, NOW, format!("{code} it is"), "mend it");
+    FindingStatus { accounts: accounts.iter().map(|account| (*account).to_owned()).collect(), ..found }
+}
+
+#[test]
+fn a_healthy_summary_says_how_far_discovery_is() {
+    let summary = HealthSummary::new(Vec::new(), Some(&snapshot(vec![row("one"), row("two")])), NOW);
+    assert_eq!(summary.level, HealthLevel::Healthy);
+    assert_eq!(summary.headline, "every segment that ended up to 5 min ago was discovered, without a gap");
+    let standby = finding(STANDBY_CODE, Severity::Info, &[]);
+    let summary = HealthSummary::new(vec![standby], None, NOW);
+    assert_eq!((summary.level, summary.headline.as_str()), (HealthLevel::Healthy, "standby it is"));
+}
+
+#[test]
+fn the_worst_finding_is_the_headline_and_each_account_has_the_level_of_its_worst() {
+    let findings = vec![
+        finding("lagging", Severity::Warning, &["one", "two"]),
+        finding("items_failed", Severity::Trouble, &["two"]),
+        finding("endpoint_paused", Severity::Trouble, &["three"]),
+    ];
+    let summary = HealthSummary::new(findings, None, NOW);
+    assert_eq!((summary.level, summary.headline.as_str()), (HealthLevel::Trouble, "endpoint_paused it is"));
+    let levels: Vec<HealthLevel> = summary.findings.iter().map(HealthLevel::of_finding).collect();
+    assert_eq!(levels, [HealthLevel::Trouble, HealthLevel::Incomplete, HealthLevel::Behind]);
+    let account_levels = ["one", "two", "three", "four"].map(|account| summary.account_level(account));
+    assert_eq!(
+        account_levels,
+        [HealthLevel::Behind, HealthLevel::Incomplete, HealthLevel::Trouble, HealthLevel::Healthy]
+    );
+}

@@ -1,0 +1,141 @@
+//! The table row of an account.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use super::super::coverage_timeline::{CELLS, CoverageState, CoverageTimeline};
+use super::super::health_summary::HealthLevel;
+use super::super::status_snapshot::DashboardRow;
+use crate::clock::Time;
+use crate::model::TimeRange;
+use crate::status::EndpointPause;
+use crate::status::humanize::{format_count, format_duration, format_number};
+
+/// An account's row with its level. Two equal ones look the same, except for what the script
+/// updates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct AccountRowView<'a> {
+    pub(in super::super) row: &'a DashboardRow,
+    pub(in super::super) level: HealthLevel,
+}
+
+/// A shorter time for the unfinished items is not shown.
+const MIN_SHOWN_DRAIN_TIME: Duration = Duration::from_secs(60);
+
+/// Sorts by level, worst first, then by lag, then by id.
+pub(in super::super) fn compare_rows(a: &AccountRowView<'_>, b: &AccountRowView<'_>, now: Time) -> Ordering {
+    let by_level = b.level.cmp(&a.level);
+    by_level.then_with(|| b.row.lag(now).cmp(&a.row.lag(now))).then_with(|| a.row.sub.cmp(&b.row.sub))
+}
+
+impl AccountRowView<'_> {
+    /// Renders the table row. Values that change with time alone are marked, for the script to
+    /// update.
+    pub(in super::super) fn markup(&self, now: Time) -> Markup {
+        let row = self.row;
+        let (unfinished, given_up) = (row.work.unfinished(), row.work.failed + row.work.unavailable);
+        html! {
+            tr data-key=(row.sub) data-level=(self.level.css_class()) data-rank=(self.level as u8) data-name=(row.title())
+                data-watermark=[row.watermark.map(|watermark| watermark.0)] data-todo=(unfinished) data-done=(row.work.done)
+                data-bad=(given_up) data-used=(row.requests_last_minute) {
+                th scope="row" {
+                    div {
+                        span.level.(self.level.css_class()) title=(self.level.display_name()) { (self.level.symbol()) }
+                        span.name {
+                            (row.title())
+                            @if row.name.is_some() { small { (row.sub) } }
+                            @for note in notes(row) { small.note { (note) } }
+                            @for pause in &row.paused { (pause_note(pause)) }
+                        }
+                    }
+                }
+                td.lag data-label="Behind" { (row.lag(now).map_or_else(|| "not read yet".to_owned(), format_duration)) }
+                td.coverage data-label="Read" { (timeline_svg(&row.timeline)) }
+                td.number.todo data-label="Unfinished" {
+                    (format_number(unfinished))
+                    @if unfinished > 0 { small { (unfinished_by_state(row)) } }
+                }
+                td.number data-label="Done" { (format_number(row.work.done)) }
+                td.number data-label="Given up" {
+                    (format_number(given_up))
+                    @if row.work.failed > 0 { small.note { (format_number(row.work.failed)) " failed" } }
+                }
+                td.budget data-label="Requests a minute" { (budget_bar(row.requests_last_minute, row.request_limit)) }
+            }
+        }
+    }
+}
+
+fn notes(row: &DashboardRow) -> impl Iterator<Item = String> {
+    let missing = row.missing.then(|| "no longer seen by the login".to_owned());
+    let gap = (!row.gaps.is_zero()).then(|| format!("gap of {}", format_duration(row.gaps)));
+    let set_aside =
+        (row.set_aside > 0).then(|| format!("{} set aside", format_count(row.set_aside, "record", "records")));
+    missing.into_iter().chain(gap).chain(set_aside)
+}
+
+fn pause_note(pause: &EndpointPause) -> Markup {
+    html! {
+        small.note title=(pause.hint()) {
+            (pause.endpoint.replace('_', " ")) " paused"
+            @if let Some(until) = Time::parse(&pause.until) { " until " (time_of_day(until)) }
+            ": " (pause.reason)
+        }
+    }
+}
+
+/// The unfinished items by state, and the time that they need.
+fn unfinished_by_state(row: &DashboardRow) -> String {
+    let states = [(row.work.ready, "due"), (row.work.running, "running"), (row.work.waiting, "backing off")];
+    let some = states.into_iter().filter(|(items, _)| *items > 0);
+    let states: Vec<String> = some.map(|(items, state)| format!("{} {state}", format_number(items))).collect();
+    let mut description = states.join(", ");
+    // A short time is not worth showing.
+    if row.drain_time > MIN_SHOWN_DRAIN_TIME {
+        description.push_str(&format!("; takes at least {}", format_duration(row.drain_time)));
+    }
+    description
+}
+
+fn timeline_svg(timeline: &CoverageTimeline) -> Markup {
+    html! {
+        svg.timeline viewBox={ "0 0 " (CELLS) " 10" } preserveAspectRatio="none" role="img" aria-label=(timeline.description) {
+            title { (timeline.description) }
+            @for range in &timeline.ranges {
+                rect.(css_class(range.state)) x=(range.from) width=(range.to - range.from) height="10" {}
+            }
+        }
+    }
+}
+
+const fn css_class(state: CoverageState) -> &'static str {
+    match state {
+        CoverageState::Read => "read",
+        CoverageState::Reread => "reread",
+        CoverageState::Backfill => "backfill",
+        CoverageState::Gap => "gap",
+    }
+}
+
+/// The heading of the timeline column.
+pub(in super::super) fn visible_range_label(range: TimeRange) -> String {
+    format!("Read in the last {} h, to {} UTC", range.width().as_secs() / 3600, time_of_day(range.to))
+}
+
+pub(super) fn time_of_day(time: Time) -> String {
+    time.rfc3339_secs().get(11..16).unwrap_or_default().to_owned()
+}
+
+/// A bar and the numbers of used and allowed requests.
+pub(in super::super) fn budget_bar(used: u64, limit: u64) -> Markup {
+    let filled = (used * 100).checked_div(limit).unwrap_or(0).min(100);
+    html! {
+        svg.meter viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" {
+            rect.track width="100" height="6" {}
+            rect.fill width=(filled) height="6" {}
+        }
+        span { (format_number(used)) " / " (format_number(limit)) }
+    }
+}

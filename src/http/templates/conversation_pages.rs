@@ -1,0 +1,372 @@
+//! The pages behind the token: login, search, conversation. Pure.
+//!
+//! All external text passes through `maud`, which escapes it. What customers wrote also passes
+//! through `reading::clean_text`, so that no control character reverses the direction of the text after
+//! it.
+
+use std::time::Duration;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde::Deserialize;
+
+use super::{ICON, STYLE};
+use crate::clock::Time;
+use crate::db::{AccountRow, SegmentArtifact, SegmentRow};
+use crate::export::{conversation_of, outcome_name, summary_text_of};
+use crate::render::{Conversation, Metadata, Phrase, clean_line, clean_text};
+use crate::search::{MAX_SCANNED_MATCHES, SearchHit, SearchResults};
+use crate::status::humanize::{format_count, format_duration};
+
+/// The most segments of a dialog that are listed.
+const MAX_DIALOG_SEGMENTS: usize = 100;
+
+/// The fields of the search form.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(in super::super) struct SearchForm {
+    pub(in super::super) q: String,
+    pub(in super::super) account: String,
+    pub(in super::super) agent: String,
+    pub(in super::super) channel: String,
+    pub(in super::super) from: String,
+    pub(in super::super) to: String,
+    /// Not empty for newest first.
+    pub(in super::super) newest: String,
+}
+
+/// The outcome of a search.
+pub(in super::super) enum SearchOutcome<'a> {
+    /// The query is empty.
+    NoQuery,
+    Error(&'a str),
+    Results {
+        results: &'a SearchResults,
+        accounts: &'a [AccountRow],
+        /// What the index lacks, if anything.
+        index_state: Option<&'a str>,
+        limit: usize,
+    },
+}
+
+/// The data of a conversation page.
+pub(in super::super) struct ConversationView<'a> {
+    pub(in super::super) segment: &'a SegmentRow,
+    pub(in super::super) slots: &'a [SegmentArtifact; 3],
+    /// All segments of its dialog, by time.
+    pub(in super::super) dialog: &'a [SegmentRow],
+    /// The account's display name.
+    pub(in super::super) account: Option<&'a str>,
+    pub(in super::super) now: Time,
+}
+
+/// Why a login failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum LoginError {
+    None,
+    WrongToken,
+    RateLimited(Duration),
+}
+
+fn page_layout(title: &str, is_logged_in: bool, content: &Markup) -> String {
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " · ringcx-extractor" }
+                link rel="icon" href=(ICON);
+                style { (PreEscaped(STYLE)) }
+            }
+            body.conversations {
+                header {
+                    h1 { a href="/" { "ringcx-extractor" } }
+                    nav { a href="/" { "Dashboard" } @if is_logged_in { a href="/search" { "Search" } } }
+                    @if is_logged_in { form.logout method="post" action="/logout" { button type="submit" { "Log out" } } }
+                }
+                main { (content) }
+            }
+        }
+    };
+    markup.into_string()
+}
+
+/// The login page; `next_path` is where to go after the login.
+pub(in super::super) fn login_page(next_path: &str, error: LoginError) -> String {
+    let content = html! {
+        section.login {
+            h2 { "Log in to read conversations" }
+            @match error {
+                LoginError::None => {}
+                LoginError::WrongToken => p.wrong role="alert" { "Wrong token." },
+                LoginError::RateLimited(wait) => p.wrong role="alert" {
+                    "Too many wrong tokens. Try again in " (format_duration(wait)) "."
+                },
+            }
+            form method="post" action="/login" {
+                input type="hidden" name="next" value=(next_path);
+                label for="token" { "Token" }
+                input #token type="password" name="token" required autofocus autocomplete="current-password";
+                button type="submit" { "Log in" }
+            }
+            p.todo { "The token is the value of " code { "http.token" } " in the daemon's settings." }
+        }
+    };
+    page_layout("Log in", false, &content)
+}
+
+/// The search page, with results.
+pub(in super::super) fn search_page(form: &SearchForm, outcome: &SearchOutcome<'_>) -> String {
+    let content = html! {
+        section.search { (search_form(form)) }
+        @match outcome {
+            SearchOutcome::NoQuery => p.hint {
+                "All words must occur, in any order. " code { "\"charged twice\"" } " finds a phrase, " code { "refund*" }
+                " a prefix, " code { "refund OR money" } " either word; " code { "-late" } " excludes a word."
+            },
+            SearchOutcome::Error(why) => section.wrong role="alert" { @for line in why.lines() { p { (line) } } },
+            SearchOutcome::Results { results, accounts, index_state, limit } => {
+                @if let Some(index_state) = index_state { p.hint { (index_state) } }
+                (result_summary(results, *limit))
+                ol.hits { @for hit in &results.hits { li { (hit_item(hit, accounts)) } } }
+            }
+        }
+    };
+    page_layout("Search", true, &content)
+}
+
+fn search_form(form: &SearchForm) -> Markup {
+    let field = |name: &str, label: &str, kind: &str, value: &str| {
+        html! { label { span { (label) } input type=(kind) name=(name) value=(value); } }
+    };
+    html! {
+        form method="get" action="/search" role="search" {
+            div.query {
+                input type="search" name="q" value=(form.q) placeholder="Search what was said, summaries and notes"
+                    aria-label="Search terms" autofocus[form.q.is_empty()];
+                button type="submit" { "Search" }
+            }
+            div.filters {
+                (field("account", "Account, by id or name", "text", &form.account))
+                (field("agent", "Agent, by id or name", "text", &form.agent))
+                (field("channel", "Channel", "text", &form.channel))
+                (field("from", "Ended from (UTC)", "date", &form.from))
+                (field("to", "to", "date", &form.to))
+                label.check { input type="checkbox" name="newest" value="1" checked[!form.newest.is_empty()]; " newest first" }
+            }
+        }
+    }
+}
+
+fn result_summary(results: &SearchResults, limit: usize) -> Markup {
+    html! {
+        p.hint role="status" {
+            @match results.hits.len() {
+                0 => "Nothing was found.",
+                found if results.has_more => {
+                    "The first " (limit.min(found))
+                    @if results.ranking_truncated { ", the best of the newest matches" }
+                    "; there are more: narrow the search by time, account or another word."
+                }
+                found => { (format_count(found as u64, "match", "matches")) "." }
+            }
+            @if results.scan_limit_reached {
+                " Only the newest " (MAX_SCANNED_MATCHES) " matches were compared with the filters; choose a time to see others."
+            }
+        }
+    }
+}
+
+fn hit_item(hit: &SearchHit, accounts: &[AccountRow]) -> Markup {
+    let (segment, judged) = (&hit.segment, &hit.best_match);
+    let account = accounts.iter().find(|account| account.key == segment.account_key);
+    let name = account.and_then(|account| account.name.as_deref()).unwrap_or(&segment.account.sub);
+    let fragment = judged.offset.as_deref().map(|offset| format!("#t{offset}")).unwrap_or_default();
+    html! {
+        a href={ (conversation_path(segment)) (fragment) } {
+            strong { (format_time(segment.ended)) }
+            " · " (name) " · " (hit.source.name().replace('_', " "))
+            @if let Some(offset) = &judged.offset { " at " (offset) }
+        }
+        p dir="auto" {
+            @if let Some(speaker) = &judged.speaker { span.speaker { (clean_line(speaker)) ": " } }
+            (highlighted(&judged.passage.text, &judged.passage.matches))
+        }
+    }
+}
+
+/// Renders a text with its matches marked.
+fn highlighted(text: &str, matches: &[std::ops::Range<usize>]) -> Markup {
+    let part = |range: std::ops::Range<usize>| clean_text(text.get(range).unwrap_or_default());
+    let mut at = 0;
+    let mut parts = Vec::with_capacity(matches.len() * 2);
+    for range in matches {
+        parts.push((part(at..range.start), part(range.clone())));
+        at = range.end;
+    }
+    html! {
+        @for (before, matched) in &parts { (before) mark { (matched) } }
+        (part(at..text.len()))
+    }
+}
+
+/// The path of a segment's conversation page.
+fn conversation_path(segment: &SegmentRow) -> String {
+    let query = [("account", &*segment.account.sub), ("segment", segment.segment_id.as_str())];
+    let url = reqwest::Url::parse_with_params("http://localhost/conversation", query);
+    let query = url.ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default();
+    format!("/conversation?{query}")
+}
+
+fn format_time(time: Option<Time>) -> String {
+    time.map_or_else(
+        || "at an unknown time".to_owned(),
+        |time| time.rfc3339_secs().replace('T', " ").replace('Z', " UTC"),
+    )
+}
+
+/// The page in place of a conversation that cannot be shown.
+pub(in super::super) fn not_found_page(why: &str) -> String {
+    let content = html! {
+        section.wrong role="alert" { @for line in why.lines() { p { (line) } } }
+        p { a href="/search" { "Search" } }
+    };
+    page_layout("Not found", true, &content)
+}
+
+/// The page of a segment's conversation.
+pub(in super::super) fn conversation_page(view: &ConversationView<'_>) -> String {
+    let [transcript, agent, auto] = view.slots;
+    let metadata = Metadata::parse(&view.segment.metadata);
+    let content = html! {
+        (facts_section(view, &metadata))
+        @if view.dialog.len() > 1 { (dialog_nav(view)) }
+        section.conversation {
+            h2 { "Conversation" }
+            @match conversation_of(transcript, &metadata) {
+                Some(conversation) => (phrase_list(&conversation)),
+                None => p.todo { (slot_status(transcript, view.now)) },
+            }
+        }
+        @for (name, slot) in [("Agent summary", agent), ("Auto summary", auto)] {
+            section.summary {
+                h2 { (name) }
+                @match summary_text_of(slot) {
+                    Some(text) => p.text dir="auto" { (clean_text(&text)) },
+                    None => p.todo { (slot_status(slot, view.now)) },
+                }
+            }
+        }
+    };
+    page_layout("Conversation", true, &content)
+}
+
+fn facts_section(view: &ConversationView<'_>, metadata: &Metadata) -> Markup {
+    let segment = view.segment;
+    html! {
+        section.facts {
+            h2 { "Ended " (format_time(segment.ended)) }
+            dl {
+                div { dt { "account" } dd { @if let Some(name) = view.account { (name) " · " } (clean_line(&segment.account.to_string())) } }
+                @if let Some(lasted) = metadata.duration() { div { dt { "lasted" } dd { (format_duration(lasted)) } } }
+                @for (label, value) in metadata.displayed_fields() {
+                    div { dt { (if label.is_empty() { "channel type" } else { label }) } dd dir="auto" { (clean_text(&value)) } }
+                }
+                div { dt { "segment" } dd { code { (clean_line(&segment.segment_id)) } } }
+                @if let Some(dialog) = &segment.dialog_id { div { dt { "dialog" } dd { code { (clean_line(dialog)) } } } }
+            }
+        }
+    }
+}
+
+/// The list of the dialog's segments, including this one.
+fn dialog_nav(view: &ConversationView<'_>) -> Markup {
+    let this = view.dialog.iter().position(|segment| segment.key == view.segment.key).unwrap_or_default();
+    let first = this.saturating_sub(MAX_DIALOG_SEGMENTS / 2);
+    let before = this.checked_sub(1).and_then(|before| view.dialog.get(before));
+    html! {
+        nav.dialog aria-label="The dialog's segments" {
+            p {
+                "Part " (this + 1) " of " (view.dialog.len()) " of this dialog"
+                @if let Some(before) = before { " · " a rel="prev" href=(conversation_path(before)) { "← before" } }
+                @if let Some(after) = view.dialog.get(this + 1) { " · " a rel="next" href=(conversation_path(after)) { "after →" } }
+            }
+            ol start=(first + 1) {
+                @for segment in view.dialog.iter().skip(first).take(MAX_DIALOG_SEGMENTS) {
+                    li {
+                        @if segment.key == view.segment.key { strong aria-current="page" { (segment_label(segment)) } }
+                        @else { a href=(conversation_path(segment)) { (segment_label(segment)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn segment_label(segment: &SegmentRow) -> String {
+    let transcript = if segment.has_transcript { "" } else { ", without transcript" };
+    format!("{}{transcript}", format_time(segment.ended))
+}
+
+/// A phrase with its layout. The speaker's name stands once above consecutive phrases. The first
+/// phrase at an offset gets an anchor, which hits link to.
+struct PhraseLayout<'a> {
+    phrase: &'a Phrase,
+    name: Option<String>,
+    offset: Option<String>,
+    anchor: Option<String>,
+}
+
+fn lay_out_phrases(conversation: &Conversation) -> Vec<PhraseLayout<'_>> {
+    let start = conversation.start();
+    let (mut last_speaker, mut last_offset) = (None, None);
+    let lay_out = |phrase| {
+        let (speaker, offset) = (Phrase::speaker(phrase), phrase.offset(start));
+        let name = (last_speaker.as_ref() != Some(&speaker)).then(|| speaker.clone());
+        let anchor =
+            offset.as_ref().filter(|offset| last_offset.as_ref() != Some(*offset)).map(|offset| format!("t{offset}"));
+        last_speaker = Some(speaker);
+        last_offset.clone_from(&offset);
+        PhraseLayout { phrase, name, offset, anchor }
+    };
+    conversation.phrases.iter().map(lay_out).collect()
+}
+
+fn phrase_list(conversation: &Conversation) -> Markup {
+    html! {
+        @if conversation.phrases.is_empty() { p.todo { "Nothing was said." } }
+        @for layout in lay_out_phrases(conversation) {
+            div.phrase.agent[layout.phrase.kind.as_deref() == Some("agent")] id=[layout.anchor] {
+                @if let Some(name) = layout.name { h3 { (name) } }
+                p {
+                    time { (layout.offset.as_deref().unwrap_or("–")) }
+                    span.text dir="auto" { (clean_text(&layout.phrase.text)) }
+                }
+            }
+        }
+    }
+}
+
+/// The text in place of a missing artifact.
+fn slot_status(slot: &SegmentArtifact, now: Time) -> String {
+    let mut status = outcome_name(&slot.status).replace('_', " ");
+    if let Some(fetched) = slot.fetched {
+        status.push_str(&format!(", fetched {} ago", format_duration(now.since(fetched))));
+    }
+    if let Some(due) = slot.due {
+        let due = due.since(now);
+        status.push_str(&if due.is_zero() {
+            ", due now".to_owned()
+        } else {
+            format!(", next attempt in {}", format_duration(due))
+        });
+    }
+    if let Some(reason) = &slot.reason {
+        status.push_str(&format!(": {}", clean_line(reason)));
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,293 @@
+//! Writes rows as Apache Parquet. Only one row group is held in memory, whatever the number of
+//! rows.
+//!
+//! Every column is optional, texts are UTF-8, times are UTC in milliseconds, and pages are
+//! compressed with zstd. DuckDB, pandas, Spark and similar tools read such files without options.
+//! The file is complete once [`ParquetWriter::finish`] has returned.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
+use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::ColumnPath;
+
+/// The number of rows at which a row group is written.
+const MAX_GROUP_ROWS: usize = 10_000;
+/// The number of bytes at which a row group is written.
+const MAX_GROUP_BYTES: usize = 32 << 20;
+/// The number of rows between two checks of the page size; small, because bodies are large.
+const WRITE_BATCH_ROWS: usize = 64;
+
+/// The type of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParquetType {
+    /// Short text that repeats often: ids, names, outcomes. Dictionary-encoded.
+    Word,
+    /// Text of any length that hardly ever repeats.
+    Text,
+    /// A time, in milliseconds since 1970.
+    Time,
+    /// A 64-bit integer.
+    Number,
+}
+
+/// The name and type of a column.
+pub type ColumnSpec = (&'static str, ParquetType);
+
+/// The value of one column in one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CellValue {
+    /// For [`ParquetType::Word`] and [`ParquetType::Text`].
+    Text(String),
+    /// For [`ParquetType::Time`] and [`ParquetType::Number`].
+    Number(i64),
+    /// No value.
+    Empty,
+}
+
+impl CellValue {
+    /// A text cell; empty for `None`.
+    pub fn text(text: Option<impl Into<String>>) -> CellValue {
+        text.map_or(CellValue::Empty, |text| CellValue::Text(text.into()))
+    }
+
+    /// A number cell; empty for `None`.
+    pub fn number(number: Option<i64>) -> CellValue {
+        number.map_or(CellValue::Empty, CellValue::Number)
+    }
+}
+
+/// Writes a Parquet file to `W`.
+#[derive(Debug)]
+pub struct ParquetWriter<W: Write + Send> {
+    writer: SerializedFileWriter<W>,
+    group: Vec<ColumnBuffer>,
+    rows: usize,
+    bytes: usize,
+}
+
+/// The buffered values of a column in the current row group.
+#[derive(Debug)]
+struct ColumnBuffer {
+    data: ColumnData,
+    /// The definition level of each row: 1 if it has a value, else 0.
+    levels: Vec<i16>,
+}
+
+#[derive(Debug)]
+enum ColumnData {
+    Texts(Vec<ByteArray>),
+    Numbers(Vec<i64>),
+}
+
+impl<W: Write + Send> ParquetWriter<W> {
+    /// Starts a file with these columns; `name` is the name of the schema.
+    ///
+    /// # Errors
+    /// Returns an error if `out` cannot be written.
+    pub fn new(out: W, name: &str, columns: &[ColumnSpec]) -> io::Result<ParquetWriter<W>> {
+        let lines = columns.iter().map(|(name, kind)| match kind {
+            ParquetType::Word | ParquetType::Text => format!("optional binary {name} (STRING);"),
+            ParquetType::Time => format!("optional int64 {name} (TIMESTAMP(MILLIS,true));"),
+            ParquetType::Number => format!("optional int64 {name};"),
+        });
+        let message = format!("message {name} {{ {} }}", lines.collect::<Vec<_>>().join(" "));
+        let schema = parse_message_type(&message).map_err(into_io_error)?;
+        let writer = SerializedFileWriter::new(out, Arc::new(schema), Arc::new(writer_properties(columns)))
+            .map_err(into_io_error)?;
+        let group = columns.iter().map(|(_, kind)| ColumnBuffer::new(*kind)).collect();
+        Ok(ParquetWriter { writer, group, rows: 0, bytes: 0 })
+    }
+
+    /// Adds a row, with one cell per column in their order.
+    ///
+    /// # Errors
+    /// Returns an error if a full row group cannot be written.
+    pub fn push<const N: usize>(&mut self, row: [CellValue; N]) -> io::Result<()> {
+        for (values, cell) in self.group.iter_mut().zip(row) {
+            self.bytes += values.push(cell);
+        }
+        self.rows += 1;
+        if self.rows >= MAX_GROUP_ROWS || self.bytes >= MAX_GROUP_BYTES {
+            self.write_group()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the last row group and the footer.
+    ///
+    /// # Errors
+    /// Returns an error if they cannot be written; the file is then incomplete.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.write_group()?;
+        self.writer.finish().map(drop).map_err(into_io_error)
+    }
+
+    fn write_group(&mut self) -> io::Result<()> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let mut group = self.writer.next_row_group().map_err(into_io_error)?;
+        for values in &mut self.group {
+            if let Some(column) = group.next_column().map_err(into_io_error)? {
+                values.write(column).map_err(into_io_error)?;
+            }
+        }
+        group.close().map_err(into_io_error)?;
+        (self.rows, self.bytes) = (0, 0);
+        Ok(())
+    }
+}
+
+impl ColumnBuffer {
+    fn new(kind: ParquetType) -> ColumnBuffer {
+        let data = match kind {
+            ParquetType::Word | ParquetType::Text => ColumnData::Texts(Vec::new()),
+            ParquetType::Time | ParquetType::Number => ColumnData::Numbers(Vec::new()),
+        };
+        ColumnBuffer { data, levels: Vec::new() }
+    }
+
+    /// Buffers the cell; returns the approximate memory that it uses.
+    fn push(&mut self, cell: CellValue) -> usize {
+        let mut size = size_of::<ByteArray>();
+        let is_present = match (&mut self.data, cell) {
+            (ColumnData::Texts(texts), CellValue::Text(text)) => {
+                size += text.len();
+                texts.push(ByteArray::from(text.into_bytes()));
+                true
+            }
+            (ColumnData::Numbers(numbers), CellValue::Number(number)) => {
+                numbers.push(number);
+                true
+            }
+            _ => false,
+        };
+        self.levels.push(i16::from(is_present));
+        size
+    }
+
+    fn write(&mut self, mut column: SerializedColumnWriter<'_>) -> Result<(), ParquetError> {
+        match &mut self.data {
+            ColumnData::Texts(texts) => {
+                column.typed::<ByteArrayType>().write_batch(texts, Some(&self.levels), None)?;
+                texts.clear();
+            }
+            ColumnData::Numbers(numbers) => {
+                column.typed::<Int64Type>().write_batch(numbers, Some(&self.levels), None)?;
+                numbers.clear();
+            }
+        }
+        self.levels.clear();
+        column.close()
+    }
+}
+
+/// Disables the page index, which would be kept in memory to the end. Readers skip data by the
+/// statistics of row groups.
+fn writer_properties(columns: &[ColumnSpec]) -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_offset_index_disabled(true)
+        .set_write_batch_size(WRITE_BATCH_ROWS);
+    for (name, _) in columns.iter().filter(|(_, kind)| *kind == ParquetType::Text) {
+        let path = ColumnPath::from(*name);
+        properties = properties
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path.clone(), Encoding::PLAIN)
+            .set_column_statistics_enabled(path, EnabledStatistics::None);
+    }
+    properties.build()
+}
+
+/// Unwraps the I/O error of the output, if there is one, so that its kind stays visible.
+fn into_io_error(error: ParquetError) -> io::Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(source) => io::Error::other(source),
+        },
+        other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::{Field, RowAccessor};
+
+    use super::*;
+
+    const COLUMNS: [ColumnSpec; 4] = [
+        ("id", ParquetType::Word),
+        ("said", ParquetType::Text),
+        ("at", ParquetType::Time),
+        ("version", ParquetType::Number),
+    ];
+
+    fn written(rows: Vec<[CellValue; 4]>) -> SerializedFileReader<Bytes> {
+        let mut file = Vec::new();
+        let mut table = ParquetWriter::new(&mut file, "row", &COLUMNS).unwrap();
+        for row in rows {
+            table.push(row).unwrap();
+        }
+        table.finish().unwrap();
+        SerializedFileReader::new(Bytes::from(file)).unwrap()
+    }
+
+    #[test]
+    fn rows_read_back_as_they_were_written() {
+        let text = |text: &str| CellValue::Text(text.to_owned());
+        let reader = written(vec![
+            [text("a"), text("naïve \0 👩‍💻"), CellValue::Number(1_721_651_880_001), CellValue::Number(-1)],
+            [text(""), CellValue::Empty, CellValue::Empty, CellValue::Empty],
+        ]);
+        let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
+        assert_eq!(rows[0].get_string(1).unwrap(), "naïve \0 👩‍💻");
+        assert_eq!(rows[0].get_timestamp_millis(2).unwrap(), 1_721_651_880_001);
+        assert_eq!(rows[0].get_long(3).unwrap(), -1);
+        let second: Vec<&Field> = rows[1].get_column_iter().map(|(_, field)| field).collect();
+        assert_eq!(second, [&Field::Str(String::new()), &Field::Null, &Field::Null, &Field::Null]);
+    }
+
+    #[test]
+    fn a_file_without_rows_is_a_file() {
+        let reader = written(Vec::new());
+        assert_eq!(reader.metadata().file_metadata().num_rows(), 0);
+        assert_eq!(reader.metadata().file_metadata().schema_descr().num_columns(), 4);
+    }
+
+    #[test]
+    fn a_group_ends_by_its_rows_or_its_bytes() {
+        let row =
+            |size: usize| [CellValue::Empty, CellValue::Text("x".repeat(size)), CellValue::Empty, CellValue::Empty];
+        let groups = |rows: Vec<[CellValue; 4]>| {
+            let reader = written(rows);
+            reader.metadata().row_groups().iter().map(|group| group.num_rows()).collect::<Vec<_>>()
+        };
+        assert_eq!(groups(vec![row(1); MAX_GROUP_ROWS + 1]), [i64::try_from(MAX_GROUP_ROWS).unwrap(), 1]);
+        assert_eq!(groups(vec![row(MAX_GROUP_BYTES / 2); 3]), [2, 1]);
+    }
+
+    #[test]
+    fn the_error_of_what_is_written_to_is_what_is_told() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let error = ParquetWriter::new(Full, "row", &COLUMNS).and_then(ParquetWriter::finish).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+}

@@ -1,0 +1,306 @@
+//! A sink that writes files of JSON lines, one file per day or per `rotate`. Only whole lines are
+//! written, and they are synced to disk before they count as delivered.
+//!
+//! Only the sink's folder is touched. A line that a crash tore is removed before the next append.
+//! If the disk fills up during a write, the file is reset to its state before the write. All calls
+//! block: use them where blocking is allowed.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use super::{SinkError, describe_disk_error};
+use crate::clock::{Time, millis};
+
+const DAY_MS: i64 = 86_400_000;
+const MINUTE_MS: i64 = 60_000;
+const EXTENSION: &str = ".jsonl";
+/// How many of the newest files are checked for torn lines: only the file that was being written
+/// can hold one.
+const MAX_FILES_CHECKED: usize = 100;
+/// How much is read at a time in the backward search for the last line break.
+const READ_BLOCK_BYTES: u64 = 64 * 1024;
+
+/// A folder of files of JSON lines.
+#[derive(Debug)]
+pub struct JsonlSink {
+    folder: PathBuf,
+    rotate: Duration,
+    /// Part of the file names if several replicas may share the folder.
+    instance: Option<String>,
+    open: Option<OpenFile>,
+    /// Whether the files of an earlier process were checked.
+    is_repaired: bool,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    name: String,
+    file: File,
+    length: u64,
+}
+
+impl JsonlSink {
+    /// Creates a sink for this folder with a new file per `rotate`. Does no I/O.
+    pub fn new(folder: &Path, rotate: Duration, instance: Option<&str>) -> JsonlSink {
+        let instance = instance.map(crate::model::encode_path_segment);
+        JsonlSink { folder: folder.to_owned(), rotate, instance, open: None, is_repaired: false }
+    }
+
+    /// Removes torn lines that a crash of an earlier process left. If that fails, the next
+    /// [`JsonlSink::append_lines`] repeats it.
+    pub fn repair_files(&mut self) {
+        self.is_repaired = self.is_repaired || (self.folder.is_dir() && self.truncate_torn_lines().is_ok());
+    }
+
+    /// Appends lines, each with its line break, to the current file. They are on disk when it
+    /// returns.
+    ///
+    /// # Errors
+    /// If the disk is full or the folder cannot be written to. Then none of the lines stay, or the
+    /// next call removes them first.
+    pub fn append_lines(&mut self, lines: &[u8], now: Time) -> Result<(), SinkError> {
+        let name = self.file_name(now);
+        let written = self.ensure_file_open(&name).and_then(|()| self.write_and_sync(lines));
+        written.map_err(|error| {
+            // The state of the file is unknown: open and repair it again.
+            self.open = None;
+            self.is_repaired = false;
+            let (why, hint) = describe_disk_error(&error);
+            SinkError::unavailable(format!(
+                "failed to write {}: {why}\nhint: {hint}",
+                self.folder.join(&name).display()
+            ))
+        })
+    }
+
+    fn write_and_sync(&mut self, lines: &[u8]) -> io::Result<()> {
+        let Some(open) = &mut self.open else { return Err(io::Error::other("no file is open")) };
+        match open.file.write_all(lines).and_then(|()| open.file.sync_data()) {
+            Ok(()) => {
+                open.length += lines.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                // Back to the last whole line. If that fails too, the repair before the next write
+                // does it.
+                let _ = open.file.set_len(open.length).and_then(|()| open.file.sync_data());
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the file of this name, without a torn line at its end.
+    fn ensure_file_open(&mut self, name: &str) -> io::Result<()> {
+        if !self.is_repaired {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+            self.truncate_torn_lines()?;
+            self.is_repaired = true;
+        }
+        let path = self.folder.join(name);
+        // A file that was moved away is created again, so that nothing is written to the moved one.
+        if self.open.as_ref().is_some_and(|open| open.name == name) && path.exists() {
+            return Ok(());
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let is_new = !path.exists();
+        let mut file = open_regular_file(OpenOptions::new().read(true).append(true).create(true).mode(0o600), &path)?;
+        truncate_torn_line(&mut file)?;
+        if is_new {
+            File::open(&self.folder)?.sync_all()?;
+        }
+        let length = file.metadata()?.len();
+        self.open = Some(OpenFile { name: name.to_owned(), file, length });
+        Ok(())
+    }
+
+    /// Removes torn lines from the newest files of this sink.
+    fn truncate_torn_lines(&self) -> io::Result<()> {
+        let mut names: Vec<String> = std::fs::read_dir(&self.folder)?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| self.is_own_file_name(name))
+            .collect();
+        names.sort_unstable();
+        for name in names.iter().rev().take(MAX_FILES_CHECKED) {
+            // A file that was removed or replaced in the meantime is not ours to repair.
+            let Ok(mut file) = open_regular_file(OpenOptions::new().read(true).write(true), &self.folder.join(name))
+            else {
+                continue;
+            };
+            truncate_torn_line(&mut file)?;
+        }
+        Ok(())
+    }
+
+    fn extension(&self) -> String {
+        self.instance.as_ref().map_or_else(|| EXTENSION.to_owned(), |instance| format!(".{instance}{EXTENSION}"))
+    }
+
+    /// Whether this sink writes files of this name, with any `rotate`.
+    fn is_own_file_name(&self, name: &str) -> bool {
+        let stem = name.strip_suffix(&self.extension()).unwrap_or_default();
+        stem.len() >= 10 && stem.bytes().all(|byte| byte.is_ascii_digit() || b"-T".contains(&byte))
+    }
+
+    /// The name of the current file: the start of its period, so that names sort by time.
+    fn file_name(&self, now: Time) -> String {
+        let rotate = millis(self.rotate).max(1);
+        let start = Time(now.0.div_euclid(rotate) * rotate).timestamp();
+        let pattern = match rotate {
+            days if days % DAY_MS == 0 => "%Y-%m-%d",
+            minutes if minutes % MINUTE_MS == 0 => "%Y-%m-%dT%H-%M",
+            _ => "%Y-%m-%dT%H-%M-%S",
+        };
+        format!("{}{}", start.strftime(pattern), self.extension())
+    }
+}
+
+/// Opens a regular file. It never follows a symbolic link, which would make the sink write to, or
+/// truncate, another file.
+fn open_regular_file(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
+        .open(path)
+        .map_err(|error| if path.is_symlink() { io::Error::other(NOT_A_REGULAR_FILE) } else { error })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(NOT_A_REGULAR_FILE)) }
+}
+
+const NOT_A_REGULAR_FILE: &str = "it is a symbolic link or not a regular file; remove it";
+
+/// Truncates a file after its last line break.
+fn truncate_torn_line(file: &mut File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(READ_BLOCK_BYTES);
+        let mut block = vec![0; usize::try_from(end - start).unwrap_or(0)];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut block)?;
+        if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
+            end = start + at as u64 + 1;
+            break;
+        }
+        end = start;
+    }
+    if end < length {
+        tracing::warn!(bytes = length - end, "removed a line that a crash had torn; its event is delivered again");
+        file.set_len(end)?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const DAILY: Duration = Duration::from_secs(86_400);
+
+    fn at(text: &str) -> Time {
+        Time::parse(text).unwrap()
+    }
+
+    fn read(folder: &Path, name: &str) -> String {
+        std::fs::read_to_string(folder.join(name)).unwrap()
+    }
+
+    #[test]
+    fn names_sort_by_time_whatever_the_period() {
+        let name = |rotate: u64, instance| {
+            let sink = JsonlSink::new(Path::new("x"), Duration::from_millis(rotate), instance);
+            sink.file_name(at("2026-11-26T13:47:59.900Z"))
+        };
+        assert_eq!(name(86_400_000, None), "2026-11-26.jsonl");
+        assert_eq!(name(3_600_000, None), "2026-11-26T13-00.jsonl");
+        assert_eq!(name(900_000, None), "2026-11-26T13-45.jsonl");
+        assert_eq!(name(2_000, None), "2026-11-26T13-47-58.jsonl");
+        assert_eq!(name(86_400_000, Some("host/1")), "2026-11-26.host%2F1.jsonl");
+    }
+
+    #[test]
+    fn files_and_folder_are_private_to_this_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("a/out");
+        let mut sink = JsonlSink::new(&out, DAILY, None);
+        sink.append_lines(b"one\n", at("2026-11-26T10:00:00Z")).unwrap();
+        sink.append_lines(b"two\n", at("2026-11-27T10:00:00Z")).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&out), mode(&out.join("2026-11-26.jsonl"))), (0o700, 0o600));
+        assert_eq!((read(&out, "2026-11-26.jsonl"), read(&out, "2026-11-27.jsonl")), ("one\n".into(), "two\n".into()));
+    }
+
+    #[test]
+    fn a_torn_line_is_removed_before_the_next_append() {
+        let folder = tempfile::tempdir().unwrap();
+        for torn in ["{\"torn", &"x".repeat(200_000), ""] {
+            std::fs::write(folder.path().join("2026-11-25.jsonl"), format!("whole\n{torn}")).unwrap();
+            std::fs::write(folder.path().join("2026-11-26.jsonl"), torn).unwrap();
+            std::fs::write(folder.path().join("notes.jsonl"), "not ours").unwrap();
+            let mut sink = JsonlSink::new(folder.path(), DAILY, None);
+            sink.append_lines(b"new\n", at("2026-11-26T10:00:00Z")).unwrap();
+            assert_eq!(read(folder.path(), "2026-11-25.jsonl"), "whole\n");
+            assert_eq!(read(folder.path(), "2026-11-26.jsonl"), "new\n");
+            assert_eq!(read(folder.path(), "notes.jsonl"), "not ours");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_reported_and_leaves_no_partial_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sink = JsonlSink::new(folder.path(), DAILY, None);
+        sink.append_lines(b"one\n", at("2026-11-26T10:00:00Z")).unwrap();
+        // Every write to this device fails with "no space left".
+        let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        sink.open = Some(OpenFile { name: "2026-11-26.jsonl".to_owned(), file, length: 4 });
+        let error = sink.append_lines(b"two\n", at("2026-11-26T10:00:00Z")).unwrap_err();
+        assert_eq!(error.kind, super::super::SinkErrorKind::Unavailable);
+        assert!(error.message.contains("the disk is full"), "{error}");
+        sink.append_lines(b"two\n", at("2026-11-26T10:00:00Z")).unwrap();
+        assert_eq!(read(folder.path(), "2026-11-26.jsonl"), "one\ntwo\n");
+    }
+
+    #[test]
+    fn files_elsewhere_are_neither_written_to_nor_truncated() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = elsewhere.path().join("precious");
+        std::fs::write(&target, "no line break").unwrap();
+        let link = folder.path().join("2026-11-26.jsonl");
+        type Obstacle<'a> = (&'a str, &'a dyn Fn(&Path) -> io::Result<()>);
+        let absent = elsewhere.path().join("absent");
+        let obstacles: [Obstacle<'_>; 3] = [
+            ("a symbolic link", &|path| std::os::unix::fs::symlink(&target, path)),
+            ("one to nothing", &|path| std::os::unix::fs::symlink(&absent, path)),
+            ("a folder", &|path| std::fs::create_dir(path)),
+        ];
+        for (kind, create) in obstacles {
+            create(&link).unwrap();
+            let mut sink = JsonlSink::new(folder.path(), DAILY, None);
+            sink.repair_files();
+            let error = sink.append_lines(b"one\n", at("2026-11-26T10:00:00Z")).unwrap_err();
+            assert_eq!(error.kind, super::super::SinkErrorKind::Unavailable, "{kind}");
+            assert_eq!(read(elsewhere.path(), "precious"), "no line break", "{kind}");
+            assert!(!absent.exists(), "{kind}");
+            let removed = if link.is_dir() { std::fs::remove_dir(&link) } else { std::fs::remove_file(&link) };
+            removed.unwrap();
+            sink.append_lines(b"one\n", at("2026-11-26T10:00:00Z")).unwrap();
+            std::fs::remove_file(&link).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_created_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sink = JsonlSink::new(folder.path(), DAILY, None);
+        sink.append_lines(b"one\n", at("2026-11-26T10:00:00Z")).unwrap();
+        std::fs::rename(folder.path().join("2026-11-26.jsonl"), folder.path().join("taken")).unwrap();
+        sink.append_lines(b"two\n", at("2026-11-26T10:00:00Z")).unwrap();
+        assert_eq!(read(folder.path(), "2026-11-26.jsonl"), "two\n");
+    }
+}

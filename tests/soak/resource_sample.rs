@@ -1,0 +1,87 @@
+//! Samples a running daemon and its database: memory, open files, threads, sizes, and the rows of every table.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ringcx_extractor::db::{Db, DbError, OpenMode, Stmt, sql};
+use secrecy::SecretString;
+
+use super::support::test_env::TestEnv;
+
+#[derive(Debug, Clone, Default)]
+pub struct ResourceSample {
+    /// Resident memory in kilobytes.
+    pub memory_kb: u64,
+    pub open_files: u64,
+    pub threads: u64,
+    /// The database's size on the disk in kilobytes.
+    pub database_kb: u64,
+    /// The same without free pages.
+    pub used_kb: u64,
+    /// The write-ahead log.
+    pub log_kb: u64,
+    pub connections: u64,
+    pub rows: BTreeMap<String, i64>,
+}
+
+/// The process's figures; zeros if it does not run.
+fn sample_process(sample: &mut ResourceSample, pid: u32) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    (sample.memory_kb, sample.threads) = (field("VmRSS:"), field("Threads:"));
+    sample.open_files = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |files| files.count() as u64);
+}
+
+async fn query_number(db: &Db, text: &'static str) -> Result<i64, DbError> {
+    db.first(sql(text)).await?.map_or(Ok(0), |row| row.int(0))
+}
+
+fn file_kilobytes(path: &str) -> u64 {
+    std::fs::metadata(Path::new(path)).map_or(0, |file| file.len() / 1024)
+}
+
+/// Takes a sample. Fails if the database is unavailable.
+pub async fn take_sample(env: &mut TestEnv) -> Result<ResourceSample, DbError> {
+    let mut sample = ResourceSample::default();
+    if env.is_running() {
+        sample_process(&mut sample, env.pid());
+    }
+    let db = match env.database.url.strip_prefix("sqlite:") {
+        Some(path) => Db::open_sqlite(Path::new(path), OpenMode::Existing).await?,
+        None => Db::open_postgres(&SecretString::from(env.database.url.clone()), OpenMode::Existing, 2).await?,
+    };
+    let result = sample_database(&mut sample, &db, &env.database.url).await;
+    db.close().await;
+    result.map(|()| sample)
+}
+
+async fn sample_database(sample: &mut ResourceSample, db: &Db, url: &str) -> Result<(), DbError> {
+    let kb = |bytes: i64| u64::try_from(bytes / 1024).unwrap_or(0);
+    let names = if let Some(path) = url.strip_prefix("sqlite:") {
+        let page = query_number(db, "select page_size from pragma_page_size").await?;
+        let pages = query_number(db, "select page_count from pragma_page_count").await?;
+        let free = query_number(db, "select freelist_count from pragma_freelist_count").await?;
+        (sample.database_kb, sample.used_kb) = (kb(page * pages), kb(page * (pages - free)));
+        sample.log_kb = file_kilobytes(&format!("{path}-wal"));
+        "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' and name <> 'search_text'"
+    } else {
+        sample.database_kb = kb(query_number(db, "select pg_database_size(current_database())").await?);
+        sample.used_kb = sample.database_kb;
+        sample.log_kb = kb(query_number(db, "select cast(sum(size) as bigint) from pg_ls_waldir()").await?);
+        let connections = "select count(*) from pg_stat_activity where application_name = 'ringcx-extractor' and pid <> pg_backend_pid()";
+        sample.connections = u64::try_from(query_number(db, connections).await?).unwrap_or(0);
+        "select cast(relname as text) from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
+    };
+    for row in db.all(sql(names)).await? {
+        let name = row.text(0)?;
+        let rows = db.first(Stmt::built(format!("select count(*) from {name}"))).await?;
+        sample.rows.insert(name, rows.map_or(Ok(0), |row| row.int(0))?);
+    }
+    let stray_attempts =
+        "select count(*) from attempt a where not exists (select 1 from segment s where s.id = a.item / 4)";
+    sample.rows.insert("attempts of erased segments".to_owned(), query_number(db, stray_attempts).await?);
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! Full exports, exports of changes, and the status, on both databases.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
+
+use crate::support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringcx_extractor::clock::Time;
+use ringcx_extractor::config::{self, Settings};
+use ringcx_extractor::db::{
+    Claim, CompletedJob, Db, ExportCursor, ExportRange, IngestSummary, JobOutcome, Lease, MetadataChunk, ReplicaRow,
+    WindowRead, sql,
+};
+use ringcx_extractor::export::{self, ExportFormat, Selection};
+use ringcx_extractor::model::{
+    AccountId, ArtifactSelection, ArtifactSet, ItemState, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
+};
+use ringcx_extractor::status::{self, Status};
+use support::TestDb;
+
+crate::on_both! {
+    an_export_holds_every_segment_once_and_in_order,
+    an_export_of_what_changed_holds_no_more_than_that,
+    a_number_that_no_export_printed_is_not_known,
+    the_status_adds_up,
+    replicas_that_are_long_gone_are_forgotten_unless_they_own_something,
+}
+
+const NOW: Time = Time(1_800_000_000_000);
+
+fn record(id: &str, ended: Option<i64>) -> SegmentRecord {
+    SegmentRecord {
+        segment_id: id.to_owned(),
+        dialog_id: Some(format!("d-{id}")),
+        end: ended.map(Time),
+        has_transcript: true,
+        is_agent: true,
+        raw: format!(r#"{{"segmentId":"{id}"}}"#),
+    }
+}
+
+async fn acquire_account(db: &Db, sub: &str) -> Lease {
+    let account = db.register_account(&AccountId::new("1", sub), None, NOW).await.unwrap();
+    db.acquire_leases(&[account.key], "host-1", Duration::from_secs(10), NOW).await.unwrap().remove(0)
+}
+
+async fn ingest(db: &Db, owned: Lease, now: Time, records: &[SegmentRecord]) -> IngestSummary {
+    let known = TimeRangeSet::default();
+    let wants = ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    let stretch = TimeRange { from: Time(0), to: NOW };
+    let repair = Duration::from_secs(60);
+    let chunk = MetadataChunk {
+        lease: owned,
+        lane: Lane::Live,
+        range: stretch,
+        now,
+        wants,
+        already_read: &known,
+        urgent_before: None,
+        quarantine_retry_delay: repair,
+        records,
+        quarantined: &[],
+    };
+    db.ingest_chunk(chunk).await.unwrap()
+}
+
+async fn due_claims(db: &Db, owned: Lease, segment: &str) -> Vec<Claim> {
+    let due = db.due_items(owned, ArtifactSet::ALL, NOW + Duration::from_secs(86_400), 50_000).await.unwrap();
+    due.into_iter().filter(|claim| claim.segment_id == segment).collect()
+}
+
+async fn store_answers(db: &Db, owned: Lease, segment: &str) {
+    let body = Bytes::from_static(br#"{"transcript":[]}"#);
+    let settled = due_claims(db, owned, segment).await.into_iter();
+    let settled: Vec<CompletedJob> =
+        settled.map(|claim| CompletedJob { claim, at: NOW, outcome: JobOutcome::stored(&body, None) }).collect();
+    assert_eq!(db.complete_jobs(&settled).await.unwrap(), [true; 3]);
+}
+
+async fn export_lines(db: &Db, selection: &Selection) -> Vec<serde_json::Value> {
+    let mut out = Vec::new();
+    let mut reported = 0;
+    let count =
+        export::write_export(db, selection, ExportFormat::Jsonl, &mut out, &mut |page| reported += page).await.unwrap();
+    let lines: Vec<_> =
+        String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((count, reported), (lines.len() as u64, lines.len() as u64));
+    lines
+}
+
+fn segment_ids(lines: &[serde_json::Value]) -> Vec<&str> {
+    lines.iter().map(|line| line["segment_id"].as_str().unwrap()).collect()
+}
+
+async fn changed_since(db: &Db, mark: &ExportCursor, range: ExportRange) -> Vec<String> {
+    let lines = export_lines(db, &Selection { range, since: Some(mark.clone()), ..Selection::default() }).await;
+    segment_ids(&lines).into_iter().map(str::to_owned).collect()
+}
+
+async fn an_export_holds_every_segment_once_and_in_order(test: TestDb) {
+    let (b, a) = (acquire_account(&test.db, "b").await, acquire_account(&test.db, "a").await);
+    // Many segments that ended together, so that a page ends among them, and one without an end time.
+    let records: Vec<SegmentRecord> = (0..700).map(|n| record(&format!("s{n:04}"), Some(n / 400))).collect();
+    ingest(&test.db, b, NOW, &records).await;
+    ingest(&test.db, a, NOW, &[record("s0001", Some(0)), record("x", None)]).await;
+    store_answers(&test.db, a, "x").await;
+    let lines = export_lines(&test.db, &Selection::default()).await;
+    assert_eq!(lines.len(), 702);
+    let key = |line: &serde_json::Value| {
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        (text("segment_end"), text("sub_account_id"), text("segment_id"))
+    };
+    assert!(lines.windows(2).all(|pair| key(&pair[0]) < key(&pair[1])));
+    assert_eq!((&lines[0]["segment_id"], &lines[0]["segment_end"]), (&"x".into(), &serde_json::Value::Null));
+    assert_eq!(lines[0]["transcript"]["body"], serde_json::json!({"transcript":[]}));
+    assert_eq!(lines[1]["transcript"], serde_json::json!({"outcome":"pending"}));
+    let range = ExportRange { from: Some(Time(1)), to: Some(Time(2)), account: Some(b.account) };
+    assert_eq!(export_lines(&test.db, &Selection { range, ..Selection::default() }).await.len(), 300);
+    assert_eq!(
+        changed_since(&test.db, &test.db.export_cursor(0).await.unwrap().unwrap(), ExportRange::default()).await.len(),
+        702
+    );
+}
+
+async fn an_export_of_what_changed_holds_no_more_than_that(test: TestDb) {
+    let (a, b) = (acquire_account(&test.db, "a").await, acquire_account(&test.db, "b").await);
+    let records: Vec<SegmentRecord> = (0..5).map(|n| record(&format!("s{n}"), Some(n))).collect();
+    ingest(&test.db, a, NOW, &records).await;
+    ingest(&test.db, b, NOW, &records).await;
+    store_answers(&test.db, a, "s0").await;
+    store_answers(&test.db, b, "s1").await;
+    let later = NOW + Duration::from_secs(3600);
+    let number = test.db.create_export_cursor(later).await.unwrap();
+    let mark = test.db.export_cursor(number).await.unwrap().unwrap();
+    let all = ExportRange::default();
+    assert!(changed_since(&test.db, &mark, all).await.is_empty());
+    // An artifact stored, metadata changed, a new segment of a new account, an item given up.
+    store_answers(&test.db, a, "s3").await;
+    let flipped = SegmentRecord { raw: "{}".to_owned(), ..record("s2", Some(2)) };
+    ingest(&test.db, b, later, &[flipped]).await;
+    ingest(&test.db, acquire_account(&test.db, "c").await, later, &[record("s9", Some(9))]).await;
+    let claim = due_claims(&test.db, b, "s4").await.remove(0);
+    let settlement = JobOutcome::Failed {
+        state: ItemState::Unavailable,
+        due: later,
+        misses: 1,
+        refusals: 0,
+        status: Some(404),
+        reason: "404".to_owned(),
+        broken: None,
+    };
+    test.db.complete_jobs(&[CompletedJob { claim, at: later, outcome: settlement }]).await.unwrap();
+    assert_eq!(changed_since(&test.db, &mark, all).await, ["s2", "s3", "s4", "s9"]);
+    assert_eq!(changed_since(&test.db, &mark, ExportRange { account: Some(b.account), ..all }).await, ["s2", "s4"]);
+    assert_eq!(
+        changed_since(&test.db, &mark, ExportRange { from: Some(Time(3)), to: Some(Time(9)), ..all }).await,
+        ["s3", "s4"]
+    );
+    let next = test.db.create_export_cursor(later + Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(next, number + 1);
+    assert!(changed_since(&test.db, &test.db.export_cursor(next).await.unwrap().unwrap(), all).await.is_empty());
+}
+
+async fn a_number_that_no_export_printed_is_not_known(test: TestDb) {
+    assert_eq!(test.db.create_export_cursor(NOW).await.unwrap(), 1);
+    assert!(test.db.export_cursor(1).await.unwrap().is_some());
+    for number in [2, -1, i64::MAX] {
+        assert_eq!(test.db.export_cursor(number).await.unwrap(), None);
+    }
+}
+
+fn settings() -> Settings {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("local.toml");
+    let text =
+        "[auth]\napi_token = \"t\"\n[[accounts]]\nrc_account_id = \"1\"\nsub_account_id = \"a\"\nname = \"Support\"\n";
+    std::fs::write(&file, text).unwrap();
+    config::load(Some(&file), Vec::new()).unwrap().settings
+}
+
+async fn the_status_adds_up(test: TestDb) {
+    let owned = acquire_account(&test.db, "a").await;
+    test.db.init_live_start(owned.account, NOW - Duration::from_secs(900)).await.unwrap();
+    ingest(&test.db, owned, NOW - Duration::from_secs(30), &[record("s1", Some(1)), record("s2", Some(2))]).await;
+    store_answers(&test.db, owned, "s1").await;
+    let read = TimeRange { from: NOW - Duration::from_secs(900), to: NOW - Duration::from_secs(300) };
+    let reading = WindowRead {
+        at: NOW,
+        done: NOW,
+        lane: Lane::Live,
+        range: read,
+        summary: IngestSummary::default(),
+        purposes: vec![("live".to_owned(), read)],
+        finished: Vec::new(),
+    };
+    test.db.record_window_read(owned, &reading).await.unwrap();
+    let stats = r#"{"accounts":{"a":{"running":2,"requests_last_minute":7,"refused":0,"paused_until":null}}}"#;
+    let row = ReplicaRow {
+        name: "host-1".to_owned(),
+        version: "1".to_owned(),
+        started: NOW,
+        heartbeat: NOW,
+        released: None,
+        stats: stats.to_owned(),
+    };
+    test.db.record_heartbeat(&row, NOW).await.unwrap();
+    let Status { accounts, replicas, .. } = status::gather(&test.db, &settings(), "host-1", None, NOW).await.unwrap();
+    let account = &accounts[0];
+    assert_eq!((account.name.as_deref(), account.owner.as_deref()), (Some("Support"), Some("host-1")));
+    assert_eq!((account.work.ready, account.work.running, account.work.done), (1, 2, 3));
+    assert_eq!((account.lag_seconds, account.oldest_unfinished_seconds), (Some(300), Some(30)));
+    assert_eq!((account.requests_last_minute, account.drain_seconds, account.gaps.len()), (7, 2, 0));
+    assert!(replicas[0].alive);
+}
+
+async fn replicas_that_are_long_gone_are_forgotten_unless_they_own_something(test: TestDb) {
+    let (db, month) = (&test.db, Duration::from_secs(30 * 86_400));
+    let row = |name: &str| ReplicaRow {
+        name: name.to_owned(),
+        version: String::new(),
+        started: NOW,
+        heartbeat: NOW,
+        released: None,
+        stats: String::new(),
+    };
+    for name in ["container-1", "container-2", "owner", "here"] {
+        db.record_heartbeat(&row(name), NOW).await.unwrap();
+    }
+    let account = db.register_account(&AccountId::new("1", "2"), None, NOW).await.unwrap();
+    assert_eq!(db.acquire_leases(&[account.key], "owner", Duration::from_secs(10), NOW).await.unwrap().len(), 1);
+    // Postgres uses its own clock, so time passes by moving the stored heartbeats back.
+    db.run(sql("update replica set heartbeat = heartbeat - 40 * cast(86400000 as bigint) where name <> 'here'"))
+        .await
+        .unwrap();
+    assert_eq!(db.delete_dead_replicas(month, NOW).await.unwrap(), 2);
+    let left: Vec<String> = db.replicas().await.unwrap().into_iter().map(|row| row.name).collect();
+    assert_eq!(left, ["here", "owner"]);
+}
