@@ -25,46 +25,44 @@ const API_MOVED: &str = "api_moved";
 const PARTS_PER_MILLION: f64 = 1e6;
 
 /// An account that this process works on.
-pub struct Account {
+pub(crate) struct Account {
     /// The ids in RingCX.
-    pub id: AccountId,
-    /// The display name.
-    pub name: Option<String>,
+    pub(crate) id: AccountId,
     /// Its settings: artifacts, retention.
-    pub policy: AccountPolicy,
+    pub(crate) policy: AccountPolicy,
     /// How many days the vendor keeps its data, if the vendor reported it.
-    pub retention_days: Option<i64>,
+    pub(crate) retention_days: Option<i64>,
     /// The lease under which this process writes for the account.
-    pub lease: Lease,
+    pub(crate) lease: Lease,
     /// The archive.
-    pub db: Db,
+    pub(crate) db: Db,
     /// The API client.
-    pub api: ApiClient,
+    pub(crate) api: ApiClient,
     /// The login that has access to the account.
-    pub login: Login,
+    pub(crate) login: Login,
     /// Paces requests; shared between accounts if the limit applies to the login.
-    pub pacer: Pacer,
+    pub(crate) pacer: Pacer,
     /// Name of the request budget: the account's or the login's.
-    pub budget_name: String,
+    pub(crate) budget_name: String,
     /// The budget of metadata reads.
-    pub metadata_budget: Arc<ReservedQuota>,
+    pub(crate) metadata_budget: Arc<ReservedQuota>,
     /// The clock.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// Notified when items may have been queued.
-    pub work_queued: Notify,
+    pub(crate) work_queued: Notify,
     /// Notified when new reads may have been requested.
-    pub reads_requested: Notify,
+    pub(crate) reads_requested: Notify,
     /// Where problems are reported.
-    pub findings: Arc<FindingRegistry>,
+    pub(crate) findings: Arc<FindingRegistry>,
     /// Figures that only this process has.
-    pub stats: RuntimeStats,
+    pub(crate) stats: RuntimeStats,
     /// Pauses and their ends that are not written to the database yet.
-    pub pauses: PauseLog,
+    pub(crate) pauses: PauseLog,
 }
 
 impl Account {
     /// Records that an endpoint is paused: now, or as soon as the database is available.
-    pub async fn record_pause(&self, pause: PauseRow) {
+    pub(crate) async fn record_pause(&self, pause: PauseRow) {
         self.pauses.push(PauseChange::Began(pause));
         self.pauses.flush(self).await;
     }
@@ -72,14 +70,14 @@ impl Account {
     /// Records that a pause is over: now, or as soon as the database is available. Until then
     /// `/readyz` shows a stale pause. The time `waited` does not count towards the horizon of the
     /// items that waited.
-    pub async fn record_pause_end(&self, endpoint: Endpoint, waited: Option<(Time, Time)>) {
+    pub(crate) async fn record_pause_end(&self, endpoint: Endpoint, waited: Option<(Time, Time)>) {
         self.pauses.push(PauseChange::Ended(endpoint, waited));
         self.pauses.flush(self).await;
     }
 
     /// Handles a 429: slows down all requests of the account, and stores the state for the
     /// account's next owner.
-    pub async fn record_rate_limited(&self, retry_after: Option<Duration>) {
+    pub(crate) async fn record_rate_limited(&self, retry_after: Option<Duration>) {
         let Some(throttle) = self.pacer.record_refusal(retry_after) else { return };
         let (now, tick) = (self.clock.now(), self.clock.tick());
         let until = now + throttle.pause_until.since(tick);
@@ -93,7 +91,7 @@ impl Account {
 
     /// Handles a 429 to a metadata read: counts it, and stores the state. The discoverer itself
     /// waits until then.
-    pub async fn record_metadata_rate_limited(&self, until: Time, times: u32) {
+    pub(crate) async fn record_metadata_rate_limited(&self, until: Time, times: u32) {
         self.stats.metadata_rate_limited.fetch_add(1, Ordering::Relaxed);
         let throttle = SavedThrottle { at: self.clock.now(), until, times, rate_share_ppm: PARTS_PER_MILLION as u32 };
         self.persist_throttle(&metadata_budget_name(&self.id.sub), &throttle).await;
@@ -101,7 +99,7 @@ impl Account {
 
     /// Ends all waits after a 429 or a pause, because an operator asked for a retry. The limits
     /// still apply.
-    pub fn retry_now(&self) {
+    pub(crate) fn retry_now(&self) {
         self.pacer.lift_pause();
         self.login.retry_now();
         self.stats.resumes.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +115,7 @@ impl Account {
 
     /// Reports that the API has moved to another address, if `error` is a redirect. A redirected
     /// login reports itself.
-    pub fn report_redirect(&self, error: &ApiError, now: Time) -> bool {
+    pub(crate) fn report_redirect(&self, error: &ApiError, now: Time) -> bool {
         let moved = error.is_redirect() && error.endpoint != Endpoint::Login;
         let finding = || HealthFinding {
             code: API_MOVED,
@@ -135,12 +133,12 @@ impl Account {
     }
 
     /// Clears the finding of [`Account::report_redirect`].
-    pub fn clear_redirect(&self, endpoint: Endpoint) {
+    pub(crate) fn clear_redirect(&self, endpoint: Endpoint) {
         self.findings.clear(API_MOVED, Some(endpoint.name()));
     }
 
     /// Restores the state that a 429 left with the account's previous owner.
-    pub fn restore_throttle(&self, saved: &BTreeMap<String, SavedThrottle>) {
+    pub(crate) fn restore_throttle(&self, saved: &BTreeMap<String, SavedThrottle>) {
         let Some(saved) = saved.get(&self.budget_name) else { return };
         let (now, tick) = (self.clock.now(), self.clock.tick());
         let pause_until = match saved.until > now {
@@ -166,7 +164,7 @@ enum PauseChange {
 /// it until it is empty, or until the account has another owner. The next owner starts from the
 /// recorded pauses.
 #[derive(Debug, Default)]
-pub struct PauseLog {
+pub(crate) struct PauseLog {
     changes: Mutex<VecDeque<PauseChange>>,
     /// One writer at a time, to keep the order. Holds whether an error that is not transient has
     /// been logged.
@@ -187,7 +185,7 @@ impl PauseLog {
 
     /// Writes the queued changes. Changes that the database rejects stay queued, except when the
     /// lease is lost.
-    pub async fn flush(&self, account: &Account) {
+    pub(crate) async fn flush(&self, account: &Account) {
         let mut is_logged = self.writer.lock().await;
         loop {
             let Some(change) = self.changes().front().cloned() else { return };
@@ -251,11 +249,11 @@ pub fn metadata_budget_name(sub: &str) -> String {
 
 /// Figures of an account that only its owner has.
 #[derive(Debug, Default)]
-pub struct RuntimeStats {
+pub(crate) struct RuntimeStats {
     /// Whether metadata reads make progress.
-    pub reads: ReadProgress,
+    pub(crate) reads: ReadProgress,
     /// Whether answers for artifacts are usable.
-    pub broken_answers: BrokenAnswers,
+    pub(crate) broken_answers: BrokenAnswers,
     in_flight: AtomicU64,
     metadata_rate_limited: AtomicU64,
     resumes: AtomicU64,
@@ -264,32 +262,32 @@ pub struct RuntimeStats {
 
 impl RuntimeStats {
     /// Requests for artifacts under way.
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Metadata reads that were answered with 429.
-    pub fn metadata_rate_limited(&self) -> u64 {
+    pub(crate) fn metadata_rate_limited(&self) -> u64 {
         self.metadata_rate_limited.load(Ordering::Relaxed)
     }
 
     /// How often an operator asked for an immediate retry.
-    pub fn resumes(&self) -> u64 {
+    pub(crate) fn resumes(&self) -> u64 {
         self.resumes.load(Ordering::Relaxed)
     }
 
     /// Sets the number of requests for artifacts under way.
-    pub fn set_in_flight(&self, in_flight: usize) {
+    pub(crate) fn set_in_flight(&self, in_flight: usize) {
         self.in_flight.store(in_flight as u64, Ordering::Relaxed);
     }
 
     /// Counts a request of a lane.
-    pub fn count_request(&self, lane: Lane, now: Tick) {
+    pub(crate) fn count_request(&self, lane: Lane, now: Tick) {
         self.lanes()[lane_index(lane)].increment(now);
     }
 
     /// Requests in the last minute, by lane.
-    pub fn requests_by_lane(&self, now: Tick) -> impl Iterator<Item = (Lane, u64)> {
+    pub(crate) fn requests_by_lane(&self, now: Tick) -> impl Iterator<Item = (Lane, u64)> {
         let mut lanes = self.lanes();
         Lane::ALL.map(|lane| (lane, lanes[lane_index(lane)].total(now))).into_iter()
     }

@@ -93,7 +93,7 @@ pub async fn run_audit(db: &Db, request: &AuditRequest) -> Result<AuditReport, D
 ///
 /// # Errors
 /// Returns an error if the database cannot be read.
-pub async fn find_discrepancies(db: &Db) -> Result<Vec<AuditProblem>, DbError> {
+pub(crate) async fn find_discrepancies(db: &Db) -> Result<Vec<AuditProblem>, DbError> {
     let mut snapshot = db.snapshot().await?;
     let all = ExportRange { from: None, to: None, account: None };
     let accounts = snapshot.accounts().await?;

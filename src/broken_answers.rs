@@ -21,7 +21,7 @@ const MAX_SILENCE: Duration = Duration::from_secs(24 * 3600);
 
 /// The current streak of broken answers of each artifact of an account.
 #[derive(Debug, Default)]
-pub struct BrokenAnswers(Mutex<BTreeMap<Artifact, StreakState>>);
+pub(crate) struct BrokenAnswers(Mutex<BTreeMap<Artifact, StreakState>>);
 
 #[derive(Debug, Clone, Copy)]
 struct StreakState {
@@ -33,32 +33,32 @@ struct StreakState {
 
 /// A streak of broken answers that is long enough to report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BrokenStreak {
+pub(crate) struct BrokenStreak {
     /// The artifact whose answers are broken.
-    pub artifact: Artifact,
+    pub(crate) artifact: Artifact,
     /// The number of broken answers.
-    pub answers: u64,
+    pub(crate) answers: u64,
     /// The time since the first of them.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// How the newest answer is broken.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 impl BrokenAnswers {
     /// Records a broken answer.
-    pub fn record_broken(&self, artifact: Artifact, reason: &'static str, now: Tick) {
+    pub(crate) fn record_broken(&self, artifact: Artifact, reason: &'static str, now: Tick) {
         let mut streaks = self.streaks();
         let streak = streaks.entry(artifact).or_insert(StreakState { answers: 0, first: now, newest: now, reason });
         *streak = StreakState { answers: streak.answers.saturating_add(1), newest: now, reason, ..*streak };
     }
 
     /// Records a usable answer, which ends the streak.
-    pub fn record_usable(&self, artifact: Artifact) {
+    pub(crate) fn record_usable(&self, artifact: Artifact) {
         self.streaks().remove(&artifact);
     }
 
     /// The streaks that are long enough to report.
-    pub fn lasting_streaks(&self, now: Tick) -> Vec<BrokenStreak> {
+    pub(crate) fn lasting_streaks(&self, now: Tick) -> Vec<BrokenStreak> {
         let streaks = self.streaks();
         let reported = |(artifact, streak): (&Artifact, &StreakState)| {
             let StreakState { answers, first, newest, reason } = *streak;

@@ -52,16 +52,16 @@ pub struct Cli {
     /// Settings file [default: $RINGCX_CONFIG, ./config/local.toml or
     /// /etc/ringcx-extractor/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 
     /// The command
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the daemon
     Run(run_command::RunArgs),
     /// Run a demonstration against a simulated RingCX; needs no setup
@@ -133,23 +133,23 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
 /// An invalid command line; exit status 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct UsageError(pub String);
+pub(crate) struct UsageError(pub(crate) String);
 
 /// The settings, the database and the clock of a command. The settings are loaded on demand.
 pub(crate) struct CommandContext {
     config: Option<PathBuf>,
     loaded: OnceLock<LoadedSettings>,
-    pub clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 impl CommandContext {
     /// `config` is the file that `--config` names.
-    pub fn new(config: Option<PathBuf>, clock: Clock) -> CommandContext {
+    pub(crate) fn new(config: Option<PathBuf>, clock: Clock) -> CommandContext {
         CommandContext { config, loaded: OnceLock::new(), clock }
     }
 
     /// The settings with their file and warnings, loaded once.
-    pub fn loaded_settings(&self) -> Result<&LoadedSettings, ConfigErrors> {
+    pub(crate) fn loaded_settings(&self) -> Result<&LoadedSettings, ConfigErrors> {
         if let Some(loaded) = self.loaded.get() {
             return Ok(loaded);
         }
@@ -157,18 +157,18 @@ impl CommandContext {
         Ok(self.loaded.get_or_init(|| loaded))
     }
 
-    pub fn settings(&self) -> Result<&Settings, ConfigErrors> {
+    pub(crate) fn settings(&self) -> Result<&Settings, ConfigErrors> {
         self.loaded_settings().map(|loaded| &loaded.settings)
     }
 
     /// Loads the current settings again.
-    pub fn reload_settings(&self) -> Result<LoadedSettings, ConfigErrors> {
+    pub(crate) fn reload_settings(&self) -> Result<LoadedSettings, ConfigErrors> {
         config::load(self.config.as_deref(), config::read_environment())
     }
 
     /// Opens the database of the settings without a lock, so that a daemon can use it at the same
     /// time.
-    pub async fn open_database(&self, access: OpenMode) -> anyhow::Result<Db> {
+    pub(crate) async fn open_database(&self, access: OpenMode) -> anyhow::Result<Db> {
         Ok(match &self.settings()?.database.url {
             DatabaseUrl::Sqlite(path) => Db::open_sqlite(path, access).await?,
             DatabaseUrl::Postgres(url) => Db::open_postgres(url, access, MAX_CONNECTIONS).await?,
@@ -182,7 +182,7 @@ impl CommandContext {
 
     /// Parses `--from` and `--to`, each of which may be missing, and checks that the range is not
     /// empty.
-    pub fn parse_range(
+    pub(crate) fn parse_range(
         &self,
         from: Option<&str>,
         to: Option<&str>,
@@ -200,7 +200,7 @@ impl CommandContext {
     }
 
     /// Finds the account in the database with this sub-account id or name.
-    pub async fn find_account(&self, db: &Db, wanted: &str) -> anyhow::Result<AccountRow> {
+    pub(crate) async fn find_account(&self, db: &Db, wanted: &str) -> anyhow::Result<AccountRow> {
         Ok(select_account(db.accounts().await?, self.settings()?, wanted)?)
     }
 }

@@ -37,9 +37,9 @@ pub struct LoadedSettings {
     /// The settings.
     pub settings: Settings,
     /// Warnings about valid but unusual settings, one sentence each.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// The file that was read; `None` if all settings came from the environment.
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// Loads the settings: from the file at `cli_path`, else at `$RINGCX_CONFIG`, else
@@ -58,7 +58,7 @@ pub fn load(
 
 /// Reads the environment for [`load`]. `std::env::vars` would panic at a variable that is not
 /// Unicode. Such a variable is decoded lossily if it is a setting, and ignored otherwise.
-pub fn read_environment() -> Vec<(String, String)> {
+pub(crate) fn read_environment() -> Vec<(String, String)> {
     let variables = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
     variables
         .filter(|(name, _)| env_source::is_setting(name) || name == env_source::FILE_VARIABLE)

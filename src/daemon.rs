@@ -5,22 +5,22 @@
 //! error becomes the exit status. Normal start and crash recovery are the same: accounts are
 //! acquired under a new epoch, whoever owned them before.
 
-pub mod account_registry;
+pub(crate) mod account_registry;
 pub mod app_context;
-pub mod assignment;
+pub(crate) mod assignment;
 mod clock_watch;
 pub mod consistency_check;
-pub mod credential_expiry;
-pub mod delivery;
-pub mod discovery;
-pub mod fetch_worker;
-pub mod heartbeat;
-pub mod indexing;
+pub(crate) mod credential_expiry;
+pub(crate) mod delivery;
+pub(crate) mod discovery;
+pub(crate) mod fetch_worker;
+pub(crate) mod heartbeat;
+pub(crate) mod indexing;
 pub mod manifest_writer;
-pub mod replica_stats;
-pub mod retention;
-pub mod signals;
-pub mod supervisor;
+pub(crate) mod replica_stats;
+pub(crate) mod retention;
+pub(crate) mod signals;
+pub(crate) mod supervisor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(9);
 ///
 /// # Errors
 /// If it cannot be opened, or another daemon holds the lock.
-pub async fn open_database(settings: &Settings) -> anyhow::Result<(Db, Option<Arc<FileLock>>)> {
+pub(crate) async fn open_database(settings: &Settings) -> anyhow::Result<(Db, Option<Arc<FileLock>>)> {
     match &settings.database.url {
         DatabaseUrl::Sqlite(path) => {
             let lock = Arc::new(FileLock::acquire(path)?);

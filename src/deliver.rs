@@ -134,7 +134,7 @@ impl Deliverer {
     }
 
     /// The sink's name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.settings.name
     }
 
@@ -199,7 +199,7 @@ impl Deliverer {
 
     /// Pauses this sink after an unexpected database error; other sinks continue. Returns the end
     /// of the pause.
-    pub fn pause_on_error(&mut self, error: &DbError) -> Tick {
+    pub(crate) fn pause_on_error(&mut self, error: &DbError) -> Tick {
         self.pause_delivery(&SinkError::unavailable(format!("the database failed: {error}")), false)
     }
 
@@ -352,7 +352,7 @@ impl Deliverer {
 }
 
 /// The hint for a stopped sink.
-pub const STOPPED_SINK_HINT: &str =
+pub(crate) const STOPPED_SINK_HINT: &str =
     "change its url, remove it from the settings, or start it again with `ringcx-extractor deliver retry`";
 
 /// The reason, if the action stops the sink.

@@ -45,7 +45,7 @@ const MAX_WINDOW_WAIT: Duration = Duration::from_secs(3600);
 
 /// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiscoveryProgress {
+pub(crate) enum DiscoveryProgress {
     /// The step read a window; another one may be due at once.
     Advanced,
     /// Nothing is due for this long, at most one interval, since clocks may be changed in the
@@ -55,19 +55,19 @@ pub enum DiscoveryProgress {
 
 /// The settings of discovery.
 #[derive(Debug, Clone)]
-pub struct DiscoveryPolicy {
+pub(crate) struct DiscoveryPolicy {
     /// The windows and limits.
-    pub rules: PlanningRules,
+    pub(crate) rules: PlanningRules,
     /// The delays after which each range is read again.
-    pub rechecks: Vec<Duration>,
+    pub(crate) rechecks: Vec<Duration>,
     /// Where the first window begins.
-    pub start: DiscoveryStart,
+    pub(crate) start: DiscoveryStart,
     /// How long a failed window waits.
-    pub backoff: Backoff,
+    pub(crate) backoff: Backoff,
 }
 
 /// Discovers one account's segments.
-pub struct Discoverer {
+pub(crate) struct Discoverer {
     account: Arc<Account>,
     policy: DiscoveryPolicy,
     coverage: Coverage,
@@ -103,7 +103,7 @@ impl Discoverer {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn load(account: Arc<Account>, policy: DiscoveryPolicy) -> Result<Discoverer, DbError> {
+    pub(crate) async fn load(account: Arc<Account>, policy: DiscoveryPolicy) -> Result<Discoverer, DbError> {
         let planning_clock = PlanningClock::default();
         let loaded = planning_clock.now(&clock_readings(&account, None));
         let coverage = load_coverage(&account, &policy, loaded).await?;
@@ -130,13 +130,13 @@ impl Discoverer {
     }
 
     /// Restores a pause that was recorded by an earlier process.
-    pub fn restore_pause(&mut self, pause: &PauseRow) {
+    pub(crate) fn restore_pause(&mut self, pause: &PauseRow) {
         let longest = MAX_BACKOFF.max(self.policy.backoff.initial_delay());
         self.breaker.restore_pause(pause.since, pause.until.min(self.local_time() + longest), pause.times);
     }
 
     /// Restores the wait after a 429 that the account's previous owner received.
-    pub fn restore_throttle(&mut self, saved: &BTreeMap<String, SavedThrottle>) {
+    pub(crate) fn restore_throttle(&mut self, saved: &BTreeMap<String, SavedThrottle>) {
         let Some(saved) = saved.get(&metadata_budget_name(&self.account.id.sub)) else { return };
         let (now, tick) = (self.account.clock.now(), self.account.clock.tick());
         // A wait that ended long ago does not affect the next one.
@@ -149,7 +149,7 @@ impl Discoverer {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn reload(&mut self) -> Result<(), DbError> {
+    pub(crate) async fn reload(&mut self) -> Result<(), DbError> {
         let now = self.planning_clock.now(&clock_readings(&self.account, None));
         self.coverage = load_coverage(&self.account, &self.policy, now).await?;
         Ok(())
@@ -159,7 +159,7 @@ impl Discoverer {
     ///
     /// # Errors
     /// If the database fails. Errors of the API are handled here.
-    pub async fn step(&mut self) -> Result<DiscoveryProgress, DbError> {
+    pub(crate) async fn step(&mut self) -> Result<DiscoveryProgress, DbError> {
         let (local, tick) = (self.local_time(), self.account.clock.tick());
         self.retry_now_if_requested(local);
         if tick < self.not_before {

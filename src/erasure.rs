@@ -62,7 +62,7 @@ pub struct ErasurePlan {
     /// Segments that a hold keeps.
     pub held_segments: Vec<(SegmentRef, Hold)>,
     /// Those of them that cannot be read and so may concern a contact on hold.
-    pub held_unreadable: Vec<SegmentRef>,
+    pub(crate) held_unreadable: Vec<SegmentRef>,
     /// Quarantined records to delete: account and digest.
     pub quarantined: Vec<(i64, Vec<u8>)>,
     /// For each quarantined record that a hold keeps, the hold.
@@ -82,7 +82,7 @@ pub struct ErasurePlan {
     /// Segments with an agent of this name or id. Agents are not contacts, so these do not match.
     pub agent_segments: u64,
     /// An id that the archive does not have, to be refused when it is announced.
-    pub unknown_id: Option<(i64, String)>,
+    pub(crate) unknown_id: Option<(i64, String)>,
     newest_hold_id: i64,
 }
 

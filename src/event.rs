@@ -16,7 +16,7 @@ pub use artifact_payload::{ArtifactPayload, decode_summary};
 
 /// The namespace of event ids. It must never change: receivers would take every event for a new
 /// one.
-pub const NAMESPACE: Uuid = Uuid::from_u128(0x5c1f_0a7e_9d3b_4e62_8a4d_2b6f_71c0_e935);
+pub(crate) const NAMESPACE: Uuid = Uuid::from_u128(0x5c1f_0a7e_9d3b_4e62_8a4d_2b6f_71c0_e935);
 
 /// One stored version of one artifact, with the metadata of its segment.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ impl Event {
     }
 
     /// The event as one line of JSON, without a line break at its end.
-    pub fn cloud_event(&self) -> Vec<u8> {
+    pub(crate) fn cloud_event(&self) -> Vec<u8> {
         let payload = |artifact: Artifact| {
             (self.artifact == artifact).then(|| ArtifactPayload::from_body(artifact, Some(self.stored), &self.body))
         };

@@ -50,7 +50,7 @@ pub enum ExportFormat {
 
 impl ExportFormat {
     /// Whether the format is binary and already compressed.
-    pub const fn is_precompressed(self) -> bool {
+    pub(crate) const fn is_precompressed(self) -> bool {
         matches!(self, ExportFormat::Parquet)
     }
 }
@@ -68,17 +68,17 @@ pub struct Selection {
 
 /// A segment and its artifacts, in the order of [`crate::model::Artifact::ALL`].
 #[derive(Debug, Clone)]
-pub struct SegmentEntry {
+pub(crate) struct SegmentEntry {
     /// The segment.
-    pub segment: SegmentRow,
+    pub(crate) segment: SegmentRow,
     /// Its artifacts.
-    pub slots: [SegmentArtifact; 3],
+    pub(crate) slots: [SegmentArtifact; 3],
 }
 
 impl SegmentEntry {
     /// Redacts the metadata and the texts.
     #[must_use]
-    pub fn redact(mut self, redactor: &Redactor) -> SegmentEntry {
+    pub(crate) fn redact(mut self, redactor: &Redactor) -> SegmentEntry {
         if redactor.is_noop() {
             return self;
         }
@@ -183,7 +183,7 @@ async fn read_page(db: &Db, selection: &Selection, last: Option<&SegmentRow>) ->
 }
 
 /// The name of the outcome in exports.
-pub fn outcome_name(outcome: &ArtifactStatus) -> &'static str {
+pub(crate) fn outcome_name(outcome: &ArtifactStatus) -> &'static str {
     match outcome {
         ArtifactStatus::Stored(_) => "stored",
         ArtifactStatus::NotPopulated => "not_populated",
@@ -196,7 +196,7 @@ pub fn outcome_name(outcome: &ArtifactStatus) -> &'static str {
 }
 
 /// The text of a summary; `None` if none is stored.
-pub fn summary_text_of(slot: &SegmentArtifact) -> Option<String> {
+pub(crate) fn summary_text_of(slot: &SegmentArtifact) -> Option<String> {
     match &slot.status {
         ArtifactStatus::Stored(body) => Some(summary_text(body)),
         _ => None,
@@ -204,7 +204,7 @@ pub fn summary_text_of(slot: &SegmentArtifact) -> Option<String> {
 }
 
 /// The conversation of a transcript, read with the segment's metadata; `None` if none is stored.
-pub fn conversation_of(slot: &SegmentArtifact, metadata: &Metadata) -> Option<Conversation> {
+pub(crate) fn conversation_of(slot: &SegmentArtifact, metadata: &Metadata) -> Option<Conversation> {
     match &slot.status {
         ArtifactStatus::Stored(body) => Conversation::read(body, metadata),
         _ => None,

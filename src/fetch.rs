@@ -5,8 +5,8 @@
 //! together: a crash may repeat a fetch, but never loses one. The daemon's fetch worker decides
 //! when an attempt is made. The schedule and the retry rules are pure.
 
-pub mod availability_estimator;
-pub mod batch_writer;
+pub(crate) mod availability_estimator;
+pub(crate) mod batch_writer;
 pub mod not_found_throttle;
 pub mod schedule;
 
@@ -24,7 +24,7 @@ use crate::ringcx::{self, ApiError, ErrorCause, FetchedArtifact};
 ///
 /// # Errors
 /// If the API answers with an error, or not at all.
-pub async fn fetch_item(account: &Account, claim: &Claim, permit: Permit) -> Result<FetchedArtifact, ApiError> {
+pub(crate) async fn fetch_item(account: &Account, claim: &Claim, permit: Permit) -> Result<FetchedArtifact, ApiError> {
     send_request(account, claim, permit).await.map_err(ApiError::into_item_error)
 }
 

@@ -31,15 +31,15 @@ pub struct HealthFinding {
     /// How bad it is.
     pub severity: Severity,
     /// When it began.
-    pub since: Time,
+    pub(crate) since: Time,
     /// The sub-account, host or sink that it concerns, if it concerns one of several.
-    pub subject: Option<String>,
+    pub(crate) subject: Option<String>,
     /// What is wrong, in one sentence without the full stop.
     pub sentence: String,
     /// The remedy.
-    pub hint: String,
+    pub(crate) hint: String,
     /// Whether nothing makes progress while it lasts, so that `/readyz` answers 503.
-    pub blocks_progress: bool,
+    pub(crate) blocks_progress: bool,
 }
 
 /// The open findings. Shared by all parts of a daemon.
@@ -53,7 +53,7 @@ type FindingKey = (&'static str, Option<String>);
 impl FindingRegistry {
     /// Opens a finding, or replaces the one with the same code and subject, which keeps its
     /// `since`. Returns whether it is new, so that the caller can log it once.
-    pub fn report(&self, mut finding: HealthFinding) -> bool {
+    pub(crate) fn report(&self, mut finding: HealthFinding) -> bool {
         let mut open = self.open();
         let key = (finding.code, finding.subject.clone());
         let known = open.get(&key).map(|known| known.since);
@@ -63,7 +63,7 @@ impl FindingRegistry {
     }
 
     /// Closes a finding. Returns whether it was open.
-    pub fn clear(&self, code: &'static str, subject: Option<&str>) -> bool {
+    pub(crate) fn clear(&self, code: &'static str, subject: Option<&str>) -> bool {
         self.open().remove(&(code, subject.map(str::to_owned))).is_some()
     }
 

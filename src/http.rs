@@ -76,7 +76,7 @@ const CONNECTION_SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 ///
 /// # Errors
 /// If the address is in use, not this machine's, or not permitted.
-pub async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListener>> {
+pub(crate) async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListener>> {
     let Some(listen) = http.listen.as_deref().filter(|listen| !listen.is_empty()) else { return Ok(None) };
     match TcpListener::bind(listen).await {
         Ok(listener) => Ok(Some(listener)),
@@ -102,7 +102,7 @@ pub async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListener>> {
 ///
 /// # Errors
 /// If the listener has no address, or a background task of the server exits unexpectedly.
-pub async fn serve(listener: TcpListener, app: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, app: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let address = listener.local_addr().context("failed to read the address that the HTTP server listens on")?;
     log_address(address, app.settings.http.token.is_some());
     let hosts = AllowedHosts::of(address, app.settings.http.listen.as_deref(), local_host_name());

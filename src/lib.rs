@@ -12,20 +12,20 @@ pub use ringcx_model::{self as model, charset, clock, lenient_json, lenient_time
 pub use ringcx_simulator as sim;
 
 // In the order of the data flow; the interfaces for people (cli, http) come last.
-pub mod broken_answers;
+pub(crate) mod broken_answers;
 pub mod circuit_breaker;
 pub mod config;
 pub mod coverage;
 pub mod health;
 
 pub mod account;
-pub mod discover;
+pub(crate) mod discover;
 pub mod fetch;
 
 pub mod event;
-pub mod parquet_writer;
-pub mod read_progress;
-pub mod redact;
+pub(crate) mod parquet_writer;
+pub(crate) mod read_progress;
+pub(crate) mod redact;
 pub mod sink;
 
 pub mod deliver;
@@ -40,7 +40,7 @@ pub mod status;
 pub mod verify;
 
 pub mod daemon;
-pub mod http;
-pub mod telemetry;
+pub(crate) mod http;
+pub(crate) mod telemetry;
 
 pub mod cli;

@@ -42,7 +42,7 @@ pub enum MetricsFormat {
 
 impl MetricsFormat {
     /// The format that the scraper's `Accept` header asks for.
-    pub fn negotiate(accept: Option<&str>) -> MetricsFormat {
+    pub(crate) fn negotiate(accept: Option<&str>) -> MetricsFormat {
         match accept {
             Some(accept) if accept.contains("application/openmetrics-text") => MetricsFormat::OpenMetrics,
             _ => MetricsFormat::Text,
@@ -50,7 +50,7 @@ impl MetricsFormat {
     }
 
     /// The value of `Content-Type`.
-    pub const fn content_type(self) -> &'static str {
+    pub(crate) const fn content_type(self) -> &'static str {
         match self {
             MetricsFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             MetricsFormat::Text => "text/plain; version=0.0.4; charset=utf-8",

@@ -25,7 +25,7 @@ const WRITE_BATCH_ROWS: usize = 64;
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParquetType {
+pub(crate) enum ParquetType {
     /// Short text that repeats often: ids, names, outcomes. Dictionary-encoded.
     Word,
     /// Text of any length that hardly ever repeats.
@@ -37,11 +37,11 @@ pub enum ParquetType {
 }
 
 /// The name and type of a column.
-pub type ColumnSpec = (&'static str, ParquetType);
+pub(crate) type ColumnSpec = (&'static str, ParquetType);
 
 /// The value of one column in one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CellValue {
+pub(crate) enum CellValue {
     /// For [`ParquetType::Word`] and [`ParquetType::Text`].
     Text(String),
     /// For [`ParquetType::Time`] and [`ParquetType::Number`].
@@ -52,19 +52,19 @@ pub enum CellValue {
 
 impl CellValue {
     /// A text cell; empty for `None`.
-    pub fn text(text: Option<impl Into<String>>) -> CellValue {
+    pub(crate) fn text(text: Option<impl Into<String>>) -> CellValue {
         text.map_or(CellValue::Empty, |text| CellValue::Text(text.into()))
     }
 
     /// A number cell; empty for `None`.
-    pub fn number(number: Option<i64>) -> CellValue {
+    pub(crate) fn number(number: Option<i64>) -> CellValue {
         number.map_or(CellValue::Empty, CellValue::Number)
     }
 }
 
 /// Writes a Parquet file to `W`.
 #[derive(Debug)]
-pub struct ParquetWriter<W: Write + Send> {
+pub(crate) struct ParquetWriter<W: Write + Send> {
     writer: SerializedFileWriter<W>,
     group: Vec<ColumnBuffer>,
     rows: usize,
@@ -90,7 +90,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// Returns an error if `out` cannot be written.
-    pub fn new(out: W, name: &str, columns: &[ColumnSpec]) -> io::Result<ParquetWriter<W>> {
+    pub(crate) fn new(out: W, name: &str, columns: &[ColumnSpec]) -> io::Result<ParquetWriter<W>> {
         let lines = columns.iter().map(|(name, kind)| match kind {
             ParquetType::Word | ParquetType::Text => format!("optional binary {name} (STRING);"),
             ParquetType::Time => format!("optional int64 {name} (TIMESTAMP(MILLIS,true));"),
@@ -108,7 +108,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// Returns an error if a full row group cannot be written.
-    pub fn push<const N: usize>(&mut self, row: [CellValue; N]) -> io::Result<()> {
+    pub(crate) fn push<const N: usize>(&mut self, row: [CellValue; N]) -> io::Result<()> {
         for (values, cell) in self.group.iter_mut().zip(row) {
             self.bytes += values.push(cell);
         }
@@ -123,7 +123,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// Returns an error if they cannot be written; the file is then incomplete.
-    pub fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         self.write_group()?;
         self.writer.finish().map(drop).map_err(into_io_error)
     }

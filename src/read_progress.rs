@@ -19,7 +19,7 @@ const WARN_AFTER: Duration = Duration::from_secs(30);
 
 /// The state of an account's metadata reads.
 #[derive(Debug, Default)]
-pub struct ReadProgress(Mutex<ProgressState>);
+pub(crate) struct ReadProgress(Mutex<ProgressState>);
 
 #[derive(Debug, Default)]
 struct ProgressState {
@@ -33,47 +33,47 @@ struct ProgressState {
 
 /// A metadata read that is overdue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stall {
+pub(crate) struct Stall {
     /// How long it has lasted.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// Whether it has lasted so long that the account counts as making no progress.
-    pub blocks_progress: bool,
+    pub(crate) blocks_progress: bool,
     /// The reason, as far as it is known.
-    pub reason: String,
+    pub(crate) reason: String,
     /// What an operator can do.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 impl ReadProgress {
     /// Records that reading starts.
-    pub fn record_start(&self, now: Tick) {
+    pub(crate) fn record_start(&self, now: Tick) {
         *self.state() = ProgressState { last_progress: Some(now), ..ProgressState::default() };
     }
 
     /// Records that a read is about to be sent.
-    pub fn record_due(&self, now: Tick) {
+    pub(crate) fn record_due(&self, now: Tick) {
         self.state().due_since.get_or_insert(now);
     }
 
     /// Records that a part of an answer was stored.
-    pub fn record_partial(&self, now: Tick) {
+    pub(crate) fn record_partial(&self, now: Tick) {
         let mut state = self.state();
         (state.last_progress, state.due_since) = (Some(now), state.due_since.map(|_| now));
     }
 
     /// Records a successful read.
-    pub fn record_success(&self, now: Tick) {
+    pub(crate) fn record_success(&self, now: Tick) {
         self.record_start(now);
     }
 
     /// Records a failed read.
-    pub fn record_failure(&self, reason: &str, hint: Option<&'static str>) {
+    pub(crate) fn record_failure(&self, reason: &str, hint: Option<&'static str>) {
         self.state().failure = Some((reason.to_owned(), hint));
     }
 
     /// The stall, if there is one. `max_interval` is the longest time between two reads in normal
     /// operation.
-    pub fn find_stall(&self, now: Tick, max_interval: Duration) -> Option<Stall> {
+    pub(crate) fn find_stall(&self, now: Tick, max_interval: Duration) -> Option<Stall> {
         let state = self.state();
         let threshold = max_interval.saturating_mul(STALL_INTERVALS).saturating_add(STALL_SLACK);
         if let Some(due_since) = state.due_since {

@@ -3,9 +3,9 @@
 //! Everything except [`find`] is pure. [`find`] reads `db`; the command line and the dashboard call
 //! it. The indexer (`search_indexer`) and the search use the same tokenizer.
 
-pub mod document;
-pub mod facets;
-pub mod query;
+pub(crate) mod document;
+pub(crate) mod facets;
+pub(crate) mod query;
 mod ranked_search;
 pub mod score;
 pub mod tokenizer;

@@ -1,9 +1,9 @@
 //! Clients of the systems that receive events, one file per kind. None of them knows the database,
 //! or when to retry.
 
-pub mod json_lines;
+pub(crate) mod json_lines;
 pub mod object_store;
-pub mod webhook;
+pub(crate) mod webhook;
 
 use std::io;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub struct SinkError {
     /// The response's status, if there was a response.
     pub status: Option<u16>,
     /// How long the sink asks to wait.
-    pub retry_after: Option<Duration>,
+    pub(crate) retry_after: Option<Duration>,
 }
 
 /// What a failure means.
@@ -37,23 +37,23 @@ pub enum SinkErrorKind {
 
 impl SinkError {
     /// An error without a response.
-    pub fn new(kind: SinkErrorKind, message: impl Into<String>) -> SinkError {
+    pub(crate) fn new(kind: SinkErrorKind, message: impl Into<String>) -> SinkError {
         SinkError { message: message.into(), kind, status: None, retry_after: None }
     }
 
     /// An error of the whole sink, without a response.
-    pub fn unavailable(message: impl Into<String>) -> SinkError {
+    pub(crate) fn unavailable(message: impl Into<String>) -> SinkError {
         SinkError::new(SinkErrorKind::Unavailable, message)
     }
 
     /// Message and hint in one line.
-    pub fn reason(&self) -> String {
+    pub(crate) fn reason(&self) -> String {
         self.message.replace("\nhint: ", "; ")
     }
 
     /// Whether the refusal concerns the whole address rather than this event: a redirect, wrong
     /// credentials, or an address that does not exist.
-    pub fn looks_like_a_wrong_setting(&self) -> bool {
+    pub(crate) fn looks_like_a_wrong_setting(&self) -> bool {
         self.kind == SinkErrorKind::Refused && matches!(self.status, Some(300..=399 | 401 | 403 | 404 | 405 | 407))
     }
 }

@@ -35,123 +35,123 @@ const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(30);
 pub struct ReplicaStats {
     /// By sub-account id.
     #[serde(default)]
-    pub accounts: BTreeMap<String, AccountStats>,
+    pub(crate) accounts: BTreeMap<String, AccountStats>,
     /// Paused sinks, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub sinks: BTreeMap<String, SinkPauseStats>,
+    pub(crate) sinks: BTreeMap<String, SinkPauseStats>,
     /// The findings that the daemon reports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub findings: Vec<FindingStatus>,
+    pub(crate) findings: Vec<FindingStatus>,
     /// How many times faster the daemon's clock runs than the machine's, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub speed: Option<u32>,
+    pub(crate) speed: Option<u32>,
 }
 
 /// The pause of a sink.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SinkPauseStats {
+pub(crate) struct SinkPauseStats {
     /// When the sink stopped accepting events, RFC 3339.
-    pub since: String,
+    pub(crate) since: String,
     /// When it is tried again, RFC 3339.
-    pub until: String,
+    pub(crate) until: String,
     /// The reason.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// The values of one account.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct AccountStats {
+pub(crate) struct AccountStats {
     /// Claimed items that are not complete.
-    pub running: u64,
+    pub(crate) running: u64,
     /// Requests in the last 60 seconds.
-    pub requests_last_minute: u64,
+    pub(crate) requests_last_minute: u64,
     /// Requests that were refused with 429 since the daemon started.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// Until when no requests are sent, RFC 3339.
-    pub paused_until: Option<String>,
+    pub(crate) paused_until: Option<String>,
     /// Requests in the last 60 seconds by lane, without those of other commands.
-    pub by_lane: BTreeMap<Lane, u64>,
+    pub(crate) by_lane: BTreeMap<Lane, u64>,
     /// Metadata that should have been read and was not.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stalled: Option<MetadataStall>,
+    pub(crate) stalled: Option<MetadataStall>,
     /// Artifacts whose answers are all unusable, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub broken: BTreeMap<String, BrokenAnswerStats>,
+    pub(crate) broken: BTreeMap<String, BrokenAnswerStats>,
 }
 
 /// Consecutive unusable answers for an artifact.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct BrokenAnswerStats {
+pub(crate) struct BrokenAnswerStats {
     /// When it began, RFC 3339.
-    pub since: String,
+    pub(crate) since: String,
     /// The number of answers.
-    pub answers: u64,
+    pub(crate) answers: u64,
     /// The reason.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// Metadata that should have been read and was not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct MetadataStall {
+pub(crate) struct MetadataStall {
     /// When it began, RFC 3339.
-    pub since: String,
+    pub(crate) since: String,
     /// Whether the account makes no progress.
-    pub lasting: bool,
+    pub(crate) lasting: bool,
     /// The reason.
-    pub reason: String,
+    pub(crate) reason: String,
     /// The remedy.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 /// The content of `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
     /// The version of this program.
-    pub version: String,
+    pub(crate) version: String,
     /// When it was gathered, RFC 3339.
-    pub now: String,
+    pub(crate) now: String,
     /// The replica that the settings name.
-    pub instance: String,
+    pub(crate) instance: String,
     /// By sub-account id.
     pub accounts: Vec<AccountStatus>,
     /// Sinks in the order of the settings.
-    pub sinks: Vec<SinkStatus>,
+    pub(crate) sinks: Vec<SinkStatus>,
     /// Requested past ranges that are not completely read, in the order of the requests.
-    pub backfills: Vec<BackfillStatus>,
+    pub(crate) backfills: Vec<BackfillStatus>,
     /// Findings, worst first.
     pub findings: Vec<FindingStatus>,
     /// Replicas by name, including those that were shut down properly.
     pub replicas: Vec<ReplicaStatus>,
     /// How far the full-text index is behind the archive.
-    pub search_index: IndexStatus,
+    pub(crate) search_index: IndexStatus,
 }
 
 /// How far the full-text index is behind the archive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct IndexStatus {
+pub(crate) struct IndexStatus {
     /// Changes that the index does not contain yet.
-    pub lag_changes: u64,
+    pub(crate) lag_changes: u64,
     /// How long the oldest of them has waited; 0 if there is none.
-    pub lag_seconds: u64,
+    pub(crate) lag_seconds: u64,
 }
 
 /// The status of an account.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AccountStatus {
     /// The id of the main RingCentral account.
-    pub rc_account_id: String,
+    pub(crate) rc_account_id: String,
     /// The sub-account's id.
-    pub sub_account_id: String,
+    pub(crate) sub_account_id: String,
     /// The display name.
     pub name: Option<String>,
     /// The replica that owns the account.
     pub owner: Option<String>,
     /// Every segment that ended earlier was discovered, RFC 3339.
-    pub watermark: Option<String>,
+    pub(crate) watermark: Option<String>,
     /// How far the watermark is behind the current time.
     pub lag_seconds: Option<u64>,
     /// Items by state.
@@ -163,51 +163,51 @@ pub struct AccountStatus {
     /// The minimum time to send the requests for all unfinished items.
     pub drain_seconds: u64,
     /// The limit; shared by all accounts if its scope is the login.
-    pub requests_per_minute: u32,
+    pub(crate) requests_per_minute: u32,
     /// The requests of the last minute, by lane.
-    pub requests_by_lane: BTreeMap<Lane, u64>,
+    pub(crate) requests_by_lane: BTreeMap<Lane, u64>,
     /// Requests that were refused with 429 since the daemon started.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// Until when no requests are sent because of a 429 or a fresh start, RFC 3339.
-    pub holds_until: Option<String>,
+    pub(crate) holds_until: Option<String>,
     /// Where the first live window begins, RFC 3339.
-    pub live_start: Option<String>,
+    pub(crate) live_start: Option<String>,
     /// Unread ranges before the newest range that was read.
     pub gaps: Vec<CoverageGap>,
     /// Endpoints whose circuit breaker is open.
-    pub paused: Vec<EndpointPause>,
+    pub(crate) paused: Vec<EndpointPause>,
     /// Since when the login no longer sees the account, RFC 3339.
-    pub missing_since: Option<String>,
+    pub(crate) missing_since: Option<String>,
     /// Quarantined metadata records that no later read has resolved.
-    pub set_aside: u64,
+    pub(crate) set_aside: u64,
     /// Further inputs of findings.
     #[serde(skip)]
-    pub facts: AccountFacts,
+    pub(crate) facts: AccountFacts,
 }
 
 /// Inputs of findings that are not part of the JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AccountFacts {
+pub(crate) struct AccountFacts {
     /// The endpoints of the artifacts that the account requests.
-    pub requested_endpoints: BTreeSet<&'static str>,
+    pub(crate) requested_endpoints: BTreeSet<&'static str>,
     /// Metadata that should have been read and was not.
-    pub stalled: Option<MetadataStall>,
+    pub(crate) stalled: Option<MetadataStall>,
     /// Artifacts whose answers are all unusable, by name.
-    pub broken: BTreeMap<String, BrokenAnswerStats>,
+    pub(crate) broken: BTreeMap<String, BrokenAnswerStats>,
     /// Whether the settings do not name the account, or exclude it: its stored data stays, and
     /// nothing more is read.
-    pub is_left_out: bool,
+    pub(crate) is_left_out: bool,
     /// When a 429 was received, and until when requests wait because of it.
-    pub refused: Option<(Time, Time)>,
+    pub(crate) refused: Option<(Time, Time)>,
     /// When the oldest item that has failed was queued.
-    pub failed_since: Option<Time>,
+    pub(crate) failed_since: Option<Time>,
     /// When the oldest quarantined record was first seen.
-    pub aside_since: Option<Time>,
+    pub(crate) aside_since: Option<Time>,
 }
 
 impl AccountStatus {
     /// The display name.
-    pub fn title(&self) -> &str {
+    pub(crate) fn title(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.sub_account_id)
     }
 
@@ -217,12 +217,12 @@ impl AccountStatus {
     }
 
     /// How far the account is behind at `now`; `None` before the first read.
-    pub fn lag(&self, now: Time) -> Option<Duration> {
+    pub(crate) fn lag(&self, now: Time) -> Option<Duration> {
         self.watermark().map(|watermark| now.since(watermark))
     }
 
     /// Total time that was never read although later time was.
-    pub fn gap(&self) -> Duration {
+    pub(crate) fn gap(&self) -> Duration {
         Duration::from_secs(self.gaps.iter().map(|gap| gap.seconds).sum())
     }
 
@@ -255,22 +255,22 @@ pub struct WorkCounts {
     /// Due now.
     pub ready: u64,
     /// Backing off.
-    pub waiting: u64,
+    pub(crate) waiting: u64,
     /// Claimed.
     pub running: u64,
     /// Stored or known to be empty.
     pub done: u64,
     /// Given up at the horizon.
-    pub unavailable: u64,
+    pub(crate) unavailable: u64,
     /// Failed until a person intervenes.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// Given up by a person.
-    pub discarded: u64,
+    pub(crate) discarded: u64,
 }
 
 impl WorkCounts {
     /// Items without an answer that may still get one.
-    pub fn unfinished(self) -> u64 {
+    pub(crate) fn unfinished(self) -> u64 {
         self.ready + self.waiting + self.running
     }
 }
@@ -279,36 +279,36 @@ impl WorkCounts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CoverageGap {
     /// First moment in it.
-    pub from: String,
+    pub(crate) from: String,
     /// First moment after it.
-    pub to: String,
+    pub(crate) to: String,
     /// Its length in seconds.
-    pub seconds: u64,
+    pub(crate) seconds: u64,
 }
 
 /// An open circuit breaker of an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct EndpointPause {
+pub(crate) struct EndpointPause {
     /// The endpoint.
-    pub endpoint: String,
+    pub(crate) endpoint: String,
     /// When it began, RFC 3339.
-    pub since: String,
+    pub(crate) since: String,
     /// When it is tried again, RFC 3339.
-    pub until: String,
+    pub(crate) until: String,
     /// The reason.
-    pub reason: String,
+    pub(crate) reason: String,
     /// The status of the answer that caused it.
-    pub status: Option<i64>,
+    pub(crate) status: Option<i64>,
 }
 
 impl EndpointPause {
     /// Whether the API refused the request, so that the pause does not end by itself.
-    pub fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.status, Some(300..=399 | 401 | 403))
     }
 
     /// The remedy.
-    pub fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         match (self.status, self.endpoint.as_str()) {
             (Some(401), _) => "check that the login's user is active and still belongs to this account",
             (Some(300..=399), _) => "the API has moved: replace the old host in [api] by the one that the reason names",
@@ -334,36 +334,36 @@ impl EndpointPause {
 
 /// The status of a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SinkStatus {
+pub(crate) struct SinkStatus {
     /// The name in the settings.
-    pub name: String,
+    pub(crate) name: String,
     /// `jsonl`, `webhook` or `object_store`; null for a sink that is no longer in the settings.
     #[serde(rename = "type")]
-    pub kind: Option<&'static str>,
+    pub(crate) kind: Option<&'static str>,
     /// Whether the sink accepts events.
-    pub state: SinkState,
+    pub(crate) state: SinkState,
     /// Events still to be delivered. Some may turn out to be filtered.
-    pub pending: u64,
+    pub(crate) pending: u64,
     /// The pending events that failed and are retried.
-    pub waiting: u64,
+    pub(crate) waiting: u64,
     /// Events that were permanently refused.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// Events that were delivered, redeliveries included.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// RFC 3339.
-    pub last_delivered: Option<String>,
+    pub(crate) last_delivered: Option<String>,
     /// Since when the sink is paused or stopped, RFC 3339.
-    pub since: Option<String>,
+    pub(crate) since: Option<String>,
     /// When a paused sink is tried again, RFC 3339.
-    pub resting_until: Option<String>,
+    pub(crate) resting_until: Option<String>,
     /// Why the sink is paused or stopped.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 /// Whether a sink accepts events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum SinkState {
+pub(crate) enum SinkState {
     /// It does, as far as is known.
     Active,
     /// No daemon has seen it yet.
@@ -378,7 +378,7 @@ pub enum SinkState {
 
 impl SinkState {
     /// The display name.
-    pub const fn display_name(self) -> &'static str {
+    pub(crate) const fn display_name(self) -> &'static str {
         match self {
             SinkState::Active => "active",
             SinkState::New => "new",
@@ -393,15 +393,15 @@ impl SinkState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReplicaStatus {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// The version of the program that it runs, or ran.
-    pub version: String,
+    pub(crate) version: String,
     /// Whether its last heartbeat is at most half a minute old.
     pub alive: bool,
     /// RFC 3339.
-    pub started: String,
+    pub(crate) started: String,
     /// The last heartbeat, RFC 3339.
-    pub heartbeat: String,
+    pub(crate) heartbeat: String,
 }
 
 /// The status of all sinks: those of the settings in their order, then those that are no longer in
@@ -409,7 +409,7 @@ pub struct ReplicaStatus {
 ///
 /// # Errors
 /// If the database cannot be read.
-pub async fn gather_sinks(db: &Db, settings: &Settings, now: Time) -> Result<Vec<SinkStatus>, DbError> {
+pub(crate) async fn gather_sinks(db: &Db, settings: &Settings, now: Time) -> Result<Vec<SinkStatus>, DbError> {
     let (views, accounts, replicas) = (db.sink_overviews().await?, db.accounts().await?, db.replicas().await?);
     let pauses = assemble::live_stats(&replicas, db.database_now(now).await?, None).sinks;
     Ok(sink_status::all_sinks(settings, &views, &accounts, &pauses))
@@ -417,7 +417,7 @@ pub async fn gather_sinks(db: &Db, settings: &Settings, now: Time) -> Result<Vec
 
 /// Whether a replica is running, according to its last heartbeat; `here` is the time by the clock
 /// of the heartbeats.
-pub fn is_alive(row: &ReplicaRow, here: Time) -> bool {
+pub(crate) fn is_alive(row: &ReplicaRow, here: Time) -> bool {
     let speed = || lenient_json::from_str::<ReplicaStats>(&row.stats).unwrap_or_default().speed.unwrap_or(1);
     row.released.is_none()
         && row.heartbeat.since(here) <= Duration::from_secs(3600)

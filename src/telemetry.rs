@@ -27,14 +27,14 @@ const OBJECT_STORE_RETRY_TARGET: &str = "object_store::client::retry";
 
 /// Changes the log filter at run time.
 #[derive(Clone)]
-pub struct LogFilterHandle(reload::Handle<Targets, Registry>);
+pub(crate) struct LogFilterHandle(reload::Handle<Targets, Registry>);
 
 impl LogFilterHandle {
     /// Replaces the filter.
     ///
     /// # Errors
     /// If it does not parse. The old filter then stays.
-    pub fn set_filter(&self, filter: &str) -> anyhow::Result<()> {
+    pub(crate) fn set_filter(&self, filter: &str) -> anyhow::Result<()> {
         let filter = parse_filter(filter).context("failed to read log.filter")?;
         self.0.reload(filter).context("failed to change the log filter")
     }
@@ -44,7 +44,7 @@ impl LogFilterHandle {
 ///
 /// # Errors
 /// If the filter does not parse, or logging is already set up.
-pub fn init(log: &Log) -> anyhow::Result<LogFilterHandle> {
+pub(crate) fn init(log: &Log) -> anyhow::Result<LogFilterHandle> {
     let filter = parse_filter(&log.filter)
         .context("failed to read log.filter\nhint: use for example \"info\" or \"info,ringcx_extractor=debug\"")?;
     let (filter, handle) = reload::Layer::new(filter);

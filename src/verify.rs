@@ -63,7 +63,7 @@ pub async fn count_steps(db: &Db, chains: &[AccountChain], account: Option<i64>)
 
 /// Verifies only the manifests: that they are consistent and agree with the earlier export. Reads
 /// nothing else.
-pub fn verify_manifests(chains: &[AccountChain], request: &VerifyRequest) -> VerifyReport {
+pub(crate) fn verify_manifests(chains: &[AccountChain], request: &VerifyRequest) -> VerifyReport {
     let mut problems = ProblemList::default();
     for chain in chains {
         let recorded = recorded_lines(&request.recorded, chain);

@@ -29,9 +29,9 @@ impl Serialize for Rfc3339Time {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ReportedRange {
     /// The start of the range, inclusive.
-    pub from: Rfc3339Time,
+    pub(crate) from: Rfc3339Time,
     /// The end of the range, exclusive.
-    pub to: Rfc3339Time,
+    pub(crate) to: Rfc3339Time,
 }
 
 impl From<TimeRange> for ReportedRange {
@@ -50,9 +50,9 @@ impl std::fmt::Display for ReportedRange {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AuditReport {
     /// This program's version.
-    pub version: &'static str,
+    pub(crate) version: &'static str,
     /// The time of the audit.
-    pub now: Rfc3339Time,
+    pub(crate) now: Rfc3339Time,
     /// Whether nothing is missing and nothing is unexplained; the exit status agrees.
     pub complete: bool,
     /// The summary in one line.
@@ -60,7 +60,7 @@ pub struct AuditReport {
     /// Everything that makes the archive incomplete.
     pub problems: Vec<AuditProblem>,
     /// Other findings, as `status` shows them; they do not affect the exit status.
-    pub findings: Vec<FindingStatus>,
+    pub(crate) findings: Vec<FindingStatus>,
     /// The accounts.
     pub accounts: Vec<AccountAudit>,
 }
@@ -69,15 +69,15 @@ pub struct AuditReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditProblem {
     /// The id of the sub-account.
-    pub sub_account_id: String,
+    pub(crate) sub_account_id: String,
     /// The kind of the problem.
     pub kind: AuditProblemKind,
     /// How often the problem occurs.
-    pub count: u64,
+    pub(crate) count: u64,
     /// What is wrong.
     pub what: String,
     /// What to do about it.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 /// The kind of a problem.
@@ -102,7 +102,7 @@ pub enum AuditProblemKind {
 
 impl AuditProblemKind {
     /// Formats a count of problems of this kind.
-    pub fn format_count(self, count: u64) -> String {
+    pub(crate) fn format_count(self, count: u64) -> String {
         let (one, many) = match self {
             AuditProblemKind::NeverRead => ("account never read", "accounts never read"),
             AuditProblemKind::Gap => ("gap", "gaps"),
@@ -120,37 +120,37 @@ impl AuditProblemKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackfillAudit {
     /// The number of the backfill.
-    pub id: i64,
+    pub(crate) id: i64,
     /// The range.
     #[serde(flatten)]
-    pub range: ReportedRange,
+    pub(crate) range: ReportedRange,
     /// The length of the range.
-    pub seconds: u64,
+    pub(crate) seconds: u64,
     /// The length of the part that was read.
-    pub read_seconds: u64,
+    pub(crate) read_seconds: u64,
 }
 
 /// The report for one account.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AccountAudit {
     /// The id of the main account.
-    pub rc_account_id: String,
+    pub(crate) rc_account_id: String,
     /// The id of the sub-account.
-    pub sub_account_id: String,
+    pub(crate) sub_account_id: String,
     /// The display name.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// The range of end times that was audited; null if nothing was read yet.
-    pub range: Option<ReportedRange>,
+    pub(crate) range: Option<ReportedRange>,
     /// Every segment that ended before this time was read, without a gap since the first read.
     pub watermark: Option<Rfc3339Time>,
     /// The coverage of each read purpose within the range.
-    pub passes: Vec<PurposeCoverage>,
+    pub(crate) passes: Vec<PurposeCoverage>,
     /// How long after its end each part of the range was last read.
-    pub last_looked: Vec<LastReadAge>,
+    pub(crate) last_looked: Vec<LastReadAge>,
     /// The parts of the range that were not read.
     pub gaps: Vec<AuditGap>,
     /// The backfills that are not complete.
-    pub backfills: Vec<BackfillAudit>,
+    pub(crate) backfills: Vec<BackfillAudit>,
     /// The number of segments.
     pub segments: SegmentTotals,
     /// The outcomes of the requested artifacts.
@@ -160,7 +160,7 @@ pub struct AccountAudit {
     /// Items that are no longer retried; at most the first thousand of all accounts.
     pub items: Vec<UnfinishedItem>,
     /// Delays since the first read, regardless of the range.
-    pub late: Lateness,
+    pub(crate) late: Lateness,
     /// Metadata records that could not be parsed.
     pub aside: QuarantineAudit,
     /// The stored segments compared with the announced ones.
@@ -168,45 +168,45 @@ pub struct AccountAudit {
     /// The reads that touch the range, in order, as far back as the log of 2,000 reads goes.
     pub reads: Vec<ReadLogEntry>,
     /// Further remarks.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// The coverage of one read purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PurposeCoverage {
     /// The purpose: `live`, `recheck:` with its delay in seconds, or `backfill:` with its number.
-    pub pass: String,
+    pub(crate) pass: String,
     /// The covered ranges, in order.
-    pub stretches: Vec<CoveredRange>,
+    pub(crate) stretches: Vec<CoveredRange>,
 }
 
 /// A range that was read for one purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct CoveredRange {
     /// The start of the range, inclusive.
-    pub from: Rfc3339Time,
+    pub(crate) from: Rfc3339Time,
     /// The end of the range, exclusive.
-    pub to: Rfc3339Time,
+    pub(crate) to: Rfc3339Time,
     /// The number of reads that extended the coverage.
-    pub reads: u64,
+    pub(crate) reads: u64,
     /// When the first read was sent.
-    pub first_read: Rfc3339Time,
+    pub(crate) first_read: Rfc3339Time,
     /// When the last read was sent.
-    pub last_read: Rfc3339Time,
+    pub(crate) last_read: Rfc3339Time,
 }
 
 /// A range, and how long after its end it was last read.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LastReadAge {
     /// The start of the range, inclusive.
-    pub from: Rfc3339Time,
+    pub(crate) from: Rfc3339Time,
     /// The end of the range, exclusive.
-    pub to: Rfc3339Time,
+    pub(crate) to: Rfc3339Time,
     /// The recheck delay in seconds after which the range was read again; null if it was read only
     /// once.
-    pub recheck_seconds: Option<f64>,
+    pub(crate) recheck_seconds: Option<f64>,
     /// The start of the range is not known to have been read after this time.
-    pub since: Rfc3339Time,
+    pub(crate) since: Rfc3339Time,
 }
 
 /// A range that was not read.
@@ -219,7 +219,7 @@ pub struct AuditGap {
     /// The cause.
     pub cause: GapCause,
     /// The cause in words.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// The cause of a gap.
@@ -255,7 +255,7 @@ pub struct SegmentTotals {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ArtifactAudit {
     /// The artifact.
-    pub artifact: &'static str,
+    pub(crate) artifact: &'static str,
     /// Segments for which it was requested.
     pub asked: u64,
     /// The body is stored.
@@ -271,7 +271,7 @@ pub struct ArtifactAudit {
     /// It failed and needs manual action.
     pub failed: u64,
     /// It was discarded by a person.
-    pub discarded: u64,
+    pub(crate) discarded: u64,
     /// It was requested, and its segment was erased on request or removed by retention.
     pub erased: u64,
     /// It was never requested.
@@ -284,15 +284,15 @@ pub struct ArtifactAudit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnfinishedGroup {
     /// The artifact.
-    pub artifact: &'static str,
+    pub(crate) artifact: &'static str,
     /// `pending`, `unavailable`, `failed` or `discarded`.
     pub outcome: &'static str,
     /// The number of items.
-    pub count: u64,
+    pub(crate) count: u64,
     /// The HTTP status of the last answer.
     pub status: Option<i64>,
     /// Why the last attempt failed; null before the first.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// When the first pending item is tried again.
     pub next_try: Option<Rfc3339Time>,
 }
@@ -303,41 +303,41 @@ pub struct UnfinishedItem {
     /// The segment.
     pub segment_id: String,
     /// When the segment ended.
-    pub segment_end: Option<Rfc3339Time>,
+    pub(crate) segment_end: Option<Rfc3339Time>,
     /// The artifact.
     pub artifact: &'static str,
     /// `unavailable`, `failed` or `discarded`.
     pub outcome: &'static str,
     /// The number of attempts.
-    pub tries: u64,
+    pub(crate) tries: u64,
     /// The HTTP status of the last answer.
-    pub status: Option<i64>,
+    pub(crate) status: Option<i64>,
     /// Why the last attempt failed.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 /// Delays of segments and transcripts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Lateness {
     /// Segments that appeared after their time had been read.
-    pub appeared: u64,
+    pub(crate) appeared: u64,
     /// Segments whose `hasTranscript` became true after they had appeared.
-    pub flipped: u64,
+    pub(crate) flipped: u64,
     /// Histograms of the delay after the segment's end.
-    pub histogram: Vec<LatenessBucket>,
+    pub(crate) histogram: Vec<LatenessBucket>,
 }
 
 /// One bucket of a histogram of delays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LatenessBucket {
     /// The histogram: `appear`, `flip` or `fetchable`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// The lower bound of the delay in seconds, inclusive.
-    pub from_seconds: u64,
+    pub(crate) from_seconds: u64,
     /// The upper bound of the delay in seconds, exclusive.
-    pub to_seconds: u64,
+    pub(crate) to_seconds: u64,
     /// The number of cases.
-    pub count: u64,
+    pub(crate) count: u64,
 }
 
 /// Metadata records that could not be parsed.
@@ -355,24 +355,24 @@ pub struct QuarantineAudit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QuarantinedRecordAudit {
     /// The segment, if its id could be read.
-    pub segment_id: Option<String>,
+    pub(crate) segment_id: Option<String>,
     /// Why it could not be parsed.
     pub reason: String,
     /// The window in which it was received.
-    pub window: ReportedRange,
+    pub(crate) window: ReportedRange,
     /// When it was first received.
-    pub first_seen: Rfc3339Time,
+    pub(crate) first_seen: Rfc3339Time,
     /// How often it was received.
-    pub times: u64,
+    pub(crate) times: u64,
     /// When the window is read again.
-    pub next_read: Rfc3339Time,
+    pub(crate) next_read: Rfc3339Time,
 }
 
 /// The stored segments compared with the announced ones, for every UTC day that the range touches.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct DigestComparison {
     /// Whether the counts and digests of every day agree.
-    pub agrees: bool,
+    pub(crate) agrees: bool,
     /// The number of days that were compared.
     pub days: u64,
     /// Announced segments, including those that were erased or expired since.
@@ -380,7 +380,7 @@ pub struct DigestComparison {
     /// Stored segments.
     pub held: i64,
     /// Segments that were erased on request or removed by retention.
-    pub gone: i64,
+    pub(crate) gone: i64,
     /// The days with differences.
     pub differences: Vec<DayDifference>,
 }
@@ -400,23 +400,23 @@ pub struct DayDifference {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadLogEntry {
     /// When the request was sent.
-    pub at: Rfc3339Time,
+    pub(crate) at: Rfc3339Time,
     /// The time until the whole answer was stored, in milliseconds.
-    pub took_ms: u64,
+    pub(crate) took_ms: u64,
     /// The lane: `live`, `recheck` or `backfill`.
-    pub lane: String,
+    pub(crate) lane: String,
     /// The start of the covered range.
-    pub from: Rfc3339Time,
+    pub(crate) from: Rfc3339Time,
     /// The end of the covered range.
-    pub to: Rfc3339Time,
+    pub(crate) to: Rfc3339Time,
     /// The number of segments in the answer.
     pub announced: u64,
     /// Segments that were seen for the first time.
     pub added: u64,
     /// Segments whose metadata had changed.
-    pub changed: u64,
+    pub(crate) changed: u64,
     /// Segments whose `hasTranscript` had become true.
-    pub flipped: u64,
+    pub(crate) flipped: u64,
     /// Records that were quarantined.
-    pub aside: u64,
+    pub(crate) aside: u64,
 }

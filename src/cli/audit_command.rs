@@ -19,7 +19,7 @@ use crate::status::{self, FindingStatus};
 const MAX_ROWS_SHOWN: usize = 20;
 
 #[derive(Debug, clap::Args)]
-pub struct AuditArgs {
+pub(crate) struct AuditArgs {
     /// Only segments that ended at or after this time [default: the first read of each account]
     #[arg(long, value_name = "T")]
     from: Option<String>,
@@ -35,7 +35,7 @@ pub struct AuditArgs {
 }
 
 /// Runs the audit; returns exit status 0 only if nothing is missing and nothing is unexplained.
-pub async fn run(args: AuditArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: AuditArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
     let settings = context.settings()?;
     let db = context.open_database(OpenMode::Existing).await?;

@@ -31,7 +31,7 @@ const SECONDS_PER_DAY: u64 = 86_400;
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct BackfillArgs {
+pub(crate) struct BackfillArgs {
     #[command(subcommand)]
     command: Option<BackfillCommand>,
     #[command(flatten)]
@@ -96,7 +96,7 @@ struct QueuedBackfill {
 }
 
 /// Queues a backfill for each account, or lists or cancels backfills.
-pub async fn run(args: BackfillArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: BackfillArgs, context: &CommandContext) -> anyhow::Result<u8> {
     match (args.command, args.request) {
         (Some(BackfillCommand::List(args)), _) => list_backfills(&args, context).await,
         (Some(BackfillCommand::Cancel(args)), _) => cancel_backfill(&args, context).await,

@@ -23,7 +23,7 @@ use crate::ringcx::rate_limit::Pacer;
 use crate::ringcx::{self, ApiClient, ApiError, Login};
 
 #[derive(Debug, clap::Args)]
-pub struct CheckArgs {}
+pub(crate) struct CheckArgs {}
 
 /// The resources that the checks of all accounts share.
 struct CheckEnv<'a> {
@@ -37,7 +37,7 @@ struct CheckEnv<'a> {
 }
 
 /// Runs all checks; returns exit status 1 if one failed, or 2 if the settings are invalid.
-pub async fn run(_args: CheckArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(_args: CheckArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let mut output = CheckOutput::default();
     let loaded = match context.loaded_settings() {
         Ok(loaded) => loaded,

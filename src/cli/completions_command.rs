@@ -6,12 +6,12 @@ use clap_complete::Shell;
 use super::{Cli, CommandContext, terminal};
 
 #[derive(Debug, clap::Args)]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// The shell
-    pub shell: Shell,
+    pub(crate) shell: Shell,
 }
 
-pub async fn run(args: CompletionsArgs, _context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: CompletionsArgs, _context: &CommandContext) -> anyhow::Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "ringcx-extractor", &mut script);
     terminal::print_stdout(&String::from_utf8_lossy(&script))?;

@@ -15,13 +15,13 @@ use crate::db::{Db, OpenMode, ReplayRequest, SinkRow};
 use crate::model::TimeRange;
 
 #[derive(Debug, clap::Args)]
-pub struct DeliverArgs {
+pub(crate) struct DeliverArgs {
     #[command(subcommand)]
-    pub command: DeliverCommand,
+    pub(crate) command: DeliverCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum DeliverCommand {
+pub(crate) enum DeliverCommand {
     /// Show each sink with its pending, failed and delivered events
     Status(DeliverStatusArgs),
     /// Resend failed events and restart stopped sinks
@@ -33,45 +33,45 @@ pub enum DeliverCommand {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct DeliverStatusArgs {
+pub(crate) struct DeliverStatusArgs {
     /// Only this sink
     #[arg(long, value_name = "NAME")]
-    pub sink: Option<String>,
+    pub(crate) sink: Option<String>,
     /// Print JSON, with the numbers of each account
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct DeliverRetryArgs {
+pub(crate) struct DeliverRetryArgs {
     /// Only this sink [default: all sinks of the settings]
     #[arg(long, value_name = "NAME")]
-    pub sink: Option<String>,
+    pub(crate) sink: Option<String>,
     /// Also resend now the events that wait for an automatic retry
     #[arg(long)]
-    pub all: bool,
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct DeliverReplayArgs {
+pub(crate) struct DeliverReplayArgs {
     /// The sink that receives the events
     #[arg(long, value_name = "NAME")]
-    pub sink: String,
+    pub(crate) sink: String,
     /// Events of artifacts that were stored at or after this time
     #[arg(long, value_name = "T")]
-    pub from: String,
+    pub(crate) from: String,
     /// Events of artifacts that were stored before this time
     #[arg(long, value_name = "T")]
-    pub to: String,
+    pub(crate) to: String,
     /// Only this account: sub-account id or name [default: all]
     #[arg(long, value_name = "SUB|NAME")]
-    pub account: Option<String>,
+    pub(crate) account: Option<String>,
     /// Maximum number of events per second
     #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub rate: u32,
+    pub(crate) rate: u32,
 }
 
-pub async fn run(args: DeliverArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: DeliverArgs, context: &CommandContext) -> anyhow::Result<u8> {
     if let DeliverCommand::NewSecret = args.command {
         terminal::print_stdout(&format!("{}\n", generate_secret()))?;
         return Ok(0);

@@ -39,7 +39,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
 const LOG_FILE: &str = "daemon.log";
 
 #[derive(Debug, clap::Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Total duration; extended if the work needs longer to finish
     #[arg(long = "for", value_name = "SPAN", default_value = "60s", value_parser = parse_length)]
     length: Duration,
@@ -83,12 +83,12 @@ enum DemoEnd {
 
 /// The clock of the demo that runs with this settings file, if there is one. Other commands use the
 /// same clock.
-pub fn running_clock(config: Option<&Path>) -> Option<Clock> {
+pub(crate) fn running_clock(config: Option<&Path>) -> Option<Clock> {
     clock_file::read_clock_file(config?, &Clock::system())
 }
 
 /// Runs the demo; returns exit status 0 only if everything that was announced has arrived.
-pub async fn run(args: DemoArgs) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<u8> {
     let timeline = DemoTimeline::new(args.length, args.speed);
     let demo = start_simulator(timeline, &Clock::system()).await?;
     init_log(&demo.folder, args.verbose)?;

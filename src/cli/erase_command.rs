@@ -25,21 +25,21 @@ const MAX_SEGMENTS_SHOWN: usize = 20;
 
 /// The subject of an erasure or a hold: exactly one of these.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct SubjectArgs {
+pub(crate) struct SubjectArgs {
     /// The segment with this id
     #[arg(long, value_name = "ID", group = "about")]
-    pub segment: Option<String>,
+    pub(crate) segment: Option<String>,
     /// All segments of this dialog
     #[arg(long, value_name = "ID", group = "about")]
-    pub dialog: Option<String>,
+    pub(crate) dialog: Option<String>,
     /// All segments with this contact: a complete telephone number, address, id or name
     #[arg(long, value_name = "VALUE", group = "about")]
-    pub contact: Option<String>,
+    pub(crate) contact: Option<String>,
 }
 
 impl SubjectArgs {
     /// The subject, if one was given. Rejects an empty value.
-    pub fn subject(&self) -> Result<Option<Subject>, UsageError> {
+    pub(crate) fn subject(&self) -> Result<Option<Subject>, UsageError> {
         let subject_of = |value: &Option<String>, of: fn(String) -> Subject| value.clone().map(of);
         let subject = subject_of(&self.segment, Subject::Segment)
             .or(subject_of(&self.dialog, Subject::Dialog))
@@ -54,7 +54,7 @@ impl SubjectArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct EraseArgs {
+pub(crate) struct EraseArgs {
     #[command(flatten)]
     about: SubjectArgs,
     /// Only in this account: sub-account id or name. With --segment, an id that is not in the
@@ -98,7 +98,7 @@ pub struct EraseArgs {
 
 /// Runs the command; returns exit status 1 if nothing was found, or if a match or a possible match
 /// was kept.
-pub async fn run(args: EraseArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: EraseArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let subject = args.about.subject()?;
     if subject.is_none() && !args.journal && !args.rewrite && !args.retention_now {
         let what = "no subject was given\nhint: use --segment, --dialog or --contact to select what to erase, or --journal to show past erasures";

@@ -16,41 +16,41 @@ use crate::export::{self, ExportFormat, Selection, Target};
 use crate::redact::Redactor;
 
 #[derive(Debug, clap::Args)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// Output format
     #[arg(long, value_enum, default_value = "jsonl")]
-    pub format: ExportFormat,
+    pub(crate) format: ExportFormat,
     /// With `--format csv`: make all cells safe for Excel and other spreadsheets: no formulas, and
     /// no cell too long
     #[arg(long)]
-    pub excel: bool,
+    pub(crate) excel: bool,
     /// Segments that ended at or after this time
     #[arg(long, value_name = "TIME")]
-    pub from: Option<String>,
+    pub(crate) from: Option<String>,
     /// Segments that ended before this time
     #[arg(long, value_name = "TIME")]
-    pub to: Option<String>,
+    pub(crate) to: Option<String>,
     /// Only this account: its sub-account id or name
     #[arg(long, value_name = "ACCOUNT")]
-    pub account: Option<String>,
+    pub(crate) account: Option<String>,
     /// Only segments that changed since an earlier export, given by the number that it printed last
     /// on standard error
     #[arg(long, value_name = "NUMBER")]
-    pub changed_since: Option<i64>,
+    pub(crate) changed_since: Option<i64>,
     /// Redact these in texts, metadata and summaries; the archive is not changed
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
-    pub redact: Vec<RedactKind>,
+    pub(crate) redact: Vec<RedactKind>,
     #[arg(long, value_name = "NAME=REGEX", help = "Replace every match of a regular expression by [NAME]")]
-    pub redact_pattern: Vec<String>,
+    pub(crate) redact_pattern: Vec<String>,
     /// Write to this file, atomically, and compressed if its name ends in .zst [default: standard
     /// output]
     #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// A value of `--redact`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RedactKind {
+pub(crate) enum RedactKind {
     /// Payment card numbers
     Card,
     /// E-mail addresses
@@ -59,7 +59,7 @@ pub enum RedactKind {
     Phone,
 }
 
-pub async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
     let redactor = build_redactor(&args.redact, &args.redact_pattern)?;
     let format = match (args.format, args.excel) {

@@ -11,14 +11,14 @@ use super::CommandContext;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
-pub struct HealthArgs {
+pub(crate) struct HealthArgs {
     /// URL to request [default: /healthz at http.listen]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 }
 
 /// Requests `GET /healthz`; returns exit status 0 if it succeeds.
-pub async fn run(args: HealthArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: HealthArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let url = match args.url {
         Some(url) => url,
         None => match &context.loaded_settings()?.settings.http.listen {

@@ -12,7 +12,7 @@ use crate::erasure::{self, HoldCount};
 use crate::render::clean_line;
 
 #[derive(Debug, clap::Args)]
-pub struct HoldArgs {
+pub(crate) struct HoldArgs {
     #[command(flatten)]
     about: SubjectArgs,
     /// Only in this account: sub-account id or name [default: all]
@@ -48,7 +48,7 @@ struct HoldJson<'a> {
 }
 
 /// Places, lists or releases holds.
-pub async fn run(args: HoldArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: HoldArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let subject = args.about.subject()?;
     if subject.is_none() && !args.list && args.release.is_none() {
         let what = "no subject was given\nhint: use --segment, --dialog or --contact to place a hold, --list to list the holds, or --release to release one";

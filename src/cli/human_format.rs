@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::Time;
 
 /// Formats a duration in its two largest units: `41s`, `5m`, `1h 20m`, `3d 4h`.
-pub fn format_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
     let secs = duration.as_secs();
     let Some(first) = UNITS.iter().position(|(size, _)| secs >= *size) else { return "0s".to_owned() };
@@ -21,7 +21,7 @@ pub fn format_duration(duration: Duration) -> String {
 }
 
 /// Formats the distance of `time` from `now`: `5m ago`, `in 3h`.
-pub fn format_relative(time: Time, now: Time) -> String {
+pub(crate) fn format_relative(time: Time, now: Time) -> String {
     if time > now {
         format!("in {}", format_duration(time.since(now)))
     } else {
@@ -30,7 +30,7 @@ pub fn format_relative(time: Time, now: Time) -> String {
 }
 
 /// Formats a count with its noun: `1 item`, `2 items`.
-pub fn format_count(number: u64, noun: &str) -> String {
+pub(crate) fn format_count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 

@@ -16,7 +16,7 @@ use crate::db::{CopySummary, Db, FileLock, OpenMode, PostgresCopy};
 const MAX_TARGET_CONNECTIONS: u32 = 2;
 
 #[derive(Debug, clap::Args)]
-pub struct MigrateArgs {
+pub(crate) struct MigrateArgs {
     /// Copy the SQLite archive to this empty Postgres database, including its progress and its
     /// queue
     #[arg(long, value_name = "postgres://…", conflicts_with = "to_file")]
@@ -28,7 +28,7 @@ pub struct MigrateArgs {
 }
 
 /// Applies the missing migrations in one transaction, or copies the archive.
-pub async fn run(args: MigrateArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: MigrateArgs, context: &CommandContext) -> anyhow::Result<u8> {
     if let Some(url) = args.target_url()? {
         return copy_to_postgres(&url, context).await;
     }

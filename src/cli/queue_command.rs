@@ -11,13 +11,13 @@ use crate::db::{Db, OpenMode, QueueFilter};
 use crate::model::{Artifact, ItemState};
 
 #[derive(Debug, clap::Args)]
-pub struct QueueArgs {
+pub(crate) struct QueueArgs {
     #[command(subcommand)]
-    pub command: QueueCommand,
+    pub(crate) command: QueueCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum QueueCommand {
+pub(crate) enum QueueCommand {
     /// List items, by default those that are unavailable, failed or discarded
     List(QueueListArgs),
     /// Show the items of one segment, with the error of each attempt
@@ -29,70 +29,70 @@ pub enum QueueCommand {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct QueueListArgs {
+pub(crate) struct QueueListArgs {
     /// Only items in this state
     #[arg(long, value_enum)]
-    pub state: Vec<StateArg>,
+    pub(crate) state: Vec<StateArg>,
     /// Items in any state
     #[arg(long, conflicts_with = "state")]
-    pub all: bool,
+    pub(crate) all: bool,
     /// Only this account: its sub-account id or name
     #[arg(long, value_name = "ACCOUNT")]
-    pub account: Option<String>,
+    pub(crate) account: Option<String>,
     /// Only this artifact
     #[arg(long, value_enum)]
-    pub artifact: Option<ArtifactArg>,
+    pub(crate) artifact: Option<ArtifactArg>,
     /// Maximum number of items, 0 for all
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    pub limit: u32,
+    pub(crate) limit: u32,
     /// Print JSON, one item per line
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct QueueShowArgs {
+pub(crate) struct QueueShowArgs {
     /// Id of the segment
     #[arg(value_name = "SEGMENT_ID")]
-    pub segment: String,
+    pub(crate) segment: String,
     /// Print JSON, one item per line
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// The items to retry or discard.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("which").required(true))]
-pub struct ItemSelection {
+pub(crate) struct ItemSelection {
     /// The items of this segment
     #[arg(value_name = "SEGMENT_ID", group = "which")]
-    pub segment: Option<String>,
+    pub(crate) segment: Option<String>,
     /// All items in this state
     #[arg(long, value_enum, group = "which")]
-    pub state: Option<ClosedStateArg>,
+    pub(crate) state: Option<ClosedStateArg>,
     /// All items that are unavailable or failed
     #[arg(long, group = "which")]
-    pub all: bool,
+    pub(crate) all: bool,
     /// Only this artifact
     #[arg(long, value_enum)]
-    pub artifact: Option<ArtifactArg>,
+    pub(crate) artifact: Option<ArtifactArg>,
     /// Only this account: its sub-account id or name
     #[arg(long, value_name = "ACCOUNT")]
-    pub account: Option<String>,
+    pub(crate) account: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct QueueDiscardArgs {
+pub(crate) struct QueueDiscardArgs {
     #[command(flatten)]
-    pub selection: ItemSelection,
+    pub(crate) selection: ItemSelection,
     /// Reason, which is stored with the items
     #[arg(long, value_name = "TEXT", default_value = "discarded by a person")]
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// A state on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum StateArg {
+pub(crate) enum StateArg {
     /// To be fetched, now or later
     Open,
     /// Still 404 after fetch.give_up_after
@@ -105,7 +105,7 @@ pub enum StateArg {
 
 /// A state on the command line that an item does not leave automatically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ClosedStateArg {
+pub(crate) enum ClosedStateArg {
     /// Still 404 after fetch.give_up_after
     Unavailable,
     /// Needs manual action
@@ -117,7 +117,7 @@ pub enum ClosedStateArg {
 /// An artifact on the command line, named as in the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub enum ArtifactArg {
+pub(crate) enum ArtifactArg {
     /// The transcript
     Transcript,
     /// The summary that the agent kept or edited
@@ -157,7 +157,7 @@ impl From<ArtifactArg> for Artifact {
     }
 }
 
-pub async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let db = context.open_database(OpenMode::Existing).await?;
     match args.command {
         QueueCommand::List(args) => item_list::list_items(&args, &db, context).await?,

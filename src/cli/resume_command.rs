@@ -10,13 +10,13 @@ use crate::db::OpenMode;
 use crate::status;
 
 #[derive(Debug, clap::Args)]
-pub struct ResumeArgs {
+pub(crate) struct ResumeArgs {
     /// Only this account: sub-account id or name [default: all]
     #[arg(long, value_name = "SUB|NAME")]
     account: Option<String>,
 }
 
-pub async fn run(args: ResumeArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: ResumeArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let settings = context.settings()?;
     let db = context.open_database(OpenMode::Existing).await?;
     let now = context.clock.now();

@@ -7,10 +7,10 @@ use crate::daemon::{self, signals};
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
-pub struct RunArgs {}
+pub(crate) struct RunArgs {}
 
 /// Runs the daemon until a signal or a failure stops it.
-pub async fn run(_args: RunArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(_args: RunArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let loaded = context.loaded_settings()?;
     let log = telemetry::init(&loaded.settings.log)?;
     let stop = CancellationToken::new();

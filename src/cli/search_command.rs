@@ -25,49 +25,49 @@ Query:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = QUERY_HELP)]
-pub struct SearchArgs {
+pub(crate) struct SearchArgs {
     /// Words, "phrases", prefixes*, -exclusions, OR, parentheses
     #[arg(required = true, value_name = "QUERY")]
-    pub query: Vec<String>,
+    pub(crate) query: Vec<String>,
     /// Segments that ended at or after this time
     #[arg(long, value_name = "TIME")]
-    pub from: Option<String>,
+    pub(crate) from: Option<String>,
     /// Segments that ended before this time
     #[arg(long, value_name = "TIME")]
-    pub to: Option<String>,
+    pub(crate) to: Option<String>,
     /// Only this account: its sub-account id or name
     #[arg(long, value_name = "ACCOUNT")]
-    pub account: Option<String>,
+    pub(crate) account: Option<String>,
     /// Only this channel: VOICE, DIGITAL, EMAIL …
     #[arg(long)]
-    pub channel: Option<String>,
+    pub(crate) channel: Option<String>,
     /// Only this direction: INBOUND or OUTBOUND
     #[arg(long)]
-    pub direction: Option<String>,
+    pub(crate) direction: Option<String>,
     /// Only with this agent: the participant id in RingCX, or a name in the transcript
     #[arg(long)]
-    pub agent: Option<String>,
+    pub(crate) agent: Option<String>,
     /// Only with this disposition of the agent or the system
     #[arg(long)]
-    pub disposition: Option<String>,
+    pub(crate) disposition: Option<String>,
     /// Search only these texts
     #[arg(long, value_enum)]
-    pub artifact: Vec<SourceArg>,
+    pub(crate) artifact: Vec<SourceArg>,
     /// Show the newest hits first instead of the best
     #[arg(long)]
-    pub newest: bool,
+    pub(crate) newest: bool,
     /// Maximum number of hits
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
-    pub limit: usize,
+    pub(crate) limit: usize,
     /// Print JSON, one hit per line
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// A text that can be searched, as named on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub enum SourceArg {
+pub(crate) enum SourceArg {
     /// The transcript
     Transcript,
     /// The summary of the agent
@@ -89,7 +89,7 @@ impl From<SourceArg> for DocumentSource {
     }
 }
 
-pub async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let query = search::parse(&args.query.join(" ")).map_err(|error| UsageError(error.to_string()))?;
     let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
     if args.limit == 0 || args.limit > MAX_LIMIT {

@@ -13,16 +13,16 @@ use segment_history::SegmentHistory;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("which").required(true))]
-pub struct ShowArgs {
+pub(crate) struct ShowArgs {
     /// Id of the segment
     #[arg(value_name = "SEGMENT_ID", group = "which")]
-    pub segment: Option<String>,
+    pub(crate) segment: Option<String>,
     /// All segments of this dialog
     #[arg(long, value_name = "DIALOG_ID", group = "which")]
-    pub dialog: Option<String>,
+    pub(crate) dialog: Option<String>,
     /// Print JSON, one segment per line: the fields of `export` and the history
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// The line of an export with the history.
@@ -33,7 +33,7 @@ struct SegmentJson<'a> {
     history: &'a SegmentHistory,
 }
 
-pub async fn run(args: ShowArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: ShowArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let db = context.open_database(OpenMode::Existing).await?;
     let segments = find_segments(&db, &args).await?;
     let slots = db.segment_artifacts(&segments).await?;

@@ -13,17 +13,17 @@ use crate::status::{self, Status};
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Refresh every second until interrupted
     #[arg(long)]
-    pub watch: bool,
+    pub(crate) watch: bool,
 }
 
 /// Prints the status. With `--watch`, only the first read of the database can fail the command.
-pub async fn run(args: StatusArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: StatusArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let settings = context.settings()?;
     let db = context.open_database(OpenMode::Existing).await?;
     let first = gather_status(&db, settings, context).await?;

@@ -15,20 +15,20 @@ const MIN_COLUMNS: usize = 40;
 const MIN_WRAPPED_COLUMNS: u16 = 16;
 
 /// The width of the terminal of standard output; without a terminal, `$COLUMNS` or a default.
-pub fn width() -> usize {
+pub(crate) fn width() -> usize {
     let reported = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
     let from_env = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     reported.filter(|columns| *columns > 0).or_else(from_env).unwrap_or(DEFAULT_COLUMNS).max(MIN_COLUMNS)
 }
 
 /// Whether standard output is a terminal.
-pub fn is_terminal() -> bool {
+pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
 /// Creates a table without borders. If it is wider than `width`, only the column `wrapped` is
 /// wrapped.
-pub fn new_table<const N: usize>(header: [&str; N], wrapped: usize, width: usize) -> Table {
+pub(crate) fn new_table<const N: usize>(header: [&str; N], wrapped: usize, width: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
@@ -48,7 +48,7 @@ pub fn new_table<const N: usize>(header: [&str; N], wrapped: usize, width: usize
 ///
 /// # Errors
 /// Contains [`StdoutClosed`] if the reader has closed the pipe.
-pub fn print_stdout(text: &str) -> io::Result<()> {
+pub(crate) fn print_stdout(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(mark_closed)
 }
@@ -58,7 +58,7 @@ pub fn print_stdout(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// Contains [`StdoutClosed`] if the reader has closed the pipe.
-pub fn print_paged(text: &str) -> io::Result<()> {
+pub(crate) fn print_paged(text: &str) -> io::Result<()> {
     let rows = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
     let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".to_owned());
     if !is_terminal() || text.lines().count() < rows || pager.trim().is_empty() {
@@ -82,7 +82,7 @@ pub fn print_paged(text: &str) -> io::Result<()> {
 }
 
 /// Writes a line to standard error, and ignores a failure to do so.
-pub fn print_stderr(text: &str) {
+pub(crate) fn print_stderr(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
@@ -90,7 +90,7 @@ pub fn print_stderr(text: &str) {
 ///
 /// # Errors
 /// Returns an error if the answer cannot be read.
-pub fn confirm(question: &str) -> io::Result<Option<bool>> {
+pub(crate) fn confirm(question: &str) -> io::Result<Option<bool>> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(None);
     }
@@ -103,7 +103,7 @@ pub fn confirm(question: &str) -> io::Result<Option<bool>> {
 
 /// The reader of standard output has closed the pipe, as `head` does. This is not a failure.
 #[derive(Debug)]
-pub struct StdoutClosed;
+pub(crate) struct StdoutClosed;
 
 impl fmt::Display for StdoutClosed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,7 +125,7 @@ fn mark_closed(error: io::Error) -> io::Error {
 
 /// Standard output as a byte stream, for exports.
 #[derive(Debug)]
-pub struct Stdout;
+pub(crate) struct Stdout;
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

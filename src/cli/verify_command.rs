@@ -22,27 +22,27 @@ use crate::verify::{self, AccountReport, IntegrityProblem, VerifyReport, VerifyR
 const MAX_PROBLEMS_SHOWN: usize = 50;
 
 #[derive(Debug, clap::Args)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// Only this account: sub-account id or name
     #[arg(long, value_name = "SUB|NAME")]
-    pub account: Option<String>,
+    pub(crate) account: Option<String>,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Write all daily manifests and the current heads of each account to this file, as JSON lines;
     /// store it where nobody who can write to the database can change it
     #[arg(long, value_name = "FILE")]
-    pub manifests: Option<PathBuf>,
+    pub(crate) manifests: Option<PathBuf>,
     /// Compare with an earlier file of --manifests: the archive must still match its heads
     #[arg(long, value_name = "FILE")]
-    pub against: Option<PathBuf>,
+    pub(crate) against: Option<PathBuf>,
     /// Read only the manifests, not the archive, for a fast daily export
     #[arg(long, requires = "manifests")]
-    pub manifests_only: bool,
+    pub(crate) manifests_only: bool,
 }
 
 /// Runs the verification; returns exit status 0 only if there is no problem.
-pub async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let recorded = match &args.against {
         Some(path) => read_lines(path)?,
         None => Vec::new(),

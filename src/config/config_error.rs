@@ -33,13 +33,13 @@ impl fmt::Display for SettingLocation {
 pub struct ConfigError {
     /// The path of the setting, such as `discovery.window` or `accounts[0].name`; empty if the
     /// problem is not about a single setting.
-    pub key: String,
+    pub(crate) key: String,
     /// Where the setting was found; `None` if it is missing.
-    pub location: Option<SettingLocation>,
+    pub(crate) location: Option<SettingLocation>,
     /// What is wrong. Never the value of a secret.
-    pub what: String,
+    pub(crate) what: String,
     /// How to correct it.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 impl fmt::Display for ConfigError {
@@ -58,7 +58,7 @@ impl std::error::Error for ConfigError {}
 
 /// All problems with the settings; never empty. Leads to exit status 2.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<ConfigError>);
+pub struct ConfigErrors(pub(crate) Vec<ConfigError>);
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,7 +28,7 @@ pub enum SettingKind {
 
 impl SettingKind {
     /// Whether the value is secret: never shown, and possibly from a file.
-    pub const fn is_secret(self) -> bool {
+    pub(crate) const fn is_secret(self) -> bool {
         matches!(self, SettingKind::Secret | SettingKind::Secrets | SettingKind::Options)
     }
 }
@@ -171,7 +171,7 @@ pub const KEYS: &[SettingSpec] = &[
 
 /// Options of object stores whose own names end in `_file`. They are paths for the store, not files
 /// of secrets.
-pub const OPTIONS_THAT_ARE_PATHS: &[&str] = &[
+pub(crate) const OPTIONS_THAT_ARE_PATHS: &[&str] = &[
     "aws_container_authorization_token_file",
     "aws_web_identity_token_file",
     "azure_federated_token_file",
@@ -182,7 +182,7 @@ pub const OPTIONS_THAT_ARE_PATHS: &[&str] = &[
 
 /// The schema at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SchemaNode {
+pub(crate) enum SchemaNode {
     /// A setting.
     Leaf(&'static SettingSpec),
     /// The path of a file that contains this secret.
@@ -198,7 +198,7 @@ pub enum SchemaNode {
 }
 
 /// Resolves a path, which may contain indices (`accounts[0].name`).
-pub fn resolve_path(path: &str) -> SchemaNode {
+pub(crate) fn resolve_path(path: &str) -> SchemaNode {
     let pattern = pattern_of(path);
     if let Some(key) = find_pattern(&pattern) {
         return SchemaNode::Leaf(key);
@@ -224,7 +224,7 @@ pub fn resolve_path(path: &str) -> SchemaNode {
 }
 
 /// Finds the setting at a path, which may contain indices.
-pub fn find_setting(path: &str) -> Option<&'static SettingSpec> {
+pub(crate) fn find_setting(path: &str) -> Option<&'static SettingSpec> {
     find_pattern(&pattern_of(path))
 }
 
@@ -244,7 +244,7 @@ fn pattern_of(path: &str) -> String {
 }
 
 /// Finds the known path that is most similar to an unknown one, and keeps its indices.
-pub fn nearest_path(unknown: &str) -> String {
+pub(crate) fn nearest_path(unknown: &str) -> String {
     let pattern = pattern_of(unknown);
     let (section, name) = split_section(&pattern);
     let similarity = |candidate: &str| {

@@ -20,25 +20,25 @@ use crate::model::{AccountId, ArtifactSelection, ArtifactSet};
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The section `[api]`.
-    pub api: ApiSettings,
+    pub(crate) api: ApiSettings,
     /// The section `[auth]`.
-    pub auth: Auth,
+    pub(crate) auth: Auth,
     /// The section `[[accounts]]` or `[discover_accounts]`.
-    pub accounts: Accounts,
+    pub(crate) accounts: Accounts,
     /// The section `[discovery]`.
-    pub discovery: Discovery,
+    pub(crate) discovery: Discovery,
     /// The section `[limits]`.
     pub limits: Limits,
     /// The section `[fetch]`.
-    pub fetch: Fetch,
+    pub(crate) fetch: Fetch,
     /// The section `[database]`.
     pub database: Database,
     /// The section `[http]`.
-    pub http: Http,
+    pub(crate) http: Http,
     /// The section `[log]`.
-    pub log: Log,
+    pub(crate) log: Log,
     /// The section `[[sinks]]`.
-    pub sinks: Vec<Sink>,
+    pub(crate) sinks: Vec<Sink>,
 }
 
 /// The hosts of the API. Base URLs are http or https, without user, query, fragment or trailing
@@ -46,13 +46,13 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiSettings {
     /// RingCentral platform (OAuth).
-    pub platform_url: String,
+    pub(crate) platform_url: String,
     /// RingCX login, metadata and transcripts.
-    pub ringcx_url: String,
+    pub(crate) ringcx_url: String,
     /// RingCX summaries.
-    pub summary_url: String,
+    pub(crate) summary_url: String,
     /// How long a request may go without progress.
-    pub request_timeout: Duration,
+    pub(crate) request_timeout: Duration,
 }
 
 /// The login method, one of three. Patterns need `..`, because `files` is private to this module.
@@ -94,11 +94,6 @@ pub enum Auth {
 pub struct SecretFiles(pub(super) BTreeMap<&'static str, PathBuf>);
 
 impl SecretFiles {
-    /// Whether no secret came from a file, so that a reload cannot find a new one.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     fn reread_secret(&self, key: &'static str, held: &SecretString) -> Result<SecretString, ConfigError> {
         let Some(file) = self.0.get(key) else { return Ok(held.clone()) };
         secret_file::read_secret(file).and_then(secret_file::require_single_line).map_err(|what| ConfigError {
@@ -116,7 +111,7 @@ impl Auth {
     ///
     /// # Errors
     /// Returns an error if a file can no longer be read or contains no secret.
-    pub fn reload_secrets(&self) -> Result<Auth, ConfigError> {
+    pub(crate) fn reload_secrets(&self) -> Result<Auth, ConfigError> {
         let mut auth = self.clone();
         match &mut auth {
             Auth::RingCentral { client_secret, jwt, files, .. } => {
@@ -127,13 +122,6 @@ impl Auth {
             Auth::ApiToken { token, files } => *token = files.reread_secret("api_token", token)?,
         }
         Ok(auth)
-    }
-
-    /// The files of the secrets.
-    pub fn files(&self) -> &SecretFiles {
-        match self {
-            Auth::RingCentral { files, .. } | Auth::Engage { files, .. } | Auth::ApiToken { files, .. } => files,
-        }
     }
 }
 
@@ -150,31 +138,31 @@ pub enum Accounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccountPolicy {
     /// The artifacts to fetch for each segment.
-    pub wants: ArtifactSelection,
+    pub(crate) wants: ArtifactSelection,
     /// How long the archive keeps a segment; `None` means forever.
-    pub retention: Option<Duration>,
+    pub(crate) retention: Option<Duration>,
 }
 
 /// A listed sub-account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountSettings {
     /// The ids.
-    pub id: AccountId,
+    pub(crate) id: AccountId,
     /// The display name.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// The policy.
-    pub policy: AccountPolicy,
+    pub(crate) policy: AccountPolicy,
 }
 
 /// All sub-accounts that the login can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiscoverAccounts {
     /// How often the list of sub-accounts is read.
-    pub interval: Duration,
+    pub(crate) interval: Duration,
     /// Sub-account ids to exclude.
-    pub exclude: BTreeSet<String>,
+    pub(crate) exclude: BTreeSet<String>,
     /// The policy of each account.
-    pub policy: AccountPolicy,
+    pub(crate) policy: AccountPolicy,
 }
 
 /// The start of an account's first run.
@@ -192,17 +180,17 @@ pub enum DiscoveryStart {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
     /// The width of the sliding window; at most `max_window`.
-    pub window: Duration,
+    pub(crate) window: Duration,
     /// How far before now the window ends.
-    pub offset: Duration,
+    pub(crate) offset: Duration,
     /// How often the window slides.
-    pub interval: Duration,
+    pub(crate) interval: Duration,
     /// The widest request; at most three hours.
-    pub max_window: Duration,
+    pub(crate) max_window: Duration,
     /// The start of an account's first run.
-    pub start: DiscoveryStart,
+    pub(crate) start: DiscoveryStart,
     /// The delays after which each range is read again; ascending and unique.
-    pub rechecks: Vec<Duration>,
+    pub(crate) rechecks: Vec<Duration>,
 }
 
 /// What shares one request budget.
@@ -218,31 +206,31 @@ pub enum LimitScope {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// What shares one request budget.
-    pub scope: LimitScope,
+    pub(crate) scope: LimitScope,
     /// All requests in 60 seconds.
-    pub requests_per_minute: NonZeroU32,
+    pub(crate) requests_per_minute: NonZeroU32,
     /// Metadata requests in 60 seconds.
-    pub metadata_per_minute: NonZeroU32,
+    pub(crate) metadata_per_minute: NonZeroU32,
     /// Metadata requests in 15 minutes.
-    pub metadata_per_15_minutes: NonZeroU32,
+    pub(crate) metadata_per_15_minutes: NonZeroU32,
     /// Token exchanges in 60 seconds.
-    pub token_exchanges_per_minute: NonZeroU32,
+    pub(crate) token_exchanges_per_minute: NonZeroU32,
 }
 
 /// How artifacts are fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
     /// The number of concurrent requests per account; at least one.
-    pub concurrency: usize,
+    pub(crate) concurrency: usize,
     /// The first retry delay.
-    pub retry_initial: Duration,
+    pub(crate) retry_initial: Duration,
     /// The longest retry delay; at least `retry_initial`.
-    pub retry_max: Duration,
+    pub(crate) retry_max: Duration,
     /// How long after the first attempt an artifact that is still 404 is given up.
-    pub give_up_after: Duration,
+    pub(crate) give_up_after: Duration,
     /// The delays after which empty or agent-written summaries are fetched again; ascending and
     /// unique.
-    pub revisit: Vec<Duration>,
+    pub(crate) revisit: Vec<Duration>,
 }
 
 /// The database of the archive.
@@ -251,9 +239,9 @@ pub struct Database {
     /// The database.
     pub url: DatabaseUrl,
     /// The file of the URL, if it came from one.
-    pub url_file: Option<PathBuf>,
+    pub(crate) url_file: Option<PathBuf>,
     /// The name of this replica, which must not change at a restart.
-    pub instance: String,
+    pub(crate) instance: String,
 }
 
 impl Database {
@@ -261,7 +249,7 @@ impl Database {
     ///
     /// # Errors
     /// Returns an error if the file can no longer be read.
-    pub fn reload_url(&self) -> Result<Option<SecretString>, ConfigError> {
+    pub(crate) fn reload_url(&self) -> Result<Option<SecretString>, ConfigError> {
         let DatabaseUrl::Postgres(url) = &self.url else { return Ok(None) };
         let Some(file) = &self.url_file else { return Ok(Some(url.clone())) };
         let failed = |what| ConfigError {
@@ -287,18 +275,18 @@ pub enum DatabaseUrl {
 #[derive(Debug, Clone)]
 pub struct Http {
     /// `host:port` to listen on; `None` disables the server.
-    pub listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// The token that a browser needs to see conversations; `None` never shows them.
-    pub token: Option<SecretString>,
+    pub(crate) token: Option<SecretString>,
 }
 
 /// The log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// The format of log lines.
-    pub format: LogFormat,
+    pub(crate) format: LogFormat,
     /// Valid directives of `tracing_subscriber::filter::Targets`.
-    pub filter: String,
+    pub(crate) filter: String,
 }
 
 /// The format of log lines.

@@ -18,9 +18,9 @@ use crate::model::{Lane, TimeRange, TimeRangeSet, Window};
 #[derive(Debug, Default)]
 pub(super) struct Candidate {
     /// The read that is due now.
-    pub read: Option<PlannedRead>,
+    pub(crate) read: Option<PlannedRead>,
     /// When the next read becomes due; later than now.
-    pub next_due: Option<Time>,
+    pub(crate) next_due: Option<Time>,
 }
 
 impl Candidate {

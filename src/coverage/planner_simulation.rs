@@ -41,32 +41,32 @@ pub(super) enum SimulatedOutcome {
 
 #[derive(Debug, Clone)]
 pub(super) struct SimulatedHistory {
-    pub rules: PlanningRules,
-    pub start: i64,
-    pub delays: Vec<i64>,
+    pub(crate) rules: PlanningRules,
+    pub(crate) start: i64,
+    pub(crate) delays: Vec<i64>,
     /// The events, by second.
-    pub events: BTreeMap<i64, SimulatedEvent>,
+    pub(crate) events: BTreeMap<i64, SimulatedEvent>,
     /// How the requests end, repeated until the last event.
-    pub outcomes: Vec<SimulatedOutcome>,
+    pub(crate) outcomes: Vec<SimulatedOutcome>,
     /// The duration of a request, in milliseconds.
-    pub request_ms: i64,
+    pub(crate) request_ms: i64,
 }
 
 pub(super) struct PlannerSimulation<'a> {
-    pub history: &'a SimulatedHistory,
-    pub now: Time,
-    pub coverage: Coverage,
-    pub log: Vec<Time>,
-    pub failed: Vec<FailedWindow>,
-    pub repairs: Vec<Repair>,
-    pub other_reads: u64,
-    pub reads: Vec<(Time, PlannedRead)>,
+    pub(crate) history: &'a SimulatedHistory,
+    pub(crate) now: Time,
+    pub(crate) coverage: Coverage,
+    pub(crate) log: Vec<Time>,
+    pub(crate) failed: Vec<FailedWindow>,
+    pub(crate) repairs: Vec<Repair>,
+    pub(crate) other_reads: u64,
+    pub(crate) reads: Vec<(Time, PlannedRead)>,
     /// When the daemon last started.
-    pub up_since: Time,
+    pub(crate) up_since: Time,
     /// When each second of the time line was last read.
-    pub last_read: BTreeMap<i64, Time>,
+    pub(crate) last_read: BTreeMap<i64, Time>,
     /// Every backfill, and when it was requested.
-    pub requested: Vec<(Backfill, Time)>,
+    pub(crate) requested: Vec<(Backfill, Time)>,
 }
 
 impl SimulatedHistory {

@@ -35,19 +35,19 @@ const LIST_FAILED: &str = "account_list_failed";
 const UNUSABLE_ID: &str = "account_id_unusable";
 
 /// The accounts to work on, by their key in the database.
-pub type RegisteredAccounts = Arc<BTreeMap<i64, RegisteredAccount>>;
+pub(crate) type RegisteredAccounts = Arc<BTreeMap<i64, RegisteredAccount>>;
 
 /// An account to work on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegisteredAccount {
+pub(crate) struct RegisteredAccount {
     /// The ids in RingCX.
-    pub id: AccountId,
+    pub(crate) id: AccountId,
     /// The display name.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// The settings of the account.
-    pub policy: AccountPolicy,
+    pub(crate) policy: AccountPolicy,
     /// How many days the vendor keeps its data, if the list contains that.
-    pub retention_days: Option<i64>,
+    pub(crate) retention_days: Option<i64>,
 }
 
 /// Why a list cannot be used.
@@ -60,7 +60,7 @@ struct AccountListError {
 ///
 /// # Errors
 /// If the database fails with an error that is not transient.
-pub async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let registry = AccountRegistry { context };
     tokio::select! {
         () = stop.cancelled() => Ok(()),

@@ -21,27 +21,27 @@ use crate::ringcx::rate_limit::{ReservedQuota, SlidingWindowLimiter};
 use crate::ringcx::{ApiClient, ApiHosts, Credentials, Login};
 
 /// The shared state of a daemon.
-pub struct AppContext {
+pub(crate) struct AppContext {
     /// The settings.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// The archive.
-    pub db: Db,
+    pub(crate) db: Db,
     /// The clock.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// The API client.
-    pub api: ApiClient,
+    pub(crate) api: ApiClient,
     /// The login of all accounts.
-    pub login: Login,
+    pub(crate) login: Login,
     /// The request metrics of the API client.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     accounts: RwLock<Vec<Arc<Account>>>,
     storage: watch::Sender<StorageState>,
     stored: watch::Sender<u64>,
     change_version: watch::Sender<i64>,
     /// The current findings of all tasks.
-    pub findings: Arc<FindingRegistry>,
+    pub(crate) findings: Arc<FindingRegistry>,
     /// The paused sinks.
-    pub sinks: Arc<SinkPauses>,
+    pub(crate) sinks: Arc<SinkPauses>,
     active: AtomicBool,
     /// In milliseconds since 1970; `i64::MAX` if the credentials do not expire.
     credential_expiry: AtomicI64,
@@ -53,7 +53,7 @@ impl AppContext {
     ///
     /// # Errors
     /// If no client can be built from the settings.
-    pub fn new(settings: Settings, db: Db, clock: Clock) -> anyhow::Result<Arc<AppContext>> {
+    pub(crate) fn new(settings: Settings, db: Db, clock: Clock) -> anyhow::Result<Arc<AppContext>> {
         let api = ApiClient::new(
             api_hosts(&settings),
             clock.real(settings.api.request_timeout).max(settings.api.request_timeout),
@@ -83,22 +83,22 @@ impl AppContext {
     }
 
     /// The accounts that this process currently works on.
-    pub fn accounts(&self) -> Vec<Arc<Account>> {
+    pub(crate) fn accounts(&self) -> Vec<Arc<Account>> {
         self.accounts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets the accounts that this process works on.
-    pub fn set_accounts(&self, accounts: Vec<Arc<Account>>) {
+    pub(crate) fn set_accounts(&self, accounts: Vec<Arc<Account>>) {
         *self.accounts.write().unwrap_or_else(PoisonError::into_inner) = accounts;
     }
 
     /// Whether the database accepts results.
-    pub fn subscribe_storage(&self) -> watch::Receiver<StorageState> {
+    pub(crate) fn subscribe_storage(&self) -> watch::Receiver<StorageState> {
         self.storage.subscribe()
     }
 
     /// Sets whether the database accepts results.
-    pub fn set_storage(&self, storage: StorageState) {
+    pub(crate) fn set_storage(&self, storage: StorageState) {
         self.storage.send_if_modified(|held| {
             let changed = *held != storage;
             *held = storage;
@@ -107,60 +107,60 @@ impl AppContext {
     }
 
     /// The number of written results, for tasks that follow the archive.
-    pub fn subscribe_stored(&self) -> watch::Receiver<u64> {
+    pub(crate) fn subscribe_stored(&self) -> watch::Receiver<u64> {
         self.stored.subscribe()
     }
 
     /// The sending half of [`AppContext::subscribe_stored`], for the batch writer.
-    pub fn stored_sender(&self) -> watch::Sender<u64> {
+    pub(crate) fn stored_sender(&self) -> watch::Sender<u64> {
         self.stored.clone()
     }
 
     /// The change version: it changes when a command changed something that a running daemon should
     /// notice.
-    pub fn subscribe_changes(&self) -> watch::Receiver<i64> {
+    pub(crate) fn subscribe_changes(&self) -> watch::Receiver<i64> {
         self.change_version.subscribe()
     }
 
     /// Sets the change version.
-    pub fn set_change_version(&self, version: i64) {
+    pub(crate) fn set_change_version(&self, version: i64) {
         self.change_version.send_if_modified(|held| std::mem::replace(held, version) != version);
     }
 
     /// Whether this replica is active, rather than on standby.
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed)
     }
 
     /// Sets whether this replica is active.
-    pub fn set_active(&self, active: bool) {
+    pub(crate) fn set_active(&self, active: bool) {
         self.active.store(active, Ordering::Relaxed);
     }
 
     /// When the login's credentials expire, if that is known.
-    pub fn credential_expiry(&self) -> Option<Time> {
+    pub(crate) fn credential_expiry(&self) -> Option<Time> {
         Some(Time(self.credential_expiry.load(Ordering::Relaxed))).filter(|at| at.0 != i64::MAX)
     }
 
     /// Sets when the login's credentials expire.
-    pub fn set_credential_expiry(&self, at: Option<Time>) {
+    pub(crate) fn set_credential_expiry(&self, at: Option<Time>) {
         self.credential_expiry.store(at.map_or(i64::MAX, |at| at.0), Ordering::Relaxed);
     }
 
     /// The registered accounts; `None` until the registry has loaded them.
-    pub fn subscribe_registered(&self) -> watch::Receiver<Option<RegisteredAccounts>> {
+    pub(crate) fn subscribe_registered(&self) -> watch::Receiver<Option<RegisteredAccounts>> {
         self.registered.subscribe()
     }
 
     /// Sets the registered accounts.
-    pub fn set_registered(&self, registered: RegisteredAccounts) {
+    pub(crate) fn set_registered(&self, registered: RegisteredAccounts) {
         self.registered
             .send_if_modified(|held| held.replace(registered.clone()).is_none_or(|before| before != registered));
     }
 }
 
 /// The API hosts from the settings.
-pub fn api_hosts(settings: &Settings) -> ApiHosts {
+pub(crate) fn api_hosts(settings: &Settings) -> ApiHosts {
     ApiHosts {
         platform: settings.api.platform_url.clone(),
         ringcx: settings.api.ringcx_url.clone(),
@@ -175,7 +175,7 @@ const RINGCENTRAL_TOKENS_PER_MINUTE: u32 = 5;
 /// Builds the login from the settings. Its token requests and exchanges share their limits with all
 /// other processes on the database. Tokens are never stored: each process has one of its own, for
 /// all its accounts.
-pub fn build_login(settings: &Settings, api: &ApiClient, db: &Db, clock: &Clock) -> Login {
+pub(crate) fn build_login(settings: &Settings, api: &ApiClient, db: &Db, clock: &Clock) -> Login {
     let exchanges = settings.limits.token_exchanges_per_minute.get();
     let budget = |key: &str, per_minute| {
         let limits = SlidingWindowLimiter::new([(per_minute, Duration::from_secs(60))]);
@@ -207,7 +207,7 @@ pub fn metadata_budget(limits: &Limits, sub: &str, db: &Db, clock: &Clock) -> Ar
 }
 
 /// The login credentials from the settings.
-pub fn login_credentials(auth: &Auth) -> Credentials {
+pub(crate) fn login_credentials(auth: &Auth) -> Credentials {
     match auth.clone() {
         Auth::RingCentral { client_id, client_secret, jwt, .. } => {
             Credentials::RingCentral { client_id, client_secret, jwt }

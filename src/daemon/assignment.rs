@@ -11,19 +11,19 @@ use crate::db::ClusterState;
 
 /// The accounts that a replica should acquire and release now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct AssignmentPlan {
+pub(crate) struct AssignmentPlan {
     /// The accounts to acquire.
-    pub acquire: Vec<i64>,
+    pub(crate) acquire: Vec<i64>,
     /// The accounts to release.
-    pub release: Vec<i64>,
+    pub(crate) release: Vec<i64>,
     /// Whether accounts that an earlier process of the same instance owned may be worked on. They
     /// may not while another replica still owns accounts under the same limit.
-    pub resume: bool,
+    pub(crate) resume: bool,
 }
 
 /// Plans the assignment of `instance`. With `shared_limit`, all accounts share one limit and must
 /// have one owner.
-pub fn plan_assignment(
+pub(crate) fn plan_assignment(
     cluster: &ClusterState,
     registered: &BTreeSet<i64>,
     instance: &str,

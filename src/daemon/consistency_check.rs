@@ -31,7 +31,7 @@ const LEDGER_DIFFERS: &str = "ledger_differs";
 ///
 /// # Errors
 /// None. The supervisor reports an unavailable database.
-pub async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let clock = context.clock.clone();
     let work = async {
         loop {

@@ -21,7 +21,7 @@ const CREDENTIAL_EXPIRES: &str = "credential_expires";
 ///
 /// # Errors
 /// None. The signature is that of the other background tasks.
-pub async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut logged = None;
     loop {
         let auth = context.settings.auth.clone();

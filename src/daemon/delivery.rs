@@ -27,7 +27,7 @@ const DELIVERY_SHUTDOWN_GRACE: Duration = Duration::from_secs(6);
 ///
 /// # Errors
 /// If the task of a sink panics.
-pub async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     for sink in &context.settings.sinks {
         tasks.spawn(deliver_to_sink(context.clone(), sink.clone(), stop.clone()));

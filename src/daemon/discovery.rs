@@ -15,7 +15,7 @@ use crate::discover::{Discoverer, DiscoveryProgress};
 ///
 /// # Errors
 /// If the database fails with an error that is not transient.
-pub async fn run(
+pub(crate) async fn run(
     account: Arc<Account>,
     mut discoverer: Discoverer,
     max_delays: MaxDelays,

@@ -69,7 +69,7 @@ struct Refill {
 }
 
 /// Fetches one account's items.
-pub struct FetchWorker {
+pub(crate) struct FetchWorker {
     account: Arc<Account>,
     retry_policy: Arc<RetryPolicy>,
     concurrency: usize,
@@ -99,7 +99,7 @@ pub struct FetchWorker {
 
 impl FetchWorker {
     /// A worker for an account. It does nothing before [`FetchWorker::run`].
-    pub fn new(
+    pub(crate) fn new(
         account: Arc<Account>,
         retry_policy: RetryPolicy,
         concurrency: usize,
@@ -130,7 +130,7 @@ impl FetchWorker {
     }
 
     /// Restores a pause that was recorded by an earlier process.
-    pub fn restore_pause(&mut self, pause: &PauseRow) {
+    pub(crate) fn restore_pause(&mut self, pause: &PauseRow) {
         if let Some(artifact) = Artifact::ALL.into_iter().find(|artifact| Endpoint::from(*artifact) == pause.endpoint) {
             // The clock of that process may have been ahead.
             let until = pause.until.min(self.account.clock.now() + MAX_RETRY_AFTER);
@@ -139,7 +139,7 @@ impl FetchWorker {
     }
 
     /// Runs until `stop`, then waits for the requests under way.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut storage = self.batch_writer.subscribe_storage();
         let mut permit_wait: Option<PermitFuture> = None;
         while !stop.is_cancelled() {

@@ -30,7 +30,7 @@ const INDEX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// None. An index that cannot be written is retried.
-pub async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let indexer = Indexer::new(context.db.clone());
     let mut stored = context.subscribe_stored();
     let mut is_reported = false;

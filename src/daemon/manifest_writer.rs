@@ -29,7 +29,7 @@ const MANIFEST_AHEAD: &str = "manifest_ahead";
 ///
 /// # Errors
 /// If the database fails with an error that is not transient.
-pub async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut writer = ManifestWriter::default();
     let mut unknown_since = None;
     // The first check waits too: accounts are acquired a moment after the start, and no manifest is

@@ -16,7 +16,7 @@ use crate::status::{
 };
 
 /// The replica's row. `released` is set once the replica has released all accounts.
-pub fn replica_row(context: &AppContext, started: Time, released: Option<Time>) -> ReplicaRow {
+pub(crate) fn replica_row(context: &AppContext, started: Time, released: Option<Time>) -> ReplicaRow {
     ReplicaRow {
         name: context.settings.database.instance.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -28,7 +28,7 @@ pub fn replica_row(context: &AppContext, started: Time, released: Option<Time>) 
 }
 
 /// The figures that only this process has.
-pub fn replica_stats(context: &AppContext) -> ReplicaStats {
+pub(crate) fn replica_stats(context: &AppContext) -> ReplicaStats {
     let (now, tick) = (context.clock.now(), context.clock.tick());
     let max_interval = planning_rules(&context.settings, None).max_live_interval();
     let stalled = |stall: Stall| MetadataStall {

@@ -59,7 +59,7 @@ const NEWER_DATA_HINT: &str = "check the clocks; if they are right now, start re
 ///
 /// # Errors
 /// If the database fails with an error that is not transient.
-pub async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut task = RetentionTask::new(context);
     tokio::select! {
         () = stop.cancelled() => Ok(()),
@@ -458,7 +458,6 @@ instance = "host-1"
         let row = db.register_account(&listed[0].id, None, NOW).await.unwrap();
         let account = Arc::new(Account {
             id: listed[0].id.clone(),
-            name: None,
             policy: listed[0].policy,
             retention_days: None,
             lease: Lease { account: row.key, epoch: 1 },

@@ -14,7 +14,7 @@ const FORCED_EXIT_STATUS: i32 = 130;
 ///
 /// # Errors
 /// If the system refuses the handlers.
-pub fn listen(
+pub(crate) fn listen(
     stop: CancellationToken,
     reload: impl Fn() + Send + 'static,
 ) -> anyhow::Result<impl Future<Output = ()> + Send> {
@@ -38,11 +38,11 @@ pub fn listen(
 }
 
 /// Notifies systemd that the daemon is ready.
-pub fn notify_ready() {
+pub(crate) fn notify_ready() {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
 /// Notifies systemd's watchdog that the daemon is alive.
-pub fn notify_watchdog() {
+pub(crate) fn notify_watchdog() {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
 }

@@ -53,7 +53,11 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// # Errors
 /// If a task failed or exited unexpectedly, or the database fails with an error that is not
 /// transient.
-pub async fn run(context: Arc<AppContext>, instance_lock: InstanceLock, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    context: Arc<AppContext>,
+    instance_lock: InstanceLock,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let gave_up = CancellationToken::new();
     let (batch_writer, writer_task) = BatchWriter::new(context.db.clone(), context.stored_sender(), gave_up.clone());
     let mut writers: JoinSet<()> = JoinSet::new();
@@ -443,7 +447,6 @@ impl Supervisor {
             budget_name: app_context::budget_name(&settings.limits, &registered.id.sub),
             metadata_budget: app_context::metadata_budget(&settings.limits, &registered.id.sub, db, clock),
             id: registered.id,
-            name: registered.name,
             policy: registered.policy,
             retention_days: registered.retention_days,
             lease,

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use crate::sink::{SinkError, SinkErrorKind};
 
 /// Identifies an event: account key and number in the account's feed.
-pub type EventKey = (i64, i64);
+pub(crate) type EventKey = (i64, i64);
 
 /// This many different events that fail in a row pause the sink.
 const FAILED_EVENTS_UNTIL_PAUSE: usize = 3;
@@ -21,7 +21,7 @@ const MAX_PROBE_EVENTS: usize = 32;
 
 /// The failures since the sink last accepted an event. Kept from one round to the next.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FailureStreak {
+pub(crate) struct FailureStreak {
     failed_events: BTreeSet<EventKey>,
     consecutive_refusals: u32,
 }
@@ -39,7 +39,7 @@ impl FailureStreak {
 
 /// What happens to an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EventDecision {
+pub(crate) enum EventDecision {
     /// The sink accepted it.
     Delivered,
     /// It is retried automatically.
@@ -50,7 +50,7 @@ pub enum EventDecision {
 
 /// What happens to the sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SinkAction {
+pub(crate) enum SinkAction {
     /// Delivery continues with the next event.
     Continue,
     /// The sink accepts nothing. Delivery is paused, and undecided events stay as they were.
@@ -61,7 +61,7 @@ pub enum SinkAction {
 
 /// How many events probe a sink after this many pauses in a row. The number grows with each pause,
 /// so that a few bad events at the head of the feed cannot keep the sink paused.
-pub fn probe_count(consecutive_pauses: u32) -> usize {
+pub(crate) fn probe_count(consecutive_pauses: u32) -> usize {
     usize::try_from(consecutive_pauses)
         .unwrap_or(MAX_PROBE_EVENTS)
         .saturating_add(FAILED_EVENTS_UNTIL_PAUSE)
@@ -70,7 +70,7 @@ pub fn probe_count(consecutive_pauses: u32) -> usize {
 
 /// Collects the responses of one delivery round, in the order of the events.
 #[derive(Debug)]
-pub struct FailurePolicy<'a> {
+pub(crate) struct FailurePolicy<'a> {
     streak: &'a mut FailureStreak,
     /// Pauses in a row before this round.
     consecutive_pauses: u32,
@@ -83,7 +83,7 @@ pub struct FailurePolicy<'a> {
 
 impl<'a> FailurePolicy<'a> {
     /// For a round with this number of events.
-    pub fn new(
+    pub(crate) fn new(
         streak: &'a mut FailureStreak,
         consecutive_pauses: u32,
         retry_capacity: usize,
@@ -99,7 +99,7 @@ impl<'a> FailurePolicy<'a> {
     }
 
     /// Handles the response to the event at `index`. Responses must come in order.
-    pub fn on_response(&mut self, index: usize, key: EventKey, response: Result<(), SinkError>) -> SinkAction {
+    pub(crate) fn on_response(&mut self, index: usize, key: EventKey, response: Result<(), SinkError>) -> SinkAction {
         let error = match response {
             Ok(()) => {
                 self.streak.consecutive_refusals = 0;
@@ -167,7 +167,7 @@ impl<'a> FailurePolicy<'a> {
 
     /// The decisions in the order of the events, and the final action. Events without a decision
     /// stay as they were. `action` is the result of the last response.
-    pub fn finish(mut self, action: SinkAction) -> (Vec<Option<EventDecision>>, SinkAction) {
+    pub(crate) fn finish(mut self, action: SinkAction) -> (Vec<Option<EventDecision>>, SinkAction) {
         if action != SinkAction::Continue {
             return (self.decisions, action);
         }
@@ -187,7 +187,7 @@ impl<'a> FailurePolicy<'a> {
 
 /// Decides on an event that was retried. `retry_limit_reached` is set once the event was retried
 /// for as long as the settings allow.
-pub fn decide_retried(
+pub(crate) fn decide_retried(
     streak: &mut FailureStreak,
     key: EventKey,
     response: Result<(), SinkError>,

@@ -9,11 +9,11 @@ use crate::clock::Time;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkPause {
     /// When the sink stopped accepting events.
-    pub since: Time,
+    pub(crate) since: Time,
     /// When delivery is tried again.
-    pub until: Time,
+    pub(crate) until: Time,
     /// The error of the last attempt, as text.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// The pauses of all sinks of one daemon, by sink name.
@@ -22,7 +22,7 @@ pub struct SinkPauses(Mutex<BTreeMap<String, SinkPause>>);
 
 impl SinkPauses {
     /// Stores the pause of a sink; `None` removes it.
-    pub fn set(&self, sink: &str, pause: Option<SinkPause>) {
+    pub(crate) fn set(&self, sink: &str, pause: Option<SinkPause>) {
         let mut pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match pause {
             Some(pause) => pauses.insert(sink.to_owned(), pause),

@@ -13,7 +13,7 @@ pub struct HoldCount {
     /// Those of them that are possible matches only.
     pub possible: u64,
     /// Those of the possible matches that cannot be read.
-    pub unreadable: Vec<SegmentRef>,
+    pub(crate) unreadable: Vec<SegmentRef>,
     /// Quarantined records.
     pub records: u64,
     /// Segments with an agent of the contact's name or id. The hold does not keep them.
@@ -22,7 +22,7 @@ pub struct HoldCount {
 
 impl HoldCount {
     /// Whether it keeps nothing.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.segments == 0 && self.records == 0
     }
 }

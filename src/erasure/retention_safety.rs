@@ -25,14 +25,14 @@ const UNUSUAL_SHARE_DIVISOR: u64 = 10;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetentionClocks {
     /// This machine's clock.
-    pub machine: Time,
+    pub(crate) machine: Time,
     /// The API's recent clock readings, once it has answered often enough: one for each way to read
     /// it.
-    pub api: Vec<Time>,
+    pub(crate) api: Vec<Time>,
     /// Whether enough of the API's answers have agreed for some time.
-    pub is_api_trusted: bool,
+    pub(crate) is_api_trusted: bool,
     /// The database's clock, where it has its own.
-    pub database: Option<Time>,
+    pub(crate) database: Option<Time>,
 }
 
 /// The result of a comparison of the clocks.
@@ -49,12 +49,12 @@ pub enum ClockCheck {
 impl RetentionClocks {
     /// Compares them without the API's, for actions that are allowed with an API that sends no
     /// time.
-    pub fn check_without_api(&self) -> ClockCheck {
+    pub(crate) fn check_without_api(&self) -> ClockCheck {
         RetentionClocks { api: vec![self.machine], ..self.clone() }.check()
     }
 
     /// Compares them.
-    pub fn check(&self) -> ClockCheck {
+    pub(crate) fn check(&self) -> ClockCheck {
         if self.api.is_empty() {
             return ClockCheck::Unknown;
         }
@@ -133,7 +133,7 @@ pub fn pass_interval(retention: Duration) -> Duration {
 
 /// Whether `oldest` is before `cutoff` by more than is possible if retention has run regularly. A
 /// pass may be late or missed.
-pub fn is_long_overdue(retention: Duration, cutoff: Time, oldest: Time) -> bool {
+pub(crate) fn is_long_overdue(retention: Duration, cutoff: Time, oldest: Time) -> bool {
     let usual_delay = (retention / 10).max(pass_interval(retention) * 2).clamp(MIN_OVERDUE, MAX_OVERDUE);
     cutoff.since(oldest) > retention_slack(retention) + usual_delay
 }
@@ -141,7 +141,7 @@ pub fn is_long_overdue(retention: Duration, cutoff: Time, oldest: Time) -> bool 
 impl DueSegments {
     /// Whether a pass deletes more of the account than retention usually does: after the setting
     /// was introduced or shortened, after a long stop, or because of a wrong clock.
-    pub fn is_unusual(&self, retention: Duration, cutoff: Time) -> bool {
+    pub(crate) fn is_unusual(&self, retention: Duration, cutoff: Time) -> bool {
         let divisor = if self.due > SMALL_PASS_SEGMENTS { UNUSUAL_SHARE_DIVISOR } else { 2 };
         is_long_overdue(retention, cutoff, self.oldest) && self.due.saturating_mul(divisor) > self.total
     }

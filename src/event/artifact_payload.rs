@@ -22,7 +22,7 @@ pub struct ArtifactPayload {
 
 impl ArtifactPayload {
     /// An artifact without content: only its outcome and the time of the fetch.
-    pub fn without_content(outcome: &'static str, fetched: Option<Time>) -> ArtifactPayload {
+    pub(crate) fn without_content(outcome: &'static str, fetched: Option<Time>) -> ArtifactPayload {
         ArtifactPayload { outcome, fetched_at: fetched.map(Time::rfc3339), body: None, text: None }
     }
 

@@ -35,7 +35,7 @@ pub(super) fn write_line(entry: &SegmentEntry, out: &mut Vec<u8>) -> anyhow::Res
 
 impl ExportLine {
     /// The line of a segment.
-    pub fn from_entry(entry: &SegmentEntry) -> ExportLine {
+    pub(crate) fn from_entry(entry: &SegmentEntry) -> ExportLine {
         let SegmentEntry { segment, slots: [transcript, agent, auto] } = entry;
         ExportLine {
             rc_account_id: segment.account.rc.to_string(),

@@ -26,7 +26,7 @@ enum OutputWriter {
 
 impl Target {
     /// Writes to a stream such as standard output, uncompressed.
-    pub fn stream(out: impl Write + Send + 'static) -> Target {
+    pub(crate) fn stream(out: impl Write + Send + 'static) -> Target {
         Target { writer: OutputWriter::Plain(Box::new(BufWriter::with_capacity(64 * 1024, out))), destination: None }
     }
 
@@ -34,7 +34,7 @@ impl Target {
     ///
     /// # Errors
     /// Returns an error if its folder is not writable.
-    pub fn file(path: &Path) -> anyhow::Result<Target> {
+    pub(crate) fn file(path: &Path) -> anyhow::Result<Target> {
         let compressed = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zst"));
         Target::open(path, compressed)
     }
@@ -43,7 +43,7 @@ impl Target {
     ///
     /// # Errors
     /// Returns an error if its folder is not writable.
-    pub fn precompressed_file(path: &Path) -> anyhow::Result<Target> {
+    pub(crate) fn precompressed_file(path: &Path) -> anyhow::Result<Target> {
         Target::open(path, false)
     }
 
@@ -77,7 +77,7 @@ impl Target {
     }
 
     /// Adds the file name and a hint to an error that a full disk caused.
-    pub fn explain_error(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    pub(crate) fn explain_error(error: anyhow::Error, path: &Path) -> anyhow::Error {
         let full = |cause: &(dyn std::error::Error + 'static)| {
             let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
             kind.is_some_and(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
@@ -95,7 +95,7 @@ impl Target {
     ///
     /// # Errors
     /// Returns an error if that fails; an existing file is then unchanged.
-    pub fn finish(self) -> anyhow::Result<()> {
+    pub(crate) fn finish(self) -> anyhow::Result<()> {
         let Target { writer, destination } = self;
         writer.finish().context("failed to write the export")?;
         if let Some((temporary, path)) = destination {

@@ -23,20 +23,20 @@ const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Tells a worker that its result is processed: the item, and whether the result was accepted.
-pub type Acknowledgement = (Item, bool);
+pub(crate) type Acknowledgement = (Item, bool);
 
 /// A result on its way into the database.
 #[derive(Debug)]
-pub struct Submission {
+pub(crate) struct Submission {
     /// The claim and its outcome.
-    pub job: CompletedJob,
+    pub(crate) job: CompletedJob,
     /// Where to acknowledge it.
-    pub acknowledge: mpsc::UnboundedSender<Acknowledgement>,
+    pub(crate) acknowledge: mpsc::UnboundedSender<Acknowledgement>,
 }
 
 /// Whether the database accepts writes. Tasks that send requests stop while it does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StorageState {
+pub(crate) enum StorageState {
     /// The database accepts writes.
     Available,
     /// The database does not accept writes, for this reason.
@@ -45,14 +45,14 @@ pub enum StorageState {
 
 /// The sending half: accepts results. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct BatchWriter {
+pub(crate) struct BatchWriter {
     queue: mpsc::Sender<Submission>,
     storage: watch::Receiver<StorageState>,
 }
 
 /// The receiving half: a task, driven by [`BatchWriterTask::run`].
 #[derive(Debug)]
-pub struct BatchWriterTask {
+pub(crate) struct BatchWriterTask {
     db: Db,
     queue: mpsc::Receiver<Submission>,
     storage: watch::Sender<StorageState>,
@@ -64,7 +64,11 @@ impl BatchWriter {
     /// Creates both halves. `gave_up` ends the wait for an unavailable database when the process
     /// has to exit; results that are not written by then are fetched again by the next process.
     /// `stored` counts the written results.
-    pub fn new(db: Db, stored: watch::Sender<u64>, gave_up: CancellationToken) -> (BatchWriter, BatchWriterTask) {
+    pub(crate) fn new(
+        db: Db,
+        stored: watch::Sender<u64>,
+        gave_up: CancellationToken,
+    ) -> (BatchWriter, BatchWriterTask) {
         let (sender, receiver) = mpsc::channel(MAX_BATCH_RESULTS * 4);
         let (storage, watched) = watch::channel(StorageState::Available);
         (
@@ -74,14 +78,14 @@ impl BatchWriter {
     }
 
     /// Submits a result. Waits while the queue is full.
-    pub async fn submit(&self, submission: Submission) {
+    pub(crate) async fn submit(&self, submission: Submission) {
         // The task outlives the workers. If it is gone, the process is exiting, and the item is
         // claimed anew later.
         let _ = self.queue.send(submission).await;
     }
 
     /// Whether the database accepts writes.
-    pub fn subscribe_storage(&self) -> watch::Receiver<StorageState> {
+    pub(crate) fn subscribe_storage(&self) -> watch::Receiver<StorageState> {
         self.storage.clone()
     }
 }
@@ -112,7 +116,7 @@ fn split_into_transactions(batch: Vec<Submission>) -> Vec<TransactionBatch> {
 
 impl BatchWriterTask {
     /// Runs until all senders are dropped and everything is written.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut batch = Vec::with_capacity(MAX_BATCH_RESULTS);
         while self.queue.recv_many(&mut batch, MAX_BATCH_RESULTS).await > 0 {
             if batch.len() < MAX_BATCH_RESULTS {

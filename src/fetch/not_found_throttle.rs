@@ -58,11 +58,6 @@ impl NotFoundThrottle {
         *due = now + *interval;
         true
     }
-
-    /// Whether the throttle is active.
-    pub fn is_active(&self) -> bool {
-        self.probe.is_some()
-    }
 }
 
 #[cfg(test)]
@@ -75,11 +70,11 @@ mod tests {
         for _ in 0..1000 {
             throttle.record_not_found(false, Time(0));
         }
-        assert!(!throttle.is_active() && throttle.admit_attempt(false, Time(0)));
+        assert!(throttle.probe.is_none() && throttle.admit_attempt(false, Time(0)));
         for _ in 0..NOT_FOUND_RUN {
             throttle.record_not_found(true, Time(0));
         }
-        assert!(throttle.is_active());
+        assert!(throttle.probe.is_some());
     }
 
     #[test]

@@ -88,7 +88,6 @@ impl Server {
             app.db.acquire_leases(&[row.key], "host-1", Duration::from_secs(10), NOW).await.unwrap();
             accounts.push(Arc::new(Account {
                 id: listed.id.clone(),
-                name: listed.name.clone(),
                 policy: listed.policy,
                 retention_days: None,
                 lease: crate::db::Lease { account: row.key, epoch: 1 },

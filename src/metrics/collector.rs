@@ -80,17 +80,17 @@ pub struct AccountMetrics {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkItemCounts {
     /// Due now.
-    pub ready: u64,
+    pub(crate) ready: u64,
     /// Backing off.
-    pub waiting: u64,
+    pub(crate) waiting: u64,
     /// Being fetched.
-    pub running: u64,
+    pub(crate) running: u64,
     /// Stored or known to be empty.
-    pub done: u64,
+    pub(crate) done: u64,
     /// Given up at the horizon.
-    pub unavailable: u64,
+    pub(crate) unavailable: u64,
     /// Failed until a person intervenes.
-    pub failed: u64,
+    pub(crate) failed: u64,
 }
 
 /// The values of one sink.

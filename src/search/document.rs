@@ -11,7 +11,7 @@ use crate::ringcx::summary_text;
 
 /// The separator between two speakers, so that no phrase matches across them. A query cannot
 /// contain it.
-pub const SPEAKER_BREAK: &str = "\u{2029}";
+pub(crate) const SPEAKER_BREAK: &str = "\u{2029}";
 
 /// The part of a segment that a document contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,7 +32,7 @@ impl DocumentSource {
     ];
 
     /// The source of the item with this number.
-    pub fn of_item(item: i64) -> DocumentSource {
+    pub(crate) fn of_item(item: i64) -> DocumentSource {
         match item.rem_euclid(4) {
             0 => DocumentSource::ALL[0],
             1 => DocumentSource::ALL[1],
@@ -42,7 +42,7 @@ impl DocumentSource {
     }
 
     /// The name in output and on the command line.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             DocumentSource::Artifact(artifact) => artifact.name(),
             DocumentSource::Notes => "agent_notes",
@@ -53,20 +53,20 @@ impl DocumentSource {
 /// One utterance, or the whole text where it has no speakers. It is one line without control
 /// characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DocumentPart {
+pub(crate) struct DocumentPart {
     /// The speaker, where it is known.
-    pub speaker: Option<String>,
+    pub(crate) speaker: Option<String>,
     /// Time since the start of the conversation.
-    pub offset: Option<String>,
+    pub(crate) offset: Option<String>,
     /// The text.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// The text of a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Document {
     /// Its parts, in order.
-    pub parts: Vec<DocumentPart>,
+    pub(crate) parts: Vec<DocumentPart>,
 }
 
 impl Document {
@@ -90,7 +90,7 @@ impl Document {
     }
 
     /// The utterances of a conversation.
-    pub fn from_conversation(conversation: &Conversation) -> Document {
+    pub(crate) fn from_conversation(conversation: &Conversation) -> Document {
         let start = conversation.start();
         let part = |phrase: &crate::render::Phrase| DocumentPart {
             speaker: Some(phrase.speaker()),
@@ -194,7 +194,7 @@ fn append_word(joined: &mut String, word: &str) {
 }
 
 /// The agent's notes in a segment's metadata.
-pub fn agent_notes(metadata: &str) -> Option<String> {
+pub(crate) fn agent_notes(metadata: &str) -> Option<String> {
     if !metadata.contains("agentNotes") {
         return None;
     }

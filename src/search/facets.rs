@@ -67,7 +67,7 @@ pub struct Facets {
 impl Facets {
     /// The facets from a segment's metadata as received, without the names: see
     /// [`Facets::add_names`].
-    pub fn from_metadata(metadata: &str) -> Facets {
+    pub(crate) fn from_metadata(metadata: &str) -> Facets {
         let metadata = Metadata::parse(metadata);
         let mut fields = BTreeSet::new();
         for (kind, keys) in FACET_FIELDS {
@@ -81,7 +81,7 @@ impl Facets {
     }
 
     /// Adds the names of the participants of a conversation.
-    pub fn add_names(&mut self, conversation: &Conversation) {
+    pub(crate) fn add_names(&mut self, conversation: &Conversation) {
         let mut names: Vec<&str> = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).collect();
         names.extend(self.agent.as_deref());
         names.sort_unstable();
@@ -103,7 +103,7 @@ impl Facets {
 
     /// The facets of the segment's document from this source, joined by single spaces, with
     /// [`SPEAKER_BREAK`] between two names.
-    pub fn joined(&self, source: DocumentSource) -> String {
+    pub(crate) fn joined(&self, source: DocumentSource) -> String {
         let parts = [source_facet(source), self.fields.clone(), self.names.clone()];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }

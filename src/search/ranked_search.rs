@@ -48,7 +48,7 @@ pub struct Filters {
 
 impl Filters {
     /// Whether any filter needs the metadata or the names in a transcript.
-    pub fn needs_metadata(&self) -> bool {
+    pub(crate) fn needs_metadata(&self) -> bool {
         [&self.channel, &self.direction, &self.agent, &self.disposition].iter().any(|one| one.is_some())
     }
 }
@@ -85,7 +85,7 @@ pub struct SearchResults {
     /// Whether only the newest matches were ranked.
     pub ranking_truncated: bool,
     /// Whether it stopped at [`MAX_SCANNED_MATCHES`], before all matches were filtered.
-    pub scan_limit_reached: bool,
+    pub(crate) scan_limit_reached: bool,
 }
 
 /// A scored hit whose segment has not been read yet.

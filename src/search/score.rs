@@ -27,11 +27,11 @@ const PASSAGE_LEAD_CHARS: usize = 60;
 #[derive(Debug, Clone, PartialEq)]
 pub struct DocumentMatch {
     /// The score; higher is better.
-    pub score: f64,
+    pub(crate) score: f64,
     /// The speaker of the passage.
-    pub speaker: Option<String>,
+    pub(crate) speaker: Option<String>,
     /// Time of the passage since the start of the conversation.
-    pub offset: Option<String>,
+    pub(crate) offset: Option<String>,
     /// The passage with the most clauses of the query.
     pub passage: Passage,
 }

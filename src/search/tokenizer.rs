@@ -15,10 +15,10 @@ use unicode_normalization::char::{canonical_combining_class, compose, is_combini
 pub const TOKENIZER_VERSION: i64 = 3;
 
 /// Letters of a word; the rest of a longer one is ignored.
-pub const MAX_WORD_LETTERS: usize = 64;
+pub(crate) const MAX_WORD_LETTERS: usize = 64;
 
 /// Calls `on_word` with each word of `text` and its byte range.
-pub fn for_each_word(text: &str, on_word: impl FnMut(&str, Range<usize>)) {
+pub(crate) fn for_each_word(text: &str, on_word: impl FnMut(&str, Range<usize>)) {
     let mut tokenizer = Tokenizer { word: String::new(), letters: 0, range: 0..0, script: Script::Spaced, on_word };
     let (bytes, mut at) = (text.as_bytes(), 0);
     while let Some(byte) = bytes.get(at) {
@@ -195,7 +195,7 @@ fn is_accent(letter: char) -> bool {
 }
 
 /// Whether it is a Korean syllable or a part of one, in the form that words have.
-pub fn is_hangul(letter: char) -> bool {
+pub(crate) fn is_hangul(letter: char) -> bool {
     is_hangul_syllable(letter) || is_jamo(letter)
 }
 

@@ -2,7 +2,7 @@
 //! passage use the same beginning. This bounds the memory for one document. Pure.
 
 /// Bytes of a body that are searched. The transcript of an hour takes a few hundred thousand.
-pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// Truncates a body to `MAX_BODY_BYTES`. JSON stays valid JSON.
 pub fn truncate_body(body: Vec<u8>) -> Vec<u8> {

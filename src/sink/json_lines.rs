@@ -27,7 +27,7 @@ const READ_BLOCK_BYTES: u64 = 64 * 1024;
 
 /// A folder of files of JSON lines.
 #[derive(Debug)]
-pub struct JsonlSink {
+pub(crate) struct JsonlSink {
     folder: PathBuf,
     rotate: Duration,
     /// Part of the file names if several replicas may share the folder.
@@ -46,14 +46,14 @@ struct OpenFile {
 
 impl JsonlSink {
     /// Creates a sink for this folder with a new file per `rotate`. Does no I/O.
-    pub fn new(folder: &Path, rotate: Duration, instance: Option<&str>) -> JsonlSink {
+    pub(crate) fn new(folder: &Path, rotate: Duration, instance: Option<&str>) -> JsonlSink {
         let instance = instance.map(crate::model::encode_path_segment);
         JsonlSink { folder: folder.to_owned(), rotate, instance, open: None, is_repaired: false }
     }
 
     /// Removes torn lines that a crash of an earlier process left. If that fails, the next
     /// [`JsonlSink::append_lines`] repeats it.
-    pub fn repair_files(&mut self) {
+    pub(crate) fn repair_files(&mut self) {
         self.is_repaired = self.is_repaired || (self.folder.is_dir() && self.truncate_torn_lines().is_ok());
     }
 
@@ -63,7 +63,7 @@ impl JsonlSink {
     /// # Errors
     /// If the disk is full or the folder cannot be written to. Then none of the lines stay, or the
     /// next call removes them first.
-    pub fn append_lines(&mut self, lines: &[u8], now: Time) -> Result<(), SinkError> {
+    pub(crate) fn append_lines(&mut self, lines: &[u8], now: Time) -> Result<(), SinkError> {
         let name = self.file_name(now);
         let written = self.ensure_file_open(&name).and_then(|()| self.write_and_sync(lines));
         written.map_err(|error| {

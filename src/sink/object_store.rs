@@ -107,7 +107,7 @@ impl ObjectStoreSink {
     }
 
     /// The folder, if this sink writes to one.
-    pub fn folder(&self) -> Option<&std::path::Path> {
+    pub(crate) fn folder(&self) -> Option<&std::path::Path> {
         match &self.destination {
             Destination::Folder(root) => Some(root),
             Destination::Bucket { .. } => None,

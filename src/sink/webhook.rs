@@ -36,7 +36,7 @@ const MAX_BODY_BYTES_READ: usize = 16 * 1024;
 const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The client of one webhook.
-pub struct WebhookSink {
+pub(crate) struct WebhookSink {
     client: Client,
     url: Url,
     host: String,
@@ -49,7 +49,7 @@ impl WebhookSink {
     ///
     /// # Errors
     /// If the URL is invalid or on a private network, or the HTTP client cannot be built.
-    pub fn new(
+    pub(crate) fn new(
         url: &SecretString,
         secrets: &[SecretString],
         timeout: Duration,
@@ -90,7 +90,7 @@ impl WebhookSink {
     ///
     /// # Errors
     /// If the event was not accepted. The error's kind tells what that means.
-    pub async fn send(&self, event: &Event) -> Result<(), SinkError> {
+    pub(crate) async fn send(&self, event: &Event) -> Result<(), SinkError> {
         let _place = file_descriptors::acquire_delivery_slot().await;
         let (id, body) = (event.id().to_string(), event.cloud_event());
         let now = self.clock.now();

@@ -14,22 +14,22 @@ use crate::model::{TimeRange, TimeRangeSet};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackfillStatus {
     /// The backfill's id.
-    pub id: i64,
+    pub(crate) id: i64,
     /// The sub-account's id.
-    pub sub_account_id: String,
+    pub(crate) sub_account_id: String,
     /// First moment in it, RFC 3339.
-    pub from: String,
+    pub(crate) from: String,
     /// First moment after it, RFC 3339.
-    pub to: String,
+    pub(crate) to: String,
     /// When it was requested, RFC 3339.
-    pub requested: String,
+    pub(crate) requested: String,
     /// Its length in seconds.
-    pub seconds: u64,
+    pub(crate) seconds: u64,
     /// How many seconds of it are read.
-    pub read_seconds: u64,
+    pub(crate) read_seconds: u64,
     /// How many seconds the rest takes under the limits, together with everything else that is
     /// queued for the account.
-    pub left_seconds: u64,
+    pub(crate) left_seconds: u64,
 }
 
 /// The open backfills. `read` holds the ranges that were read, by backfill id.

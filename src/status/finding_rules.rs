@@ -36,19 +36,19 @@ pub struct FindingStatus {
     /// How bad it is.
     pub severity: Severity,
     /// Since when, RFC 3339.
-    pub since: String,
+    pub(crate) since: String,
     /// What it concerns: the names of the first accounts, a sink, or a host.
-    pub subject: Option<String>,
+    pub(crate) subject: Option<String>,
     /// What is wrong, without the full stop.
     pub sentence: String,
     /// The remedy.
-    pub hint: String,
+    pub(crate) hint: String,
     /// Whether none of this replica's accounts make progress while it lasts.
     #[serde(skip)]
     pub blocks_progress: bool,
     /// The sub-accounts that it concerns.
     #[serde(skip)]
-    pub accounts: Vec<String>,
+    pub(crate) accounts: Vec<String>,
 }
 
 impl From<HealthFinding> for FindingStatus {
@@ -61,7 +61,7 @@ impl From<HealthFinding> for FindingStatus {
 
 impl FindingStatus {
     /// Creates a finding without a subject.
-    pub fn new(code: &str, severity: Severity, since: Time, sentence: String, hint: &str) -> FindingStatus {
+    pub(crate) fn new(code: &str, severity: Severity, since: Time, sentence: String, hint: &str) -> FindingStatus {
         FindingStatus {
             code: code.to_owned(),
             severity,
@@ -576,7 +576,7 @@ const PAUSED_SINK_HINT: &str = "nothing to do if it passes: delivery is retried 
 
 impl SinkStatus {
     /// The remedy, if there is one.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<&'static str> {
         match self.state {
             SinkState::Stopped => Some(crate::deliver::STOPPED_SINK_HINT),
             SinkState::Resting => Some(PAUSED_SINK_HINT),

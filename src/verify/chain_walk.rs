@@ -82,11 +82,11 @@ const JOURNAL_TERMS: ChainTerms = ChainTerms {
 #[derive(Debug, Clone)]
 pub(super) struct WalkPosition {
     /// The number of the last entry.
-    pub feed: i64,
+    pub(crate) feed: i64,
     /// The number of entries that were read.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// The number of erased entries.
-    pub erased: u64,
+    pub(crate) erased: u64,
     /// The recomputed head; `None` if an entry is missing before the next checkpoint.
     head: Option<Vec<u8>>,
     /// The number of the last checkpoint.

@@ -13,27 +13,27 @@ const MAX_LISTED_PROBLEMS: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
     /// This program's version.
-    pub version: &'static str,
+    pub(crate) version: &'static str,
     /// The time of the verification.
-    pub now: String,
+    pub(crate) now: String,
     /// Whether there is no problem; the exit status agrees.
     pub intact: bool,
     /// The summary in one line.
     pub verdict: String,
     /// What was checked.
-    pub covers: Vec<String>,
+    pub(crate) covers: Vec<String>,
     /// What was not checked, and what the result does not prove.
     pub not_covered: Vec<String>,
     /// The check that was run on the database files; `None` if none was.
     pub database_checked_by: Option<&'static str>,
     /// Whether the archive was compared with an earlier export.
-    pub compared_with_export: bool,
+    pub(crate) compared_with_export: bool,
     /// The number of entries in the journal of erasures and holds.
     pub journal_entries: i64,
     /// The number of active holds.
     pub holds: u64,
     /// The number of problems.
-    pub problem_count: u64,
+    pub(crate) problem_count: u64,
     /// The first thousand problems.
     pub problems: Vec<IntegrityProblem>,
     /// The accounts.
@@ -47,11 +47,11 @@ pub struct AccountReport {
     #[serde(skip)]
     pub(super) key: i64,
     /// The id of the main account.
-    pub rc_account_id: String,
+    pub(crate) rc_account_id: String,
     /// The id of the sub-account.
-    pub sub_account_id: String,
+    pub(crate) sub_account_id: String,
     /// The display name.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// The newest number in the feed.
     pub feed: i64,
     /// The number after which the chain starts; older entries are checked only by their own hash.
@@ -220,19 +220,19 @@ impl ProblemList {
 #[derive(Debug, Default)]
 pub(super) struct CheckedScope {
     /// Whether the archive was read, not only the manifests.
-    pub archive: bool,
+    pub(crate) archive: bool,
     /// Whether all accounts were verified, not only one.
-    pub whole: bool,
+    pub(crate) whole: bool,
     /// The check that was run on the database files.
-    pub database: Option<&'static str>,
+    pub(crate) database: Option<&'static str>,
     /// Whether the archive was compared with an earlier export.
-    pub against: bool,
+    pub(crate) against: bool,
     /// The number of journal entries.
-    pub journal: i64,
+    pub(crate) journal: i64,
     /// The number of journal entries that an upgrade sealed.
-    pub journal_taken_over: i64,
+    pub(crate) journal_taken_over: i64,
     /// The number of active holds.
-    pub holds: u64,
+    pub(crate) holds: u64,
 }
 
 pub(super) fn build_report(

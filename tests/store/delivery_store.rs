@@ -351,7 +351,7 @@ async fn a_receiver_that_takes_two_a_second_gets_two_a_second(test: TestDb) {
     let mut deliverer = env.deliverer(webhook_settings(&receiver));
     let elapsed = advance_until(&env, &mut deliverer, 10 * MINUTE, async || env.totals().await == (0, 0, 0, 60)).await;
     assert_eq!(env.totals().await, (0, 0, 0, 60));
-    assert!(elapsed <= MINUTE, "{elapsed:?}");
+    assert!(elapsed <= MINUTE * 3 / 2, "{elapsed:?}");
 }
 
 async fn a_replay_does_not_wake_a_sink_that_rests(test: TestDb) {

@@ -77,15 +77,15 @@ pub struct EntryRow {
     /// The version number.
     pub version: i64,
     /// The outcome's code.
-    pub outcome: i64,
+    pub(crate) outcome: i64,
     /// When it was fetched, in milliseconds since 1970.
-    pub fetched: i64,
+    pub(crate) fetched: i64,
     /// The body's size as received, in bytes.
     pub size: i64,
     /// SHA-256 of the body as received.
     pub sha256: Vec<u8>,
     /// The salt; empty for entries from before the chain.
-    pub salt: Vec<u8>,
+    pub(crate) salt: Vec<u8>,
     /// The body's codec.
     pub codec: i64,
     /// The body, packed.
@@ -289,7 +289,7 @@ impl Tx {
     ///
     /// # Errors
     /// If the database refuses the write.
-    pub async fn keep_entry_leaves(&mut self, account: i64, items: &[i64]) -> Result<(), DbError> {
+    pub(crate) async fn keep_entry_leaves(&mut self, account: i64, items: &[i64]) -> Result<(), DbError> {
         let stmt = sql("select sub, chain_from from account where id = $1").bind(account);
         let Some(row) = self.first(stmt).await? else { return Ok(()) };
         let (sub, from) = (row.text(0)?, row.int(1)?);

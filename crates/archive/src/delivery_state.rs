@@ -28,7 +28,7 @@ pub struct SinkRow {
     /// Its name in the settings.
     pub name: String,
     /// When it was first configured.
-    pub created: Time,
+    pub(crate) created: Time,
     /// Since when delivery is stopped, if the sink refused further events.
     pub stopped: Option<Time>,
     /// Why delivery is stopped.

@@ -23,9 +23,9 @@ const CHANGE_VISIBILITY_MARGIN: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportCursor {
     /// When the cursor was created.
-    pub at: Time,
+    pub(crate) at: Time,
     /// The newest sequence number of each account's feed.
-    pub feeds: BTreeMap<i64, i64>,
+    pub(crate) feeds: BTreeMap<i64, i64>,
 }
 
 impl Db {

@@ -43,12 +43,12 @@ mod active {
     }
 
     /// Activates a failpoint for this thread; `None` deactivates it.
-    pub fn set_for_thread(failpoint: Option<Failpoint>) {
+    pub(crate) fn set_for_thread(failpoint: Option<Failpoint>) {
         THREAD_FAILPOINT.set(failpoint);
     }
 
     /// Whether to inject this fault now. This thread or `RINGCX_PLANTED` must have activated it.
-    pub fn is_triggered(failpoint: Failpoint) -> bool {
+    pub(crate) fn is_triggered(failpoint: Failpoint) -> bool {
         let is_named = || std::env::var("RINGCX_PLANTED").is_ok_and(|name| name == format!("{failpoint:?}"));
         if THREAD_FAILPOINT.get() != Some(failpoint) && !is_named() {
             return false;

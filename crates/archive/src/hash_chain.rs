@@ -19,7 +19,7 @@ pub use record_leaves::{JournalRecord, MetadataRecord, ReadRecord, TombstoneReco
 pub type Hash = [u8; 32];
 
 /// Length of a salt, in bytes.
-pub const SALT_LEN: usize = 16;
+pub(crate) const SALT_LEN: usize = 16;
 
 /// The head before the first entry, and the previous hash of the first manifest.
 pub const GENESIS_HASH: Hash = [0; 32];
@@ -56,32 +56,32 @@ impl FieldHasher {
 
 /// The hashed fields of a feed entry. The body is covered by its own hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FeedRecord<'a> {
+pub(crate) struct FeedRecord<'a> {
     /// Random bytes.
-    pub salt: &'a [u8],
+    pub(crate) salt: &'a [u8],
     /// Its sequence number in the account's feed.
-    pub feed: i64,
+    pub(crate) feed: i64,
     /// The sub-account's id, which identifies the account.
-    pub sub: &'a str,
+    pub(crate) sub: &'a str,
     /// The segment's id.
-    pub segment_id: &'a str,
+    pub(crate) segment_id: &'a str,
     /// The artifact's code.
-    pub artifact: i64,
+    pub(crate) artifact: i64,
     /// The version number.
-    pub version: i64,
+    pub(crate) version: i64,
     /// The outcome's code.
-    pub outcome: i64,
+    pub(crate) outcome: i64,
     /// When it was fetched, in milliseconds since 1970.
-    pub fetched: i64,
+    pub(crate) fetched: i64,
     /// The body's size as received, in bytes.
-    pub size: i64,
+    pub(crate) size: i64,
     /// SHA-256 of the body as received.
-    pub sha256: &'a [u8],
+    pub(crate) sha256: &'a [u8],
 }
 
 impl FeedRecord<'_> {
     /// The entry's leaf.
-    pub fn leaf(&self) -> Hash {
+    pub(crate) fn leaf(&self) -> Hash {
         FieldHasher::new(LEAF_TAG)
             .bytes(self.salt)
             .int(self.feed)
@@ -107,7 +107,7 @@ pub fn link(head: &[u8], leaf: &[u8]) -> Hash {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// The sub-account's id.
-    pub sub: String,
+    pub(crate) sub: String,
     /// Days since 1970-01-01.
     pub day: i64,
     /// The sequence number after which the chain begins.
@@ -119,9 +119,9 @@ pub struct Manifest {
     /// Segments announced until then.
     pub segments: i64,
     /// The result of [`hash_daily_digests`] at that time.
-    pub ledger: Vec<u8>,
+    pub(crate) ledger: Vec<u8>,
     /// When it was written, in milliseconds since 1970.
-    pub sealed: i64,
+    pub(crate) sealed: i64,
     /// The hash of the manifest before it.
     pub previous: Vec<u8>,
     /// Heads of the record chain and the journal; `None` in manifests from before these existed.
@@ -169,7 +169,7 @@ impl Manifest {
 }
 
 /// A hash of the daily digests: day, segments and the two halves of the ids' sum, by day.
-pub fn hash_daily_digests(days: impl Iterator<Item = [i64; 4]>) -> Hash {
+pub(crate) fn hash_daily_digests(days: impl Iterator<Item = [i64; 4]>) -> Hash {
     days.fold(FieldHasher::new(DAILY_DIGESTS_TAG), |fields, day| day.into_iter().fold(fields, FieldHasher::int)).hash()
 }
 

@@ -19,7 +19,7 @@ pub struct Item(pub i64);
 
 impl Item {
     /// The item for `artifact` of the segment with this key.
-    pub fn of(segment: i64, artifact: Artifact) -> Item {
+    pub(crate) fn of(segment: i64, artifact: Artifact) -> Item {
         Item(segment.saturating_mul(4) + i64::from(artifact.code()))
     }
 
@@ -96,7 +96,7 @@ pub fn pack(body: &[u8]) -> PackedBody {
 ///
 /// The charset's name is in a skippable frame before the body, which every Zstandard reader
 /// ignores. Few bodies declare a charset, so there is no column for it.
-pub fn pack_with_charset(body: &[u8], charset: Option<Charset>) -> PackedBody {
+pub(crate) fn pack_with_charset(body: &[u8], charset: Option<Charset>) -> PackedBody {
     let Some(charset) = charset else { return pack(body) };
     let Ok(compressed) = Compressor::new(ZSTD_LEVEL).and_then(|mut compressor| compressor.compress(body)) else {
         return pack(body);

@@ -313,7 +313,7 @@ impl Db {
     ///
     /// # Errors
     /// If a migration fails, which is rolled back, or the database is from a newer version.
-    pub async fn migrate(&self) -> Result<usize, DbError> {
+    pub(crate) async fn migrate(&self) -> Result<usize, DbError> {
         let before = self.applied_migrations().await?.len();
         match self {
             Db::Sqlite(pools) => self.migrate_sqlite(pools, before).await?,

@@ -47,11 +47,4 @@ impl Db {
         }
         Ok(counts)
     }
-
-    /// An account's latency histogram: kind, bucket (binary logarithm of the seconds), count.
-    pub async fn lateness(&self, account: i64) -> Result<Vec<(String, i64, u64)>, DbError> {
-        let stmt = sql("select kind, bucket, count from lateness where account = $1 order by kind, bucket");
-        let rows = self.all(stmt.bind(account)).await?;
-        rows.iter().map(|row| Ok((row.text(0)?, row.int(1)?, row.count(2)?))).collect()
-    }
 }

@@ -25,7 +25,7 @@ pub(super) use index_writer::MAX_DOCS_PER_STATEMENT;
 pub(super) use sqlite_rowids::FullRanges;
 
 /// Words by which neighbouring chunks of a document overlap. A searched phrase must not be longer.
-pub const CHUNK_OVERLAP_WORDS: usize = 64;
+pub(crate) const CHUNK_OVERLAP_WORDS: usize = 64;
 
 /// First character of the word that identifies an account, for searches in one account. It never
 /// occurs in texts.

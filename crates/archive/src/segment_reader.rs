@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Db, DbError, Item, Row, Stmt, item, sql};
 use crate::clock::Time;
-use crate::model::{AccountId, Artifact, ItemState, TimeRange};
+use crate::model::{AccountId, Artifact, ItemState};
 
 /// A stored segment.
 #[derive(Debug, Clone)]
@@ -118,20 +118,10 @@ pub struct ArtifactVersion {
 pub struct QuarantineRow {
     /// The sub-account's id.
     pub sub: String,
-    /// The segment's id, if it could be parsed.
-    pub segment_id: Option<String>,
-    /// Why it was quarantined.
-    pub reason: String,
     /// The record as received.
     pub raw: Vec<u8>,
-    /// When it was first and last received.
-    pub seen: (Time, Time),
     /// How often it was received.
     pub times: i64,
-    /// The time range in which it lies.
-    pub range: TimeRange,
-    /// When its range is read again.
-    pub due: Time,
 }
 
 /// Which segments to read.
@@ -340,24 +330,9 @@ impl Db {
 
     /// Unresolved quarantined records.
     pub async fn quarantined_records(&self, limit: u32) -> Result<Vec<QuarantineRow>, DbError> {
-        let stmt = sql(
-            "select a.sub, x.segment_id, x.reason, x.raw, x.first_seen, x.last_seen, x.times, x.from_ms, x.to_ms, x.due
-             from aside x join account a on a.id = x.account where x.resolved is null order by x.first_seen limit $1",
-        );
+        let stmt = sql("select a.sub, x.raw, x.times from aside x join account a on a.id = x.account
+             where x.resolved is null order by x.first_seen limit $1");
         let rows = self.all(stmt.bind(limit)).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(QuarantineRow {
-                    sub: row.text(0)?,
-                    segment_id: row.maybe_text(1)?,
-                    reason: row.text(2)?,
-                    raw: row.bytes(3)?,
-                    seen: (row.time(4)?, row.time(5)?),
-                    times: row.int(6)?,
-                    range: TimeRange { from: row.time(7)?, to: row.time(8)? },
-                    due: row.time(9)?,
-                })
-            })
-            .collect()
+        rows.iter().map(|row| Ok(QuarantineRow { sub: row.text(0)?, raw: row.bytes(1)?, times: row.int(2)? })).collect()
     }
 }

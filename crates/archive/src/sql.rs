@@ -64,17 +64,17 @@ impl Row {
     }
 
     /// A moment that is never null.
-    pub fn time(&self, index: usize) -> Result<Time, DbError> {
+    pub(crate) fn time(&self, index: usize) -> Result<Time, DbError> {
         self.int(index).map(Time)
     }
 
     /// A moment or null.
-    pub fn maybe_time(&self, index: usize) -> Result<Option<Time>, DbError> {
+    pub(crate) fn maybe_time(&self, index: usize) -> Result<Option<Time>, DbError> {
         Ok(self.maybe_int(index)?.map(Time))
     }
 
     /// A number as a flag: 0 is false.
-    pub fn flag(&self, index: usize) -> Result<bool, DbError> {
+    pub(crate) fn flag(&self, index: usize) -> Result<bool, DbError> {
         Ok(self.int(index)? != 0)
     }
 
@@ -188,7 +188,7 @@ impl Tx {
     }
 
     /// Runs a statement and returns its first row, if there is one.
-    pub async fn first(&mut self, stmt: Stmt) -> Result<Option<Row>, DbError> {
+    pub(crate) async fn first(&mut self, stmt: Stmt) -> Result<Option<Row>, DbError> {
         Ok(self.all(stmt).await?.into_iter().next())
     }
 

@@ -341,12 +341,6 @@ impl Db {
         }
         self.run(stmt.bind(why)).await
     }
-
-    /// Whether an account has a due item. It is cheap: it runs after each change to the queue.
-    pub async fn has_due(&self, account: i64, now: Time) -> Result<bool, DbError> {
-        let stmt = sql("select 1 from work where account = $1 and state = 0 and due <= $2 limit 1");
-        Ok(self.first(stmt.bind(account).bind(now)).await?.is_some())
-    }
 }
 
 impl QueueFilter {

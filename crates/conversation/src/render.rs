@@ -21,7 +21,7 @@ pub use segment_metadata::Metadata;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Phrase {
     /// When it was said, in milliseconds since 1970.
-    pub at: Option<i64>,
+    pub(crate) at: Option<i64>,
     /// The speaker's name.
     pub name: Option<String>,
     /// The speaker's type: `agent`, `contact` or another word of the API.
@@ -29,7 +29,7 @@ pub struct Phrase {
     /// The speaker's id within the conversation.
     pub participant: Option<String>,
     /// The speaker's RingCentral user id.
-    pub rc_user: Option<String>,
+    pub(crate) rc_user: Option<String>,
     /// The text; an HTML e-mail is converted to text.
     pub text: String,
 }
@@ -38,7 +38,7 @@ pub struct Phrase {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Conversation {
     /// The channel class, such as `VOICE` or `DIGITAL`.
-    pub channel: Option<String>,
+    pub(crate) channel: Option<String>,
     /// The phrases in order of time if each has one, else in the order received.
     pub phrases: Vec<Phrase>,
 }
@@ -149,7 +149,7 @@ fn format_speaker(name: Option<&str>, kind: Option<&str>, participant: Option<&s
 }
 
 /// Returns a string or a number as text; returns `None` for other values and for blank strings.
-pub fn scalar_text(value: &Value) -> Option<String> {
+pub(crate) fn scalar_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),

@@ -77,7 +77,7 @@ pub fn is_plain(letter: char) -> bool {
 
 /// Folds a text for the comparison of names and addresses: folded characters, lower case, single
 /// spaces.
-pub fn fold(text: &str) -> String {
+pub(crate) fn fold(text: &str) -> String {
     let letters = text.chars().filter_map(fold_char);
     let folded: String = match text.is_ascii() {
         true => letters.map(|letter| letter.to_ascii_lowercase()).collect(),

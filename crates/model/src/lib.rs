@@ -288,7 +288,8 @@ pub enum ItemState {
 
 impl ItemState {
     /// All states, in the order of their codes.
-    pub const ALL: [ItemState; 4] = [ItemState::Open, ItemState::Unavailable, ItemState::Failed, ItemState::Discarded];
+    pub(crate) const ALL: [ItemState; 4] =
+        [ItemState::Open, ItemState::Unavailable, ItemState::Failed, ItemState::Discarded];
 
     /// The code in the database.
     pub const fn code(self) -> i16 {

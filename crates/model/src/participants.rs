@@ -51,11 +51,11 @@ fn field_role(field: &str) -> Option<FieldRole> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Participants {
     /// Contacts, and everyone who is not certainly an agent.
-    pub contacts: BTreeSet<String>,
+    pub(crate) contacts: BTreeSet<String>,
     /// Participants who may be contacts or agents.
-    pub uncertain: BTreeSet<String>,
+    pub(crate) uncertain: BTreeSet<String>,
     /// Agents.
-    pub agents: BTreeSet<String>,
+    pub(crate) agents: BTreeSet<String>,
     /// Whether something could not be read and may therefore name anyone.
     pub is_unreadable: bool,
     /// Texts of unknown form. Everyone who occurs in one may be a participant.

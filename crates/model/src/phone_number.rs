@@ -43,7 +43,7 @@ pub struct PhoneNumber {
 
 /// The result of comparing two values, ordered by strength.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ValueMatch {
+pub(crate) enum ValueMatch {
     /// The values are different.
     Different,
     /// The same national number in another country; holds the number with that country code.
@@ -94,7 +94,7 @@ impl PhoneNumber {
     }
 
     /// The same text for every way of writing the number, as far as the number alone shows.
-    pub fn normalized(&self) -> String {
+    pub(crate) fn normalized(&self) -> String {
         if self.prefix == DialPrefix::Trunk { format!("0{}", self.digits) } else { self.digits.clone() }
     }
 
@@ -104,7 +104,7 @@ impl PhoneNumber {
     }
 
     /// Compares the number with another.
-    pub fn compare(&self, other: &PhoneNumber) -> ValueMatch {
+    pub(crate) fn compare(&self, other: &PhoneNumber) -> ValueMatch {
         let (one, two) = (self.international_digits(), other.international_digits());
         let is_same = match (self.prefix, other.prefix) {
             (DialPrefix::Trunk, DialPrefix::Trunk) | (DialPrefix::Unknown, DialPrefix::Unknown) => {
@@ -154,7 +154,7 @@ impl PhoneNumber {
 }
 
 /// Finds the numbers that a text contains.
-pub fn find_numbers(text: &str) -> Vec<PhoneNumber> {
+pub(crate) fn find_numbers(text: &str) -> Vec<PhoneNumber> {
     let folded: String = text.chars().filter_map(fold_char).collect();
     let is_of_number = |letter: char| letter.is_ascii_digit() || "+-()./ ".contains(letter);
     let mut numbers = Vec::new();
@@ -172,7 +172,7 @@ pub fn find_numbers(text: &str) -> Vec<PhoneNumber> {
 
 /// Removes the scheme and the parameters of an address such as `tel:` or `mailto:`; returns `None`
 /// without a known scheme.
-pub fn strip_scheme(text: &str) -> Option<String> {
+pub(crate) fn strip_scheme(text: &str) -> Option<String> {
     let (scheme, rest) = text.trim().split_once(':')?;
     let is_known = SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme.trim()));
     let rest = rest.trim_start_matches('/').split([';', '?']).next().unwrap_or_default().trim();

@@ -41,7 +41,6 @@ async fn account() -> (Arc<Account>, Clock, TempDir) {
     let lease = acquire_lease(&db, row.key, "host-1").await;
     let account = Account {
         id: listed[0].id.clone(),
-        name: None,
         policy: listed[0].policy,
         retention_days: None,
         lease,

@@ -8,29 +8,29 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 /// A response, as far as it was received.
-pub struct RawResponse {
-    pub status: u16,
+pub(crate) struct RawResponse {
+    pub(crate) status: u16,
     headers: Vec<(String, String)>,
-    pub body: String,
+    pub(crate) body: String,
 }
 
 impl RawResponse {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap()
     }
 }
 
-pub async fn get(address: SocketAddr, path: &str) -> RawResponse {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> RawResponse {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     send_request(address, request.as_bytes()).await
 }
 
 /// Sends these bytes and reads the response; of an event stream only the head.
-pub async fn send_request(address: SocketAddr, request: &[u8]) -> RawResponse {
+pub(crate) async fn send_request(address: SocketAddr, request: &[u8]) -> RawResponse {
     let mut connection = BufReader::new(TcpStream::connect(address).await.unwrap());
     // A server that refuses an oversized request may close the connection before reading all of it.
     let _ = connection.write_all(request).await;
@@ -60,9 +60,9 @@ async fn read_head(connection: &mut BufReader<TcpStream>) -> (u16, Vec<(String, 
 }
 
 /// Reads an event stream.
-pub struct EventReader(BufReader<TcpStream>);
+pub(crate) struct EventReader(BufReader<TcpStream>);
 
-pub async fn event_stream(address: SocketAddr, path: &str) -> EventReader {
+pub(crate) async fn event_stream(address: SocketAddr, path: &str) -> EventReader {
     let mut connection = BufReader::new(TcpStream::connect(address).await.unwrap());
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     connection.write_all(request.as_bytes()).await.unwrap();
@@ -73,7 +73,7 @@ pub async fn event_stream(address: SocketAddr, path: &str) -> EventReader {
 
 impl EventReader {
     /// The next event; `None` at the end of the stream.
-    pub async fn next_event(&mut self) -> Option<Value> {
+    pub(crate) async fn next_event(&mut self) -> Option<Value> {
         let next = async {
             loop {
                 let mut line = String::new();

@@ -45,7 +45,7 @@ pub enum JournalAction {
 
 impl JournalAction {
     /// The name in the database and in `--json`.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             JournalAction::Erase => "erase",
             JournalAction::Refused => "refused",

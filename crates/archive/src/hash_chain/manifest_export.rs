@@ -35,38 +35,38 @@ pub enum ChainName {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestLine {
     /// The main account, for display. No hash covers it.
-    pub rc_account_id: String,
+    pub(crate) rc_account_id: String,
     /// The sub-account.
-    pub sub_account_id: String,
+    pub(crate) sub_account_id: String,
     /// The UTC day, `2026-11-25`.
     pub day: String,
     /// The sequence number after which the chain begins.
-    pub from: i64,
+    pub(crate) from: i64,
     /// The newest sequence number of the feed.
-    pub feed: i64,
+    pub(crate) feed: i64,
     /// The chain's head after it.
-    pub head: String,
+    pub(crate) head: String,
     /// Segments announced until then.
-    pub segments: i64,
+    pub(crate) segments: i64,
     /// Hash of the daily digests at that time.
-    pub ledger: String,
+    pub(crate) ledger: String,
     /// When it was written.
-    pub sealed_at: String,
+    pub(crate) sealed_at: String,
     /// The newest number of the record chain; missing in exports of versions without a record
     /// chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub records: Option<i64>,
+    pub(crate) records: Option<i64>,
     /// The record chain's head after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub record_head: Option<String>,
+    pub(crate) record_head: Option<String>,
     /// Number of entries of the archive's journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub journal: Option<i64>,
+    pub(crate) journal: Option<i64>,
     /// The journal's head after them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub journal_head: Option<String>,
+    pub(crate) journal_head: Option<String>,
     /// The hash of the manifest before it.
-    pub previous: String,
+    pub(crate) previous: String,
     /// Its own hash.
     pub hash: String,
 }
@@ -75,15 +75,15 @@ pub struct ManifestLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeadLine {
     /// The main account, for display.
-    pub rc_account_id: String,
+    pub(crate) rc_account_id: String,
     /// The sub-account.
-    pub sub_account_id: String,
+    pub(crate) sub_account_id: String,
     /// The sequence number after which the chain begins.
-    pub from: i64,
+    pub(crate) from: i64,
     /// The newest sequence number of the feed.
-    pub feed: i64,
+    pub(crate) feed: i64,
     /// The chain's head after it.
-    pub head: String,
+    pub(crate) head: String,
     /// The newest number of the record chain; missing in exports of versions without a record
     /// chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,10 +93,10 @@ pub struct HeadLine {
     pub record_head: Option<String>,
     /// Number of entries of the archive's journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub journal: Option<i64>,
+    pub(crate) journal: Option<i64>,
     /// The journal's head after them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub journal_head: Option<String>,
+    pub(crate) journal_head: Option<String>,
     /// The newest window read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<i64>,
@@ -104,9 +104,9 @@ pub struct HeadLine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads_head: Option<String>,
     /// When it was exported.
-    pub at: String,
+    pub(crate) at: String,
     /// The hash of the newest manifest.
-    pub manifest: String,
+    pub(crate) manifest: String,
 }
 
 /// Why a line was rejected.

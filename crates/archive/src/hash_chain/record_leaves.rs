@@ -78,22 +78,22 @@ impl MetadataRecord<'_> {
 #[derive(Debug, Clone, Copy)]
 pub struct TombstoneRecord<'a> {
     /// Its number in the account's record chain.
-    pub record: i64,
+    pub(crate) record: i64,
     /// The sub-account's id.
-    pub sub: &'a str,
+    pub(crate) sub: &'a str,
     /// Keyed hash of what was erased.
-    pub hash: &'a [u8],
+    pub(crate) hash: &'a [u8],
     /// When it was erased, in milliseconds since 1970.
-    pub at: i64,
+    pub(crate) at: i64,
     /// The code of the reason.
-    pub kind: i64,
+    pub(crate) kind: i64,
     /// The UTC day on which the segment ended.
-    pub day: i64,
+    pub(crate) day: i64,
 }
 
 impl TombstoneRecord<'_> {
     /// The record's leaf.
-    pub fn leaf(&self) -> Hash {
+    pub(crate) fn leaf(&self) -> Hash {
         FieldHasher::new(TOMBSTONE_TAG)
             .int(self.record)
             .text(self.sub)
@@ -109,34 +109,34 @@ impl TombstoneRecord<'_> {
 #[derive(Debug, Clone, Copy)]
 pub struct JournalRecord<'a> {
     /// The entry's number, counted from 1.
-    pub record: i64,
+    pub(crate) record: i64,
     /// When it was made, in milliseconds since 1970.
-    pub at: i64,
+    pub(crate) at: i64,
     /// The operator.
-    pub who: &'a str,
+    pub(crate) who: &'a str,
     /// The action.
-    pub what: &'a str,
+    pub(crate) what: &'a str,
     /// The sub-account's id.
-    pub sub: Option<&'a str>,
+    pub(crate) sub: Option<&'a str>,
     /// The kind of subject.
-    pub kind: Option<&'a str>,
+    pub(crate) kind: Option<&'a str>,
     /// Keyed hash of the subject.
-    pub subject: Option<&'a [u8]>,
+    pub(crate) subject: Option<&'a [u8]>,
     /// Number of segments concerned.
-    pub segments: i64,
+    pub(crate) segments: i64,
     /// Number of quarantined records concerned.
-    pub records: i64,
+    pub(crate) records: i64,
     /// Key of the hold.
-    pub hold: Option<i64>,
+    pub(crate) hold: Option<i64>,
     /// The stated reason.
-    pub reason: Option<&'a str>,
+    pub(crate) reason: Option<&'a str>,
     /// Keyed hash of the hold's value as it was typed.
-    pub value_hash: Option<&'a [u8]>,
+    pub(crate) value_hash: Option<&'a [u8]>,
 }
 
 impl JournalRecord<'_> {
     /// The record's leaf.
-    pub fn leaf(&self) -> Hash {
+    pub(crate) fn leaf(&self) -> Hash {
         FieldHasher::new(JOURNAL_TAG)
             .int(self.record)
             .int(self.at)
@@ -158,21 +158,21 @@ impl JournalRecord<'_> {
 #[derive(Debug, Clone, Copy)]
 pub struct ReadRecord<'a> {
     /// The sub-account's id.
-    pub sub: &'a str,
+    pub(crate) sub: &'a str,
     /// The name of the lane.
-    pub lane: &'a str,
+    pub(crate) lane: &'a str,
     /// Number, time, duration, start and end of the range, announced, added, changed, flipped,
     /// quarantined, and the two halves of the ids' sum.
-    pub numbers: [i64; 12],
+    pub(crate) numbers: [i64; 12],
     /// [`hash_coverage`] before it.
-    pub before: &'a [u8],
+    pub(crate) before: &'a [u8],
     /// [`hash_coverage`] after it.
-    pub after: &'a [u8],
+    pub(crate) after: &'a [u8],
 }
 
 impl ReadRecord<'_> {
     /// The record's leaf.
-    pub fn leaf(&self) -> Hash {
+    pub(crate) fn leaf(&self) -> Hash {
         let fields = FieldHasher::new(READ_TAG).text(self.sub).text(self.lane);
         self.numbers.into_iter().fold(fields, FieldHasher::int).bytes(self.before).bytes(self.after).hash()
     }

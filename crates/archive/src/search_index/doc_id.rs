@@ -15,21 +15,21 @@ pub(super) const LAST_SECOND: i64 = (1 << (63 - ITEM_BITS)) - 1;
 /// The id of a document. Two items share an id only if their segments ended in the same second and
 /// their keys differ by a multiple of 2^29.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DocId(pub i64);
+pub struct DocId(pub(crate) i64);
 
 impl DocId {
     /// The id of an item's document.
-    pub fn of(item: i64, ended: Time) -> DocId {
+    pub(crate) fn of(item: i64, ended: Time) -> DocId {
         DocId(seconds_since_epoch(ended) << ITEM_BITS | item & ITEM_MASK)
     }
 
     /// The first id of documents whose segments ended in the second of `time` or later.
-    pub fn first_at(time: Time) -> DocId {
+    pub(crate) fn first_at(time: Time) -> DocId {
         DocId(seconds_since_epoch(time) << ITEM_BITS)
     }
 
     /// The items that may have this id, up to `highest_item`.
-    pub fn items(self, highest_item: i64) -> impl Iterator<Item = i64> {
+    pub(crate) fn items(self, highest_item: i64) -> impl Iterator<Item = i64> {
         let low = self.0 & ITEM_MASK;
         (0..=(highest_item >> ITEM_BITS))
             .map(move |high| high << ITEM_BITS | low)

@@ -22,9 +22,9 @@ const BYTES_PER_WORD: usize = 12;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DocumentChunk {
     /// A tsvector in its text form.
-    pub words: String,
+    pub(crate) words: String,
     /// Its index keys, in order.
-    pub keys: Vec<i32>,
+    pub(crate) keys: Vec<i32>,
 }
 
 /// Facets have positions after the words of a chunk.

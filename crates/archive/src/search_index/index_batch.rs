@@ -63,13 +63,13 @@ impl ReindexTask {
 #[derive(Debug, Clone)]
 pub struct IndexEntry {
     /// The account.
-    pub account: i64,
+    pub(crate) account: i64,
     /// Its item; code 3 is the agent's notes.
     pub item: i64,
     /// The artifact version of the words; 0 for notes.
     pub version: i64,
     /// When its segment ended.
-    pub ended: Time,
+    pub(crate) ended: Time,
     /// What to write.
     pub(super) content: EntryContent,
 }

@@ -9,7 +9,7 @@ use super::sqlite_rowids::FullRanges;
 use crate::clock::Time;
 
 /// Rows of a statement that writes documents: their words are long.
-pub const MAX_DOCS_PER_STATEMENT: usize = 100;
+pub(crate) const MAX_DOCS_PER_STATEMENT: usize = 100;
 
 impl Db {
     /// Accounts whose feed is not indexed completely: key, last indexed feed number, last feed

@@ -35,7 +35,7 @@ pub(super) fn preferred_rowid(ended: Time) -> i64 {
 /// to the first that may be free. They are a hint that saves counting the range again for each
 /// batch. Row ids that were freed since are not reused.
 #[derive(Default)]
-pub struct FullRanges(Mutex<BTreeMap<i64, i64>>);
+pub(crate) struct FullRanges(Mutex<BTreeMap<i64, i64>>);
 
 impl FullRanges {
     fn lock_ranges(&self) -> MutexGuard<'_, BTreeMap<i64, i64>> {
@@ -80,9 +80,9 @@ impl FullRanges {
 /// The row ids of items.
 pub(super) struct RowidAssignment {
     /// By item.
-    pub doc_ids: HashMap<i64, DocId>,
+    pub(crate) doc_ids: HashMap<i64, DocId>,
     /// Ranges that are full now, for [`FullRanges::add_all`].
-    pub full_ranges: Vec<(i64, i64)>,
+    pub(crate) full_ranges: Vec<(i64, i64)>,
 }
 
 impl Tx {

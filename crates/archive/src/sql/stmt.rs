@@ -101,14 +101,19 @@ impl Stmt {
 
     /// A statement over many rows: `head`, then the rows in parentheses, then `tail`. It has no
     /// other arguments. It may run in pieces, so its effect on a row must not depend on other rows.
-    pub fn rows(head: &'static str, rows: Vec<Vec<Arg>>, tail: &'static str) -> Stmt {
+    pub(crate) fn rows(head: &'static str, rows: Vec<Vec<Arg>>, tail: &'static str) -> Stmt {
         let (width, count) = (rows.first().map_or(0, Vec::len), rows.len());
         Stmt { text: StmtText::Rows { head, width, count, tail }, args: rows.into_iter().flatten().collect() }
     }
 
     /// A statement with a list, `head ($k,$k+1,…) tail`, after the arguments `first`. The list is a
     /// set: duplicates must make no difference.
-    pub fn list(head: &str, first: Vec<Arg>, items: impl IntoIterator<Item = impl Into<Arg>>, tail: &str) -> Stmt {
+    pub(crate) fn list(
+        head: &str,
+        first: Vec<Arg>,
+        items: impl IntoIterator<Item = impl Into<Arg>>,
+        tail: &str,
+    ) -> Stmt {
         let mut args = first;
         let before = args.len();
         args.extend(items.into_iter().map(Into::into));

@@ -71,7 +71,7 @@ impl Metadata {
     }
 
     /// Whether the segment is an e-mail conversation, whose messages are HTML.
-    pub fn is_email(&self) -> bool {
+    pub(crate) fn is_email(&self) -> bool {
         let names_mail =
             |name| self.raw_field(name).is_some_and(|channel| channel.to_ascii_lowercase().contains("mail"));
         names_mail("channelType") || names_mail("channelClass")
