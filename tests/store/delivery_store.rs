@@ -13,8 +13,8 @@ use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::config::{ObjectFormat, Sink, SinkKind, SinkStart};
 use ringcx_extractor::db::{
-    CompletedJob, CursorAdvance, Db, DeliveryRound, JobOutcome, Lease, MetadataChunk, ObjectBatch, ReplayRequest,
-    SinkOverview, sql,
+    CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, JobOutcome, Lease, MetadataChunk, ObjectBatch,
+    ReplayRequest, SinkOverview, sql,
 };
 use ringcx_extractor::deliver::{Deliverer, DeliveryContext, DeliveryProgress, SinkPauses};
 use ringcx_extractor::model::{
@@ -28,6 +28,7 @@ use support::webhook_receiver::{WebhookReceiver, WebhookReply};
 crate::on_both! {
     a_new_sink_costs_one_cursor_an_account_and_begins_where_it_is_told,
     only_the_owner_moves_a_cursor,
+    a_sink_whose_row_is_lost_is_named,
     an_event_that_keeps_failing_is_given_up_when_its_patience_is_over,
     a_receiver_that_asks_to_be_left_alone_is,
     a_receiver_that_asks_to_be_left_alone_for_a_day_is_for_an_hour,
@@ -230,6 +231,13 @@ async fn only_the_owner_moves_a_cursor(test: TestDb) {
     // A deliverer under the old epoch sends nothing.
     step_until_idle(&mut env.deliverer(env.jsonl_settings(SinkStart::Beginning))).await;
     assert_eq!(env.delivered_lines().len(), 0);
+}
+
+async fn a_sink_whose_row_is_lost_is_named(test: TestDb) {
+    test.drop_inserted_rows("sink").await;
+    let error = test.db.ensure_sink("hook", true, "here", NOW).await.unwrap_err();
+    assert_eq!(error.fault(), DbFault::Broken);
+    assert!(error.to_string().contains("table sink has no row for hook"), "{error}");
 }
 
 async fn an_event_that_keeps_failing_is_given_up_when_its_patience_is_over(test: TestDb) {
@@ -541,3 +549,4 @@ async fn an_object_that_was_decided_is_written_with_the_same_bounds_whatever_cam
     assert_eq!(stored_objects(&env).len(), 2);
     assert_eq!(stored_objects(&env)[1].1, 2);
 }
+

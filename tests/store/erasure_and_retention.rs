@@ -42,6 +42,7 @@ crate::on_both! {
     a_segment_that_a_record_set_aside_names_too_is_counted_once,
     a_hold_keeps_what_it_names,
     a_hold_placed_between_looking_and_erasing_is_heeded,
+    a_hold_without_a_subject_or_without_a_row_is_an_error_that_says_so,
     retention_takes_what_is_past_it_and_nothing_else,
     retention_is_its_owners_alone,
     an_unusual_pass_leaves_out_what_is_held_and_its_notice_is_kept,
@@ -451,6 +452,23 @@ async fn a_hold_placed_between_looking_and_erasing_is_heeded(test: TestDb) {
     let (erased, found) = erasure::execute_plan(db, &request, found, NOW, &mut |_| {}).await.unwrap();
     assert_eq!((erased.segments, found.held_segments.len()), (1, 1));
     assert_eq!(stored_ids(db).await, ["two"]);
+}
+
+async fn a_hold_without_a_subject_or_without_a_row_is_an_error_that_says_so(test: TestDb) {
+    let entry = |subject| JournalEntry {
+        who: "officer@host".into(),
+        what: JournalAction::Hold,
+        subject,
+        hold: None,
+        reason: None,
+    };
+    let error = test.db.place_hold(&entry(None), None, NOW).await.unwrap_err();
+    assert!(error.to_string().contains("no subject was given"), "{error}");
+    test.drop_inserted_rows("hold").await;
+    let error = test.db.place_hold(&entry(Some(segment_subject("one"))), None, NOW).await.unwrap_err();
+    assert_eq!(error.fault(), DbFault::Broken);
+    assert!(error.to_string().contains("table hold has no row"), "{error}");
+    assert_eq!((row_count(&test.db, "hold").await, row_count(&test.db, "journal").await), (0, 0));
 }
 
 fn segment_ids(segments: &[SegmentRef]) -> Vec<&str> {

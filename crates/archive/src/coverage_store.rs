@@ -71,7 +71,9 @@ impl Db {
         );
         tx.run(stmt.bind(account).bind(purpose).bind(base)).await?;
         let stmt = sql("select base from coverage_level where account = $1 and pass = $2");
-        let row = tx.first(stmt.bind(account).bind(purpose)).await?.ok_or_else(|| DbError::lease_lost(account))?;
+        let row = tx.first(stmt.bind(account).bind(purpose)).await?;
+        let row =
+            row.ok_or_else(|| DbError::missing_row("coverage_level", format!("{purpose} of account {account}")))?;
         let held = row.time(0)?;
         tx.commit().await?;
         Ok(held)
@@ -170,7 +172,8 @@ impl Db {
             "insert into backfill (account, from_ms, to_ms, newest_first, created) values ($1, $2, $3, $4, $5) returning id",
         );
         let stmt = stmt.bind(account).bind(range.from).bind(range.to).bind(newest_first).bind(now);
-        let row = tx.first(stmt).await?.ok_or_else(|| DbError::lease_lost(account))?;
+        let row = tx.first(stmt).await?;
+        let row = row.ok_or_else(|| DbError::missing_row("backfill", format!("account {account}")))?;
         let id = row.int(0)?;
         tx.commit().await?;
         Ok(id)

@@ -60,6 +60,16 @@ impl DbError {
         )
     }
 
+    /// A row that must exist, because this transaction has written it, is missing.
+    pub(super) fn missing_row(table: &str, key: impl std::fmt::Display) -> DbError {
+        DbError::new(
+            DbFault::Broken,
+            format!(
+                "table {table} has no row for {key}, although it was just written\nhint: the database was damaged or changed by hand, such as by a trigger; run `ringcx-extractor verify` to find other damage"
+            ),
+        )
+    }
+
     pub(super) fn lease_lost(account: i64) -> DbError {
         DbError::new(DbFault::LeaseLost, format!("account {account} has another owner now"))
     }

@@ -136,7 +136,7 @@ impl Db {
                 tx.run(stmt.bind(name).bind(target)).await?;
             }
         }
-        let row = tx.first(sql(held).bind(name)).await?.ok_or_else(|| DbError::lease_lost(0))?;
+        let row = tx.first(sql(held).bind(name)).await?.ok_or_else(|| DbError::missing_row("sink", name))?;
         tx.commit().await?;
         sink_from_row(&row)
     }

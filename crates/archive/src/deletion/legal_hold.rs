@@ -5,7 +5,7 @@
 //! value.
 
 use super::super::chain_store::JOURNAL;
-use super::super::{Arg, Db, DbError, Row, Tx, sql};
+use super::super::{Arg, Db, DbError, DbFault, Row, Tx, sql};
 use super::tombstone_filter::ArchiveKey;
 use crate::clock::Time;
 use crate::hash_chain::JournalRecord;
@@ -128,16 +128,26 @@ impl Db {
     /// Places a hold on the entry's subject; returns its number.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Where the entry has no subject, or the database cannot be written.
     pub async fn place_hold(&self, entry: &JournalEntry, account: Option<i64>, at: Time) -> Result<i64, DbError> {
+        let subject = entry.subject.as_ref();
+        let subject =
+            subject.ok_or_else(|| DbError::new(DbFault::Broken, "failed to place a hold: no subject was given"))?;
         let mut tx = self.begin().await?;
         tx.advisory_lock("keeping").await?;
-        let (kind, value) = entry.subject.as_ref().map_or(("segment", ""), |subject| (subject.kind(), subject.value()));
         let stmt = sql(
             "insert into hold (account, kind, value, reason, placed, who) values ($1, $2, $3, $4, $5, $6) returning id",
         );
-        let stmt = stmt.bind(account).bind(kind).bind(value).bind(entry.reason.clone()).bind(at).bind(&entry.who);
-        let row = tx.first(stmt).await?.ok_or_else(|| DbError::lease_lost(account.unwrap_or(-1)))?;
+        let stmt = stmt
+            .bind(account)
+            .bind(subject.kind())
+            .bind(subject.value())
+            .bind(entry.reason.clone())
+            .bind(at)
+            .bind(&entry.who);
+        let row = tx.first(stmt).await?;
+        let row =
+            row.ok_or_else(|| DbError::missing_row("hold", format!("the new hold on this {}", subject.kind())))?;
         let id = row.int(0)?;
         let key = tx.get_or_create_archive_key().await?;
         tx.append_journal(&JournalEntry { hold: Some(id), ..entry.clone() }, &key, at, account, (0, 0)).await?;
