@@ -332,9 +332,10 @@ impl Deliverer {
         }
     }
 
-    /// Records a round. If that fails, the round is kept, so that nothing is sent twice for it.
-    async fn record_round(&mut self, round: DeliveryRound) -> Result<(), DbError> {
-        let recorded = self.context.db.record_delivery_round(&round).await.map(drop);
+    /// Records a round. Returns the accounts whose lease was still held. If that fails, the round is
+    /// kept, so that nothing is sent twice for it.
+    async fn record_round(&mut self, round: DeliveryRound) -> Result<HashSet<i64>, DbError> {
+        let recorded = self.context.db.record_delivery_round(&round).await;
         if recorded.is_err() {
             self.unrecorded_round = Some(round);
         }

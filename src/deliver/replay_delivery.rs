@@ -47,7 +47,7 @@ impl Deliverer {
             }
             None => self.send_new_events(&batch.events, sink).await?,
         };
-        let mut step = ReplayProgress { id: replay.id, upto, sent: 0, is_finished: false };
+        let mut step = ReplayProgress { lease: replay.lease, id: replay.id, upto, sent: 0, is_finished: false };
         for (event, decision) in batch.events.iter().zip(&decisions) {
             let key = (event.account_key, event.feed_seq);
             match decision {
@@ -65,8 +65,8 @@ impl Deliverer {
         let events = u32::try_from(batch.events.len()).unwrap_or(u32::MAX);
         self.replay_after = now + Duration::from_secs(1) * events / replay.rate;
         self.log_failures(&round);
-        self.record_round(round).await?;
-        if step.is_finished {
+        let held = self.record_round(round).await?;
+        if step.is_finished && held.contains(&replay.lease.account) {
             tracing::info!(sink = self.settings.name, account = %replay.account, "replay finished");
         }
         Ok(if self.apply_action(&action, step.sent > 0) {

@@ -14,7 +14,7 @@ use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::config::{ObjectFormat, Sink, SinkKind, SinkStart};
 use ringcx_extractor::db::{
     CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, JobOutcome, Lease, MetadataChunk, ObjectBatch,
-    ReplayRequest, SinkOverview, sql,
+    ReplayProgress, ReplayRequest, SinkOverview, sql,
 };
 use ringcx_extractor::deliver::{Deliverer, DeliveryContext, DeliveryProgress, SinkPauses};
 use ringcx_extractor::model::{
@@ -28,6 +28,7 @@ use support::webhook_receiver::{WebhookReceiver, WebhookReply};
 crate::on_both! {
     a_new_sink_costs_one_cursor_an_account_and_begins_where_it_is_told,
     only_the_owner_moves_a_cursor,
+    only_the_owner_advances_a_replay,
     a_sink_whose_row_is_lost_is_named,
     an_event_that_keeps_failing_is_given_up_when_its_patience_is_over,
     a_receiver_that_asks_to_be_left_alone_is,
@@ -231,6 +232,28 @@ async fn only_the_owner_moves_a_cursor(test: TestDb) {
     // A deliverer under the old epoch sends nothing.
     step_until_idle(&mut env.deliverer(env.jsonl_settings(SinkStart::Beginning))).await;
     assert_eq!(env.delivered_lines().len(), 0);
+}
+
+async fn only_the_owner_advances_a_replay(test: TestDb) {
+    let env = DeliveryEnv::new(test).await;
+    env.store_transcripts(0..3).await;
+    let sink = env.db().ensure_sink("sink", true, "here", NOW).await.unwrap().key;
+    let stored = TimeRange { from: Time(0), to: NOW + MINUTE };
+    env.db().request_replay(&ReplayRequest { sink, account: None, stored, rate: 50 }, NOW).await.unwrap();
+    let id = env.db().open_replay(sink, "test").await.unwrap().unwrap().id;
+    let after = acquire_account(env.db(), "sub").await;
+    let round = |lease| DeliveryRound {
+        sink,
+        at: NOW,
+        advances: vec![CursorAdvance { lease, upto: 0, delivered: 3 }],
+        replay_progress: Some(ReplayProgress { lease, id, upto: 3, sent: 3, is_finished: true }),
+        ..DeliveryRound::default()
+    };
+    for (lease, expected) in [(env.owned, (0, 0, None)), (after, (3, 3, Some(NOW)))] {
+        env.db().record_delivery_round(&round(lease)).await.unwrap();
+        let replay = env.db().replays(sink, NOW).await.unwrap().remove(0);
+        assert_eq!((replay.feed, replay.sent, replay.finished), expected);
+    }
 }
 
 async fn a_sink_whose_row_is_lost_is_named(test: TestDb) {

@@ -1,7 +1,7 @@
 //! Records a delivery round of a sink in one transaction: cursors, failed deliveries, object
 //! batches and replay progress.
 //!
-//! A cursor advances only under the account's current lease.
+//! A cursor or a replay advances only under the account's current lease.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -23,6 +23,8 @@ pub struct CursorAdvance {
 /// How far a replay has advanced.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplayProgress {
+    /// The lease under which it was sent.
+    pub lease: Lease,
     /// Key of the replay.
     pub id: i64,
     /// Everything up to this sequence number was processed.
@@ -50,7 +52,7 @@ pub struct DeliveryRound {
     pub cleared: Vec<(i64, i64)>,
     /// Whether the accounts' object batches were written.
     pub object_batches_written: bool,
-    /// The replay that advanced.
+    /// The replay that advanced. It is ignored if the account has another owner now.
     pub replay_progress: Option<ReplayProgress>,
     /// Why the sink refuses further events, if it does.
     pub stopped: Option<String>,
@@ -64,11 +66,12 @@ impl Db {
     /// been. Delivery is at least once, so the round may be repeated.
     pub async fn record_delivery_round(&self, round: &DeliveryRound) -> Result<HashSet<i64>, DbError> {
         let mut tx = self.begin().await?;
-        let held = tx.held_leases(round.advances.iter().map(|advance| advance.lease)).await?;
+        let replay_lease = round.replay_progress.map(|progress| progress.lease);
+        let held = tx.held_leases(round.advances.iter().map(|advance| advance.lease).chain(replay_lease)).await?;
         tx.advance_cursors(round, &held).await?;
         tx.delete_cleared(round, &held).await?;
         tx.save_failed_deliveries(round, &held).await?;
-        if let Some(progress) = round.replay_progress {
+        if let Some(progress) = round.replay_progress.filter(|progress| held.contains(&progress.lease.account)) {
             tx.advance_replay(progress, round.at).await?;
         }
         if let Some(why) = &round.stopped {

@@ -96,6 +96,7 @@ impl Db {
 }
 
 impl Tx {
+    /// Advances a replay. The caller has checked the lease.
     pub(super) async fn advance_replay(&mut self, progress: ReplayProgress, at: Time) -> Result<(), DbError> {
         let stmt = sql("update sink_replay set feed = case when $2 > feed then $2 else feed end, sent = sent + $3,
              finished = case when $4 = 1 then $5 else finished end where id = $1");
