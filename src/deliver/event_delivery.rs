@@ -93,9 +93,7 @@ impl Deliverer {
                 }
             }
         }
-        round
-            .failed_deliveries
-            .extend(batch.damaged.iter().map(|(key, item, why)| damaged_failure(*key, *item, why, round.at)));
+        round.failed_deliveries.extend(damaged_failures(batch, round.at));
         for window in windows {
             let Some(owned) = leases_by_account.0.get(&window.account) else { continue };
             let upto = first_open.get(&window.account).map_or(window.upto, |first| window.upto.min(first - 1));
@@ -138,7 +136,7 @@ impl Deliverer {
     }
 
     /// Retries the events that are due.
-    async fn retry_due_events(
+    pub(super) async fn retry_due_events(
         &mut self,
         round: &mut DeliveryRound,
         leases_by_account: &mut LeaseMap,
@@ -158,9 +156,7 @@ impl Deliverer {
         let found: HashSet<EventKey> = batch.items.keys().copied().collect();
         let unreadable: HashSet<EventKey> = batch.damaged.iter().map(|(key, ..)| *key).collect();
         round.cleared.extend(keys.iter().filter(|key| !found.contains(key) && !unreadable.contains(key)));
-        round
-            .failed_deliveries
-            .extend(batch.damaged.iter().map(|(key, item, why)| damaged_failure(*key, *item, why, round.at)));
+        round.failed_deliveries.extend(damaged_failures(&batch, round.at));
         let failures: HashMap<EventKey, &FailedDelivery> =
             due.iter().map(|missed| ((missed.account, missed.feed), missed)).collect();
         let action = self.resend_events(&batch.events, &failures, round).await;
@@ -244,10 +240,10 @@ pub(super) fn has_delivered(round: &DeliveryRound) -> bool {
 }
 
 /// The leases under which the cursors of accounts are moved.
-struct LeaseMap(HashMap<i64, crate::db::Lease>);
+pub(super) struct LeaseMap(HashMap<i64, crate::db::Lease>);
 
 impl LeaseMap {
-    fn of(accounts_behind: &[LaggingFeed]) -> LeaseMap {
+    pub(super) fn of(accounts_behind: &[LaggingFeed]) -> LeaseMap {
         LeaseMap(accounts_behind.iter().map(|account| (account.lease.account, account.lease)).collect())
     }
 
@@ -314,11 +310,12 @@ fn split_failure(decision: &EventDecision) -> Option<(bool, &SinkError)> {
     }
 }
 
-fn damaged_failure(key: EventKey, item: Item, why: &str, at: Time) -> FailedDelivery {
-    FailedDelivery {
-        account: key.0,
-        feed: key.1,
-        item,
+/// The rows for events that cannot be sent because their stored data is damaged.
+pub(super) fn damaged_failures(batch: &EventBatch, at: Time) -> impl Iterator<Item = FailedDelivery> + '_ {
+    batch.damaged.iter().map(move |((account, feed), item, why)| FailedDelivery {
+        account: *account,
+        feed: *feed,
+        item: *item,
         failed: true,
         tries: 1,
         waited: Duration::ZERO,
@@ -326,6 +323,6 @@ fn damaged_failure(key: EventKey, item: Item, why: &str, at: Time) -> FailedDeli
         last_try: at,
         due: at,
         status: None,
-        reason: why.to_owned(),
-    }
+        reason: why.clone(),
+    })
 }

@@ -11,11 +11,13 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use super::event_builder::{EventFilter, read_window_events};
-use super::event_delivery::has_delivered;
+use super::event_delivery::{LeaseMap, damaged_failures, has_delivered};
 use super::failure_policy::{EventDecision, SinkAction};
 use super::{Deliverer, DeliveryProgress};
 use crate::clock::Time;
-use crate::db::{CursorAdvance, Db, DbError, DeliveryRound, FeedEntry, FeedRange, LaggingFeed, Lease, ObjectBatch};
+use crate::db::{
+    CursorAdvance, Db, DbError, DeliveryRound, FailedDelivery, FeedEntry, FeedRange, LaggingFeed, Lease, ObjectBatch,
+};
 use crate::event::Event;
 use crate::sink::SinkError;
 use crate::sink::object_store::{ObjectStoreSink, object_name};
@@ -57,20 +59,26 @@ impl Deliverer {
             object_batches_written: true,
             ..DeliveryRound::default()
         };
-        let batches = self.plan_objects(sink, &behind, &mut round).await?;
-        let mut action = SinkAction::Continue;
+        let mut action = self.retry_due_events(&mut round, &mut LeaseMap::of(&behind)).await?;
+        let batches = match action {
+            SinkAction::Continue => self.plan_objects(sink, &behind, &mut round).await?,
+            SinkAction::Pause(_) | SinkAction::Stop(_) => Vec::new(),
+        };
         let mut failures = Vec::new();
         let writes: Vec<_> = batches
             .into_iter()
             .map(|(owned, batch)| {
-                write_object(self.context.db.clone(), self.filter.clone(), store.clone(), owned, batch)
+                write_object(self.context.db.clone(), self.filter.clone(), store.clone(), owned, batch, round.at)
             })
             .collect();
         let mut writes = stream::iter(writes).buffer_unordered(MAX_CONCURRENT_WRITES);
         while let Some(done) = writes.next().await {
             match done? {
-                (step, Ok(delivered)) => round.advances.push(CursorAdvance { delivered, ..step }),
-                (_, Err(error)) => failures.push(error),
+                Ok((step, damaged)) => {
+                    round.advances.push(step);
+                    round.failed_deliveries.extend(damaged);
+                }
+                Err(error) => failures.push(error),
             }
         }
         drop(writes);
@@ -80,6 +88,7 @@ impl Deliverer {
         let is_empty = round.advances.is_empty();
         let accepted = has_delivered(&round);
         if !is_empty {
+            self.log_failures(&round);
             self.record_round(round).await?;
         }
         if !self.apply_action(&action, accepted) {
@@ -183,30 +192,32 @@ fn decide_next_object(wanted: &[&FeedEntry], end: i64, is_full: bool, now: Time)
     }
 }
 
-/// Writes an object. Returns the cursor move, and the number of events in the object.
+/// Writes an object. Returns the cursor move, and the failed deliveries of damaged entries.
 async fn write_object(
     db: Db,
     filter: Arc<EventFilter>,
     store: Arc<ObjectStoreSink>,
     owned: Lease,
     batch: ObjectBatch,
-) -> Result<(CursorAdvance, Result<u64, SinkError>), DbError> {
+    at: Time,
+) -> Result<Result<(CursorAdvance, Vec<FailedDelivery>), SinkError>, DbError> {
     let window = FeedRange { account: batch.account, after: batch.first - 1, upto: batch.last };
     let event_batch = read_window_events(&db, &filter, &[window], u64::MAX).await?;
-    let step = CursorAdvance { lease: owned, upto: batch.last, delivered: 0 };
+    let step = CursorAdvance { lease: owned, upto: batch.last, delivered: event_batch.events.len() as u64 };
     // Erased and damaged entries are left out. An object without events is not written.
-    if event_batch.events.is_empty() {
-        return Ok((step, Ok(0)));
+    if !event_batch.events.is_empty()
+        && let Err(error) = store.put(&batch.name, &event_batch.events).await
+    {
+        return Ok(Err(error));
     }
-    let result = store.put(&batch.name, &event_batch.events).await;
-    Ok((step, result.map(|()| event_batch.events.len() as u64)))
+    Ok(Ok((step, damaged_failures(&event_batch, at).collect())))
 }
 
-/// Writes events of one account again, as one object per hour of storing. The object names end with
+/// Writes events again, as one object per account and hour of storing. The object names end with
 /// `suffix`.
 pub(super) async fn write_by_hour(store: &ObjectStoreSink, events: &[Event], suffix: &str) -> Result<(), SinkError> {
-    let hour = |event: &Event| event.stored.0.div_euclid(HOUR_MS);
-    for part in events.chunk_by(|one, other| hour(one) == hour(other)) {
+    let place = |event: &Event| (event.account_key, event.stored.0.div_euclid(HOUR_MS));
+    for part in events.chunk_by(|one, other| place(one) == place(other)) {
         let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
         let name = object_name(&first.account.sub, first.stored, first.feed_seq, last.feed_seq);
         store.put(&format!("{name}{suffix}"), part).await?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::event_builder::{EventBatch, read_events};
-use super::event_delivery::first_failure;
+use super::event_delivery::{damaged_failures, first_failure};
 use super::failure_policy::{EventDecision, probe_count};
 use super::object_delivery::{decide_whole_batch, write_by_hour};
 use super::sink_client::SinkClient;
@@ -58,6 +58,7 @@ impl Deliverer {
                 }
             }
         }
+        round.failed_deliveries.extend(damaged_failures(&batch, round.at));
         step.is_finished = step.upto >= replay.until;
         round.advances.push(CursorAdvance { lease: replay.lease, upto: 0, delivered: step.sent });
         round.replay_progress = Some(step);

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio_util::sync::CancellationToken;
 
+use super::object_delivery::write_by_hour;
 use crate::clock::Clock;
 use crate::config::SinkKind;
 use crate::event::Event;
@@ -67,23 +68,34 @@ impl SinkClient {
         events: Arc<[Event]>,
         clock: &Clock,
         stop: &CancellationToken,
-        mut on_response: impl FnMut(usize, Result<(), SinkError>) -> bool,
+        on_response: impl FnMut(usize, Result<(), SinkError>) -> bool,
     ) {
         match self {
             SinkClient::Jsonl(sink) => {
                 let count = events.len();
-                match append_lines(sink.clone(), events, clock.clone()).await {
-                    Ok(()) => (0..count).for_each(|index| {
-                        on_response(index, Ok(()));
-                    }),
-                    Err(error) => {
-                        on_response(0, Err(error));
-                    }
-                }
+                respond_to_all(count, append_lines(sink.clone(), events, clock.clone()).await, on_response);
             }
             SinkClient::Webhook(sink) => send_requests(sink, &events, clock, stop, on_response).await,
-            // Objects are written as a whole, by `object_delivery`.
-            SinkClient::ObjectStore(_) => {}
+            // Only retries: `object_delivery` writes new events, in objects whose bounds are stored.
+            SinkClient::ObjectStore(store) => {
+                respond_to_all(events.len(), write_by_hour(store, &events, "-retry").await, on_response);
+            }
+        }
+    }
+}
+
+/// Responds for events that were written as a whole.
+fn respond_to_all(
+    events: usize,
+    result: Result<(), SinkError>,
+    mut on_response: impl FnMut(usize, Result<(), SinkError>) -> bool,
+) {
+    match result {
+        Ok(()) => (0..events).for_each(|index| {
+            on_response(index, Ok(()));
+        }),
+        Err(error) => {
+            on_response(0, Err(error));
         }
     }
 }

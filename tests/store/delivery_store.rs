@@ -43,6 +43,7 @@ crate::on_both! {
     a_backlog_goes_out_once_each_and_in_order,
     what_gathers_within_a_minute_becomes_one_object,
     an_object_that_was_decided_is_written_with_the_same_bounds_whatever_came_since,
+    what_an_object_leaves_out_as_damaged_is_reported_and_can_be_retried,
 }
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -573,3 +574,26 @@ async fn an_object_that_was_decided_is_written_with_the_same_bounds_whatever_cam
     assert_eq!(stored_objects(&env)[1].1, 2);
 }
 
+async fn what_an_object_leaves_out_as_damaged_is_reported_and_can_be_retried(test: TestDb) {
+    let env = DeliveryEnv::new(test).await;
+    std::fs::create_dir(env.folder()).unwrap();
+    env.store_transcripts(0..3).await;
+    let intact = env.db().first(sql("select codec, body from artifact where feed = 2")).await.unwrap().unwrap();
+    let store = |codec: i64, body: Vec<u8>| {
+        sql("update artifact set codec = $1, body = $2 where feed = 2").bind(codec).bind(body)
+    };
+    env.db().run(store(1, b"not zstd".to_vec())).await.unwrap();
+    let mut deliverer = env.deliverer(object_store_settings(&env));
+    env.clock.advance(MINUTE);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(stored_objects(&env), [(object_name(1, 3), 2)]);
+    assert_eq!(env.totals().await, (0, 0, 1, 2));
+    assert!(env.view().await.failures[0].reason.contains("failed to unpack"));
+    // The row is restored from a backup, and the event is retried.
+    env.db().run(store(intact.int(0).unwrap(), intact.bytes(1).unwrap())).await.unwrap();
+    let key = env.view().await.row.key;
+    assert_eq!(env.db().retry_failed_deliveries(key, false, env.clock.now()).await.unwrap(), 1);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(stored_objects(&env), [(object_name(1, 3), 2), (object_name(2, 2) + "-retry", 1)]);
+    assert_eq!(env.totals().await, (0, 0, 0, 3));
+}
