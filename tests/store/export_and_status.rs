@@ -10,8 +10,8 @@ use bytes::Bytes;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::config::{self, Settings};
 use ringcx_extractor::db::{
-    Claim, CompletedJob, Db, ExportCursor, ExportRange, IngestSummary, JobOutcome, Lease, MetadataChunk, ReplicaRow,
-    WindowRead, sql,
+    Claim, CompletedJob, Db, DbFault, ExportCursor, ExportRange, IngestSummary, JobOutcome, Lease, MetadataChunk,
+    OpenMode, ReplicaRow, Stmt, WindowRead, sql,
 };
 use ringcx_extractor::export::{self, ExportFormat, Selection};
 use ringcx_extractor::model::{
@@ -213,6 +213,20 @@ async fn the_status_adds_up(test: TestDb) {
     assert_eq!((account.lag_seconds, account.oldest_unfinished_seconds), (Some(300), Some(30)));
     assert_eq!((account.requests_last_minute, account.drain_seconds, account.gaps.len()), (7, 2, 0));
     assert!(replicas[0].alive);
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_no_writes_is_not_ready() {
+    let url = tokio::task::spawn_blocking(support::postgres_cluster::create_database).await.unwrap();
+    let writable = Db::open_postgres(&url, OpenMode::CreateOrMigrate, 2).await.unwrap();
+    writable.ping().await.unwrap();
+    let name = writable.first(sql("select cast(current_database() as text)")).await.unwrap().unwrap().text(0).unwrap();
+    let set = Stmt::built(format!("alter database {name} set default_transaction_read_only = on"));
+    writable.run(set).await.unwrap();
+    let read_only = Db::open_postgres(&url, OpenMode::Existing, 2).await.unwrap();
+    let error = read_only.ping().await.unwrap_err();
+    assert_eq!(error.fault(), DbFault::Unavailable);
+    assert!(error.to_string().contains("accepts no writes"), "{error}");
 }
 
 async fn replicas_that_are_long_gone_are_forgotten_unless_they_own_something(test: TestDb) {

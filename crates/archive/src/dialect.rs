@@ -58,6 +58,22 @@ impl Db {
 }
 
 impl Tx {
+    /// Checks that the transaction may write. Postgres begins one on a standby or a read-only server
+    /// without an error, and refuses only the first write. SQLite refuses to begin it.
+    pub(super) async fn ensure_writable(&mut self) -> Result<(), DbError> {
+        if !self.is_postgres() {
+            return Ok(());
+        }
+        let row = self.first(sql("select current_setting('transaction_read_only')")).await?;
+        if row.map(|row| row.text(0)).transpose()?.as_deref() != Some("on") {
+            return Ok(());
+        }
+        Err(DbError::new(
+            DbFault::Unavailable,
+            "the Postgres server accepts no writes\nhint: database.url must lead to the primary and not to a standby, and default_transaction_read_only must be off",
+        ))
+    }
+
     /// Takes an exclusive advisory lock on `key` until this transaction ends. On SQLite the single
     /// writer makes it needless.
     pub(super) async fn advisory_lock(&mut self, key: &str) -> Result<(), DbError> {

@@ -376,10 +376,13 @@ impl Db {
         rows.iter().map(|row| row.int(0)).collect()
     }
 
-    /// Runs a trivial write transaction, to check that the database responds and accepts writes.
+    /// Begins and ends a write transaction, to check that the database responds and accepts writes.
+    ///
+    /// # Errors
+    /// If the database is unreachable or read-only.
     pub async fn ping(&self) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
-        tx.all(sql("select 1")).await?;
+        tx.ensure_writable().await?;
         tx.commit().await
     }
 
