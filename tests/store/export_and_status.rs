@@ -23,6 +23,7 @@ use support::TestDb;
 crate::on_both! {
     an_export_holds_every_segment_once_and_in_order,
     an_export_of_what_changed_holds_no_more_than_that,
+    an_export_of_changes_works_with_any_number_of_accounts,
     a_number_that_no_export_printed_is_not_known,
     the_status_adds_up,
     replicas_that_are_long_gone_are_forgotten_unless_they_own_something,
@@ -161,6 +162,20 @@ async fn an_export_of_what_changed_holds_no_more_than_that(test: TestDb) {
     let next = test.db.create_export_cursor(later + Duration::from_secs(3600)).await.unwrap();
     assert_eq!(next, number + 1);
     assert!(changed_since(&test.db, &test.db.export_cursor(next).await.unwrap().unwrap(), all).await.is_empty());
+}
+
+async fn an_export_of_changes_works_with_any_number_of_accounts(test: TestDb) {
+    let a = acquire_account(&test.db, "a").await;
+    let records: Vec<SegmentRecord> = (0..3).map(|n| record(&format!("s{n}"), Some(n))).collect();
+    ingest(&test.db, a, NOW, &records).await;
+    store_answers(&test.db, a, "s0").await;
+    let number = test.db.create_export_cursor(NOW + Duration::from_secs(3600)).await.unwrap();
+    let mut cursor = serde_json::to_value(test.db.export_cursor(number).await.unwrap().unwrap()).unwrap();
+    let feeds = cursor["feeds"].as_object_mut().unwrap();
+    feeds.extend((0..40_000).map(|n| ((1_000_000 + n).to_string(), n.into())));
+    let cursor: ExportCursor = serde_json::from_value(cursor).unwrap();
+    store_answers(&test.db, a, "s1").await;
+    assert_eq!(changed_since(&test.db, &cursor, ExportRange::default()).await, ["s1"]);
 }
 
 async fn a_number_that_no_export_printed_is_not_known(test: TestDb) {

@@ -23,6 +23,16 @@ impl Db {
         Ok(self.first(stmt.bind(name)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(0) > 0)
     }
 
+    /// A query of the pairs in the JSON object of numbers that is bound as this argument.
+    pub(super) fn select_json_pairs(&self, argument: usize) -> String {
+        match self {
+            Db::Sqlite(_) => format!("select cast(key as integer), value from json_each(${argument})"),
+            Db::Postgres(_) => format!(
+                "select cast(key as bigint), cast(value as bigint) from json_each_text(cast(${argument} as json))"
+            ),
+        }
+    }
+
     /// Runs a statement that no transaction may contain, such as a vacuum. Does nothing on SQLite.
     pub(super) async fn vacuum_postgres(&self, text: &'static str) -> Result<(), DbError> {
         if let Db::Postgres(pools) = self {

@@ -28,6 +28,11 @@ pub struct ExportCursor {
     pub(crate) feeds: BTreeMap<i64, i64>,
 }
 
+fn serialize(part: &impl Serialize) -> Result<String, DbError> {
+    serde_json::to_string(part)
+        .map_err(|error| DbError::new(DbFault::Broken, format!("failed to serialise an export cursor: {error}")))
+}
+
 impl Db {
     /// Stores the current position of every feed. Returns the cursor's number.
     ///
@@ -41,8 +46,7 @@ impl Db {
         let held = tx.first(sql("select value from meta where key = 'export'")).await?;
         let last: i64 = held.map(|row| row.text(0)).transpose()?.and_then(|text| text.parse().ok()).unwrap_or(0);
         let number = last + 1;
-        let cursor = serde_json::to_string(&ExportCursor { at: now, feeds })
-            .map_err(|error| DbError::new(DbFault::Broken, format!("failed to serialise an export cursor: {error}")))?;
+        let cursor = serialize(&ExportCursor { at: now, feeds })?;
         let upsert = || {
             sql("insert into meta (key, value) values ($1, $2) on conflict (key) do update set value = excluded.value")
         };
@@ -81,12 +85,10 @@ impl Db {
     ) -> Result<Vec<SegmentRow>, DbError> {
         let from = range.from.unwrap_or(if range.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE });
         let ended = last.map_or(from, |last| last.ended.unwrap_or(Time::NONE).max(from));
-        // The list must not be empty; no account has the key -1.
-        let feeds: Vec<(i64, i64)> =
-            cursor.feeds.iter().map(|(account, feed)| (*account, *feed)).chain([(-1, 0)]).collect();
-        let places: Vec<String> = (0..feeds.len()).map(|i| format!("(${},${})", 8 + 2 * i, 9 + 2 * i)).collect();
+        // One argument for all accounts: both databases limit the number of arguments.
+        let feeds = serialize(&cursor.feeds)?;
         let mut stmt = Stmt::built(format!(
-            "with mark (account, feed) as (values {})
+            "with mark (account, feed) as materialized ({})
              select {SEGMENT_COLUMNS} from segment s join account a on a.id = s.account left join mark m on m.account = s.account
              where s.ended >= $1 and s.ended < $2 and ($3 = -1 or s.account = $3)
              and ($4 = 0 or (s.ended, a.sub, s.segment_id) > ($1, $5, $6))
@@ -94,15 +96,12 @@ impl Db {
                or exists (select 1 from artifact x where x.item >= s.id * 4 and x.item < s.id * 4 + 4 and x.feed > coalesce(m.feed, 0))
                or exists (select 1 from work w where w.item >= s.id * 4 and w.item < s.id * 4 + 4 and w.state <> 0 and w.last_try >= $7))
              order by s.ended, a.sub, s.segment_id limit {limit}",
-            places.join(",")
+            self.select_json_pairs(8)
         ));
         stmt = stmt.bind(ended).bind(range.to.unwrap_or(Time(i64::MAX))).bind(range.account.unwrap_or(-1));
         stmt = stmt.bind(last.is_some()).bind(last.map_or("", |last| &*last.account.sub));
         stmt = stmt.bind(last.map_or("", |last| last.segment_id.as_str())).bind(cursor.at - CHANGE_VISIBILITY_MARGIN);
-        for (account, feed) in feeds {
-            stmt = stmt.bind(account).bind(feed);
-        }
-        let rows = self.all(stmt).await?;
+        let rows = self.all(stmt.bind(feeds)).await?;
         rows.iter().map(segment_from_row).collect()
     }
 
