@@ -307,7 +307,8 @@ impl Supervisor {
     /// Grants permits to commands such as `check`, which send requests from another process.
     async fn grant_permits(&self) -> Result<(), DbError> {
         for (nth, (id, account)) in self.context.db.pending_permit_requests().await?.into_iter().enumerate() {
-            let Some(supervised) = self.accounts.get(&account) else { continue };
+            let supervised = self.accounts.get(&account).filter(|supervised| !supervised.is_lost);
+            let Some(supervised) = supervised else { continue };
             // The first one may wait: if the budget is used up, no permit is available without
             // waiting.
             let wait = if nth == 0 { self.context.clock.real(HEARTBEAT_INTERVAL) } else { Duration::ZERO };
@@ -317,7 +318,12 @@ impl Supervisor {
                 permit.mark_sent();
                 drop(permit);
                 let now = self.context.clock.now();
-                self.context.db.grant_permit(id, now, now - RATE_LIMIT_MEMORY).await?;
+                let lease = supervised.account.lease;
+                match self.context.db.grant_permit(id, lease, now, now - RATE_LIMIT_MEMORY).await {
+                    // The new owner grants it.
+                    Err(error) if error.fault() == DbFault::LeaseLost => tracing::debug!(%error, "granted no permit"),
+                    granted => granted?,
+                }
             }
         }
         Ok(())

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::db::{
-    Claim, CompletedJob, CursorAdvance, Db, DeliveryRound, FailedDelivery, IndexBatch, IndexSlice, Item, JobOutcome,
-    JournalAction, JournalEntry, Lease, MetadataChunk, ObjectBatch, OpenMode, PostgresCopy, sql,
+    Claim, CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, FailedDelivery, IndexBatch, IndexSlice, Item,
+    JobOutcome, JournalAction, JournalEntry, Lease, MetadataChunk, ObjectBatch, OpenMode, PostgresCopy, sql,
 };
 use ringcx_extractor::erasure::{self, ErasureRequest};
 use ringcx_extractor::model::{
@@ -30,6 +30,7 @@ crate::on_both! {
     what_is_erased_while_everything_goes_on_is_gone_and_the_proof_is_whole,
     several_may_have_the_index_forget_at_once,
     leftovers_of_two_owners_do_not_lock_each_other_out,
+    only_the_owner_grants_a_permit_and_its_age_is_known,
     what_is_damaged_stops_neither_the_index_nor_retention_nor_an_erasure,
 }
 
@@ -39,6 +40,20 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn acquire_account(db: &Db, sub: &str) -> Lease {
     let account = db.register_account(&AccountId::new("1", sub), None, NOW).await.unwrap();
     db.acquire_leases(&[account.key], "test", 10 * SECOND, NOW).await.unwrap().remove(0)
+}
+
+async fn only_the_owner_grants_a_permit_and_its_age_is_known(test: TestDb) {
+    let db = &test.db;
+    let before = acquire_account(db, "a").await;
+    let request = db.request_permit(before.account, NOW).await.unwrap();
+    let owned = acquire_account(db, "a").await;
+    let refused = db.grant_permit(request, before, NOW, Time(0)).await.unwrap_err();
+    assert_eq!(refused.fault(), DbFault::LeaseLost);
+    assert_eq!(db.permit_age(request, NOW).await.unwrap(), None);
+    db.grant_permit(request, owned, NOW, Time(0)).await.unwrap();
+    assert!(db.permit_age(request, NOW).await.unwrap().unwrap() < 5 * SECOND);
+    db.run(sql("update guest set granted = granted - 5000")).await.unwrap();
+    assert!(db.permit_age(request, NOW).await.unwrap().unwrap() >= 5 * SECOND);
 }
 
 async fn ingest(db: &Db, owned: Lease, ids: &[String], note: &str) {
@@ -97,7 +112,8 @@ async fn erase_segment(db: &Db, id: &str) {
     let subject = Subject::Segment(id.to_owned());
     let request = erasure_request(subject);
     let found = erasure::plan_erasure(db, &request, &mut |_| {}).await.unwrap();
-    let (erased, _) = erasure::execute_plan(db, &request, found, NOW, &mut |_| {}).await.unwrap();
+    let (erased, _) =
+        erasure::execute_plan(db, &request, found, NOW, &mut |_| {}).await.unwrap();
     assert_eq!(erased.segments, 1);
 }
 

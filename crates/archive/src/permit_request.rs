@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Db, DbError, sql};
+use super::{Db, DbError, Lease, sql};
 use crate::clock::{Time, millis};
 
 impl Db {
@@ -12,16 +12,20 @@ impl Db {
     pub async fn request_permit(&self, account: i64, now: Time) -> Result<i64, DbError> {
         let mut tx = self.begin().await?;
         let stmt = sql("insert into guest (account, asked) values ($1, $2) returning id");
-        let row = tx.first(stmt.bind(account).bind(now)).await?.ok_or_else(|| DbError::lease_lost(account))?;
+        let row = tx
+            .first(stmt.bind(account).bind(now))
+            .await?
+            .ok_or_else(|| DbError::missing_row("guest", format!("the new request of account {account}")))?;
         let id = row.int(0)?;
         tx.commit().await?;
         Ok(id)
     }
 
-    /// Whether the permit was granted. The request must then be sent within a second.
-    pub async fn is_permit_granted(&self, id: i64) -> Result<bool, DbError> {
+    /// How long ago the permit was granted; `None` if it was not.
+    pub async fn permit_age(&self, id: i64, now: Time) -> Result<Option<Duration>, DbError> {
         let row = self.first(sql("select granted from guest where id = $1").bind(id)).await?;
-        Ok(row.map(|row| row.maybe_int(0)).transpose()?.flatten().is_some())
+        let Some(granted) = row.map(|row| row.maybe_time(0)).transpose()?.flatten() else { return Ok(None) };
+        Ok(Some(self.database_now(now).await?.since(granted)))
     }
 
     /// Records that a command sent a request for an account without a live owner, so that the next
@@ -41,10 +45,18 @@ impl Db {
         rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
     }
 
-    /// Grants a permit. Deletes requests that were made before `delete_before`.
-    pub async fn grant_permit(&self, id: i64, now: Time, delete_before: Time) -> Result<(), DbError> {
+    /// Grants a permit for the leased account. Deletes requests that were made before
+    /// `delete_before`. The moment is stored by the database's clock: the command may run on another
+    /// machine.
+    ///
+    /// # Errors
+    /// `DbFault::LeaseLost` if the account has another owner now.
+    pub async fn grant_permit(&self, id: i64, lease: Lease, now: Time, delete_before: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
-        tx.run(sql("update guest set granted = $2 where id = $1").bind(id).bind(now)).await?;
+        tx.hold_lease(lease).await?;
+        let granted = now.plus_millis(tx.clock_offset_ms(now).await?);
+        let stmt = sql("update guest set granted = $3 where id = $1 and account = $2 and granted is null");
+        tx.run(stmt.bind(id).bind(lease.account).bind(granted)).await?;
         tx.run(sql("delete from guest where asked < $1").bind(delete_before)).await?;
         tx.commit().await
     }

@@ -10,6 +10,7 @@ use super::{CheckEnv, CheckLine};
 use crate::account::metadata_budget_name;
 use crate::clock::{Clock, Time};
 use crate::daemon::app_context;
+use crate::db::{Db, DbError};
 use crate::model::{AccountId, Artifact, ArtifactSet, SegmentRecord, Window};
 use crate::ringcx::rate_limit::{Pacer, ReservedQuota};
 use crate::ringcx::{self, ApiError, ParsedRecord};
@@ -19,6 +20,8 @@ const BUDGET_WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How old the heartbeat of a live replica may be.
 const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(10);
 
+/// How long after its grant a permit may be used. The daemon's count assumes it.
+const PERMIT_LIFETIME: Duration = Duration::from_secs(1);
 /// The interval at which the grant of a permit is polled.
 const PERMIT_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -36,7 +39,7 @@ fn from_real_time(clock: &Clock, span: Duration) -> Duration {
 async fn request_permit(env: &CheckEnv<'_>, id: &AccountId) -> Result<(), String> {
     let (db, clock) = (&env.db, &env.context.clock);
     let alive = from_real_time(clock, MAX_HEARTBEAT_AGE);
-    let failed = |error: crate::db::DbError| format!("failed to request a permit from the running daemon: {error}");
+    let failed = |error: DbError| format!("failed to request a permit from the running daemon: {error}");
     let account = db.register_account(id, None, clock.now()).await.map_err(failed)?;
     let here = db.database_now(clock.now()).await.map_err(failed)?;
     let replicas = db.replicas().await.map_err(failed)?;
@@ -44,15 +47,26 @@ async fn request_permit(env: &CheckEnv<'_>, id: &AccountId) -> Result<(), String
     if !owner.is_some_and(|owner| owner.released.is_none() && here.since(owner.heartbeat) <= alive) {
         return db.record_foreign_use(account.key, alive, clock.now()).await.map_err(failed);
     }
-    let asked = db.request_permit(account.key, clock.now()).await.map_err(failed)?;
-    let until = clock.tick() + from_real_time(clock, BUDGET_WAIT_TIMEOUT);
-    while clock.tick() < until {
-        if db.is_permit_granted(asked).await.map_err(failed)? {
-            return Ok(());
-        }
-        tokio::time::sleep(PERMIT_POLL_INTERVAL).await;
+    match await_permit(db, clock, account.key).await.map_err(failed)? {
+        true => Ok(()),
+        false => Err("not checked: the running daemon granted no request in time, as when it waits after a 429 or its limit is very low\nhint: see `status`, or try again".to_owned()),
     }
-    Err("not checked: the running daemon granted no request in time, as when it waits after a 429 or its limit is very low\nhint: see `status`, or try again".to_owned())
+}
+
+/// Requests a permit and waits for its grant. A permit that is too old when its grant is noticed is
+/// not used, and another one is requested. Returns whether one was granted in time.
+async fn await_permit(db: &Db, clock: &Clock, account: i64) -> Result<bool, DbError> {
+    let lifetime = from_real_time(clock, PERMIT_LIFETIME);
+    let until = clock.tick() + from_real_time(clock, BUDGET_WAIT_TIMEOUT);
+    let mut request = db.request_permit(account, clock.now()).await?;
+    while clock.tick() < until {
+        match db.permit_age(request, clock.now()).await? {
+            Some(age) if age <= lifetime => return Ok(true),
+            Some(_) => request = db.request_permit(account, clock.now()).await?,
+            None => tokio::time::sleep(PERMIT_POLL_INTERVAL).await,
+        }
+    }
+    Ok(false)
 }
 
 /// Checks that the server has not asked to wait after a 429, which may have been sent to a daemon.
@@ -123,17 +137,18 @@ async fn check_metadata(
     let allowed = async {
         check_throttle(env, &metadata_budget_name(&id.sub)).await?;
         check_throttle(env, &app_context::budget_name(&env.settings.limits, &id.sub)).await?;
-        request_permit(env, id).await
+        // Before the daemon's permit, which is valid only for a short time.
+        let permit = pacer.acquire().await;
+        request_permit(env, id).await?;
+        Ok::<_, String>(permit)
     };
-    if let Err(why) = allowed.await {
-        return CheckLine::failed(&what, &why);
-    }
+    let permit = match allowed.await {
+        Ok(permit) => permit,
+        Err(why) => return CheckLine::failed(&what, &why),
+    };
     let window = latest_window(env.api.api_now(), env.settings.discovery.window, env.settings.discovery.offset);
     let (sender, mut receiver) = mpsc::channel(2);
-    let request = async {
-        let permit = pacer.acquire().await;
-        ringcx::read_metadata(&env.api, &env.login, pacer, permit, budget, id, window, sender).await
-    };
+    let request = ringcx::read_metadata(&env.api, &env.login, pacer, permit, budget, id, window, sender);
     let drain = async {
         let mut transcribed = 0_u64;
         while let Some(batch) = receiver.recv().await {
@@ -189,10 +204,10 @@ async fn check_permission(
     artifact: Artifact,
 ) -> Option<CheckLine> {
     let what = format!("{}, {}", account.title(), artifact.name());
+    let permit = pacer.acquire().await;
     if let Err(why) = request_permit(env, &account.id).await {
         return Some(CheckLine::warning(&what, &why));
     }
-    let permit = pacer.acquire().await;
     let (api, login, segment_id) = (&env.api, &env.login, segment.segment_id.as_str());
     let dialog = segment.dialog_id.as_deref().unwrap_or_default();
     let answer = match artifact {
@@ -224,6 +239,7 @@ fn describe_window(announced: u64, transcribed: u64, aside: u64, window: Window)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::OpenMode;
 
     #[test]
     fn the_window_ends_the_offset_behind_now_on_a_whole_second() {
@@ -231,6 +247,34 @@ mod tests {
         let window = latest_window(now, Duration::from_secs(900), Duration::from_secs(300));
         assert_eq!(window.end(), Time::from_secs(1_789_999_700));
         assert_eq!(window.begin(), Time::from_secs(1_789_998_800));
+    }
+
+    #[tokio::test]
+    async fn a_permit_that_is_noticed_too_late_is_not_used_and_another_is_requested() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open_sqlite(&folder.path().join("test.db"), OpenMode::CreateOrMigrate).await.unwrap();
+        let clock = Clock::system();
+        let now = clock.now();
+        let account = db.register_account(&AccountId::new("1", "a"), None, now).await.unwrap().key;
+        let lease = db.acquire_leases(&[account], "test", MAX_HEARTBEAT_AGE, now).await.unwrap().remove(0);
+        let granted = std::cell::Cell::new(0);
+        let daemon = async {
+            loop {
+                for (request, _) in db.pending_permit_requests().await.unwrap() {
+                    // The first grant is old when the command sees it.
+                    let age = if granted.get() == 0 { Duration::from_secs(3) } else { Duration::ZERO };
+                    db.grant_permit(request, lease, clock.now() - age, now - MAX_HEARTBEAT_AGE).await.unwrap();
+                    granted.set(granted.get() + 1);
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            used = await_permit(&db, &clock, account) => assert!(used.unwrap()),
+            () = daemon => {}
+        }
+        assert_eq!(granted.get(), 2);
+        db.close().await;
     }
 
     #[test]
