@@ -54,6 +54,15 @@ pub struct ErasureRequest {
     pub include_unreadable: bool,
 }
 
+/// What the person who requests an erasure has confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    /// The matches that the plan lists.
+    Listed,
+    /// Everything that matches, also what is announced before the erasure ends.
+    Everything,
+}
+
 /// What an erasure deletes and what it leaves.
 #[derive(Debug, Clone, Default)]
 pub struct ErasurePlan {
@@ -79,6 +88,10 @@ pub struct ErasurePlan {
     pub alike_quarantined: Vec<QuarantinedText>,
     /// Quarantined records that cannot be read; left unless the request has `include_unreadable`.
     pub unreadable_quarantined: Vec<QuarantinedText>,
+    /// Segments that match only since the confirmation; left.
+    pub unconfirmed_segments: Vec<SegmentRef>,
+    /// The number of quarantined records that match only since the confirmation; left.
+    pub unconfirmed_records: u64,
     /// Segments with an agent of this name or id. Agents are not contacts, so these do not match.
     pub agent_segments: u64,
     /// An id that the archive does not have, to be refused when it is announced.
@@ -100,8 +113,14 @@ impl ErasurePlan {
     /// Whether any match or possible match is left.
     pub fn is_incomplete(&self) -> bool {
         self.has_holds()
+            || self.has_unconfirmed()
             || !(self.alike.is_empty() && self.alike_quarantined.is_empty())
             || !(self.unreadable.is_empty() && self.unreadable_quarantined.is_empty())
+    }
+
+    /// Whether anything matches only since the confirmation.
+    pub fn has_unconfirmed(&self) -> bool {
+        !self.unconfirmed_segments.is_empty() || self.unconfirmed_records > 0
     }
 
     /// Whether a hold keeps any of it.
@@ -116,6 +135,39 @@ impl ErasurePlan {
             holds.entry(hold.id).or_insert((hold, 0)).1 += 1;
         }
         holds.into_values().collect()
+    }
+
+    /// Leaves what is not in the confirmed list. An unknown id stays: it is the id that was typed,
+    /// and nothing is deleted for it.
+    fn leave_unconfirmed(&mut self, listed: &ListedMatches) {
+        let segments = std::mem::take(&mut self.segments).into_iter();
+        (self.segments, self.unconfirmed_segments) = segments.partition(|segment| listed.has_segment(segment));
+        let records = self.quarantined.len();
+        self.quarantined.retain(|record| listed.quarantined.contains(record));
+        self.unconfirmed_records = records.saturating_sub(self.quarantined.len()) as u64;
+    }
+}
+
+/// The matches that a plan listed for the confirmation.
+struct ListedMatches {
+    segments: HashSet<i64>,
+    quarantined: HashSet<(i64, Vec<u8>)>,
+    unknown_id: Option<(i64, String)>,
+}
+
+impl ListedMatches {
+    fn of(plan: &ErasurePlan) -> ListedMatches {
+        ListedMatches {
+            segments: plan.segments.iter().map(|segment| segment.key).collect(),
+            quarantined: plan.quarantined.iter().cloned().collect(),
+            unknown_id: plan.unknown_id.clone(),
+        }
+    }
+
+    /// Whether it was listed, by its key or, before it was announced, by its id.
+    fn has_segment(&self, segment: &SegmentRef) -> bool {
+        let is_unknown = |(account, id): &(i64, String)| *account == segment.account && *id == segment.segment_id;
+        self.segments.contains(&segment.key) || self.unknown_id.as_ref().is_some_and(is_unknown)
     }
 }
 
@@ -269,7 +321,8 @@ async fn find_quarantined(
 }
 
 /// Executes a plan. Where a hold was placed or the segment was announced in the meantime, it plans
-/// again and returns the new plan. The journal records what a hold keeps of the request.
+/// again and returns the new plan; it then deletes nothing that is not confirmed. The journal records
+/// what a hold keeps of the request.
 ///
 /// # Errors
 /// Where the database fails. Completed transactions stay in effect.
@@ -277,12 +330,17 @@ pub async fn execute_plan(
     db: &Db,
     request: &ErasureRequest,
     mut plan: ErasurePlan,
+    confirmation: Confirmation,
     now: Time,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(DeletionCounts, ErasurePlan), DbError> {
     let mut total = DeletionCounts::default();
+    let listed = ListedMatches::of(&plan);
     while !execute_batches(db, request, &plan, now, &mut total, progress).await? {
         plan = plan_erasure(db, request, &mut |_| {}).await?;
+        if confirmation == Confirmation::Listed {
+            plan.leave_unconfirmed(&listed);
+        }
     }
     if plan.has_holds() {
         let counts = (plan.held_segments.len() as u64, plan.quarantine_holds.len() as u64);

@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{CommandContext, UsageError, human_format, terminal};
 use crate::db::{Db, DeletionCounts, ExportRange, OpenMode, QuarantinedText, SegmentRef, WipeOutcome};
-use crate::erasure::{self, ErasurePlan, ErasureRequest};
+use crate::erasure::{self, Confirmation, ErasurePlan, ErasureRequest};
 use crate::model::Subject;
 use crate::render::clean_line;
 
@@ -191,10 +191,13 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
     if found.has_deletions() && !args.yes && !confirm()? {
         bail!("nothing was erased\nhint: answer yes, or give --yes");
     }
+    let confirmation = if args.yes { Confirmation::Everything } else { Confirmation::Listed };
     let bar = progress_bar(found.segments.len() as u64, "erasing");
+    let now = context.clock.now();
     let (erased, found) =
-        erasure::execute_plan(db, &request, found, context.clock.now(), &mut |count| bar.inc(count)).await?;
+        erasure::execute_plan(db, &request, found, confirmation, now, &mut |count| bar.inc(count)).await?;
     bar.finish_and_clear();
+    terminal::print_stdout(&describe_unconfirmed(&found))?;
     if erased != DeletionCounts::default() {
         db.bump_change_version().await?;
         // Printed before another step can fail, because the erasure is final.
@@ -283,6 +286,25 @@ fn describe_found(found: &ErasurePlan, is_dry_run: bool) -> String {
         text += "hint: `ringcx-extractor hold --release NUMBER` releases a hold\n";
     }
     text
+}
+
+/// Describes what matches only since the confirmation.
+fn describe_unconfirmed(found: &ErasurePlan) -> String {
+    if !found.has_unconfirmed() {
+        return String::new();
+    }
+    let mut parts = Vec::new();
+    if !found.unconfirmed_segments.is_empty() {
+        parts.push(human_format::format_count(found.unconfirmed_segments.len() as u64, "segment"));
+    }
+    if found.unconfirmed_records > 0 {
+        parts.push(format!("{} set aside", human_format::format_count(found.unconfirmed_records, "record")));
+    }
+    format!(
+        "kept: {} that matched only after the confirmation\n{}hint: run the command again to erase this, too\n",
+        parts.join(" and "),
+        list_segments(&found.unconfirmed_segments)
+    )
 }
 
 /// Lists segments, one per line.

@@ -12,7 +12,7 @@ use ringcx_extractor::db::{
     Claim, CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, FailedDelivery, IndexBatch, IndexSlice, Item,
     JobOutcome, JournalAction, JournalEntry, Lease, MetadataChunk, ObjectBatch, OpenMode, PostgresCopy, sql,
 };
-use ringcx_extractor::erasure::{self, ErasureRequest};
+use ringcx_extractor::erasure::{self, Confirmation, ErasureRequest};
 use ringcx_extractor::model::{
     AccountId, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, Subject, SummariesFor, TimeRange, TimeRangeSet,
 };
@@ -113,7 +113,7 @@ async fn erase_segment(db: &Db, id: &str) {
     let request = erasure_request(subject);
     let found = erasure::plan_erasure(db, &request, &mut |_| {}).await.unwrap();
     let (erased, _) =
-        erasure::execute_plan(db, &request, found, NOW, &mut |_| {}).await.unwrap();
+        erasure::execute_plan(db, &request, found, Confirmation::Everything, NOW, &mut |_| {}).await.unwrap();
     assert_eq!(erased.segments, 1);
 }
 

@@ -15,7 +15,7 @@ use ringcx_extractor::db::{
     BrokenAnswer, Claim, CompletedJob, Db, DbFault, DeletionCounts, DeletionReason, ExportRange, IngestSummary,
     JobOutcome, JournalAction, JournalEntry, Lease, MetadataChunk, SegmentRef, WindowRead, WipeOutcome, sql,
 };
-use ringcx_extractor::erasure::{self, ErasurePlan, ErasureRequest, RetentionCursor};
+use ringcx_extractor::erasure::{self, Confirmation, ErasurePlan, ErasureRequest, RetentionCursor};
 use ringcx_extractor::model::{
     AccountId, ArtifactSelection, ArtifactSet, ItemState, Lane, QuarantinedRecord, SegmentRecord, Subject,
     SummariesFor, TimeRange, TimeRangeSet,
@@ -42,6 +42,7 @@ crate::on_both! {
     a_segment_that_a_record_set_aside_names_too_is_counted_once,
     a_hold_keeps_what_it_names,
     a_hold_placed_between_looking_and_erasing_is_heeded,
+    what_matches_only_since_the_confirmation_is_kept_and_named,
     a_hold_without_a_subject_or_without_a_row_is_an_error_that_says_so,
     retention_takes_what_is_past_it_and_nothing_else,
     retention_is_its_owners_alone,
@@ -176,7 +177,7 @@ fn segment_subject(id: &str) -> Subject {
 
 async fn find_and_erase(db: &Db, request: &ErasureRequest) -> (DeletionCounts, ErasurePlan) {
     let found = erasure::plan_erasure(db, request, &mut |_| {}).await.unwrap();
-    let done = erasure::execute_plan(db, request, found, NOW, &mut |_| {}).await.unwrap();
+    let done = erasure::execute_plan(db, request, found, Confirmation::Everything, NOW, &mut |_| {}).await.unwrap();
     db.purge_deleted().await.unwrap();
     done
 }
@@ -449,9 +450,41 @@ async fn a_hold_placed_between_looking_and_erasing_is_heeded(test: TestDb) {
     let request = erasure_request(Subject::Dialog("d".into()));
     let found = erasure::plan_erasure(db, &request, &mut |_| {}).await.unwrap();
     place_hold(db, segment_subject("two"), None).await;
-    let (erased, found) = erasure::execute_plan(db, &request, found, NOW, &mut |_| {}).await.unwrap();
+    let (erased, found) =
+        erasure::execute_plan(db, &request, found, Confirmation::Listed, NOW, &mut |_| {}).await.unwrap();
     assert_eq!((erased.segments, found.held_segments.len()), (1, 1));
     assert_eq!(stored_ids(db).await, ["two"]);
+}
+
+async fn what_matches_only_since_the_confirmation_is_kept_and_named(test: TestDb) {
+    let db = &test.db;
+    let owned = acquire_account(db, "a").await;
+    let segment = |id: &str, dialog: &str| record(id, dialog, Some(minutes_ago(100)), "1");
+    ingest_and_store(db, owned, &[segment("listed", "d"), segment("other", "x")]).await;
+    let request = erasure_request(Subject::Dialog("d".into()));
+    let found = erasure::plan_erasure(db, &request, &mut |_| {}).await.unwrap();
+    // A hold on something else makes the erasure plan again.
+    ingest(db, owned, &[segment("new", "d")]).await;
+    place_hold(db, segment_subject("other"), None).await;
+    let (erased, left) =
+        erasure::execute_plan(db, &request, found, Confirmation::Listed, NOW, &mut |_| {}).await.unwrap();
+    assert_eq!((erased.segments, segment_ids(&left.unconfirmed_segments)), (1, vec!["new"]));
+    assert!(left.is_incomplete() && !left.has_holds());
+    // With `--yes`, everything that matches is confirmed.
+    let found = erasure::plan_erasure(db, &request, &mut |_| {}).await.unwrap();
+    ingest(db, owned, &[segment("newer", "d")]).await;
+    place_hold(db, segment_subject("other"), None).await;
+    let (erased, left) =
+        erasure::execute_plan(db, &request, found, Confirmation::Everything, NOW, &mut |_| {}).await.unwrap();
+    assert_eq!((erased.segments, left.is_incomplete()), (2, false));
+    // An id that is announced between the confirmation and the erasure was confirmed.
+    let request = ErasureRequest { account: Some(owned.account), ..erasure_request(segment_subject("late")) };
+    let found = erasure::plan_erasure(db, &request, &mut |_| {}).await.unwrap();
+    ingest(db, owned, &[segment("late", "d")]).await;
+    let (erased, left) =
+        erasure::execute_plan(db, &request, found, Confirmation::Listed, NOW, &mut |_| {}).await.unwrap();
+    assert_eq!((erased.segments, left.is_incomplete()), (1, false));
+    assert_eq!(stored_ids(db).await, ["other"]);
 }
 
 async fn a_hold_without_a_subject_or_without_a_row_is_an_error_that_says_so(test: TestDb) {
@@ -756,7 +789,16 @@ async fn a_hold_of_a_kind_that_is_not_known_keeps_everything(test: TestDb) {
     insert_hold_of_unknown_kind(db).await;
     let refused = [
         erasure::plan_erasure(db, &erasure_request(segment_subject("one")), &mut |_| {}).await.map(drop),
-        erasure::execute_plan(db, &erasure_request(contact_subject("1")), before, NOW, &mut |_| {}).await.map(drop),
+        erasure::execute_plan(
+            db,
+            &erasure_request(contact_subject("1")),
+            before,
+            Confirmation::Listed,
+            NOW,
+            &mut |_| {},
+        )
+        .await
+        .map(drop),
         erasure::delete_expired_segments(db, owned, NOW, "retention@test", NOW, &mut RetentionCursor::default())
             .await
             .map(drop),
@@ -779,7 +821,16 @@ async fn without_its_key_the_archive_neither_erases_nor_takes_in(test: TestDb) {
     db.run(sql("delete from meta where key = 'keeping.key'")).await.unwrap();
     let found = erasure::plan_erasure(db, &erasure_request(segment_subject("two")), &mut |_| {}).await.unwrap();
     assert!(
-        erasure::execute_plan(db, &erasure_request(segment_subject("two")), found, NOW, &mut |_| {}).await.is_err()
+        erasure::execute_plan(
+            db,
+            &erasure_request(segment_subject("two")),
+            found,
+            Confirmation::Listed,
+            NOW,
+            &mut |_| {}
+        )
+        .await
+        .is_err()
     );
     let known = TimeRangeSet::default();
     let chunk = MetadataChunk {
