@@ -52,7 +52,8 @@ pub(crate) fn segment_id_digest(segment_id: &str) -> (i64, i64) {
     (half(0), half(8))
 }
 
-/// The UTC day of a time, as table `announced` counts; -1 stands for "no end time".
+/// The UTC day of a time, as table `announced` counts; -1 stands for "no end time". No segment ended
+/// on the real day -1: a time before 1970 is not read as an end time (`lenient_time`).
 pub(crate) fn utc_day(ended: Time) -> i64 {
     if ended == Time::NONE { -1 } else { ended.0.div_euclid(86_400_000) }
 }
