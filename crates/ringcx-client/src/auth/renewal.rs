@@ -142,7 +142,11 @@ impl Login {
                 tracing::warn!("failed to read the credentials again: {error}");
                 return false;
             }
-            Err(_) => return false,
+            // The message of a panic may hold a secret, so it is not logged.
+            Err(_) => {
+                tracing::error!("failed to read the credentials again: the task that reads them panicked");
+                return false;
+            }
         };
         if fresh == renewal.credentials {
             return false;

@@ -26,8 +26,8 @@ impl std::io::Write for LogBuffer {
     }
 }
 
-#[tokio::test]
-async fn no_error_and_no_log_line_holds_an_engage_logins_url() {
+/// Collects this thread's log lines until the guard is dropped.
+fn collect_log() -> (LogBuffer, tracing::subscriber::DefaultGuard) {
     let log = LogBuffer::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -35,7 +35,12 @@ async fn no_error_and_no_log_line_holds_an_engage_logins_url() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn no_error_and_no_log_line_holds_an_engage_logins_url() {
+    let (log, _guard) = collect_log();
     let env = env_with(engage_credentials(), None);
     let mut shown = String::new();
     for override_reply in [
@@ -100,6 +105,18 @@ async fn a_refused_permanent_token_is_reloaded() {
         fetch_summary(env.login.api(), &env.login, &pacer, permit, &account(), "s", Artifact::AgentSummary).await;
     assert_eq!(text.unwrap(), FetchedArtifact::Body("text".into()));
     assert!(matches!(env.login.state(), LoginState::Good { .. }));
+}
+
+#[tokio::test]
+async fn a_panic_while_the_credentials_are_reloaded_is_logged_without_its_message() {
+    let (log, _guard) = collect_log();
+    let load_credentials: CredentialsLoader = Arc::new(|| panic!("the file holds s3cret"));
+    let env = env_with(engage_credentials(), Some(load_credentials));
+    env.login_server.override_reply(|_| Some(reply(401, "", "")));
+    env.login.token().await.unwrap_err();
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("failed to read the credentials again: the task that reads them panicked"), "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
 }
 
 #[test]
