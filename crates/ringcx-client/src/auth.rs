@@ -347,6 +347,10 @@ impl Login {
         if token.is_permanent() {
             return; // A permanent token is valid only once the API has accepted it.
         }
+        self.record_good_state();
+    }
+
+    fn record_good_state(&self) {
         let mut state = lock(&self.0.state);
         if matches!(*state, LoginState::Failing { .. } | LoginState::NeverTried) {
             tracing::info!("logged in");

@@ -30,6 +30,9 @@ pub(super) struct RenewalState {
     pub(super) ringcentral_token: Option<RingCentralToken>,
     consecutive_failures: u32,
     last_failure: Option<(ApiError, Tick)>,
+    /// Whether all consecutive failures were those of [`Login::platform_token`]. Then its success
+    /// ends them. It does not end a failure to obtain a RingCX token.
+    only_platform_failed: bool,
     /// Consecutive renewals because of a refused token that was never accepted.
     unaccepted_renewals: u32,
     forced_renewal_due: Tick,
@@ -54,6 +57,7 @@ impl RenewalState {
             ringcentral_token: None,
             consecutive_failures: 0,
             last_failure: None,
+            only_platform_failed: false,
             unaccepted_renewals: 0,
             forced_renewal_due: Tick::default(),
         }
@@ -80,6 +84,7 @@ impl RenewalState {
     pub(super) fn record_success(&mut self) {
         self.consecutive_failures = 0;
         self.last_failure = None;
+        self.only_platform_failed = false;
     }
 
     /// Keeps a failure for all callers until the next attempt is due.
@@ -87,6 +92,7 @@ impl RenewalState {
         let delay = backoff_delay(self.consecutive_failures, now).max(error.retry_after.unwrap_or_default());
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         self.last_failure = Some((error.clone(), now + delay));
+        self.only_platform_failed = false;
         error.with_retry_in(delay)
     }
 
@@ -239,17 +245,30 @@ impl Login {
         {
             renewal.ringcentral_token = None;
         }
-        match self.usable_ringcentral_token(&mut renewal).await {
+        let outcome = match self.usable_ringcentral_token(&mut renewal).await {
             Err(error) if error.is_refusal() && self.reload_credentials(&mut renewal).await => {
                 self.usable_ringcentral_token(&mut renewal).await
             }
             outcome => outcome,
+        };
+        match outcome {
+            Ok(token) => {
+                if renewal.only_platform_failed {
+                    renewal.record_success();
+                    self.record_good_state();
+                }
+                Ok(token)
+            }
+            // A login without a RingCentral account cannot have such a token: it has not failed.
+            Err(error) if error.cause == ErrorCause::Settings => Err(error),
+            Err(error) => {
+                let only_platform_failed = renewal.only_platform_failed || renewal.consecutive_failures == 0;
+                let error = renewal.record_failure(error, self.clock().tick());
+                renewal.only_platform_failed = only_platform_failed;
+                self.record_failure(&error);
+                Err(error)
+            }
         }
-        .map_err(|error| {
-            let error = renewal.record_failure(error, self.clock().tick());
-            self.record_failure(&error);
-            error
-        })
     }
 }
 
