@@ -27,7 +27,7 @@ use super::rate_limit::{Pacer, Permit, Reservation, ReservedQuota};
 /// A call is repeated at most this often with a newer token.
 const MAX_TOKEN_RETRIES: usize = 2;
 /// How much of an error's body is read.
-const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
+pub(super) const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
 /// Only one answer of more than this size is buffered at a time.
 const LARGE_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// How long a permit is kept while the call waits for a reservation.

@@ -10,7 +10,7 @@ use crate::lenient_json;
 use crate::model::{AccountId, Endpoint};
 
 use super::ApiClient;
-use super::api_call::{ApiCall, ApiResponse};
+use super::api_call::{ApiCall, ApiResponse, MAX_ERROR_BODY_BYTES};
 use super::auth::Login;
 use super::error::{ApiError, ErrorCause};
 use super::rate_limit::{Pacer, Permit};
@@ -90,7 +90,7 @@ pub async fn fetch_rc_account_id(api: &ApiClient, login: &Login) -> Result<Arc<s
         let answer = api.send(endpoint, request).await?;
         if !answer.status().is_success() {
             let (status, headers) = (answer.status(), answer.headers().clone());
-            let body = answer.read_body(MAX_ACCOUNT_LIST_BYTES).await.unwrap_or_default();
+            let body = answer.read_body(MAX_ERROR_BODY_BYTES).await.unwrap_or_default();
             let error = ApiError::from_response(endpoint, status, &headers, &body, api.api_now());
             if status.as_u16() == 401 && error.cause != ErrorCause::Outage && stale.is_none() {
                 stale = Some(token);
