@@ -182,7 +182,7 @@ pub(crate) struct ApiResponse {
     idle_timeout: Duration,
     large_body_turn: Arc<Semaphore>,
     /// Its slot among the concurrent requests, until it is read.
-    _socket: Option<OwnedSemaphorePermit>,
+    socket: Option<OwnedSemaphorePermit>,
 }
 
 impl ApiResponse {
@@ -195,7 +195,7 @@ impl ApiResponse {
         large_body_turn: Arc<Semaphore>,
         socket: Option<OwnedSemaphorePermit>,
     ) -> ApiResponse {
-        ApiResponse { response, endpoint, idle_timeout, large_body_turn, _socket: socket }
+        ApiResponse { response, endpoint, idle_timeout, large_body_turn, socket }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -236,8 +236,10 @@ impl ApiResponse {
         self.headers().get(CONTENT_TYPE)?.to_str().ok()
     }
 
-    pub(crate) fn into_response(self) -> Response {
-        self.response
+    /// The response, and its slot among the concurrent requests. Keep the slot until the body is
+    /// read.
+    pub(crate) fn into_parts(self) -> (Response, Option<OwnedSemaphorePermit>) {
+        (self.response, self.socket)
     }
 
     /// Reads the whole body, at most `max_bytes` bytes after decoding. Large bodies are buffered

@@ -119,12 +119,14 @@ async fn stream_records(
     let stop = CancellationToken::new();
     // If this future is dropped, the body ends for the thread.
     let _guard = stop.clone().drop_guard();
-    let chunks = answer.into_response().bytes_stream().map_err(BodyReadError::Transport).boxed();
-    // The time-out runs only while the next chunk is awaited, not while the receiver is busy.
-    let timed = futures_stream::unfold(chunks, move |mut chunks| async move {
+    let (response, socket) = answer.into_parts();
+    let chunks = response.bytes_stream().map_err(BodyReadError::Transport).boxed();
+    // The time-out runs only while the next chunk is awaited, not while the receiver is busy. The
+    // socket's slot ends with the body.
+    let timed = futures_stream::unfold((chunks, socket), move |(mut chunks, socket)| async move {
         match tokio::time::timeout(idle_timeout, chunks.next()).await {
-            Ok(next) => next.map(|next| (next, chunks)),
-            Err(_) => Some((Err(BodyReadError::Idle), futures_stream::empty().boxed())),
+            Ok(next) => next.map(|next| (next, (chunks, socket))),
+            Err(_) => Some((Err(BodyReadError::Idle), (futures_stream::empty().boxed(), None))),
         }
     });
     let body = StreamReader::new(timed.take_until(stop.cancelled_owned()).map_err(io::Error::other).boxed());

@@ -156,6 +156,27 @@ async fn a_large_answer_is_never_buffered_as_a_whole() {
 }
 
 #[tokio::test]
+async fn an_answer_keeps_its_socket_until_it_is_read() {
+    let server = large_answer_server(20_000);
+    let clock = Clock::system();
+    let (api, pacer, quota) = (api(&server, clock.clone()), pacer(clock.clone()), quota(clock));
+    let all = api.0.sockets.available_permits();
+    let (sender, mut batches) = mpsc::channel(1);
+    let login = permanent_login(&api);
+    let permit = pacer.acquire().await;
+    let account = account();
+    let reading = read_metadata(&api, &login, &pacer, permit, &quota, &account, WINDOW, sender);
+    let collecting = async {
+        batches.recv().await.unwrap();
+        assert_eq!(api.0.sockets.available_permits(), all - 1);
+        while batches.recv().await.is_some() {}
+    };
+    let (summary, ()) = tokio::join!(reading, collecting);
+    summary.unwrap();
+    assert_eq!(api.0.sockets.available_permits(), all);
+}
+
+#[tokio::test]
 async fn dropping_the_receiver_stops_the_read() {
     let server = large_answer_server(1_000_000);
     let clock = Clock::system();
