@@ -31,7 +31,9 @@ impl SlidingWindowCounter {
         if self.log.len() < self.limit {
             return Duration::ZERO;
         }
-        match self.log.get(self.log.len() - self.limit.max(1)) {
+        // With a limit of zero there is never room.
+        let blocking = self.log.len().checked_sub(self.limit.max(1)).and_then(|index| self.log.get(index));
+        match blocking {
             Some(&blocking) => (blocking + self.span).saturating_sub(at),
             None => self.span,
         }
@@ -208,6 +210,13 @@ mod tests {
             assert!((0..5).all(|n| admit_request(&mut requests, None, at(30_000 + n)).is_err()));
             assert_eq!(admit_request(&mut requests, None, at(61_000)).is_ok(), expected);
         }
+    }
+
+    #[test]
+    fn a_limit_of_zero_refuses_every_request() {
+        let limits = SimLimits { requests_per_minute: 0, ..SimLimits::default() };
+        let mut requests = RequestLimit::new(&limits, START);
+        assert!((0..3).all(|n| admit_request(&mut requests, None, at(n)) == Err(MINUTE)));
     }
 
     #[test]
