@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::CommandContext;
+use super::{CommandContext, terminal};
 
 /// The time limit of the request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: HealthArgs, context: &CommandContext) -> anyhow::R
     if !answer.status().is_success() {
         bail!("the daemon is not healthy: it answered {}", answer.status());
     }
-    println!("ok");
+    terminal::print_stdout("ok\n")?;
     Ok(0)
 }
 

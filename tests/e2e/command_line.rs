@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -134,6 +135,23 @@ fn an_export_whose_reader_leaves_ends_quietly() {
     let mut pipe = child.stdout.take().unwrap();
     pipe.read_exact(&mut first).unwrap();
     drop(pipe);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr_text(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_health_check_whose_reader_leaves_succeeds() {
+    let folder = folder_with_settings();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/healthz", listener.local_addr().unwrap());
+    let mut health = command(folder.path());
+    health.args(["health", "--url", &url]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = health.spawn().unwrap();
+    // Closed before the answer comes.
+    drop(child.stdout.take());
+    let mut stream = listener.accept().unwrap().0;
+    stream.read_exact(&mut [0; 16]).unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), stderr_text(&output).as_str()), (Some(0), ""));
 }
