@@ -217,6 +217,9 @@ fn read_fetch(reader: &mut SettingsReader<'_>) -> Option<Fetch> {
     })
 }
 
+/// The hint for a database URL that cannot be used.
+pub(super) const DATABASE_URL_HINT: &str = r#"give "sqlite:relative/path.db", "sqlite:///absolute/path.db" or "postgres://user:password@host/database" (percent-encode special characters in the password)"#;
+
 fn read_database(reader: &mut SettingsReader<'_>) -> Option<Database> {
     let section = reader.section("database");
     let url = read_database_url(reader, &section);
@@ -226,22 +229,26 @@ fn read_database(reader: &mut SettingsReader<'_>) -> Option<Database> {
 }
 
 fn read_database_url(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<(DatabaseUrl, Option<PathBuf>)> {
-    const HINT: &str = r#"give "sqlite:relative/path.db", "sqlite:///absolute/path.db" or "postgres://user:password@host/database" (percent-encode special characters in the password)"#;
     let given: SourcedValue<SecretValue> = match reader.secret(section, "url") {
         Some(given) => given,
         None if reader.has_problem("database.url_file") => return None,
-        None => return reader.report_missing(section, "url", HINT),
+        None => return reader.report_missing(section, "url", DATABASE_URL_HINT),
     };
-    let text = given.value.value.expose_secret().trim();
-    let parsed = match text.split_once(':') {
+    let parsed = parse_database_url(given.value.value.expose_secret());
+    let file = given.value.file.clone();
+    parsed.map(|url| (url, file)).map_err(|what| reader.reject::<_, ()>(&given, what, DATABASE_URL_HINT)).ok()
+}
+
+/// Parses the URL of a database. No error message quotes it.
+pub(super) fn parse_database_url(text: &str) -> Result<DatabaseUrl, String> {
+    let text = text.trim();
+    match text.split_once(':') {
         Some(("sqlite", path)) => url::parse_sqlite_path(path).map(|path| DatabaseUrl::Sqlite(PathBuf::from(path))),
         Some(("postgres" | "postgresql", _)) => {
             url::check_postgres_url(text).map(|()| DatabaseUrl::Postgres(SecretString::from(text)))
         }
         _ => Err("names an unknown kind of database".to_owned()),
-    };
-    let file = given.value.file.clone();
-    parsed.map(|url| (url, file)).map_err(|what| reader.reject::<_, ()>(&given, what, HINT)).ok()
+    }
 }
 
 fn read_instance(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<String> {

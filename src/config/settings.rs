@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use regex::Regex;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::config_error::ConfigError;
-use super::secret_file;
+use super::{secret_file, sections};
 use crate::clock::Time;
 use crate::model::{AccountId, ArtifactSelection, ArtifactSet};
 
@@ -244,21 +244,30 @@ pub struct Database {
     pub(crate) instance: String,
 }
 
+/// The hint for a change to another kind of database.
+const RESTART_HINT: &str = "a change to another kind of database needs a restart";
+
 impl Database {
     /// The Postgres URL, read again if it came from a file; `None` for SQLite.
     ///
     /// # Errors
-    /// Returns an error if the file can no longer be read.
+    /// Returns an error if the file can no longer be read or contains no Postgres URL.
     pub(crate) fn reload_url(&self) -> Result<Option<SecretString>, ConfigError> {
         let DatabaseUrl::Postgres(url) = &self.url else { return Ok(None) };
         let Some(file) = &self.url_file else { return Ok(Some(url.clone())) };
-        let failed = |what| ConfigError {
+        let failed = |what, hint: &str| ConfigError {
             key: "database.url_file".to_owned(),
             location: None,
             what,
-            hint: secret_file::FILE_HINT.to_owned(),
+            hint: hint.to_owned(),
         };
-        secret_file::read_secret(file).and_then(secret_file::require_single_line).map(Some).map_err(failed)
+        let secret = secret_file::read_secret(file).and_then(secret_file::require_single_line);
+        let secret = secret.map_err(|what| failed(what, secret_file::FILE_HINT))?;
+        match sections::parse_database_url(secret.expose_secret()) {
+            Ok(DatabaseUrl::Postgres(url)) => Ok(Some(url)),
+            Ok(DatabaseUrl::Sqlite(_)) => Err(failed("no longer contains a Postgres URL".to_owned(), RESTART_HINT)),
+            Err(what) => Err(failed(what, sections::DATABASE_URL_HINT)),
+        }
     }
 }
 

@@ -83,6 +83,29 @@ fn credentials_are_read_again_from_their_files() {
 }
 
 #[test]
+fn a_database_url_that_is_read_again_is_checked_like_the_first() {
+    let file = TestFile::new("");
+    let path = file.write_sibling("url", "postgres://a:one@host/db\n");
+    let database = settings(&format!("[database]\nurl_file = \"{path}\"\n"), &[]).database;
+    file.write_sibling("url", "postgres://a:two@host/db\n");
+    let url = database.reload_url().unwrap().unwrap();
+    assert_eq!(url.expose_secret(), "postgres://a:two@host/db");
+    for (content, why) in [
+        ("", "it is empty"),
+        ("hunter2\n", "names an unknown kind of database"),
+        ("https://a:hunter2@host/db\n", "names an unknown kind of database"),
+        ("sqlite:hunter2.db\n", "no longer contains a Postgres URL"),
+    ] {
+        file.write_sibling("url", content);
+        let error = database.reload_url().unwrap_err().to_string();
+        assert!(error.contains("database.url_file") && error.contains(why), "{error}");
+        assert!(!error.contains("hunter"), "{error}");
+    }
+    let plain = settings("[database]\nurl = \"postgres://a:b@host/db\"\n", &[]).database;
+    assert_eq!(plain.reload_url().unwrap().unwrap().expose_secret(), "postgres://a:b@host/db");
+}
+
+#[test]
 fn secrets_of_sinks_come_from_files_too() {
     let file = TestFile::new("");
     let (both, key) = (
