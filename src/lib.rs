@@ -23,6 +23,7 @@ pub(crate) mod discover;
 pub mod fetch;
 
 pub mod event;
+pub(crate) mod folder_sync;
 pub(crate) mod parquet_writer;
 pub(crate) mod read_progress;
 pub(crate) mod redact;

@@ -23,7 +23,18 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
     ("event", &["*", "-clock", "-lenient_json", "-model", "-render", "-ringcx"]),
     (
         "sink",
-        &["*", "-clock", "-file_descriptors", "-model", "-ringcx", "-config", "-event", "-render", "-parquet_writer"],
+        &[
+            "*",
+            "-clock",
+            "-file_descriptors",
+            "-model",
+            "-ringcx",
+            "-config",
+            "-event",
+            "-folder_sync",
+            "-render",
+            "-parquet_writer",
+        ],
     ),
     (
         "deliver",

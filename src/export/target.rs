@@ -1,7 +1,7 @@
 //! The target of an export: standard output, or a file that is replaced atomically.
 //!
 //! A file is first written to a temporary file in the same folder, readable only by this user, and
-//! renamed once it is durable. It is compressed if its name ends in `.zst`.
+//! renamed once it is durable. Then the folder is synced, so that the new name is durable too. It is compressed if its name ends in `.zst`.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use tempfile::NamedTempFile;
 use zstd::stream::write::Encoder;
+
+use crate::folder_sync::sync_folder;
 
 const ZSTD_LEVEL: i32 = 6;
 
@@ -65,7 +67,7 @@ impl Target {
             }
             _ => {}
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = parent_folder(path);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let temporary = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
@@ -91,10 +93,11 @@ impl Target {
         )
     }
 
-    /// Makes the file durable and moves it to its destination.
+    /// Makes the file durable, moves it to its destination, and makes its name durable.
     ///
     /// # Errors
-    /// Returns an error if that fails; an existing file is then unchanged.
+    /// Returns an error if that fails. An existing file is then unchanged, unless only the name
+    /// could not be made durable.
     pub(crate) fn finish(self) -> anyhow::Result<()> {
         let Target { writer, destination } = self;
         writer.finish().context("failed to write the export")?;
@@ -103,9 +106,16 @@ impl Target {
             temporary.persist(&path).map_err(|error| {
                 anyhow!(error.error).context(format!("failed to rename the temporary file to {}", path.display()))
             })?;
+            sync_folder(parent_folder(&path)).with_context(|| {
+                format!("failed to make {} durable: it is complete, but a crash may lose it", path.display())
+            })?;
         }
         Ok(())
     }
+}
+
+fn parent_folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl OutputWriter {

@@ -1,12 +1,14 @@
 //! Writes an object as a file: to a private temporary file next to its target, which is renamed
 //! once it is on disk.
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+
+use crate::folder_sync::sync_folder;
 
 /// Writes `content` to `name`, a path below `root`. Missing folders are created.
 ///
@@ -37,12 +39,4 @@ fn write_blocking(root: &Path, path: &Path, content: &[Bytes]) -> io::Result<()>
         }
     }
     Ok(())
-}
-
-/// Some file systems cannot sync a folder; nothing more can be done there.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied) => Ok(()),
-        other => other,
-    }
 }
