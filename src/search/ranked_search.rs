@@ -115,11 +115,9 @@ pub async fn find(
         to: filters.to,
         scan_windows: None,
     };
-    let wanted = if order == SortOrder::Best {
-        MAX_RANKED_MATCHES.max(limit.saturating_add(1))
-    } else {
-        limit.saturating_add(1)
-    };
+    // One more than the limit shows whether there are more.
+    let kept = limit.saturating_add(1);
+    let wanted = if order == SortOrder::Best { MAX_RANKED_MATCHES.max(kept) } else { kept };
     let page = wanted.clamp(DOCUMENTS_PER_READ, MAX_RANKED_MATCHES);
     let matcher = FilterMatcher::of(filters);
     let (mut results, mut match_count, mut scanned) = (SearchResults::default(), 0, 0);
@@ -136,8 +134,8 @@ pub async fn find(
                 match_count += 1;
                 best.push(candidate);
             }
-            if best.len() > wanted * 2 {
-                keep_best(&mut best, order, limit + 1);
+            if best.len() > wanted.saturating_mul(2) {
+                keep_best(&mut best, order, kept);
             }
             if match_count >= wanted {
                 results.ranking_truncated = order == SortOrder::Best;
@@ -152,7 +150,7 @@ pub async fn find(
             break;
         }
     }
-    keep_best(&mut best, order, limit + 1);
+    keep_best(&mut best, order, kept);
     results.has_more = best.len() > limit;
     best.truncate(limit);
     results.hits = resolve_hits(db, query, best, order).await?;
@@ -270,11 +268,17 @@ async fn split_by_bytes<'a>(db: &Db, hits: &'a [FilteredHit]) -> Result<Vec<&'a 
         [Some(one.hit.item), transcript].into_iter().flatten()
     };
     let sizes = db.body_sizes(&hits.iter().flat_map(items_to_read).collect::<Vec<_>>()).await?;
-    let (mut parts, mut left) = (Vec::new(), hits);
+    Ok(split_by_size(hits, |one| items_to_read(one).filter_map(|item| sizes.get(&item)).sum()))
+}
+
+/// Splits a list into parts of at most `DOCUMENTS_PER_READ` documents and `MAX_READ_BYTES` bytes. A
+/// larger document is a part of its own.
+fn split_by_size<T>(list: &[T], size: impl Fn(&T) -> u64) -> Vec<&[T]> {
+    let (mut parts, mut left) = (Vec::new(), list);
     while !left.is_empty() {
         let mut bytes = 0;
-        let fits = |one: &FilteredHit| {
-            bytes += items_to_read(one).filter_map(|item| sizes.get(&item)).sum::<u64>();
+        let fits = |one: &T| {
+            bytes += size(one);
             bytes <= MAX_READ_BYTES
         };
         let count = left.iter().take(DOCUMENTS_PER_READ).map(fits).take_while(|fits| *fits).count().max(1);
@@ -282,7 +286,7 @@ async fn split_by_bytes<'a>(db: &Db, hits: &'a [FilteredHit]) -> Result<Vec<&'a 
         parts.push(part);
         left = rest;
     }
-    Ok(parts)
+    parts
 }
 
 /// Reads the texts of these documents, scores them, and checks the participants where a filter
@@ -341,7 +345,7 @@ fn transcript_item(hit: &IndexHit) -> i64 {
 }
 
 /// Names the speakers for which the transcript has an id only, by the metadata. It reads the texts
-/// of these few hits again.
+/// of these hits again, as many at a time as the search.
 async fn resolve_speakers(
     db: &Db,
     query: &Query,
@@ -349,15 +353,20 @@ async fn resolve_speakers(
     segments: &BTreeMap<i64, SegmentRow>,
 ) -> Result<(), DbError> {
     let is_nameless = |one: &&mut UnresolvedHit| one.best_match.speaker.as_deref().is_some_and(Phrase::is_by_id);
-    let mut nameless: Vec<&mut UnresolvedHit> = best.iter_mut().filter(is_nameless).collect();
+    let nameless: Vec<&mut UnresolvedHit> = best.iter_mut().filter(is_nameless).collect();
     let items: Vec<i64> = nameless.iter().map(|candidate| candidate.hit.item).collect();
-    let bodies = db.newest_bodies(&items).await?;
-    for candidate in &mut nameless {
-        let segment = segments.get(&candidate.hit.item.div_euclid(4));
-        let Some((segment, (_, body))) = segment.zip(bodies.get(&candidate.hit.item)) else { continue };
-        let conversation = Conversation::read(body, &Metadata::parse(&segment.metadata)).unwrap_or_default();
-        if let Some(best_match) = score_document(&Document::from_conversation(&conversation), query) {
-            candidate.best_match = best_match;
+    let sizes = db.body_sizes(&items).await?;
+    let mut nameless = nameless.into_iter();
+    for part in split_by_size(&items, |item| sizes.get(item).copied().unwrap_or_default()) {
+        let mut bodies = db.newest_bodies(part).await?;
+        for candidate in nameless.by_ref().take(part.len()) {
+            let segment = segments.get(&candidate.hit.item.div_euclid(4));
+            let Some((segment, (_, body))) = segment.zip(bodies.remove(&candidate.hit.item)) else { continue };
+            let body = truncate_body(body);
+            let conversation = Conversation::read(&body, &Metadata::parse(&segment.metadata)).unwrap_or_default();
+            if let Some(best_match) = score_document(&Document::from_conversation(&conversation), query) {
+                candidate.best_match = best_match;
+            }
         }
     }
     Ok(())
@@ -390,4 +399,18 @@ async fn resolve_hits(
             .then_with(|| a.source.cmp(&b.source))
     });
     Ok(hits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_read_in_parts_of_limited_number_and_size() {
+        let lengths =
+            |sizes: &[u64]| split_by_size(sizes, |size| *size).iter().map(|part| part.len()).collect::<Vec<_>>();
+        assert_eq!(lengths(&[]), Vec::<usize>::new());
+        assert_eq!(lengths(&[1; DOCUMENTS_PER_READ + 1]), [DOCUMENTS_PER_READ, 1]);
+        assert_eq!(lengths(&[MAX_READ_BYTES, 1, MAX_READ_BYTES * 2, 1, 1]), [1, 1, 1, 2]);
+    }
 }

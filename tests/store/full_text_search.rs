@@ -38,6 +38,7 @@ crate::on_both! {
     a_newer_version_replaces_the_older,
     filters_narrow_and_pages_are_gone_through,
     the_best_come_first_and_the_newest_on_request,
+    the_passage_of_a_nameless_speaker_is_from_the_part_that_is_searched,
     a_segment_that_moved_in_time_is_found_where_it_is_now,
     the_index_goes_on_where_it_was_and_belongs_to_the_owner,
     what_was_taken_out_is_gone_for_good,
@@ -472,6 +473,22 @@ async fn the_best_come_first_and_the_newest_on_request(test: TestDb) {
     assert_eq!(search_ids(&test.db, "refund late").await, "twin often far apart near");
     let few = run_search(&test.db, "refund late", &Filters::default(), SortOrder::Newest, 2).await;
     assert_eq!((hit_ids(&few).as_str(), few.has_more), ("twin often", true));
+    for order in [SortOrder::Best, SortOrder::Newest] {
+        let all = run_search(&test.db, "refund late", &Filters::default(), order, usize::MAX).await;
+        assert_eq!((all.hits.len(), all.has_more), (5, false));
+    }
+}
+
+async fn the_passage_of_a_nameless_speaker_is_from_the_part_that_is_searched(test: TestDb) {
+    let owned = acquire_account(&test.db, "a").await;
+    ingest(&test.db, owned, &[record("s1", 1, json!({}))]).await;
+    let phrase = |message: &str| json!({"participantId": "7", "message": message});
+    let pad = json!({"channelId": "-".repeat(8 * 1024 * 1024)});
+    let body = json!({"transcript": [phrase("a refund"), phrase("it is late"), pad, phrase("the refund is late")]});
+    store_artifact(&test.db, owned, "s1", Artifact::Transcript, &body.to_string()).await;
+    index_all(&test.db, &[owned]).await;
+    let found = run_search(&test.db, "refund late", &Filters::default(), SortOrder::Best, 5).await;
+    assert_eq!(found.hits[0].best_match.passage.text, "a refund");
 }
 
 async fn a_segment_that_moved_in_time_is_found_where_it_is_now(test: TestDb) {
