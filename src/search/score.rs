@@ -128,8 +128,8 @@ pub fn score_document(document: &Document, query: &Query) -> Option<DocumentMatc
         score += times * (BM25_K1 + 1.0) / (times + BM25_K1 * (1.0 - BM25_B + BM25_B * length));
     }
     positions.sort_by_key(|position| (position.at, position.clause));
-    let best = best_window(&words, &positions)?;
     let clauses = query.required.len();
+    let best = best_window(&words, &positions, clauses)?;
     if clauses > 1 {
         let proximity = (best.clauses - 1) as f64 / (clauses - 1) as f64;
         score += proximity + proximity / (1.0 + best.unmatched_words as f64 / 4.0);
@@ -168,12 +168,13 @@ struct MatchWindow {
     first: MatchPosition,
 }
 
-/// The window within one part in which most clauses match.
-fn best_window(words: &DocumentWords, positions: &[MatchPosition]) -> Option<MatchWindow> {
+/// The window within one part in which most of the query's `clauses` match.
+fn best_window(words: &DocumentWords, positions: &[MatchPosition], clauses: usize) -> Option<MatchWindow> {
     let mut best: Option<MatchWindow> = None;
+    let mut matched = vec![false; clauses];
     for (start, first) in positions.iter().enumerate() {
         let Some(part) = words.list.get(first.at).and_then(|word| word.part) else { continue };
-        let mut matched = [false; 64];
+        matched.fill(false);
         let (mut clauses, mut covered, mut end) = (0, 0, first.at);
         for position in positions.iter().skip(start) {
             let part_here = words.list.get(position.at).and_then(|word| word.part);
@@ -302,6 +303,20 @@ mod tests {
         assert!(score("the refund is late") > score(&far));
         assert!(score("the refund is late, late, late") > score("the refund is late"));
         assert!(score("the refund is late") > score(&format!("the refund is late {}", "x ".repeat(900))));
+    }
+
+    #[test]
+    fn every_clause_of_a_large_query_counts_for_proximity() {
+        let words = |letter: char, number: u32| (0..number).map(|n| format!("{letter}{n} ")).collect::<String>();
+        // 56 clauses with two alternatives each, and 16 with one.
+        let query = format!("(({}) OR ({})) {}", words('a', 7), words('b', 8), words('c', 16));
+        let required = parse(&query).unwrap().required.len();
+        assert_eq!(required, 72);
+        let score = |text: &str| document_match(text, &query).unwrap().score;
+        let filler = "x ".repeat(60);
+        let together = format!("{}{}{filler}", words('a', 7), words('c', 16));
+        let apart = format!("{}{}{filler}c15", words('a', 7), words('c', 15));
+        assert!(score(&together) > score(&apart));
     }
 
     #[test]
