@@ -17,6 +17,7 @@ use super::replica_stats::replica_row;
 use crate::account::Account;
 use crate::clock::{Tick, Time};
 use crate::db::{ClusterState, Db, DbError, InstanceLock, Lease, UnusableReason};
+use crate::fetch::batch_writer::StorageProblem;
 use crate::health::{HealthFinding, Severity};
 
 /// The time between two heartbeats.
@@ -38,7 +39,7 @@ pub(super) struct HeartbeatResult {
     /// When it started: leases are counted from here.
     pub(super) tick: Tick,
     /// The state of the cluster, or why the database could not be used.
-    pub(super) cluster: Result<Arc<ClusterState>, String>,
+    pub(super) cluster: Result<Arc<ClusterState>, StorageProblem>,
     /// Whether a newer version has migrated the database: all accounts are released and none are
     /// acquired.
     pub(super) is_outdated: bool,
@@ -107,7 +108,7 @@ impl Heartbeat {
                 Ok((cluster, is_outdated)) => (Ok(Arc::new(cluster)), is_outdated),
                 Err(error) if self.context.db.is_recoverable(&error) => {
                     self.reload_database_url();
-                    (Err(error.to_string()), false)
+                    (Err(StorageProblem::from(&error)), false)
                 }
                 Err(error) => return Err(error.into()),
             };

@@ -30,7 +30,7 @@ use crate::coverage::PlanningRules;
 use crate::db::{ClusterState, DbError, DbFault, InstanceLock, Lease, MaxDelays, OwnershipRow};
 use crate::discover::{Discoverer, DiscoveryPolicy};
 use crate::fetch::RetryPolicy;
-use crate::fetch::batch_writer::{BatchWriter, StorageState};
+use crate::fetch::batch_writer::{BatchWriter, StorageProblem, StorageState};
 use crate::model::Endpoint;
 use crate::ringcx::rate_limit::{MAX_ARRIVAL_DELAY, MAX_RETRY_AFTER, Pacer, PreviousOwner};
 
@@ -149,7 +149,12 @@ impl Supervisor {
                     () = stop.cancelled() => return Ok(()),
                     done = self.handle_heartbeat(cluster, &heartbeat) => done,
                 },
-                Err(reason) => Err(DbError::new(DbFault::Unavailable, reason.clone()).into()),
+                // The heartbeat has found the error to be recoverable.
+                Err(problem) => Err(DbError::new(
+                    if problem.fault == DbFault::StorageFull { problem.fault } else { DbFault::Unavailable },
+                    problem.reason.clone(),
+                )
+                .into()),
             };
             let mut unavailable = None;
             match done {
@@ -166,7 +171,7 @@ impl Supervisor {
                     if !std::mem::replace(&mut is_unavailable, true) {
                         tracing::warn!(%error, "the database is unavailable; tasks that need it wait");
                     }
-                    unavailable = Some(error.to_string());
+                    unavailable = error.downcast_ref::<DbError>().map(StorageProblem::from);
                 }
                 Err(error) => return Err(error),
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::db::{CompletedJob, Db, DbError, Item};
+use crate::db::{CompletedJob, Db, DbError, DbFault, Item};
 
 /// The most results in one transaction.
 const MAX_BATCH_RESULTS: usize = 500;
@@ -39,8 +39,23 @@ pub(crate) struct Submission {
 pub(crate) enum StorageState {
     /// The database accepts writes.
     Available,
-    /// The database does not accept writes, for this reason.
-    Unavailable(String),
+    /// The database does not accept writes.
+    Unavailable(StorageProblem),
+}
+
+/// Why the database does not accept writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StorageProblem {
+    /// Who has to act.
+    pub(crate) fault: DbFault,
+    /// The error message.
+    pub(crate) reason: String,
+}
+
+impl From<&DbError> for StorageProblem {
+    fn from(error: &DbError) -> StorageProblem {
+        StorageProblem { fault: error.fault(), reason: error.to_string() }
+    }
 }
 
 /// The sending half: accepts results. Cheap to clone.
@@ -165,7 +180,7 @@ impl BatchWriterTask {
         loop {
             match self.db.complete_jobs(jobs).await {
                 Err(error) if error.is_transient() && !self.gave_up.is_cancelled() => {
-                    self.report_storage(StorageState::Unavailable(error.to_string()));
+                    self.report_storage(StorageState::Unavailable(StorageProblem::from(&error)));
                     tokio::select! {
                         () = tokio::time::sleep(interval) => interval = (interval * 2).min(MAX_RETRY_INTERVAL),
                         () = self.gave_up.cancelled() => {}
@@ -187,8 +202,8 @@ impl BatchWriterTask {
                 return false;
             }
             match (&*held, &now) {
-                (StorageState::Available, StorageState::Unavailable(why)) => {
-                    tracing::error!(reason = %why, "the database does not accept results; fetching stops until it does");
+                (StorageState::Available, StorageState::Unavailable(problem)) => {
+                    tracing::error!(reason = %problem.reason, "the database does not accept results; fetching stops until it does");
                 }
                 (StorageState::Unavailable(_), StorageState::Available) => tracing::info!("the database accepts results again"),
                 _ => {}

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::clock::Time;
 use crate::daemon::app_context::AppContext;
 use crate::db::{DbError, DbFault};
-use crate::fetch::batch_writer::StorageState;
+use crate::fetch::batch_writer::{StorageProblem, StorageState};
 use crate::health::{HealthFinding, Severity};
 use crate::status::{AccountStatus, FindingStatus};
 
@@ -38,11 +38,11 @@ impl DatabaseProblem {
     }
 
     /// The database does not accept results, for this reason.
-    fn rejecting_results(reason: &str) -> DatabaseProblem {
-        // The batch writer passes on the error as text: these are words of SQLite and the operating
-        // system.
-        let is_disk = ["disk", "readonly", "read-only", "No space left"].iter().any(|word| reason.contains(word));
-        DatabaseProblem { is_disk, detail: format!("the database does not accept results: {}", first_line(reason)) }
+    fn rejecting_results(problem: &StorageProblem) -> DatabaseProblem {
+        DatabaseProblem {
+            is_disk: problem.fault == DbFault::StorageFull,
+            detail: format!("the database does not accept results: {}", first_line(&problem.reason)),
+        }
     }
 }
 
@@ -204,7 +204,7 @@ impl IntoResponse for Readiness {
 pub(super) fn check_database(app: &AppContext, ping: Result<(), DatabaseProblem>) -> Result<(), DatabaseProblem> {
     let storage = app.subscribe_storage().borrow().clone();
     let database = match (ping, storage) {
-        (Ok(()), StorageState::Unavailable(reason)) => Err(DatabaseProblem::rejecting_results(&reason)),
+        (Ok(()), StorageState::Unavailable(problem)) => Err(DatabaseProblem::rejecting_results(&problem)),
         (ping, _) => ping,
     };
     let code = database.as_ref().err().map(DatabaseProblem::code);

@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::account::{Account, PauseLog, RuntimeStats};
 use crate::clock::{Clock, Time};
-use crate::db::{Db, OpenMode, PauseRow};
-use crate::fetch::batch_writer::StorageState;
+use crate::db::{Db, DbFault, OpenMode, PauseRow};
+use crate::fetch::batch_writer::{StorageProblem, StorageState};
 use crate::model::{AccountId, Endpoint};
 use crate::ringcx::rate_limit::Pacer;
 use raw_client::{RawResponse, event_stream, get, send_request};
@@ -239,7 +239,8 @@ async fn a_request_with_too_large_a_head_is_refused() {
 async fn it_is_not_ready_while_the_database_accepts_no_results() {
     let server = Server::start().await;
     server.own_both_accounts().await;
-    server.app.set_storage(StorageState::Unavailable("database or disk is full".to_owned()));
+    let problem = StorageProblem { fault: DbFault::StorageFull, reason: "database or disk is full".to_owned() };
+    server.app.set_storage(StorageState::Unavailable(problem));
     let response = server.get("/readyz").await;
     assert_eq!((response.status, &response.json()["reasons"][0]["what"]), (503, &"disk".into()));
     let page = server.get("/").await.body;

@@ -23,7 +23,13 @@ fn a_blocking_finding_makes_the_daemon_unready() {
 fn an_unavailable_database_and_a_full_disk_are_distinguished() {
     let away = Readiness::starting(Some(&DatabaseProblem::timed_out()), NOW);
     assert_eq!((away.ready, away.reasons[0].what), (false, ReasonCategory::Database));
-    let full = Readiness::starting(Some(&DatabaseProblem::rejecting_results("database or disk is full\nhint: x")), NOW);
+    let rejected = |fault, reason: &str| {
+        let problem = StorageProblem { fault, reason: reason.to_owned() };
+        Readiness::starting(Some(&DatabaseProblem::rejecting_results(&problem)), NOW)
+    };
+    let busy = rejected(DbFault::Unavailable, "cannot execute INSERT in a read-only transaction on disk");
+    assert_eq!(busy.reasons[0].what, ReasonCategory::Database, "the wording does not matter");
+    let full = rejected(DbFault::StorageFull, "database or disk is full\nhint: x");
     assert_eq!((full.ready, full.reasons[0].what), (false, ReasonCategory::Disk));
     assert_eq!(full.reasons[0].detail, "the database does not accept results: database or disk is full");
     assert!(!Readiness::starting(None, NOW).ready);
