@@ -348,6 +348,9 @@ pub(crate) struct SinkStatus {
     pub(crate) waiting: u64,
     /// Events that were permanently refused.
     pub(crate) failed: u64,
+    /// When the first of them was.
+    #[serde(skip)]
+    pub(crate) failed_since: Option<Time>,
     /// Events that were delivered, redeliveries included.
     pub(crate) delivered: u64,
     /// RFC 3339.

@@ -492,8 +492,7 @@ impl<'a> FindingRules<'a> {
         }
         if sink.failed > 0 {
             let what = format!("permanently refused {}", format_count(sink.failed, "event", "events"));
-            let since = sink.last_delivered.as_deref().and_then(Time::parse);
-            add("sink_events_failed", Severity::Warning, since, what, REFUSED_EVENTS_HINT);
+            add("sink_events_failed", Severity::Warning, sink.failed_since, what, REFUSED_EVENTS_HINT);
         }
         findings
     }

@@ -292,12 +292,17 @@ async fn an_event_that_keeps_failing_is_given_up_when_its_patience_is_over(test:
     let tries = *bad.lock().unwrap();
     assert!((12..40).contains(&tries), "{tries} tries in a week");
     assert_eq!(env.totals().await, (0, 0, 1, 3));
+    let given_up = env.clock.now();
+    assert_eq!(env.view().await.accounts[0].failed_since, Some(given_up));
+    env.clock.advance(10 * MINUTE);
+    assert_eq!(env.view().await.accounts[0].failed_since, Some(given_up));
     // `deliver retry` retries it at once and resets its retry limit.
     receiver.set_reply(|_| WebhookReply::Status(200));
     let key = env.view().await.row.key;
     assert_eq!(env.db().retry_failed_deliveries(key, false, env.clock.now()).await.unwrap(), 1);
     step_until_idle(&mut deliverer).await;
     assert_eq!(env.totals().await, (0, 0, 0, 4));
+    assert_eq!(env.view().await.accounts[0].failed_since, None);
 }
 
 async fn a_receiver_that_asks_to_be_left_alone_is(test: TestDb) {

@@ -337,3 +337,24 @@ fn an_account_left_out_of_the_settings_is_neither_late_nor_missing() {
         [("items_failed", Severity::Trouble), ("account_left_out", Severity::Info)]
     );
 }
+
+#[test]
+fn failed_events_count_from_the_first_of_them() {
+    let sink = SinkStatus {
+        name: "lake".to_owned(),
+        kind: Some("webhook"),
+        state: SinkState::Active,
+        pending: 0,
+        waiting: 0,
+        failed: 2,
+        failed_since: Some(NOW - 60 * MINUTE),
+        delivered: 9,
+        last_delivered: Some(ago(MINUTE)),
+        since: None,
+        resting_until: None,
+        reason: None,
+    };
+    let found = findings_with(&Status { sinks: vec![sink], ..status(Vec::new()) }, Vec::new());
+    assert_eq!(codes(&found), [("sink_events_failed", Severity::Warning)]);
+    assert_eq!(found[0].since, ago(60 * MINUTE));
+}

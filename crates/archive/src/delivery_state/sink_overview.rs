@@ -29,6 +29,8 @@ pub struct SinkAccountProgress {
     pub waiting: u64,
     /// Events that were given up.
     pub failed: u64,
+    /// When the first of them was given up.
+    pub failed_since: Option<Time>,
     /// Delivered events, including redeliveries.
     pub delivered: u64,
     /// When an event was last delivered.
@@ -74,9 +76,10 @@ impl Db {
 
     async fn sinks_by_account(&self) -> Result<BTreeMap<i64, Vec<SinkAccountProgress>>, DbError> {
         let stmt = sql("select k.id, a.sub, a.feed - coalesce(c.feed, 0), coalesce(c.delivered, 0), c.last_delivered,
-             coalesce(e.waiting, 0), coalesce(e.failed, 0)
+             coalesce(e.waiting, 0), coalesce(e.failed, 0), e.failed_since
              from sink k cross join account a left join sink_cursor c on c.sink = k.id and c.account = a.id
-             left join (select sink, account, cast(sum(1 - state) as bigint) as waiting, cast(sum(state) as bigint) as failed
+             left join (select sink, account, cast(sum(1 - state) as bigint) as waiting, cast(sum(state) as bigint) as failed,
+                 min(case when state = 1 then last_try end) as failed_since
                from sink_event group by sink, account) e on e.sink = k.id and e.account = a.id
              order by k.id, a.sub");
         let mut all: BTreeMap<i64, Vec<SinkAccountProgress>> = BTreeMap::new();
@@ -88,6 +91,7 @@ impl Db {
                 last_delivered: row.maybe_time(4)?,
                 waiting: row.count(5)?,
                 failed: row.count(6)?,
+                failed_since: row.maybe_time(7)?,
             });
         }
         Ok(all)
