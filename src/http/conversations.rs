@@ -152,7 +152,8 @@ enum PageError {
     Db(DbError),
     Query(QueryError),
     BadRequest(String),
-    TooSlow,
+    SearchTooSlow,
+    ConversationTooSlow,
 }
 
 impl From<DbError> for PageError {
@@ -165,7 +166,9 @@ impl PageError {
     fn status(&self) -> StatusCode {
         match self {
             PageError::Query(_) | PageError::BadRequest(_) => StatusCode::BAD_REQUEST,
-            PageError::Db(_) | PageError::TooSlow => StatusCode::SERVICE_UNAVAILABLE,
+            PageError::Db(_) | PageError::SearchTooSlow | PageError::ConversationTooSlow => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -177,7 +180,10 @@ impl PageError {
             }
             PageError::Query(error) => error.to_string(),
             PageError::BadRequest(why) => why.clone(),
-            PageError::TooSlow => {
+            PageError::ConversationTooSlow => {
+                "failed to read the conversation: it takes too long\nhint: try again in a moment".to_owned()
+            }
+            PageError::SearchTooSlow => {
                 "failed to search: it takes too long, or too many searches are running\nhint: choose a time or an \
                               account, or try again in a moment"
                     .to_owned()
@@ -194,10 +200,10 @@ async fn search_page(State(state): State<Arc<HttpState>>, form: Result<Query<Sea
     }
     let Some(authenticator) = state.authenticator.as_ref() else { return StatusCode::NOT_FOUND.into_response() };
     let search = async {
-        let _permit = authenticator.search_permits.acquire().await.map_err(|_| PageError::TooSlow)?;
+        let _permit = authenticator.search_permits.acquire().await.map_err(|_| PageError::SearchTooSlow)?;
         run_search(&state.app.db, &form).await
     };
-    let found = tokio::time::timeout(SEARCH_TIMEOUT, search).await.unwrap_or(Err(PageError::TooSlow));
+    let found = tokio::time::timeout(SEARCH_TIMEOUT, search).await.unwrap_or(Err(PageError::SearchTooSlow));
     match found {
         Ok((results, accounts, index_state)) => {
             let outcome = SearchOutcome::Results {
@@ -292,7 +298,7 @@ async fn conversation_page(
             .into_response();
     };
     let page = tokio::time::timeout(SEARCH_TIMEOUT, render_conversation(&state.app.db, &query, state.app.clock.now()));
-    match page.await.unwrap_or(Err(PageError::TooSlow)) {
+    match page.await.unwrap_or(Err(PageError::ConversationTooSlow)) {
         Ok(Ok(page)) => Html(page).into_response(),
         Ok(Err(why)) => (StatusCode::NOT_FOUND, Html(templates::not_found_page(&why))).into_response(),
         Err(error) => (error.status(), Html(templates::not_found_page(&error.message()))).into_response(),
@@ -330,4 +336,17 @@ async fn render_conversation(db: &Db, query: &SegmentQuery, now: Time) -> Result
         account: name,
         now,
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_that_takes_too_long_is_not_called_a_search() {
+        let error = PageError::ConversationTooSlow;
+        assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let message = error.message();
+        assert!(message.contains("conversation") && !message.contains("search"), "{message}");
+    }
 }
