@@ -45,8 +45,12 @@ const WATCHDOG_INTERVAL: Duration = Duration::from_secs(2);
 /// The time between two attempts of a task while the database is unavailable.
 const DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long tasks may take to end at shutdown, before they are aborted.
+/// How long the tasks of the accounts may take to end at shutdown, before they are aborted. Then
+/// the supervisor writes the last results and releases the leases, and the database is closed: each
+/// with a time limit of its own. The deployments in `deploy` wait longer than all of them together.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(9);
+/// How long closing the database may take at shutdown.
+const DATABASE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens the database from the settings; on SQLite under a file lock that excludes a second daemon.
 ///
@@ -153,8 +157,41 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     // Close the database, so that SQLite checkpoints its log, unless its file was replaced. A
     // hanging database must not block the exit.
     if !db.is_file_replaced() {
-        let _ = tokio::time::timeout(Duration::from_secs(2), db.close()).await;
+        let _ = tokio::time::timeout(DATABASE_CLOSE_TIMEOUT, db.close()).await;
     }
     drop(lock);
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first number after `key` in a file of the repository, in seconds.
+    fn seconds_in(file: &str, key: &str) -> Duration {
+        let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let value = text.rsplit_once(key).unwrap().1.trim_start();
+        let digits: String = value.chars().take_while(char::is_ascii_digit).collect();
+        Duration::from_secs(digits.parse().unwrap())
+    }
+
+    #[test]
+    fn the_deployments_wait_longer_than_a_shutdown_can_take() {
+        // The last second is that of the runtime, in `main.rs`.
+        let longest = SHUTDOWN_GRACE
+            + supervisor::WRITE_SHUTDOWN_GRACE
+            + supervisor::RELEASE_TIMEOUT
+            + DATABASE_CLOSE_TIMEOUT
+            + Duration::from_secs(1);
+        for (file, key) in [
+            ("deploy/systemd/ringcx-extractor.service", "TimeoutStopSec="),
+            ("deploy/kubernetes/base/deployment.yaml", "terminationGracePeriodSeconds:"),
+            ("deploy/kubernetes/overlays/postgres/statefulset.yaml", "terminationGracePeriodSeconds:"),
+            ("deploy/docker/compose.yaml", "stop_grace_period:"),
+            ("deploy/docker/compose.postgres.yaml", "stop_grace_period:"),
+        ] {
+            let waits = seconds_in(file, key);
+            assert!(waits >= longest + Duration::from_secs(5), "{file}: {waits:?}, but up to {longest:?} are needed");
+        }
+    }
 }

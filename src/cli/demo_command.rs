@@ -32,8 +32,8 @@ use progress_view::ProgressView;
 
 /// The interval at which the progress is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// The time limit for the shutdown of the daemon.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
+/// The time limit for the shutdown of the daemon, above the sum of the daemon's own limits.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 
 /// The name of the daemon's log file in the folder.
 const LOG_FILE: &str = "daemon.log";

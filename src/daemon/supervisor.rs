@@ -44,9 +44,9 @@ const RATE_LIMIT_MEMORY: Duration = Duration::from_secs(75);
 const REPLICA_ROW_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long results may wait for an unavailable database at shutdown, once everything else has
 /// ended.
-const WRITE_SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+pub(super) const WRITE_SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// How long releasing the leases may take at shutdown.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`.
 ///
@@ -489,7 +489,8 @@ impl Supervisor {
         Err(anyhow::anyhow!("work on account {} exited unexpectedly", supervised.account.id))
     }
 
-    /// Stops all tasks, writes the last results, and releases all leases.
+    /// Stops all tasks, writes the last results, and releases all leases. Each step has a time limit:
+    /// `SHUTDOWN_GRACE`, `WRITE_SHUTDOWN_GRACE` and `RELEASE_TIMEOUT`, one after the other.
     async fn shut_down(mut self, mut writers: JoinSet<()>, gave_up: CancellationToken) {
         for supervised in self.accounts.values() {
             supervised.stop.cancel();
