@@ -24,11 +24,10 @@ pub const fn is_triggered(_failpoint: Failpoint) -> bool {
 }
 
 #[cfg(feature = "planted")]
-pub use self::active::{is_triggered, set_for_thread};
+pub use self::active::is_triggered;
 
 #[cfg(feature = "planted")]
 mod active {
-    use std::cell::Cell;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::Failpoint;
@@ -38,19 +37,9 @@ mod active {
 
     static EVALUATIONS: AtomicU64 = AtomicU64::new(0);
 
-    thread_local! {
-        static THREAD_FAILPOINT: Cell<Option<Failpoint>> = const { Cell::new(None) };
-    }
-
-    /// Activates a failpoint for this thread; `None` deactivates it.
-    pub(crate) fn set_for_thread(failpoint: Option<Failpoint>) {
-        THREAD_FAILPOINT.set(failpoint);
-    }
-
-    /// Whether to inject this fault now. This thread or `RINGCX_PLANTED` must have activated it.
-    pub(crate) fn is_triggered(failpoint: Failpoint) -> bool {
-        let is_named = || std::env::var("RINGCX_PLANTED").is_ok_and(|name| name == format!("{failpoint:?}"));
-        if THREAD_FAILPOINT.get() != Some(failpoint) && !is_named() {
+    /// Whether to inject this fault now: only if `RINGCX_PLANTED` names it.
+    pub fn is_triggered(failpoint: Failpoint) -> bool {
+        if !std::env::var("RINGCX_PLANTED").is_ok_and(|name| name == format!("{failpoint:?}")) {
             return false;
         }
         failpoint == Failpoint::DoubledClaim || EVALUATIONS.fetch_add(1, Ordering::Relaxed) % TRIGGER_EVERY == 1
