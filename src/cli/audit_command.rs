@@ -12,7 +12,7 @@ use crate::audit::{AccountAudit, ArtifactAudit, AuditReport, AuditRequest, run_a
 use crate::config::Accounts;
 use crate::db::OpenMode;
 use crate::health::Severity;
-use crate::render::clean_text;
+use crate::render::clean_line;
 use crate::status::{self, FindingStatus};
 
 /// The number of reads, items and records that are shown; `--json` shows all.
@@ -306,9 +306,4 @@ fn add_hidden_count(text: &mut String, hidden: usize, what: &str) {
     if hidden > 0 {
         let _ = writeln!(text, "             and {}: see `--json`", human_format::format_count(hidden as u64, what));
     }
-}
-
-/// Cleans external text for one line of a terminal.
-fn clean_line(text: &str) -> String {
-    clean_text(text).replace('\n', " ")
 }

@@ -8,7 +8,6 @@
 mod journal_table;
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -104,7 +103,7 @@ pub(crate) async fn run(args: EraseArgs, context: &CommandContext) -> anyhow::Re
         let what = "no subject was given\nhint: use --segment, --dialog or --contact to select what to erase, or --journal to show past erasures";
         return Err(UsageError(what.to_owned()).into());
     }
-    if subject.is_some() && !args.journal && !args.dry_run && !args.yes && !can_confirm() {
+    if subject.is_some() && !args.journal && !args.dry_run && !args.yes && !terminal::can_confirm() {
         let what = "nothing was erased: there is no terminal for the confirmation\nhint: --dry-run shows what would be erased; --yes erases it";
         return Err(UsageError(what.to_owned()).into());
     }
@@ -147,7 +146,7 @@ async fn approve_retention(args: &EraseArgs, db: &Db, context: &CommandContext) 
         terminal::print_stdout("no retention waits for approval\n")?;
         return Ok(1);
     }
-    if !args.yes && !can_confirm() {
+    if !args.yes && !terminal::can_confirm() {
         let what = "nothing was approved: there is no terminal for the confirmation\nhint: give --yes to approve";
         return Err(UsageError(what.to_owned()).into());
     }
@@ -192,7 +191,7 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
         bail!("nothing was erased\nhint: answer yes, or give --yes");
     }
     let confirmation = if args.yes { Confirmation::Everything } else { Confirmation::Listed };
-    let bar = progress_bar(found.segments.len() as u64, "erasing");
+    let bar = segment_progress_bar(found.segments.len() as u64, "erasing");
     let now = context.clock.now();
     let (erased, found) =
         erasure::execute_plan(db, &request, found, confirmation, now, &mut |count| bar.inc(count)).await?;
@@ -212,7 +211,7 @@ async fn find_segments(db: &Db, request: &ErasureRequest) -> anyhow::Result<Eras
     let bar = match request.subject {
         Subject::Contact(_) => {
             let range = ExportRange { account: request.account, ..ExportRange::default() };
-            progress_bar(db.count_segments(range).await?, "searching")
+            segment_progress_bar(db.count_segments(range).await?, "searching")
         }
         _ => ProgressBar::hidden(),
     };
@@ -361,20 +360,10 @@ fn describe_erased(erased: &DeletionCounts) -> String {
     format!("erased permanently: {}\n", parts.join(" and "))
 }
 
-/// Whether there is a terminal for a confirmation.
-fn can_confirm() -> bool {
-    io::stdin().is_terminal() && io::stderr().is_terminal()
-}
-
-/// Asks for confirmation.
+/// Asks for confirmation; without a terminal the answer is no.
 fn confirm() -> anyhow::Result<bool> {
-    let mut out = anstream::stderr().lock();
-    write!(out, "Erase permanently? This cannot be undone. [y/N] ")
-        .and_then(|()| out.flush())
-        .context("failed to ask for confirmation")?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).context("failed to read the answer")?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    let answer = terminal::confirm("Erase permanently? This cannot be undone. [y/N] ");
+    Ok(answer.context("failed to ask for confirmation")?.unwrap_or(false))
 }
 
 /// Removes erased words from the search index. [`wipe_free_pages`] then clears the database's log.
@@ -424,9 +413,8 @@ pub(super) fn current_user() -> String {
     clean_line(&format!("{user}@{host}"))
 }
 
-/// A progress bar on standard error, hidden without a terminal.
-pub(super) fn progress_bar(total: u64, what: &str) -> ProgressBar {
+/// A progress bar over segments.
+pub(super) fn segment_progress_bar(total: u64, what: &str) -> ProgressBar {
     let template = format!("{{spinner}} {what} {{wide_bar}} {{human_pos}}/{{human_len}} segments, {{eta}} left");
-    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style)
+    terminal::progress_bar(total, &template)
 }

@@ -1,11 +1,10 @@
 //! `export`: streams the archive to standard output or into a file.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::bail;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::terminal::{self, Stdout};
@@ -14,6 +13,9 @@ use crate::config::RedactionRule;
 use crate::db::{Db, ExportRange, OpenMode};
 use crate::export::{self, ExportFormat, Selection, Target};
 use crate::redact::Redactor;
+
+/// The progress bar's template.
+const PROGRESS_TEMPLATE: &str = "{spinner} {wide_bar} {human_pos}/{human_len} segments, {per_sec}, {eta} left";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExportArgs {
@@ -93,7 +95,7 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
     // Taken before the first read, so that the next export includes all later changes.
     let cursor = db.create_export_cursor(context.clock.now()).await;
     let bar = match file {
-        Some(_) => progress_bar(db.count_segments(range).await?),
+        Some(_) => terminal::progress_bar(db.count_segments(range).await?, PROGRESS_TEMPLATE),
         None => ProgressBar::hidden(),
     };
     // An interrupt must not leave an incomplete file.
@@ -176,13 +178,4 @@ fn build_redactor(kinds: &[RedactKind], patterns: &[String]) -> Result<Redactor,
         }
     }
     Ok(Redactor::new(&rules))
-}
-
-/// A progress bar on standard error, hidden without a terminal.
-fn progress_bar(total: u64) -> ProgressBar {
-    let template = "{spinner} {wide_bar} {human_pos}/{human_len} segments, {per_sec}, {eta} left";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }

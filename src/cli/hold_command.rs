@@ -4,7 +4,7 @@
 use anyhow::bail;
 use serde::Serialize;
 
-use super::erase_command::{SubjectArgs, current_user, list_first_segments, progress_bar};
+use super::erase_command::{SubjectArgs, current_user, list_first_segments, segment_progress_bar};
 use super::human_format::format_count;
 use super::{CommandContext, UsageError, terminal};
 use crate::db::{Db, ExportRange, Hold, JournalAction, JournalEntry, OpenMode};
@@ -98,7 +98,7 @@ async fn count_protected(db: &Db, holds: &[Hold]) -> anyhow::Result<Vec<HoldCoun
         true => db.count_segments(ExportRange::default()).await?,
         false => 0,
     };
-    let bar = progress_bar(total, "counting");
+    let bar = segment_progress_bar(total, "counting");
     let counts = erasure::count_holds(db, holds, &mut |read| bar.inc(read)).await?;
     bar.finish_and_clear();
     Ok(counts)

@@ -2,10 +2,8 @@
 //! archive to Postgres.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use secrecy::SecretString;
 
 use super::{CommandContext, UsageError, human_format, terminal};
@@ -14,6 +12,9 @@ use crate::db::{CopySummary, Db, FileLock, OpenMode, PostgresCopy};
 
 /// The number of connections to the target database.
 const MAX_TARGET_CONNECTIONS: u32 = 2;
+
+/// The progress bar's template.
+const PROGRESS_TEMPLATE: &str = "{spinner} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left {msg}";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct MigrateArgs {
@@ -98,7 +99,7 @@ async fn copy_to_postgres(url: &SecretString, context: &CommandContext) -> anyho
 
 async fn copy_tables(from: &Db, to: &Db, context: &CommandContext) -> anyhow::Result<CopySummary> {
     let mut copy = PostgresCopy::begin(from, to).await?;
-    let bar = progress_bar(copy.rows());
+    let bar = terminal::progress_bar(copy.rows(), PROGRESS_TEMPLATE);
     let advance = |rows| bar.inc(rows);
     copy.copy_tables(&advance).await.context("failed to copy the archive; nothing was copied")?;
     bar.set_message("committing");
@@ -130,13 +131,4 @@ fn summarize_copy(summary: &CopySummary, from: &Path) -> String {
         from.display()
     ));
     text
-}
-
-/// A progress bar on standard error, hidden without a terminal.
-fn progress_bar(total: u64) -> ProgressBar {
-    let template = "{spinner} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left {msg}";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }

@@ -4,8 +4,10 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// The assumed width if the terminal does not tell it.
 const DEFAULT_COLUMNS: usize = 100;
@@ -13,6 +15,8 @@ const DEFAULT_COLUMNS: usize = 100;
 const MIN_COLUMNS: usize = 40;
 /// The minimum width of the wrapped column of a table.
 const MIN_WRAPPED_COLUMNS: u16 = 16;
+/// How often a progress bar is drawn while nothing progresses.
+const PROGRESS_TICK: Duration = Duration::from_millis(200);
 
 /// The width of the terminal of standard output; without a terminal, `$COLUMNS` or a default.
 pub(crate) fn width() -> usize {
@@ -86,12 +90,25 @@ pub(crate) fn print_stderr(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
+/// Creates a progress bar on standard error, hidden without a terminal.
+pub(crate) fn progress_bar(total: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
+    bar.enable_steady_tick(PROGRESS_TICK);
+    bar
+}
+
+/// Whether there is a terminal for a question.
+pub(crate) fn can_confirm() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
 /// Asks a yes-or-no question; returns `None` without a terminal.
 ///
 /// # Errors
 /// Returns an error if the answer cannot be read.
 pub(crate) fn confirm(question: &str) -> io::Result<Option<bool>> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if !can_confirm() {
         return Ok(None);
     }
     let mut out = anstream::stderr().lock();

@@ -5,10 +5,8 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{CommandContext, human_format, terminal};
 use crate::clock::Time;
@@ -20,6 +18,10 @@ use crate::verify::{self, AccountReport, IntegrityProblem, VerifyReport, VerifyR
 
 /// The number of problems that the table shows; `--json` shows more.
 const MAX_PROBLEMS_SHOWN: usize = 50;
+
+/// The progress bar's template.
+const PROGRESS_TEMPLATE: &str =
+    "{spinner} {wide_bar} {human_pos}/{human_len} entries and segments, {per_sec}, {eta} left";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArgs {
@@ -65,7 +67,7 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
     let report = if args.manifests_only {
         verify::verify_manifests(&chains, &request)
     } else {
-        let bar = progress_bar(verify::count_steps(&db, &chains, request.account).await?);
+        let bar = terminal::progress_bar(verify::count_steps(&db, &chains, request.account).await?, PROGRESS_TEMPLATE);
         let report = verify::verify_archive(&db, &chains, &request, &mut |read| bar.inc(read)).await;
         bar.finish_and_clear();
         report?
@@ -117,15 +119,6 @@ fn read_lines(path: &Path) -> anyhow::Result<Vec<ExportedLine>> {
         );
     }
     Ok(lines)
-}
-
-/// A progress bar on standard error, hidden without a terminal.
-fn progress_bar(total: u64) -> ProgressBar {
-    let template = "{spinner} {wide_bar} {human_pos}/{human_len} entries and segments, {per_sec}, {eta} left";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 /// Formats the report as text.

@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::{Clock, Db, QueuedBackfill, Settings, estimate_backfill_duration, open_backfills, union_of_open};
 use crate::cli::{human_format, terminal};
 use crate::model::TimeRangeSet;
-use crate::render::clean_text;
+use crate::render::clean_line;
 
 /// The interval at which the database is polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ fn progress_bar(backfill: &QueuedBackfill) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix:>20.20} {bar:40} {percent:>3} %  {msg}");
     let bar = ProgressBar::new(backfill.range.width().as_secs().max(1));
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.with_prefix(clean_text(backfill.account.name.as_deref().unwrap_or(&backfill.account.id.sub)).replace('\n', " "))
+    bar.with_prefix(clean_line(backfill.account.name.as_deref().unwrap_or(&backfill.account.id.sub)))
 }
 
 /// The progress of a backfill.
