@@ -48,7 +48,7 @@ struct Redaction {
 
 impl Redactor {
     /// From the settings of a sink or the options of an export.
-    pub(crate) fn new(rules: &[RedactionRule]) -> Redactor {
+    pub fn new(rules: &[RedactionRule]) -> Redactor {
         let mut redactor =
             Redactor { labels: ["[email]", "[card]", "[phone]"].map(str::to_owned).to_vec(), ..Redactor::default() };
         for rule in rules {
@@ -86,7 +86,7 @@ impl Redactor {
     }
 
     /// Redacts a text.
-    pub(crate) fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
+    pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let mut current = Cow::Borrowed(text);
         // Repeated until nothing matches: a removed match may have separated the parts of another
         // one. Each round leaves less of the original, so it terminates.
@@ -103,7 +103,7 @@ impl Redactor {
     }
 
     /// Redacts a segment's metadata. Metadata that is not JSON is a text.
-    pub(crate) fn metadata<'m>(&self, metadata: &'m str) -> Cow<'m, str> {
+    pub fn metadata<'m>(&self, metadata: &'m str) -> Cow<'m, str> {
         if self.is_noop() {
             return Cow::Borrowed(metadata);
         }

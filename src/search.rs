@@ -5,7 +5,7 @@
 
 pub(crate) mod document;
 pub(crate) mod facets;
-pub(crate) mod query;
+pub mod query;
 mod ranked_search;
 pub mod score;
 pub mod tokenizer;

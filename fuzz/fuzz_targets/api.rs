@@ -2,18 +2,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringcx_extractor::ringcx::seams;
+use ringcx_extractor::ringcx::fuzz_checks;
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, body)) = data.split_first() else { return };
     match kind % 4 {
-        0 => seams::metadata(body, usize::from(kind / 4)),
-        1 => seams::transcript(body),
-        2 => seams::summary(&String::from_utf8_lossy(body)),
+        0 => fuzz_checks::check_metadata(body, usize::from(kind / 4)),
+        1 => fuzz_checks::check_transcript(body),
+        2 => fuzz_checks::check_summary(&String::from_utf8_lossy(body)),
         _ => {
             let line_end = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
             let (retry_after, body) = body.split_at(line_end);
-            seams::error(100 + 9 * u16::from(kind / 4), body, retry_after, i64::from(*kind) << 36);
+            fuzz_checks::check_error(100 + 9 * u16::from(kind / 4), body, retry_after, i64::from(*kind) << 36);
         }
     }
 });
