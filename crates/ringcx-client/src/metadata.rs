@@ -168,9 +168,10 @@ fn into_api_error(error: stream::StreamError) -> ApiError {
     let endpoint = Endpoint::Metadata;
     match error {
         stream::StreamError::ReceiverDropped => ApiError::receiver_dropped(endpoint),
-        stream::StreamError::RecordTooLarge => {
-            ApiError::too_large(endpoint, "one record of the answer is larger than 16 MB")
-        }
+        stream::StreamError::RecordTooLarge => ApiError::too_large(
+            endpoint,
+            "one record of the answer, with the white space before it, is larger than 16 MB",
+        ),
         stream::StreamError::Undecodable(why) => ApiError::undecodable(endpoint, why),
         stream::StreamError::Truncated => {
             let mut error = ApiError::undecodable(endpoint, "it ends before its array does");

@@ -39,7 +39,7 @@ const NOT_JSON: StreamError = StreamError::Undecodable("it is not JSON");
 pub(super) fn read(body: impl Read, sender: &mpsc::Sender<Vec<ParsedRecord>>) -> Result<ReadSummary, StreamError> {
     let mut body = BufReader::with_capacity(64 * 1024, body);
     let batcher = RecordBatcher { sender, summary: ReadSummary::default(), batch: Vec::new(), batch_bytes: 0 };
-    let mut scanner = ArrayScanner { state: ScanState::Before, element: Vec::new(), batcher };
+    let mut scanner = ArrayScanner { state: ScanState::Before, element: Vec::new(), blank_bytes: 0, batcher };
     loop {
         let chunk = match body.fill_buf() {
             Ok([]) => return scanner.finish(),
@@ -78,6 +78,8 @@ enum ScanState {
 struct ArrayScanner<'a> {
     state: ScanState,
     element: Vec<u8>,
+    /// White space since the last element.
+    blank_bytes: usize,
     batcher: RecordBatcher<'a>,
 }
 
@@ -123,7 +125,14 @@ impl ArrayScanner<'_> {
                     Some(&expected) if expected == byte => ScanState::Null(read + 1),
                     _ => return Err(NOT_JSON),
                 },
-                _ if is_space => state,
+                _ if is_space => {
+                    // An answer of white space without an end would otherwise occupy the reader.
+                    self.blank_bytes += 1;
+                    if self.blank_bytes > MAX_ELEMENT_BYTES {
+                        return Err(StreamError::RecordTooLarge);
+                    }
+                    state
+                }
                 ScanState::AfterElement => self.complete_element(byte)?,
                 ScanState::First if byte == b']' => ScanState::After,
                 ScanState::First | ScanState::Next => {
@@ -168,6 +177,7 @@ impl ArrayScanner<'_> {
             b']' => ScanState::After,
             _ => return Err(NOT_JSON),
         };
+        self.blank_bytes = 0;
         self.batcher.push(std::mem::take(&mut self.element))?;
         Ok(state)
     }
@@ -296,6 +306,15 @@ mod tests {
                     assert!(matches!(record, ParsedRecord::Segment(segment) if segment.segment_id == id));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn white_space_without_an_end_is_an_error_before_the_end() {
+        let (sender, _records) = mpsc::channel(1);
+        for start in ["", "[", "[1,"] {
+            let body = start.as_bytes().chain(io::repeat(b' ').take(MAX_ELEMENT_BYTES as u64 + 1));
+            assert!(matches!(read(body, &sender), Err(StreamError::RecordTooLarge)), "{start:?}");
         }
     }
 
