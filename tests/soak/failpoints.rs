@@ -43,7 +43,7 @@ async fn find_faults(database: TempDatabase, failpoint: Option<&str>) -> Vec<Str
         env.clock.sleep(SECOND / 2).await;
         faults = env.archive_differences(&env.expected_segments()).await;
     }
-    faults.extend(env.sim.ledger().served_again());
+    faults.extend(env.sim.expected_archive().repeated_serves());
     for command in ["audit", "verify"] {
         let output = env.run(&[command]).await;
         if output.status != 0 {
