@@ -9,13 +9,12 @@ pub use ringcx_archive::{self as db, failpoint, hash_chain as proof};
 pub use ringcx_client::{self as ringcx, backoff, file_descriptors};
 pub use ringcx_conversation::render;
 pub use ringcx_model::{self as model, charset, clock, lenient_json, lenient_time};
+pub use ringcx_pipeline::{self as pipeline, circuit_breaker, coverage};
 pub use ringcx_simulator as sim;
 
 // In the order of the data flow; the interfaces for people (cli, http) come last.
 pub(crate) mod broken_answers;
-pub mod circuit_breaker;
 pub mod config;
-pub mod coverage;
 pub mod health;
 
 pub mod account;

@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 const MODULE_RULES: &[(&str, &[&str])] = &[
     ("broken_answers", &["*", "-clock", "-model"]),
     ("read_progress", &["*", "-clock"]),
-    ("coverage", &["*", "-clock", "-model", "-ringcx::rate_limit"]),
-    ("circuit_breaker", &["*", "-clock", "-backoff"]),
     ("config", &["*", "-clock", "-model"]),
     ("health", &["*", "-clock"]),
     ("redact", &["*", "-config", "-lenient_json", "-model"]),

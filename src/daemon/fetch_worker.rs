@@ -22,21 +22,20 @@ use crate::circuit_breaker::CircuitBreaker;
 use crate::clock::Time;
 use crate::db::{Claim, CompletedJob, DbError, Item, JobOutcome, PauseRow, QueueClass, queue_classes};
 use crate::failpoint::{self, Failpoint};
-use crate::fetch::availability_estimator::AvailabilityEstimator;
 use crate::fetch::batch_writer::{Acknowledgement, BatchWriter, StorageState, Submission};
-use crate::fetch::not_found_throttle::NotFoundThrottle;
-use crate::fetch::schedule::{Schedule, queue_class};
-use crate::fetch::{RetryPolicy, fetch_item};
+use crate::fetch::fetch_item;
 use crate::model::{Artifact, ArtifactSet, Endpoint, ItemState};
+use crate::pipeline::fetch::availability_estimator::AvailabilityEstimator;
+use crate::pipeline::fetch::in_flight::InFlight;
+use crate::pipeline::fetch::not_found_throttle::NotFoundThrottle;
+use crate::pipeline::fetch::retry_policy::RetryPolicy;
+use crate::pipeline::fetch::schedule::{Schedule, queue_class};
 use crate::ringcx::ApiError;
 use crate::ringcx::rate_limit::{MAX_RETRY_AFTER, Permit};
 
 mod attempt_result;
-mod in_flight;
 #[cfg(test)]
 mod tests;
-
-use in_flight::InFlight;
 
 /// How long an item whose result was rejected is not attempted, so that it is not fetched over and
 /// over.

@@ -29,9 +29,9 @@ use crate::config::LimitScope;
 use crate::coverage::PlanningRules;
 use crate::db::{ClusterState, DbError, DbFault, InstanceLock, Lease, MaxDelays, OwnershipRow};
 use crate::discover::{Discoverer, DiscoveryPolicy};
-use crate::fetch::RetryPolicy;
 use crate::fetch::batch_writer::{BatchWriter, StorageProblem, StorageState};
 use crate::model::Endpoint;
+use crate::pipeline::fetch::retry_policy::RetryPolicy;
 use crate::ringcx::rate_limit::{MAX_ARRIVAL_DELAY, MAX_RETRY_AFTER, Pacer, PreviousOwner};
 
 /// The most accounts acquired per heartbeat. Loading more could delay the next heartbeat too long.

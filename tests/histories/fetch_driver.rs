@@ -12,10 +12,10 @@ use ringcx_extractor::backoff::Fault;
 use ringcx_extractor::circuit_breaker::{BreakerEvent, CircuitBreaker};
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::{Claim, CompletedJob, Item, JobOutcome, Lease, PauseRow};
-use ringcx_extractor::fetch::RetryPolicy;
-use ringcx_extractor::fetch::not_found_throttle::NotFoundThrottle;
-use ringcx_extractor::fetch::schedule::Schedule;
 use ringcx_extractor::model::{Artifact, ArtifactSet, ItemState};
+use ringcx_extractor::pipeline::fetch::not_found_throttle::NotFoundThrottle;
+use ringcx_extractor::pipeline::fetch::retry_policy::RetryPolicy;
+use ringcx_extractor::pipeline::fetch::schedule::Schedule;
 use ringcx_extractor::ringcx::rate_limit::{Pacer, Permit};
 use ringcx_extractor::ringcx::{ApiError, ErrorCause, FetchedArtifact};
 

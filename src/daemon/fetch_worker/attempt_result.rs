@@ -11,8 +11,8 @@ use crate::circuit_breaker::{BreakerEvent, CircuitBreaker};
 use crate::clock::Time;
 use crate::daemon::DATABASE_RETRY_INTERVAL;
 use crate::db::{Claim, JobOutcome, PauseRow};
-use crate::fetch::schedule::Schedule;
 use crate::model::{Artifact, Endpoint, ItemState, Lane};
+use crate::pipeline::fetch::schedule::Schedule;
 use crate::ringcx::{ApiError, ErrorCause};
 
 /// How an answer is broken, as part of a finding's sentence.

@@ -7,7 +7,7 @@ use crate::db::{Item, QueueClass};
 
 /// Claimed items: queued, requested, or submitted to the batch writer.
 #[derive(Debug, Default)]
-pub(super) struct InFlight {
+pub struct InFlight {
     /// The class of each item, and when it is due again once its result is submitted.
     items: HashMap<Item, (QueueClass, Option<Time>)>,
     count_by_class: BTreeMap<QueueClass, usize>,
@@ -15,21 +15,21 @@ pub(super) struct InFlight {
 
 impl InFlight {
     /// Adds a claimed item.
-    pub(super) fn insert(&mut self, item: Item, class: QueueClass) {
+    pub fn insert(&mut self, item: Item, class: QueueClass) {
         if self.items.insert(item, (class, None)).is_none() {
             *self.count_by_class.entry(class).or_default() += 1;
         }
     }
 
     /// Records that the result of an item is submitted, and when the item is due again, if at all.
-    pub(super) fn complete(&mut self, item: Item, due: Option<Time>) {
+    pub fn complete(&mut self, item: Item, due: Option<Time>) {
         if let Some((_, next_due)) = self.items.get_mut(&item) {
             *next_due = due;
         }
     }
 
     /// Removes an item. Returns when it is due again, if that is known.
-    pub(super) fn release(&mut self, item: Item) -> Option<Time> {
+    pub fn release(&mut self, item: Item) -> Option<Time> {
         let (class, due) = self.items.remove(&item)?;
         if let Some(count) = self.count_by_class.get_mut(&class) {
             *count = count.saturating_sub(1);
@@ -37,16 +37,18 @@ impl InFlight {
         due
     }
 
-    pub(super) fn contains(&self, item: Item) -> bool {
+    /// Whether an item is claimed.
+    pub fn contains(&self, item: Item) -> bool {
         self.items.contains_key(&item)
     }
 
     /// The number of items of a class. The database may return them once more.
-    pub(super) fn count(&self, class: QueueClass) -> usize {
+    pub fn count(&self, class: QueueClass) -> usize {
         self.count_by_class.get(&class).copied().unwrap_or(0)
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Forgets all items.
+    pub fn clear(&mut self) {
         *self = InFlight::default();
     }
 }

@@ -54,7 +54,7 @@ struct LaneQueues {
 }
 
 /// The queue class of a claim.
-pub(crate) fn queue_class(claim: &Claim) -> QueueClass {
+pub fn queue_class(claim: &Claim) -> QueueClass {
     QueueClass { artifact: claim.artifact, lane: claim.lane, is_retry: is_retry(claim) }
 }
 
@@ -72,22 +72,22 @@ fn dispatch_order(claim: &Claim) -> (Time, Time, Item) {
 
 impl Schedule {
     /// Adds a claim that is not due yet. It is queued once it is due.
-    pub(crate) fn delay_until_due(&mut self, claim: Claim) {
+    pub fn delay_until_due(&mut self, claim: Claim) {
         self.delayed.insert((claim.due, claim.item), claim);
     }
 
     /// The number of claims that are not due yet.
-    pub(crate) fn delayed_count(&self) -> usize {
+    pub fn delayed_count(&self) -> usize {
         self.delayed.len()
     }
 
     /// When the next delayed claim is due.
-    pub(crate) fn next_due(&self) -> Option<Time> {
+    pub fn next_due(&self) -> Option<Time> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// Queues the delayed claims that are due by now.
-    pub(crate) fn promote_due(&mut self, now: Time) {
+    pub fn promote_due(&mut self, now: Time) {
         while let Some(entry) = self.delayed.first_entry().filter(|entry| entry.key().0 <= now) {
             let claim = entry.remove();
             self.push(claim);
@@ -139,7 +139,7 @@ impl Schedule {
     }
 
     /// The number of queued claims of a class.
-    pub(crate) fn queued_count(&self, class: QueueClass) -> usize {
+    pub fn queued_count(&self, class: QueueClass) -> usize {
         self.queued.get(&class).copied().unwrap_or(0)
     }
 

@@ -105,7 +105,7 @@ pub struct Backfill {
 
 impl Backfill {
     /// The ranges that are not read yet, including those that are too recent to be read now.
-    pub(crate) fn remaining(&self) -> TimeRangeSet {
+    pub fn remaining(&self) -> TimeRangeSet {
         single_range(self.range).minus(&self.done)
     }
 }
@@ -147,7 +147,7 @@ impl Coverage {
     }
 
     /// Adds a range that the database holds. Ignores a recheck or backfill that no longer exists.
-    pub(crate) fn restore(&mut self, purpose: ReadPurpose, range: TimeRange) {
+    pub fn restore(&mut self, purpose: ReadPurpose, range: TimeRange) {
         let held = match purpose {
             ReadPurpose::Live => Some(&mut self.live),
             ReadPurpose::Recheck(delay) => {
@@ -192,13 +192,13 @@ impl Coverage {
     }
 
     /// The ranges that were never read between the first live window's start and `until`.
-    pub(crate) fn gaps(&self, until: Time) -> TimeRangeSet {
+    pub fn gaps(&self, until: Time) -> TimeRangeSet {
         TimeRange::new(self.live_start, until).map(single_range).unwrap_or_default().minus(&self.live)
     }
 
     /// The newest end of live coverage; `None` before the first live read. Backfills of earlier
     /// time do not count.
-    pub(crate) fn live_edge(&self) -> Option<Time> {
+    pub fn live_edge(&self) -> Option<Time> {
         self.live.as_slice().last().map(|newest| newest.to).filter(|edge| *edge > self.live_start)
     }
 
@@ -241,7 +241,7 @@ pub struct PlanningRules {
 
 impl PlanningRules {
     /// The latest end of a window.
-    pub(crate) fn horizon(&self, now: Time) -> Time {
+    pub fn horizon(&self, now: Time) -> Time {
         (now - self.offset).floor_to_second()
     }
 
@@ -256,7 +256,7 @@ impl PlanningRules {
 
     /// The longest time between two live reads in normal operation: the interval, or more if the
     /// limits require it.
-    pub(crate) fn max_live_interval(&self) -> Duration {
+    pub fn max_live_interval(&self) -> Duration {
         Duration::from_secs(u64::try_from(quota_forecast::sustainable_interval_secs(self)).unwrap_or(0))
     }
 
@@ -310,12 +310,12 @@ pub enum Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailedWindow {
     /// The range that could not be read.
-    pub(crate) range: TimeRange,
+    pub range: TimeRange,
     /// When it may be requested again.
-    pub(crate) retry_at: Time,
+    pub retry_at: Time,
     /// The widest window for it, also after `retry_at`: narrow if its answers kept arriving
     /// incomplete.
-    pub(crate) max_width: Duration,
+    pub max_width: Duration,
 }
 
 /// A range with quarantined records. It is read again, in case the records become readable.

@@ -72,7 +72,7 @@ impl CircuitBreaker {
 
     /// When the probe may be sent, if the breaker is open at `at`. `None` once the pause is over:
     /// the probe's answer decides.
-    pub(crate) fn retry_at(&self, at: Time) -> Option<Time> {
+    pub fn retry_at(&self, at: Time) -> Option<Time> {
         self.pause.as_ref().map(|pause| pause.until).filter(|until| *until > at)
     }
 
@@ -82,7 +82,7 @@ impl CircuitBreaker {
     }
 
     /// Restores a pause that an earlier process recorded.
-    pub(crate) fn restore_pause(&mut self, since: Time, until: Time, times: u32) {
+    pub fn restore_pause(&mut self, since: Time, until: Time, times: u32) {
         self.pause = Some(BreakerPause { since, until, times, half_open: false });
     }
 
@@ -94,7 +94,7 @@ impl CircuitBreaker {
     }
 
     /// Releases a probe that ended without an answer; the next one may be sent after `wait`.
-    pub(crate) fn postpone_probe(&mut self, now: Time, wait: Duration) {
+    pub fn postpone_probe(&mut self, now: Time, wait: Duration) {
         if let Some(pause) = self.pause.as_mut().filter(|pause| pause.half_open) {
             pause.half_open = false;
             pause.until = now + wait;
@@ -102,14 +102,14 @@ impl CircuitBreaker {
     }
 
     /// Opens the breaker until then, for a reason outside the endpoint: the login is unavailable.
-    pub(crate) fn trip_until(&mut self, now: Time, until: Time) {
+    pub fn trip_until(&mut self, now: Time, until: Time) {
         let since = self.pause.as_ref().map_or(now, |pause| pause.since);
         let times = self.pause.as_ref().map_or(0, |pause| pause.times);
         self.pause = Some(BreakerPause { since, until, times, half_open: false });
     }
 
     /// Allows the probe at once.
-    pub(crate) fn retry_now(&mut self, now: Time) {
+    pub fn retry_now(&mut self, now: Time) {
         if let Some(pause) = &mut self.pause {
             pause.until = pause.until.min(now);
         }

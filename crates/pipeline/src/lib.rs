@@ -1,0 +1,13 @@
+//! The decisions of the pipeline: which window is read next, which item is fetched next, when a
+//! failure is retried, and when an endpoint is paused.
+//!
+//! Pure: no I/O, no clock and no source of chance; time and random numbers are passed in. The
+//! program carries the decisions out.
+
+use ringcx_archive as db;
+use ringcx_client::{self as ringcx, backoff};
+use ringcx_model::{self as model, clock};
+
+pub mod circuit_breaker;
+pub mod coverage;
+pub mod fetch;
