@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::cli::{human_format, terminal};
 use crate::db::{Db, JournalRow};
 use crate::model::Subject;
+use crate::proof::hex;
 use crate::render::clean_line;
 
 /// A journal entry as JSON.
@@ -86,8 +87,4 @@ fn format_table(rows: &[JournalRow]) -> String {
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     lines.join("\n") + "\n"
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
