@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Form, Query, Request, State};
+use axum::handler::Handler as _;
 use axum::http::header::{
     CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
 };
@@ -17,6 +18,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, http::HeaderValue};
 use serde::Deserialize;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
 
 use crate::clock::Time;
 use crate::db::{AccountRow, Db, DbError, DeletionReason};
@@ -29,31 +32,28 @@ use super::templates::{self, ConversationView, LoginError, SearchForm, SearchOut
 const MAX_HITS: usize = 50;
 /// How long a search, or reading a conversation, may take.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long receiving and handling a form may take.
+const FORM_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The routes; empty without a token.
 pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
     let Some(authenticator) = state.authenticator.clone() else { return Router::new() };
+    let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, FORM_TIMEOUT);
     let login_routes = Router::new()
-        .route("/login", get(login_form).post(log_in))
-        .route("/logout", post(log_out))
+        .route("/login", get(login_form).post(log_in.layer(timeout)))
+        .route("/logout", post(log_out.layer(timeout)))
         .with_state::<Arc<HttpState>>(authenticator.clone());
-    Router::new()
+    // The referrer policy lets browsers report to this site where a form comes from, so that forms
+    // of other sites can be refused.
+    let policies = [(CONTENT_SECURITY_POLICY, templates::conversation_policy()), (REFERRER_POLICY, "same-origin")];
+    let router = Router::new()
         .route("/search", get(search_page))
         .route("/conversation", get(conversation_page))
         .layer(middleware::from_fn_with_state(authenticator, require_login))
-        .merge(login_routes)
-        .layer(middleware::map_response(set_page_policies))
-}
-
-/// Sets the policies of these pages. Their referrer policy lets browsers report to this site where
-/// a form comes from, so that forms of other sites can be refused.
-async fn set_page_policies(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    if let Ok(policy) = HeaderValue::from_str(templates::conversation_policy()) {
-        headers.insert(CONTENT_SECURITY_POLICY, policy);
-    }
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
-    response
+        .merge(login_routes);
+    policies.into_iter().fold(router, |router, (name, value)| {
+        router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)))
+    })
 }
 
 /// Passes authenticated requests on, and answers others with the login form.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -18,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
 use crate::metrics::MetricsFormat;
 
-use super::middleware::{AllowedHosts, apply_request_policy, check_host};
+use super::middleware::{AllowedHosts, apply_policy};
 use super::state::{HttpState, MAX_API_SNAPSHOT_AGE, UPDATE_INTERVAL};
 use super::{conversations, templates};
 
@@ -29,15 +28,13 @@ pub(super) fn routes(state: Arc<HttpState>, hosts: AllowedHosts) -> Router {
         .route("/events", get(events))
         .route("/api/status", get(status))
         .merge(conversations::routes(&state));
-    Router::new()
-        .merge(browser_routes)
+    let router = browser_routes
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(readiness))
         .route("/metrics", get(metrics))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found; the dashboard is at /\n") })
-        .layer(from_fn_with_state(Arc::new(hosts), check_host))
-        .layer(from_fn(apply_request_policy))
-        .with_state(state)
+        .with_state(state);
+    apply_policy(router, hosts)
 }
 
 async fn readiness(State(state): State<Arc<HttpState>>) -> Response {
