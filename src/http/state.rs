@@ -69,7 +69,7 @@ impl HttpState {
             .http
             .token
             .clone()
-            .map(|token| Arc::new(Authenticator::new(token, app.clock.clone()).with_db(app.db.clone())));
+            .map(|token| Arc::new(Authenticator::new(token, app.clock.clone(), app.db.clone())));
         HttpState {
             app,
             authenticator,
