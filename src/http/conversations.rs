@@ -28,7 +28,7 @@ use crate::status::humanize::format_number;
 
 use super::authenticator::{AuthOutcome, Authenticator};
 use super::state::HttpState;
-use super::templates::{self, ConversationView, LoginError, SearchForm, SearchOutcome};
+use super::templates::{self, ConversationView, SearchForm, SearchOutcome};
 
 const MAX_HITS: usize = 50;
 /// How long a search, or reading a conversation, may take.
@@ -71,23 +71,20 @@ async fn require_login(State(authenticator): State<Arc<Authenticator>>, request:
 
 /// The login form; `was_submitted` if it answers a submitted token.
 fn login_response(outcome: AuthOutcome, next_path: &str, was_submitted: bool) -> Response {
-    let (status, error) = match outcome {
-        AuthOutcome::RateLimited(wait) => (StatusCode::TOO_MANY_REQUESTS, LoginError::RateLimited(wait)),
-        _ if was_submitted => (StatusCode::UNAUTHORIZED, LoginError::WrongToken),
-        _ => (StatusCode::UNAUTHORIZED, LoginError::None),
+    let (status, retry_after) = match outcome {
+        AuthOutcome::RateLimited(wait) => (StatusCode::TOO_MANY_REQUESTS, Some(wait.as_secs().max(1))),
+        _ => (StatusCode::UNAUTHORIZED, None),
     };
-    let page = Html(templates::login_page(next_path, error));
-    let mut response = (status, [(WWW_AUTHENTICATE, "Bearer")], page).into_response();
-    if let AuthOutcome::RateLimited(wait) = outcome {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
-    }
-    response
+    let failure = Some(outcome).filter(|_| was_submitted || retry_after.is_some());
+    let page = Html(templates::login_page(next_path, failure));
+    let retry_after = retry_after.map(|seconds| [(RETRY_AFTER, HeaderValue::from(seconds))]);
+    (status, [(WWW_AUTHENTICATE, "Bearer")], retry_after, page).into_response()
 }
 
 async fn login_form(State(authenticator): State<Arc<Authenticator>>, headers: HeaderMap) -> Response {
     match authenticator.authenticate(&headers).await {
         Ok(AuthOutcome::Granted) => redirect_to("/search").into_response(),
-        _ => Html(templates::login_page("", LoginError::None)).into_response(),
+        _ => Html(templates::login_page("", None)).into_response(),
     }
 }
 

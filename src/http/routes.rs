@@ -10,10 +10,9 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use futures_util::Stream;
+use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
 use crate::metrics::MetricsFormat;
 
@@ -67,8 +66,7 @@ async fn dashboard(State(state): State<Arc<HttpState>>) -> Response {
     // Read the number first: the rendered page is then at least as new.
     let seq = state.live_updates.seq();
     let report = state.health_report(UPDATE_INTERVAL).await;
-    let (summary, samples) = (state.health_summary(&report), state.samples());
-    let page = templates::render_dashboard(&state.view(&report, &summary, &samples), seq);
+    let page = templates::render_dashboard(&state.view(&report), seq);
     ([(CONTENT_SECURITY_POLICY, templates::dashboard_policy())], Html(page)).into_response()
 }
 
@@ -83,48 +81,23 @@ async fn events(State(state): State<Arc<HttpState>>, Query(EventsQuery { after }
         let why = "too many viewers; close another dashboard page, or reload this one later\n";
         return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "10")], why).into_response();
     };
+    let stop = state.stop.clone();
     let (first, updates) = state.live_updates.subscribe(after.and_then(|after| after.parse().ok()));
-    let events = EventStream { state, updates, first, _permit: permit };
-    Sse::new(events.into_stream()).keep_alive(KeepAlive::default()).into_response()
-}
-
-/// A viewer's event stream. Its permit is released when the stream is dropped.
-struct EventStream {
-    state: Arc<HttpState>,
-    updates: broadcast::Receiver<Arc<str>>,
-    first: Option<Arc<str>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl EventStream {
-    /// The viewer's updates, until the stop.
-    fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        futures_util::stream::unfold(self, |mut events| async move {
-            let update = events.next_update().await?;
-            Some((Ok(Event::default().data(&*update)), events))
-        })
-    }
-
-    async fn next_update(&mut self) -> Option<Arc<str>> {
-        if let Some(first) = self.first.take() {
-            return Some(first);
-        }
-        loop {
-            let update = tokio::select! {
-                () = self.state.stop.cancelled() => return None,
-                update = self.updates.recv() => update,
-            };
-            match update {
-                Ok(update) => return Some(update),
-                Err(RecvError::Closed) => return None,
-                Err(RecvError::Lagged(_)) => {
-                    let (full, updates) = self.state.live_updates.subscribe(None);
-                    self.updates = updates;
-                    if full.is_some() {
-                        return full;
-                    }
-                }
+    // The permit is released when the stream is dropped.
+    let later = stream::unfold((state, updates, permit), |(state, mut updates, permit)| async move {
+        let update = match updates.recv().await {
+            Ok(update) => update,
+            Err(RecvError::Closed) => return None,
+            // A viewer that cannot keep up continues with the whole state.
+            Err(RecvError::Lagged(_)) => {
+                let full;
+                (full, updates) = state.live_updates.subscribe(None);
+                full?
             }
-        }
-    }
+        };
+        Some((update, (state, updates, permit)))
+    });
+    let updates = stream::iter(first).chain(later).take_until(stop.cancelled_owned());
+    let events = updates.map(|update| Ok::<_, Infallible>(Event::default().data(&*update)));
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
