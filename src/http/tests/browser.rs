@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::health_summary::HealthSummary;
 use super::super::lag_history::LagSample;
 use super::super::templates::{self, ConversationView, SearchForm, SearchOutcome};
 use super::*;
@@ -15,7 +14,7 @@ use crate::db::{ArtifactStatus, Lease, SegmentArtifact, SegmentRow, sql};
 use crate::health::Severity;
 use crate::search::score::{DocumentMatch, Passage};
 use crate::search::{DocumentSource, SearchHit, SearchResults};
-use crate::status::FindingStatus;
+use crate::status::{CoverageGap, FindingStatus};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -181,27 +180,21 @@ const recorded = document.createElement("pre"); recorded.id = "recorded"; record
 #[test]
 #[ignore = "needs Chromium"]
 fn the_filter_buttons_work_in_a_real_browser() {
-    use super::super::fixtures::{row, snapshot};
-    let named_row = |number: u32| {
-        let mut row = row(&format!("{}", 1000 + number));
-        row.name = Some(format!("Team {number}"));
+    use super::super::fixtures::{account, snapshot, view};
+    let named_account = |number: u32| {
+        let mut account = account(&format!("{}", 1000 + number));
+        account.name = Some(format!("Team {number}"));
         if number.is_multiple_of(9) {
-            row.gaps = Duration::from_secs(3600);
+            let (from, to) = ((NOW - Duration::from_secs(3600)).rfc3339_secs(), NOW.rfc3339_secs());
+            account.gaps.push(CoverageGap { from, to, seconds: 3600 });
         }
-        row
+        account
     };
-    let snapshot = snapshot((1..=40).map(named_row).collect());
-    let gaps: Vec<String> = snapshot.rows.iter().filter(|row| !row.gaps.is_zero()).map(|row| row.sub.clone()).collect();
+    let snapshot = snapshot((1..=40).map(named_account).collect());
+    let with_gaps = snapshot.status.accounts.iter().filter(|account| !account.gaps.is_empty());
+    let gaps: Vec<String> = with_gaps.map(|account| account.sub_account_id.clone()).collect();
     let found = FindingStatus::new("coverage_gaps", Severity::Warning, NOW, "gaps".to_owned(), "wait");
-    let summary = HealthSummary::new(vec![FindingStatus { accounts: gaps, ..found }], Some(&snapshot), NOW);
-    let view = templates::DashboardView {
-        summary: &summary,
-        snapshot: Some(&snapshot),
-        samples: &[],
-        now: NOW,
-        instance: "host-1",
-        has_search: false,
-    };
+    let view = view(Some(&snapshot), vec![FindingStatus { accounts: gaps, ..found }]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("page.html");
     std::fs::write(&file, templates::render_dashboard(&view, 1).replace("</body>", &format!("{CLICK_SCRIPT}</body>")))
