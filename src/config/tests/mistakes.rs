@@ -275,8 +275,8 @@ proptest! {
     }
 
     #[test]
-    fn no_variable_makes_it_panic_or_fail_without_a_reason(path in "[A-Z0-9_]{0,20}", index in 0..schema::KEYS.len(), value in "\\PC{0,12}") {
-        let known = schema::KEYS[index].path.replace("[]", "__0").replace('.', "__");
+    fn no_variable_makes_it_panic_or_fail_without_a_reason(path in "[A-Z0-9_]{0,20}", index in 0..schema::settings().len(), value in "\\PC{0,12}") {
+        let known = schema::settings()[index].path.replace("[]", "__0").replace('.', "__");
         let names = [format!("RINGCX__{path}"), format!("RINGCX__{known}"), format!("RINGCX__{known}_file")];
         for name in names {
             if let Err(errors) = load_text(MINIMAL, &[(&name, &value)]) {
