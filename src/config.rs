@@ -5,23 +5,23 @@
 //! its line or environment variable, and a hint. No secret appears in a message or in `Debug`
 //! output.
 //!
-//! The `config` crate reads and merges the file ([`file_source`]) and the variables
-//! ([`environment`]). serde deserializes the result ([`document`]); [`sections`] validates it. The
-//! JSON Schema of the same types ([`schema`]) has the known keys and the type of each.
+//! The `config` crate reads and merges the file (`file_source`) and the variables
+//! (`env_source`). serde deserializes the result (`settings_document`); `sections` validates
+//! it. The JSON Schema of the same types ([`schema`]) has the known keys and the type of each.
 
 mod checker;
 mod config_error;
-mod document;
-mod environment;
+mod env_source;
 mod file_source;
 pub mod schema;
 mod secret;
 mod sections;
+mod setting_types;
 mod settings;
+mod settings_document;
 #[cfg(test)]
 mod tests;
 mod time_parse;
-mod values;
 
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,7 @@ pub fn load(
 pub(crate) fn read_environment() -> Vec<(String, String)> {
     let variables = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
     variables
-        .filter(|(name, _)| environment::is_setting(name) || name == environment::FILE_VARIABLE)
+        .filter(|(name, _)| env_source::is_setting(name) || name == env_source::FILE_VARIABLE)
         .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
         .collect()
 }
@@ -82,17 +82,17 @@ fn load_from(
 ) -> Result<LoadedSettings, ConfigErrors> {
     let mut variables: Vec<(String, String)> = env.into_iter().collect();
     variables.sort_unstable();
-    let named = variables.iter().find(|(name, _)| name == environment::FILE_VARIABLE).map(|(_, path)| path.as_str());
+    let named = variables.iter().find(|(name, _)| name == env_source::FILE_VARIABLE).map(|(_, path)| path.as_str());
     let named = named.filter(|path| !path.is_empty());
     let file = file_source::find_file(cli_path, named, default_paths);
-    if file.is_none() && !variables.iter().any(|(name, _)| environment::is_setting(name)) {
+    if file.is_none() && !variables.iter().any(|(name, _)| env_source::is_setting(name)) {
         return Err(no_configuration(default_paths).into());
     }
-    let named_by = if cli_path.is_some() { Some("--config") } else { named.map(|_| environment::FILE_VARIABLE) };
+    let named_by = if cli_path.is_some() { Some("--config") } else { named.map(|_| env_source::FILE_VARIABLE) };
     let text = file.as_deref().map(|path| file_source::read_file(path, named_by)).transpose()?;
 
     let mut problems = Vec::new();
-    let variables = environment::read_variables(&variables, &mut problems);
+    let variables = env_source::read_variables(&variables, &mut problems);
     let mut builder = Config::builder();
     if let (Some(path), Some(text)) = (&file, &text) {
         let source = File::from_str(text, LinedToml(path.clone()));
@@ -116,7 +116,8 @@ fn load_from(
     let Ok(Ok(merged)) = merged else { return Err(unexplained_failure(file).into()) };
 
     let mut checker = Checker { merged: &merged.cache, file: file.as_deref(), problems, warnings: Vec::new() };
-    let settings = merged.clone().try_deserialize().ok().and_then(|tree| document::read_document(tree, &mut checker));
+    let settings =
+        merged.clone().try_deserialize().ok().and_then(|tree| settings_document::read_document(tree, &mut checker));
     let settings = settings.and_then(|document| sections::build_settings(document, &mut checker));
     let Checker { problems, warnings, .. } = checker;
     match settings {
@@ -145,9 +146,9 @@ fn no_configuration(default_paths: &[PathBuf]) -> ConfigError {
     let paths: Vec<String> = default_paths.iter().map(|path| path.display().to_string()).collect();
     let what = format!(
         "no configuration was found: no --config, no ${}, no {}, and no environment variable {}…",
-        environment::FILE_VARIABLE,
+        env_source::FILE_VARIABLE,
         paths.join(", no "),
-        environment::VARIABLE_PREFIX
+        env_source::VARIABLE_PREFIX
     );
     let first = paths.first().map_or("a file", String::as_str);
     ConfigError::new("", None, what, &format!("copy config/sample.toml to {first} and fill it in"))

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::config_error::{ConfigError, SettingLocation, quoted};
 use super::schema;
 use super::secret::{self, FILE_HINT, Secret};
-use super::values::{Id, List, SecretText, Text};
+use super::setting_types::{Id, List, SecretText, Text};
 
 /// The problems and warnings of the merged settings.
 pub(super) struct Checker<'a> {

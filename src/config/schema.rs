@@ -1,4 +1,4 @@
-//! The JSON Schema of the settings, generated from [`Document`], and look-ups in it: which keys
+//! The JSON Schema of the settings, generated from `Document`, and look-ups in it: which keys
 //! there are, the type of each, and the known key that is most similar to an unknown one.
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use schemars::transform::RecursiveTransform;
 use serde_json::{Value as Json, json};
 
 use super::config_error::{ConfigError, SettingLocation};
-use super::document::Document;
+use super::settings_document::Document;
 
 static SCHEMA: LazyLock<Json> = LazyLock::new(|| {
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);

@@ -18,12 +18,12 @@ use tracing_subscriber::filter::Targets;
 
 use super::checker::Checker;
 use super::config_error::quoted;
-use super::document::{DatabaseSection, Document, HttpSection};
 use super::secret::Secret;
+use super::setting_types::Text;
 use super::settings::{
     Accounts, ApiSettings, Database, DatabaseUrl, Discovery, Fetch, Http, Limits, Log, Settings, Sink,
 };
-use super::values::Text;
+use super::settings_document::{DatabaseSection, Document, HttpSection};
 
 pub(super) use sink_settings::REDACTION_HINT;
 pub use sink_settings::signing_key;

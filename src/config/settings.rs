@@ -2,7 +2,8 @@
 //!
 //! Sections without secrets and alternatives are deserialized as they stand here, and the comment
 //! of a field is its description in the JSON Schema and in the reference. The other sections are
-//! built from [`super::document`]. Secrets are `SecretString`, so no `Debug` output shows one.
+//! built from [`super::settings_document`]. Secrets are `SecretString`, so no `Debug` output shows
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -17,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use super::config_error::ConfigError;
 use super::secret::Secret;
 use super::sections::{DATABASE_URL_HINT, parse_database_url};
+use super::setting_types::{Span, span, spans};
 use super::time_parse::{TIME_FORMS, parse_start};
-use super::values::{Span, span, spans};
 use crate::clock::Time;
 use crate::model::{AccountId, ArtifactSelection, ArtifactSet};
 

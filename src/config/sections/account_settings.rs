@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::super::checker::Checker;
 use super::super::config_error::quoted;
-use super::super::document::{AccountSection, DiscoverAccountsSection};
+use super::super::setting_types::{Artifacts, Id, Retention};
 use super::super::settings::{AccountPolicy, AccountSettings, Accounts, DiscoverAccounts};
-use super::super::values::{Artifacts, Id, Retention};
+use super::super::settings_document::{AccountSection, DiscoverAccountsSection};
 use crate::model::{AccountId, ArtifactSelection, ArtifactSet, SummariesFor};
 
 const HINT: &str =

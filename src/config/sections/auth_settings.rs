@@ -2,8 +2,8 @@
 
 use super::super::checker::Checker;
 use super::super::config_error::SettingLocation;
-use super::super::document::AuthSection;
 use super::super::settings::Auth;
+use super::super::settings_document::AuthSection;
 
 const METHODS_HINT: &str = "\
     set client_id, client_secret and jwt (RingCentral login), or username, password and platform_id (Engage login), \

@@ -9,10 +9,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::super::checker::Checker;
 use super::super::config_error::quoted;
-use super::super::document::{RedactionEntry, SinkSection, SinkType};
 use super::super::secret::Secret;
+use super::super::setting_types::{SecretText, StoreOption, Text};
 use super::super::settings::{RedactionRule, Sink, SinkKind};
-use super::super::values::{SecretText, StoreOption, Text};
+use super::super::settings_document::{RedactionEntry, SinkSection, SinkType};
 use super::account_settings::build_artifacts;
 use super::url;
 

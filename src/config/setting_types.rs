@@ -1,7 +1,8 @@
 //! The types of single settings: how each is deserialized, and its part of the JSON Schema.
 //!
 //! An error whose text has a `hint:` is shown as it is. For every other error,
-//! [`super::document`] describes the mistake, because the messages of serde may quote secrets.
+//! [`super::settings_document`] describes the mistake, because the messages of serde may quote
+//! secrets.
 
 use std::time::Duration;
 

@@ -15,8 +15,8 @@ use super::checker::Checker;
 use super::config_error::quoted;
 use super::schema::{self, SettingKind};
 use super::sections::{DEFAULT_DATABASE_URL, REDACTION_HINT};
+use super::setting_types::{Artifacts, Id, List, Retention, SPAN_HINT, SecretText, Span, StoreOption, Text};
 use super::settings::{ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, SinkStart};
-use super::values::{Artifacts, Id, List, Retention, SPAN_HINT, SecretText, Span, StoreOption, Text};
 use crate::model::SummariesFor;
 
 /// The settings of ringcx-extractor.
@@ -209,39 +209,44 @@ pub(super) fn read_document(mut tree: Value, checker: &mut Checker<'_>) -> Optio
         while schema::node_at(&path).is_none() {
             path.truncate(path.rfind(['.', '['])?);
         }
-        let value = remove_value(&mut tree, &path)?;
-        let message = error.into_inner().to_string();
-        match message.split_once("\n  hint: ") {
-            _ if checker.has_problem(&path) => {}
-            Some((what, hint)) => checker.reject(&path, what, hint),
-            None => {
-                let (what, hint) = describe_mistake(&path, &value, checker.is_from_environment(&path));
-                checker.reject(&path, &what, &hint);
-            }
+        if let Some(Value::String(text)) = tree.pointer_mut(&pointer_to(&path))
+            && schema::node_at(&path).map(SettingKind::of) == Some(SettingKind::Choice)
+            && text.trim() != text
+        {
+            *text = text.trim().to_owned();
+            continue;
         }
+        let value = take_value(&mut tree, &path);
+        let message = error.into_inner().to_string();
+        if !checker.has_problem(&path) {
+            let (what, hint) = match message.split_once("\n  hint: ") {
+                Some((what, hint)) => (what.to_owned(), hint.to_owned()),
+                None => describe_mistake(&path, value.as_ref(), checker.is_from_environment(&path)),
+            };
+            checker.reject(&path, what, &hint);
+        }
+        value?;
     }
 }
 
 /// Takes a value out. In a list it leaves `null`, so that the other elements keep their index.
-fn remove_value(tree: &mut Value, path: &str) -> Option<Value> {
-    let mut steps: Vec<&str> = schema::steps(path).collect();
-    let last = steps.pop()?;
-    let parent = steps.iter().try_fold(tree, |value, step| match value {
-        Value::Object(map) => map.get_mut(*step),
-        Value::Array(items) => items.get_mut(step.parse::<usize>().ok()?),
-        _ => None,
-    })?;
-    match parent {
-        Value::Object(map) => map.remove(last),
-        Value::Array(items) => {
-            items.get_mut(last.parse::<usize>().ok()?).map(Value::take).filter(|value| !value.is_null())
-        }
+fn take_value(tree: &mut Value, path: &str) -> Option<Value> {
+    let (parent, name) = path.rsplit_once(['.', '[']).unwrap_or(("", path));
+    match tree.pointer_mut(&pointer_to(parent))? {
+        Value::Object(map) => map.remove(name),
+        Value::Array(_) => tree.pointer_mut(&pointer_to(path)).map(Value::take).filter(|item| !item.is_null()),
         _ => None,
     }
 }
 
+/// The JSON pointer of a path.
+fn pointer_to(path: &str) -> String {
+    schema::steps(path).filter(|step| !step.is_empty()).map(|step| format!("/{step}")).collect()
+}
+
 /// What is wrong with a value that does not have the type of its setting, and the remedy.
-fn describe_mistake(path: &str, value: &Value, from_environment: bool) -> (String, String) {
+fn describe_mistake(path: &str, value: Option<&Value>, from_environment: bool) -> (String, String) {
+    let value = value.unwrap_or(&Value::Null);
     let node = schema::node_at(path).unwrap_or(&Value::Null);
     let unquoted = if value.is_string() && !from_environment { ", without quotes" } else { "" };
     let (what, hint) = match SettingKind::of(node) {
