@@ -106,11 +106,12 @@ impl Checker<'_> {
         let mut built = Vec::new();
         for (i, section) in sections.into_iter().enumerate() {
             let path = format!("{name}[{i}]");
-            if section.is_none() && !self.has_problem(&path) {
+            let is_rejected = self.has_problem(&path);
+            if section.is_none() && !is_rejected {
                 let hint = format!("number the entries from 0 without leaving out {i}");
                 self.reject_absent(&path, "is missing, but an entry with a higher index is set", &hint);
             }
-            built.push(section.and_then(|section| build(section, &path, self)));
+            built.push(section.filter(|_| !is_rejected).and_then(|section| build(section, &path, self)));
         }
         built.into_iter().collect()
     }
