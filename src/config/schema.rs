@@ -225,7 +225,7 @@ pub(super) fn nearest_path(unknown: &str) -> String {
         // key in the same section.
         names + 0.5 * strsim::normalized_damerau_levenshtein(section, its_section)
     };
-    let best = settings().into_iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    let best = settings().into_iter().rev().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     let mut path = best.map_or_else(String::new, |best| best.path);
     let mut indices = unknown.split('[').skip(1).filter_map(|rest| rest.split_once(']').map(|(index, _)| index));
     while path.contains("[]") {

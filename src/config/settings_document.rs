@@ -248,7 +248,7 @@ fn pointer_to(path: &str) -> String {
 fn describe_mistake(path: &str, value: Option<&Value>, from_environment: bool) -> (String, String) {
     let value = value.unwrap_or(&Value::Null);
     let node = schema::node_at(path).unwrap_or(&Value::Null);
-    let unquoted = if value.is_string() && !from_environment { ", without quotes" } else { "" };
+    let unquoted = if from_environment { "" } else { ", without quotes" };
     let (what, hint) = match SettingKind::of(node) {
         SettingKind::Sections => ("is a list of sections, not a value", format!("write [[{path}]]")),
         SettingKind::Options => ("is not a table", r#"write it as { key = "value" }"#.to_owned()),
@@ -267,7 +267,7 @@ fn describe_mistake(path: &str, value: Option<&Value>, from_environment: bool) -
         SettingKind::Count => {
             let limit = node.get("maximum").map_or(String::new(), |max| format!(" to {max}"));
             let what = if value.is_i64() { "is out of range" } else { "is not a whole number" };
-            (what, format!("give a whole number from 1{limit}{unquoted}"))
+            (what, format!("give a whole number from 1{limit}{}", if value.is_string() { unquoted } else { "" }))
         }
         _ => ("is not text", "write it in quotes".to_owned()),
     };
