@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::{Lease, QueueFilter};
 use ringcx_extractor::model::{ArtifactSet, Endpoint, ItemState, TimeRange};
+use ringcx_extractor::pipeline::fetch::fetch_machine::FetchEvent;
 use ringcx_extractor::ringcx::rate_limit::{Pacer, PreviousOwner};
 
 use super::discovery_driver::{DiscoveryDriver, PollResult};
@@ -20,6 +21,8 @@ use super::simulated_api::SimulatedApi;
 const TRAFFIC_SECONDS: i64 = 7200;
 /// The largest error of the wall clock. Smaller than the windows' offset from now.
 const MAX_CLOCK_ERROR_MS: i64 = 240_000;
+/// A daemon notices that its clock was set back by so much.
+const NOTICED_CLOCK_STEP_MS: i64 = 60_000;
 /// The undisturbed time at the end. Long enough for a recheck, and then the longest pause and the longest delay.
 const FINAL_CALM: Duration = Duration::from_secs(150 * 60);
 /// Segments that ended this long before the watermark must be complete: a recheck's delay, width and wait, then a few attempts.
@@ -143,6 +146,7 @@ impl HistoryRun {
         {
             fetcher
                 .on_committed_elsewhere(ctx, &batch, counted)
+                .await
                 .map_err(|interruption| InvariantViolation(format!("{interruption:?}")))?;
         }
         one.check().await?;
@@ -152,7 +156,7 @@ impl HistoryRun {
     async fn apply(&mut self, operation: &Operation) -> Result<(), InvariantViolation> {
         match operation {
             Operation::AdvanceTime(seconds) => self.ctx.clock.advance(Duration::from_secs(*seconds)),
-            Operation::StepClock(millis) => self.step_clock(*millis),
+            Operation::StepClock(millis) => return self.step_clock(*millis).await,
             Operation::Poll(outcome) => return self.poll(*outcome).await.map(drop),
             Operation::Fetch(outcomes) => return self.fetch(outcomes).await.map(drop),
             Operation::Commit(outcome) => return self.commit(*outcome).await,
@@ -175,16 +179,29 @@ impl HistoryRun {
             Operation::DatabaseAway => return self.run_without_database().await,
             Operation::Backfill(ago, width) => return self.backfill(*ago, *width).await,
             Operation::Retry => return self.retry().await,
+            Operation::Resume | Operation::DisturbFetch(_) => return self.disturb_fetch(operation).await,
         }
         Ok(())
     }
 
-    fn step_clock(&mut self, millis: i64) {
+    async fn step_clock(&mut self, millis: i64) -> Result<(), InvariantViolation> {
         let step = (self.ctx.clock_error_ms() + millis).clamp(-MAX_CLOCK_ERROR_MS, MAX_CLOCK_ERROR_MS)
             - self.ctx.clock_error_ms();
         self.ctx.clock.step(step);
         self.ctx.events.count(if step > 0 { "clocks set forward" } else { "clocks set back" });
         self.ctx.clock_set_at = Some(self.ctx.clock.tick());
+        let Some(daemon) = self.daemon.as_mut().filter(|_| step <= -NOTICED_CLOCK_STEP_MS) else { return Ok(()) };
+        let told = daemon.fetcher.handle_clock_step_back(&mut self.ctx).await;
+        self.handle_interruption(told).await.map(drop)
+    }
+
+    async fn disturb_fetch(&mut self, operation: &Operation) -> Result<(), InvariantViolation> {
+        let Some(daemon) = &mut self.daemon else { return Ok(()) };
+        let told = match operation {
+            Operation::DisturbFetch(disturbance) => daemon.fetcher.disturb(&mut self.ctx, *disturbance).await,
+            _ => daemon.fetcher.resume(&mut self.ctx).await,
+        };
+        self.handle_interruption(told).await.map(drop)
     }
 
     /// Starts a daemon if none is running.
@@ -221,7 +238,7 @@ impl HistoryRun {
             in_flight: 0,
         });
         let discovery = DiscoveryDriver::load(ctx).await?;
-        let fetcher = FetchDriver::new(ctx);
+        let fetcher = FetchDriver::load(ctx, owned, pacer.clone()).await?;
         self.daemon = Some(DaemonLifetime { name, owned, pacer, discovery, fetcher });
         Ok(())
     }
@@ -259,13 +276,21 @@ impl HistoryRun {
         self.ensure_daemon().await?;
         let Some(daemon) = &mut self.daemon else { return Ok(None) };
         let polled = daemon.discovery.poll(&mut self.ctx, daemon.owned, &daemon.pacer, outcome).await;
+        self.notify_fetcher().await?;
         self.handle_interruption(polled).await
+    }
+
+    /// Items may have been queued.
+    async fn notify_fetcher(&mut self) -> Result<(), InvariantViolation> {
+        let Some(daemon) = &mut self.daemon else { return Ok(()) };
+        let told = daemon.fetcher.tell(&mut self.ctx, FetchEvent::WorkQueued).await;
+        self.handle_interruption(told).await.map(drop)
     }
 
     async fn fetch(&mut self, outcomes: &[FetchOutcome]) -> Result<usize, InvariantViolation> {
         self.ensure_daemon().await?;
         let Some(daemon) = &mut self.daemon else { return Ok(0) };
-        let sent = daemon.fetcher.fetch(&mut self.ctx, daemon.owned, &daemon.pacer, outcomes).await;
+        let sent = daemon.fetcher.fetch(&mut self.ctx, outcomes).await;
         Ok(self.handle_interruption(sent).await?.unwrap_or_default())
     }
 
@@ -322,13 +347,13 @@ impl HistoryRun {
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
         self.ctx.database.close().await;
         let polled = daemon.discovery.poll(&mut self.ctx, daemon.owned, &daemon.pacer, ReadOutcome::Whole).await;
-        let fetched = daemon.fetcher.fetch(&mut self.ctx, daemon.owned, &daemon.pacer, &[FetchOutcome::Answered]).await;
+        let fetched = daemon.fetcher.fetch(&mut self.ctx, &[FetchOutcome::Answered]).await;
         self.ctx.database.reopen().await?;
         ensure!(
             matches!(polled, Err(Interruption::DatabaseAway) | Ok(PollResult::Idle(_))),
             "a poll without a database returned {polled:?}"
         );
-        ensure!(matches!(fetched, Err(Interruption::DatabaseAway)), "a fetch without a database returned {fetched:?}");
+        ensure!(fetched.is_ok(), "a fetch without a database returned {fetched:?}");
         self.ctx.events.count("database outages");
         Ok(())
     }
@@ -351,7 +376,7 @@ impl HistoryRun {
         let expected = self.ctx.model.on_retry();
         ensure!(revived == expected, "{revived} items were revived, not {expected}");
         self.ctx.events.add("items revived by a retry", revived);
-        Ok(())
+        self.notify_fetcher().await
     }
 
     /// Runs without faults for long enough that all work gets done.

@@ -2,8 +2,8 @@
 //!
 //! Each seed generates a simulated API (segments that appear late, change, or never become available) and a sequence of
 //! operations (time, polls, fetches, commits, faults, crashes, take-overs, clock changes, database outages). They run on a real
-//! SQLite database with the program's planner, budget, pacer, scheduler, circuit breaker, backoff and database code. Only HTTP and
-//! the loops are replaced. After each operation a simple model is compared with the database. At the end, after a time without
+//! SQLite database with the program's planner, budget, pacer, fetch machine, backoff and database code. Only HTTP and the loops are
+//! replaced. After each operation a simple model is compared with the database. At the end, after a time without
 //! faults, the archive must equal the simulated API, and its hash chain must verify.
 //!
 //! Seeds that failed once are in `seeds.txt` and run first. Then as many as fit into a few seconds, always the same ones.
@@ -91,6 +91,14 @@ const REQUIRED_EVENTS: &[&str] = &[
     "take-overs after a lease expired",
     "database outages",
     "writes while the database was unavailable",
+    "requests that panicked",
+    "probes that panicked",
+    "ends of pauses that could not be recorded",
+    "pauses restored at a start",
+    "results that were not accepted",
+    "late queries that returned completed items",
+    "clocks set back while an item was on cooldown",
+    "resumes during a pause",
 ];
 
 /// Whether `$DATABASE` asks for Postgres.
@@ -312,7 +320,7 @@ noticed! {
     a_lost_commit_is_noticed: LostCommit, "the feed stands at" | "counted twice" | "are counted as done" | "was stored twice" | "was tried";
     a_doubled_claim_is_noticed: DoubledClaim, "dispatched twice";
     a_skipped_window_is_noticed: SkippedWindow, "is not stored";
-    half_an_answer_taken_for_a_whole_one_is_noticed: HalfAnswer, "is not stored";
+    half_an_answer_taken_for_a_whole_one_is_noticed: HalfAnswer, "is not stored" | "is held of";
     an_earlier_owners_result_in_the_new_ones_name_is_noticed: ForgedEpoch, "the feed stands at" | "are counted as done" | "has the state" | "was tried" | "did not count";
     an_attempt_charged_for_an_account_fault_is_noticed: AccountFaultChargedToItem, "was charged an attempt";
     a_request_beside_the_budget_is_noticed: NoReservation, "are allowed";

@@ -29,7 +29,7 @@ impl From<DbError> for InvariantViolation {
 /// Returns an `InvariantViolation` with this message unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
-        if !$condition { return Err($crate::reference_model::InvariantViolation(format!($($message)+))); }
+        if !$condition { return Err($crate::reference_model::InvariantViolation(format!($($message)+)).into()); }
     };
 }
 pub(crate) use ensure;

@@ -11,3 +11,8 @@ use ringcx_model::{self as model, clock};
 pub mod circuit_breaker;
 pub mod coverage;
 pub mod fetch;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
