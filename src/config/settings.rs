@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::config_error::ConfigError;
 use super::{secret_file, sections};
-use crate::clock::Time;
+pub use crate::model::DiscoveryStart;
 use crate::model::{AccountId, ArtifactSelection, ArtifactSet};
 
 /// All settings.
@@ -163,17 +163,6 @@ pub struct DiscoverAccounts {
     pub(crate) exclude: BTreeSet<String>,
     /// The policy of each account.
     pub(crate) policy: AccountPolicy,
-}
-
-/// The start of an account's first run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiscoveryStart {
-    /// The window that ends at now minus the offset.
-    Now,
-    /// This far back from now.
-    Back(Duration),
-    /// This time.
-    At(Time),
 }
 
 /// The windows of metadata to read. They have whole seconds, at least one.
