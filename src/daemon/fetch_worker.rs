@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::DATABASE_RETRY_INTERVAL;
-use super::clock_watch::ClockWatch;
 use crate::account::Account;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::clock::Time;
@@ -25,6 +24,7 @@ use crate::failpoint::{self, Failpoint};
 use crate::fetch::batch_writer::{Acknowledgement, BatchWriter, StorageState, Submission};
 use crate::fetch::fetch_item;
 use crate::model::{Artifact, ArtifactSet, Endpoint, ItemState};
+use crate::pipeline::clock_watch::ClockWatch;
 use crate::pipeline::fetch::availability_estimator::AvailabilityEstimator;
 use crate::pipeline::fetch::in_flight::InFlight;
 use crate::pipeline::fetch::not_found_throttle::NotFoundThrottle;
@@ -106,7 +106,7 @@ impl FetchWorker {
     ) -> FetchWorker {
         FetchWorker {
             resumes: account.stats.resumes(),
-            clock_watch: ClockWatch::new(&account.clock),
+            clock_watch: ClockWatch::new(account.clock.now(), account.clock.tick()),
             account,
             retry_policy: Arc::new(retry_policy),
             concurrency: concurrency.max(1),
@@ -196,7 +196,7 @@ impl FetchWorker {
 
     /// If this machine's clock was set back, ends all waits for times of the wrong clock.
     fn handle_clock_step_back(&mut self) {
-        if self.clock_watch.stepped_back(&self.account.clock) {
+        if self.clock_watch.stepped_back(self.account.clock.now(), self.account.clock.tick()) {
             let now = self.account.clock.now();
             self.breakers.values_mut().for_each(|breaker| breaker.retry_now(now));
             self.throttles.clear();
