@@ -13,14 +13,15 @@ use std::time::Duration;
 use regex::Regex;
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::config_error::ConfigError;
 use super::secret::Secret;
 use super::sections::{DATABASE_URL_HINT, parse_database_url};
 use super::setting_types::{Span, span, spans};
 use super::time_parse::{TIME_FORMS, parse_start};
-use crate::clock::Time;
+pub use crate::model::DiscoveryStart;
 use crate::model::{AccountId, ArtifactSelection, ArtifactSet};
 
 /// All settings.
@@ -131,24 +132,9 @@ pub(crate) struct DiscoverAccounts {
     pub(crate) policy: AccountPolicy,
 }
 
-/// The start of an account's first run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) enum DiscoveryStart {
-    /// The window that ends at now minus the offset.
-    Now,
-    /// This far back from now.
-    Back(Duration),
-    /// This time.
-    At(Time),
-}
-
-impl TryFrom<String> for DiscoveryStart {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<DiscoveryStart, String> {
-        parse_start(&text).map_err(|what| format!("{what}\n  hint: give \"now\", {TIME_FORMS}"))
-    }
+fn discovery_start<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DiscoveryStart, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_start(&text).map_err(|what| D::Error::custom(format!("{what}\n  hint: give \"now\", {TIME_FORMS}")))
 }
 
 /// The windows of metadata to read. Those have whole seconds, at least one.
@@ -172,6 +158,7 @@ pub(crate) struct Discovery {
     #[schemars(with = "Span")]
     pub(crate) max_window: Duration,
     /// Start of the first run: now, a span back from now, or a time.
+    #[serde(deserialize_with = "discovery_start")]
     #[schemars(with = "String", extend("default" = "now"))]
     pub(crate) start: DiscoveryStart,
     /// Delays after which each time range is read again.

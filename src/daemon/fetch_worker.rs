@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::clock_watch::ClockWatch;
 use crate::account::Account;
 use crate::backoff::Fault;
 use crate::db::{Claim, CompletedJob, DbError, JobOutcome, PauseRow};
 use crate::fetch::batch_writer::{Acknowledgement, BatchWriter, StorageState, Submission};
 use crate::fetch::fetch_item;
 use crate::model::{Artifact, ItemState};
+use crate::pipeline::clock_watch::ClockWatch;
 use crate::pipeline::fetch::fetch_machine::{Answer, DueQuery, FetchAction, FetchEvent, FetchMachine, Now};
 use crate::pipeline::fetch::retry_policy::RetryPolicy;
 use crate::ringcx::rate_limit::Permit;
@@ -71,7 +71,7 @@ impl FetchWorker {
             requests: JoinSet::new(),
             claims: HashMap::new(),
             redirected: BTreeSet::new(),
-            clock_watch: ClockWatch::new(&account.clock),
+            clock_watch: ClockWatch::new(account.clock.now(), account.clock.tick()),
             resumes: account.stats.resumes(),
             account,
         }
@@ -93,7 +93,7 @@ impl FetchWorker {
             if std::mem::replace(&mut self.resumes, resumes) != resumes {
                 self.handle(FetchEvent::Resumed).await;
             }
-            if self.clock_watch.stepped_back(clock) {
+            if self.clock_watch.stepped_back(clock.now(), clock.tick()) {
                 self.handle(FetchEvent::ClockSteppedBack).await;
             }
             let is_storable = *storage.borrow_and_update() == StorageState::Available;

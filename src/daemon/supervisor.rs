@@ -28,9 +28,10 @@ use crate::clock::{Tick, Time};
 use crate::config::LimitScope;
 use crate::coverage::PlanningRules;
 use crate::db::{ClusterState, DbError, DbFault, InstanceLock, Lease, MaxDelays, OwnershipRow};
-use crate::discover::{Discoverer, DiscoveryPolicy};
+use crate::discover::Discoverer;
 use crate::fetch::batch_writer::{BatchWriter, StorageProblem, StorageState};
 use crate::model::Endpoint;
+use crate::pipeline::discovery::DiscoveryPolicy;
 use crate::pipeline::fetch::retry_policy::RetryPolicy;
 use crate::ringcx::rate_limit::{MAX_ARRIVAL_DELAY, MAX_RETRY_AFTER, Pacer, PreviousOwner};
 
@@ -404,7 +405,7 @@ impl Supervisor {
             let owner = before.map(|row| previous_owner(cluster, row, instance)).min_by_key(|owner| owner.quiet_for());
             let account = Arc::new(self.build_account(registered, lease, owner.unwrap_or(PreviousOwner::Absent), tick));
             account.restore_throttle(&throttles);
-            let mut discoverer = Discoverer::load(account.clone(), self.discovery_policy(&account)?).await?;
+            let mut discoverer = Discoverer::new(account.clone(), self.discovery_policy(&account)?, self.max_delays());
             discoverer.restore_throttle(&throttles);
             let mut fetch_worker = FetchWorker::new(
                 account.clone(),
@@ -419,8 +420,8 @@ impl Supervisor {
                 }
             }
             let stop = self.stop.child_token();
-            let (key, max_delays) = (lease.account, self.max_delays());
-            let discovery = discovery::run(account.clone(), discoverer, max_delays, stop.clone());
+            let key = lease.account;
+            let discovery = discovery::run(account.clone(), discoverer, stop.clone());
             self.tasks.spawn(async move { (key, discovery.await) });
             let fetching = fetch_worker.run(stop.clone());
             self.tasks.spawn(async move {
@@ -568,6 +569,8 @@ impl Supervisor {
             rechecks: discovery.rechecks.clone(),
             start: discovery.start,
             backoff: self.backoff()?,
+            wants: account.policy.wants,
+            retention: account.policy.retention,
         })
     }
 }

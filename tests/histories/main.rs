@@ -56,6 +56,8 @@ const PLAYER_THREADS: usize = 4;
 const REQUIRED_EVENTS: &[&str] = &[
     "histories",
     "answers",
+    "API dates ahead",
+    "API dates behind",
     "429s that counted no attempt",
     "accounts released in order",
     "backfills requested",
@@ -71,21 +73,30 @@ const REQUIRED_EVENTS: &[&str] = &[
     "crashes between operations",
     "crashes between the last chunk and the record",
     "crashes in the middle of an answer",
+    "corrected starts of an account",
     "endpoints that recovered",
     "failed attempts",
     "account faults",
+    "items deferred by a clock that was ahead",
     "items given up at their horizon",
     "late results of previous owners",
     "truncated metadata answers",
     "metadata reads",
     "metadata reads that failed",
+    "panics in the middle of a step",
+    "pauses of discovery",
     "power cuts",
+    "reads dropped in the middle",
     "rechecks",
     "records set aside",
     "records that were committed and reported as failed",
+    "recoveries of discovery",
+    "recoveries that could not be recorded",
+    "resumes by an operator",
     "retries",
     "rival acquisitions refused",
     "segments compared at the end",
+    "starts with a clock far ahead",
     "late segments and flags",
     "take-overs in the middle of an answer",
     "take-overs after a lease expired",
@@ -298,12 +309,12 @@ fn two_accounts_with_owners_of_their_own_do_not_disturb_each_other() {
 fn run_until_noticed(fault: DriverFault) -> String {
     runtime().block_on(async {
         let mut player = HistoryPlayer::new();
-        for seed in FIRST_SEED..FIRST_SEED + 40 {
+        for seed in FIRST_SEED..FIRST_SEED + MIN_HISTORIES {
             if let Err(why) = player.play(seed, &history_run::operations_of_seed(seed), Some(fault)).await {
                 return why;
             }
         }
-        panic!("40 histories with {fault:?}, and it was not noticed");
+        panic!("{MIN_HISTORIES} histories with {fault:?}, and it was not noticed");
     })
 }
 

@@ -23,6 +23,12 @@ pub enum ReadOutcome {
     DiesAfterRecord,
     /// The record was committed, and the commit was reported as failed.
     RecordReportedFailed,
+    /// The read is dropped after this many chunks, as at a shutdown.
+    DroppedAfter(usize),
+    /// The task panics after this many chunks.
+    PanicsAfter(usize),
+    /// If this answer ends a pause, its end cannot be written at once.
+    PauseNotCleared,
     /// Another replica acquires the account after this many chunks.
     TakenOver(usize),
     /// The database is unavailable for a while after this many chunks.
@@ -97,9 +103,13 @@ pub enum Operation {
     Backfill(i64, i64),
     /// A retry of everything that was given up.
     Retry,
-    /// An operator asks for an immediate retry of what is paused.
+    /// An operator asks for an immediate retry of what waits or is paused.
     Resume,
     DisturbFetch(FetchDisturbance),
+    /// From now on the API's `Date` is wrong by so many milliseconds.
+    WrongDate(i64),
+    /// A process starts while the wall clock is so many milliseconds ahead. Then the clock is corrected.
+    StartWithClockAhead(i64),
 }
 
 /// A sequence of operations.
@@ -123,6 +133,14 @@ pub fn random_operations(rng: &mut StdRng) -> Vec<Operation> {
 }
 
 fn random_operation(rng: &mut StdRng) -> Operation {
+    if rng.random_ratio(1, 20) {
+        return match rng.random_range(0..6) {
+            0 => Operation::StartWithClockAhead(rng.random_range(600_000..10_800_000)),
+            1 | 2 => Operation::WrongDate(rng.random_range(-7_200_000..7_200_000)),
+            3 => Operation::WrongDate(0),
+            _ => Operation::Resume,
+        };
+    }
     match rng.random_range(0..111) {
         0..4 => Operation::AdvanceTime(rng.random_range(400..3000)),
         4..24 => Operation::AdvanceTime(rng.random_range(1..400)),
@@ -151,7 +169,7 @@ fn random_read_outcome(rng: &mut StdRng) -> ReadOutcome {
     let chunks = rng.random_range(0..3);
     match rng.random_range(0..30) {
         0 => ReadOutcome::Status(429),
-        1 => ReadOutcome::Status([401, 403][rng.random_range(0..2)]),
+        1 | 12 => ReadOutcome::Status([401, 403][rng.random_range(0..2)]),
         2 => ReadOutcome::Status([500, 503, 404, 400][rng.random_range(0..4)]),
         3 => ReadOutcome::Reset,
         4..6 => ReadOutcome::Truncated(chunks),
@@ -161,6 +179,9 @@ fn random_read_outcome(rng: &mut StdRng) -> ReadOutcome {
         9 => ReadOutcome::RecordReportedFailed,
         10 => ReadOutcome::TakenOver(chunks),
         11 => ReadOutcome::DatabaseAway(chunks),
+        13 => ReadOutcome::DroppedAfter(chunks),
+        14 => ReadOutcome::PanicsAfter(chunks),
+        15..18 => ReadOutcome::PauseNotCleared,
         _ => ReadOutcome::Whole,
     }
 }

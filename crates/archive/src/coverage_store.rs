@@ -50,7 +50,40 @@ pub struct BackfillRequest {
     pub cancelled: Option<Time>,
 }
 
+/// What the database knows of an account's reads.
+#[derive(Debug, Clone)]
+pub struct StoredCoverage {
+    /// The start of the live coverage.
+    pub live_start: Time,
+    /// Whether that is the start that this load would have stored.
+    pub is_new: bool,
+    /// The covered ranges, by purpose.
+    pub ranges: Vec<(String, TimeRange)>,
+    /// The start of each purpose's obligation.
+    pub bases: Vec<(String, Time)>,
+    /// The unfinished backfills.
+    pub backfills: Vec<BackfillRequest>,
+}
+
 impl Db {
+    /// Loads an account's coverage. Stores `start`, and the bases that `bases_of` derives from the
+    /// covered ranges, where the database has none yet.
+    pub async fn load_coverage(
+        &self,
+        account: i64,
+        start: Time,
+        bases_of: impl FnOnce(&[(String, TimeRange)]) -> Vec<(String, Time)>,
+    ) -> Result<StoredCoverage, DbError> {
+        let ranges = self.coverage(account).await?;
+        let live_start = self.init_live_start(account, start).await?;
+        let mut bases = bases_of(&ranges);
+        for (purpose, base) in &mut bases {
+            *base = self.init_purpose_base(account, purpose, *base).await?;
+        }
+        let backfills = self.backfills(Some(account), false).await?;
+        Ok(StoredCoverage { live_start, is_new: live_start == start, ranges, bases, backfills })
+    }
+
     /// An account's covered ranges: purpose and range, in order.
     pub async fn coverage(&self, account: i64) -> Result<Vec<(String, TimeRange)>, DbError> {
         let stmt = sql("select pass, from_ms, to_ms from coverage where account = $1 order by pass, from_ms");

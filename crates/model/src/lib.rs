@@ -13,6 +13,7 @@ mod time_range;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
@@ -339,6 +340,17 @@ pub struct QuarantinedRecord {
     pub reason: String,
     /// The element as received, byte for byte.
     pub raw: String,
+}
+
+/// Where the first read of an account begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiscoveryStart {
+    /// With the window that ends at now minus the offset.
+    Now,
+    /// This far back from now.
+    Back(Duration),
+    /// At this time.
+    At(Time),
 }
 
 /// The artifacts that an account's settings select for each segment.

@@ -9,7 +9,9 @@ use ringcx_client::{self as ringcx, backoff};
 use ringcx_model::{self as model, clock};
 
 pub mod circuit_breaker;
+pub mod clock_watch;
 pub mod coverage;
+pub mod discovery;
 pub mod fetch;
 
 /// Compiles the example of the README.
