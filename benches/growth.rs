@@ -48,8 +48,7 @@ async fn open_database(folder: &Path) -> Db {
 async fn insert_archived_rows(db: &Db, account: i64, rows: u64) {
     let sqlite = db.sqlite_path().is_some();
     let segments = rows / 3;
-    let held = db.first(Stmt::built("select coalesce(max(id), 0) from segment".to_owned())).await.unwrap();
-    let mut done = held.unwrap().count(0).unwrap();
+    let mut done = db.count(Stmt::built("select coalesce(max(id), 0) from segment".to_owned())).await.unwrap();
     while done < segments {
         let (from, to) = (done + 1, (done + ROWS_PER_INSERT).min(segments));
         let (numbers, bytes) = if sqlite {
@@ -90,7 +89,7 @@ async fn insert_archived_rows(db: &Db, account: i64, rows: u64) {
         },
     ] {
         let mut tx = db.begin().await.unwrap();
-        tx.all(Stmt::built(text)).await.unwrap();
+        tx.run(Stmt::built(text)).await.unwrap();
         tx.commit().await.unwrap();
     }
     if let Ok(url) = std::env::var("DATABASE") {

@@ -249,10 +249,8 @@ async fn an_api_that_never_responds_stops_neither_heartbeat_nor_watchdog(databas
     let watchdog = UnixDatagram::bind(&socket).unwrap();
     env.set_env_var("NOTIFY_SOCKET", &socket.display().to_string());
     let db = open_database(&env).await;
-    let leases = async || {
-        let rows = db.all(sql("select owner, epoch from account order by id")).await.unwrap();
-        rows.iter().map(|row| (row.maybe_text(0).unwrap(), row.int(1).unwrap())).collect::<Vec<_>>()
-    };
+    let leases =
+        async || db.all::<(Option<String>, i64)>(sql("select owner, epoch from account order by id")).await.unwrap();
     let replica = async || db.replicas().await.unwrap().remove(0);
     let leases_before = leases().await;
     env.start();

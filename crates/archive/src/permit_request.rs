@@ -12,19 +12,15 @@ impl Db {
     pub async fn request_permit(&self, account: i64, now: Time) -> Result<i64, DbError> {
         let mut tx = self.begin().await?;
         let stmt = sql("insert into guest (account, asked) values ($1, $2) returning id");
-        let row = tx
-            .first(stmt.bind(account).bind(now))
-            .await?
-            .ok_or_else(|| DbError::missing_row("guest", format!("the new request of account {account}")))?;
-        let id = row.int(0)?;
+        let id = tx.value(stmt.bind(account).bind(now)).await?;
         tx.commit().await?;
-        Ok(id)
+        id.ok_or_else(|| DbError::missing_row("guest", format!("the new request of account {account}")))
     }
 
     /// How long ago the permit was granted; `None` if it was not.
     pub async fn permit_age(&self, id: i64, now: Time) -> Result<Option<Duration>, DbError> {
-        let row = self.first(sql("select granted from guest where id = $1").bind(id)).await?;
-        let Some(granted) = row.map(|row| row.maybe_time(0)).transpose()?.flatten() else { return Ok(None) };
+        let granted = self.value(sql("select granted from guest where id = $1").bind(id)).await?;
+        let Some(granted) = granted.flatten() else { return Ok(None) };
         Ok(Some(self.database_now(now).await?.since(granted)))
     }
 
@@ -41,8 +37,7 @@ impl Db {
 
     /// Pending permit requests: key and account, the oldest first.
     pub async fn pending_permit_requests(&self) -> Result<Vec<(i64, i64)>, DbError> {
-        let rows = self.all(sql("select id, account from guest where granted is null order by id limit 100")).await?;
-        rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
+        self.all(sql("select id, account from guest where granted is null order by id limit 100")).await
     }
 
     /// Grants a permit for the leased account. Deletes requests that were made before
