@@ -178,7 +178,7 @@ async fn every_table_moves_with_what_postgres_cannot_hold_replaced() {
     assert_eq!((held.key, held.name.as_deref(), held.owner), (account.key, Some("one\u{fffd}two"), None));
     // New rows are numbered after the copied ones, and the next owner gets a new epoch.
     let second = to.register_account(&AccountId::new("1", "3"), None, now).await.unwrap();
-    assert_eq!(second.key, account.key + 1);
+    assert_eq!(second.key.0, account.key.0 + 1);
     let taken = to.acquire_leases(&[account.key], "there", 10 * SECOND, now).await.unwrap().remove(0);
     assert!(taken.epoch > owned.epoch + 1);
     assert_eq!(

@@ -19,7 +19,7 @@ use axum::{Router, http::HeaderValue};
 use serde::Deserialize;
 
 use crate::clock::Time;
-use crate::db::{AccountRow, Db, DbError, DeletionReason};
+use crate::db::{AccountKey, AccountRow, Db, DbError, DeletionReason};
 use crate::search::{self, Filters, QueryError, SearchResults, SortOrder};
 
 use super::authenticator::{AuthOutcome, Authenticator};
@@ -241,7 +241,7 @@ async fn run_search(db: &Db, form: &SearchForm) -> Result<(SearchResults, Vec<Ac
 }
 
 /// Finds an account by its id, or by a unique name.
-fn find_account(accounts: &[AccountRow], wanted: &str) -> Result<i64, PageError> {
+fn find_account(accounts: &[AccountRow], wanted: &str) -> Result<AccountKey, PageError> {
     if let Some(account) = accounts.iter().find(|account| &*account.id.sub == wanted) {
         return Ok(account.key);
     }

@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::config::LimitScope;
 use crate::daemon::app_context::AppContext;
 use crate::daemon::replica_stats;
-use crate::db::{AccountRow, BackfillRequest, CoverageRow, DbError, FailureRow};
+use crate::db::{AccountKey, AccountRow, BackfillRequest, CoverageRow, DbError, FailureRow};
 use crate::model::TimeRange;
 use crate::status::humanize::format_count;
 use crate::status::{self, AccountStatus, EndpointPause, Status};
@@ -124,7 +124,7 @@ fn coverage_by_account(
     coverage: Vec<CoverageRow>,
     backfills: &[BackfillRequest],
 ) -> HashMap<String, CoverageByState> {
-    let mut rows: BTreeMap<i64, Vec<CoverageRow>> = BTreeMap::new();
+    let mut rows: BTreeMap<AccountKey, Vec<CoverageRow>> = BTreeMap::new();
     for row in coverage {
         rows.entry(row.account).or_default().push(row);
     }

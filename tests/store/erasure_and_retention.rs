@@ -12,8 +12,9 @@ use bytes::Bytes;
 use ringcx_extractor::audit::{self, AuditReport, AuditRequest};
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::db::{
-    BrokenAnswer, Claim, CompletedJob, Db, DbFault, DeletionCounts, DeletionReason, ExportRange, IngestSummary,
-    JobOutcome, JournalAction, JournalEntry, Lease, MetadataChunk, SegmentRef, WindowRead, WipeOutcome, sql,
+    AccountKey, BrokenAnswer, Claim, CompletedJob, Db, DbFault, DeletionCounts, DeletionReason, ExportRange,
+    IngestSummary, JobOutcome, JournalAction, JournalEntry, Lease, MetadataChunk, SegmentRef, WindowRead, WipeOutcome,
+    sql,
 };
 use ringcx_extractor::erasure::{self, Confirmation, ErasurePlan, ErasureRequest, RetentionCursor};
 use ringcx_extractor::model::{
@@ -205,7 +206,7 @@ async fn run_audit(db: &Db) -> AuditReport {
     audit::run_audit(db, &question).await.unwrap()
 }
 
-async fn place_hold(db: &Db, subject: Subject, account: Option<i64>) -> i64 {
+async fn place_hold(db: &Db, subject: Subject, account: Option<AccountKey>) -> i64 {
     let entry = JournalEntry {
         who: "officer@host".into(),
         what: JournalAction::Hold,

@@ -13,7 +13,7 @@ use rand::RngCore;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::daemon::manifest_writer::ManifestWriter;
 use ringcx_extractor::db::{
-    Claim, CompletedJob, Db, DeletionBatch, DeletionReason, JobOutcome, JournalAction, JournalEntry, Lease,
+    AccountKey, Claim, CompletedJob, Db, DeletionBatch, DeletionReason, JobOutcome, JournalAction, JournalEntry, Lease,
     MetadataChunk, sql,
 };
 use ringcx_extractor::model::{
@@ -164,7 +164,7 @@ fn summarize(problems: &[IntegrityProblem]) -> Vec<ProblemSummary<'_>> {
 }
 
 /// Erases a segment lawfully, with a journal entry.
-async fn erase_segment(db: &Db, account: i64, segment: i64) {
+async fn erase_segment(db: &Db, account: AccountKey, segment: i64) {
     let entry =
         JournalEntry { who: "test".to_owned(), what: JournalAction::Erase, subject: None, hold: None, reason: None };
     let erasing = DeletionBatch {
@@ -406,7 +406,7 @@ async fn forge_metadata(db: &Db) {
 }
 
 /// Rewrites the record chain, with arbitrary leaves for missing records. Returns the head after each number.
-async fn forge_record_chain(db: &Db, account: i64, newest: i64) -> Vec<Vec<u8>> {
+async fn forge_record_chain(db: &Db, account: AccountKey, newest: i64) -> Vec<Vec<u8>> {
     forge_metadata(db).await;
     let mut heads = vec![ringcx_extractor::proof::GENESIS_HASH.to_vec()];
     for number in 1..=newest {

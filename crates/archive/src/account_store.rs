@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::sql::PauseEndpoint;
-use super::{Arg, Db, DbError, Stmt, sql};
+use super::{AccountKey, Arg, Db, DbError, Stmt, sql};
 use crate::clock::Time;
 use crate::model::{AccountId, Endpoint};
 
@@ -11,7 +11,7 @@ use crate::model::{AccountId, Endpoint};
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AccountRow {
     /// Primary key.
-    pub key: i64,
+    pub key: AccountKey,
     /// The RingCX ids.
     #[sqlx(flatten)]
     pub id: AccountId,
@@ -37,7 +37,7 @@ pub struct AccountRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Lease {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Fencing token. It grows at each change of owner.
     pub epoch: i64,
 }
@@ -47,7 +47,7 @@ pub struct Lease {
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct PauseRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The paused endpoint.
     #[sqlx(try_from = "PauseEndpoint")]
     pub endpoint: Endpoint,
@@ -111,7 +111,7 @@ impl Db {
     }
 
     /// Sets where the first live window begins, unless it is set. Returns the value in effect.
-    pub async fn init_live_start(&self, account: i64, start: Time) -> Result<Time, DbError> {
+    pub async fn init_live_start(&self, account: AccountKey, start: Time) -> Result<Time, DbError> {
         let held = self.value(sql("select live_start from account where id = $1").bind(account)).await?;
         if let Some(held) = held.flatten() {
             return Ok(held);
@@ -127,7 +127,7 @@ impl Db {
     /// the account is listed.
     pub async fn record_account_info(
         &self,
-        account: i64,
+        account: AccountKey,
         days: Option<i64>,
         missing: Option<Time>,
     ) -> Result<(), DbError> {

@@ -16,7 +16,7 @@ pub use audit_rows::{
 use super::ingest::{segment_id_digest, utc_day};
 use super::sql::{SqliteTx, count};
 use super::timeout_connection::TimeoutConnection;
-use super::{Db, DbError, ExportRange, Stmt, Tx, sql};
+use super::{AccountKey, Db, DbError, ExportRange, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::model::{Artifact, TimeRange};
 
@@ -67,14 +67,18 @@ impl Snapshot {
     }
 
     /// The coverage of each purpose, by account, purpose and time.
-    pub async fn coverage_rows(&mut self, account: Option<i64>) -> Result<Vec<CoverageAuditRow>, DbError> {
+    pub async fn coverage_rows(&mut self, account: Option<AccountKey>) -> Result<Vec<CoverageAuditRow>, DbError> {
         let stmt = sql("select account, pass, from_ms, to_ms, reads, first_read, last_read from coverage
              where ($1 = -1 or account = $1) order by account, pass, from_ms");
-        self.0.all(stmt.bind(account.unwrap_or(-1))).await
+        self.0.all(stmt.bind(account.unwrap_or(AccountKey::ALL))).await
     }
 
     /// The logged window reads of an account that overlap `range`, in order.
-    pub async fn window_reads(&mut self, account: i64, range: ExportRange) -> Result<Vec<WindowReadRow>, DbError> {
+    pub async fn window_reads(
+        &mut self,
+        account: AccountKey,
+        range: ExportRange,
+    ) -> Result<Vec<WindowReadRow>, DbError> {
         let stmt = sql(
             "select account, at, took, lane, from_ms, to_ms, announced, added, changed, flipped, aside from reading
              where account = $1 and to_ms > $2 and from_ms < $3 order by nth",
@@ -83,14 +87,14 @@ impl Snapshot {
     }
 
     /// Open backfills: key of the account, key of the backfill, range.
-    pub async fn open_backfills(&mut self) -> Result<Vec<(i64, i64, TimeRange)>, DbError> {
+    pub async fn open_backfills(&mut self) -> Result<Vec<(AccountKey, i64, TimeRange)>, DbError> {
         let stmt = sql("select account, id, from_ms, to_ms from backfill where finished is null order by account, id");
-        let rows: Vec<(i64, i64, Time, Time)> = self.0.all(stmt).await?;
+        let rows: Vec<(AccountKey, i64, Time, Time)> = self.0.all(stmt).await?;
         Ok(rows.into_iter().map(|(account, id, from, to)| (account, id, TimeRange { from, to })).collect())
     }
 
     /// By account: segments in the range, and how many of them have a transcript.
-    pub async fn segment_counts(&mut self, range: ExportRange) -> Result<BTreeMap<i64, (u64, u64)>, DbError> {
+    pub async fn segment_counts(&mut self, range: ExportRange) -> Result<BTreeMap<AccountKey, (u64, u64)>, DbError> {
         let stmt = Stmt::built(format!(
             "select s.account, count(*), count(*) filter (where s.has_transcript = 1) from segment s where {IN_RANGE} group by s.account"
         ));
@@ -101,7 +105,7 @@ impl Snapshot {
     pub async fn artifact_tallies(
         &mut self,
         range: ExportRange,
-    ) -> Result<BTreeMap<(i64, Artifact), ArtifactTally>, DbError> {
+    ) -> Result<BTreeMap<(AccountKey, Artifact), ArtifactTally>, DbError> {
         let mut tallies = BTreeMap::new();
         for artifact in Artifact::ALL {
             let stmt = bind_range(Stmt::built(format!("{TALLY} where {IN_RANGE} group by s.account")), range);
@@ -140,7 +144,7 @@ impl Snapshot {
 
     /// Quarantined records whose range overlaps the range, by account: unresolved ones and resolved
     /// ones.
-    pub async fn quarantine_counts(&mut self, range: ExportRange) -> Result<BTreeMap<i64, (u64, u64)>, DbError> {
+    pub async fn quarantine_counts(&mut self, range: ExportRange) -> Result<BTreeMap<AccountKey, (u64, u64)>, DbError> {
         let stmt = sql(
             "select account, count(*) filter (where resolved is null), count(*) filter (where resolved is not null)
              from aside where ($1 = -1 or account = $1) and to_ms > $2 and from_ms < $3 group by account",
@@ -158,11 +162,15 @@ impl Snapshot {
     }
 
     /// The latency histogram: account, kind, bucket (binary logarithm of the seconds), count.
-    pub async fn lateness(&mut self, account: Option<i64>) -> Result<Vec<(i64, String, i64, u64)>, DbError> {
+    pub async fn lateness(
+        &mut self,
+        account: Option<AccountKey>,
+    ) -> Result<Vec<(AccountKey, String, i64, u64)>, DbError> {
         let stmt = sql(
             "select account, kind, bucket, count from lateness where ($1 = -1 or account = $1) order by account, kind, bucket",
         );
-        let rows: Vec<(i64, String, i64, i64)> = self.0.all(stmt.bind(account.unwrap_or(-1))).await?;
+        let rows: Vec<(AccountKey, String, i64, i64)> =
+            self.0.all(stmt.bind(account.unwrap_or(AccountKey::ALL))).await?;
         Ok(rows.into_iter().map(|(account, kind, bucket, many)| (account, kind, bucket, count(many))).collect())
     }
 
@@ -170,13 +178,15 @@ impl Snapshot {
     /// Reads all segments of those days.
     pub async fn daily_digests(&mut self, range: ExportRange) -> Result<Vec<DailyDigestRow>, DbError> {
         let whole = widen_to_days(range);
-        let mut days: BTreeMap<(i64, i64), (SegmentSetDigest, SegmentSetDigest)> = BTreeMap::new();
+        let mut days: BTreeMap<(AccountKey, i64), (SegmentSetDigest, SegmentSetDigest)> = BTreeMap::new();
         let stmt =
             sql("select account, day, segments, digest_high, digest_low from announced where ($1 = -1 or account = $1)
              and day >= $2 and day < $3");
-        let stmt = stmt.bind(whole.account.unwrap_or(-1)).bind(whole.from.map_or(i64::MIN, utc_day));
+        let stmt = stmt.bind(whole.account.unwrap_or(AccountKey::ALL)).bind(whole.from.map_or(i64::MIN, utc_day));
         let stmt = stmt.bind(whole.to.map_or(i64::MAX, utc_day));
-        for (account, day, segments, digest_high, digest_low) in self.0.all::<(i64, i64, i64, i64, i64)>(stmt).await? {
+        for (account, day, segments, digest_high, digest_low) in
+            self.0.all::<(AccountKey, i64, i64, i64, i64)>(stmt).await?
+        {
             let announced = SegmentSetDigest { segments, digest_high, digest_low };
             days.entry((account, day)).or_default().0 = announced;
         }
@@ -196,7 +206,7 @@ impl Snapshot {
     }
 
     /// Deleted segments of the UTC days that overlap the range, by account.
-    pub async fn deletions(&mut self, range: ExportRange) -> Result<BTreeMap<i64, DeletionTally>, DbError> {
+    pub async fn deletions(&mut self, range: ExportRange) -> Result<BTreeMap<AccountKey, DeletionTally>, DbError> {
         let whole = widen_to_days(range);
         let (from, to) = (whole.from.map_or(i64::MIN, utc_day), whole.to.map_or(i64::MAX, utc_day));
         // Segments without an end time are only in the unbounded range.
@@ -204,9 +214,9 @@ impl Snapshot {
         let stmt = sql("select account, kind, cast(sum(segments) as bigint), cast(sum(transcripts) as bigint),
              cast(sum(agent_summaries) as bigint), cast(sum(auto_summaries) as bigint) from erased
              where ($1 = -1 or account = $1) and day >= $2 and day < $3 group by account, kind");
-        let mut deletions: BTreeMap<i64, DeletionTally> = BTreeMap::new();
-        let stmt = stmt.bind(whole.account.unwrap_or(-1)).bind(from).bind(to);
-        for (account, kind, segments, a, b, c) in self.0.all::<(i64, i64, i64, i64, i64, i64)>(stmt).await? {
+        let mut deletions: BTreeMap<AccountKey, DeletionTally> = BTreeMap::new();
+        let stmt = stmt.bind(whole.account.unwrap_or(AccountKey::ALL)).bind(from).bind(to);
+        for (account, kind, segments, a, b, c) in self.0.all::<(AccountKey, i64, i64, i64, i64, i64)>(stmt).await? {
             let tally = deletions.entry(account).or_default();
             *if kind == 0 { &mut tally.erased } else { &mut tally.expired } += count(segments);
             for (sum, requested) in tally.requested.iter_mut().zip([a, b, c]) {
@@ -217,15 +227,15 @@ impl Snapshot {
     }
 
     /// Calls `each` for every segment in the range: account, day, digest of its id.
-    async fn counts_by_account(&mut self, stmt: Stmt) -> Result<BTreeMap<i64, (u64, u64)>, DbError> {
-        let rows: Vec<(i64, i64, i64)> = self.0.all(stmt).await?;
+    async fn counts_by_account(&mut self, stmt: Stmt) -> Result<BTreeMap<AccountKey, (u64, u64)>, DbError> {
+        let rows: Vec<(AccountKey, i64, i64)> = self.0.all(stmt).await?;
         Ok(rows.into_iter().map(|(account, one, other)| (account, (count(one), count(other)))).collect())
     }
 
     async fn visit_segments(
         &mut self,
         range: ExportRange,
-        mut each: impl FnMut(i64, i64, (i64, i64)),
+        mut each: impl FnMut(AccountKey, i64, (i64, i64)),
     ) -> Result<(), DbError> {
         // The unbounded range is read in key order, a bounded one by the index on the end time.
         let order = if range.from.is_none() && range.to.is_none() { "s.id" } else { "s.ended, s.id" };
@@ -237,7 +247,7 @@ impl Snapshot {
                 "select s.id, s.account, s.ended, s.segment_id from segment s where {IN_RANGE} and {after} order by {order} limit $6"
             ));
             let stmt = bind_range(stmt, range).bind(last.0).bind(last.1).bind(SEGMENTS_PER_PAGE);
-            let rows: Vec<(i64, i64, Time, String)> = self.0.all(stmt).await?;
+            let rows: Vec<(i64, AccountKey, Time, String)> = self.0.all(stmt).await?;
             for (key, account, ended, segment_id) in &rows {
                 each(*account, utc_day(*ended), segment_id_digest(segment_id));
                 last = (*ended, *key);
@@ -261,7 +271,7 @@ fn widen_to_days(range: ExportRange) -> ExportRange {
 
 #[derive(sqlx::FromRow)]
 struct AccountTally {
-    account: i64,
+    account: AccountKey,
     #[sqlx(flatten)]
     tally: ArtifactTally,
 }

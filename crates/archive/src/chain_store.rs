@@ -16,7 +16,7 @@ pub(super) use record_chain::{JOURNAL, RecordChain};
 pub use record_chain_proof::{JournalProof, LeafPage, ReadLogProof, RecordChainState};
 
 use super::sql::count;
-use super::{Arg, Db, DbError, Item, Snapshot, Stmt, Tx, sql};
+use super::{AccountKey, Arg, Db, DbError, Item, Snapshot, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::{FeedRecord, GENESIS_HASH, Manifest, RecordHeads};
 use crate::model::AccountId;
@@ -34,7 +34,7 @@ const MAX_PAGE_BYTES: i64 = 4 * 1024 * 1024;
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AccountChain {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The RingCX ids.
     #[sqlx(flatten)]
     pub id: AccountId,
@@ -134,7 +134,7 @@ pub struct EntryPage {
 
 impl Snapshot {
     /// An account's chain and manifests.
-    pub async fn account_chain(&mut self, account: i64) -> Result<Option<AccountChain>, DbError> {
+    pub async fn account_chain(&mut self, account: AccountKey) -> Result<Option<AccountChain>, DbError> {
         let stmt =
             sql("select id as account, rc, sub, name, feed, chain_from, chain, manifest from account where id = $1");
         let Some(chain) = self.0.first::<AccountChain>(stmt.bind(account)).await? else { return Ok(None) };
@@ -210,7 +210,7 @@ impl Db {
     /// The page of an account's feed after sequence number `after`, up to `upto` at most. An entry
     /// that is erased during the read is reported as stored, as erased, or as both, but never as
     /// neither.
-    pub async fn entry_page(&self, account: i64, after: i64, upto: i64) -> Result<EntryPage, DbError> {
+    pub async fn entry_page(&self, account: AccountKey, after: i64, upto: i64) -> Result<EntryPage, DbError> {
         let between = |stmt: Stmt, upto: i64| stmt.bind(account).bind(after).bind(upto);
         let stmt = sql("select feed from erased_leaf where account = $1 and feed > $2 and feed <= $3
              order by feed limit 1 offset $4");
@@ -241,7 +241,7 @@ impl Db {
     }
 
     /// Number of entries with a sequence number outside the account's feed.
-    pub async fn count_entries_outside_feed(&self, account: i64) -> Result<u64, DbError> {
+    pub async fn count_entries_outside_feed(&self, account: AccountKey) -> Result<u64, DbError> {
         let stmt = sql("select (select count(*) from artifact where account = $1 and feed < 1) +
              (select count(*) from artifact where account = $1 and feed > (select feed from account where id = $1))");
         self.count(stmt.bind(account)).await
@@ -264,11 +264,12 @@ impl Db {
     /// The daily digests of announced segments: account, day and digest.
     pub async fn announced_digests(
         &self,
-        account: Option<i64>,
-    ) -> Result<Vec<(i64, i64, super::SegmentSetDigest)>, DbError> {
+        account: Option<AccountKey>,
+    ) -> Result<Vec<(AccountKey, i64, super::SegmentSetDigest)>, DbError> {
         let stmt = sql("select account, day, segments, digest_high, digest_low from announced
              where ($1 = -1 or account = $1) order by account, day");
-        let rows: Vec<(i64, i64, i64, i64, i64)> = self.all(stmt.bind(account.unwrap_or(-1))).await?;
+        let rows: Vec<(AccountKey, i64, i64, i64, i64)> =
+            self.all(stmt.bind(account.unwrap_or(AccountKey::ALL))).await?;
         Ok(rows
             .into_iter()
             .map(|(account, day, segments, digest_high, digest_low)| {
@@ -282,7 +283,7 @@ impl Tx {
     /// Keeps the sequence numbers and leaves of these items' entries, before the items are erased.
     /// They keep the chain verifiable, and reveal nothing once the salt is deleted. The segments
     /// must still be stored.
-    pub(crate) async fn keep_entry_leaves(&mut self, account: i64, items: &[Item]) -> Result<(), DbError> {
+    pub(crate) async fn keep_entry_leaves(&mut self, account: AccountKey, items: &[Item]) -> Result<(), DbError> {
         let stmt = sql("select sub, chain_from from account where id = $1").bind(account);
         let Some((sub, from)) = self.first::<(String, i64)>(stmt).await? else { return Ok(()) };
         let stmt = Stmt::list(

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rand::Rng as _;
 use sha2::{Digest, Sha256};
 
-use super::{Arg, Claim, Db, DbError, Item, PackedBody, Stmt, Tx, ingest::LatencyHistogram, item};
+use super::{AccountKey, Arg, Claim, Db, DbError, Item, PackedBody, Stmt, Tx, ingest::LatencyHistogram, item};
 use crate::charset::Charset;
 use crate::clock::Time;
 use crate::failpoint::{self, Failpoint};
@@ -138,7 +138,7 @@ impl JobOutcome {
 /// An account's feed and chain head: as read at first, then updated with each appended entry.
 #[derive(sqlx::FromRow)]
 struct AccountFeedState {
-    account: i64,
+    account: AccountKey,
     epoch: i64,
     sub: String,
     feed: i64,
@@ -206,8 +206,11 @@ impl Tx {
     /// Reads and locks the batch's accounts until the transaction ends. They are locked in key
     /// order, and with a write lock from the start: upgrading a shared lock would deadlock with
     /// other transactions that do the same.
-    async fn lock_feed_states(&mut self, batch: &[CompletedJob]) -> Result<HashMap<i64, AccountFeedState>, DbError> {
-        let accounts: BTreeSet<i64> = batch.iter().map(|job| job.claim.lease.account).collect();
+    async fn lock_feed_states(
+        &mut self,
+        batch: &[CompletedJob],
+    ) -> Result<HashMap<AccountKey, AccountFeedState>, DbError> {
+        let accounts: BTreeSet<AccountKey> = batch.iter().map(|job| job.claim.lease.account).collect();
         let head = "select id as account, epoch, sub, feed, chain from account where id in ";
         let stmt = Stmt::list(head, Vec::new(), accounts, self.for_no_key_update_clause());
         Ok(self.all(stmt).await?.into_iter().map(|state: AccountFeedState| (state.account, state)).collect())
@@ -233,11 +236,11 @@ impl Tx {
     async fn store_artifacts(
         &mut self,
         accepted: &[&CompletedJob],
-        feed_states: &mut HashMap<i64, AccountFeedState>,
+        feed_states: &mut HashMap<AccountKey, AccountFeedState>,
     ) -> Result<(), DbError> {
         let held = self.newest_versions(accepted.iter().filter(|job| job.claim.visit > 0)).await?;
         let mut new_versions: Vec<(&CompletedJob, i64)> = Vec::with_capacity(accepted.len());
-        let mut deltas: BTreeMap<i64, AccountDelta> = BTreeMap::new();
+        let mut deltas: BTreeMap<AccountKey, AccountDelta> = BTreeMap::new();
         let mut latencies = LatencyHistogram::default();
         for &job in accepted {
             let claim = &job.claim;
@@ -280,8 +283,8 @@ impl Tx {
     /// items.
     async fn advance_feeds(
         &mut self,
-        deltas: &BTreeMap<i64, AccountDelta>,
-        feed_states: &HashMap<i64, AccountFeedState>,
+        deltas: &BTreeMap<AccountKey, AccountDelta>,
+        feed_states: &HashMap<AccountKey, AccountFeedState>,
     ) -> Result<(), DbError> {
         let rows: Vec<Vec<Arg>> = deltas
             .iter()

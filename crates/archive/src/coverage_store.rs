@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::chain_store::RecordChain;
 use super::sql::Flag;
-use super::{Db, DbError, IngestSummary, Lease, Tx, sql};
+use super::{AccountKey, Db, DbError, IngestSummary, Lease, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::{Hash, ReadRecord};
 use crate::model::{Lane, TimeRange};
@@ -38,7 +38,7 @@ pub struct BackfillRequest {
     /// Primary key.
     pub id: i64,
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     #[sqlx(flatten)]
     /// The requested range.
     pub range: TimeRange,
@@ -55,7 +55,7 @@ pub struct BackfillRequest {
 
 impl Db {
     /// An account's covered ranges: purpose and range, in order.
-    pub async fn coverage(&self, account: i64) -> Result<Vec<(String, TimeRange)>, DbError> {
+    pub async fn coverage(&self, account: AccountKey) -> Result<Vec<(String, TimeRange)>, DbError> {
         let stmt = sql("select pass, from_ms, to_ms from coverage where account = $1 order by pass, from_ms");
         let rows: Vec<(String, Time, Time)> = self.all(stmt.bind(account)).await?;
         Ok(rows.into_iter().map(|(purpose, from, to)| (purpose, TimeRange { from, to })).collect())
@@ -63,7 +63,7 @@ impl Db {
 
     /// The start of a purpose's obligation. It is fixed at `base` by the first call; later calls
     /// return the stored value.
-    pub async fn init_purpose_base(&self, account: i64, purpose: &str, base: Time) -> Result<Time, DbError> {
+    pub async fn init_purpose_base(&self, account: AccountKey, purpose: &str, base: Time) -> Result<Time, DbError> {
         let select =
             || sql("select base from coverage_level where account = $1 and pass = $2").bind(account).bind(purpose);
         if let Some(held) = self.value(select()).await? {
@@ -162,7 +162,7 @@ impl Db {
     /// Queues a backfill of a past time range. Returns its key.
     pub async fn request_backfill(
         &self,
-        account: i64,
+        account: AccountKey,
         range: TimeRange,
         newest_first: bool,
         now: Time,
@@ -178,10 +178,14 @@ impl Db {
     }
 
     /// Backfills of one account or of all. Finished ones are included if `finished` is true.
-    pub async fn backfills(&self, account: Option<i64>, finished: bool) -> Result<Vec<BackfillRequest>, DbError> {
+    pub async fn backfills(
+        &self,
+        account: Option<AccountKey>,
+        finished: bool,
+    ) -> Result<Vec<BackfillRequest>, DbError> {
         let stmt = sql("select id, account, from_ms, to_ms, newest_first, created, finished, cancelled from backfill
              where (account = $1 or $1 = -1) and (finished is null or $2 = 1) order by id");
-        self.all(stmt.bind(account.unwrap_or(-1)).bind(finished)).await
+        self.all(stmt.bind(account.unwrap_or(AccountKey::ALL)).bind(finished)).await
     }
 
     /// Cancels an open backfill. Returns `false` if no open backfill has this key. Segments that it
@@ -207,7 +211,7 @@ impl Db {
     }
 
     /// Ranges with quarantined records, and when each is due to be read again.
-    pub async fn quarantined_windows(&self, account: i64) -> Result<Vec<(TimeRange, Time)>, DbError> {
+    pub async fn quarantined_windows(&self, account: AccountKey) -> Result<Vec<(TimeRange, Time)>, DbError> {
         let stmt = sql(
             "select from_ms, to_ms, min(due) from aside where account = $1 and resolved is null group by from_ms, to_ms order by 3 limit 100",
         );
@@ -218,14 +222,20 @@ impl Db {
 
 impl Tx {
     /// The purposes of an account's open backfills.
-    async fn open_backfills(&mut self, account: i64) -> Result<HashSet<String>, DbError> {
+    async fn open_backfills(&mut self, account: AccountKey) -> Result<HashSet<String>, DbError> {
         let stmt = sql("select id from backfill where account = $1 and finished is null");
         let ids: Vec<i64> = self.values(stmt.bind(account)).await?;
         Ok(ids.into_iter().map(|id| format!("backfill:{id}")).collect())
     }
 
     /// Adds a range to a purpose's coverage, merged with the ranges that it touches.
-    async fn add_coverage(&mut self, account: i64, purpose: &str, range: TimeRange, at: Time) -> Result<(), DbError> {
+    async fn add_coverage(
+        &mut self,
+        account: AccountKey,
+        purpose: &str,
+        range: TimeRange,
+        at: Time,
+    ) -> Result<(), DbError> {
         let stmt = sql("delete from coverage where account = $1 and pass = $2 and from_ms <= $4 and to_ms >= $3
              returning from_ms, to_ms, reads, first_read, last_read");
         let touched: Vec<(Time, Time, i64, Time, Time)> =
@@ -245,7 +255,7 @@ impl Tx {
     /// Logs a change of an account's coverage that no read made; otherwise `verify` would report
     /// tampering. Does nothing if the coverage is unchanged. `before` is the result of
     /// [`Tx::coverage_digest`] before the change, taken with the account's record chain locked.
-    pub async fn log_coverage_change(&mut self, account: i64, now: Time, before: Hash) -> Result<(), DbError> {
+    pub async fn log_coverage_change(&mut self, account: AccountKey, now: Time, before: Hash) -> Result<(), DbError> {
         if self.coverage_digest(account).await? == before {
             return Ok(());
         }
@@ -261,7 +271,7 @@ impl Tx {
     async fn log_window_read(
         &mut self,
         mut chain: RecordChain,
-        account: i64,
+        account: AccountKey,
         lane: &str,
         read: &WindowRead,
         before: Hash,

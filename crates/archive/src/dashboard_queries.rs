@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::sql::{WorkArtifact, count};
-use super::{Db, DbError, sql};
+use super::{AccountKey, Db, DbError, sql};
 use crate::clock::Time;
 use crate::model::{Artifact, TimeRange};
 
@@ -12,7 +12,7 @@ use crate::model::{Artifact, TimeRange};
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct CoverageRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The purpose of the reads.
     #[sqlx(rename = "pass")]
     pub purpose: String,
@@ -30,7 +30,7 @@ pub struct FailureRow {
     /// Why the last attempt failed.
     pub reason: Option<String>,
     /// Key of one of the accounts concerned.
-    pub account: i64,
+    pub account: AccountKey,
     /// Number of accounts concerned.
     #[sqlx(try_from = "i64")]
     pub accounts: u64,

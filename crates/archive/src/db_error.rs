@@ -4,6 +4,8 @@ use std::path::Path;
 
 use sqlx::migrate::MigrateError;
 
+use super::AccountKey;
+
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DbFault {
@@ -82,7 +84,7 @@ impl DbError {
         )
     }
 
-    pub(super) fn lease_lost(account: i64) -> DbError {
+    pub(super) fn lease_lost(account: AccountKey) -> DbError {
         DbError::new(DbFault::LeaseLost, format!("account {account} has another owner now"))
     }
 

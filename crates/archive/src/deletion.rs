@@ -21,7 +21,7 @@ pub use wipe_free_pages::WipeOutcome;
 
 use super::ingest::{DailyDigest, segment_id_digest, utc_day};
 use super::sql::{SegmentAsked, utf8_lossy};
-use super::{Arg, Db, DbError, Item, Lease, Stmt, Tx, sql};
+use super::{AccountKey, Arg, Db, DbError, Item, Lease, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::TombstoneRecord;
 use crate::model::{Artifact, ArtifactSet};
@@ -52,7 +52,7 @@ impl DeletionReason {
 #[derive(Debug)]
 pub struct DeletionBatch<'a> {
     /// The account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The lease to check, where a daemon deletes.
     pub lease: Option<Lease>,
     /// Keys of the segments.
@@ -155,7 +155,7 @@ impl Db {
 
 impl Tx {
     /// Blocks all other writers of the account until this transaction ends.
-    async fn lock_account_exclusively(&mut self, account: i64, lease: Option<Lease>) -> Result<(), DbError> {
+    async fn lock_account_exclusively(&mut self, account: AccountKey, lease: Option<Lease>) -> Result<(), DbError> {
         match (self.lock_account_for_update(account).await?, lease) {
             (None, _) => Err(DbError::lease_lost(account)),
             (Some(epoch), Some(lease)) if epoch != lease.epoch => Err(DbError::lease_lost(account)),
@@ -163,19 +163,19 @@ impl Tx {
         }
     }
 
-    async fn any_segment_stored(&mut self, account: i64, ids: &[String]) -> Result<bool, DbError> {
+    async fn any_segment_stored(&mut self, account: AccountKey, ids: &[String]) -> Result<bool, DbError> {
         let head = "select id from segment where account = $1 and segment_id in ";
         let stmt = Stmt::list(head, vec![account.into()], ids.iter().map(String::as_str), " limit 1");
         Ok(self.value::<i64>(stmt).await?.is_some())
     }
 
-    async fn pending_deletions(&mut self, account: i64, keys: &[i64]) -> Result<Vec<PendingDeletion>, DbError> {
+    async fn pending_deletions(&mut self, account: AccountKey, keys: &[i64]) -> Result<Vec<PendingDeletion>, DbError> {
         let head = "select id as key, segment_id, ended, asked from segment where account = $1 and id in ";
         self.all(Stmt::list(head, vec![account.into()], keys.iter().copied(), "")).await
     }
 
     /// Deletes all rows of these segments.
-    async fn delete_segments(&mut self, account: i64, pending: &[PendingDeletion]) -> Result<(), DbError> {
+    async fn delete_segments(&mut self, account: AccountKey, pending: &[PendingDeletion]) -> Result<(), DbError> {
         if pending.is_empty() {
             return Ok(());
         }
@@ -308,14 +308,14 @@ impl Tx {
     /// had been requested.
     pub(super) async fn add_deletion_counts(
         &mut self,
-        account: i64,
+        account: AccountKey,
         reason: DeletionReason,
         days: BTreeMap<i64, [i64; 4]>,
     ) -> Result<(), DbError> {
         let rows: Vec<Vec<Arg>> = days
             .into_iter()
             .map(|(day, counts)| {
-                [account, day, reason.code()].into_iter().chain(counts).map(Arg::from).collect::<Vec<Arg>>()
+                [account.0, day, reason.code()].into_iter().chain(counts).map(Arg::from).collect::<Vec<Arg>>()
             })
             .collect();
         self.run(Stmt::rows(

@@ -12,7 +12,7 @@ mod sink_replays;
 use std::time::Duration;
 
 use super::sql::{Flag, HttpStatus, Millis, count};
-use super::{Arg, Db, DbError, Item, Lease, Stmt, Tx, sql};
+use super::{AccountKey, Arg, Db, DbError, Item, Lease, SinkKey, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::model::AccountId;
 
@@ -25,7 +25,7 @@ pub use sink_replays::{ReplayRequest, ReplayRow};
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct SinkRow {
     /// Primary key.
-    pub key: i64,
+    pub key: SinkKey,
     /// Its name in the settings.
     pub name: String,
     /// When it was first configured.
@@ -55,7 +55,7 @@ pub struct LaggingFeed {
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct FailedDelivery {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The event's sequence number in the feed.
     pub feed: i64,
     /// The artifact.
@@ -86,7 +86,7 @@ pub struct FailedDelivery {
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct ObjectBatch {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The first sequence number that it contains.
     pub first: i64,
     /// The last sequence number that it contains.
@@ -115,7 +115,7 @@ impl Db {
         tx.advisory_lock("sinks").await?;
         let stmt = sql("insert into sink (name, created, place) values ($1, $2, $3) on conflict (name) do nothing
              returning id");
-        let new: Option<i64> = tx.value(stmt.bind(name).bind(now).bind(target)).await?;
+        let new: Option<SinkKey> = tx.value(stmt.bind(name).bind(now).bind(target)).await?;
         match new {
             Some(key) if !from_beginning => {
                 let stmt = sql("insert into sink_cursor (sink, account, feed, delivered)
@@ -140,7 +140,7 @@ impl Db {
     }
 
     /// The owner's accounts whose feed is ahead of the sink's cursor.
-    pub async fn lagging_feeds(&self, sink: i64, owner: &str) -> Result<Vec<LaggingFeed>, DbError> {
+    pub async fn lagging_feeds(&self, sink: SinkKey, owner: &str) -> Result<Vec<LaggingFeed>, DbError> {
         let stmt =
             sql("select a.id as account, a.epoch, a.rc, a.sub, coalesce(c.feed, 0) as cursor, a.feed from account a
              left join sink_cursor c on c.sink = $1 and c.account = a.id
@@ -151,7 +151,7 @@ impl Db {
     /// Failed deliveries of the owner's accounts that are due for a retry, in order of due time.
     pub async fn due_failed_deliveries(
         &self,
-        sink: i64,
+        sink: SinkKey,
         owner: &str,
         now: Time,
         limit: usize,
@@ -165,14 +165,14 @@ impl Db {
     }
 
     /// The earliest due time of events that wait for a retry, and their number.
-    pub async fn waiting_deliveries(&self, sink: i64) -> Result<(Option<Time>, u64), DbError> {
+    pub async fn waiting_deliveries(&self, sink: SinkKey) -> Result<(Option<Time>, u64), DbError> {
         let stmt = sql("select min(due), count(*) from sink_event where sink = $1 and state = 0");
         let (due, many) = self.first(stmt.bind(sink)).await?.unwrap_or_default();
         Ok((due, count(many)))
     }
 
     /// The planned objects.
-    pub async fn object_batches(&self, sink: i64) -> Result<Vec<ObjectBatch>, DbError> {
+    pub async fn object_batches(&self, sink: SinkKey) -> Result<Vec<ObjectBatch>, DbError> {
         let stmt = sql("select account, first, last, name from sink_batch where sink = $1 order by account");
         self.all(stmt.bind(sink)).await
     }
@@ -182,7 +182,7 @@ impl Db {
     ///
     /// # Errors
     /// If the database refuses the write; nothing is recorded then.
-    pub async fn plan_object_batches(&self, sink: i64, batches: &[ObjectBatch], now: Time) -> Result<(), DbError> {
+    pub async fn plan_object_batches(&self, sink: SinkKey, batches: &[ObjectBatch], now: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         let rows = batches.iter().map(|batch| {
             vec![
@@ -202,7 +202,7 @@ impl Db {
     /// Makes a sink's given-up events due now and resets their retry limits. Restarts the sink if
     /// it was stopped. With `all`, waiting events become due now as well. Returns the number of
     /// events.
-    pub async fn retry_failed_deliveries(&self, sink: i64, all: bool, now: Time) -> Result<u64, DbError> {
+    pub async fn retry_failed_deliveries(&self, sink: SinkKey, all: bool, now: Time) -> Result<u64, DbError> {
         let mut tx = self.begin().await?;
         let stmt = sql("update sink_event set state = 0, due = $2, tries = 0, waited = 0, first_try = $2
              where sink = $1 and (state = 1 or $3 = 1)");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-use super::{Db, DbError, DbFault, Stmt, Tx, sql};
+use super::{AccountKey, Db, DbError, DbFault, Stmt, Tx, sql};
 use crate::clock::Time;
 
 /// How often to try the checkpoint of the write-ahead log.
@@ -131,7 +131,7 @@ impl Tx {
     }
 
     /// Reads an account's epoch and locks it against changes until this transaction ends.
-    pub(super) async fn lock_account_shared(&mut self, account: i64) -> Result<Option<i64>, DbError> {
+    pub(super) async fn lock_account_shared(&mut self, account: AccountKey) -> Result<Option<i64>, DbError> {
         self.value(if self.is_postgres() {
             sql("select epoch from account where id = $1 for share").bind(account)
         } else {
@@ -142,7 +142,7 @@ impl Tx {
 
     /// Locks accounts in the order of their keys, before a statement that writes them in another
     /// order. Prevents deadlocks.
-    pub(super) async fn lock_accounts(&mut self, accounts: &[i64]) -> Result<(), DbError> {
+    pub(super) async fn lock_accounts(&mut self, accounts: &[AccountKey]) -> Result<(), DbError> {
         if self.is_postgres() {
             let tail = self.for_no_key_update_clause();
             self.run(Stmt::list("select id from account where id in ", Vec::new(), accounts.iter().copied(), tail))
@@ -165,7 +165,7 @@ impl Tx {
 
     /// Reads an account's epoch, and blocks all writers of the account until this transaction ends.
     /// SQLite has one writer anyway.
-    pub(super) async fn lock_account_for_update(&mut self, account: i64) -> Result<Option<i64>, DbError> {
+    pub(super) async fn lock_account_for_update(&mut self, account: AccountKey) -> Result<Option<i64>, DbError> {
         self.value(if self.is_postgres() {
             sql("select epoch from account where id = $1 for update").bind(account)
         } else {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::segment_reader::SEGMENT_COLUMNS;
-use super::{Db, DbError, DbFault, ExportRange, SegmentRow, Stmt, sql};
+use super::{AccountKey, Db, DbError, DbFault, ExportRange, SegmentRow, Stmt, sql};
 use crate::clock::Time;
 
 /// Cursors kept; older ones are deleted.
@@ -25,7 +25,7 @@ pub struct ExportCursor {
     /// When the cursor was created.
     pub(crate) at: Time,
     /// The newest sequence number of each account's feed.
-    pub(crate) feeds: BTreeMap<i64, i64>,
+    pub(crate) feeds: BTreeMap<AccountKey, i64>,
 }
 
 fn serialize(part: &impl Serialize) -> Result<String, DbError> {
@@ -38,7 +38,7 @@ impl Db {
     pub async fn create_export_cursor(&self, now: Time) -> Result<i64, DbError> {
         let mut tx = self.begin().await?;
         tx.advisory_lock("export").await?;
-        let feeds: Vec<(i64, i64)> = tx.all(sql("select id, feed from account where feed > 0")).await?;
+        let feeds: Vec<(AccountKey, i64)> = tx.all(sql("select id, feed from account where feed > 0")).await?;
         let last: i64 = tx.meta("export").await?.and_then(|text| text.parse().ok()).unwrap_or(0);
         let number = last + 1;
         let cursor = serialize(&ExportCursor { at: now, feeds: feeds.into_iter().collect() })?;

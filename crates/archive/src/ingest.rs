@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::chain_store::RecordChain;
 use super::deletion::TombstoneFilter;
 use super::sql::{Flag, SegmentAsked};
-use super::{Arg, Db, DbError, Item, Lease, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item};
+use super::{AccountKey, Arg, Db, DbError, Item, Lease, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item};
 use crate::clock::Time;
 use crate::model::{
     Artifact, ArtifactSelection, ArtifactSet, ItemState, Lane, QuarantinedRecord, SegmentRecord, TimeRange,
@@ -274,7 +274,7 @@ impl Tx {
 
     async fn stored_segments(
         &mut self,
-        account: i64,
+        account: AccountKey,
         part: &[&SegmentRecord],
     ) -> Result<HashMap<String, StoredSegment>, DbError> {
         let stmt = Stmt::list(

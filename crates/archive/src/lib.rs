@@ -28,6 +28,7 @@ mod file_lock;
 mod ingest;
 mod instance_lock;
 mod item;
+mod keys;
 mod meta;
 mod permit_request;
 mod queue_counts;
@@ -80,6 +81,7 @@ pub use file_lock::FileLock;
 pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
 pub use item::{Item, PackedBody, pack, unpack, unpack_text};
+pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
 pub use search_index::{

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use super::{Db, DbError, Lease, sql};
+use super::{AccountKey, Db, DbError, Lease, sql};
 use crate::clock::{Time, millis};
 
 impl Db {
     /// Asks the owner of an account for a permit for one request. Returns the key of the permit
     /// request.
-    pub async fn request_permit(&self, account: i64, now: Time) -> Result<i64, DbError> {
+    pub async fn request_permit(&self, account: AccountKey, now: Time) -> Result<i64, DbError> {
         let mut tx = self.begin().await?;
         let stmt = sql("insert into guest (account, asked) values ($1, $2) returning id");
         let id = tx.value(stmt.bind(account).bind(now)).await?;
@@ -26,7 +26,12 @@ impl Db {
 
     /// Records that a command sent a request for an account without a live owner, so that the next
     /// owner accounts for it.
-    pub async fn record_foreign_use(&self, account: i64, lease_duration: Duration, now: Time) -> Result<(), DbError> {
+    pub async fn record_foreign_use(
+        &self,
+        account: AccountKey,
+        lease_duration: Duration,
+        now: Time,
+    ) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         let database_now = now.plus_millis(tx.clock_offset_ms(now).await?);
         let stmt = sql("update account set owner = null, epoch = epoch + 1, let_go = $3 where id = $1 and not exists
@@ -36,7 +41,7 @@ impl Db {
     }
 
     /// Pending permit requests: key and account, the oldest first.
-    pub async fn pending_permit_requests(&self) -> Result<Vec<(i64, i64)>, DbError> {
+    pub async fn pending_permit_requests(&self) -> Result<Vec<(i64, AccountKey)>, DbError> {
         self.all(sql("select id, account from guest where granted is null order by id limit 100")).await
     }
 

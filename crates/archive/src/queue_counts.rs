@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::sql::count;
-use super::{Db, DbError, sql};
+use super::{AccountKey, Db, DbError, sql};
 use crate::clock::Time;
 
 /// An account's work items by state. Items that are being refreshed are not counted here, but in
@@ -28,11 +28,11 @@ pub struct QueueCounts {
 
 impl Db {
     /// Work items by state, for each account that has any.
-    pub async fn queue_counts(&self, now: Time) -> Result<BTreeMap<i64, QueueCounts>, DbError> {
+    pub async fn queue_counts(&self, now: Time) -> Result<BTreeMap<AccountKey, QueueCounts>, DbError> {
         let stmt = sql("select account, state, sum(case when due <= $1 then 1 else 0 end), count(*), min(created)
              from work where visit = 0 group by account, state");
-        let mut counts: BTreeMap<i64, QueueCounts> = BTreeMap::new();
-        type Group = (i64, i64, i64, i64, Option<Time>);
+        let mut counts: BTreeMap<AccountKey, QueueCounts> = BTreeMap::new();
+        type Group = (AccountKey, i64, i64, i64, Option<Time>);
         for (account, state, due, all, oldest) in self.all::<Group>(stmt.bind(now)).await? {
             let entry = counts.entry(account).or_default();
             let (due, all) = (count(due), count(all));

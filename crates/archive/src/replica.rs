@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::sql::Flag;
-use super::{Db, DbError, Lease, Stmt, Tx, sql};
+use super::{AccountKey, Db, DbError, Lease, Stmt, Tx, sql};
 use crate::clock::{Time, millis};
 use crate::model::AccountId;
 
@@ -33,7 +33,7 @@ pub struct ReplicaRow {
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct OwnershipRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The RingCX ids.
     #[sqlx(flatten)]
     pub id: AccountId,
@@ -90,7 +90,7 @@ impl Db {
     /// Returns the acquired leases.
     pub async fn acquire_leases(
         &self,
-        accounts: &[i64],
+        accounts: &[AccountKey],
         me: &str,
         lease_duration: Duration,
         now: Time,
@@ -102,7 +102,7 @@ impl Db {
     /// live replica other than `me` holds any, and revokes all leases of a dead one at once.
     pub async fn acquire_shared_limit_leases(
         &self,
-        accounts: &[i64],
+        accounts: &[AccountKey],
         me: &str,
         lease_duration: Duration,
         now: Time,
@@ -112,7 +112,7 @@ impl Db {
 
     async fn acquire_leases_where(
         &self,
-        accounts: &[i64],
+        accounts: &[AccountKey],
         me: &str,
         lease_duration: Duration,
         shared_limit: bool,
@@ -187,9 +187,9 @@ impl Tx {
         let stmt =
             sql("select a.id, cast(case when r.released is null and r.heartbeat > $2 then 1 else 0 end as bigint)
              from account a left join replica r on r.name = a.owner where a.owner is not null and a.owner <> $1");
-        let leases: Vec<(i64, Flag)> =
+        let leases: Vec<(AccountKey, Flag)> =
             self.all(stmt.bind(me).bind(database_now.plus_millis(-millis(lease_duration)))).await?;
-        let (accounts, alive): (Vec<i64>, Vec<bool>) =
+        let (accounts, alive): (Vec<AccountKey>, Vec<bool>) =
             leases.into_iter().map(|(account, is_alive)| (account, bool::from(is_alive))).unzip();
         if alive.contains(&true) {
             return Ok(false);

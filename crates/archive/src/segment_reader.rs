@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::sql::{ArtifactItem, AttemptItem, EndTime, Flag, PackedMetadata, WorkState};
-use super::{Db, DbError, Item, Stmt, item, sql};
+use super::{AccountKey, Db, DbError, Item, Stmt, item, sql};
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact, ItemState};
 
@@ -17,7 +17,7 @@ pub struct SegmentRow {
     #[sqlx(flatten)]
     pub account: AccountId,
     /// Key of its account.
-    pub account_key: i64,
+    pub account_key: AccountKey,
     /// Its id in RingCX.
     pub segment_id: String,
     /// Its dialog's id.
@@ -134,15 +134,15 @@ pub struct ExportRange {
     /// Segments that ended before this.
     pub to: Option<Time>,
     /// Only segments of this account.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
 }
 
 impl ExportRange {
     /// Account, start and end as arguments; account -1 stands for all. A segment without an end
     /// time is only in the unbounded range.
-    pub(crate) fn bounds(self) -> (i64, Time, Time) {
+    pub(crate) fn bounds(self) -> (AccountKey, Time, Time) {
         let first = if self.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE };
-        (self.account.unwrap_or(-1), self.from.unwrap_or(first), self.to.unwrap_or(Time(i64::MAX)))
+        (self.account.unwrap_or(AccountKey::ALL), self.from.unwrap_or(first), self.to.unwrap_or(Time(i64::MAX)))
     }
 }
 

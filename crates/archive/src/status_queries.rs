@@ -1,12 +1,12 @@
 //! Queries of the status over all accounts, in one statement each.
 
-use super::{Db, DbError, Stmt, sql};
+use super::{AccountKey, Db, DbError, DbRow, Stmt, sql};
 use crate::clock::Time;
 use crate::model::TimeRange;
 
 impl Db {
     /// The live coverage of all accounts: key of the account and range, in order.
-    pub async fn live_coverage(&self) -> Result<Vec<(i64, TimeRange)>, DbError> {
+    pub async fn live_coverage(&self) -> Result<Vec<(AccountKey, TimeRange)>, DbError> {
         let stmt = sql("select account, from_ms, to_ms from coverage where pass = 'live' order by account, from_ms");
         self.ranges_by_key(stmt).await
     }
@@ -18,8 +18,11 @@ impl Db {
         self.ranges_by_key(stmt).await
     }
 
-    async fn ranges_by_key(&self, stmt: Stmt) -> Result<Vec<(i64, TimeRange)>, DbError> {
-        let rows: Vec<(i64, Time, Time)> = self.all(stmt).await?;
+    async fn ranges_by_key<K>(&self, stmt: Stmt) -> Result<Vec<(K, TimeRange)>, DbError>
+    where
+        (K, Time, Time): DbRow,
+    {
+        let rows: Vec<(K, Time, Time)> = self.all(stmt).await?;
         Ok(rows.into_iter().map(|(key, from, to)| (key, TimeRange { from, to })).collect())
     }
 

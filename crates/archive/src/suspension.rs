@@ -195,7 +195,7 @@ mod tests {
         std::fs::copy(&path, &backup).unwrap();
         let reader = Db::open_sqlite(&path, OpenMode::Existing).await.unwrap();
         let mut snapshot = reader.snapshot().await.unwrap();
-        snapshot.account_chain(1).await.unwrap();
+        snapshot.account_chain(crate::AccountKey(1)).await.unwrap();
         for _ in 0..2 {
             db.renew_file_stamp().await.unwrap();
             assert_eq!(db.unusable_reason().await.unwrap(), None);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Db, DbError, sql};
+use super::{AccountKey, Db, DbError, sql};
 use crate::clock::Time;
 use crate::ringcx::rate_limit::MAX_RETRY_AFTER;
 
@@ -39,7 +39,7 @@ impl Db {
     /// Requests that an account is resumed now: deletes the throttles of these rate limits, and
     /// ends the account's pauses. The daemon sees it in [`Db::resume_requests`] once the change
     /// version is bumped.
-    pub async fn request_resume(&self, account: i64, budgets: &[String], now: Time) -> Result<(), DbError> {
+    pub async fn request_resume(&self, account: AccountKey, budgets: &[String], now: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         for budget in budgets {
             tx.delete_meta(&format!("refused:{budget}")).await?;
@@ -52,11 +52,12 @@ impl Db {
     }
 
     /// Number of resume requests, by account.
-    pub async fn resume_requests(&self) -> Result<BTreeMap<i64, i64>, DbError> {
+    pub async fn resume_requests(&self) -> Result<BTreeMap<AccountKey, i64>, DbError> {
         let rows: Vec<(String, String)> =
             self.all(sql("select key, value from meta where key like 'resume:%'")).await?;
-        let parse =
-            |(key, value): (String, String)| Some((key.strip_prefix("resume:")?.parse().ok()?, value.parse().ok()?));
+        let parse = |(key, value): (String, String)| {
+            Some((AccountKey(key.strip_prefix("resume:")?.parse().ok()?), value.parse().ok()?))
+        };
         Ok(rows.into_iter().filter_map(parse).collect())
     }
 

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::sql::{Millis, WorkItem, WorkLane, WorkState};
-use super::{Arg, Db, DbError, Item, Lease, Stmt, sql};
+use super::{AccountKey, Arg, Db, DbError, Item, Lease, Stmt, sql};
 use crate::clock::{Time, millis};
 use crate::model::{Artifact, ArtifactSet, ItemState, Lane};
 
@@ -124,7 +124,7 @@ pub struct MaxDelays {
 #[derive(Debug, Clone, Default)]
 pub struct QueueFilter {
     /// Only items of this account.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// Only items in these states; all if empty.
     pub states: Vec<ItemState>,
     /// Only items of this segment.
@@ -198,7 +198,12 @@ impl Db {
     }
 
     /// The earliest due time after `now` among items of these artifacts.
-    pub async fn next_due(&self, account: i64, artifacts: ArtifactSet, now: Time) -> Result<Option<Time>, DbError> {
+    pub async fn next_due(
+        &self,
+        account: AccountKey,
+        artifacts: ArtifactSet,
+        now: Time,
+    ) -> Result<Option<Time>, DbError> {
         if artifacts.is_empty() {
             return Ok(None);
         }
@@ -218,7 +223,7 @@ impl Db {
     /// Returns their number.
     pub async fn undo_deferrals(
         &self,
-        account: i64,
+        account: AccountKey,
         artifact: Artifact,
         now: Time,
         initial: Duration,

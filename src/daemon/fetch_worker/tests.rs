@@ -8,7 +8,7 @@ use crate::account::{PauseLog, RuntimeStats};
 use crate::backoff::{Backoff, Fault};
 use crate::clock::{Clock, millis};
 use crate::daemon::app_context::{AppContext, budget_name, metadata_budget};
-use crate::db::{Db, Lease, OpenMode, sql};
+use crate::db::{AccountKey, Db, Lease, OpenMode, sql};
 use crate::ringcx::rate_limit::Pacer;
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -60,7 +60,7 @@ async fn account() -> (Arc<Account>, Clock, TempDir) {
     (Arc::new(account), clock, folder)
 }
 
-async fn acquire_lease(db: &Db, account: i64, instance: &str) -> Lease {
+async fn acquire_lease(db: &Db, account: AccountKey, instance: &str) -> Lease {
     db.acquire_leases(&[account], instance, Duration::from_secs(10), NOW).await.unwrap().remove(0)
 }
 

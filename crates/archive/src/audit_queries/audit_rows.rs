@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::AccountKey;
 use super::super::sql::{Millis, WorkItem, WorkState};
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact, ItemState, TimeRange};
@@ -10,7 +11,7 @@ use crate::model::{AccountId, Artifact, ItemState, TimeRange};
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AuditedAccount {
     /// Primary key.
-    pub key: i64,
+    pub key: AccountKey,
     /// The RingCX ids.
     #[sqlx(flatten)]
     pub id: AccountId,
@@ -26,7 +27,7 @@ pub struct AuditedAccount {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct CoverageAuditRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The purpose, as in table `coverage`.
     #[sqlx(rename = "pass")]
     pub purpose: String,
@@ -48,7 +49,7 @@ pub struct CoverageAuditRow {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct WindowReadRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// When the request was sent.
     pub at: Time,
     /// Time until the whole response was stored.
@@ -126,7 +127,7 @@ pub struct DeletionTally {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct UnfinishedItemsRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The artifact to fetch.
     #[sqlx(rename = "item", try_from = "WorkItem")]
     pub artifact: Artifact,
@@ -148,7 +149,7 @@ pub struct UnfinishedItemsRow {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ClosedItemRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The segment's id in RingCX.
     pub segment_id: String,
     /// When the segment ended.
@@ -172,7 +173,7 @@ pub struct ClosedItemRow {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct OpenQuarantineRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The segment's id, if it could be parsed.
     pub segment_id: Option<String>,
     /// Why it was quarantined.
@@ -204,7 +205,7 @@ pub struct SegmentSetDigest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DailyDigestRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Days since 1970; -1 stands for segments without an end time.
     pub day: i64,
     /// The digest in table `announced`.

@@ -1,6 +1,6 @@
 //! Writes the daily manifests.
 
-use super::{Db, DbError, HeadColumn, JOURNAL, Manifest, RecordHeads, last_complete_day, sql};
+use super::{AccountKey, Db, DbError, HeadColumn, JOURNAL, Manifest, RecordHeads, last_complete_day, sql};
 use crate::Lease;
 use crate::clock::Time;
 use crate::hash_chain;
@@ -19,7 +19,7 @@ struct AccountHeads {
 impl Db {
     /// The start of the day of an account's newest manifest, if that day has not ended at `now`. A
     /// clock that was ahead wrote it, and no other manifest is written before that day has ended.
-    pub async fn future_manifest_day(&self, account: i64, now: Time) -> Result<Option<Time>, DbError> {
+    pub async fn future_manifest_day(&self, account: AccountKey, now: Time) -> Result<Option<Time>, DbError> {
         let stmt = sql("select max(day) from manifest where account = $1");
         let newest: Option<i64> = self.value(stmt.bind(account)).await?.flatten();
         let begins = |day: i64| Time(day.saturating_mul(86_400_000));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::ingest::{half_sha256, segment_id_digest, utc_day};
-use super::super::{Db, DbError, item};
+use super::super::{AccountKey, Db, DbError, item};
 use super::{MaybeBytes, Stmt};
 use crate::clock::Time;
 use crate::hash_chain::MetadataRecord;
@@ -18,7 +18,7 @@ pub struct MetadataRow {
     /// Key of the segment.
     pub key: i64,
     /// Key of its account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Its id in RingCX.
     pub segment_id: String,
     /// The day under which the daily digest counts it.
@@ -73,7 +73,7 @@ impl From<StoredMetadata> for Option<UnpackedMetadata> {
 #[derive(sqlx::FromRow)]
 struct CurrentSegment {
     key: i64,
-    account: i64,
+    account: AccountKey,
     segment_id: String,
     digest: Vec<u8>,
     sub: Option<String>,
@@ -180,13 +180,13 @@ fn find_faults(
 
 impl Db {
     /// Verifies the next page of segments after the key `after`.
-    pub async fn metadata_after(&self, account: Option<i64>, after: i64) -> Result<Vec<MetadataRow>, DbError> {
+    pub async fn metadata_after(&self, account: Option<AccountKey>, after: i64) -> Result<Vec<MetadataRow>, DbError> {
         let stmt = Stmt::built(format!(
             "select s.id as key, s.account, s.segment_id, s.digest, a.sub, {VERSION_COLUMNS} from segment s left join account a on a.id = s.account
              where s.id > $1 and ($2 = -1 or s.account = $2) order by s.id limit $3"
         ));
         let segments: Vec<CurrentSegment> =
-            self.all(stmt.bind(after).bind(account.unwrap_or(-1)).bind(SEGMENTS_PER_PAGE)).await?;
+            self.all(stmt.bind(after).bind(account.unwrap_or(AccountKey::ALL)).bind(SEGMENTS_PER_PAGE)).await?;
         let last = segments.last().map_or(after, |segment| segment.key);
         let mut earlier: HashMap<i64, Vec<MetadataVersion>> = HashMap::new();
         let stmt = Stmt::built(format!(

@@ -3,15 +3,15 @@
 //! A writer locks the account first, then its row of `record_chain`, and holds both until the
 //! transaction ends.
 
-use super::super::{DbError, Stmt, Tx, sql};
+use super::super::{AccountKey, DbError, Stmt, Tx, sql};
 use crate::hash_chain::{GENESIS_HASH, Hash, hash_coverage, link};
 
 /// The account key of the archive's own chain, the journal.
-pub(crate) const JOURNAL: i64 = 0;
+pub(crate) const JOURNAL: AccountKey = AccountKey(0);
 
 /// A locked record chain. It is updated with each appended leaf.
 pub(crate) struct RecordChain {
-    account: i64,
+    account: AccountKey,
     sub: String,
     newest: i64,
     head: Vec<u8>,
@@ -39,7 +39,7 @@ impl RecordChain {
 
 impl Tx {
     /// Reads and locks an account's record chain until the transaction ends.
-    pub(crate) async fn record_chain(&mut self, account: i64) -> Result<RecordChain, DbError> {
+    pub(crate) async fn record_chain(&mut self, account: AccountKey) -> Result<RecordChain, DbError> {
         let sub = self.value(sql("select sub from account where id = $1").bind(account)).await?.unwrap_or_default();
         let stmt = sql("insert into record_chain (account, newest, head, taken_over, reads, reads_head)
              values ($1, 0, $2, 0, 0, $2) on conflict (account) do update set newest = record_chain.newest
@@ -50,7 +50,7 @@ impl Tx {
     }
 
     /// The newest number and the head of a record chain.
-    pub(crate) async fn record_head(&mut self, account: i64) -> Result<(i64, Vec<u8>), DbError> {
+    pub(crate) async fn record_head(&mut self, account: AccountKey) -> Result<(i64, Vec<u8>), DbError> {
         let head = self.first(sql("select newest, head from record_chain where account = $1").bind(account)).await?;
         Ok(head.unwrap_or((0, GENESIS_HASH.to_vec())))
     }
@@ -95,7 +95,7 @@ impl Tx {
     }
 
     /// A hash of the account's coverage.
-    pub async fn coverage_digest(&mut self, account: i64) -> Result<Hash, DbError> {
+    pub async fn coverage_digest(&mut self, account: AccountKey) -> Result<Hash, DbError> {
         let stmt = sql("select pass, from_ms, to_ms, reads, first_read, last_read from coverage where account = $1");
         let rows: Vec<(String, i64, i64, i64, i64, i64)> = self.all(stmt.bind(account)).await?;
         let mut rows: Vec<(String, [i64; 5])> =

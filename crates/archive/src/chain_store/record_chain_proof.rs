@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::super::deletion::ArchiveKey;
 use super::super::sql::count;
-use super::super::{Db, DbError, Snapshot, sql};
+use super::super::{AccountKey, Db, DbError, Snapshot, sql};
 use super::JOURNAL;
 use crate::hash_chain::{GENESIS_HASH, Hash, JournalRecord, ReadRecord, TombstoneRecord, link};
 use crate::model::Subject;
@@ -67,7 +67,7 @@ pub struct ReadLogProof {
 }
 
 impl Snapshot {
-    pub(super) async fn record_state(&mut self, account: i64) -> Result<RecordChainState, DbError> {
+    pub(super) async fn record_state(&mut self, account: AccountKey) -> Result<RecordChainState, DbError> {
         let stmt = sql("select newest, head, taken_over, reads, reads_head from record_chain where account = $1");
         Ok(self.0.first(stmt.bind(account)).await?.unwrap_or_default())
     }
@@ -109,7 +109,7 @@ impl Snapshot {
 
     /// Reads an account's read log, and compares it with the coverage. Reads from before the log
     /// was chained are ignored.
-    pub async fn read_log_proof(&mut self, account: i64, sub: &str) -> Result<ReadLogProof, DbError> {
+    pub async fn read_log_proof(&mut self, account: AccountKey, sub: &str) -> Result<ReadLogProof, DbError> {
         let state = self.record_state(account).await?;
         let coverage = self.0.coverage_digest(account).await?;
         let stmt = sql("select nth, at, took, from_ms, to_ms, announced, added, changed, flipped, aside, digest_high, digest_low,
@@ -161,7 +161,7 @@ struct StoredJournalEntry {
     at: i64,
     who: String,
     what: String,
-    account: Option<i64>,
+    account: Option<AccountKey>,
     sub: Option<String>,
     kind: Option<String>,
     subject: Option<Vec<u8>>,
@@ -176,7 +176,7 @@ struct StoredJournalEntry {
 #[derive(sqlx::FromRow)]
 struct StoredHold {
     id: i64,
-    account: Option<i64>,
+    account: Option<AccountKey>,
     kind: String,
     value: String,
     placed: i64,
@@ -220,7 +220,7 @@ impl StoredJournalEntry {
 impl Db {
     /// The page of an account's record chain after the number `after`, up to `upto` at most, in one
     /// consistent read.
-    pub async fn record_leaves(&self, account: i64, after: i64, upto: i64) -> Result<LeafPage, DbError> {
+    pub async fn record_leaves(&self, account: AccountKey, after: i64, upto: i64) -> Result<LeafPage, DbError> {
         let stmt = sql("select record, leaf from (
                  select record, leaf from segment where account = $1 and record > $2 and record <= $3
                  union all select record, leaf from segment_version where account = $1 and record > $2 and record <= $3
@@ -235,7 +235,7 @@ impl Db {
 
     /// Number of an account's rows that are not in its record chain, or have a number that it never
     /// assigned: metadata, history, tombstones and kept leaves.
-    pub async fn count_unchained_rows(&self, account: i64) -> Result<u64, DbError> {
+    pub async fn count_unchained_rows(&self, account: AccountKey) -> Result<u64, DbError> {
         let stmt = sql(
             "with newest (record) as (select coalesce((select newest from record_chain where account = $1), 0))
              select (select count(*) from segment where account = $1 and (record is null or record < 1 or record > (select record from newest)))
@@ -248,7 +248,7 @@ impl Db {
     }
 
     /// Number of an account's tombstones that do not match their leaf.
-    pub async fn count_altered_tombstones(&self, account: i64, sub: &str) -> Result<u64, DbError> {
+    pub async fn count_altered_tombstones(&self, account: AccountKey, sub: &str) -> Result<u64, DbError> {
         let (mut after, mut altered) = (0, 0);
         loop {
             let stmt = sql("select record, hash, at, kind, day, leaf from tombstone where account = $1 and record > $2
@@ -268,7 +268,7 @@ impl Db {
 
     /// By account: erased segments by the journal, erased segments by table `erased`, and
     /// tombstones that were set before their segment was announced and have been counted since.
-    pub async fn erased_counts(&self) -> Result<HashMap<i64, [u64; 3]>, DbError> {
+    pub async fn erased_counts(&self) -> Result<HashMap<AccountKey, [u64; 3]>, DbError> {
         let stmt = sql(
             "select a.id,
              cast((select coalesce(sum(segments), 0) from journal j where j.account = a.id and j.what in ('erase', 'retention')) as bigint),
@@ -276,7 +276,7 @@ impl Db {
              (select count(*) from tombstone t where t.account = a.id and t.day = -1 and t.counted = 1)
              from account a",
         );
-        let rows: Vec<(i64, i64, i64, i64)> = self.all(stmt).await?;
+        let rows: Vec<(AccountKey, i64, i64, i64)> = self.all(stmt).await?;
         Ok(rows.into_iter().map(|(account, a, b, c)| (account, [a, b, c].map(count))).collect())
     }
 }

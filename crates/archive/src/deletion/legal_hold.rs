@@ -6,7 +6,7 @@
 
 use super::super::chain_store::JOURNAL;
 use super::super::sql::HoldSubject;
-use super::super::{Db, DbError, DbFault, Tx, sql};
+use super::super::{AccountKey, Db, DbError, DbFault, Tx, sql};
 use super::tombstone_filter::ArchiveKey;
 use crate::clock::Time;
 use crate::hash_chain::JournalRecord;
@@ -18,7 +18,7 @@ pub struct Hold {
     /// Its number.
     pub id: i64,
     /// The only account that it covers; `None` for all.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// What it keeps.
     #[sqlx(flatten, try_from = "HoldSubject")]
     pub subject: Subject,
@@ -108,15 +108,20 @@ pub(super) const SELECT_NEWEST_HOLD: &str = "select coalesce(max(id), 0) from ho
 
 impl Db {
     /// The holds that concern an account, or all of them.
-    pub async fn holds(&self, account: Option<i64>) -> Result<Vec<Hold>, DbError> {
-        self.all(sql(SELECT_HOLDS).bind(account.unwrap_or(-1))).await
+    pub async fn holds(&self, account: Option<AccountKey>) -> Result<Vec<Hold>, DbError> {
+        self.all(sql(SELECT_HOLDS).bind(account.unwrap_or(AccountKey::ALL))).await
     }
 
     /// Places a hold on the entry's subject; returns its number.
     ///
     /// # Errors
     /// Where the entry has no subject, or the database cannot be written.
-    pub async fn place_hold(&self, entry: &JournalEntry, account: Option<i64>, at: Time) -> Result<i64, DbError> {
+    pub async fn place_hold(
+        &self,
+        entry: &JournalEntry,
+        account: Option<AccountKey>,
+        at: Time,
+    ) -> Result<i64, DbError> {
         let subject = entry.subject.as_ref();
         let subject =
             subject.ok_or_else(|| DbError::new(DbFault::Broken, "failed to place a hold: no subject was given"))?;
@@ -165,7 +170,7 @@ impl Db {
     pub async fn add_journal_entry(
         &self,
         entry: &JournalEntry,
-        account: Option<i64>,
+        account: Option<AccountKey>,
         counts: (u64, u64),
         at: Time,
     ) -> Result<(), DbError> {
@@ -193,8 +198,8 @@ impl Db {
 
 impl Tx {
     /// The holds that concern an account, or all of them.
-    pub(super) async fn holds(&mut self, account: Option<i64>) -> Result<Vec<Hold>, DbError> {
-        self.all(sql(SELECT_HOLDS).bind(account.unwrap_or(-1))).await
+    pub(super) async fn holds(&mut self, account: Option<AccountKey>) -> Result<Vec<Hold>, DbError> {
+        self.all(sql(SELECT_HOLDS).bind(account.unwrap_or(AccountKey::ALL))).await
     }
 
     pub(super) async fn newest_hold_id(&mut self) -> Result<i64, DbError> {
@@ -207,7 +212,7 @@ impl Tx {
         entry: &JournalEntry,
         key: &ArchiveKey,
         at: Time,
-        account: Option<i64>,
+        account: Option<AccountKey>,
         (segments, records): (u64, u64),
     ) -> Result<(), DbError> {
         let subject = entry.subject.as_ref();
@@ -215,7 +220,7 @@ impl Tx {
         // `verify` compares a hold with its entry, by the value as typed, too.
         let typed = subject.filter(|_| entry.what == JournalAction::Hold);
         let typed = typed.map(|subject| key.hash_typed(subject.kind(), subject.value()));
-        let stmt = sql("select sub from account where id = $1").bind(account.unwrap_or(-1));
+        let stmt = sql("select sub from account where id = $1").bind(account.unwrap_or(AccountKey::ALL));
         let sub: Option<String> = self.value(stmt).await?;
         let mut chain = self.record_chain(JOURNAL).await?;
         chain.append(|record, _| {

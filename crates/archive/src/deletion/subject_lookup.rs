@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::sql::{LossyText, WorkState, utf8_lossy};
-use super::super::{Db, DbError, Item, Stmt, item, sql};
+use super::super::{AccountKey, Db, DbError, Item, Stmt, item, sql};
 use super::legal_hold::SELECT_NEWEST_HOLD;
 use crate::clock::Time;
 use crate::model::{Artifact, ItemState, Subject};
@@ -14,7 +14,7 @@ pub struct SegmentRef {
     /// Its key in the database.
     pub key: i64,
     /// Its account's key.
-    pub account: i64,
+    pub account: AccountKey,
     /// Its account's sub-account id.
     pub sub: String,
     /// Its id in RingCX.
@@ -44,7 +44,7 @@ pub struct SegmentTexts {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct QuarantinedText {
     /// Its account's key.
-    pub account: i64,
+    pub account: AccountKey,
     /// Digest of the record, its key within the account.
     pub digest: Vec<u8>,
     /// Its segment's id, where it could be read.
@@ -71,7 +71,7 @@ impl Db {
     pub async fn segments_by_subject(
         &self,
         subject: &Subject,
-        account: Option<i64>,
+        account: Option<AccountKey>,
     ) -> Result<Vec<SegmentRef>, DbError> {
         let (column, id) = match subject {
             Subject::Segment(id) => ("segment_id", id),
@@ -81,27 +81,27 @@ impl Db {
         let stmt = Stmt::built(format!(
             "{SELECT_SEGMENT_REFS} where s.{column} = $1 and ($2 = -1 or s.account = $2) order by s.id"
         ));
-        self.all(stmt.bind(id).bind(account.unwrap_or(-1))).await
+        self.all(stmt.bind(id).bind(account.unwrap_or(AccountKey::ALL))).await
     }
 
     /// The next page of all segments.
     pub async fn segment_page(
         &self,
-        account: Option<i64>,
+        account: Option<AccountKey>,
         after: i64,
         limit: usize,
     ) -> Result<Vec<SegmentRef>, DbError> {
         let stmt = Stmt::built(format!(
             "{SELECT_SEGMENT_REFS} where s.id > $1 and ($2 = -1 or s.account = $2) order by s.id limit $3"
         ));
-        self.all(stmt.bind(after).bind(account.unwrap_or(-1)).bind(limit)).await
+        self.all(stmt.bind(after).bind(account.unwrap_or(AccountKey::ALL)).bind(limit)).await
     }
 
     /// The next page of an account's segments that ended before `cutoff`, after the one with this
     /// end and key. A segment without an end time counts from when it was first seen.
     pub async fn segments_ended_before(
         &self,
-        account: i64,
+        account: AccountKey,
         cutoff: Time,
         after: (Time, i64),
         limit: usize,
@@ -157,7 +157,7 @@ impl Db {
     /// windows that ended before it.
     pub async fn quarantined_page(
         &self,
-        account: Option<i64>,
+        account: Option<AccountKey>,
         cutoff: Option<Time>,
         after: Option<&QuarantinedText>,
         limit: usize,
@@ -165,8 +165,8 @@ impl Db {
         let stmt =
             sql("select account, digest, segment_id, raw from aside where ($1 = -1 or account = $1) and to_ms < $2
              and (account, digest) > ($3, $4) order by account, digest limit $5");
-        let stmt = stmt.bind(account.unwrap_or(-1)).bind(cutoff.unwrap_or(Time(i64::MAX)));
-        let stmt = stmt.bind(after.map_or(-1, |after| after.account));
+        let stmt = stmt.bind(account.unwrap_or(AccountKey::ALL)).bind(cutoff.unwrap_or(Time(i64::MAX)));
+        let stmt = stmt.bind(after.map_or(AccountKey::ALL, |after| after.account));
         self.all(stmt.bind(after.map_or(&[][..], |after| &after.digest)).bind(limit)).await
     }
 

@@ -11,7 +11,7 @@ use sha2::Sha256;
 
 use super::super::ingest::utc_day;
 use super::super::sql::{Flag, TombstoneKind};
-use super::super::{Db, DbError, DbFault, Stmt, Tx, sql};
+use super::super::{AccountKey, Db, DbError, DbFault, Stmt, Tx, sql};
 use super::{DeletionReason, Hold};
 use crate::clock::Time;
 use crate::model::{Certainty, Participants, QuarantinedRecord, SegmentRecord, Subject, TimeRange};
@@ -95,7 +95,7 @@ pub struct Tombstone {
 
 /// Decides which announced segments an account refuses.
 pub(crate) struct TombstoneFilter {
-    account: i64,
+    account: AccountKey,
     /// `None` where the account has no tombstone.
     key: Option<ArchiveKey>,
     /// Segments that ended before this are past retention.
@@ -110,7 +110,7 @@ impl Tx {
     /// The filter of an account. It costs one query where the account has no tombstones.
     pub(crate) async fn tombstone_filter(
         &mut self,
-        account: i64,
+        account: AccountKey,
         retention_cutoff: Option<Time>,
     ) -> Result<TombstoneFilter, DbError> {
         let any: Option<i64> =
@@ -185,7 +185,7 @@ impl Tx {
     /// Those of these hashes that have a tombstone, and whether it is counted.
     pub(super) async fn find_tombstones(
         &mut self,
-        account: i64,
+        account: AccountKey,
         hashes: impl Iterator<Item = Vec<u8>>,
     ) -> Result<Vec<(Vec<u8>, bool)>, DbError> {
         let head = "select hash, counted from tombstone where account = $1 and hash in ";
@@ -218,12 +218,12 @@ impl Db {
     }
 
     /// The tombstone of a segment id, in this account or in any; `None` where there is none.
-    pub async fn tombstone(&self, segment_id: &str, account: Option<i64>) -> Result<Option<Tombstone>, DbError> {
+    pub async fn tombstone(&self, segment_id: &str, account: Option<AccountKey>) -> Result<Option<Tombstone>, DbError> {
         let Some(key) = self.stored_archive_key().await? else { return Ok(None) };
         // The record's number is the row's key for people.
         let stmt = sql("select t.record, t.at, t.kind from account a join tombstone t on t.account = a.id
              where t.hash = $1 and ($2 = -1 or a.id = $2)");
-        self.first(stmt.bind(key.hash_segment_id(segment_id)).bind(account.unwrap_or(-1))).await
+        self.first(stmt.bind(key.hash_segment_id(segment_id)).bind(account.unwrap_or(AccountKey::ALL))).await
     }
 }
 

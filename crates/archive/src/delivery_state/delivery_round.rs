@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::super::{Arg, Db, DbError, Item, Lease, Stmt, Tx, sql};
+use super::super::{AccountKey, Arg, Db, DbError, Item, Lease, SinkKey, Stmt, Tx, sql};
 use super::FailedDelivery;
 use crate::clock::{Time, millis};
 
@@ -39,7 +39,7 @@ pub struct ReplayProgress {
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryRound {
     /// Key of the sink.
-    pub sink: i64,
+    pub sink: SinkKey,
     /// When the round was made.
     pub at: Time,
     /// Cursor advances. Results of accounts that are not listed here, or have another owner now,
@@ -49,7 +49,7 @@ pub struct DeliveryRound {
     pub failed_deliveries: Vec<FailedDelivery>,
     /// Failed deliveries to delete, by account and sequence number: they were delivered, or their
     /// artifact was deleted.
-    pub cleared: Vec<(i64, i64)>,
+    pub cleared: Vec<(AccountKey, i64)>,
     /// Whether the accounts' object batches were written.
     pub object_batches_written: bool,
     /// The replay that advanced. It is ignored if the account has another owner now.
@@ -64,7 +64,7 @@ impl Db {
     /// # Errors
     /// Nothing was committed; or, if the connection broke during the commit, everything may have
     /// been. Delivery is at least once, so the round may be repeated.
-    pub async fn record_delivery_round(&self, round: &DeliveryRound) -> Result<HashSet<i64>, DbError> {
+    pub async fn record_delivery_round(&self, round: &DeliveryRound) -> Result<HashSet<AccountKey>, DbError> {
         let mut tx = self.begin().await?;
         let replay_lease = round.replay_progress.map(|progress| progress.lease);
         let held = tx.held_leases(round.advances.iter().map(|advance| advance.lease).chain(replay_lease)).await?;
@@ -85,18 +85,18 @@ impl Db {
 
 impl Tx {
     /// The accounts of those leases that still hold. They hold until the transaction ends.
-    async fn held_leases(&mut self, leases: impl Iterator<Item = Lease>) -> Result<HashSet<i64>, DbError> {
-        let leases: HashSet<(i64, i64)> = leases.map(|lease| (lease.account, lease.epoch)).collect();
-        let accounts: BTreeSet<i64> = leases.iter().map(|(account, _)| *account).collect();
+    async fn held_leases(&mut self, leases: impl Iterator<Item = Lease>) -> Result<HashSet<AccountKey>, DbError> {
+        let leases: HashSet<(AccountKey, i64)> = leases.map(|lease| (lease.account, lease.epoch)).collect();
+        let accounts: BTreeSet<AccountKey> = leases.iter().map(|(account, _)| *account).collect();
         let head = "select id, epoch from account where id in ";
-        let current: Vec<(i64, i64)> =
+        let current: Vec<(AccountKey, i64)> =
             self.all(Stmt::list(head, Vec::new(), accounts, self.for_share_clause())).await?;
         Ok(current.into_iter().filter(|lease| leases.contains(lease)).map(|(account, _)| account).collect())
     }
 
-    async fn advance_cursors(&mut self, round: &DeliveryRound, held: &HashSet<i64>) -> Result<(), DbError> {
+    async fn advance_cursors(&mut self, round: &DeliveryRound, held: &HashSet<AccountKey>) -> Result<(), DbError> {
         // One row per account: an upsert may touch a row only once.
-        let mut advances: BTreeMap<i64, CursorAdvance> = BTreeMap::new();
+        let mut advances: BTreeMap<AccountKey, CursorAdvance> = BTreeMap::new();
         for advance in round.advances.iter().filter(|advance| held.contains(&advance.lease.account)) {
             let sum = advances.entry(advance.lease.account).or_insert(CursorAdvance {
                 upto: 0,
@@ -132,7 +132,7 @@ impl Tx {
         Ok(())
     }
 
-    async fn delete_cleared(&mut self, round: &DeliveryRound, held: &HashSet<i64>) -> Result<(), DbError> {
+    async fn delete_cleared(&mut self, round: &DeliveryRound, held: &HashSet<AccountKey>) -> Result<(), DbError> {
         let cleared = round.cleared.iter().filter(|(account, _)| held.contains(account));
         let rows = cleared.map(|(account, feed)| vec![round.sink.into(), (*account).into(), (*feed).into()]);
         let head = "delete from sink_event where (sink, account, feed) in (values ";
@@ -141,7 +141,11 @@ impl Tx {
 
     /// Failed deliveries of artifacts that were erased after the attempt are not saved: the erasure
     /// could not delete them, because they did not exist yet.
-    async fn save_failed_deliveries(&mut self, round: &DeliveryRound, held: &HashSet<i64>) -> Result<(), DbError> {
+    async fn save_failed_deliveries(
+        &mut self,
+        round: &DeliveryRound,
+        held: &HashSet<AccountKey>,
+    ) -> Result<(), DbError> {
         let items = round.failed_deliveries.iter().map(|delivery| delivery.item);
         let head = "select item from artifact where item in ";
         let existing: Vec<Item> = self.values(Stmt::list(head, Vec::new(), items, "")).await?;
@@ -150,7 +154,7 @@ impl Tx {
             .failed_deliveries
             .iter()
             .filter(|delivery| held.contains(&delivery.account) && existing.contains(&delivery.item));
-        let failed_deliveries: BTreeMap<(i64, i64), &FailedDelivery> =
+        let failed_deliveries: BTreeMap<(AccountKey, i64), &FailedDelivery> =
             failed_deliveries.map(|delivery| ((delivery.account, delivery.feed), delivery)).collect();
         let rows = failed_deliveries.into_values().map(|delivery| {
             vec![

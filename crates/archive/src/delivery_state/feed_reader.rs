@@ -2,7 +2,7 @@
 //! needed.
 
 use super::super::sql::{EndTime, Flag, utf8_lossy};
-use super::super::{Arg, Db, DbError, Item, Stmt, item};
+use super::super::{AccountKey, Arg, Db, DbError, Item, Stmt, item};
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact};
 
@@ -10,7 +10,7 @@ use crate::model::{AccountId, Artifact};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeedRange {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The exclusive lower bound.
     pub after: i64,
     /// The inclusive upper bound.
@@ -21,7 +21,7 @@ pub struct FeedRange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct FeedEntry {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Its sequence number in the feed.
     pub feed: i64,
     /// The artifact.
@@ -40,7 +40,7 @@ pub struct FeedEntry {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct FeedRow {
     /// Key of the account.
-    pub account_key: i64,
+    pub account_key: AccountKey,
     /// Its sequence number in the feed.
     pub feed: i64,
     /// The artifact.
@@ -98,7 +98,7 @@ impl Db {
 
     /// The artifact versions with these keys (account, sequence number), with everything that an
     /// event needs. Deleted ones are left out.
-    pub async fn feed_rows(&self, keys: &[(i64, i64)]) -> Result<Vec<FeedRow>, DbError> {
+    pub async fn feed_rows(&self, keys: &[(AccountKey, i64)]) -> Result<Vec<FeedRow>, DbError> {
         let rows = keys.iter().map(|(account, feed)| vec![Arg::from(*account), (*feed).into()]);
         self.all(Stmt::rows(
             "with v (account, feed) as (values ",

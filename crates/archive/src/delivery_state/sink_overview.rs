@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::sql::Flag;
-use super::super::{Db, DbError, DbRow, Stmt, sql};
+use super::super::{Db, DbError, DbRow, SinkKey, Stmt, sql};
 use super::SinkRow;
 use crate::clock::Time;
 
@@ -61,7 +61,7 @@ pub struct SinkFailure {
 
 #[derive(sqlx::FromRow)]
 struct OfSink<T> {
-    sink: i64,
+    sink: SinkKey,
     #[sqlx(flatten)]
     row: T,
 }
@@ -73,8 +73,8 @@ impl Db {
         if sinks.is_empty() {
             return Ok(Vec::new());
         }
-        let mut accounts: BTreeMap<i64, Vec<SinkAccountProgress>> = self.all_by_sink(sql(SELECT_PROGRESS)).await?;
-        let mut failures: BTreeMap<i64, Vec<SinkFailure>> = self.all_by_sink(sql(SELECT_FAILURES)).await?;
+        let mut accounts: BTreeMap<SinkKey, Vec<SinkAccountProgress>> = self.all_by_sink(sql(SELECT_PROGRESS)).await?;
+        let mut failures: BTreeMap<SinkKey, Vec<SinkFailure>> = self.all_by_sink(sql(SELECT_FAILURES)).await?;
         Ok(sinks
             .into_iter()
             .map(|row| SinkOverview {
@@ -85,11 +85,11 @@ impl Db {
             .collect())
     }
 
-    async fn all_by_sink<T>(&self, stmt: Stmt) -> Result<BTreeMap<i64, Vec<T>>, DbError>
+    async fn all_by_sink<T>(&self, stmt: Stmt) -> Result<BTreeMap<SinkKey, Vec<T>>, DbError>
     where
         OfSink<T>: DbRow,
     {
-        let mut all: BTreeMap<i64, Vec<T>> = BTreeMap::new();
+        let mut all: BTreeMap<SinkKey, Vec<T>> = BTreeMap::new();
         for OfSink { sink, row } in self.all(stmt).await? {
             all.entry(sink).or_default().push(row);
         }

@@ -1,6 +1,6 @@
 //! Replays: stored events that an operator has sent again.
 
-use super::super::{Db, DbError, Lease, Stmt, Tx, sql};
+use super::super::{AccountKey, Db, DbError, Lease, SinkKey, Stmt, Tx, sql};
 use super::ReplayProgress;
 use crate::clock::Time;
 use crate::model::{AccountId, TimeRange};
@@ -9,9 +9,9 @@ use crate::model::{AccountId, TimeRange};
 #[derive(Debug, Clone, Copy)]
 pub struct ReplayRequest {
     /// Key of the sink.
-    pub sink: i64,
+    pub sink: SinkKey,
     /// Only this account; `None` for all.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// Only artifacts that were stored in this range.
     pub stored: TimeRange,
     /// Maximum events per second.
@@ -56,18 +56,18 @@ impl Db {
         let stmt = sql("insert into sink_replay (sink, account, from_ms, to_ms, rate, feed, until, created)
              select $1, a.id, $2, $3, $4, 0, a.feed, $5 from account a where a.feed > 0 and ($6 = -1 or a.id = $6)");
         let stmt = stmt.bind(request.sink).bind(request.stored.from).bind(request.stored.to).bind(request.rate);
-        self.run(stmt.bind(now).bind(request.account.unwrap_or(-1))).await
+        self.run(stmt.bind(now).bind(request.account.unwrap_or(AccountKey::ALL))).await
     }
 
     /// The oldest open replay of a sink among the owner's accounts.
-    pub async fn open_replay(&self, sink: i64, owner: &str) -> Result<Option<ReplayRow>, DbError> {
+    pub async fn open_replay(&self, sink: SinkKey, owner: &str) -> Result<Option<ReplayRow>, DbError> {
         let stmt =
             Stmt::built(format!("{SELECT_REPLAYS} and r.finished is null and a.owner = $2 order by r.id limit 1"));
         self.first(stmt.bind(sink).bind(owner)).await
     }
 
     /// The replays of a sink that are open or finished after `since`.
-    pub async fn replays(&self, sink: i64, since: Time) -> Result<Vec<ReplayRow>, DbError> {
+    pub async fn replays(&self, sink: SinkKey, since: Time) -> Result<Vec<ReplayRow>, DbError> {
         let stmt = Stmt::built(format!("{SELECT_REPLAYS} and (r.finished is null or r.finished >= $2) order by r.id"));
         self.all(stmt.bind(sink).bind(since)).await
     }

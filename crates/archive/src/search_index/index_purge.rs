@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::super::{Arg, Db, DbError, Item, Stmt, Tx, item, sql};
+use super::super::{AccountKey, Arg, Db, DbError, Item, Stmt, Tx, item, sql};
 use crate::clock::Time;
 
 /// Advisory lock of the index. Writers share it; a removal takes it exclusively.
@@ -53,7 +53,7 @@ impl Tx {
     /// changed.
     pub(in super::super) async fn enqueue_reindex(
         &mut self,
-        account: i64,
+        account: AccountKey,
         segments: &[(i64, Time)],
     ) -> Result<(), DbError> {
         let rows = segments
@@ -179,10 +179,10 @@ impl Db {
         let stmt = sql("select s.id, s.account, s.ended, s.codec, s.metadata,
              (select min(x.item) from artifact x where x.item = s.id * 4)
              from segment s where s.id > $1 order by s.id limit $2");
-        let rows: Vec<(i64, i64, Time, i64, Vec<u8>, Option<i64>)> =
+        let rows: Vec<(i64, AccountKey, Time, i64, Vec<u8>, Option<i64>)> =
             tx.all(stmt.bind(position).bind(SEGMENTS_PER_SCAN)).await?;
         let last_segment = rows.last().map(|row| row.0);
-        let mut with_notes: BTreeMap<i64, Vec<(i64, Time)>> = BTreeMap::new();
+        let mut with_notes: BTreeMap<AccountKey, Vec<(i64, Time)>> = BTreeMap::new();
         for (segment, account, ended, codec, metadata, transcript) in rows {
             let metadata = item::unpack(codec, metadata).unwrap_or_default();
             if transcript.is_none() && crate::model::may_have_notes(&String::from_utf8_lossy(&metadata)) {

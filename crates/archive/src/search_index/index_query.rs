@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::super::segment_reader::SEGMENT_COLUMNS;
 use super::super::sql::count;
-use super::super::{Db, DbError, SegmentRow, Stmt, item, sql};
+use super::super::{AccountKey, Db, DbError, SegmentRow, Stmt, item, sql};
 use super::sqlite_rowids::preferred_rowid;
 use super::{DocId, account_facet};
 use crate::clock::Time;
@@ -29,7 +29,7 @@ pub struct IndexQuery {
     /// Clauses of the filters. Each must match in at least one of its alternatives.
     pub facets: Vec<Vec<SearchTerm>>,
     /// Only segments of this account.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// Only segments that ended at or after this, with a resolution of one second.
     pub from: Option<Time>,
     /// Only segments that ended before this, with a resolution of one second.
@@ -233,7 +233,7 @@ mod tests {
         let query = IndexQuery {
             required: vec![vec![term(&["late", "ref"], true), term(&["soon"], false)]],
             excluded: vec![term(&["ok"], false)],
-            account: Some(7),
+            account: Some(AccountKey(7)),
             facets: vec![vec![term(&["\u{e005}9"], false), term(&["\u{e006}jane", "\u{e006}doe"], false)]],
             ..IndexQuery::default()
         };

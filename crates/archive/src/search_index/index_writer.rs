@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::sql::count;
-use super::super::{Arg, Db, DbError, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item, sql};
+use super::super::{AccountKey, Arg, Db, DbError, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item, sql};
 use super::DocId;
 use super::index_batch::{EntryContent, IndexBatch, IndexEntry, IndexRow, IndexSlice, ReindexTask};
 use super::sqlite_rowids::FullRanges;
@@ -18,7 +18,7 @@ impl Db {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn index_lags(&self) -> Result<Vec<(i64, i64, i64)>, DbError> {
+    pub async fn index_lags(&self) -> Result<Vec<(AccountKey, i64, i64)>, DbError> {
         let stmt =
             sql("select a.id, coalesce(c.feed, 0), a.feed from account a left join search_cursor c on c.account = a.id
              where a.feed > coalesce(c.feed, 0)");
@@ -29,10 +29,10 @@ impl Db {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn slice_sizes(&self, slices: &[IndexSlice]) -> Result<Vec<(i64, i64, u64)>, DbError> {
+    pub async fn slice_sizes(&self, slices: &[IndexSlice]) -> Result<Vec<(AccountKey, i64, u64)>, DbError> {
         let select = if matches!(self, Db::Postgres(_)) { SELECT_SIZES_LATERAL } else { SELECT_SIZES };
-        let rows: Vec<(i64, i64, i64)> = self.all(Stmt::rows(SLICES_CTE, slice_args(slices), select)).await?;
-        let mut sizes: Vec<(i64, i64, u64)> =
+        let rows: Vec<(AccountKey, i64, i64)> = self.all(Stmt::rows(SLICES_CTE, slice_args(slices), select)).await?;
+        let mut sizes: Vec<(AccountKey, i64, u64)> =
             rows.into_iter().map(|(account, feed, size)| (account, feed, count(size))).collect();
         sizes.sort_unstable();
         Ok(sizes)
@@ -58,7 +58,7 @@ impl Db {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn reindex_backlog(&self, accounts: &[i64], limit: usize) -> Result<Vec<ReindexTask>, DbError> {
+    pub async fn reindex_backlog(&self, accounts: &[AccountKey], limit: usize) -> Result<Vec<ReindexTask>, DbError> {
         let mut reindex_tasks = Vec::new();
         for part in accounts.chunks(MAX_ROWS_PER_STATEMENT) {
             if reindex_tasks.len() >= limit {
@@ -178,7 +178,7 @@ fn slice_args(slices: &[IndexSlice]) -> Vec<Vec<Arg>> {
 }
 
 /// Account, item, version, outcome, codec, body, end of the segment, and its packed metadata.
-type SliceRow = (i64, i64, i64, i64, i64, Vec<u8>, Time, i64, Vec<u8>);
+type SliceRow = (AccountKey, i64, i64, i64, i64, Vec<u8>, Time, i64, Vec<u8>);
 
 fn index_row((account, item, version, outcome, codec, body, ended, packing, packed): SliceRow) -> IndexRow {
     // A damaged body has no words, and must not keep the other documents out of the index. `verify`
@@ -189,7 +189,7 @@ fn index_row((account, item, version, outcome, codec, body, ended, packing, pack
 
 /// Account, segment, end in the index, number of requests, and the segment's end and packed
 /// metadata, if it exists.
-type BacklogRow = (i64, i64, Time, i64, Option<Time>, Option<i64>, Option<Vec<u8>>);
+type BacklogRow = (AccountKey, i64, Time, i64, Option<Time>, Option<i64>, Option<Vec<u8>>);
 
 fn reindex_task((account, segment, indexed_end, request_count, ended, codec, packed): BacklogRow) -> ReindexTask {
     let current = ended.zip(codec.zip(packed)).map(|(ended, (codec, packed))| (ended, metadata(codec, packed)));
@@ -204,14 +204,14 @@ impl Tx {
     /// The accounts of the batch whose leases are still valid. It locks no account, because writers
     /// of results would wait: if the owner changes after this check, the new one may index some
     /// versions again.
-    async fn leased_accounts(&mut self, batch: &IndexBatch) -> Result<HashSet<i64>, DbError> {
-        let epochs: HashMap<i64, i64> =
+    async fn leased_accounts(&mut self, batch: &IndexBatch) -> Result<HashSet<AccountKey>, DbError> {
+        let epochs: HashMap<AccountKey, i64> =
             batch.slices.iter().map(|slice| (slice.lease.account, slice.lease.epoch)).collect();
         // Tasks without a slice need no lease: their result does not depend on the owner.
-        let mut leased: HashSet<i64> = batch.reindex_tasks.iter().map(|task| task.account).collect();
+        let mut leased: HashSet<AccountKey> = batch.reindex_tasks.iter().map(|task| task.account).collect();
         let head = "select id, epoch from account where id in ";
         let stmt = Stmt::list(head, Vec::new(), epochs.keys().copied(), "");
-        for (account, epoch) in self.all::<(i64, i64)>(stmt).await? {
+        for (account, epoch) in self.all::<(AccountKey, i64)>(stmt).await? {
             if epochs.get(&account) == Some(&epoch) {
                 leased.insert(account);
             } else {
@@ -226,7 +226,7 @@ impl Tx {
     async fn claim_reindex_tasks(
         &mut self,
         batch: &IndexBatch,
-        leased: &HashSet<i64>,
+        leased: &HashSet<AccountKey>,
     ) -> Result<HashSet<(i64, i64)>, DbError> {
         let tasks = batch.reindex_tasks.iter().filter(|task| leased.contains(&task.account));
         let rows = tasks.map(|task| {

@@ -1,7 +1,7 @@
 //! Documents that could not be indexed. They are recorded until a newer version is indexed.
 
 use super::super::sql::count;
-use super::super::{Arg, Db, DbError, Stmt, Tx, sql};
+use super::super::{AccountKey, Arg, Db, DbError, Stmt, Tx, sql};
 use super::index_batch::{IndexBatch, SkippedDocument};
 
 impl Tx {
@@ -35,7 +35,7 @@ impl Db {
     pub async fn skipped_documents(&self) -> Result<Option<(u64, SkippedDocument, String)>, DbError> {
         let stmt = sql("select k.account, k.item, k.reason, s.segment_id, (select count(*) from search_skipped)
              from search_skipped k join segment s on s.id = k.item / 4 order by k.item limit 1");
-        let first: Option<(i64, i64, String, String, i64)> = self.first(stmt).await?;
+        let first: Option<(AccountKey, i64, String, String, i64)> = self.first(stmt).await?;
         Ok(first.map(|(account, item, reason, segment_id, many)| {
             (count(many), SkippedDocument { account, item, reason }, segment_id)
         }))
