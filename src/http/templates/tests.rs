@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::super::fixtures::{NOW, account, snapshot, view};
 use super::*;
-use crate::db::FailureRow;
+use crate::db::{AccountKey, FailureRow};
 use crate::health::Severity;
 use crate::model::Artifact;
 use crate::status::{AccountStatus, EndpointPause, FindingStatus};
@@ -14,7 +14,13 @@ fn finding(code: &str, sentence: &str, account: &str) -> FindingStatus {
 }
 
 fn failure(reason: &str) -> FailureRow {
-    FailureRow { artifact: Artifact::Transcript, reason: Some(reason.to_owned()), account: 1, accounts: 1, items: 1 }
+    FailureRow {
+        artifact: Artifact::Transcript,
+        reason: Some(reason.to_owned()),
+        account: AccountKey(1),
+        accounts: 1,
+        items: 1,
+    }
 }
 
 fn render(snapshot: Option<&StatusSnapshot>, findings: Vec<FindingStatus>) -> String {
