@@ -351,6 +351,7 @@ fn a_panicked_request_returns_its_own_claim_and_waits() {
     assert_eq!(world.requests.len(), 1, "the other request goes on");
     world.answer(0, AnswerKind::Found);
     world.store(true);
+    world.on(FetchEvent::WorkQueued);
     assert!(!is_requested_again(&mut world));
     world.now = world.now + ITEM_COOLDOWN;
     assert!(is_requested_again(&mut world));
@@ -374,6 +375,7 @@ fn a_rejected_result_is_requested_again_after_the_cooldown_or_when_the_clock_is_
         let mut world = requested();
         world.answer(0, AnswerKind::Found);
         world.store(false);
+        world.on(FetchEvent::WorkQueued);
         assert!(!is_requested_again(&mut world));
         world
     };
