@@ -1,5 +1,6 @@
 //! The schema and its migrations, applied when a database is opened.
 
+use sqlx::ConnectOptions as _;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -55,8 +56,9 @@ impl Db {
         match self {
             Db::Sqlite(pools) => self.migrate_sqlite(pools).await,
             Db::Postgres(pools) => {
-                // On a connection without a statement time-out.
-                let options = PgConnectOptions::clone(&pools.pool.connect_options());
+                // On a connection without a statement time-out, and without a warning that quotes the
+                // whole schema where it takes longer than a second.
+                let options = PgConnectOptions::clone(&pools.pool.connect_options()).disable_statement_logging();
                 let untimed = PgPoolOptions::new().max_connections(1).connect_with(options).await?;
                 let migrated = POSTGRES.run(&untimed).await;
                 untimed.close().await;
