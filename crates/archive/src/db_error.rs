@@ -62,18 +62,6 @@ impl DbError {
         )
     }
 
-    /// A column that cannot be read as its type.
-    pub(super) fn unreadable_column(
-        column: &str,
-        key: i64,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    ) -> DbError {
-        let message = format!(
-            "failed to read the column {column} of row {key}: {source}\nhint: the database was damaged or changed by hand; run `ringcx-extractor verify` to find other damage, and restore the row from a backup"
-        );
-        DbError { message, fault: DbFault::Broken, source: Some(source) }
-    }
-
     /// A row that must exist, because this transaction has written it, is missing.
     pub(super) fn missing_row(table: &str, key: impl std::fmt::Display) -> DbError {
         DbError::new(

@@ -174,6 +174,16 @@ struct StoredJournalEntry {
 }
 
 #[derive(sqlx::FromRow)]
+struct StoredTombstone {
+    record: i64,
+    hash: Vec<u8>,
+    at: i64,
+    kind: i64,
+    day: i64,
+    leaf: Option<Vec<u8>>,
+}
+
+#[derive(sqlx::FromRow)]
 struct StoredHold {
     id: i64,
     account: Option<AccountKey>,
@@ -253,9 +263,8 @@ impl Db {
         loop {
             let stmt = sql("select record, hash, at, kind, day, leaf from tombstone where account = $1 and record > $2
                  order by record limit $3");
-            let rows: Vec<(i64, Vec<u8>, i64, i64, i64, Option<Vec<u8>>)> =
-                self.all(stmt.bind(account).bind(after).bind(MAX_LEAVES_PER_PAGE)).await?;
-            for (record, hash, at, kind, day, leaf) in &rows {
+            let rows: Vec<StoredTombstone> = self.all(stmt.bind(account).bind(after).bind(MAX_LEAVES_PER_PAGE)).await?;
+            for StoredTombstone { record, hash, at, kind, day, leaf } in &rows {
                 let tombstone = TombstoneRecord { record: *record, sub, hash, at: *at, kind: *kind, day: *day };
                 altered += u64::from(leaf.as_deref() != Some(&tombstone.leaf()));
                 after = *record;
