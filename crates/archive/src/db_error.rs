@@ -104,16 +104,6 @@ impl DbError {
         )
     }
 
-    /// The database is from before the first migration of today, and its upgrade is not complete.
-    pub(super) fn schema_before_merge(held: i64) -> DbError {
-        DbError::new(
-            DbFault::Broken,
-            format!(
-                "failed to open the database: it is at migration {held}, and its upgrade is not complete; this version of the program no longer has the earlier migrations\nhint: run `ringcx-extractor migrate` of the version at commit 875fca7 first, and then this version again; nothing was changed"
-            ),
-        )
-    }
-
     pub(super) fn open_failed(path: &Path, source: sqlx::Error) -> DbError {
         let inner = DbError::from(source);
         DbError {
