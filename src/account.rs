@@ -109,7 +109,7 @@ impl Account {
 
     async fn persist_throttle(&self, budget: &str, throttle: &SavedThrottle) {
         if let Err(error) = self.db.save_throttle(budget, throttle, self.clock.now()).await {
-            tracing::warn!(account = %self.id, %error, "failed to store the state of a 429; a restart would not know of it");
+            tracing::warn!(account = %self.id, %error, hint = error.hint(), "failed to store the state of a 429; a restart would not know of it");
         }
     }
 
@@ -204,7 +204,7 @@ impl PauseLog {
                     if error.is_transient() || std::mem::replace(&mut *is_logged, true) {
                         tracing::debug!(account = %account.id, %error, "{WRITE_FAILED}");
                     } else {
-                        tracing::warn!(account = %account.id, %error, "{WRITE_FAILED}");
+                        tracing::warn!(account = %account.id, %error, hint = error.hint(), "{WRITE_FAILED}");
                     }
                     return;
                 }

@@ -15,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+use crate::error::UserError;
 
 /// The program's own crate. Its name in a filter also sets the level of the library crates.
 const PROGRAM_CRATE: &str = "ringcx_extractor";
@@ -45,8 +46,11 @@ impl LogFilterHandle {
 /// # Errors
 /// If the filter does not parse, or logging is already set up.
 pub(crate) fn init(log: &Log) -> anyhow::Result<LogFilterHandle> {
-    let filter = parse_filter(&log.filter)
-        .context("failed to read log.filter\nhint: use for example \"info\" or \"info,ringcx_extractor=debug\"")?;
+    let filter = parse_filter(&log.filter).map_err(|error| {
+        UserError::failed("failed to read log.filter")
+            .with_hint("use for example \"info\" or \"info,ringcx_extractor=debug\"")
+            .with_source(error)
+    })?;
     let (filter, handle) = reload::Layer::new(filter);
     let max_verbosity = filter_fn(|metadata| match metadata.target() {
         own if is_own(own) => true,

@@ -56,7 +56,7 @@ pub(crate) async fn run(
             () = account.clock.sleep(pause) => {}
             () = account.reads_requested.notified() => {
                 if let Err(error) = discoverer.reload().await {
-                    tracing::warn!(account = %account.id, %error, "failed to load new requests");
+                    tracing::warn!(account = %account.id, %error, hint = error.hint(), "failed to load new requests");
                 }
             }
         }

@@ -67,7 +67,7 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
             }
             Err(error) => {
                 if !error.is_transient() && !std::mem::replace(&mut is_reported, true) {
-                    tracing::warn!(%error, "failed to update the full-text index; retrying");
+                    tracing::warn!(%error, hint = error.hint(), "failed to update the full-text index; retrying");
                     context.findings.report(HealthFinding {
                         code: "search_index_failed",
                         severity: Severity::Warning,

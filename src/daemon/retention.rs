@@ -270,7 +270,7 @@ impl RetentionTask {
             // The new owner applies retention.
             Err(error) if error.fault() == DbFault::LeaseLost => Ok(DeletionCounts::default()),
             Err(error) if error.is_transient() => {
-                tracing::warn!(account = %account.id, %error, "failed to apply retention; retrying later");
+                tracing::warn!(account = %account.id, %error, hint = error.hint(), "failed to apply retention; retrying later");
                 Ok(DeletionCounts::default())
             }
             Err(error) => Err(error).with_context(|| format!("failed to apply retention to account {}", account.id)),
@@ -414,7 +414,7 @@ impl RetentionTask {
         match self.context.db.purge_deleted().await {
             Ok(()) => self.last_purge = Some(now),
             Err(error) => {
-                tracing::warn!(%error, "failed to purge deleted segments from the index; retrying later")
+                tracing::warn!(%error, hint = error.hint(), "failed to purge deleted segments from the index; retrying later")
             }
         }
     }

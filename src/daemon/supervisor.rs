@@ -29,6 +29,7 @@ use crate::config::LimitScope;
 use crate::coverage::PlanningRules;
 use crate::db::{ClusterState, DbError, DbFault, InstanceLock, Lease, MaxDelays, OwnershipRow};
 use crate::discover::{Discoverer, DiscoveryPolicy};
+use crate::error::first_hint;
 use crate::fetch::RetryPolicy;
 use crate::fetch::batch_writer::{BatchWriter, StorageProblem, StorageState};
 use crate::model::Endpoint;
@@ -169,7 +170,8 @@ impl Supervisor {
                 }
                 Err(error) if error.downcast_ref().is_some_and(|error| self.context.db.is_recoverable(error)) => {
                     if !std::mem::replace(&mut is_unavailable, true) {
-                        tracing::warn!(%error, "the database is unavailable; tasks that need it wait");
+                        let hint = first_hint(&error);
+                        tracing::warn!(%error, hint, "the database is unavailable; tasks that need it wait");
                     }
                     unavailable = error.downcast_ref::<DbError>().map(StorageProblem::from);
                 }

@@ -175,10 +175,10 @@ impl PageError {
     fn message(&self) -> String {
         match self {
             PageError::Db(error) => {
-                tracing::warn!(%error, "failed to read the database for a page");
+                tracing::warn!(%error, hint = error.hint(), "failed to read the database for a page");
                 "failed to read the archive: the database did not answer\nhint: see /readyz for what to do".to_owned()
             }
-            PageError::Query(error) => error.to_string(),
+            PageError::Query(error) => format!("{error}\nhint: {}", error.hint()),
             PageError::BadRequest(why) => why.clone(),
             PageError::ConversationTooSlow => {
                 "failed to read the conversation: it takes too long\nhint: try again in a moment".to_owned()

@@ -37,7 +37,7 @@ pub mod transcript;
 
 pub use auth::{AccessToken, Credentials, ExpiryWarning, Login, LoginState, expiry_warning};
 pub use clock_skew::{ApiTime, ClockSkew};
-pub use error::{ApiError, ErrorCause};
+pub use error::{ApiError, ErrorCause, is_certificate_error};
 pub use metadata::{ParsedRecord, ReadSummary, read_metadata};
 pub use sub_accounts::{SubAccount, fetch_rc_account_id, list_sub_accounts};
 pub use summary::{fetch_summary, summary_text};
