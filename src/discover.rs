@@ -535,6 +535,7 @@ impl Discoverer {
             until: pause.until,
             times: pause.times,
             status: error.pause_status(),
+            is_login_failure: error.endpoint == Endpoint::Login,
             reason: error.to_string(),
         };
         self.account.record_pause(row).await;

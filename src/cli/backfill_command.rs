@@ -126,13 +126,12 @@ async fn list_backfills(args: &BackfillListArgs, context: &CommandContext) -> an
     let mut table = terminal::new_table(header, 1, terminal::width());
     let duration = |seconds| human_format::format_duration(Duration::from_secs(seconds));
     for backfill in &open {
-        let requested =
-            Time::parse(&backfill.requested).map(|time| human_format::format_relative(time, now)).unwrap_or_default();
+        let requested = human_format::format_relative(backfill.requested, now);
         table.add_row([
             backfill.id.to_string(),
             clean_text(&backfill.sub_account_id),
-            backfill.from.clone(),
-            backfill.to.clone(),
+            backfill.from.rfc3339_secs(),
+            backfill.to.rfc3339_secs(),
             duration(backfill.read_seconds),
             duration(backfill.seconds),
             format!("about {}", duration(backfill.left_seconds)),

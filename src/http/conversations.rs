@@ -275,7 +275,7 @@ async fn index_state(db: &Db) -> Result<Option<String>, DbError> {
     }
     let behind = db.unindexed_changes().await?;
     Ok((behind > 0).then(|| {
-        format!("The index is {} changes behind the archive.", crate::status::humanize::format_number(behind))
+        format!("The index is {} changes behind the archive.", crate::health::humanize::format_number(behind))
     }))
 }
 

@@ -119,7 +119,7 @@ impl CoverageByState {
     }
 
     fn describe(&self, visible_range: TimeRange) -> String {
-        let total = |set: &TimeRangeSet| crate::status::humanize::format_duration(set.within(visible_range).total());
+        let total = |set: &TimeRangeSet| crate::health::humanize::format_duration(set.within(visible_range).total());
         let mut description = format!("read {}", total(&self.live));
         for (what, set) in [("re-read", &self.reread), ("to be backfilled", &self.requested), ("gap", &self.gaps)] {
             if !set.within(visible_range).is_empty() {

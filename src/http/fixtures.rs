@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::Time;
+use crate::health::{Snapshot, WorkCounts};
 use crate::model::TimeRange;
-use crate::status::{IndexStatus, Status, WorkCounts};
 
 use super::coverage_timeline::{CoverageState, CoverageTimeline, TimelineRange};
 use super::status_snapshot::{DashboardRow, StatusSnapshot};
@@ -38,17 +38,7 @@ pub(super) fn row(sub: &str) -> DashboardRow {
 
 /// A snapshot of these accounts.
 pub(super) fn snapshot(rows: Vec<DashboardRow>) -> StatusSnapshot {
-    let status = Status {
-        version: "0.1.0".to_owned(),
-        now: NOW.rfc3339_secs(),
-        instance: "host-1".to_owned(),
-        accounts: Vec::new(),
-        sinks: Vec::new(),
-        backfills: Vec::new(),
-        findings: Vec::new(),
-        replicas: Vec::new(),
-        search_index: IndexStatus::default(),
-    };
+    let status = Snapshot { now: NOW, instance: "host-1".to_owned(), ..Snapshot::default() };
     StatusSnapshot {
         at: NOW,
         status,

@@ -167,10 +167,9 @@ mod tests {
     use super::super::health_summary::HealthSummary;
     use super::super::status_snapshot::DashboardRow;
     use super::*;
-    use crate::health::Severity;
-    use crate::status::FindingStatus;
+    use crate::health::{Finding, FindingCode, Severity};
 
-    fn publish(live_updates: &LiveUpdates, rows: Vec<DashboardRow>, findings: Vec<FindingStatus>) {
+    fn publish(live_updates: &LiveUpdates, rows: Vec<DashboardRow>, findings: Vec<Finding>) {
         let snapshot = Arc::new(snapshot(rows));
         let summary = HealthSummary::new(findings, Some(&snapshot), NOW);
         let view = DashboardView {
@@ -220,8 +219,9 @@ mod tests {
         let live_updates = LiveUpdates::new();
         publish(&live_updates, vec![row("one")], Vec::new());
         let (_, mut updates) = live_updates.subscribe(Some(live_updates.seq()));
-        let late = FindingStatus::new("lagging", Severity::Warning, NOW, "one is late".to_owned(), "wait");
-        publish(&live_updates, vec![row("one")], vec![FindingStatus { accounts: vec!["one".to_owned()], ..late }]);
+        let late = Finding::new(FindingCode::Lagging, Severity::Warning, NOW, "one is late", "wait");
+        let late = late.about_accounts("One".to_owned(), vec!["one".to_owned()]);
+        publish(&live_updates, vec![row("one")], vec![late]);
         let update = parsed(&updates.try_recv().unwrap());
         assert!(update["rows"]["one"].as_str().unwrap().contains("data-level=\"behind\""));
     }

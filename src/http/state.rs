@@ -13,10 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Time, millis};
 use crate::daemon::app_context::AppContext;
+use crate::health::{self, AccountStatus, BackfillStatus, Finding, ProcessState, SinkState};
 use crate::metrics::{AccountMetrics, MetricsSnapshot, SinkMetrics, WorkItemCounts};
-use crate::model::Endpoint;
 use crate::ringcx::LoginState;
-use crate::status::{AccountStatus, BackfillStatus, EndpointPause, FindingStatus, SinkState};
 
 use super::authenticator::Authenticator;
 use super::health_summary::HealthSummary;
@@ -56,7 +55,7 @@ pub(super) struct HealthReport {
     /// Why the database cannot be used, if it cannot.
     pub(super) database: Result<(), DatabaseProblem>,
     /// Worst first.
-    pub(super) findings: Vec<FindingStatus>,
+    pub(super) findings: Vec<Finding>,
     pub(super) readiness: Readiness,
     pub(super) snapshot: Option<Arc<StatusSnapshot>>,
     pub(super) now: Time,
@@ -151,12 +150,14 @@ impl HttpState {
         let database = readiness::check_database(&self.app, database);
         let status = snapshot.as_deref().map(|snapshot| &snapshot.status);
         let snapshot_findings = status.map(|status| status.findings.as_slice()).unwrap_or_default();
-        let findings = readiness::merge_findings(snapshot_findings, &self.app, database.is_ok());
+        let process = ProcessState { is_active: self.app.is_active(), is_database_up: database.is_ok() };
+        let now = self.app.clock.now();
+        let findings = health::current_findings(self.app.findings.list(), snapshot_findings, process, now);
         let own = self.app.accounts();
         let own = |account: &&AccountStatus| own.iter().any(|own| *own.id.sub == *account.sub_account_id);
         let accounts = status.into_iter().flat_map(|status| status.accounts.iter().filter(own));
         let readiness = Readiness::from_findings(&findings, accounts);
-        HealthReport { database, findings, readiness, snapshot, now: self.app.clock.now() }
+        HealthReport { database, findings, readiness, snapshot, now }
     }
 
     pub(super) fn health_summary(&self, report: &HealthReport) -> HealthSummary {
@@ -211,13 +212,13 @@ impl HttpState {
                     name: sink.name.clone(),
                     pending: sink.pending,
                     failed: sink.failed,
-                    last_delivered: sink.last_delivered.as_deref().and_then(Time::parse),
+                    last_delivered: sink.last_delivered,
                     resting: sink.state == SinkState::Resting,
                     stopped: sink.state == SinkState::Stopped,
                 })
                 .collect(),
             lateness: snapshot.map(|snapshot| snapshot.lateness.clone()).unwrap_or_default(),
-            findings: report.findings.iter().map(|finding| finding.code.clone()).collect(),
+            findings: report.findings.iter().map(|finding| finding.code.to_string()).collect(),
         }
     }
 }
@@ -225,8 +226,6 @@ impl HttpState {
 fn account_metrics(row: &DashboardRow, status: &AccountStatus, backfills: &[BackfillStatus]) -> AccountMetrics {
     let own_backfills = backfills.iter().filter(|backfill| backfill.sub_account_id == row.sub);
     let unread = own_backfills.clone().map(|backfill| backfill.seconds.saturating_sub(backfill.read_seconds));
-    let paused =
-        |pause: &EndpointPause| PAUSABLE_ENDPOINTS.into_iter().find(|endpoint| endpoint.name() == pause.endpoint);
     AccountMetrics {
         sub: row.sub.clone(),
         watermark: row.watermark,
@@ -241,7 +240,7 @@ fn account_metrics(row: &DashboardRow, status: &AccountStatus, backfills: &[Back
         requests_last_minute: row.requests_last_minute,
         request_limit: row.request_limit,
         refused: status.refused,
-        paused: row.paused.iter().filter_map(paused).collect(),
+        paused: row.paused.iter().map(|pause| pause.endpoint).collect(),
         oldest_unfinished_seconds: status.oldest_unfinished_seconds.unwrap_or(0),
         gaps_seconds: u64::try_from(millis(row.gaps) / 1000).unwrap_or(0),
         drain_seconds: row.drain_time.as_secs(),
@@ -251,6 +250,3 @@ fn account_metrics(row: &DashboardRow, status: &AccountStatus, backfills: &[Back
         backfill_unread_seconds: unread.sum(),
     }
 }
-
-const PAUSABLE_ENDPOINTS: [Endpoint; 4] =
-    [Endpoint::Metadata, Endpoint::Transcript, Endpoint::AgentSummary, Endpoint::AutoSummary];

@@ -12,9 +12,10 @@ use crate::config::LimitScope;
 use crate::daemon::app_context::AppContext;
 use crate::daemon::replica_stats;
 use crate::db::{AccountRow, BackfillRequest, CoverageRow, DbError, FailureRow};
+use crate::health::humanize::format_count;
+use crate::health::{AccountStatus, EndpointPause, Snapshot, WorkCounts};
 use crate::model::TimeRange;
-use crate::status::humanize::format_count;
-use crate::status::{self, AccountStatus, EndpointPause, Status};
+use crate::status;
 
 use super::coverage_timeline::{self, CoverageByState, CoverageTimeline};
 
@@ -27,7 +28,7 @@ pub(super) struct StatusSnapshot {
     /// When the snapshot was taken.
     pub(super) at: Time,
     /// The content of `status --json`.
-    pub(super) status: Status,
+    pub(super) status: Snapshot,
     /// By sub-account id, as in `status`.
     pub(super) rows: Vec<DashboardRow>,
     /// The time range that all timelines show.
@@ -47,7 +48,7 @@ pub(super) struct DashboardRow {
     pub(super) name: Option<String>,
     pub(super) owner: Option<String>,
     pub(super) watermark: Option<Time>,
-    pub(super) work: status::WorkCounts,
+    pub(super) work: WorkCounts,
     pub(super) requests_last_minute: u64,
     pub(super) request_limit: u64,
     pub(super) drain_time: Duration,
@@ -145,7 +146,7 @@ fn dashboard_row(account: &AccountStatus, timeline: CoverageTimeline, visible_ra
         sub: account.sub_account_id.clone(),
         name: account.name.clone(),
         owner: account.owner.clone(),
-        watermark: account.watermark(),
+        watermark: account.watermark,
         work: account.work,
         requests_last_minute: account.requests_last_minute,
         request_limit: u64::from(account.requests_per_minute),

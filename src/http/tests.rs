@@ -125,6 +125,7 @@ impl Server {
             until: NOW + Duration::from_secs(60),
             times: 1,
             status: Some(403),
+            is_login_failure: false,
             reason: "access.denied.exception".to_owned(),
         };
         db.save_pause(lease, &pause).await.unwrap();

@@ -192,6 +192,7 @@ impl FetchDriver {
             until: pause.until,
             times: pause.times,
             status: error.status.map(i64::from),
+            is_login_failure: error.endpoint == ringcx_extractor::model::Endpoint::Login,
             reason: error.to_string(),
         };
         Ok(ctx.db().save_pause(owned, &row).await?)

@@ -145,6 +145,7 @@ impl FetchWorker {
             until: pause.until,
             times: pause.times,
             status: error.pause_status(),
+            is_login_failure: error.endpoint == Endpoint::Login,
             reason: error.to_string(),
         };
         tracing::warn!(account = %self.account.id, endpoint = %artifact, until = %row.until, %error,

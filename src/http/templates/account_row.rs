@@ -9,9 +9,9 @@ use super::super::coverage_timeline::{CELLS, CoverageState, CoverageTimeline};
 use super::super::health_summary::HealthLevel;
 use super::super::status_snapshot::DashboardRow;
 use crate::clock::Time;
+use crate::health::EndpointPause;
+use crate::health::humanize::{format_count, format_duration, format_number};
 use crate::model::TimeRange;
-use crate::status::EndpointPause;
-use crate::status::humanize::{format_count, format_duration, format_number};
 
 /// An account's row with its level. Two equal ones look the same, except for what the script
 /// updates.
@@ -79,9 +79,7 @@ fn notes(row: &DashboardRow) -> impl Iterator<Item = String> {
 fn pause_note(pause: &EndpointPause) -> Markup {
     html! {
         small.note title=(pause.hint()) {
-            (pause.endpoint.replace('_', " ")) " paused"
-            @if let Some(until) = Time::parse(&pause.until) { " until " (time_of_day(until)) }
-            ": " (pause.reason)
+            (pause.endpoint.name().replace('_', " ")) " paused until " (time_of_day(pause.until)) ": " (pause.reason)
         }
     }
 }

@@ -12,10 +12,9 @@ use super::super::lag_history::LagSample;
 use super::super::templates::{self, ConversationView, SearchForm, SearchOutcome};
 use super::*;
 use crate::db::{ArtifactStatus, Lease, SegmentArtifact, SegmentRow, sql};
-use crate::health::Severity;
+use crate::health::{Finding, FindingCode, Severity};
 use crate::search::score::{DocumentMatch, Passage};
 use crate::search::{DocumentSource, SearchHit, SearchResults};
-use crate::status::FindingStatus;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -77,6 +76,7 @@ async fn fill_archive(app: &AppContext, troubled: bool) {
                 until: NOW + Duration::from_secs(1800),
                 times: 3,
                 status: Some(403),
+                is_login_failure: false,
                 reason: "access.denied.exception".to_owned(),
             };
             db.save_pause(Lease { account: key, epoch: 0 }, &pause).await.unwrap();
@@ -192,8 +192,9 @@ fn the_filter_buttons_work_in_a_real_browser() {
     };
     let snapshot = snapshot((1..=40).map(named_row).collect());
     let gaps: Vec<String> = snapshot.rows.iter().filter(|row| !row.gaps.is_zero()).map(|row| row.sub.clone()).collect();
-    let found = FindingStatus::new("coverage_gaps", Severity::Warning, NOW, "gaps".to_owned(), "wait");
-    let summary = HealthSummary::new(vec![FindingStatus { accounts: gaps, ..found }], Some(&snapshot), NOW);
+    let found = Finding::new(FindingCode::CoverageGaps, Severity::Warning, NOW, "gaps", "wait");
+    let found = found.about_accounts("some".to_owned(), gaps);
+    let summary = HealthSummary::new(vec![found], Some(&snapshot), NOW);
     let view = templates::DashboardView {
         summary: &summary,
         snapshot: Some(&snapshot),
