@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::account_registry::{RegisteredAccount, RegisteredAccounts};
 use super::app_context::{self, AppContext};
@@ -423,12 +424,14 @@ impl Supervisor {
             let stop = self.stop.child_token();
             let (key, max_delays) = (lease.account, self.max_delays());
             let discovery = discovery::run(account.clone(), discoverer, max_delays, stop.clone());
-            self.tasks.spawn(async move { (key, discovery.await) });
+            let span = tracing::info_span!("account", account = %account.id);
+            self.tasks.spawn(async move { (key, discovery.await) }.instrument(span.clone()));
             let fetching = fetch_worker.run(stop.clone());
-            self.tasks.spawn(async move {
+            let fetching = async move {
                 fetching.await;
                 (key, Ok(()))
-            });
+            };
+            self.tasks.spawn(fetching.instrument(span));
             self.leases.add(account.clone());
             let supervised =
                 SupervisedAccount { account, acquired_at, stop, running_tasks: 2, is_releasing: false, is_lost: false };
