@@ -33,11 +33,11 @@ use file_source::LinedToml;
 pub use config_error::{ConfigError, ConfigErrors, SettingLocation};
 pub use sections::signing_key;
 pub(crate) use settings::{
-    AccountPolicy, AccountSettings, Accounts, Auth, DiscoverAccounts, DiscoveryStart, Http, LimitScope, Log, LogFormat,
+    AccountPolicy, AccountSettings, Accounts, Auth, DiscoverAccounts, Http, LimitScope, Log, LogFormat,
 };
 pub use settings::{Database, DatabaseUrl, Limits, ObjectFormat, RedactionRule, Settings, Sink, SinkKind, SinkStart};
 #[cfg(test)]
-use settings::{Discovery, Fetch};
+use settings::{Discovery, DiscoveryStart, Fetch};
 pub use time_parse::parse_time;
 
 /// The result of loading the settings.

@@ -55,6 +55,8 @@ pub struct PauseRow {
     pub times: u32,
     /// The HTTP status that caused the pause.
     pub status: Option<i64>,
+    /// Whether no token could be obtained, so that the endpoint itself was not requested.
+    pub is_login_failure: bool,
     /// The cause, for display.
     pub reason: String,
 }
@@ -168,13 +170,13 @@ impl Db {
     pub async fn save_pause(&self, lease: Lease, pause: &PauseRow) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         tx.hold_lease(lease).await?;
-        let stmt = sql(
-            "insert into pause (account, endpoint, since, until, times, status, reason) values ($1, $2, $3, $4, $5, $6, $7)
+        let stmt = sql("insert into pause (account, endpoint, since, until, times, status, is_login_failure, reason)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)
              on conflict (account, endpoint) do update set until = excluded.until, times = excluded.times,
-             status = excluded.status, reason = excluded.reason",
-        );
+             status = excluded.status, is_login_failure = excluded.is_login_failure, reason = excluded.reason");
         let stmt = stmt.bind(lease.account).bind(pause.endpoint.name()).bind(pause.since).bind(pause.until);
-        tx.run(stmt.bind(pause.times).bind(pause.status).bind(&pause.reason)).await?;
+        let stmt = stmt.bind(pause.times).bind(pause.status).bind(i64::from(pause.is_login_failure));
+        tx.run(stmt.bind(&pause.reason)).await?;
         tx.commit().await
     }
 
@@ -206,8 +208,8 @@ impl Db {
 
     /// All pauses, by account and endpoint.
     pub async fn pauses(&self) -> Result<Vec<PauseRow>, DbError> {
-        let stmt =
-            sql("select account, endpoint, since, until, times, status, reason from pause order by account, endpoint");
+        let stmt = sql("select account, endpoint, since, until, times, status, is_login_failure, reason from pause
+             order by account, endpoint");
         let rows = self.all(stmt).await?;
         let mut pauses = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -220,7 +222,8 @@ impl Db {
                 until: row.time(3)?,
                 times: u32::try_from(row.int(4)?).unwrap_or(0),
                 status: row.maybe_int(5)?,
-                reason: row.text(6)?,
+                is_login_failure: row.flag(6)?,
+                reason: row.text(7)?,
             });
         }
         Ok(pauses)

@@ -24,6 +24,7 @@ use super::{Arg, Db, DbError, Lease, MAX_ROWS_PER_STATEMENT, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::TombstoneRecord;
 use crate::model::{Artifact, ArtifactSet};
+use crate::transaction_span::TransactionSpan;
 
 /// Why a segment was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +111,7 @@ impl Db {
     /// # Errors
     /// `DbFault::LeaseLost` where the lease has ended; nothing is deleted then.
     pub async fn delete_batch(&self, batch: &DeletionBatch<'_>) -> Result<Option<DeletionCounts>, DbError> {
+        let _span = TransactionSpan::start("delete_batch", batch.segments.len());
         let mut tx = self.begin().await?;
         tx.advisory_lock("keeping").await?;
         if tx.newest_hold_id().await? > batch.newest_hold_id {
