@@ -37,7 +37,7 @@ pub(crate) use settings::{
 };
 pub use settings::{Database, DatabaseUrl, Limits, ObjectFormat, RedactionRule, Settings, Sink, SinkKind, SinkStart};
 #[cfg(test)]
-use settings::{Discovery, DiscoveryStart, Fetch};
+use settings::{Discovery, Fetch};
 pub use time_parse::parse_time;
 
 /// The result of loading the settings.

@@ -115,7 +115,7 @@ fn no_arrow_points_against_the_flow() {
 }
 
 /// Variables that may be interpolated into a statement's text; they hold this program's own words. Constants are allowed too.
-const ALLOWED_INTERPOLATIONS: &[&str] = &["after", "clause", "columns", "from", "limit", "name", "number", "order"];
+const ALLOWED_INTERPOLATIONS: &[&str] = &["after", "clause", "column", "columns", "name", "number", "order"];
 
 /// Files that may assert that a statement is safe: they build statements, or quote a path that cannot be bound.
 const SQL_ASSERTION_FILES: &[&str] = &[
@@ -143,7 +143,8 @@ fn statements_stand_in_one_place_and_what_comes_from_outside_is_bound() {
         let text = std::fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(&text);
         let in_archive = path.starts_with("crates/archive/");
-        if !in_archive && code.contains("sqlx::") && path != "crates/model/src/clock.rs" {
+        let may_derive = path.starts_with("crates/model/");
+        if !in_archive && !may_derive && code.contains("sqlx::") {
             violations.push(format!("{path} uses sqlx"));
         }
         if code.contains("AssertSqlSafe") && !SQL_ASSERTION_FILES.contains(&path.as_str()) {

@@ -14,7 +14,7 @@ use super::{CommandContext, human_format, is_daemon_alive, terminal};
 use crate::clock::{Clock, Time};
 use crate::config::{Accounts, Settings};
 use crate::coverage::{PlanningRules, ReadPurpose, estimate_backfill_duration};
-use crate::db::{AccountRow, Db, OpenMode};
+use crate::db::{AccountKey, AccountRow, Db, OpenMode};
 use crate::error::UserError;
 use crate::health::BackfillStatus;
 use crate::model::{AccountId, TimeRange, TimeRangeSet};
@@ -291,7 +291,7 @@ fn retention_of(days: Option<i64>) -> Option<Duration> {
 }
 
 /// The open backfills of an account, each with its number and the ranges that are still to be read.
-async fn open_backfills(db: &Db, account: i64) -> anyhow::Result<Vec<(i64, TimeRangeSet)>> {
+async fn open_backfills(db: &Db, account: AccountKey) -> anyhow::Result<Vec<(i64, TimeRangeSet)>> {
     let covered = db.coverage(account).await?;
     let requests = db.backfills(Some(account), false).await?;
     let left = requests.into_iter().map(|request| {

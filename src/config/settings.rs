@@ -21,8 +21,7 @@ use super::secret::Secret;
 use super::sections::{DATABASE_URL_HINT, parse_database_url};
 use super::setting_types::{Span, span, spans};
 use super::time_parse::{TIME_FORMS, parse_start};
-pub use crate::model::DiscoveryStart;
-use crate::model::{AccountId, ArtifactSelection, ArtifactSet};
+use crate::model::{AccountId, ArtifactSelection, ArtifactSet, DiscoveryStart};
 
 /// All settings.
 #[derive(Debug, Clone)]

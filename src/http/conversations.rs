@@ -22,7 +22,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::clock::Time;
-use crate::db::{AccountRow, Db, DbError, DeletionReason, SegmentRow};
+use crate::db::{AccountKey, AccountRow, Db, DbError, DeletionReason, SegmentRow};
 use crate::health::humanize::format_number;
 use crate::search::{self, Filters, QueryError, SearchResults, SortOrder};
 
@@ -218,7 +218,7 @@ async fn run_search(db: &Db, form: &SearchForm) -> Result<(SearchResults, Vec<Ac
 }
 
 /// Finds an account by its id, or by a unique name.
-fn find_account(accounts: &[AccountRow], wanted: &str) -> Result<i64, PageError> {
+fn find_account(accounts: &[AccountRow], wanted: &str) -> Result<AccountKey, PageError> {
     if let Some(account) = accounts.iter().find(|account| &*account.id.sub == wanted) {
         return Ok(account.key);
     }

@@ -119,7 +119,11 @@ mod tests {
     use super::*;
 
     fn row(pass: &str, from: i64, to: i64) -> CoverageRow {
-        CoverageRow { account: 1, purpose: pass.to_owned(), range: TimeRange { from: Time(from), to: Time(to) } }
+        CoverageRow {
+            account: crate::db::AccountKey(1),
+            purpose: pass.to_owned(),
+            range: TimeRange { from: Time(from), to: Time(to) },
+        }
     }
 
     const DAY: TimeRange = TimeRange { from: Time(0), to: Time(24 * HOUR_MS) };

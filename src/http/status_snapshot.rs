@@ -9,7 +9,7 @@ use crate::clock::Time;
 use crate::config::LimitScope;
 use crate::daemon::app_context::AppContext;
 use crate::daemon::replica_stats;
-use crate::db::{AccountRow, CoverageRow, DbError, FailureRow};
+use crate::db::{AccountKey, AccountRow, CoverageRow, DbError, FailureRow};
 use crate::health::humanize::format_count;
 use crate::health::{AccountStatus, Snapshot};
 use crate::model::TimeRange;
@@ -55,7 +55,7 @@ pub(super) async fn take_snapshot(app: &AppContext) -> Result<StatusSnapshot, Db
     // The earliest time that a timeline could show.
     let starts = coverage.iter().map(|row| row.range.from).chain(backfills.iter().map(|backfill| backfill.range.from));
     let visible_range = coverage_timeline::visible_range(now, starts.min());
-    let mut coverage_by_account: HashMap<i64, Vec<CoverageRow>> = HashMap::new();
+    let mut coverage_by_account: HashMap<AccountKey, Vec<CoverageRow>> = HashMap::new();
     for row in coverage {
         coverage_by_account.entry(row.account).or_default().push(row);
     }

@@ -9,7 +9,7 @@ use crate::clock::Time;
 use crate::config::{AccountSettings, Accounts, LimitScope, Settings};
 use crate::coverage::{Coverage, ReadPurpose};
 use crate::db::{
-    AccountRow, BackfillRequest, IndexLag, PauseRow, QueueCounts, ReplicaRow, SavedThrottle, SinkOverview,
+    AccountKey, AccountRow, BackfillRequest, IndexLag, PauseRow, QueueCounts, ReplicaRow, SavedThrottle, SinkOverview,
 };
 use crate::health::{
     self, AccountFacts, AccountStatus, CoverageGap, EndpointPause, IndexStatus, ReplicaStatus, Snapshot, WorkCounts,
@@ -20,8 +20,8 @@ use crate::model::{AccountId, Endpoint, TimeRange};
 /// The rows that the status is built from.
 pub(super) struct StatusRows {
     pub(super) accounts: Vec<AccountRow>,
-    pub(super) coverage: Vec<(i64, TimeRange)>,
-    pub(super) counts: BTreeMap<i64, QueueCounts>,
+    pub(super) coverage: Vec<(AccountKey, TimeRange)>,
+    pub(super) counts: BTreeMap<AccountKey, QueueCounts>,
     pub(super) pauses: Vec<PauseRow>,
     pub(super) replicas: Vec<ReplicaRow>,
     pub(super) sinks: Vec<SinkOverview>,
@@ -46,7 +46,7 @@ pub(super) fn build_snapshot(rows: StatusRows, settings: &Settings, instance: &s
         let others = std::mem::replace(&mut stats.findings, own.findings);
         health::add_unknown(&mut stats.findings, others);
     }
-    let mut coverage: HashMap<i64, Vec<TimeRange>> = HashMap::new();
+    let mut coverage: HashMap<AccountKey, Vec<TimeRange>> = HashMap::new();
     for (account, stretch) in &rows.coverage {
         coverage.entry(*account).or_default().push(*stretch);
     }

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use ringcx_extractor::backoff::{Backoff, Fault};
 use ringcx_extractor::clock::{Clock, Tick, Time};
 use ringcx_extractor::coverage::PlanningRules;
-use ringcx_extractor::db::{Db, DbError, DbFault, Lease, OpenMode, ReplicaRow, Stmt, sql};
+use ringcx_extractor::db::{AccountKey, Db, DbError, DbFault, Lease, OpenMode, ReplicaRow, Stmt, sql};
 use ringcx_extractor::model::{AccountId, Endpoint};
 use ringcx_extractor::ringcx::rate_limit::{Pacer, Permit, ReservationStore, SlidingWindowLimiter, StoreError};
 use ringcx_extractor::ringcx::{ApiClient, ApiError, ApiHosts, ErrorCause};
@@ -208,7 +208,7 @@ pub struct RunContext {
     pub events: EventCounts,
     pub rng: StdRng,
     pub fault: Option<DriverFault>,
-    pub account: i64,
+    pub account: AccountKey,
     pub sub: String,
     pub rules: PlanningRules,
     pub backoff: Backoff,

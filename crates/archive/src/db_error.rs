@@ -5,6 +5,8 @@ use std::path::Path;
 
 use sqlx::migrate::MigrateError;
 
+use super::AccountKey;
+
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DbFault {
@@ -80,7 +82,7 @@ impl DbError {
         )
     }
 
-    pub(super) fn lease_lost(account: i64) -> DbError {
+    pub(super) fn lease_lost(account: AccountKey) -> DbError {
         DbError::new(DbFault::LeaseLost, format!("account {account} has another owner now"))
     }
 
@@ -104,6 +106,16 @@ impl DbError {
         DbError::broken(
             format!("failed to open the database: it is at migration {held}, this program needs {newest}"),
             "run `ringcx-extractor migrate` (`run` does it too)",
+        )
+    }
+
+    /// The database is from before the first migration of today, and its upgrade is not complete.
+    pub(super) fn schema_before_merge(held: i64) -> DbError {
+        DbError::broken(
+            format!(
+                "failed to open the database: it is at migration {held}, and its upgrade is not complete; this version of the program no longer has the earlier migrations"
+            ),
+            "run `ringcx-extractor migrate` of the version at commit 875fca7 first, and then this version again; nothing was changed",
         )
     }
 

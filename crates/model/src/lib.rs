@@ -29,6 +29,7 @@ pub use time_range::{TimeRange, TimeRangeSet, Window};
 /// Identifies a RingCX sub-account by `rcAccountId` of the main account and the sub-account's own
 /// id. Both are opaque.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "sqlx", derive(sqlx::FromRow))]
 pub struct AccountId {
     /// `rcAccountId`: RingCentral's id of the main account.
     pub rc: Arc<str>,

@@ -146,7 +146,7 @@ mod tests {
             segment: SegmentRow {
                 key: 1,
                 account: AccountId::new("980634004", "99999999"),
-                account_key: 1,
+                account_key: crate::db::AccountKey(1),
                 segment_id: "p-v-93bd0e6f0f0a479ea8025fe8f8ec3e1d-1721690897808-190dcc63d90ab".to_owned(),
                 dialog_id: None,
                 ended: Time::parse("2026-11-20T09:00:00Z"),

@@ -7,7 +7,7 @@ use crate::account::{PauseLog, RuntimeStats};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Time};
 use crate::daemon::app_context::{AppContext, budget_name, metadata_budget};
-use crate::db::{Db, Item, Lease, OpenMode, sql};
+use crate::db::{AccountKey, Db, Item, Lease, OpenMode, sql};
 use crate::model::{Endpoint, Lane};
 use crate::ringcx::rate_limit::Pacer;
 
@@ -60,7 +60,7 @@ async fn account() -> (Arc<Account>, Clock, TempDir) {
     (Arc::new(account), clock, folder)
 }
 
-async fn acquire_lease(db: &Db, account: i64, instance: &str) -> Lease {
+async fn acquire_lease(db: &Db, account: AccountKey, instance: &str) -> Lease {
     db.acquire_leases(&[account], instance, Duration::from_secs(10), NOW).await.unwrap().remove(0)
 }
 
@@ -148,7 +148,7 @@ async fn a_panicked_request_returns_the_claim_that_it_was_for() {
 fn claim(item: i64) -> Claim {
     Claim {
         item: Item(item),
-        lease: Lease { account: 1, epoch: 1 },
+        lease: Lease { account: AccountKey(1), epoch: 1 },
         artifact: Artifact::Transcript,
         lane: Lane::Live,
         segment_id: item.to_string(),

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::super::fixtures::{NOW, account, snapshot, view};
 use super::*;
-use crate::db::FailureRow;
+use crate::db::{AccountKey, FailureRow};
 use crate::health::{AccountStatus, EndpointPause, Finding, FindingCode, Severity};
 use crate::model::{Artifact, Endpoint};
 
@@ -13,7 +13,13 @@ fn finding(code: FindingCode, sentence: &str, account: &str) -> Finding {
 }
 
 fn failure(reason: &str) -> FailureRow {
-    FailureRow { artifact: Artifact::Transcript, reason: Some(reason.to_owned()), account: 1, accounts: 1, items: 1 }
+    FailureRow {
+        artifact: Artifact::Transcript,
+        reason: Some(reason.to_owned()),
+        account: AccountKey(1),
+        accounts: 1,
+        items: 1,
+    }
 }
 
 fn render(snapshot: Option<&StatusSnapshot>, findings: Vec<Finding>) -> String {

@@ -53,7 +53,7 @@ async fn fill_archive(app: &AppContext, troubled: bool) {
     let wanted = listed.iter().map(|listed| (listed.id.clone(), listed.name.clone())).collect();
     let rows = db.register_accounts(&wanted, NOW).await.unwrap();
     let (mut coverage, mut work, mut stats) = (Vec::new(), Vec::new(), String::new());
-    let mut read = |key: i64, pass: &str, from: i64, to: i64| {
+    let mut read = |key: crate::db::AccountKey, pass: &str, from: i64, to: i64| {
         coverage.push(format!("({key}, '{pass}', {from}, {to}, 1, 0, 0)"));
     };
     for (nth, row) in (0_i64..).zip(&rows) {
@@ -83,7 +83,7 @@ async fn fill_archive(app: &AppContext, troubled: bool) {
         for item in 0..(nth * 37 % 23) {
             let state = if is_nth(29, 2) && item < 3 { 2 } else { 0 };
             let due = if item % 3 == 0 { now } else { now + 60_000 };
-            let id = (key * 1000 + item) * 4;
+            let id = (key.0 * 1000 + item) * 4;
             let reason = if state == 2 { "'400: this segment cannot be transcribed'" } else { "null" };
             work.push(format!("({id}, {}, 0, {key}, 0, {state}, {due}, {}, {reason})", id / 4, now - item * 9000));
         }
@@ -119,7 +119,7 @@ async fn fill_archive(app: &AppContext, troubled: bool) {
     let cursors: Vec<String> = (1..=sinks.len())
         .flat_map(|sink| {
             rows.iter().map(move |row| {
-                format!("({sink}, {}, {}, 70000, {now})", row.key, 80_000 + row.key * 977 - 40 * (sink as i64 - 1))
+                format!("({sink}, {}, {}, 70000, {now})", row.key, 80_000 + row.key.0 * 977 - 40 * (sink as i64 - 1))
             })
         })
         .collect();
@@ -258,7 +258,7 @@ async fn conversation_screenshots(folder: &Path) {
         SegmentRow {
         key,
         account: crate::model::AccountId::new("1", "40000000"),
-        account_key: 1,
+        account_key: crate::db::AccountKey(1),
         segment_id: format!("p-v-93bd0e6f0f0a479ea8025fe8f8ec3e1d-{key}"),
         dialog_id: Some("d-93bd0e6f0f0a479e".to_owned()),
         ended: Some(NOW + Duration::from_secs(600 * key.unsigned_abs())),

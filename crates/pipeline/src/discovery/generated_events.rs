@@ -87,7 +87,7 @@ fn new_machine(at: &ClockReadings) -> DiscoveryMachine {
         wants: ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
         retention: None,
     };
-    DiscoveryMachine::new(Lease { account: 1, epoch: 1 }, policy, true, at)
+    DiscoveryMachine::new(Lease { account: crate::db::AccountKey(1), epoch: 1 }, policy, true, at)
 }
 
 impl World {
@@ -169,7 +169,7 @@ impl World {
         self.requested += 1;
         stored.backfills.push(BackfillRequest {
             id: self.requested,
-            account: 1,
+            account: crate::db::AccountKey(1),
             range: TimeRange { from, to: from.plus_millis(width * 1000) },
             newest_first: width % 2 == 0,
             created: now,

@@ -219,7 +219,7 @@ mod tests {
     fn claim(item: i64, lane: Lane, tries: u32) -> Claim {
         Claim {
             item: Item(item),
-            lease: Lease { account: 1, epoch: 1 },
+            lease: Lease { account: crate::db::AccountKey(1), epoch: 1 },
             artifact: Artifact::Transcript,
             lane,
             segment_id: item.to_string(),

@@ -26,7 +26,7 @@ fn segment(key: i64, id: &str) -> SegmentRow {
     SegmentRow {
         key,
         account: AccountId::new("1", HOSTILE),
-        account_key: 1,
+        account_key: crate::db::AccountKey(1),
         segment_id: id.to_owned(),
         dialog_id: Some(HOSTILE.to_owned()),
         ended: Some(NOW),

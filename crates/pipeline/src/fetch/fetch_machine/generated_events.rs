@@ -123,7 +123,7 @@ impl World {
         let item = Item(self.table.last_key_value().map_or(0, |(item, _)| item.0) + 1);
         let claim = Claim {
             item,
-            lease: Lease { account: 1, epoch: 1 },
+            lease: Lease { account: crate::db::AccountKey(1), epoch: 1 },
             artifact,
             lane,
             segment_id: item.0.to_string(),
@@ -351,6 +351,7 @@ fn a_panicked_request_returns_its_own_claim_and_waits() {
     assert_eq!(world.requests.len(), 1, "the other request goes on");
     world.answer(0, AnswerKind::Found);
     world.store(true);
+    world.on(FetchEvent::WorkQueued);
     assert!(!is_requested_again(&mut world));
     world.now = world.now + ITEM_COOLDOWN;
     assert!(is_requested_again(&mut world));
@@ -374,6 +375,7 @@ fn a_rejected_result_is_requested_again_after_the_cooldown_or_when_the_clock_is_
         let mut world = requested();
         world.answer(0, AnswerKind::Found);
         world.store(false);
+        world.on(FetchEvent::WorkQueued);
         assert!(!is_requested_again(&mut world));
         world
     };
@@ -390,7 +392,7 @@ fn a_rejected_result_is_requested_again_after_the_cooldown_or_when_the_clock_is_
 fn a_pause_by_a_clock_that_was_ahead_ends_within_the_hour() {
     let mut world = World::new();
     let row = PauseRow {
-        account: 1,
+        account: crate::db::AccountKey(1),
         endpoint: Endpoint::Transcript,
         since: NOW,
         until: NOW + Duration::from_secs(400 * 86_400),
