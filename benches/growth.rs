@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
-use ringcx_extractor::db::{CompletedJob, Db, JobOutcome, Lease, MetadataChunk, OpenMode, Stmt};
+use ringcx_extractor::db::{AccountKey, CompletedJob, Db, JobOutcome, Lease, MetadataChunk, OpenMode, Stmt};
 use ringcx_extractor::model::{
     AccountId, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
 };
@@ -45,11 +45,10 @@ async fn open_database(folder: &Path) -> Db {
 }
 
 /// Inserts archived artifacts up to this many rows, three for each segment, like those of an old account.
-async fn insert_archived_rows(db: &Db, account: i64, rows: u64) {
+async fn insert_archived_rows(db: &Db, account: AccountKey, rows: u64) {
     let sqlite = db.sqlite_path().is_some();
     let segments = rows / 3;
-    let held = db.first(Stmt::built("select coalesce(max(id), 0) from segment".to_owned())).await.unwrap();
-    let mut done = held.unwrap().count(0).unwrap();
+    let mut done = db.count(Stmt::built("select coalesce(max(id), 0) from segment".to_owned())).await.unwrap();
     while done < segments {
         let (from, to) = (done + 1, (done + ROWS_PER_INSERT).min(segments));
         let (numbers, bytes) = if sqlite {
@@ -90,7 +89,7 @@ async fn insert_archived_rows(db: &Db, account: i64, rows: u64) {
         },
     ] {
         let mut tx = db.begin().await.unwrap();
-        tx.all(Stmt::built(text)).await.unwrap();
+        tx.run(Stmt::built(text)).await.unwrap();
         tx.commit().await.unwrap();
     }
     if let Ok(url) = std::env::var("DATABASE") {

@@ -141,13 +141,12 @@ async fn open_when_created(folder: &Path) -> Db {
 
 /// Stored artifacts of the other account.
 async fn small_account_done(db: &Db) -> i64 {
-    let row = db.first(sql("select done from account where sub = '1'")).await.unwrap();
-    row.map_or(0, |row| row.int(0).unwrap())
+    db.value(sql("select done from account where sub = '1'")).await.unwrap().unwrap_or(0)
 }
 
 async fn is_large_answer_stored(db: &Db) -> bool {
-    let stmt = sql("select 1 from reading r join account a on a.id = r.account where a.sub = 'large' limit 1");
-    db.first(stmt).await.unwrap().is_some()
+    let stmt = sql("select r.nth from reading r join account a on a.id = r.account where a.sub = 'large' limit 1");
+    db.value::<i64>(stmt).await.unwrap().is_some()
 }
 
 async fn measure() {

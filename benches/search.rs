@@ -109,7 +109,7 @@ async fn index_bytes(db: &Db) -> u64 {
         }
         Db::Postgres(_) => sql("select pg_total_relation_size('search_block')"),
     };
-    db.first(stmt).await.unwrap().unwrap().count(0).unwrap()
+    db.count(stmt).await.unwrap()
 }
 
 /// The median and the 95th percentile.
@@ -161,7 +161,7 @@ async fn indexed_count(db: &Db) -> u64 {
 }
 
 async fn query_count(db: &Db, text: &'static str) -> u64 {
-    db.first(sql(text)).await.unwrap().unwrap().count(0).unwrap()
+    db.count(sql(text)).await.unwrap()
 }
 
 async fn build_index(db: &Db, clock: &Clock, owned: &[Lease]) {

@@ -155,8 +155,10 @@ impl Account {
 
 /// A pause of an endpoint, or its end with the time that items waited.
 #[derive(Debug, Clone)]
-enum PauseChange {
+pub enum PauseChange {
+    /// The pause began, or is prolonged.
     Began(PauseRow),
+    /// The pause is over; items waited during that time.
     Ended(Endpoint, Option<(Time, Time)>),
 }
 
@@ -164,7 +166,7 @@ enum PauseChange {
 /// it until it is empty, or until the account has another owner. The next owner starts from the
 /// recorded pauses.
 #[derive(Debug, Default)]
-pub(crate) struct PauseLog {
+pub struct PauseLog {
     changes: Mutex<VecDeque<PauseChange>>,
     /// One writer at a time, to keep the order. Holds whether an error that is not transient has
     /// been logged.
@@ -172,7 +174,8 @@ pub(crate) struct PauseLog {
 }
 
 impl PauseLog {
-    fn push(&self, change: PauseChange) {
+    /// Queues a change.
+    pub fn push(&self, change: PauseChange) {
         let mut changes = self.changes();
         // A longer pause replaces the one that it prolongs.
         if let (PauseChange::Began(new), Some(PauseChange::Began(last))) = (&change, changes.back())
@@ -186,12 +189,17 @@ impl PauseLog {
     /// Writes the queued changes. Changes that the database rejects stay queued, except when the
     /// lease is lost.
     pub(crate) async fn flush(&self, account: &Account) {
+        self.write(&account.db, account.lease, &account.id).await;
+    }
+
+    /// As [`PauseLog::flush`], for the account of `lease`.
+    pub async fn write(&self, db: &Db, lease: Lease, id: &AccountId) {
         let mut is_logged = self.writer.lock().await;
         loop {
             let Some(change) = self.changes().front().cloned() else { return };
             let written = match &change {
-                PauseChange::Began(pause) => account.db.save_pause(account.lease, pause).await,
-                PauseChange::Ended(endpoint, waited) => account.db.end_pause(account.lease, *endpoint, *waited).await,
+                PauseChange::Began(pause) => db.save_pause(lease, pause).await,
+                PauseChange::Ended(endpoint, waited) => db.end_pause(lease, *endpoint, *waited).await,
             };
             match written {
                 Ok(()) => *is_logged = false,
@@ -202,9 +210,9 @@ impl PauseLog {
                 Err(error) => {
                     const WRITE_FAILED: &str = "failed to record a pause or its end; trying again";
                     if error.is_transient() || std::mem::replace(&mut *is_logged, true) {
-                        tracing::debug!(account = %account.id, %error, "{WRITE_FAILED}");
+                        tracing::debug!(account = %id, %error, "{WRITE_FAILED}");
                     } else {
-                        tracing::warn!(account = %account.id, %error, "{WRITE_FAILED}");
+                        tracing::warn!(account = %id, %error, "{WRITE_FAILED}");
                     }
                     return;
                 }

@@ -22,8 +22,8 @@ pub use audit_report::{
 
 use crate::clock::Time;
 use crate::db::{
-    ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, Db, DbError, DeletionTally,
-    ExportRange, OpenQuarantineRow, PauseRow, Snapshot, UnfinishedItemsRow, WindowReadRow,
+    AccountKey, ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, Db, DbError,
+    DeletionTally, ExportRange, OpenQuarantineRow, PauseRow, Snapshot, UnfinishedItemsRow, WindowReadRow,
 };
 use crate::model::{AccountId, Artifact, Endpoint, TimeRange};
 
@@ -82,7 +82,8 @@ pub async fn run_audit(db: &Db, request: &AuditRequest) -> Result<AuditReport, D
     let mut snapshot = db.snapshot().await?;
     let all = snapshot.accounts().await?;
     let known: Vec<AuditedAccount> = all.into_iter().filter(|account| request.includes(&account.id)).collect();
-    let owners: BTreeMap<i64, bool> = known.iter().map(|account| (account.key, alive.contains(&account.key))).collect();
+    let owners: BTreeMap<AccountKey, bool> =
+        known.iter().map(|account| (account.key, alive.contains(&account.key))).collect();
     let facts = gather_facts(&mut snapshot, request, known, &owners, &pauses).await?;
     Ok(evaluation::evaluate(request, facts))
 }
@@ -108,7 +109,7 @@ pub(crate) async fn find_discrepancies(db: &Db) -> Result<Vec<AuditProblem>, DbE
 }
 
 /// The tallies of an account in the order of [`Artifact::ALL`].
-fn tallies_of(tallies: &BTreeMap<(i64, Artifact), ArtifactTally>, account: i64) -> [ArtifactTally; 3] {
+fn tallies_of(tallies: &BTreeMap<(AccountKey, Artifact), ArtifactTally>, account: AccountKey) -> [ArtifactTally; 3] {
     Artifact::ALL.map(|artifact| tallies.get(&(account, artifact)).copied().unwrap_or_default())
 }
 
@@ -118,13 +119,13 @@ impl AuditRequest {
     }
 
     /// The range of segments to audit: all, unless a bound was given.
-    fn segment_range(&self, account: Option<i64>) -> ExportRange {
+    fn segment_range(&self, account: Option<AccountKey>) -> ExportRange {
         ExportRange { from: self.from, to: self.to, account }
     }
 }
 
 /// The keys of the accounts whose owner is alive.
-async fn find_live_accounts(db: &Db, now: Time) -> Result<Vec<i64>, DbError> {
+async fn find_live_accounts(db: &Db, now: Time) -> Result<Vec<AccountKey>, DbError> {
     let (replicas, here) = (db.replicas().await?, db.database_now(now).await?);
     let living: Vec<&str> = replicas
         .iter()
@@ -139,7 +140,7 @@ async fn gather_facts(
     snapshot: &mut Snapshot,
     request: &AuditRequest,
     accounts: Vec<AuditedAccount>,
-    alive: &BTreeMap<i64, bool>,
+    alive: &BTreeMap<AccountKey, bool>,
     pauses: &[PauseRow],
 ) -> Result<Vec<AuditedAccountFacts>, DbError> {
     // One account is read by its key. All accounts are read together, with a fixed number of
@@ -188,8 +189,8 @@ async fn gather_facts(
     Ok(facts)
 }
 
-fn group_by_account<T>(rows: Vec<T>, account: impl Fn(&T) -> i64) -> BTreeMap<i64, Vec<T>> {
-    let mut groups: BTreeMap<i64, Vec<T>> = BTreeMap::new();
+fn group_by_account<T>(rows: Vec<T>, account: impl Fn(&T) -> AccountKey) -> BTreeMap<AccountKey, Vec<T>> {
+    let mut groups: BTreeMap<AccountKey, Vec<T>> = BTreeMap::new();
     for row in rows {
         groups.entry(account(&row)).or_default().push(row);
     }

@@ -32,11 +32,13 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
 use crate::clock::{Clock, Time};
 use crate::config::{self, Accounts, ConfigErrors, DatabaseUrl, LoadedSettings, Settings};
 use crate::db::{AccountRow, Db, OpenMode};
+use crate::status;
 
 /// The number of Postgres connections of a command.
 const MAX_CONNECTIONS: u32 = 4;
@@ -135,6 +137,17 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
 
+/// Parses an option whose values have these names and help texts.
+fn named_values<T: Clone + Send + Sync + 'static, const N: usize>(
+    values: [(&'static str, &'static str, T); N],
+) -> impl TypedValueParser<Value = T> {
+    let possible_values = values.each_ref().map(|(name, help, _)| PossibleValue::new(*name).help(*help));
+    PossibleValuesParser::new(possible_values).try_map(move |given| {
+        let value = values.iter().find(|(name, ..)| *name == given).map(|(.., value)| value.clone());
+        value.ok_or("it is not one of the values")
+    })
+}
+
 /// The settings, the database and the clock of a command. The settings are loaded on demand.
 pub(crate) struct CommandContext {
     config: Option<PathBuf>,
@@ -199,10 +212,25 @@ impl CommandContext {
         }
     }
 
-    /// Finds the account in the database with this sub-account id or name.
-    pub(crate) async fn find_account(&self, db: &Db, wanted: &str) -> anyhow::Result<AccountRow> {
-        Ok(select_account(db.accounts().await?, self.settings()?, wanted)?)
+    /// Finds the account that an option names by sub-account id or name, if it does.
+    pub(crate) async fn find_account(&self, db: &Db, wanted: Option<&str>) -> anyhow::Result<Option<AccountRow>> {
+        let Some(wanted) = wanted else { return Ok(None) };
+        Ok(Some(select_account(db.accounts().await?, self.settings()?, wanted)?))
     }
+
+    /// The accounts that an option selects: the named one, or all.
+    pub(crate) async fn find_accounts(&self, db: &Db, wanted: Option<&str>) -> anyhow::Result<Vec<AccountRow>> {
+        match self.find_account(db, wanted).await? {
+            Some(account) => Ok(vec![account]),
+            None => Ok(db.accounts().await?),
+        }
+    }
+}
+
+/// Whether a daemon is running on this database.
+async fn is_daemon_alive(db: &Db, now: Time) -> anyhow::Result<bool> {
+    let (replicas, here) = (db.replicas().await?, db.database_now(now).await?);
+    Ok(replicas.iter().any(|replica| status::is_alive(replica, here)))
 }
 
 /// Selects an account by id first, because the name of an account may equal the id of another.

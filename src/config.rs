@@ -5,30 +5,39 @@
 //! its line or environment variable, and a hint. No secret appears in a message or in `Debug`
 //! output.
 //!
-//! The file and each environment variable become layers of the `config` crate, restricted to the
-//! known keys of [`schema`]. The merged layers are then parsed and validated section by section.
+//! The `config` crate reads and merges the file (`file_source`) and the variables
+//! (`env_source`). serde deserializes the result (`settings_document`); `sections` validates
+//! it. The JSON Schema of the same types ([`schema`]) has the known keys and the type of each.
 
+mod checker;
 mod config_error;
 mod env_source;
 mod file_source;
 pub mod schema;
-mod secret_file;
+mod secret;
 mod sections;
+mod setting_types;
 mod settings;
-mod settings_reader;
+mod settings_document;
 #[cfg(test)]
 mod tests;
 mod time_parse;
 
 use std::path::{Path, PathBuf};
 
+use ::config::{Config, File, Source};
+
+use checker::Checker;
+use file_source::LinedToml;
+
 pub use config_error::{ConfigError, ConfigErrors, SettingLocation};
 pub use sections::signing_key;
-pub use settings::{
-    AccountPolicy, AccountSettings, Accounts, ApiSettings, Auth, Database, DatabaseUrl, DiscoverAccounts, Discovery,
-    DiscoveryStart, Fetch, Http, LimitScope, Limits, Log, LogFormat, ObjectFormat, RedactionRule, SecretFiles,
-    Settings, Sink, SinkKind, SinkStart,
+pub(crate) use settings::{
+    AccountPolicy, AccountSettings, Accounts, Auth, DiscoverAccounts, Http, LimitScope, Log, LogFormat,
 };
+pub use settings::{Database, DatabaseUrl, Limits, ObjectFormat, RedactionRule, Settings, Sink, SinkKind, SinkStart};
+#[cfg(test)]
+use settings::{Discovery, Fetch};
 pub use time_parse::parse_time;
 
 /// The result of loading the settings.
@@ -83,46 +92,45 @@ fn load_from(
     let text = file.as_deref().map(|path| file_source::read_file(path, named_by)).transpose()?;
 
     let mut problems = Vec::new();
-    let mut builder = ::config::Config::builder();
-    if let (Some(file), Some(text)) = (&file, &text) {
-        match file_source::parse_file(text, file, &mut problems) {
-            Some(layer) => builder = builder.add_source(layer),
-            None => {
-                env_source::build_layers(&variables, &mut problems);
-                return Err(ConfigErrors(problems));
+    let variables = env_source::read_variables(&variables, &mut problems);
+    let mut builder = Config::builder();
+    if let (Some(path), Some(text)) = (&file, &text) {
+        let source = File::from_str(text, LinedToml(path.clone()));
+        match source.collect() {
+            Ok(table) => {
+                schema::check_keys(&table.into(), "", schema::json_schema(), Some(path), &mut problems);
             }
+            // The rest would cause misleading problems.
+            Err(::config::ConfigError::FileParse { cause, .. }) => {
+                problems.extend(cause.downcast::<ConfigErrors>().map_or_else(|_| Vec::new(), |errors| errors.0));
+                return Err(sort_problems(problems));
+            }
+            Err(_) => return Err(unexplained_failure(file).into()),
         }
+        builder = builder.add_source(source);
     }
-    for layer in env_source::build_layers(&variables, &mut problems) {
-        builder = builder.add_source(layer);
-    }
-    // The messages of the `config` crate may quote values, so they are dropped. No such error is
-    // known for these layers.
-    let merged = builder.build().map_err(|_| ConfigError {
-        key: String::new(),
-        location: file.clone().map(SettingLocation::File),
-        what: "failed to merge the file with the environment".to_owned(),
-        hint: "look for a variable that sets a part of a value that the file sets as a whole".to_owned(),
-    })?;
+    // One after the other, because later ones may set a part of what earlier ones set as a whole.
+    let merged = variables.into_iter().try_fold(builder.build(), |merged, (path, value)| {
+        Ok::<_, ::config::ConfigError>(Config::builder().add_source(merged?).set_override(path, value)?.build())
+    });
+    let Ok(Ok(merged)) = merged else { return Err(unexplained_failure(file).into()) };
 
-    let mut reader = settings_reader::SettingsReader::new(&merged.cache, file.as_deref(), problems);
-    match (sections::read_settings(&mut reader), reader.problems) {
-        (Some(settings), problems) if problems.is_empty() => {
-            Ok(LoadedSettings { settings, warnings: reader.warnings, file })
-        }
-        (None, problems) if problems.is_empty() => Err(unexplained_failure(file).into()),
-        (_, problems) => Err(sort_problems(problems)),
+    let mut checker = Checker { merged: &merged.cache, file: file.as_deref(), problems, warnings: Vec::new() };
+    let settings =
+        merged.clone().try_deserialize().ok().and_then(|tree| settings_document::read_document(tree, &mut checker));
+    let settings = settings.and_then(|document| sections::build_settings(document, &mut checker));
+    let Checker { problems, warnings, .. } = checker;
+    match settings {
+        Some(settings) if problems.is_empty() => Ok(LoadedSettings { settings, warnings, file }),
+        None if problems.is_empty() => Err(unexplained_failure(file).into()),
+        _ => Err(sort_problems(problems)),
     }
 }
 
 /// Reports a validation that failed without a recorded problem, which would be a bug.
 fn unexplained_failure(file: Option<PathBuf>) -> ConfigError {
-    ConfigError {
-        key: String::new(),
-        location: file.map(SettingLocation::File),
-        what: "cannot be used, but no cause was recorded".to_owned(),
-        hint: "report this bug with the settings, but without their secrets".to_owned(),
-    }
+    let hint = "report this bug with the settings, but without their secrets";
+    ConfigError::new("", file.map(SettingLocation::File), "cannot be used, but no cause was recorded", hint)
 }
 
 /// Sorts the problems of the file by line, and puts the others last.
@@ -136,15 +144,12 @@ fn sort_problems(mut problems: Vec<ConfigError>) -> ConfigErrors {
 
 fn no_configuration(default_paths: &[PathBuf]) -> ConfigError {
     let paths: Vec<String> = default_paths.iter().map(|path| path.display().to_string()).collect();
-    ConfigError {
-        key: String::new(),
-        location: None,
-        what: format!(
-            "no configuration was found: no --config, no ${}, no {}, and no environment variable {}…",
-            env_source::FILE_VARIABLE,
-            paths.join(", no "),
-            env_source::VARIABLE_PREFIX
-        ),
-        hint: format!("copy config/sample.toml to {} and fill it in", paths.first().map_or("a file", String::as_str)),
-    }
+    let what = format!(
+        "no configuration was found: no --config, no ${}, no {}, and no environment variable {}…",
+        env_source::FILE_VARIABLE,
+        paths.join(", no "),
+        env_source::VARIABLE_PREFIX
+    );
+    let first = paths.first().map_or("a file", String::as_str);
+    ConfigError::new("", None, what, &format!("copy config/sample.toml to {first} and fill it in"))
 }

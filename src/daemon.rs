@@ -8,7 +8,6 @@
 pub(crate) mod account_registry;
 pub mod app_context;
 pub(crate) mod assignment;
-mod clock_watch;
 pub mod consistency_check;
 pub(crate) mod credential_expiry;
 pub(crate) mod delivery;

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::{Sink, SinkKind, SinkStart};
-use crate::db::{Db, DbError, DeliveryRound, Lease};
+use crate::db::{AccountKey, Db, DbError, DeliveryRound, Lease, SinkKey};
 use crate::sink::SinkError;
 
 use event_builder::EventFilter;
@@ -82,7 +82,7 @@ pub struct Deliverer {
     filter: Arc<EventFilter>,
     client: Option<SinkClient>,
     /// The sink's key in the database; `None` until it was looked up.
-    sink_key: Option<i64>,
+    sink_key: Option<SinkKey>,
     stopped: bool,
     /// When the sink's row is read again.
     next_row_refresh: Tick,
@@ -96,7 +96,7 @@ pub struct Deliverer {
     may_replay: bool,
     replay_after: Tick,
     /// When the next object of an account is due, by account key.
-    next_object_at: BTreeMap<i64, Tick>,
+    next_object_at: BTreeMap<AccountKey, Tick>,
     /// A round that was sent but not recorded yet. It is recorded before anything else is sent.
     unrecorded_round: Option<DeliveryRound>,
 }
@@ -205,7 +205,7 @@ impl Deliverer {
 
     /// Returns the sink's key. Creates the row for a new name, and reads it again from time to
     /// time.
-    async fn refresh_row(&mut self, now: Tick) -> Result<i64, DbError> {
+    async fn refresh_row(&mut self, now: Tick) -> Result<SinkKey, DbError> {
         if let Some(key) = self.sink_key.filter(|_| now < self.next_row_refresh) {
             return Ok(key);
         }
@@ -240,7 +240,7 @@ impl Deliverer {
     }
 
     /// Account key and epoch of each lease that this process holds.
-    fn owned_epochs(&self) -> HashSet<(i64, i64)> {
+    fn owned_epochs(&self) -> HashSet<(AccountKey, i64)> {
         (self.context.leases)().into_iter().map(|owned| (owned.account, owned.epoch)).collect()
     }
 
@@ -334,7 +334,7 @@ impl Deliverer {
 
     /// Records a round. Returns the accounts whose lease was still held. If that fails, the round is
     /// kept, so that nothing is sent twice for it.
-    async fn record_round(&mut self, round: DeliveryRound) -> Result<HashSet<i64>, DbError> {
+    async fn record_round(&mut self, round: DeliveryRound) -> Result<HashSet<AccountKey>, DbError> {
         let recorded = self.context.db.record_delivery_round(&round).await;
         if recorded.is_err() {
             self.unrecorded_round = Some(round);
@@ -344,7 +344,7 @@ impl Deliverer {
 
     /// When to check again if there is nothing to do: at the next event's due time, or after the
     /// poll interval.
-    async fn next_wakeup(&self, sink: i64) -> Result<DeliveryProgress, DbError> {
+    async fn next_wakeup(&self, sink: SinkKey) -> Result<DeliveryProgress, DbError> {
         let (tick, now) = (self.context.clock.tick(), self.context.clock.now());
         let (due, _) = self.context.db.waiting_deliveries(sink).await?;
         let due = due.filter(|due| *due > now).map(|due| tick + due.since(now));

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::db::{
-    Db, DbError, DeletionBatch, DeletionCounts, DeletionReason, Hold, JournalAction, JournalEntry, QuarantinedText,
-    SegmentRef, SegmentTexts,
+    AccountKey, Db, DbError, DeletionBatch, DeletionCounts, DeletionReason, Hold, JournalAction, JournalEntry,
+    QuarantinedText, SegmentRef, SegmentTexts,
 };
 use crate::model::{Certainty, Subject};
 pub use hold_count::{HoldCount, count_holds};
@@ -43,7 +43,7 @@ pub struct ErasureRequest {
     /// What to erase.
     pub subject: Subject,
     /// Only in this account; `None` for all.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// Who requests it.
     pub who: String,
     /// Why, for the journal.
@@ -73,7 +73,7 @@ pub struct ErasurePlan {
     /// Those of them that cannot be read and so may concern a contact on hold.
     pub(crate) held_unreadable: Vec<SegmentRef>,
     /// Quarantined records to delete: account and digest.
-    pub quarantined: Vec<(i64, Vec<u8>)>,
+    pub quarantined: Vec<(AccountKey, Vec<u8>)>,
     /// For each quarantined record that a hold keeps, the hold.
     pub quarantine_holds: Vec<Hold>,
     /// Those segments to delete that match by a national number where the request has an
@@ -95,7 +95,7 @@ pub struct ErasurePlan {
     /// Segments with an agent of this name or id. Agents are not contacts, so these do not match.
     pub agent_segments: u64,
     /// An id that the archive does not have, to be refused when it is announced.
-    pub(crate) unknown_id: Option<(i64, String)>,
+    pub(crate) unknown_id: Option<(AccountKey, String)>,
     newest_hold_id: i64,
 }
 
@@ -151,8 +151,8 @@ impl ErasurePlan {
 /// The matches that a plan listed for the confirmation.
 struct ListedMatches {
     segments: HashSet<i64>,
-    quarantined: HashSet<(i64, Vec<u8>)>,
-    unknown_id: Option<(i64, String)>,
+    quarantined: HashSet<(AccountKey, Vec<u8>)>,
+    unknown_id: Option<(AccountKey, String)>,
 }
 
 impl ListedMatches {
@@ -166,7 +166,8 @@ impl ListedMatches {
 
     /// Whether it was listed, by its key or, before it was announced, by its id.
     fn has_segment(&self, segment: &SegmentRef) -> bool {
-        let is_unknown = |(account, id): &(i64, String)| *account == segment.account && *id == segment.segment_id;
+        let is_unknown =
+            |(account, id): &(AccountKey, String)| *account == segment.account && *id == segment.segment_id;
         self.segments.contains(&segment.key) || self.unknown_id.as_ref().is_some_and(is_unknown)
     }
 }
@@ -286,7 +287,7 @@ async fn find_quarantined(
     holds: &[Hold],
     plan: &mut ErasurePlan,
 ) -> Result<(), DbError> {
-    let deleted_ids: HashSet<(i64, &str)> =
+    let deleted_ids: HashSet<(AccountKey, &str)> =
         plan.segments.iter().map(|segment| (segment.account, segment.segment_id.as_str())).collect();
     let (mut quarantined, mut holding, mut alike, mut unreadable) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut last: Option<QuarantinedText> = None;
@@ -403,8 +404,8 @@ struct AccountBatch {
 }
 
 /// Splits a plan into batches, each for one account and one transaction.
-fn split_into_batches(plan: &ErasurePlan) -> Vec<(i64, AccountBatch)> {
-    let mut by_account: BTreeMap<i64, AccountBatch> = BTreeMap::new();
+fn split_into_batches(plan: &ErasurePlan) -> Vec<(AccountKey, AccountBatch)> {
+    let mut by_account: BTreeMap<AccountKey, AccountBatch> = BTreeMap::new();
     for segment in &plan.segments {
         by_account.entry(segment.account).or_default().segments.push(segment.key);
     }

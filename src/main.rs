@@ -14,6 +14,8 @@ const RUNTIME_SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     protect_memory();
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     ringcx_extractor::file_descriptors::raise_descriptor_limit();
     ringcx::install_tls();
     match run(Cli::parse()) {

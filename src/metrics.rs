@@ -18,7 +18,8 @@ use crate::ringcx::{ErrorCause, RequestObserver};
 
 mod collector;
 
-pub use collector::{AccountMetrics, MetricsSnapshot, SinkMetrics, WorkItemCounts};
+pub(crate) use collector::PAUSABLE_ENDPOINTS;
+pub use collector::{AccountMetrics, MetricsSnapshot, SinkMetrics};
 
 use collector::StatusCollector;
 

@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Time;
-use crate::db::{Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Lease, ReindexTask, SkippedDocument};
+use crate::db::{
+    AccountKey, Db, DbError, DbFault, IndexBatch, IndexEntry, IndexSlice, Lease, ReindexTask, SkippedDocument,
+};
 use crate::model::may_have_notes;
 use crate::render::{Conversation, Metadata};
 use crate::search::{DocumentSource, Facets, body_words, conversation_words, tokenizer, truncate_body};
@@ -128,7 +130,7 @@ impl Indexer {
     /// Prepares the batch that follows `before`.
     async fn prepare_batch(&self, leases: &[Lease], before: &IndexBatch) -> Result<PreparedBatch, DbError> {
         let (slices, all) = self.next_slices(leases, &before.slices).await?;
-        let accounts: Vec<i64> = leases.iter().map(|lease| lease.account).collect();
+        let accounts: Vec<AccountKey> = leases.iter().map(|lease| lease.account).collect();
         // The tasks of `before` are still in the backlog, and may be read first.
         let limit = MAX_REINDEX_SEGMENTS + before.reindex_tasks.len();
         let listed = self.db.reindex_backlog(&accounts, limit).await?;
@@ -204,8 +206,8 @@ impl Indexer {
     /// The next slices of the feeds after `done`: a fair share of each feed, the furthest behind
     /// first. Also returns whether they are all that is left.
     async fn next_slices(&self, leases: &[Lease], done: &[IndexSlice]) -> Result<(Vec<IndexSlice>, bool), DbError> {
-        let done: HashMap<i64, i64> = done.iter().map(|slice| (slice.lease.account, slice.to)).collect();
-        let by_account: HashMap<i64, Lease> = leases.iter().map(|lease| (lease.account, *lease)).collect();
+        let done: HashMap<AccountKey, i64> = done.iter().map(|slice| (slice.lease.account, slice.to)).collect();
+        let by_account: HashMap<AccountKey, Lease> = leases.iter().map(|lease| (lease.account, *lease)).collect();
         let mut lags: Vec<(Lease, i64, i64)> = self
             .db
             .index_lags()
@@ -332,7 +334,7 @@ impl Indexer {
 /// A segment with the texts that are indexed or needed.
 #[derive(Default)]
 struct IndexedSegment {
-    account: i64,
+    account: AccountKey,
     ended: Time,
     metadata: String,
     /// Whether all its documents must be written, because its metadata or its transcript changed:
@@ -383,7 +385,7 @@ impl IndexedSegment {
 }
 
 /// Shortens the slices to what fits into one transaction; at least one version.
-fn fit_to_batch_bytes(slices: &[IndexSlice], sizes: &[(i64, i64, u64)]) -> Vec<IndexSlice> {
+fn fit_to_batch_bytes(slices: &[IndexSlice], sizes: &[(AccountKey, i64, u64)]) -> Vec<IndexSlice> {
     let mut left = MAX_BATCH_BYTES;
     let mut kept: Vec<IndexSlice> = Vec::with_capacity(slices.len());
     for slice in slices {
@@ -417,17 +419,23 @@ mod tests {
 
     #[test]
     fn a_batch_takes_what_fits_and_at_least_one_version() {
-        let slice = |account, after, to| IndexSlice { lease: Lease { account, epoch: 1 }, after, to };
+        let slice =
+            |account, after, to| IndexSlice { lease: Lease { account: AccountKey(account), epoch: 1 }, after, to };
+        let fit = |slices: &[IndexSlice], sizes: &[(i64, i64, u64)]| {
+            let sizes: Vec<_> =
+                sizes.iter().map(|(account, feed, size)| (AccountKey(*account), *feed, *size)).collect();
+            fit_to_batch_bytes(slices, &sizes)
+        };
         let slices = [slice(1, 10, 12), slice(2, 0, 5)];
         let small = [(1, 11, 5), (1, 12, 5), (2, 1, 5), (2, 5, 5)];
-        assert_eq!(fit_to_batch_bytes(&slices, &small), slices);
+        assert_eq!(fit(&slices, &small), slices);
         let large = [(1, 11, MAX_BATCH_BYTES * 2), (1, 12, 5), (2, 1, 5)];
-        assert_eq!(fit_to_batch_bytes(&slices, &large), [slice(1, 10, 11)]);
+        assert_eq!(fit(&slices, &large), [slice(1, 10, 11)]);
         let some = [(1, 11, 5), (1, 12, MAX_BATCH_BYTES - 5), (2, 1, 5)];
-        assert_eq!(fit_to_batch_bytes(&slices, &some), [slices[0]]);
+        assert_eq!(fit(&slices, &some), [slices[0]]);
         // Feed numbers of deleted versions are passed over.
-        assert_eq!(fit_to_batch_bytes(&slices, &[(1, 12, MAX_BATCH_BYTES * 2)]), [slice(1, 10, 11)]);
-        assert_eq!(fit_to_batch_bytes(&slices, &[]), slices);
+        assert_eq!(fit(&slices, &[(1, 12, MAX_BATCH_BYTES * 2)]), [slice(1, 10, 11)]);
+        assert_eq!(fit(&slices, &[]), slices);
     }
 
     #[tokio::test]
@@ -441,11 +449,11 @@ mod tests {
         let indexer = Indexer { build, ..Indexer::new(db) };
         let task = |segment| {
             let current = Some((Time(0), r#"{"agentNotes":"noted"}"#.to_owned()));
-            ReindexTask { account: 1, segment, indexed_end: Time(0), request_count: 1, current }
+            ReindexTask { account: AccountKey(1), segment, indexed_end: Time(0), request_count: 1, current }
         };
         let batch = IndexBatch { reindex_tasks: vec![task(1), task(2)], ..IndexBatch::default() };
         let built = indexer.build_entries(&batch).await.unwrap();
-        assert_eq!(built.skipped.iter().map(|one| (one.account, one.item)).collect::<Vec<_>>(), [(1, 7)]);
+        assert_eq!(built.skipped.iter().map(|one| (one.account, one.item)).collect::<Vec<_>>(), [(AccountKey(1), 7)]);
         assert_eq!(built.entries.iter().map(|entry| entry.item).collect::<Vec<_>>(), [7, 11]);
     }
 }

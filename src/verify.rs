@@ -14,7 +14,7 @@ mod verify_report;
 pub use verify_report::{AccountReport, IntegrityProblem, IntegrityProblemKind, VerifyReport};
 
 use crate::clock::Time;
-use crate::db::{AccountChain, Db, DbError};
+use crate::db::{AccountChain, AccountKey, Db, DbError};
 use crate::proof::{ExportedLine, hex};
 use chain_walk::ChainWalk;
 use verify_report::{CheckedScope, ProblemList};
@@ -23,7 +23,7 @@ use verify_report::{CheckedScope, ProblemList};
 #[derive(Debug, Clone, Default)]
 pub struct VerifyRequest {
     /// Verify only the account with this key.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// The current time.
     pub now: Time,
     /// Manifest lines of an earlier export that must still hold.
@@ -34,7 +34,7 @@ pub struct VerifyRequest {
 ///
 /// # Errors
 /// Returns an error if the database cannot be read.
-pub async fn load_chains(db: &Db, account: Option<i64>) -> Result<Vec<AccountChain>, DbError> {
+pub async fn load_chains(db: &Db, account: Option<AccountKey>) -> Result<Vec<AccountChain>, DbError> {
     let mut chains = Vec::new();
     for row in db.accounts().await?.into_iter().filter(|row| account.is_none_or(|account| account == row.key)) {
         // Each account has its own snapshot, because the chains are independent.
@@ -55,7 +55,7 @@ pub fn manifest_lines(chain: &AccountChain, now: Time) -> impl Iterator<Item = E
 ///
 /// # Errors
 /// Returns an error if the database cannot be read.
-pub async fn count_steps(db: &Db, chains: &[AccountChain], account: Option<i64>) -> Result<u64, DbError> {
+pub async fn count_steps(db: &Db, chains: &[AccountChain], account: Option<AccountKey>) -> Result<u64, DbError> {
     let range = crate::db::ExportRange { account, ..crate::db::ExportRange::default() };
     let entries = chains.iter().map(|chain| u64::try_from(chain.feed).unwrap_or(0)).sum::<u64>();
     Ok(entries.saturating_add(db.count_segments(range).await?))

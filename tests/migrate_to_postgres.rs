@@ -178,7 +178,7 @@ async fn every_table_moves_with_what_postgres_cannot_hold_replaced() {
     assert_eq!((held.key, held.name.as_deref(), held.owner), (account.key, Some("one\u{fffd}two"), None));
     // New rows are numbered after the copied ones, and the next owner gets a new epoch.
     let second = to.register_account(&AccountId::new("1", "3"), None, now).await.unwrap();
-    assert_eq!(second.key, account.key + 1);
+    assert_eq!(second.key.0, account.key.0 + 1);
     let taken = to.acquire_leases(&[account.key], "there", 10 * SECOND, now).await.unwrap().remove(0);
     assert!(taken.epoch > owned.epoch + 1);
     assert_eq!(
@@ -190,8 +190,7 @@ async fn every_table_moves_with_what_postgres_cannot_hold_replaced() {
 /// Tables that were not copied, without those of the index and of the database itself.
 async fn uncopied_tables(from: &Db, moved: &[String]) -> Vec<String> {
     let stmt = sql("select name from pragma_table_list where schema = 'main' and type = 'table' order by name");
-    let names = from.all(stmt).await.unwrap();
-    let names = names.iter().map(|row| row.text(0).unwrap());
+    let names: Vec<String> = from.values(stmt).await.unwrap();
     let is_internal = |name: &str| ["sqlite_", "_sqlx", "search_"].iter().any(|other| name.starts_with(other));
-    names.filter(|name| !is_internal(name) && !moved.contains(name)).collect()
+    names.into_iter().filter(|name| !is_internal(name) && !moved.contains(name)).collect()
 }

@@ -1,12 +1,12 @@
-//! `docs/reference.md` lists every setting and every metric of the program. `UPDATE_REFERENCE=1 cargo test --test reference`
-//! writes its tables again.
+//! `docs/reference.md` lists every setting and every metric of the program, and `config/schema.json` describes the settings to
+//! editors. `UPDATE_REFERENCE=1 cargo test --test reference` writes both again.
 #![expect(clippy::panic, reason = "a page without its marks cannot be checked")]
 
 mod support;
 
 use std::path::{Path, PathBuf};
 
-use ringcx_extractor::config::schema::{KEYS, SettingKind, SettingSpec};
+use ringcx_extractor::config::schema::{self, SettingKind, SettingSpec};
 use support::metric_catalog;
 
 fn reference_path() -> PathBuf {
@@ -24,8 +24,11 @@ fn replace_between_marks(page: &str, name: &str, table: &str) -> String {
 fn settings_tables() -> String {
     let mut text = String::new();
     let mut section = "";
-    for key in KEYS {
-        let (own, _) = key.path.split_once('.').unwrap_or(("", key.path));
+    let settings = schema::settings();
+    for key in &settings {
+        let is_file =
+            key.path.strip_suffix("_file").is_some_and(|secret| settings.iter().any(|key| key.path == secret));
+        let Some((own, _)) = key.path.split_once('.').filter(|_| !is_file) else { continue };
         if own != section {
             section = own;
             let title = section.strip_suffix("[]").map_or(format!("[{section}]"), |list| format!("[[{list}]]"));
@@ -33,7 +36,7 @@ fn settings_tables() -> String {
                 "\n### `{title}`\n\n| setting | kind | default | meaning |\n| --- | --- | --- | --- |\n"
             ));
         }
-        let default = match key.default {
+        let default = match key.default.as_deref() {
             None => String::new(),
             Some("") => "none".to_owned(),
             Some(default) => format!("`{default}`"),
@@ -42,7 +45,7 @@ fn settings_tables() -> String {
             "| {} | {} | {default} | {} |\n",
             setting_names(key),
             kind_name(key.kind),
-            escape_cell(key.about)
+            escape_cell(key.about.trim_end_matches('.'))
         ));
     }
     text.push('\n');
@@ -59,7 +62,7 @@ fn setting_names(key: &SettingSpec) -> String {
 
 const fn kind_name(kind: SettingKind) -> &'static str {
     match kind {
-        SettingKind::Text => "text",
+        SettingKind::Text | SettingKind::Choice => "text",
         SettingKind::Id => "id",
         SettingKind::Secret => "secret",
         SettingKind::Secrets => "list of secrets",
@@ -68,6 +71,7 @@ const fn kind_name(kind: SettingKind) -> &'static str {
         SettingKind::Flag => "true or false",
         SettingKind::List => "list",
         SettingKind::Options => "table of secrets",
+        SettingKind::Section | SettingKind::Sections | SettingKind::Redaction => "section",
     }
 }
 
@@ -112,4 +116,19 @@ fn the_reference_says_what_every_label_can_be() {
     for label in metric_catalog::all_metrics().into_iter().flat_map(|metric| metric.labels) {
         assert!(page.contains(&format!("\n- `{label}`: ")), "docs/reference.md does not explain the label {label}");
     }
+}
+
+#[test]
+fn the_json_schema_for_editors_describes_the_settings_of_the_program() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/schema.json");
+    let expected = format!("{:#}\n", schema::json_schema());
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        std::fs::write(path, expected).unwrap();
+        return;
+    }
+    assert_eq!(
+        std::fs::read_to_string(path).unwrap_or_default(),
+        expected,
+        "config/schema.json differs from the program: `UPDATE_REFERENCE=1 cargo test --test reference` writes it again"
+    );
 }

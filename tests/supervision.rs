@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringcx_extractor::clock::{Clock, Time};
-use ringcx_extractor::db::{Db, OpenMode, ReplicaRow, sql};
+use ringcx_extractor::db::{Db, OpenMode, ReplicaRow, SinkKey, sql};
 use ringcx_extractor::model::{AccountId, Endpoint};
 use ringcx_extractor::sim::{SECRET_MARK, SegmentScript};
 use secrecy::SecretString;
@@ -249,10 +249,8 @@ async fn an_api_that_never_responds_stops_neither_heartbeat_nor_watchdog(databas
     let watchdog = UnixDatagram::bind(&socket).unwrap();
     env.set_env_var("NOTIFY_SOCKET", &socket.display().to_string());
     let db = open_database(&env).await;
-    let leases = async || {
-        let rows = db.all(sql("select owner, epoch from account order by id")).await.unwrap();
-        rows.iter().map(|row| (row.maybe_text(0).unwrap(), row.int(1).unwrap())).collect::<Vec<_>>()
-    };
+    let leases =
+        async || db.all::<(Option<String>, i64)>(sql("select owner, epoch from account order by id")).await.unwrap();
     let replica = async || db.replicas().await.unwrap().remove(0);
     let leases_before = leases().await;
     env.start();
@@ -773,7 +771,7 @@ mod deferred_work {
         assert_eq!(waits("hours", Artifact::Transcript).await, Duration::ZERO);
         assert_eq!(waits("hours", Artifact::AgentSummary).await, 24 * HOUR);
         assert_eq!(waits("deferred", Artifact::Transcript).await, Duration::ZERO);
-        let waiting = db.due_failed_deliveries(1, "me", NOW, 10).await.unwrap();
+        let waiting = db.due_failed_deliveries(SinkKey(1), "me", NOW, 10).await.unwrap();
         assert_eq!(waiting.iter().map(|missed| (missed.feed, missed.last_try)).collect::<Vec<_>>(), [(1, NOW)]);
         // The quarantined record is read again at once, and resolved by a read that no longer contains it.
         assert_eq!(db.quarantined_windows(key).await.unwrap(), [(window, NOW)]);

@@ -1,6 +1,6 @@
 use super::evaluation::evaluate;
 use super::*;
-use crate::db::SegmentSetDigest;
+use crate::db::{AccountKey, SegmentSetDigest};
 use crate::model::ItemState;
 
 /// A Tuesday at noon.
@@ -18,7 +18,14 @@ fn range(from: i64, to: i64) -> TimeRange {
 }
 
 fn covered(pass: &str, range: TimeRange) -> CoverageAuditRow {
-    CoverageAuditRow { account: 1, purpose: pass.to_owned(), range, reads: 4, first: ago(115), last: ago(1) }
+    CoverageAuditRow {
+        account: AccountKey(1),
+        purpose: pass.to_owned(),
+        range,
+        reads: 4,
+        first: ago(115),
+        last: ago(1),
+    }
 }
 
 fn request() -> AuditRequest {
@@ -40,7 +47,7 @@ fn facts() -> AuditedAccountFacts {
     let tally = ArtifactTally { requested: 8, stored: 7, not_populated: 1, ..ArtifactTally::default() };
     AuditedAccountFacts {
         account: AuditedAccount {
-            key: 1,
+            key: AccountKey(1),
             id: AccountId::new("1", "20"),
             name: None,
             live_start: Some(ago(120)),
@@ -59,7 +66,7 @@ fn facts() -> AuditedAccountFacts {
         quarantine_counts: (0, 0),
         quarantined: Vec::new(),
         lateness: Vec::new(),
-        days: vec![DailyDigestRow { account: 1, day: 20_780, announced: count, stored: count }],
+        days: vec![DailyDigestRow { account: AccountKey(1), day: 20_780, announced: count, stored: count }],
     }
 }
 
@@ -137,7 +144,7 @@ fn a_gap_says_what_keeps_it_open() {
         GapCause::BeingBackfilled
     );
     let pause = PauseRow {
-        account: 1,
+        account: AccountKey(1),
         endpoint: Endpoint::Metadata,
         since: ago(30),
         until: NOW,
@@ -182,7 +189,7 @@ fn what_cannot_have_been_read_yet_is_no_gap_and_what_should_have_been_is_one() {
 #[test]
 fn a_tail_of_coverage_that_was_taken_away_is_missed_because_of_the_log() {
     let read = WindowReadRow {
-        account: 1,
+        account: AccountKey(1),
         at: ago(1),
         duration: Duration::from_millis(300),
         lane: "live".to_owned(),
@@ -217,7 +224,7 @@ fn pending_unavailable_and_discarded_are_explained_and_failed_is_not() {
     assert!(audit.verdict.ends_with("21 stored, 2 empty, 1 pending, 1 unavailable, 1 discarded"), "{}", audit.verdict);
     facts.tallies[0] = ArtifactTally { requested: 10, stored: 8, failed: 2, ..ArtifactTally::default() };
     facts.unfinished.push(UnfinishedItemsRow {
-        account: 1,
+        account: AccountKey(1),
         artifact: Artifact::Transcript,
         state: ItemState::Failed,
         status: Some(400),

@@ -39,10 +39,8 @@ pub(crate) async fn run(args: AuditArgs, context: &CommandContext) -> anyhow::Re
     let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
     let settings = context.settings()?;
     let db = context.open_database(OpenMode::Existing).await?;
-    let account = match &args.account {
-        None => None,
-        Some(wanted) => Some(context.find_account(&db, wanted).await?.id.sub.to_string()),
-    };
+    let account = context.find_account(&db, args.account.as_deref()).await?;
+    let account = account.map(|account| account.id.sub.to_string());
     let configured = match &settings.accounts {
         Accounts::Listed(listed) => listed.iter().map(|account| (account.id.clone(), account.name.clone())).collect(),
         Accounts::Discovered(_) => Vec::new(),

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{CommandContext, UsageError, human_format, terminal};
+use super::{CommandContext, UsageError, human_format, is_daemon_alive, terminal};
 use crate::clock::{Clock, Time};
 use crate::config::{Accounts, Settings};
 use crate::coverage::{PlanningRules, ReadPurpose, estimate_backfill_duration};
-use crate::db::{AccountRow, Db, OpenMode};
+use crate::db::{AccountKey, AccountRow, Db, OpenMode};
 use crate::model::{AccountId, TimeRange, TimeRangeSet};
 use crate::render::clean_text;
-use crate::status::{self, planning_rules};
+use crate::status::{self, BackfillStatus, planning_rules};
 
 /// The widest range that is queued without confirmation.
 const MAX_UNCONFIRMED_WIDTH: Duration = Duration::from_secs(400 * SECONDS_PER_DAY);
@@ -113,7 +113,7 @@ async fn list_backfills(args: &BackfillListArgs, context: &CommandContext) -> an
     db.close().await;
     if args.json {
         for backfill in &open {
-            terminal::print_stdout(&format!("{}\n", serde_json::to_string(backfill)?))?;
+            terminal::print_json(backfill)?;
         }
         return Ok(0);
     }
@@ -122,12 +122,11 @@ async fn list_backfills(args: &BackfillListArgs, context: &CommandContext) -> an
         return Ok(0);
     }
     let header = ["id", "account", "from", "to", "read", "of", "left", "requested"];
-    let mut table = terminal::new_table(header, 1, terminal::width());
     let duration = |seconds| human_format::format_duration(Duration::from_secs(seconds));
-    for backfill in &open {
+    let row = |backfill: &BackfillStatus| {
         let requested =
             Time::parse(&backfill.requested).map(|time| human_format::format_relative(time, now)).unwrap_or_default();
-        table.add_row([
+        [
             backfill.id.to_string(),
             clean_text(&backfill.sub_account_id),
             backfill.from.clone(),
@@ -136,9 +135,9 @@ async fn list_backfills(args: &BackfillListArgs, context: &CommandContext) -> an
             duration(backfill.seconds),
             format!("about {}", duration(backfill.left_seconds)),
             requested,
-        ]);
-    }
-    terminal::print_stdout(&format!("{}\n", table.trim_fmt()))?;
+        ]
+    };
+    terminal::print_stdout(&terminal::format_table(header, 1, 0..0, terminal::width(), open.iter().map(row)))?;
     Ok(0)
 }
 
@@ -306,7 +305,7 @@ fn retention_of(days: Option<i64>) -> Option<Duration> {
 }
 
 /// The open backfills of an account, each with its number and the ranges that are still to be read.
-async fn open_backfills(db: &Db, account: i64) -> anyhow::Result<Vec<(i64, TimeRangeSet)>> {
+async fn open_backfills(db: &Db, account: AccountKey) -> anyhow::Result<Vec<(i64, TimeRangeSet)>> {
     let covered = db.coverage(account).await?;
     let requests = db.backfills(Some(account), false).await?;
     let left = requests.into_iter().map(|request| {
@@ -367,11 +366,6 @@ fn retention_warning(account: &AccountRow, from: Time, now: Time) -> Option<Stri
         )),
         _ => None,
     }
-}
-
-async fn is_daemon_alive(db: &Db, now: Time) -> anyhow::Result<bool> {
-    let (replicas, here) = (db.replicas().await?, db.database_now(now).await?);
-    Ok(replicas.iter().any(|replica| status::is_alive(replica, here)))
 }
 
 /// Asks for confirmation of a large range, if there is a terminal.

@@ -147,10 +147,7 @@ async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandCont
     let (from, to) = context.parse_range(Some(&args.from), Some(&args.to))?;
     let empty = || UsageError("the range of --from and --to is empty".to_owned());
     let stored = from.zip(to).and_then(|(from, to)| TimeRange::new(from, to)).ok_or_else(empty)?;
-    let account = match &args.account {
-        Some(wanted) => Some(context.find_account(db, wanted).await?.key),
-        None => None,
-    };
+    let account = context.find_account(db, args.account.as_deref()).await?.map(|account| account.key);
     let request = ReplayRequest { sink: row.key, account, stored, rate: args.rate };
     let accounts = db.request_replay(&request, context.clock.now()).await?;
     db.bump_change_version().await?;

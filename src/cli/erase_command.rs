@@ -127,12 +127,8 @@ pub(crate) async fn run(args: EraseArgs, context: &CommandContext) -> anyhow::Re
 /// Approves the announced retention of one account or of all; returns exit status 1 if there is
 /// none.
 async fn approve_retention(args: &EraseArgs, db: &Db, context: &CommandContext) -> anyhow::Result<u8> {
-    let accounts = match &args.account {
-        Some(account) => vec![context.find_account(db, account).await?],
-        None => db.accounts().await?,
-    };
     let mut pending = Vec::new();
-    for account in &accounts {
+    for account in context.find_accounts(db, args.account.as_deref()).await? {
         if let Some(notice) = erasure::load_notice(db, account.key).await?.filter(|notice| !notice.approved) {
             let count = human_format::format_count(notice.segments, "segment");
             terminal::print_stdout(&format!(
@@ -162,10 +158,7 @@ async fn approve_retention(args: &EraseArgs, db: &Db, context: &CommandContext) 
 }
 
 async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &CommandContext) -> anyhow::Result<u8> {
-    let account = match &args.account {
-        Some(account) => Some(context.find_account(db, account).await?.key),
-        None => None,
-    };
+    let account = context.find_account(db, args.account.as_deref()).await?.map(|account| account.key);
     let request = ErasureRequest {
         subject,
         account,
@@ -234,40 +227,33 @@ fn describe_found(found: &ErasurePlan, is_dry_run: bool) -> String {
         text += &list_first_segments(&found.segments);
     }
     if !found.quarantined.is_empty() {
-        text += &format!(
-            "to erase: {} that were set aside\n",
-            human_format::format_count(found.quarantined.len() as u64, "record")
-        );
+        text += &format!("to erase: {} that were set aside\n", count_of(&found.quarantined, "record"));
     }
     // The user who confirms must see all of them by id.
-    if !found.national.is_empty() {
-        let count = human_format::format_count(found.national.len() as u64, "segment");
-        text += &format!("note: {count} of them match by the number with or without its country code:\n");
-        text += &list_segments(&found.national);
-    }
-    if !found.alike.is_empty() {
-        let count = human_format::format_count(found.alike.len() as u64, "segment");
-        text += &format!(
-            "possible match: {count} with a similar number, or a speaker who may be the agent; kept without --include-alike:\n"
-        );
-        text += &list_segments(&found.alike);
-    }
-    if !found.alike_quarantined.is_empty() {
-        let count = human_format::format_count(found.alike_quarantined.len() as u64, "record");
-        text += &format!("possible match: {count} set aside, with a similar number; kept without --include-alike:\n");
-        text += &list_records(&found.alike_quarantined);
-    }
-    if !found.unreadable.is_empty() {
-        let count = human_format::format_count(found.unreadable.len() as u64, "segment");
-        text += &format!(
-            "possible match: {count} whose metadata or transcript cannot be read; kept without --include-unreadable:\n"
-        );
-        text += &list_segments(&found.unreadable);
-    }
-    if !found.unreadable_quarantined.is_empty() {
-        let count = human_format::format_count(found.unreadable_quarantined.len() as u64, "record");
-        text += &format!("possible match: {count} set aside that cannot be read; kept without --include-unreadable:\n");
-        text += &list_records(&found.unreadable_quarantined);
+    let segments = |found: &[SegmentRef]| (count_of(found, "segment"), list_segments(found));
+    let records = |found: &[QuarantinedText]| (count_of(found, "record"), list_records(found));
+    for ((count, list), what) in [
+        (segments(&found.national), "note: {} of them match by the number with or without its country code"),
+        (
+            segments(&found.alike),
+            "possible match: {} with a similar number, or a speaker who may be the agent; kept without --include-alike",
+        ),
+        (
+            records(&found.alike_quarantined),
+            "possible match: {} set aside, with a similar number; kept without --include-alike",
+        ),
+        (
+            segments(&found.unreadable),
+            "possible match: {} whose metadata or transcript cannot be read; kept without --include-unreadable",
+        ),
+        (
+            records(&found.unreadable_quarantined),
+            "possible match: {} set aside that cannot be read; kept without --include-unreadable",
+        ),
+    ] {
+        if !list.is_empty() {
+            text += &format!("{}:\n{list}", what.replace("{}", &count));
+        }
     }
     if found.unknown_id.is_some() {
         text += "the segment is not in the archive; it will not be stored if RingCX announces it\n";
@@ -277,7 +263,7 @@ fn describe_found(found: &ErasurePlan, is_dry_run: bool) -> String {
         text += &format!("on hold: {}, kept by hold {}{why}\n", human_format::format_count(count, "piece"), hold.id);
     }
     if !found.held_unreadable.is_empty() {
-        let count = human_format::format_count(found.held_unreadable.len() as u64, "segment");
+        let count = count_of(&found.held_unreadable, "segment");
         text += &format!("{count} of these cannot be read and may therefore belong to a contact on hold:\n");
         text += &list_segments(&found.held_unreadable);
     }
@@ -292,18 +278,17 @@ fn describe_unconfirmed(found: &ErasurePlan) -> String {
     if !found.has_unconfirmed() {
         return String::new();
     }
-    let mut parts = Vec::new();
-    if !found.unconfirmed_segments.is_empty() {
-        parts.push(human_format::format_count(found.unconfirmed_segments.len() as u64, "segment"));
-    }
-    if found.unconfirmed_records > 0 {
-        parts.push(format!("{} set aside", human_format::format_count(found.unconfirmed_records, "record")));
-    }
+    let parts =
+        human_format::format_amounts(found.unconfirmed_segments.len() as u64, found.unconfirmed_records, " set aside");
     format!(
         "kept: {} that matched only after the confirmation\n{}hint: run the command again to erase this, too\n",
         parts.join(" and "),
         list_segments(&found.unconfirmed_segments)
     )
+}
+
+fn count_of<T>(found: &[T], noun: &str) -> String {
+    human_format::format_count(found.len() as u64, noun)
 }
 
 /// Lists segments, one per line.
@@ -347,13 +332,7 @@ fn describe_nothing_found(request: &ErasureRequest, agents: u64) -> String {
 }
 
 fn describe_erased(erased: &DeletionCounts) -> String {
-    let mut parts = Vec::new();
-    if erased.segments > 0 {
-        parts.push(human_format::format_count(erased.segments, "segment"));
-    }
-    if erased.records > 0 {
-        parts.push(format!("{} set aside", human_format::format_count(erased.records, "record")));
-    }
+    let parts = human_format::format_amounts(erased.segments, erased.records, " set aside");
     if parts.is_empty() {
         return "recorded: the segment will not be stored\n".to_owned();
     }

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use clap::ValueEnum;
+use clap::builder::TypedValueParser;
 use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::terminal::{self, Stdout};
-use super::{CommandContext, UsageError, human_format};
+use super::{CommandContext, UsageError, human_format, named_values};
 use crate::config::RedactionRule;
 use crate::db::{Db, ExportRange, OpenMode};
 use crate::export::{self, ExportFormat, Selection, Target};
@@ -40,8 +40,8 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "NUMBER")]
     pub(crate) changed_since: Option<i64>,
     /// Redact these in texts, metadata and summaries; the archive is not changed
-    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
-    pub(crate) redact: Vec<RedactKind>,
+    #[arg(long, value_parser = redaction_rules(), value_name = "KIND", value_delimiter = ',')]
+    pub(crate) redact: Vec<RedactionRule>,
     #[arg(long, value_name = "NAME=REGEX", help = "Replace every match of a regular expression by [NAME]")]
     pub(crate) redact_pattern: Vec<String>,
     /// Write to this file, atomically, and compressed if its name ends in .zst [default: standard
@@ -50,15 +50,12 @@ pub(crate) struct ExportArgs {
     pub(crate) output: Option<PathBuf>,
 }
 
-/// A value of `--redact`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RedactKind {
-    /// Payment card numbers
-    Card,
-    /// E-mail addresses
-    Email,
-    /// Telephone numbers
-    Phone,
+fn redaction_rules() -> impl TypedValueParser<Value = RedactionRule> {
+    named_values([
+        ("card", "Payment card numbers", RedactionRule::Card),
+        ("email", "E-mail addresses", RedactionRule::Email),
+        ("phone", "Telephone numbers", RedactionRule::Phone),
+    ])
 }
 
 pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::Result<u8> {
@@ -81,10 +78,7 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
         .into());
     }
     let db = context.open_database(OpenMode::Existing).await?;
-    let account = match &args.account {
-        Some(account) => Some(context.find_account(&db, account).await?.key),
-        None => None,
-    };
+    let account = context.find_account(&db, args.account.as_deref()).await?.map(|account| account.key);
     let range = ExportRange { from, to, account };
     let selection = Selection { range, since: find_export_cursor(&db, args.changed_since).await?, redactor };
     let target = match file {
@@ -146,15 +140,8 @@ async fn find_export_cursor(db: &Db, number: Option<i64>) -> anyhow::Result<Opti
     }
 }
 
-fn build_redactor(kinds: &[RedactKind], patterns: &[String]) -> Result<Redactor, UsageError> {
-    let mut rules: Vec<RedactionRule> = kinds
-        .iter()
-        .map(|kind| match kind {
-            RedactKind::Card => RedactionRule::Card,
-            RedactKind::Email => RedactionRule::Email,
-            RedactKind::Phone => RedactionRule::Phone,
-        })
-        .collect();
+fn build_redactor(kinds: &[RedactionRule], patterns: &[String]) -> Result<Redactor, UsageError> {
+    let mut rules = kinds.to_vec();
     for argument in patterns {
         let failed = |why: &str| {
             UsageError(format!(

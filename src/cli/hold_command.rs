@@ -5,7 +5,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::erase_command::{SubjectArgs, current_user, list_first_segments, segment_progress_bar};
-use super::human_format::format_count;
+use super::human_format::{format_amounts, format_count};
 use super::{CommandContext, UsageError, terminal};
 use crate::db::{Db, ExportRange, Hold, JournalAction, JournalEntry, OpenMode};
 use crate::erasure::{self, HoldCount};
@@ -64,10 +64,7 @@ pub(crate) async fn run(args: HoldArgs, context: &CommandContext) -> anyhow::Res
         };
         terminal::print_stdout(&format!("released hold {}: retention and erasure apply again\n", released.id))?;
     } else {
-        let account = match &args.account {
-            Some(account) => Some(context.find_account(&db, account).await?.key),
-            None => None,
-        };
+        let account = context.find_account(&db, args.account.as_deref()).await?.map(|account| account.key);
         let entry = JournalEntry {
             who: current_user(),
             what: JournalAction::Hold,
@@ -164,7 +161,7 @@ async fn list_holds(db: &Db, json: bool) -> anyhow::Result<()> {
                 segments_possible: counted.possible,
                 records: counted.records,
             };
-            terminal::print_stdout(&format!("{}\n", serde_json::to_string(&line)?))?;
+            terminal::print_json(&line)?;
         }
         return Ok(());
     }
@@ -173,9 +170,8 @@ async fn list_holds(db: &Db, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let header = ["hold", "since", "who", "account", "protects", "amount", "reason"];
-    let mut table = terminal::new_table(header, 6, terminal::width());
-    for (hold, counted) in holds.iter().zip(&counts) {
-        table.add_row([
+    let rows = holds.iter().zip(&counts).map(|(hold, counted)| {
+        [
             hold.id.to_string(),
             hold.placed.rfc3339_secs(),
             clean_line(&hold.who),
@@ -183,10 +179,9 @@ async fn list_holds(db: &Db, json: bool) -> anyhow::Result<()> {
             format!("{} {}", hold.subject.kind(), clean_line(hold.subject.value())),
             format_amount(counted),
             clean_line(hold.reason.as_deref().unwrap_or("")),
-        ]);
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    terminal::print_stdout(&(lines.join("\n") + "\n"))?;
+        ]
+    });
+    terminal::print_stdout(&terminal::format_table(header, 6, 0..0, terminal::width(), rows))?;
     for (hold, counted) in holds.iter().zip(&counts) {
         if let Some(warning) = hold_warning(hold, counted).filter(|_| counted.is_empty()) {
             terminal::print_stderr(&warning);
@@ -213,12 +208,6 @@ fn list_unreadable(counts: &[HoldCount]) {
 
 /// Formats the counts for the table.
 fn format_amount(counted: &HoldCount) -> String {
-    let mut parts = Vec::new();
-    if counted.segments > 0 {
-        parts.push(format_count(counted.segments, "segment"));
-    }
-    if counted.records > 0 {
-        parts.push(format_count(counted.records, "record"));
-    }
+    let parts = format_amounts(counted.segments, counted.records, "");
     if parts.is_empty() { "nothing yet".to_owned() } else { parts.join(", ") }
 }

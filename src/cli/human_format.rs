@@ -34,6 +34,13 @@ pub(crate) fn format_count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
+/// Formats the counts that are not zero: `2 segments`, `1 record`. `suffix` follows the records.
+pub(crate) fn format_amounts(segments: u64, records: u64, suffix: &str) -> Vec<String> {
+    let segments = (segments > 0).then(|| format_count(segments, "segment"));
+    let records = (records > 0).then(|| format!("{}{suffix}", format_count(records, "record")));
+    segments.into_iter().chain(records).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

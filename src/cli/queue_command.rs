@@ -3,10 +3,11 @@
 mod item_list;
 
 use anyhow::bail;
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
+use clap::builder::TypedValueParser;
 
 use super::human_format::format_count;
-use super::{CommandContext, UsageError, terminal};
+use super::{CommandContext, UsageError, named_values, terminal};
 use crate::db::{Db, OpenMode, QueueFilter};
 use crate::model::{Artifact, ItemState};
 
@@ -31,8 +32,8 @@ pub(crate) enum QueueCommand {
 #[derive(Debug, clap::Args)]
 pub(crate) struct QueueListArgs {
     /// Only items in this state
-    #[arg(long, value_enum)]
-    pub(crate) state: Vec<StateArg>,
+    #[arg(long, value_parser = states())]
+    pub(crate) state: Vec<ItemState>,
     /// Items in any state
     #[arg(long, conflicts_with = "state")]
     pub(crate) all: bool,
@@ -40,8 +41,8 @@ pub(crate) struct QueueListArgs {
     #[arg(long, value_name = "ACCOUNT")]
     pub(crate) account: Option<String>,
     /// Only this artifact
-    #[arg(long, value_enum)]
-    pub(crate) artifact: Option<ArtifactArg>,
+    #[arg(long, value_parser = artifacts())]
+    pub(crate) artifact: Option<Artifact>,
     /// Maximum number of items, 0 for all
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub(crate) limit: u32,
@@ -68,14 +69,14 @@ pub(crate) struct ItemSelection {
     #[arg(value_name = "SEGMENT_ID", group = "which")]
     pub(crate) segment: Option<String>,
     /// All items in this state
-    #[arg(long, value_enum, group = "which")]
-    pub(crate) state: Option<ClosedStateArg>,
+    #[arg(long, value_parser = closed_states(), group = "which")]
+    pub(crate) state: Option<ItemState>,
     /// All items that are unavailable or failed
     #[arg(long, group = "which")]
     pub(crate) all: bool,
     /// Only this artifact
-    #[arg(long, value_enum)]
-    pub(crate) artifact: Option<ArtifactArg>,
+    #[arg(long, value_parser = artifacts())]
+    pub(crate) artifact: Option<Artifact>,
     /// Only this account: its sub-account id or name
     #[arg(long, value_name = "ACCOUNT")]
     pub(crate) account: Option<String>,
@@ -90,71 +91,27 @@ pub(crate) struct QueueDiscardArgs {
     pub(crate) reason: String,
 }
 
-/// A state on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StateArg {
-    /// To be fetched, now or later
-    Open,
-    /// Still 404 after fetch.give_up_after
-    Unavailable,
-    /// Needs manual action
-    Failed,
-    /// Discarded by a person
-    Discarded,
+const UNAVAILABLE: (&str, &str, ItemState) =
+    ("unavailable", "Still 404 after fetch.give_up_after", ItemState::Unavailable);
+const FAILED: (&str, &str, ItemState) = ("failed", "Needs manual action", ItemState::Failed);
+const DISCARDED: (&str, &str, ItemState) = ("discarded", "Discarded by a person", ItemState::Discarded);
+
+fn states() -> impl TypedValueParser<Value = ItemState> {
+    named_values([("open", "To be fetched, now or later", ItemState::Open), UNAVAILABLE, FAILED, DISCARDED])
 }
 
-/// A state on the command line that an item does not leave automatically.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ClosedStateArg {
-    /// Still 404 after fetch.give_up_after
-    Unavailable,
-    /// Needs manual action
-    Failed,
-    /// Discarded by a person
-    Discarded,
+/// The states that an item does not leave automatically.
+fn closed_states() -> impl TypedValueParser<Value = ItemState> {
+    named_values([UNAVAILABLE, FAILED, DISCARDED])
 }
 
-/// An artifact on the command line, named as in the settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(crate) enum ArtifactArg {
-    /// The transcript
-    Transcript,
-    /// The summary that the agent kept or edited
-    AgentSummary,
-    /// The summary that RingCX wrote
-    AutoSummary,
-}
-
-impl From<StateArg> for ItemState {
-    fn from(state: StateArg) -> ItemState {
-        match state {
-            StateArg::Open => ItemState::Open,
-            StateArg::Unavailable => ItemState::Unavailable,
-            StateArg::Failed => ItemState::Failed,
-            StateArg::Discarded => ItemState::Discarded,
-        }
-    }
-}
-
-impl From<ClosedStateArg> for ItemState {
-    fn from(state: ClosedStateArg) -> ItemState {
-        match state {
-            ClosedStateArg::Unavailable => ItemState::Unavailable,
-            ClosedStateArg::Failed => ItemState::Failed,
-            ClosedStateArg::Discarded => ItemState::Discarded,
-        }
-    }
-}
-
-impl From<ArtifactArg> for Artifact {
-    fn from(artifact: ArtifactArg) -> Artifact {
-        match artifact {
-            ArtifactArg::Transcript => Artifact::Transcript,
-            ArtifactArg::AgentSummary => Artifact::AgentSummary,
-            ArtifactArg::AutoSummary => Artifact::AutoSummary,
-        }
-    }
+/// The artifacts, named as in the settings.
+fn artifacts() -> impl TypedValueParser<Value = Artifact> {
+    named_values([
+        ("transcript", "The transcript", Artifact::Transcript),
+        ("agent_summary", "The summary that the agent kept or edited", Artifact::AgentSummary),
+        ("auto_summary", "The summary that RingCX wrote", Artifact::AutoSummary),
+    ])
 }
 
 pub(crate) async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Result<u8> {
@@ -191,17 +148,14 @@ pub(crate) async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Re
 /// Builds the filter of the selected items. A segment without such items is an error, because its
 /// id is probably mistyped; an empty state is not.
 async fn build_filter(selection: &ItemSelection, db: &Db, context: &CommandContext) -> anyhow::Result<QueueFilter> {
-    let account = match &selection.account {
-        Some(account) => Some(context.find_account(db, account).await?.key),
-        None => None,
-    };
+    let account = context.find_account(db, selection.account.as_deref()).await?.map(|account| account.key);
     let states = match (&selection.segment, selection.state) {
         (Some(_), _) => Vec::new(),
-        (None, Some(state)) => vec![state.into()],
+        (None, Some(state)) => vec![state],
         (None, None) => vec![ItemState::Unavailable, ItemState::Failed],
     };
-    let artifact = selection.artifact.map(Artifact::from);
-    let filter = QueueFilter { account, states, segment_id: selection.segment.clone(), artifact, limit: 0 };
+    let (segment_id, artifact) = (selection.segment.clone(), selection.artifact);
+    let filter = QueueFilter { account, states, segment_id, artifact, limit: 0 };
     if let Some(segment) = &selection.segment {
         require_items(db, &filter, segment).await?;
     }

@@ -2,10 +2,10 @@
 
 mod hit_list;
 
-use clap::ValueEnum;
+use clap::builder::TypedValueParser;
 
 use super::human_format::format_count;
-use super::{CommandContext, UsageError, terminal};
+use super::{CommandContext, UsageError, named_values, terminal};
 use crate::db::{Db, OpenMode};
 use crate::model::Artifact;
 use crate::search::{self, DocumentSource, Filters, SearchResults, SortOrder, tokenizer};
@@ -51,8 +51,8 @@ pub(crate) struct SearchArgs {
     #[arg(long)]
     pub(crate) disposition: Option<String>,
     /// Search only these texts
-    #[arg(long, value_enum)]
-    pub(crate) artifact: Vec<SourceArg>,
+    #[arg(long, value_parser = sources())]
+    pub(crate) artifact: Vec<DocumentSource>,
     /// Show the newest hits first instead of the best
     #[arg(long)]
     pub(crate) newest: bool,
@@ -64,29 +64,14 @@ pub(crate) struct SearchArgs {
     pub(crate) json: bool,
 }
 
-/// A text that can be searched, as named on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(crate) enum SourceArg {
-    /// The transcript
-    Transcript,
-    /// The summary of the agent
-    AgentSummary,
-    /// The automatic summary
-    AutoSummary,
-    /// The notes of the agent
-    AgentNotes,
-}
-
-impl From<SourceArg> for DocumentSource {
-    fn from(source: SourceArg) -> DocumentSource {
-        match source {
-            SourceArg::Transcript => DocumentSource::Artifact(Artifact::Transcript),
-            SourceArg::AgentSummary => DocumentSource::Artifact(Artifact::AgentSummary),
-            SourceArg::AutoSummary => DocumentSource::Artifact(Artifact::AutoSummary),
-            SourceArg::AgentNotes => DocumentSource::Notes,
-        }
-    }
+/// The texts that can be searched.
+fn sources() -> impl TypedValueParser<Value = DocumentSource> {
+    named_values([
+        ("transcript", "The transcript", DocumentSource::Artifact(Artifact::Transcript)),
+        ("agent_summary", "The summary of the agent", DocumentSource::Artifact(Artifact::AgentSummary)),
+        ("auto_summary", "The automatic summary", DocumentSource::Artifact(Artifact::AutoSummary)),
+        ("agent_notes", "The notes of the agent", DocumentSource::Notes),
+    ])
 }
 
 pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::Result<u8> {
@@ -99,10 +84,7 @@ pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::R
         .into());
     }
     let db = context.open_database(OpenMode::Existing).await?;
-    let account = match &args.account {
-        Some(account) => Some(context.find_account(&db, account).await?.key),
-        None => None,
-    };
+    let account = context.find_account(&db, args.account.as_deref()).await?.map(|account| account.key);
     let filters = Filters {
         from,
         to,
@@ -111,7 +93,7 @@ pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::R
         direction: args.direction,
         agent: args.agent,
         disposition: args.disposition,
-        sources: args.artifact.into_iter().map(DocumentSource::from).collect(),
+        sources: args.artifact,
     };
     let order = if args.newest { SortOrder::Newest } else { SortOrder::Best };
     let index_note = describe_index_lag(&db).await?;

@@ -47,7 +47,7 @@ pub(crate) async fn run(args: ShowArgs, context: &CommandContext) -> anyhow::Res
         let entry = SegmentEntry { segment, slots };
         if args.json {
             let json = SegmentJson { line: ExportLine::from_entry(&entry), history: &history };
-            terminal::print_stdout(&format!("{}\n", serde_json::to_string(&json)?))?;
+            terminal::print_json(&json)?;
         } else {
             pages.push_str(if i > 0 { "\n\n" } else { "" });
             pages.push_str(&segment_page::render(&entry, &history, now, terminal::width()));

@@ -3,11 +3,13 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 /// The assumed width if the terminal does not tell it.
 const DEFAULT_COLUMNS: usize = 100;
@@ -30,13 +32,19 @@ pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Creates a table without borders. If it is wider than `width`, only the column `wrapped` is
-/// wrapped.
-pub(crate) fn new_table<const N: usize>(header: [&str; N], wrapped: usize, width: usize) -> Table {
+/// Formats a table without borders. If it is wider than `width`, only the column `wrapped` is
+/// wrapped. The columns in `right` are aligned to the right.
+pub(crate) fn format_table<const N: usize>(
+    header: [&str; N],
+    wrapped: usize,
+    right: Range<usize>,
+    width: usize,
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
-    table.set_header(header);
+    table.set_header(header).add_rows(rows);
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 1));
         column.set_constraint(if index == wrapped {
@@ -44,8 +52,16 @@ pub(crate) fn new_table<const N: usize>(header: [&str; N], wrapped: usize, width
         } else {
             ColumnConstraint::ContentWidth
         });
+        if right.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
-    table
+    format!("{}\n", table.trim_fmt())
+}
+
+/// Writes a value as a line of JSON to standard output.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(print_stdout(&format!("{}\n", serde_json::to_string(value)?))?)
 }
 
 /// Writes text to standard output, without styles if it is not a terminal.

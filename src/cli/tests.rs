@@ -164,7 +164,7 @@ fn an_erasure_or_a_hold_has_one_subject() {
 
 fn row(key: i64, sub: &str, name: Option<&str>) -> AccountRow {
     AccountRow {
-        key,
+        key: crate::db::AccountKey(key),
         id: AccountId::new("1", sub),
         name: name.map(str::to_owned),
         owner: None,
@@ -189,8 +189,9 @@ fn an_account_is_found_by_its_id_before_any_name() {
     let settings = config::load(Some(&file), variables).unwrap().settings;
     let rows =
         || vec![row(1, "10", None), row(2, "20", Some("10")), row(3, "30", Some("Twin")), row(4, "40", Some("twin"))];
-    let found =
-        |wanted: &str| select_account(rows(), &settings, wanted).map(|row| row.key).map_err(|error| error.to_string());
+    let found = |wanted: &str| {
+        select_account(rows(), &settings, wanted).map(|row| row.key.0).map_err(|error| error.to_string())
+    };
     assert_eq!(found("10"), Ok(1));
     assert_eq!(found("support"), Ok(1));
     assert_eq!(found("40"), Ok(4));

@@ -50,10 +50,7 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
         None => Vec::new(),
     };
     let db = context.open_database(OpenMode::Existing).await?;
-    let account = match &args.account {
-        Some(wanted) => Some(context.find_account(&db, wanted).await?),
-        None => None,
-    };
+    let account = context.find_account(&db, args.account.as_deref()).await?;
     let recorded = match &account {
         Some(account) => recorded.into_iter().filter(|line| line.sub() == &*account.id.sub).collect(),
         None => recorded,
@@ -149,16 +146,12 @@ fn format_report(report: &VerifyReport, manifests_only: bool, width: usize) -> S
         "newest",
         "head",
     ];
-    let mut table = terminal::new_table(header, 1, width);
-    for account in &report.accounts {
-        table.add_row(account_row(account));
-    }
-    let lines: String = table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    format!("{text}\n{lines}")
+    let table = terminal::format_table(header, 1, 0..0, width, report.accounts.iter().map(account_row));
+    format!("{text}\n{table}")
 }
 
-fn account_row(account: &AccountReport) -> Vec<String> {
-    vec![
+fn account_row(account: &AccountReport) -> [String; 10] {
+    [
         clean_line(&account.sub_account_id),
         account.name.as_deref().map(clean_line).unwrap_or_default(),
         account.entries.to_string(),

@@ -5,7 +5,7 @@
 //! form. The code that creates a problem never quotes the value of a secret.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The location of a setting.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +16,17 @@ pub enum SettingLocation {
     File(PathBuf),
     /// The environment variable with this name.
     Variable(String),
+}
+
+impl SettingLocation {
+    /// Converts the origin that the `config` crate keeps of a value: a line number or the name of a
+    /// variable.
+    pub(super) fn of_origin(origin: &str, file: Option<&Path>) -> SettingLocation {
+        match (origin.parse(), file) {
+            (Ok(line), Some(file)) => SettingLocation::Line(file.to_path_buf(), line),
+            _ => SettingLocation::Variable(origin.to_owned()),
+        }
+    }
 }
 
 impl fmt::Display for SettingLocation {
@@ -40,6 +51,12 @@ pub struct ConfigError {
     pub(crate) what: String,
     /// How to correct it.
     pub(crate) hint: String,
+}
+
+impl ConfigError {
+    pub(super) fn new(key: &str, location: Option<SettingLocation>, what: impl Into<String>, hint: &str) -> Self {
+        ConfigError { key: key.to_owned(), location, what: what.into(), hint: hint.to_owned() }
+    }
 }
 
 impl fmt::Display for ConfigError {

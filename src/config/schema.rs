@@ -1,13 +1,62 @@
-//! The table of all settings.
-//!
-//! It defines the known keys, the types of environment variables, the defaults, and which settings
-//! are secret. A test compares the sample file with it. Pure data and look-ups.
+//! The JSON Schema of the settings, generated from `Document`, and look-ups in it: which keys
+//! there are, the type of each, and the known key that is most similar to an unknown one.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use ::config::{Value, ValueKind};
+use schemars::Schema;
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use serde_json::{Value as Json, json};
+
+use super::config_error::{ConfigError, SettingLocation};
+use super::settings_document::Document;
+
+static SCHEMA: LazyLock<Json> = LazyLock::new(|| {
+    let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
+    settings
+        .with_transform(RecursiveTransform(adapt_to_toml))
+        .into_generator()
+        .into_root_schema_for::<Document>()
+        .into()
+});
+
+/// TOML has no null, which is how schemars writes an optional value. Every table with fixed names
+/// is closed.
+fn adapt_to_toml(schema: &mut Schema) {
+    if schema.get("properties").is_some() {
+        schema.insert("additionalProperties".to_owned(), json!(false));
+    }
+    if schema.get("default").is_some_and(Json::is_null) {
+        schema.remove("default");
+    }
+    for name in ["type", "enum"] {
+        let Some(Json::Array(items)) = schema.get_mut(name) else { continue };
+        items.retain(|item| !item.is_null() && item != "null");
+        if let ("type", [only]) = (name, items.as_slice()) {
+            let only = only.clone();
+            schema.insert(name.to_owned(), only);
+        }
+    }
+}
+
+/// The JSON Schema of the settings file, for editors.
+pub fn json_schema() -> &'static Json {
+    &SCHEMA
+}
 
 /// The type of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SettingKind {
+    /// A table of settings.
+    Section,
+    /// A list of tables of settings.
+    Sections,
     /// Text.
     Text,
+    /// One of some names.
+    Choice,
     /// An id: text, or a whole number.
     Id,
     /// Text that is never shown; `x_file` can replace it.
@@ -24,265 +73,176 @@ pub enum SettingKind {
     List,
     /// A table of secrets with free names; `x_file` can replace each.
     Options,
+    /// The name of a redaction rule, or a table with a pattern.
+    Redaction,
 }
 
 impl SettingKind {
-    /// Whether the value is secret: never shown, and possibly from a file.
-    pub(crate) const fn is_secret(self) -> bool {
-        matches!(self, SettingKind::Secret | SettingKind::Secrets | SettingKind::Options)
+    /// The type that a node of the schema describes.
+    pub(super) fn of(node: &Json) -> SettingKind {
+        let has = |key: &str| node.get(key).is_some();
+        match node["type"].as_str() {
+            Some("object") if has("properties") => SettingKind::Section,
+            Some("object") => SettingKind::Options,
+            Some("array") => match SettingKind::of(&node["items"]) {
+                SettingKind::Section => SettingKind::Sections,
+                SettingKind::Secret => SettingKind::Secrets,
+                _ => SettingKind::List,
+            },
+            Some("integer") => SettingKind::Count,
+            Some("boolean") => SettingKind::Flag,
+            _ if has("writeOnly") => SettingKind::Secret,
+            _ if has("anyOf") => SettingKind::Redaction,
+            _ if has("enum") || has("oneOf") => SettingKind::Choice,
+            _ if node["format"] == "span" => SettingKind::Span,
+            _ if node["type"].is_array() => SettingKind::Id,
+            _ => SettingKind::Text,
+        }
     }
 }
 
 /// The definition of a setting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingSpec {
     /// The path; `[]` stands for any element of a list.
-    pub path: &'static str,
+    pub path: String,
     /// The type.
     pub kind: SettingKind,
     /// The default, as written in an environment variable; `None` if there is none.
-    pub default: Option<&'static str>,
-    /// The description, for the reference.
-    pub about: &'static str,
+    pub default: Option<String>,
+    /// The description.
+    pub about: String,
 }
 
-const fn key(path: &'static str, kind: SettingKind, default: Option<&'static str>, about: &'static str) -> SettingSpec {
-    SettingSpec { path, kind, default, about }
+/// All settings, sections included, by name.
+pub fn settings() -> Vec<SettingSpec> {
+    let mut found = Vec::new();
+    add_settings(&SCHEMA, "", &mut found);
+    found
 }
 
-const ARTIFACTS: Option<&str> = Some("transcript,agent_summary,auto_summary");
-
-/// All settings, in the order of the sample file.
-pub const KEYS: &[SettingSpec] = &[
-    key(
-        "api.platform_url",
-        SettingKind::Text,
-        Some("https://platform.ringcentral.com"),
-        "RingCentral platform, for its login",
-    ),
-    key(
-        "api.ringcx_url",
-        SettingKind::Text,
-        Some("https://ringcx.ringcentral.com"),
-        "RingCX login, metadata and transcripts",
-    ),
-    key("api.summary_url", SettingKind::Text, Some("https://engage.ringcentral.com"), "RingCX summaries"),
-    key("api.request_timeout", SettingKind::Span, Some("30s"), "how long a request may go without making progress"),
-    key("auth.client_id", SettingKind::Text, None, "RingCentral login: the app's client id"),
-    key("auth.client_secret", SettingKind::Secret, None, "RingCentral login: the app's client secret"),
-    key("auth.jwt", SettingKind::Secret, None, "RingCentral login: the user's JWT credential"),
-    key("auth.username", SettingKind::Text, None, "Engage login: the user's name"),
-    key("auth.password", SettingKind::Secret, None, "Engage login: the user's password"),
-    key("auth.platform_id", SettingKind::Id, None, "Engage login: the platform"),
-    key("auth.api_token", SettingKind::Secret, None, "a permanent API token, instead of a login"),
-    key("accounts[].rc_account_id", SettingKind::Id, None, "the main account's RingCentral id"),
-    key("accounts[].sub_account_id", SettingKind::Id, None, "the sub-account's RingCX id"),
-    key("accounts[].name", SettingKind::Text, None, "display name"),
-    key("accounts[].artifacts", SettingKind::List, ARTIFACTS, "what is fetched of each segment"),
-    key("accounts[].summaries_for", SettingKind::Text, Some("transcribed"), "whose summaries: transcribed or agents"),
-    key("accounts[].retention", SettingKind::Text, Some("forever"), "how long the archive keeps a segment"),
-    key("discover_accounts.interval", SettingKind::Span, Some("10m"), "how often the list of sub-accounts is read"),
-    key("discover_accounts.exclude", SettingKind::List, Some(""), "sub-account ids to leave out"),
-    key("discover_accounts.artifacts", SettingKind::List, ARTIFACTS, "what is fetched of each segment"),
-    key(
-        "discover_accounts.summaries_for",
-        SettingKind::Text,
-        Some("transcribed"),
-        "whose summaries: transcribed or agents",
-    ),
-    key("discover_accounts.retention", SettingKind::Text, Some("forever"), "how long the archive keeps a segment"),
-    key("discovery.window", SettingKind::Span, Some("15m"), "width of the sliding window, from one second"),
-    key("discovery.offset", SettingKind::Span, Some("5m"), "how far before now its end stays"),
-    key("discovery.interval", SettingKind::Span, Some("5m"), "how often it slides"),
-    key("discovery.max_window", SettingKind::Span, Some("1h"), "widest request, up to 3h"),
-    key(
-        "discovery.start",
-        SettingKind::Text,
-        Some("now"),
-        "start of the first run: now, a span back from now, or a time",
-    ),
-    key("discovery.rechecks", SettingKind::List, Some("1h,24h,7d"), "delays after which each time range is read again"),
-    key("limits.scope", SettingKind::Text, Some("sub_account"), "what shares one budget: sub_account or login"),
-    key("limits.requests_per_minute", SettingKind::Count, Some("120"), "all requests in any 60 s"),
-    key("limits.metadata_per_minute", SettingKind::Count, Some("3"), "metadata requests in any 60 s"),
-    key("limits.metadata_per_15_minutes", SettingKind::Count, Some("9"), "metadata requests in any 15 min"),
-    key(
-        "limits.token_exchanges_per_minute",
-        SettingKind::Count,
-        Some("5"),
-        "token exchanges in any 60 s; also the limit of RingCentral token requests, which is at most 5",
-    ),
-    key("fetch.concurrency", SettingKind::Count, Some("8"), "requests in flight per account"),
-    key("fetch.retry_initial", SettingKind::Span, Some("15s"), "first delay before trying again"),
-    key("fetch.retry_max", SettingKind::Span, Some("6h"), "longest delay before trying again"),
-    key(
-        "fetch.give_up_after",
-        SettingKind::Span,
-        Some("72h"),
-        "how long 404s, empty transcripts and unusable answers are retried",
-    ),
-    key(
-        "fetch.revisit",
-        SettingKind::List,
-        Some("24h"),
-        "delays after which empty or agent-written summaries are fetched again",
-    ),
-    key("database.url", SettingKind::Secret, Some("sqlite:data/ringcx-extractor.db"), "SQLite file or Postgres URL"),
-    key("database.instance", SettingKind::Text, None, "this replica's name; default: the host name"),
-    key("http.listen", SettingKind::Text, Some("127.0.0.1:8480"), "host:port of health, metrics and dashboard"),
-    key("http.token", SettingKind::Secret, None, "required to show conversations in the dashboard"),
-    key("log.format", SettingKind::Text, Some("text"), "format of log lines: text or json"),
-    key("log.filter", SettingKind::Text, Some("info"), "log level or filter directives"),
-    key("sinks[].name", SettingKind::Text, None, "identifies the sink and its progress"),
-    key("sinks[].type", SettingKind::Text, None, "jsonl, webhook or object_store"),
-    key("sinks[].start", SettingKind::Text, Some("now"), "start of a new sink: now or beginning"),
-    key("sinks[].artifacts", SettingKind::List, ARTIFACTS, "artifacts that it receives"),
-    key("sinks[].accounts", SettingKind::List, Some(""), "sub-account ids that it receives, all if empty"),
-    key("sinks[].channels", SettingKind::List, Some(""), "channels that it receives, all if empty"),
-    key("sinks[].redact", SettingKind::List, Some(""), "what is redacted: card, email, phone, or custom patterns"),
-    key("sinks[].redact[].name", SettingKind::Text, None, "name that replaces each match of the pattern"),
-    key("sinks[].redact[].pattern", SettingKind::Text, None, "regular expression whose matches are redacted"),
-    key(
-        "sinks[].give_up_after",
-        SettingKind::Span,
-        Some("7d"),
-        "how long an event is retried before a webhook marks it failed; files and objects are retried without limit",
-    ),
-    key("sinks[].path", SettingKind::Text, None, "jsonl: the folder of its files"),
-    key("sinks[].rotate", SettingKind::Span, Some("1d"), "jsonl: how long a file is written to"),
-    key("sinks[].url", SettingKind::Secret, None, "webhook and object_store: target URL"),
-    key("sinks[].secret", SettingKind::Secret, None, "webhook: signing secret"),
-    key(
-        "sinks[].secrets",
-        SettingKind::Secrets,
-        None,
-        "webhook: signing secrets during a change; the first is the new one",
-    ),
-    key("sinks[].timeout", SettingKind::Span, Some("30s"), "webhook: how long a request may take"),
-    key(
-        "sinks[].allow_private",
-        SettingKind::Flag,
-        Some("false"),
-        "webhook: whether the URL may be on a private network",
-    ),
-    key("sinks[].format", SettingKind::Text, Some("jsonl"), "object_store: jsonl or parquet"),
-    key("sinks[].options", SettingKind::Options, None, "object_store: options of the store"),
-];
-
-/// Options of object stores whose own names end in `_file`. They are paths for the store, not files
-/// of secrets.
-pub(crate) const OPTIONS_THAT_ARE_PATHS: &[&str] = &[
-    "aws_container_authorization_token_file",
-    "aws_web_identity_token_file",
-    "azure_federated_token_file",
-    "container_authorization_token_file",
-    "federated_token_file",
-    "web_identity_token_file",
-];
-
-/// The schema at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SchemaNode {
-    /// A setting.
-    Leaf(&'static SettingSpec),
-    /// The path of a file that contains this secret.
-    FileOf(&'static SettingSpec),
-    /// An entry of a table with free names.
-    Option,
-    /// A table of settings.
-    Table,
-    /// A list of tables of settings.
-    Tables,
-    /// An unknown path.
-    Unknown,
-}
-
-/// Resolves a path, which may contain indices (`accounts[0].name`).
-pub(crate) fn resolve_path(path: &str) -> SchemaNode {
-    let pattern = pattern_of(path);
-    if let Some(key) = find_pattern(&pattern) {
-        return SchemaNode::Leaf(key);
-    }
-    if let Some(key) = pattern.strip_suffix("_file").and_then(find_pattern)
-        && matches!(key.kind, SettingKind::Secret | SettingKind::Secrets)
-    {
-        return SchemaNode::FileOf(key);
-    }
-    if let Some((parent, _)) = pattern.rsplit_once('.')
-        && find_pattern(parent).is_some_and(|key| key.kind == SettingKind::Options)
-    {
-        return SchemaNode::Option;
-    }
-    let below = |separator: &str| KEYS.iter().any(|key| key.path.starts_with(&format!("{pattern}{separator}")));
-    if below("[].") {
-        SchemaNode::Tables
-    } else if below(".") {
-        SchemaNode::Table
-    } else {
-        SchemaNode::Unknown
+fn add_settings(table: &Json, path: &str, found: &mut Vec<SettingSpec>) {
+    for (name, node) in tables_of(table).flat_map(|table| table["properties"].as_object()).flatten() {
+        let path = join(path, name);
+        let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let default = node.get("default").map(|default| match default.as_array() {
+            Some(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
+            None => text(default),
+        });
+        let about = node["description"].as_str().unwrap_or_default().replace('\n', " ");
+        found.push(SettingSpec { path: path.clone(), kind: SettingKind::of(node), default, about });
+        add_settings(node, &path, found);
+        if let Some(items) = node.get("items") {
+            add_settings(items, &format!("{path}[]"), found);
+        }
     }
 }
 
-/// Finds the setting at a path, which may contain indices.
-pub(crate) fn find_setting(path: &str) -> Option<&'static SettingSpec> {
-    find_pattern(&pattern_of(path))
+/// The alternatives of a node that may be a table.
+fn tables_of(node: &Json) -> impl Iterator<Item = &Json> {
+    std::iter::once(node).chain(node["anyOf"].as_array().into_iter().flatten())
 }
 
-fn find_pattern(pattern: &str) -> Option<&'static SettingSpec> {
-    KEYS.iter().find(|key| key.path == pattern)
+/// The node of a name in a table.
+fn child<'n>(node: &'n Json, name: &str) -> Option<&'n Json> {
+    tables_of(node).find_map(|table| {
+        let options = table.get("additionalProperties").filter(|options| options.is_object());
+        table["properties"].get(name).or(options)
+    })
 }
 
-/// Removes indices: `accounts[12].name` becomes `accounts[].name`.
-fn pattern_of(path: &str) -> String {
-    let mut inside = false;
-    path.chars()
-        .filter(|&c| {
-            inside = (inside || c == '[') && c != ']';
-            !inside || c == '['
-        })
-        .collect()
+/// The node at a path, which may contain indices (`accounts[0].name`).
+pub(super) fn node_at(path: &str) -> Option<&'static Json> {
+    path.split('.').try_fold(json_schema(), |node, part| {
+        let mut names = part.split('[');
+        let node = child(node, names.next()?)?;
+        names.try_fold(node, |node, _| node.get("items"))
+    })
+}
+
+/// The names and indices of a path.
+pub(super) fn steps(path: &str) -> impl Iterator<Item = &str> {
+    path.split(['.', '[']).map(|step| step.trim_end_matches(']'))
+}
+
+/// The path of a name in a table.
+pub(super) fn join(table: &str, name: &str) -> String {
+    if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
+}
+
+/// Adds a problem for each key of a source that is not a setting, and for each section that is not
+/// a table.
+pub(super) fn check_keys(value: &Value, path: &str, node: &Json, file: Option<&Path>, problems: &mut Vec<ConfigError>) {
+    let place = |value: &Value| value.origin().map(|origin| SettingLocation::of_origin(origin, file));
+    match (SettingKind::of(node), &value.kind) {
+        (SettingKind::Section | SettingKind::Options | SettingKind::Redaction, ValueKind::Table(table)) => {
+            for (name, value) in table {
+                let path = join(path, name);
+                if let Some(node) = child(node, name) {
+                    check_keys(value, &path, node, file, problems);
+                } else {
+                    let hint = format!("the nearest known key is {}", nearest_path(&path));
+                    problems.push(ConfigError::new(&path, place(value), "is not a known key", &hint));
+                }
+            }
+        }
+        (SettingKind::Section, _) => {
+            let hint = format!("write [{path}]");
+            problems.push(ConfigError::new(path, place(value), "is a section, not a value", &hint));
+        }
+        (_, ValueKind::Array(items)) => {
+            for (i, item) in items.iter().enumerate() {
+                check_keys(item, &format!("{path}[{i}]"), &node["items"], file, problems);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Lists the values of a choice for a hint.
+pub(super) fn list_choices(node: &Json) -> String {
+    let documented = node["oneOf"].as_array().into_iter().flatten();
+    let names: Vec<String> = std::iter::once(node)
+        .chain(documented)
+        .flat_map(|node| node.get("const").into_iter().chain(node["enum"].as_array().into_iter().flatten()))
+        .map(Json::to_string)
+        .collect();
+    match names.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
 }
 
 /// Finds the known path that is most similar to an unknown one, and keeps its indices.
-pub(crate) fn nearest_path(unknown: &str) -> String {
+pub(super) fn nearest_path(unknown: &str) -> String {
     let pattern = pattern_of(unknown);
     let (section, name) = split_section(&pattern);
-    let similarity = |candidate: &str| {
-        let (its_section, its_name) = split_section(candidate);
+    let similarity = |candidate: &SettingSpec| {
+        let (its_section, its_name) = split_section(&candidate.path);
         let names = strsim::normalized_damerau_levenshtein(name, its_name);
         // The section counts half: a key in the wrong section is found in its own, and a misspelt
         // key in the same section.
         names + 0.5 * strsim::normalized_damerau_levenshtein(section, its_section)
     };
-    let best = candidates()
-        .map(|candidate| (similarity(&candidate), candidate))
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map_or_else(String::new, |(_, candidate)| candidate);
-    with_indices_of(unknown, &best)
-}
-
-/// All valid paths: settings, files of secrets, and sections.
-fn candidates() -> impl Iterator<Item = String> {
-    KEYS.iter().flat_map(|key| {
-        let file = matches!(key.kind, SettingKind::Secret | SettingKind::Secrets).then(|| format!("{}_file", key.path));
-        let section = split_section(key.path).0.trim_end_matches("[]").to_owned();
-        [Some(key.path.to_owned()), file, Some(section)].into_iter().flatten()
-    })
+    let best = settings().into_iter().rev().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    let mut path = best.map_or_else(String::new, |best| best.path);
+    let mut indices = unknown.split('[').skip(1).filter_map(|rest| rest.split_once(']').map(|(index, _)| index));
+    while path.contains("[]") {
+        path = path.replacen("[]", &format!("[{}]", indices.next().unwrap_or("0")), 1);
+    }
+    path
 }
 
 fn split_section(path: &str) -> (&str, &str) {
     path.rsplit_once('.').unwrap_or(("", path))
 }
 
-/// Inserts the indices of `from` into the `[]` of `pattern`; a missing index becomes 0.
-fn with_indices_of(from: &str, pattern: &str) -> String {
-    let mut indices = from.split('[').skip(1).filter_map(|rest| rest.split_once(']').map(|(index, _)| index));
-    let mut parts = pattern.split("[]");
-    let mut path = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        path.push_str(&format!("[{}]{part}", indices.next().unwrap_or("0")));
-    }
-    path
+/// Removes indices: `accounts[12].name` becomes `accounts[].name`.
+fn pattern_of(path: &str) -> String {
+    let mut parts = path.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |pattern, part| pattern + "[]" + part.split_once(']').map_or("", |(_, rest)| rest))
 }
 
 #[cfg(test)]
@@ -290,24 +250,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_setting_stands_in_the_table_twice() {
-        for (i, key) in KEYS.iter().enumerate() {
-            assert!(KEYS[i + 1..].iter().all(|other| other.path != key.path), "{} stands twice", key.path);
-            assert!(!key.about.is_empty());
+    fn every_setting_is_described() {
+        for setting in settings() {
+            let is_file = setting.path.strip_suffix("_file").and_then(node_at).is_some();
+            assert!(is_file || !setting.about.is_empty(), "{}", setting.path);
         }
     }
 
     #[test]
     fn a_path_is_found_whatever_its_index() {
         assert_eq!(pattern_of("accounts[12].name"), "accounts[].name");
-        assert!(matches!(resolve_path("accounts[12].name"), SchemaNode::Leaf(key) if key.path == "accounts[].name"));
-        assert!(matches!(resolve_path("auth.jwt_file"), SchemaNode::FileOf(key) if key.path == "auth.jwt"));
-        assert_eq!(resolve_path("auth.client_id_file"), SchemaNode::Unknown);
-        assert_eq!(resolve_path("sinks[3].options.aws_region"), SchemaNode::Option);
-        assert_eq!(resolve_path("accounts"), SchemaNode::Tables);
-        assert_eq!(resolve_path("accounts[0]"), SchemaNode::Table);
-        assert_eq!(resolve_path("discovery"), SchemaNode::Table);
-        assert_eq!(resolve_path("discover"), SchemaNode::Unknown);
+        let kind = |path: &str| node_at(path).map(SettingKind::of);
+        assert_eq!(kind("accounts[12].name"), Some(SettingKind::Text));
+        assert_eq!(kind("auth.jwt_file"), Some(SettingKind::Text));
+        assert_eq!(kind("auth.client_id_file"), None);
+        assert_eq!(kind("sinks[3].options.aws_region"), Some(SettingKind::Secret));
+        assert_eq!(kind("accounts"), Some(SettingKind::Sections));
+        assert_eq!(kind("accounts[0]"), Some(SettingKind::Section));
+        assert_eq!(kind("discovery"), Some(SettingKind::Section));
+        assert_eq!(kind("discover"), None);
     }
 
     #[test]

@@ -1,242 +1,209 @@
-//! Reads [`Settings`] section by section, with defaults and validation.
+//! Builds [`Settings`] from the [`Document`]: what is required, what excludes what, and the values
+//! that need more than their type.
 //!
-//! Reads the host name of the machine if no instance is set, and the files that [`SettingsReader`]
-//! reads. Continues after a problem, so that all problems are found at once.
+//! Reads the host name of the machine if no instance is set, and the files of secrets. Continues
+//! after a problem, so that all problems are found at once.
 
 mod account_settings;
 mod auth_settings;
 mod sink_settings;
 mod url;
 
-pub use sink_settings::signing_key;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
+use humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::Targets;
 
+use super::checker::Checker;
 use super::config_error::quoted;
+use super::secret::Secret;
+use super::setting_types::Text;
 use super::settings::{
-    Accounts, ApiSettings, Database, DatabaseUrl, Discovery, Fetch, Http, LimitScope, Limits, Log, LogFormat, Settings,
-    Sink,
+    Accounts, ApiSettings, Database, DatabaseUrl, Discovery, Fetch, Http, Limits, Log, Settings, Sink,
 };
-use super::settings_reader::{SecretValue, Section, SettingsReader, SourcedValue};
-use super::time_parse::{TIME_FORMS, parse_start};
+use super::settings_document::{DatabaseSection, Document, HttpSection};
+
+pub(super) use sink_settings::REDACTION_HINT;
+pub use sink_settings::signing_key;
 
 /// The smallest offset that the API documents.
-const API_MIN_OFFSET: Duration = Duration::from_secs(5 * 60);
+const API_MIN_OFFSET: Duration = Duration::from_mins(5);
 /// The widest window that the API documents.
-const API_MAX_WINDOW: Duration = Duration::from_secs(3 * 3600);
+const API_MAX_WINDOW: Duration = Duration::from_hours(3);
 /// The longer of the two periods in which the API limits metadata requests.
-const METADATA_LIMIT_PERIOD: Duration = Duration::from_secs(15 * 60);
+const METADATA_LIMIT_PERIOD: Duration = Duration::from_mins(15);
 /// The highest concurrency per account, which is more than any request limit allows.
-const MAX_CONCURRENCY: u32 = 10_000;
+pub(super) const MAX_CONCURRENCY: usize = 10_000;
 
-/// Reads all settings; if it returns `None`, the reader contains problems.
-pub(super) fn read_settings(reader: &mut SettingsReader<'_>) -> Option<Settings> {
-    let api = read_api(reader);
-    let auth = auth_settings::read_auth(reader);
-    let accounts = account_settings::read_accounts(reader);
-    let discovery = read_discovery(reader);
-    let limits = read_limits(reader);
-    let fetch = read_fetch(reader);
-    let database = read_database(reader);
-    let http = read_http(reader);
-    let log = read_log(reader);
-    let sinks = sink_settings::read_sinks(reader);
-    if let (Some(discovery), Some(limits)) = (&discovery, &limits) {
-        warn_if_over_budget(reader, discovery, limits);
-    }
+/// Builds all settings; if it returns `None`, the checker has problems.
+pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> Option<Settings> {
+    let Document { mut api, auth, accounts, discover_accounts, mut discovery, limits, mut fetch, mut log, .. } =
+        document;
+    check_api(&mut api, checker);
+    check_discovery(&mut discovery, checker);
+    warn_about_limits(&discovery, &limits, checker);
+    check_fetch(&mut fetch, checker);
+    check_log(&mut log, checker);
+    let auth = auth_settings::build_auth(auth, checker);
+    let accounts = account_settings::build_accounts(accounts, discover_accounts, checker);
+    let database = build_database(document.database, checker);
+    let http = build_http(document.http, checker);
+    let sinks = sink_settings::build_sinks(document.sinks, checker);
     if let (Some(accounts), Some(sinks)) = (&accounts, &sinks) {
-        warn_about_unknown_accounts(reader, accounts, sinks);
+        warn_about_unknown_accounts(accounts, sinks, checker);
     }
     Some(Settings {
-        api: api?,
+        api,
         auth: auth?,
         accounts: accounts?,
-        discovery: discovery?,
-        limits: limits?,
-        fetch: fetch?,
+        discovery,
+        limits,
+        fetch,
         database: database?,
-        http: http?,
-        log: log?,
+        http,
+        log,
         sinks: sinks?,
     })
 }
 
-fn read_api(reader: &mut SettingsReader<'_>) -> Option<ApiSettings> {
-    let section = reader.section("api");
-    let platform_url = read_base_url(reader, &section, "platform_url");
-    let ringcx_url = read_base_url(reader, &section, "ringcx_url");
-    let summary_url = read_base_url(reader, &section, "summary_url");
-    let request_timeout = reader.span(&section, "request_timeout");
-    Some(ApiSettings {
-        platform_url: platform_url?,
-        ringcx_url: ringcx_url?,
-        summary_url: summary_url?,
-        request_timeout: request_timeout?,
-    })
-}
-
-fn read_base_url(reader: &mut SettingsReader<'_>, section: &Section<'_>, name: &str) -> Option<String> {
+fn check_api(api: &mut ApiSettings, checker: &mut Checker<'_>) {
     const HINT: &str = r#"give https:// and a host, such as "https://ringcx.ringcentral.com""#;
-    let given = reader.required(section, name, HINT)?;
-    match url::parse_base_url(&given.value) {
-        Ok(base) => {
-            if base.is_unencrypted {
-                reader.warn(section, name, "is plain http: tokens and conversations are sent unencrypted");
-            }
-            Some(base.url)
+    let ApiSettings { platform_url, ringcx_url, summary_url, .. } = api;
+    for (name, text) in [("platform_url", platform_url), ("ringcx_url", ringcx_url), ("summary_url", summary_url)] {
+        let path = format!("api.{name}");
+        let given = checker.require(&path, Text::from(std::mem::take(text)).0, HINT);
+        let Some(base) = given.and_then(|url| checker.accept(&path, url::parse_base_url(&url), HINT)) else { continue };
+        if base.is_unencrypted {
+            checker.warn(&path, "is plain http: tokens and conversations are sent unencrypted");
         }
-        Err(what) => reader.reject(&given, what, HINT),
+        *text = base.url;
     }
 }
 
-fn read_discovery(reader: &mut SettingsReader<'_>) -> Option<Discovery> {
-    let section = reader.section("discovery");
-    let window = reader.window(&section, "window");
-    let offset = reader.span(&section, "offset");
-    let interval = reader.span(&section, "interval");
-    let max_window = reader.window(&section, "max_window");
-    let rechecks = reader.spans(&section, "rechecks");
-    let start = reader.required(&section, "start", TIME_FORMS).and_then(|given| match parse_start(&given.value) {
-        Ok(start) => Some(start),
-        Err(what) => reader.reject(&given, what, &format!("give \"now\", {TIME_FORMS}")),
-    });
-    let (mut window, mut max_window) = (window?, max_window?);
-    // A user who changes one of the two does not have to change the other.
-    if max_window < window {
-        if reader.is_set(&section, "max_window") {
-            let span = humantime::format_duration;
-            let what = format!("is wider than max_window, {0}: windows are {0} wide", span(max_window));
-            reader.warn(&section, "window", &what);
-            window = max_window;
-        } else {
-            max_window = window;
+fn check_discovery(discovery: &mut Discovery, checker: &mut Checker<'_>) {
+    const WINDOW: &str = "discovery.window";
+    const MAX_WINDOW: &str = "discovery.max_window";
+    let Discovery { window, max_window, .. } = discovery;
+    for (path, window) in [(WINDOW, &mut *window), (MAX_WINDOW, &mut *max_window)] {
+        *window = Duration::from_secs(window.as_secs());
+        if window.is_zero() {
+            checker.reject(path, "is less than a second", "the API counts whole seconds: give one or more");
         }
     }
-    if max_window > API_MAX_WINDOW {
-        let name = if reader.is_set(&section, "max_window") { "max_window" } else { "window" };
-        let location = reader.location_of(&section, name);
-        let what = format!("{} is wider than the API accepts", humantime::format_duration(max_window));
-        reader.add_problem(&section.key(name), location, what, "give at most 3h");
+    // A user who changes one of the two does not have to change the other.
+    let is_max_set = checker.is_set(MAX_WINDOW);
+    if *max_window < *window {
+        if is_max_set {
+            let max = format_duration(*max_window);
+            checker.warn(WINDOW, &format!("is wider than max_window, {max}: windows are {max} wide"));
+            *window = *max_window;
+        } else {
+            *max_window = *window;
+        }
     }
-    if offset.is_some_and(|offset| offset < API_MIN_OFFSET) {
-        reader.warn(
-            &section,
-            "offset",
+    if *max_window > API_MAX_WINDOW {
+        let path = if is_max_set { MAX_WINDOW } else { WINDOW };
+        checker.reject(
+            path,
+            format!("{} is wider than the API accepts", format_duration(*max_window)),
+            "give at most 3h",
+        );
+    }
+    if discovery.offset < API_MIN_OFFSET {
+        checker.warn(
+            "discovery.offset",
             "is less than the documented minimum of 5m: RingCX may reject windows, or omit segments that it still processes",
         );
     }
-    Some(Discovery { window, offset: offset?, interval: interval?, max_window, start: start?, rechecks: rechecks? })
 }
 
-fn read_limits(reader: &mut SettingsReader<'_>) -> Option<Limits> {
-    let section = reader.section("limits");
-    let scopes = [("sub_account", LimitScope::SubAccount), ("login", LimitScope::Login)];
-    let scope = reader.choice(&section, "scope", &scopes);
-    let mut limit = |name: &str, documented: u32| {
-        let limit = reader.count(&section, name, u32::MAX)?;
-        if limit.get() > documented {
-            reader.warn(
-                &section,
-                name,
-                &format!(
-                    "is more than the documented limit of {documented}: RingCX will reject the requests beyond it"
-                ),
-            );
+/// Warns about limits above the documented ones, and if the live reads alone need more requests
+/// than the metadata budget allows.
+fn warn_about_limits(discovery: &Discovery, limits: &Limits, checker: &mut Checker<'_>) {
+    let documented = Limits::default();
+    for (name, limit, documented) in [
+        ("requests_per_minute", limits.requests_per_minute, documented.requests_per_minute),
+        ("metadata_per_minute", limits.metadata_per_minute, documented.metadata_per_minute),
+        ("metadata_per_15_minutes", limits.metadata_per_15_minutes, documented.metadata_per_15_minutes),
+        ("token_exchanges_per_minute", limits.token_exchanges_per_minute, documented.token_exchanges_per_minute),
+    ] {
+        if limit > documented {
+            let what = "RingCX will reject the requests beyond it";
+            checker
+                .warn(&format!("limits.{name}"), &format!("is more than the documented limit of {documented}: {what}"));
         }
-        Some(limit)
-    };
-    let requests_per_minute = limit("requests_per_minute", 120);
-    let metadata_per_minute = limit("metadata_per_minute", 3);
-    let metadata_per_15_minutes = limit("metadata_per_15_minutes", 9);
-    let token_exchanges_per_minute = limit("token_exchanges_per_minute", 5);
-    Some(Limits {
-        scope: scope?,
-        requests_per_minute: requests_per_minute?,
-        metadata_per_minute: metadata_per_minute?,
-        metadata_per_15_minutes: metadata_per_15_minutes?,
-        token_exchanges_per_minute: token_exchanges_per_minute?,
-    })
-}
-
-/// Warns if the live reads alone need more requests than the metadata budget allows.
-fn warn_if_over_budget(reader: &mut SettingsReader<'_>, discovery: &Discovery, limits: &Limits) {
+    }
     let needed = METADATA_LIMIT_PERIOD.as_secs().div_ceil(discovery.interval.as_secs().max(1));
     let per_minute = u64::from(limits.metadata_per_minute.get()).saturating_mul(15);
     let allowed = per_minute.min(u64::from(limits.metadata_per_15_minutes.get()));
     if needed > allowed {
-        let section = reader.section("discovery");
         let what = format!(
             "needs {needed} metadata requests in 15 min, but the limits allow {allowed}: windows will be read less often"
         );
-        reader.warn(&section, "interval", &what);
+        checker.warn("discovery.interval", &what);
     }
 }
 
 /// Warns if a sink names an account that is not listed and therefore never has events.
-fn warn_about_unknown_accounts(reader: &mut SettingsReader<'_>, accounts: &Accounts, sinks: &[Sink]) {
+fn warn_about_unknown_accounts(accounts: &Accounts, sinks: &[Sink], checker: &mut Checker<'_>) {
     let Accounts::Listed(listed) = accounts else { return };
     for (i, sink) in sinks.iter().enumerate() {
         for account in sink.accounts.iter().filter(|sub| listed.iter().all(|account| *account.id.sub != ***sub)) {
             let what = format!("sinks[{i}].accounts: {} is not a sub_account_id in [[accounts]]", quoted(account));
-            reader.warnings.push(what);
+            checker.warnings.push(what);
         }
     }
 }
 
-fn read_fetch(reader: &mut SettingsReader<'_>) -> Option<Fetch> {
-    let section = reader.section("fetch");
-    let concurrency = reader.count(&section, "concurrency", MAX_CONCURRENCY);
-    let retry_initial = reader.span(&section, "retry_initial");
-    let retry_max = reader.span(&section, "retry_max");
-    let give_up_after = reader.span(&section, "give_up_after");
-    let revisit = reader.spans(&section, "revisit");
-    let (mut retry_initial, mut retry_max) = (retry_initial?, retry_max?);
-    if retry_max < retry_initial {
+fn check_fetch(fetch: &mut Fetch, checker: &mut Checker<'_>) {
+    if !(1..=MAX_CONCURRENCY).contains(&fetch.concurrency) {
+        let hint = format!("give a whole number from 1 to {MAX_CONCURRENCY}");
+        checker.reject("fetch.concurrency", format!("{} is out of range", fetch.concurrency), &hint);
+    }
+    let Fetch { retry_initial, retry_max, .. } = fetch;
+    if *retry_max < *retry_initial {
         // A user who changes one of the two does not have to change the other.
-        if reader.is_set(&section, "retry_max") && !reader.is_set(&section, "retry_initial") {
-            retry_initial = retry_max;
+        let is_max_set = checker.is_set("fetch.retry_max");
+        if is_max_set && !checker.is_set("fetch.retry_initial") {
+            *retry_initial = *retry_max;
         } else {
-            if reader.is_set(&section, "retry_max") {
-                let span = humantime::format_duration;
-                let what = format!("is less than retry_initial: each delay is {}", span(retry_initial));
-                reader.warn(&section, "retry_max", &what);
+            if is_max_set {
+                let initial = format_duration(*retry_initial);
+                checker.warn("fetch.retry_max", &format!("is less than retry_initial: each delay is {initial}"));
             }
-            retry_max = retry_initial;
+            *retry_max = *retry_initial;
         }
     }
-    Some(Fetch {
-        concurrency: usize::try_from(concurrency?.get()).ok()?,
-        retry_initial,
-        retry_max,
-        give_up_after: give_up_after?,
-        revisit: revisit?,
-    })
+}
+
+fn check_log(log: &mut Log, checker: &mut Checker<'_>) {
+    const HINT: &str = r#"give a level ("info", "debug"), or directives such as "info,ringcx_extractor=debug""#;
+    let given = checker.require("log.filter", Text::from(std::mem::take(&mut log.filter)).0, HINT);
+    log.filter = given.unwrap_or_default();
+    if !log.filter.is_empty() && log.filter.parse::<Targets>().is_err() {
+        checker.reject("log.filter", format!("{} is not a log filter", quoted(&log.filter)), HINT);
+    }
 }
 
 /// The hint for a database URL that cannot be used.
 pub(super) const DATABASE_URL_HINT: &str = r#"give "sqlite:relative/path.db", "sqlite:///absolute/path.db" or "postgres://user:password@host/database" (percent-encode special characters in the password)"#;
 
-fn read_database(reader: &mut SettingsReader<'_>) -> Option<Database> {
-    let section = reader.section("database");
-    let url = read_database_url(reader, &section);
-    let instance = read_instance(reader, &section);
-    let (url, url_file) = url?;
-    Some(Database { url, url_file, instance: instance? })
-}
+/// The database if none is set.
+pub(super) const DEFAULT_DATABASE_URL: &str = "sqlite:data/ringcx-extractor.db";
 
-fn read_database_url(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<(DatabaseUrl, Option<PathBuf>)> {
-    let given: SourcedValue<SecretValue> = match reader.secret(section, "url") {
-        Some(given) => given,
-        None if reader.has_problem("database.url_file") => return None,
-        None => return reader.report_missing(section, "url", DATABASE_URL_HINT),
-    };
-    let parsed = parse_database_url(given.value.value.expose_secret());
-    let file = given.value.file.clone();
-    parsed.map(|url| (url, file)).map_err(|what| reader.reject::<_, ()>(&given, what, DATABASE_URL_HINT)).ok()
+fn build_database(section: DatabaseSection, checker: &mut Checker<'_>) -> Option<Database> {
+    const PATH: &str = "database.url";
+    let given = checker.secret(PATH, section.url, section.url_file);
+    let is_default = !checker.is_set(PATH) && !checker.has_problem(PATH);
+    let default = is_default.then(|| Secret { value: DEFAULT_DATABASE_URL.into(), file: None });
+    let secret = checker.require(PATH, given.or(default), DATABASE_URL_HINT);
+    let url = secret.as_ref().and_then(|secret| {
+        checker.accept(&secret.source(PATH), parse_database_url(secret.value.expose_secret()), DATABASE_URL_HINT)
+    });
+    let instance = build_instance(section.instance, checker);
+    Some(Database { url: url?, secret: secret?, instance: instance? })
 }
 
 /// Parses the URL of a database. No error message quotes it.
@@ -251,42 +218,31 @@ pub(super) fn parse_database_url(text: &str) -> Result<DatabaseUrl, String> {
     }
 }
 
-fn read_instance(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<String> {
+fn build_instance(instance: Text, checker: &mut Checker<'_>) -> Option<String> {
+    const PATH: &str = "database.instance";
     // A Postgres index entry can have up to 2,704 bytes.
     const MAX_INSTANCE_BYTES: usize = 512;
     const HINT: &str = "set database.instance to a name that does not change at a restart";
-    if let Some(given) = reader.text(section, "instance") {
-        if given.value.chars().any(char::is_control) {
-            return reader.reject(&given, "contains a control character".to_owned(), HINT);
-        }
-        if given.value.len() > MAX_INSTANCE_BYTES {
-            return reader.reject(&given, format!("is longer than {MAX_INSTANCE_BYTES} bytes"), HINT);
-        }
-        return Some(given.value);
+    if let Some(name) = instance.0 {
+        let checked = if name.chars().any(char::is_control) {
+            Err("contains a control character".to_owned())
+        } else if name.len() > MAX_INSTANCE_BYTES {
+            Err(format!("is longer than {MAX_INSTANCE_BYTES} bytes"))
+        } else {
+            Ok(name)
+        };
+        return checker.accept(PATH, checked, HINT);
     }
     let host = hostname::get().ok().and_then(|name| name.into_string().ok()).filter(|name| !name.trim().is_empty());
-    host.or_else(|| reader.report_missing(section, "instance", HINT))
+    checker.require(PATH, host, HINT)
 }
 
-fn read_http(reader: &mut SettingsReader<'_>) -> Option<Http> {
+fn build_http(section: HttpSection, checker: &mut Checker<'_>) -> Http {
     const HINT: &str = r#"give an address and a port, such as "127.0.0.1:8480", or "" to turn it off"#;
-    let section = reader.section("http");
-    let token = reader.secret(&section, "token").map(|given| given.value.value);
-    let Some(given) = reader.text(&section, "listen") else { return Some(Http { listen: None, token }) };
-    if !url::is_listen_address(&given.value) {
-        return reader.reject(&given, format!("{} is not an address with a port", quoted(&given.value)), HINT);
+    let token = checker.secret("http.token", section.token, section.token_file).map(|token| token.value);
+    let listen = section.listen.0;
+    if let Some(wrong) = listen.as_deref().filter(|listen| !url::is_listen_address(listen)) {
+        checker.reject("http.listen", format!("{} is not an address with a port", quoted(wrong)), HINT);
     }
-    Some(Http { listen: Some(given.value), token })
-}
-
-fn read_log(reader: &mut SettingsReader<'_>) -> Option<Log> {
-    const HINT: &str = r#"give a level ("info", "debug"), or directives such as "info,ringcx_extractor=debug""#;
-    let section = reader.section("log");
-    let format = reader.choice(&section, "format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
-    let given = reader.required(&section, "filter", HINT);
-    let filter = given.and_then(|given| match given.value.parse::<Targets>() {
-        Ok(_) => Some(given.value),
-        Err(_) => reader.reject(&given, format!("{} is not a log filter", quoted(&given.value)), HINT),
-    });
-    Some(Log { format: format?, filter: filter? })
+    Http { listen, token }
 }

@@ -1,7 +1,9 @@
 //! The settings as the rest of the program uses them: typed, complete and validated.
 //!
-//! Pure data, except for [`Auth::reload_secrets`] and [`Database::reload_url`], which read the
-//! files of secrets again. Secrets are `SecretString`, so no `Debug` output shows one.
+//! Sections without secrets and alternatives are deserialized as they stand here, and the comment
+//! of a field is its description in the JSON Schema and in the reference. The other sections are
+//! built from [`super::settings_document`]. Secrets are `SecretString`, so no `Debug` output shows
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -9,100 +11,71 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use regex::Regex;
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::config_error::ConfigError;
-use super::{secret_file, sections};
-use crate::clock::Time;
-use crate::model::{AccountId, ArtifactSelection, ArtifactSet};
+use super::secret::Secret;
+use super::sections::{DATABASE_URL_HINT, parse_database_url};
+use super::setting_types::{Span, span, spans};
+use super::time_parse::{TIME_FORMS, parse_start};
+use crate::model::{AccountId, ArtifactSelection, ArtifactSet, DiscoveryStart};
 
 /// All settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The section `[api]`.
     pub(crate) api: ApiSettings,
-    /// The section `[auth]`.
     pub(crate) auth: Auth,
-    /// The section `[[accounts]]` or `[discover_accounts]`.
     pub(crate) accounts: Accounts,
-    /// The section `[discovery]`.
     pub(crate) discovery: Discovery,
     /// The section `[limits]`.
     pub limits: Limits,
-    /// The section `[fetch]`.
     pub(crate) fetch: Fetch,
     /// The section `[database]`.
     pub database: Database,
-    /// The section `[http]`.
     pub(crate) http: Http,
-    /// The section `[log]`.
     pub(crate) log: Log,
-    /// The section `[[sinks]]`.
     pub(crate) sinks: Vec<Sink>,
 }
 
-/// The hosts of the API. Base URLs are http or https, without user, query, fragment or trailing
-/// slash.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiSettings {
-    /// RingCentral platform (OAuth).
+/// The hosts of the API, without trailing slashes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct ApiSettings {
+    /// RingCentral platform, for its login.
     pub(crate) platform_url: String,
     /// RingCX login, metadata and transcripts.
     pub(crate) ringcx_url: String,
     /// RingCX summaries.
     pub(crate) summary_url: String,
-    /// How long a request may go without progress.
+    /// How long a request may go without making progress.
+    #[serde(with = "span")]
+    #[schemars(with = "Span")]
     pub(crate) request_timeout: Duration,
 }
 
-/// The login method, one of three. Patterns need `..`, because `files` is private to this module.
-#[derive(Debug, Clone)]
-pub enum Auth {
-    /// A RingCentral app with a JWT credential.
-    RingCentral {
-        /// The app's client id.
-        client_id: String,
-        /// The app's client secret.
-        client_secret: SecretString,
-        /// The user's JWT credential.
-        jwt: SecretString,
-        /// The files of the secrets.
-        files: SecretFiles,
-    },
-    /// A RingCX user without a RingCentral login (Engage).
-    Engage {
-        /// The user's name.
-        username: String,
-        /// The user's password.
-        password: SecretString,
-        /// The platform, such as `RC`.
-        platform_id: String,
-        /// The files of the secrets.
-        files: SecretFiles,
-    },
-    /// A permanent API token.
-    ApiToken {
-        /// The token.
-        token: SecretString,
-        /// The file of the token.
-        files: SecretFiles,
-    },
+impl Default for ApiSettings {
+    fn default() -> ApiSettings {
+        ApiSettings {
+            platform_url: "https://platform.ringcentral.com".to_owned(),
+            ringcx_url: "https://ringcx.ringcentral.com".to_owned(),
+            summary_url: "https://engage.ringcentral.com".to_owned(),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
-/// The files of the secrets that came from files, by the key of the secret.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SecretFiles(pub(super) BTreeMap<&'static str, PathBuf>);
-
-impl SecretFiles {
-    fn reread_secret(&self, key: &'static str, held: &SecretString) -> Result<SecretString, ConfigError> {
-        let Some(file) = self.0.get(key) else { return Ok(held.clone()) };
-        secret_file::read_secret(file).and_then(secret_file::require_single_line).map_err(|what| ConfigError {
-            key: format!("auth.{key}_file"),
-            location: None,
-            what,
-            hint: secret_file::FILE_HINT.to_owned(),
-        })
-    }
+/// The login method, one of three.
+#[derive(Debug, Clone)]
+pub(crate) enum Auth {
+    /// A RingCentral app with a JWT credential.
+    RingCentral { client_id: String, client_secret: Secret, jwt: Secret },
+    /// A RingCX user without a RingCentral login (Engage).
+    Engage { username: String, password: Secret, platform_id: String },
+    /// A permanent API token.
+    ApiToken { token: Secret },
 }
 
 impl Auth {
@@ -114,12 +87,12 @@ impl Auth {
     pub(crate) fn reload_secrets(&self) -> Result<Auth, ConfigError> {
         let mut auth = self.clone();
         match &mut auth {
-            Auth::RingCentral { client_secret, jwt, files, .. } => {
-                *client_secret = files.reread_secret("client_secret", client_secret)?;
-                *jwt = files.reread_secret("jwt", jwt)?;
+            Auth::RingCentral { client_secret, jwt, .. } => {
+                client_secret.reload()?;
+                jwt.reload()?;
             }
-            Auth::Engage { password, files, .. } => *password = files.reread_secret("password", password)?,
-            Auth::ApiToken { token, files } => *token = files.reread_secret("api_token", token)?,
+            Auth::Engage { password, .. } => password.reload()?,
+            Auth::ApiToken { token } => token.reload()?,
         }
         Ok(auth)
     }
@@ -127,7 +100,7 @@ impl Auth {
 
 /// The accounts whose segments are archived.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Accounts {
+pub(crate) enum Accounts {
     /// The listed accounts: at least one, and no sub-account twice.
     Listed(Vec<AccountSettings>),
     /// All sub-accounts that the login can see.
@@ -136,8 +109,7 @@ pub enum Accounts {
 
 /// The settings that apply to listed and discovered accounts alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AccountPolicy {
-    /// The artifacts to fetch for each segment.
+pub(crate) struct AccountPolicy {
     pub(crate) wants: ArtifactSelection,
     /// How long the archive keeps a segment; `None` means forever.
     pub(crate) retention: Option<Duration>,
@@ -145,57 +117,72 @@ pub struct AccountPolicy {
 
 /// A listed sub-account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccountSettings {
-    /// The ids.
+pub(crate) struct AccountSettings {
     pub(crate) id: AccountId,
-    /// The display name.
     pub(crate) name: Option<String>,
-    /// The policy.
     pub(crate) policy: AccountPolicy,
 }
 
 /// All sub-accounts that the login can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiscoverAccounts {
-    /// How often the list of sub-accounts is read.
+pub(crate) struct DiscoverAccounts {
     pub(crate) interval: Duration,
-    /// Sub-account ids to exclude.
     pub(crate) exclude: BTreeSet<String>,
-    /// The policy of each account.
     pub(crate) policy: AccountPolicy,
 }
 
-/// The start of an account's first run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiscoveryStart {
-    /// The window that ends at now minus the offset.
-    Now,
-    /// This far back from now.
-    Back(Duration),
-    /// This time.
-    At(Time),
+fn discovery_start<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DiscoveryStart, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_start(&text).map_err(|what| D::Error::custom(format!("{what}\n  hint: give \"now\", {TIME_FORMS}")))
 }
 
-/// The windows of metadata to read. They have whole seconds, at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Discovery {
-    /// The width of the sliding window; at most `max_window`.
+/// The windows of metadata to read. Those have whole seconds, at least one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Discovery {
+    /// Width of the sliding window, from one second.
+    #[serde(with = "span")]
+    #[schemars(with = "Span")]
     pub(crate) window: Duration,
-    /// How far before now the window ends.
+    /// How far before now its end stays.
+    #[serde(with = "span")]
+    #[schemars(with = "Span")]
     pub(crate) offset: Duration,
-    /// How often the window slides.
+    /// How often it slides.
+    #[serde(with = "span")]
+    #[schemars(with = "Span")]
     pub(crate) interval: Duration,
-    /// The widest request; at most three hours.
+    /// Widest request, up to 3h.
+    #[serde(with = "span")]
+    #[schemars(with = "Span")]
     pub(crate) max_window: Duration,
-    /// The start of an account's first run.
+    /// Start of the first run: now, a span back from now, or a time.
+    #[serde(deserialize_with = "discovery_start")]
+    #[schemars(with = "String", extend("default" = "now"))]
     pub(crate) start: DiscoveryStart,
-    /// The delays after which each range is read again; ascending and unique.
+    /// Delays after which each time range is read again.
+    #[serde(with = "spans")]
+    #[schemars(with = "Vec<Span>")]
     pub(crate) rechecks: Vec<Duration>,
 }
 
+impl Default for Discovery {
+    fn default() -> Discovery {
+        Discovery {
+            window: Duration::from_mins(15),
+            offset: Duration::from_mins(5),
+            interval: Duration::from_mins(5),
+            max_window: Duration::from_hours(1),
+            start: DiscoveryStart::Now,
+            rechecks: [1, 24, 7 * 24].map(Duration::from_hours).to_vec(),
+        }
+    }
+}
+
 /// What shares one request budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LimitScope {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LimitScope {
     /// Each sub-account has its own budget.
     SubAccount,
     /// All sub-accounts of the login share one budget.
@@ -203,34 +190,70 @@ pub enum LimitScope {
 }
 
 /// The request limits, which hold for any period of 60 seconds or 15 minutes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Limits {
-    /// What shares one request budget.
+    /// What shares one budget: sub_account or login.
     pub(crate) scope: LimitScope,
-    /// All requests in 60 seconds.
+    /// All requests in any 60 s.
     pub(crate) requests_per_minute: NonZeroU32,
-    /// Metadata requests in 60 seconds.
+    /// Metadata requests in any 60 s.
     pub(crate) metadata_per_minute: NonZeroU32,
-    /// Metadata requests in 15 minutes.
+    /// Metadata requests in any 15 min.
     pub(crate) metadata_per_15_minutes: NonZeroU32,
-    /// Token exchanges in 60 seconds.
+    /// Token exchanges in any 60 s; also the limit of RingCentral token requests, which is at most
+    /// 5.
     pub(crate) token_exchanges_per_minute: NonZeroU32,
 }
 
+impl Default for Limits {
+    /// The limits that RingCX documents.
+    fn default() -> Limits {
+        Limits {
+            scope: LimitScope::SubAccount,
+            requests_per_minute: const { NonZeroU32::new(120).unwrap() },
+            metadata_per_minute: const { NonZeroU32::new(3).unwrap() },
+            metadata_per_15_minutes: const { NonZeroU32::new(9).unwrap() },
+            token_exchanges_per_minute: const { NonZeroU32::new(5).unwrap() },
+        }
+    }
+}
+
 /// How artifacts are fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetch {
-    /// The number of concurrent requests per account; at least one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Fetch {
+    /// Requests in flight per account.
+    #[schemars(range(min = 1, max = super::sections::MAX_CONCURRENCY))]
     pub(crate) concurrency: usize,
-    /// The first retry delay.
+    /// First delay before trying again.
+    #[serde(with = "span")]
+    #[schemars(with = "Span")]
     pub(crate) retry_initial: Duration,
-    /// The longest retry delay; at least `retry_initial`.
+    /// Longest delay before trying again.
+    #[serde(with = "span")]
+    #[schemars(with = "Span")]
     pub(crate) retry_max: Duration,
-    /// How long after the first attempt an artifact that is still 404 is given up.
+    /// How long 404s, empty transcripts and unusable answers are retried.
+    #[serde(with = "span")]
+    #[schemars(with = "Span")]
     pub(crate) give_up_after: Duration,
-    /// The delays after which empty or agent-written summaries are fetched again; ascending and
-    /// unique.
+    /// Delays after which empty or agent-written summaries are fetched again.
+    #[serde(with = "spans")]
+    #[schemars(with = "Vec<Span>")]
     pub(crate) revisit: Vec<Duration>,
+}
+
+impl Default for Fetch {
+    fn default() -> Fetch {
+        Fetch {
+            concurrency: 8,
+            retry_initial: Duration::from_secs(15),
+            retry_max: Duration::from_hours(6),
+            give_up_after: Duration::from_hours(72),
+            revisit: vec![Duration::from_hours(24)],
+        }
+    }
 }
 
 /// The database of the archive.
@@ -238,14 +261,10 @@ pub struct Fetch {
 pub struct Database {
     /// The database.
     pub url: DatabaseUrl,
-    /// The file of the URL, if it came from one.
-    pub(crate) url_file: Option<PathBuf>,
+    pub(super) secret: Secret,
     /// The name of this replica, which must not change at a restart.
     pub(crate) instance: String,
 }
-
-/// The hint for a change to another kind of database.
-const RESTART_HINT: &str = "a change to another kind of database needs a restart";
 
 impl Database {
     /// The Postgres URL, read again if it came from a file; `None` for SQLite.
@@ -253,21 +272,20 @@ impl Database {
     /// # Errors
     /// Returns an error if the file can no longer be read or contains no Postgres URL.
     pub(crate) fn reload_url(&self) -> Result<Option<SecretString>, ConfigError> {
-        let DatabaseUrl::Postgres(url) = &self.url else { return Ok(None) };
-        let Some(file) = &self.url_file else { return Ok(Some(url.clone())) };
-        let failed = |what, hint: &str| ConfigError {
-            key: "database.url_file".to_owned(),
-            location: None,
-            what,
-            hint: hint.to_owned(),
-        };
-        let secret = secret_file::read_secret(file).and_then(secret_file::require_single_line);
-        let secret = secret.map_err(|what| failed(what, secret_file::FILE_HINT))?;
-        match sections::parse_database_url(secret.expose_secret()) {
-            Ok(DatabaseUrl::Postgres(url)) => Ok(Some(url)),
-            Ok(DatabaseUrl::Sqlite(_)) => Err(failed("no longer contains a Postgres URL".to_owned(), RESTART_HINT)),
-            Err(what) => Err(failed(what, sections::DATABASE_URL_HINT)),
+        if matches!(self.url, DatabaseUrl::Sqlite(_)) {
+            return Ok(None);
         }
+        let mut secret = self.secret.clone();
+        secret.reload()?;
+        let (what, hint) = match parse_database_url(secret.value.expose_secret()) {
+            Ok(DatabaseUrl::Postgres(url)) => return Ok(Some(url)),
+            Ok(DatabaseUrl::Sqlite(_)) => {
+                let hint = "a change to another kind of database needs a restart";
+                ("no longer contains a Postgres URL".to_owned(), hint)
+            }
+            Err(what) => (what, DATABASE_URL_HINT),
+        };
+        Err(ConfigError::new(&secret.source("database.url"), None, what, hint))
     }
 }
 
@@ -282,7 +300,7 @@ pub enum DatabaseUrl {
 
 /// The HTTP server for health, metrics and the dashboard.
 #[derive(Debug, Clone)]
-pub struct Http {
+pub(crate) struct Http {
     /// `host:port` to listen on; `None` disables the server.
     pub(crate) listen: Option<String>,
     /// The token that a browser needs to see conversations; `None` never shows them.
@@ -290,17 +308,25 @@ pub struct Http {
 }
 
 /// The log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// The format of log lines.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Log {
+    /// Format of log lines: text or json.
     pub(crate) format: LogFormat,
-    /// Valid directives of `tracing_subscriber::filter::Targets`.
+    /// Log level or filter directives.
     pub(crate) filter: String,
 }
 
+impl Default for Log {
+    fn default() -> Log {
+        Log { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
 /// The format of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
     /// Text for people.
     Text,
     /// JSON for programs.
@@ -308,9 +334,11 @@ pub enum LogFormat {
 }
 
 /// The start of a new sink.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum SinkStart {
     /// Artifacts that are stored from then on.
+    #[default]
     Now,
     /// The first artifact of the archive.
     Beginning,
@@ -389,9 +417,11 @@ pub enum SinkKind {
 }
 
 /// The format of the objects of a sink.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum ObjectFormat {
     /// JSON lines.
+    #[default]
     Jsonl,
     /// Apache Parquet.
     Parquet,

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::config_error::quoted;
-use super::settings::DiscoveryStart;
 use crate::clock::Time;
+use crate::model::DiscoveryStart;
 
 /// The accepted forms of a time, for hints.
 pub(super) const TIME_FORMS: &str = r#"a time such as "2026-11-20T10:00:00Z", a date such as "2026-11-20" (midnight UTC), or a span back from now such as "36h" or "7d""#;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::DATABASE_RETRY_INTERVAL;
 use super::app_context::AppContext;
 use crate::config::{AccountPolicy, AccountSettings, Accounts, DiscoverAccounts};
-use crate::db::{AccountRow, DbError};
+use crate::db::{AccountKey, AccountRow, DbError};
 use crate::fetch::batch_writer::StorageState;
 use crate::health::{HealthFinding, Severity};
 use crate::model::AccountId;
@@ -35,7 +35,7 @@ const LIST_FAILED: &str = "account_list_failed";
 const UNUSABLE_ID: &str = "account_id_unusable";
 
 /// The accounts to work on, by their key in the database.
-pub(crate) type RegisteredAccounts = Arc<BTreeMap<i64, RegisteredAccount>>;
+pub(crate) type RegisteredAccounts = Arc<BTreeMap<AccountKey, RegisteredAccount>>;
 
 /// An account to work on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,7 @@ impl AccountRegistry {
             let AccountRow { key, id, name, retention_days, .. } = row;
             (key, RegisteredAccount { id, name, policy: discover.policy, retention_days })
         });
-        let known: BTreeMap<i64, RegisteredAccount> = known.collect();
+        let known: BTreeMap<AccountKey, RegisteredAccount> = known.collect();
         if !known.is_empty() {
             self.context.set_registered(Arc::new(known));
         }

@@ -209,11 +209,13 @@ pub fn metadata_budget(limits: &Limits, sub: &str, db: &Db, clock: &Clock) -> Ar
 /// The login credentials from the settings.
 pub(crate) fn login_credentials(auth: &Auth) -> Credentials {
     match auth.clone() {
-        Auth::RingCentral { client_id, client_secret, jwt, .. } => {
-            Credentials::RingCentral { client_id, client_secret, jwt }
+        Auth::RingCentral { client_id, client_secret, jwt } => {
+            Credentials::RingCentral { client_id, client_secret: client_secret.value, jwt: jwt.value }
         }
-        Auth::Engage { username, password, platform_id, .. } => Credentials::Engage { username, password, platform_id },
-        Auth::ApiToken { token, .. } => Credentials::ApiToken(token),
+        Auth::Engage { username, password, platform_id } => {
+            Credentials::Engage { username, password: password.value, platform_id }
+        }
+        Auth::ApiToken { token } => Credentials::ApiToken(token.value),
     }
 }
 

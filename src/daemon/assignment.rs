@@ -7,15 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::db::ClusterState;
+use crate::db::{AccountKey, ClusterState};
 
 /// The accounts that a replica should acquire and release now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct AssignmentPlan {
     /// The accounts to acquire.
-    pub(crate) acquire: Vec<i64>,
+    pub(crate) acquire: Vec<AccountKey>,
     /// The accounts to release.
-    pub(crate) release: Vec<i64>,
+    pub(crate) release: Vec<AccountKey>,
     /// Whether accounts that an earlier process of the same instance owned may be worked on. They
     /// may not while another replica still owns accounts under the same limit.
     pub(crate) resume: bool,
@@ -25,7 +25,7 @@ pub(crate) struct AssignmentPlan {
 /// have one owner.
 pub(crate) fn plan_assignment(
     cluster: &ClusterState,
-    registered: &BTreeSet<i64>,
+    registered: &BTreeSet<AccountKey>,
     instance: &str,
     liveness_timeout: Duration,
     shared_limit: bool,
@@ -37,17 +37,17 @@ pub(crate) fn plan_assignment(
         .filter(|name| cluster.is_alive(name, liveness_timeout))
         .collect();
     live_replicas.insert(instance);
-    let mut owners: BTreeMap<i64, Option<&str>> = BTreeMap::new();
+    let mut owners: BTreeMap<AccountKey, Option<&str>> = BTreeMap::new();
     for account in &cluster.accounts {
         let owner = account.owner.as_deref().filter(|owner| live_replicas.contains(owner));
         if registered.contains(&account.account) || owner == Some(instance) {
             owners.insert(account.account, owner);
         }
     }
-    let owned: Vec<i64> =
+    let owned: Vec<AccountKey> =
         owners.iter().filter(|(_, owner)| **owner == Some(instance)).map(|(account, _)| *account).collect();
     let unregistered = owned.iter().copied().filter(|account| !registered.contains(account));
-    let orphans: Vec<i64> = owners
+    let orphans: Vec<AccountKey> = owners
         .iter()
         .filter(|(account, owner)| owner.is_none() && registered.contains(account))
         .map(|(account, _)| *account)
@@ -72,7 +72,7 @@ pub(crate) fn plan_assignment(
     let rank = live_replicas.iter().position(|name| *name == instance).unwrap_or(0);
     let (per_replica, remainder) = (registered.len() / live_replicas.len(), registered.len() % live_replicas.len());
     let fair_count = per_replica + usize::from(rank < remainder);
-    let kept: Vec<i64> = owned.iter().copied().filter(|account| registered.contains(account)).collect();
+    let kept: Vec<AccountKey> = owned.iter().copied().filter(|account| registered.contains(account)).collect();
     let surplus = kept.len().saturating_sub(fair_count);
     AssignmentPlan {
         acquire: orphans.into_iter().take(fair_count.saturating_sub(kept.len())).collect(),
@@ -110,7 +110,7 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(number, owner)| OwnershipRow {
-                    account: number as i64,
+                    account: AccountKey(number as i64),
                     id: AccountId::new("1", number.to_string()),
                     owner: owner.map(str::to_owned),
                     epoch: 1,
@@ -120,15 +120,19 @@ mod tests {
         }
     }
 
-    fn all(count: i64) -> BTreeSet<i64> {
-        (0..count).collect()
+    fn keys<const N: usize>(numbers: [i64; N]) -> Vec<AccountKey> {
+        numbers.map(AccountKey).to_vec()
+    }
+
+    fn all(count: i64) -> BTreeSet<AccountKey> {
+        (0..count).map(AccountKey).collect()
     }
 
     #[test]
     fn the_accounts_of_a_dead_replica_are_acquired() {
         let held = cluster(&[("a", 99_000), ("b", 80_000)], &[Some("a"), Some("b"), None]);
         let plan = plan_assignment(&held, &all(3), "a", LIVENESS_TIMEOUT, false);
-        assert_eq!(plan, AssignmentPlan { acquire: vec![1, 2], release: vec![], resume: true });
+        assert_eq!(plan, AssignmentPlan { acquire: keys([1, 2]), release: vec![], resume: true });
     }
 
     #[test]
@@ -138,7 +142,7 @@ mod tests {
             plan_assignment(&held, &all(4), "b", LIVENESS_TIMEOUT, false),
             AssignmentPlan { resume: true, ..AssignmentPlan::default() }
         );
-        assert_eq!(plan_assignment(&held, &all(4), "a", LIVENESS_TIMEOUT, false).release, [3, 2]);
+        assert_eq!(plan_assignment(&held, &all(4), "a", LIVENESS_TIMEOUT, false).release, keys([3, 2]));
     }
 
     #[test]
@@ -146,7 +150,7 @@ mod tests {
         let held = cluster(&[("a", 99_000)], &[Some("a"), Some("a")]);
         assert_eq!(
             plan_assignment(&held, &all(1), "a", LIVENESS_TIMEOUT, false),
-            AssignmentPlan { acquire: vec![], release: vec![1], resume: true }
+            AssignmentPlan { acquire: vec![], release: keys([1]), resume: true }
         );
     }
 
@@ -155,11 +159,11 @@ mod tests {
         let held = cluster(&[("a", 99_000), ("b", 99_000)], &[Some("b"), Some("b"), None, Some("a")]);
         assert_eq!(
             plan_assignment(&held, &all(4), "a", LIVENESS_TIMEOUT, true),
-            AssignmentPlan { acquire: vec![], release: vec![3], resume: false }
+            AssignmentPlan { acquire: vec![], release: keys([3]), resume: false }
         );
         assert_eq!(plan_assignment(&held, &all(4), "b", LIVENESS_TIMEOUT, true), AssignmentPlan::default());
         let held = cluster(&[("a", 99_000), ("b", 99_000)], &[Some("b"), Some("b"), None, None]);
-        assert_eq!(plan_assignment(&held, &all(4), "b", LIVENESS_TIMEOUT, true).acquire, [2, 3]);
+        assert_eq!(plan_assignment(&held, &all(4), "b", LIVENESS_TIMEOUT, true).acquire, keys([2, 3]));
     }
 
     #[test]
@@ -169,7 +173,7 @@ mod tests {
         let held = cluster(&[("a", 99_000), ("b", 80_000)], &[Some("a"), Some("a"), Some("b")]);
         assert_eq!(
             plan_assignment(&held, &all(3), "a", LIVENESS_TIMEOUT, true),
-            AssignmentPlan { acquire: vec![2], release: vec![], resume: true }
+            AssignmentPlan { acquire: keys([2]), release: vec![], resume: true }
         );
     }
 
@@ -191,12 +195,12 @@ mod tests {
                 for name in &names {
                     let plan = plan_assignment(&cluster(&replicas, &owners), &all(accounts as i64), name, LIVENESS_TIMEOUT, shared_limit);
                     for account in plan.release {
-                        prop_assert_eq!(owners[account as usize], Some(name.as_str()));
-                        owners[account as usize] = None;
+                        prop_assert_eq!(owners[account.0 as usize], Some(name.as_str()));
+                        owners[account.0 as usize] = None;
                     }
                     for account in plan.acquire {
-                        prop_assert!(owners[account as usize].is_none_or(|owner| owner == "dead"));
-                        owners[account as usize] = Some(name);
+                        prop_assert!(owners[account.0 as usize].is_none_or(|owner| owner == "dead"));
+                        owners[account.0 as usize] = Some(name);
                     }
                 }
             }

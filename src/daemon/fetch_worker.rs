@@ -1,96 +1,53 @@
-//! Fetches one account's items: claims due items, sends requests at the account's pace, submits
-//! results to the batch writer.
+//! Runs the fetch machine of one account: waits for its events, and carries out its actions.
 //!
-//! The loop around `fetch`. It sleeps until something is queued, completed or due; an idle account
-//! costs nothing.
+//! [`FetchMachine`] decides. Here, due items are loaded, requests are sent at the account's pace,
+//! and results are submitted to the batch writer.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
+use futures_util::future::OptionFuture;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::DATABASE_RETRY_INTERVAL;
-use super::clock_watch::ClockWatch;
 use crate::account::Account;
-use crate::circuit_breaker::CircuitBreaker;
-use crate::clock::Time;
-use crate::db::{Claim, CompletedJob, DbError, Item, JobOutcome, PauseRow, QueueClass, queue_classes};
-use crate::failpoint::{self, Failpoint};
+use crate::backoff::Fault;
+use crate::db::{Claim, CompletedJob, DbError, JobOutcome, PauseRow};
 use crate::fetch::batch_writer::{Acknowledgement, BatchWriter, StorageState, Submission};
 use crate::fetch::fetch_item;
-use crate::model::{Artifact, ArtifactSet, Endpoint, ItemState};
-use crate::pipeline::fetch::availability_estimator::AvailabilityEstimator;
-use crate::pipeline::fetch::in_flight::InFlight;
-use crate::pipeline::fetch::not_found_throttle::NotFoundThrottle;
+use crate::model::{Artifact, ItemState};
+use crate::pipeline::clock_watch::ClockWatch;
+use crate::pipeline::fetch::fetch_machine::{Answer, DueQuery, FetchAction, FetchEvent, FetchMachine, Now};
 use crate::pipeline::fetch::retry_policy::RetryPolicy;
-use crate::pipeline::fetch::schedule::{Schedule, queue_class};
-use crate::ringcx::ApiError;
-use crate::ringcx::rate_limit::{MAX_RETRY_AFTER, Permit};
+use crate::ringcx::rate_limit::Permit;
+use crate::ringcx::{ApiError, ErrorCause};
 
-mod attempt_result;
 #[cfg(test)]
 mod tests;
 
-/// How long an item whose result was rejected is not attempted, so that it is not fetched over and
-/// over.
-const REJECTED_ITEM_COOLDOWN: Duration = Duration::from_secs(30);
 /// How long requests under way may take at shutdown.
 const REQUEST_SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
-/// A refill also claims items that are due so soon. They are sent when they are due, without
-/// another refill...
-const PREFETCH: Duration = Duration::from_secs(1);
-/// ...and a refill for a known due time begins this long before it.
-const REFILL_LEAD: Duration = Duration::from_millis(500);
 
-type PermitFuture = Pin<Box<dyn Future<Output = Permit> + Send>>;
-/// The due claims, and when the next item is due.
-type RefillResult = Result<(Vec<Claim>, Option<Time>), DbError>;
-/// How many claims of each class are requested.
-type ClassLimits = HashMap<QueueClass, usize>;
-/// A claim that was attempted: when the answer came and its outcome, already hashed and compressed;
-/// or the error.
-type AttemptResult = (Claim, Result<(Time, JobOutcome), ApiError>);
-
-/// A query of the work table that is under way. Requests continue in the meantime.
-struct Refill {
-    /// The most claims of each class that it returns.
-    limits: ClassLimits,
-    /// The earliest probe time of the circuits that were open when it began. Their artifacts are
-    /// not queried.
-    retry_at: Option<Time>,
-    result: Pin<Box<dyn Future<Output = RefillResult> + Send>>,
-}
+type BoxedFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Fetches one account's items.
 pub(crate) struct FetchWorker {
     account: Arc<Account>,
+    machine: FetchMachine,
     retry_policy: Arc<RetryPolicy>,
-    concurrency: usize,
     batch_writer: BatchWriter,
-    schedule: Schedule,
-    in_flight: InFlight,
-    /// Items whose results were rejected, and until when they are not attempted.
-    on_cooldown: HashMap<Item, Time>,
-    refill: Option<Refill>,
-    /// Items that were completed during the refill, which may return them as they were before.
-    completed_during_refill: HashSet<Item>,
-    requests: JoinSet<AttemptResult>,
     acknowledged: (mpsc::UnboundedSender<Acknowledgement>, mpsc::UnboundedReceiver<Acknowledgement>),
-    breakers: BTreeMap<Artifact, CircuitBreaker>,
-    throttles: BTreeMap<Artifact, NotFoundThrottle>,
-    availability: BTreeMap<Artifact, AvailabilityEstimator>,
+    /// The query under way.
+    load: Option<BoxedFuture<FetchEvent>>,
+    requests: JoinSet<Answer>,
+    /// The claim of each request under way, which a panic does not return.
+    claims: HashMap<task::Id, Claim>,
     /// Artifacts for which a redirect was reported.
     redirected: BTreeSet<Artifact>,
-    /// Classes of which the database holds, or may hold, further due items.
-    has_more: HashSet<QueueClass>,
-    needs_refill: bool,
-    next_refill: Option<Time>,
     clock_watch: ClockWatch,
     /// The retry requests of operators that were handled.
     resumes: u64,
@@ -104,334 +61,235 @@ impl FetchWorker {
         concurrency: usize,
         batch_writer: BatchWriter,
     ) -> FetchWorker {
+        let retry_policy = Arc::new(retry_policy);
         FetchWorker {
-            resumes: account.stats.resumes(),
-            clock_watch: ClockWatch::new(&account.clock),
-            account,
-            retry_policy: Arc::new(retry_policy),
-            concurrency: concurrency.max(1),
+            machine: FetchMachine::new(retry_policy.clone(), concurrency, account.pacer.usage().limit),
+            retry_policy,
             batch_writer,
-            schedule: Schedule::default(),
-            in_flight: InFlight::default(),
-            on_cooldown: HashMap::new(),
-            refill: None,
-            completed_during_refill: HashSet::new(),
-            requests: JoinSet::new(),
             acknowledged: mpsc::unbounded_channel(),
-            breakers: BTreeMap::new(),
-            throttles: BTreeMap::new(),
-            availability: BTreeMap::new(),
+            load: None,
+            requests: JoinSet::new(),
+            claims: HashMap::new(),
             redirected: BTreeSet::new(),
-            has_more: HashSet::new(),
-            needs_refill: true,
-            next_refill: None,
+            clock_watch: ClockWatch::new(account.clock.now(), account.clock.tick()),
+            resumes: account.stats.resumes(),
+            account,
         }
     }
 
     /// Restores a pause that was recorded by an earlier process.
     pub(crate) fn restore_pause(&mut self, pause: &PauseRow) {
-        if let Some(artifact) = Artifact::ALL.into_iter().find(|artifact| Endpoint::from(*artifact) == pause.endpoint) {
-            // The clock of that process may have been ahead.
-            let until = pause.until.min(self.account.clock.now() + MAX_RETRY_AFTER);
-            self.breakers.entry(artifact).or_default().restore_pause(pause.since, until, pause.times);
-        }
+        self.machine.restore_pause(pause, self.account.clock.now());
     }
 
     /// Runs until `stop`, then waits for the requests under way.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let account = self.account.clone();
+        let (clock, pacer) = (&account.clock, &account.pacer);
         let mut storage = self.batch_writer.subscribe_storage();
-        let mut permit_wait: Option<PermitFuture> = None;
+        let mut permit_wait: Option<BoxedFuture<Permit>> = None;
         while !stop.is_cancelled() {
+            let resumes = account.stats.resumes();
+            if std::mem::replace(&mut self.resumes, resumes) != resumes {
+                self.handle(FetchEvent::Resumed).await;
+            }
+            if self.clock_watch.stepped_back(clock.now(), clock.tick()) {
+                self.handle(FetchEvent::ClockSteppedBack).await;
+            }
             let is_storable = *storage.borrow_and_update() == StorageState::Available;
-            self.retry_now_if_requested();
-            self.handle_clock_step_back();
-            if self.refill.is_none() && (self.needs_refill || self.below_low_watermark()) {
-                self.start_refill();
+            self.handle(FetchEvent::Tick { is_storable }).await;
+            while self.machine.wants_permit(clock.now()) {
+                let Ok(permit) = pacer.try_acquire() else { break };
+                self.handle(FetchEvent::PermitGranted(permit)).await;
             }
-            self.schedule.promote_due(self.account.clock.now());
-            if is_storable {
-                self.send_without_waiting().await;
-            }
-            let can_send = is_storable && self.can_send();
-            if !can_send {
+            if !self.machine.wants_permit(clock.now()) {
                 permit_wait = None;
             } else if permit_wait.is_none() {
-                let pacer = self.account.pacer.clone();
+                let pacer = pacer.clone();
                 permit_wait = Some(Box::pin(async move { pacer.acquire().await }));
             }
-            self.account.stats.set_in_flight(self.requests.len());
-            let account = self.account.clone();
-            let next = self.next_refill.into_iter().chain(self.schedule.next_due()).min();
-            tokio::select! {
+            account.stats.set_in_flight(self.requests.len());
+            let wake_up = self.machine.wake_at().map(|at| clock.sleep_until_time(at));
+            let event = tokio::select! {
                 () = stop.cancelled() => break,
-                Some(acknowledgement) = self.acknowledged.1.recv() => self.handle_acknowledgements(acknowledgement),
-                result = async { match self.refill.as_mut() { Some(refill) => refill.result.as_mut().await, None => std::future::pending().await } } => self.handle_refill(result),
-                Some(attempt) = self.requests.join_next(), if !self.requests.is_empty() => self.handle_attempt(attempt).await,
-                permit = async { match permit_wait.as_mut() { Some(wait) => wait.await, None => std::future::pending().await } } => {
+                Some((item, is_accepted)) = self.acknowledged.1.recv() => FetchEvent::Stored { item, is_accepted },
+                Some(loaded) = OptionFuture::from(self.load.as_mut()) => {
+                    self.load = None;
+                    loaded
+                }
+                Some(ended) = self.requests.join_next_with_id() => self.end_request(ended),
+                Some(permit) = OptionFuture::from(permit_wait.as_mut()) => {
                     permit_wait = None;
-                    let _ = self.send_next(permit).await;
+                    FetchEvent::PermitGranted(permit)
                 }
-                () = account.work_queued.notified() => self.needs_refill = true,
-                () = async { match next { Some(next) => account.clock.sleep_until_time(next).await, None => std::future::pending().await } } => {
-                    if self.next_refill == next {
-                        self.next_refill = None;
-                        self.needs_refill = true;
-                    }
-                }
-                _ = storage.changed() => self.needs_refill = true,
+                () = account.work_queued.notified() => FetchEvent::WorkQueued,
+                Some(()) = OptionFuture::from(wake_up) => continue,
+                Ok(()) = storage.changed() => continue,
+            };
+            self.handle(event).await;
+            while let Ok((item, is_accepted)) = self.acknowledged.1.try_recv() {
+                self.handle(FetchEvent::Stored { item, is_accepted }).await;
             }
         }
         drop(permit_wait);
         self.finish_requests().await;
     }
 
-    fn retry_now_if_requested(&mut self) {
-        let resumes = self.account.stats.resumes();
-        if std::mem::replace(&mut self.resumes, resumes) != resumes {
-            let now = self.account.clock.now();
-            self.breakers.values_mut().for_each(|breaker| breaker.retry_now(now));
-            self.refill_now();
+    async fn handle(&mut self, event: FetchEvent) {
+        let now = Now { local: self.account.clock.now(), api: self.account.api.api_now() };
+        let actions = self.machine.on(event, now, &mut rand::rng());
+        for action in actions {
+            self.perform(action).await;
         }
     }
 
-    /// If this machine's clock was set back, ends all waits for times of the wrong clock.
-    fn handle_clock_step_back(&mut self) {
-        if self.clock_watch.stepped_back(&self.account.clock) {
-            let now = self.account.clock.now();
-            self.breakers.values_mut().for_each(|breaker| breaker.retry_now(now));
-            self.throttles.clear();
-            self.on_cooldown.clear();
-            self.schedule.promote_due(Time(i64::MAX));
-            self.refill_now();
-        }
-    }
-
-    /// Sends for as long as the pacer permits it without waiting. The allowed artifacts are
-    /// determined anew each time, since a probe blocks all further requests of its circuit.
-    async fn send_without_waiting(&mut self) {
-        while self.can_send() {
-            let Ok(permit) = self.account.pacer.try_acquire() else { return };
-            if !self.send_next(permit).await {
-                return;
+    async fn perform(&mut self, action: FetchAction) {
+        let account = &self.account;
+        match action {
+            FetchAction::LoadDue(query) => self.load = Some(Box::pin(load_due(account.clone(), query))),
+            FetchAction::Request(claim, permit) => self.start_request(claim, permit),
+            FetchAction::Complete(job) => self.submit(job).await,
+            FetchAction::CompleteFailed(job) => {
+                log_failure(account, &job);
+                self.submit(job).await;
+            }
+            FetchAction::RecordPause(row, hint) => {
+                tracing::warn!(account = %account.id, endpoint = %row.endpoint, until = %row.until, error = %row.reason, hint, "paused");
+                account.record_pause(row).await;
+            }
+            FetchAction::RecordPauseEnd(artifact, waited) => {
+                tracing::info!(account = %account.id, endpoint = %artifact, "circuit closed: endpoint recovered");
+                account.record_pause_end(artifact.into(), Some(waited)).await;
+            }
+            FetchAction::RateLimited(artifact, retry_after) => {
+                account.record_rate_limited(retry_after).await;
+                tracing::warn!(account = %account.id, endpoint = %artifact, ?retry_after, "refused with 429; slowing down");
+            }
+            FetchAction::UndoDeferrals(artifact) => {
+                tracing::info!(account = %account.id, endpoint = %artifact, "artifact became available; retrying deferred items");
+                let (now, first) = (account.clock.now(), self.retry_policy.backoff.initial_delay());
+                if let Err(error) = account.db.undo_deferrals(account.lease.account, artifact, now, first).await {
+                    tracing::warn!(account = %account.id, %error, "failed to reschedule deferred items");
+                }
             }
         }
     }
 
-    /// Whether a claim can be sent now, within the concurrency limit.
-    fn can_send(&self) -> bool {
-        self.requests.len() < self.concurrency && self.schedule.has_claims_for(self.allowed_artifacts())
+    async fn submit(&mut self, job: CompletedJob) {
+        self.batch_writer.submit(Submission { job, acknowledge: self.acknowledged.0.clone() }).await;
     }
 
-    /// The artifacts whose circuit breakers allow a request now.
-    fn allowed_artifacts(&self) -> ArtifactSet {
-        let now = self.account.clock.now();
-        Artifact::ALL
-            .into_iter()
-            .filter(|artifact| self.breakers.get(artifact).is_none_or(|breaker| breaker.allows_request(now)))
-            .collect()
+    fn start_request(&mut self, claim: Claim, permit: Permit) {
+        let (account, retry_policy) = (self.account.clone(), self.retry_policy.clone());
+        account.stats.count_request(claim.lane, account.clock.tick());
+        let requested = claim.clone();
+        let request = self.requests.spawn(async move {
+            let answer = fetch_item(&account, &requested, permit).await?;
+            let now = account.clock.now();
+            // Hashes and compresses it.
+            Ok((now, retry_policy.outcome_of_answer(&requested, &answer, now)))
+        });
+        self.claims.insert(request.id(), claim);
     }
 
-    /// How many claims of a class are queued at most: one second's worth of requests. So a thousand
-    /// accounts need little memory, and newly due items do not wait for a long refill. With a high
-    /// limit the batch is large, since each refill also reads the claims again that wait to be
-    /// stored.
-    fn batch_size(&self) -> usize {
-        let requests_per_second = self.account.pacer.usage().limit as usize / 60;
-        (self.concurrency * 64).max(64).min(requests_per_second.max(16))
-    }
-
-    fn below_low_watermark(&self) -> bool {
-        let low_watermark = self.batch_size() / 4;
-        self.has_more.iter().any(|class| self.schedule.queued_count(*class) < low_watermark)
-    }
-
-    /// How many claims of a class a refill requests: those in flight, which are returned again, and
-    /// those that can be queued. None if enough are queued, so that a refill for the live lane does
-    /// not read a backfill again.
-    fn refill_limit(&self, class: QueueClass) -> usize {
-        let (batch_size, queued) = (self.batch_size(), self.schedule.queued_count(class));
-        if queued >= batch_size / 4 {
-            0
-        } else {
-            self.in_flight.count(class) + self.on_cooldown.len() + batch_size - queued
-        }
-    }
-
-    /// Begins to query the due items.
-    fn start_refill(&mut self) {
-        let now = self.account.clock.now();
-        self.on_cooldown.retain(|_, until| *until > now);
-        let (account, allowed) = (self.account.clone(), self.allowed_artifacts());
-        self.needs_refill = false;
-        self.next_refill = None;
-        self.completed_during_refill.clear();
-        let limits: ClassLimits = queue_classes(allowed).map(|class| (class, self.refill_limit(class))).collect();
-        let limit_by_class = limits.clone();
-        let retry_at = self.breakers.values().filter_map(|breaker| breaker.retry_at(now)).min();
-        let result = async move {
-            let limit = |class| limit_by_class.get(&class).copied().unwrap_or(0);
-            let due = account.db.due_items_by_class(account.lease, allowed, now + PREFETCH, limit).await?;
-            Ok((due, account.db.next_due(account.lease.account, allowed, now + PREFETCH).await?))
-        };
-        self.refill = Some(Refill { limits, retry_at, result: Box::pin(result) });
-    }
-
-    /// Drops a refill under way, whose result is obsolete, and requests a new one.
-    fn refill_now(&mut self) {
-        self.refill = None;
-        self.needs_refill = true;
-    }
-
-    fn handle_refill(&mut self, result: RefillResult) {
-        let now = self.account.clock.now();
-        let Some(Refill { limits, retry_at, .. }) = self.refill.take() else { return };
-        match result {
-            Ok((due, next)) => self.queue_claims(due, next, &limits, retry_at, now),
+    /// Reports what the end of a request shows beyond its item.
+    fn end_request(&mut self, ended: Result<(task::Id, Answer), JoinError>) -> FetchEvent {
+        let account = &self.account;
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let Some(claim) = self.claims.remove(&id) else { return FetchEvent::WorkQueued };
+        let artifact = claim.artifact;
+        let answer = match ended {
+            Ok((_, answer)) => answer,
             Err(error) => {
-                if error.is_transient() {
-                    // The supervisor logs it, once for all accounts.
-                    tracing::debug!(account = %self.account.id, %error, "failed to read the work table");
-                } else {
-                    tracing::warn!(account = %self.account.id, %error, "failed to read the work table");
-                }
-                self.needs_refill = false;
-                self.has_more.clear();
-                self.next_refill = Some(now + DATABASE_RETRY_INTERVAL);
+                tracing::error!(account = %account.id, segment = claim.segment_id, %artifact, %error, "a request panicked; its item is claimed anew");
+                return FetchEvent::Panicked(claim);
             }
-        }
-    }
-
-    fn queue_claims(
-        &mut self,
-        due: Vec<Claim>,
-        next: Option<Time>,
-        limits: &ClassLimits,
-        retry_at: Option<Time>,
-        now: Time,
-    ) {
-        let batch_size = self.batch_size();
-        let mut remaining = limits.clone();
-        let mut next = next.map(|due| due - REFILL_LEAD);
-        // Classes that were not queried may have more; they are queried at the low watermark.
-        self.has_more = limits.iter().filter(|(_, limit)| **limit == 0).map(|(class, _)| *class).collect();
-        for claim in due {
-            let class = queue_class(&claim);
-            let remaining = remaining.entry(class).or_default();
-            *remaining = remaining.saturating_sub(1);
-            let reached_limit = *remaining == 0;
-            let known = self.on_cooldown.contains_key(&claim.item) || self.in_flight.contains(claim.item);
-            let known = known || self.completed_during_refill.contains(&claim.item);
-            let is_new = !known || failpoint::is_triggered(Failpoint::DoubledClaim);
-            // However many refills there are, no more claims are queued than will soon be sent.
-            let (due, is_delayed) = (claim.due, claim.due > now);
-            let queued = if is_delayed { self.schedule.delayed_count() } else { self.schedule.queued_count(class) };
-            let has_room = batch_size > queued;
-            if is_new && has_room {
-                self.in_flight.insert(claim.item, class);
-                if is_delayed { self.schedule.delay_until_due(claim) } else { self.schedule.push(claim) }
-            }
-            if (is_new && !has_room) || reached_limit {
-                if is_delayed {
-                    next = next.into_iter().chain([due]).min();
-                } else {
-                    self.has_more.insert(class);
-                }
-            }
-        }
-        let cooldown_ends = self.on_cooldown.values().copied();
-        // Items that were deferred during the refill have set `next_refill` already. A circuit may
-        // have become half open.
-        self.next_refill = next.into_iter().chain(retry_at).chain(cooldown_ends).chain(self.next_refill).min();
-    }
-
-    /// Sends the next claim with this permit, or returns the permit. Returns whether a request was
-    /// sent.
-    async fn send_next(&mut self, permit: Permit) -> bool {
-        let now = self.account.clock.now();
-        while let Some(claim) = self.schedule.pop(self.allowed_artifacts()) {
-            if let Some(due) = self.earliest_attempt(&claim, now) {
-                let first_try = claim.first_try;
-                self.complete(claim, JobOutcome::Deferred { due, first_try }, now).await;
-                continue;
-            }
-            let is_last_attempt = now >= self.retry_policy.last_attempt_at(&claim, now);
-            if !self.throttles.entry(claim.artifact).or_default().admit_attempt(is_last_attempt, now) {
-                let jitter = rand::rng().random();
-                let outcome = self.retry_policy.defer(&claim, now, jitter);
-                self.complete(claim, outcome, now).await;
-                continue;
-            }
-            if !self.breakers.entry(claim.artifact).or_default().try_acquire(now) {
-                self.schedule.put_back(claim);
-                return false;
-            }
-            self.schedule.on_dispatched(&claim);
-            let account = self.account.clone();
-            account.stats.count_request(claim.lane, account.clock.tick());
-            let retry_policy = self.retry_policy.clone();
-            self.requests.spawn(async move {
-                let answer = fetch_item(&account, &claim, permit).await;
-                let result = answer.map(|answer| {
-                    let now = account.clock.now();
-                    (now, retry_policy.outcome_of_answer(&claim, &answer, now))
-                });
-                (claim, result)
-            });
-            return true;
-        }
-        false
-    }
-
-    /// Until when the first attempt of a live item is delayed, if its artifact cannot be available
-    /// yet.
-    fn earliest_attempt(&mut self, claim: &Claim, now: Time) -> Option<Time> {
-        let age = self.live_age(claim, self.account.api.api_now())?;
-        let is_first_attempt = claim.tries == 0;
-        let delay =
-            is_first_attempt.then(|| self.availability.entry(claim.artifact).or_default().first_attempt_delay(age))?;
-        delay.map(|delay| now + delay)
-    }
-
-    /// Submits the outcome of a claim to the batch writer.
-    async fn complete(&mut self, claim: Claim, outcome: JobOutcome, at: Time) {
-        let due = match &outcome {
-            JobOutcome::Answered { refresh_at, .. } => *refresh_at,
-            JobOutcome::Deferred { due, .. } => Some(*due),
-            JobOutcome::Failed { state, due, .. } => (*state == ItemState::Open).then_some(*due),
         };
-        self.in_flight.complete(claim.item, due);
-        let acknowledge = self.acknowledged.0.clone();
-        self.batch_writer.submit(Submission { job: CompletedJob { claim, at, outcome }, acknowledge }).await;
-    }
-
-    fn handle_acknowledgements(&mut self, first: Acknowledgement) {
-        let mut next = Some(first);
-        while let Some((item, accepted)) = next {
-            let due = self.in_flight.release(item).map(|due| due - REFILL_LEAD);
-            if self.refill.is_some() {
-                self.completed_during_refill.insert(item);
+        match &answer {
+            Ok(_) => {
+                account.stats.broken_answers.record_usable(artifact);
+                if self.redirected.remove(&artifact) {
+                    account.clear_redirect(artifact.into());
+                }
             }
-            let cooldown_end = (!accepted).then(|| self.account.clock.now() + REJECTED_ITEM_COOLDOWN);
-            if let Some(until) = cooldown_end {
-                self.on_cooldown.insert(item, until);
+            Err(error) => {
+                if account.report_redirect(error, account.clock.now()) {
+                    self.redirected.insert(artifact);
+                }
+                if error.fault == Fault::Broken {
+                    let tick = account.clock.tick();
+                    account.stats.broken_answers.record_broken(artifact, broken_reason(error), tick);
+                }
             }
-            self.next_refill = self.next_refill.into_iter().chain(due).chain(cooldown_end).min();
-            next = self.acknowledged.1.try_recv().ok();
         }
+        if !matches!(&answer, Err(error) if error.fault == Fault::RateLimited) {
+            account.pacer.record_success();
+        }
+        FetchEvent::Answered(claim, answer)
     }
 
     /// Waits for the requests under way, up to a limit. The next owner claims the remaining items
     /// anew.
     async fn finish_requests(mut self) {
-        let clock = self.account.clock.clone();
+        let account = self.account.clone();
         let requests = async {
-            while let Some(attempt) = self.requests.join_next().await {
-                self.handle_attempt(attempt).await;
+            while let Some(ended) = self.requests.join_next_with_id().await {
+                let event = self.end_request(ended);
+                self.handle(event).await;
             }
         };
         if tokio::time::timeout(REQUEST_SHUTDOWN_GRACE, requests).await.is_err() {
-            tracing::info!(account = %self.account.id, at = %clock.now(), "requests under way did not finish in time; they are repeated after the next start");
+            tracing::info!(account = %account.id, at = %account.clock.now(), "requests under way did not finish in time; they are repeated after the next start");
         }
-        self.account.stats.set_in_flight(0);
+        account.stats.set_in_flight(0);
+    }
+}
+
+async fn load_due(account: Arc<Account>, query: DueQuery) -> FetchEvent {
+    let (db, lease) = (&account.db, account.lease);
+    let loaded = async {
+        let due = db.due_items_by_class(lease, query.artifacts, query.until, |class| query.limit(class)).await?;
+        Ok::<_, DbError>((due, db.next_due(lease.account, query.artifacts, query.until).await?))
+    };
+    match loaded.await {
+        Ok((due, next)) => FetchEvent::Loaded(query, due, next),
+        Err(error) => {
+            const LOAD_FAILED: &str = "failed to read the work table";
+            if error.is_transient() {
+                // The supervisor logs it, once for all accounts.
+                tracing::debug!(account = %account.id, %error, "{LOAD_FAILED}");
+            } else {
+                tracing::warn!(account = %account.id, %error, "{LOAD_FAILED}");
+            }
+            FetchEvent::LoadFailed(query)
+        }
+    }
+}
+
+fn log_failure(account: &Account, job: &CompletedJob) {
+    let (account, segment, artifact) = (&account.id, &job.claim.segment_id, job.claim.artifact);
+    match &job.outcome {
+        JobOutcome::Failed { state: ItemState::Open, due, reason, .. } => {
+            tracing::debug!(%account, segment, %artifact, again = %due, error = %reason, "fetch failed; retrying later");
+        }
+        JobOutcome::Failed { state: ItemState::Failed, reason, .. } => {
+            tracing::error!(%account, segment, %artifact, error = %reason, "fetch failed permanently; `queue list` shows it, `queue retry` retries it");
+        }
+        JobOutcome::Failed { .. } if job.claim.visit == 0 => {
+            tracing::warn!(%account, segment, %artifact, "artifact still missing at the horizon; giving up");
+        }
+        JobOutcome::Answered { .. } => {
+            tracing::info!(%account, segment, %artifact, "still empty at the horizon; storing it as it is");
+        }
+        JobOutcome::Failed { .. } | JobOutcome::Deferred { .. } => {}
+    }
+}
+
+/// How an answer is broken, as part of a finding's sentence.
+fn broken_reason(error: &ApiError) -> &'static str {
+    match error.cause {
+        ErrorCause::ConnectionLost => "they break off",
+        ErrorCause::TooLarge => "they are too large",
+        _ => "they are not what was asked for",
     }
 }

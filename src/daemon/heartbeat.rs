@@ -16,7 +16,7 @@ use super::app_context::AppContext;
 use super::replica_stats::replica_row;
 use crate::account::Account;
 use crate::clock::{Tick, Time};
-use crate::db::{ClusterState, Db, DbError, InstanceLock, Lease, UnusableReason};
+use crate::db::{AccountKey, ClusterState, Db, DbError, InstanceLock, Lease, UnusableReason};
 use crate::fetch::batch_writer::StorageProblem;
 use crate::health::{HealthFinding, Severity};
 
@@ -200,7 +200,7 @@ impl Heartbeat {
     /// held before the cluster state was read is also lost if the database has a lower epoch: then
     /// the database was restored to an earlier state.
     fn renew_leases(&self, cluster: &ClusterState, held_before: &[Lease], tick: Tick) {
-        let epochs: BTreeMap<i64, i64> = cluster.accounts.iter().map(|row| (row.account, row.epoch)).collect();
+        let epochs: BTreeMap<AccountKey, i64> = cluster.accounts.iter().map(|row| (row.account, row.epoch)).collect();
         let until = lease_end(&self.context, tick);
         for account in self.leases.lock_accounts().iter() {
             let lease = account.lease;

@@ -15,7 +15,7 @@ use super::app_context::AppContext;
 use super::retention::{API_TIME_TIMEOUT, read_clocks};
 use crate::account::Account;
 use crate::clock::{Tick, Time};
-use crate::db::{Db, DbError, DbFault, Lease};
+use crate::db::{AccountKey, Db, DbError, DbFault, Lease};
 use crate::erasure::{ClockCheck, MAX_CLOCK_DIFFERENCE, RetentionClocks};
 use crate::health::{HealthFinding, Severity};
 
@@ -73,7 +73,7 @@ fn manifest_time(clocks: &RetentionClocks, unknown_since: &mut Option<Tick>, tic
 
 /// Reports the accounts whose newest manifest is of a future day, and clears the findings of all
 /// others.
-fn report_ahead(context: &AppContext, accounts: &[Arc<Account>], ahead: &BTreeMap<i64, Time>) {
+fn report_ahead(context: &AppContext, accounts: &[Arc<Account>], ahead: &BTreeMap<AccountKey, Time>) {
     let findings = &context.findings;
     let of = |account: &Arc<Account>| Some((account.id.sub.to_string(), *ahead.get(&account.lease.account)?));
     let found: BTreeMap<String, Time> = accounts.iter().filter_map(of).collect();
@@ -108,9 +108,9 @@ fn report_ahead(context: &AppContext, accounts: &[Arc<Account>], ahead: &BTreeMa
 #[derive(Debug, Default)]
 pub struct ManifestWriter {
     /// By account: the lease's epoch, and the day of the last check.
-    written: BTreeMap<i64, (i64, i64)>,
+    written: BTreeMap<AccountKey, (i64, i64)>,
     /// Accounts whose newest manifest is of a future day, and when that day begins.
-    ahead: BTreeMap<i64, Time>,
+    ahead: BTreeMap<AccountKey, Time>,
 }
 
 impl ManifestWriter {

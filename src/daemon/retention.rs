@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::app_context::AppContext;
 use crate::account::Account;
 use crate::clock::{Tick, Time};
-use crate::db::{DbError, DbFault, DeletionCounts};
+use crate::db::{AccountKey, DbError, DbFault, DeletionCounts};
 use crate::erasure::{
     self, ClockCheck, MAX_PASS_INTERVAL, NOTICE_PERIOD, PassDecision, RetentionClocks, RetentionCursor, RetentionNotice,
 };
@@ -72,7 +72,7 @@ struct RetentionTask {
     /// When the index was last purged; `None` until the first time.
     last_purge: Option<Tick>,
     /// When the waiting pass of each account was last decided on.
-    last_decision: BTreeMap<i64, Tick>,
+    last_decision: BTreeMap<AccountKey, Tick>,
     /// Whether a pass waits, or the clocks are not known to agree.
     is_waiting: bool,
     /// Since when the API's time has been unknown.

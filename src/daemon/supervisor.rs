@@ -27,10 +27,11 @@ use crate::backoff::Backoff;
 use crate::clock::{Tick, Time};
 use crate::config::LimitScope;
 use crate::coverage::PlanningRules;
-use crate::db::{ClusterState, DbError, DbFault, InstanceLock, Lease, MaxDelays, OwnershipRow};
-use crate::discover::{Discoverer, DiscoveryPolicy};
+use crate::db::{AccountKey, ClusterState, DbError, DbFault, InstanceLock, Lease, MaxDelays, OwnershipRow};
+use crate::discover::Discoverer;
 use crate::fetch::batch_writer::{BatchWriter, StorageProblem, StorageState};
 use crate::model::Endpoint;
+use crate::pipeline::discovery::DiscoveryPolicy;
 use crate::pipeline::fetch::retry_policy::RetryPolicy;
 use crate::ringcx::rate_limit::{MAX_ARRIVAL_DELAY, MAX_RETRY_AFTER, Pacer, PreviousOwner};
 
@@ -116,9 +117,9 @@ struct SupervisedAccount {
 struct Supervisor {
     context: Arc<AppContext>,
     batch_writer: BatchWriter,
-    accounts: BTreeMap<i64, SupervisedAccount>,
+    accounts: BTreeMap<AccountKey, SupervisedAccount>,
     /// The tasks of the accounts. Each returns its account's key.
-    tasks: JoinSet<(i64, anyhow::Result<()>)>,
+    tasks: JoinSet<(AccountKey, anyhow::Result<()>)>,
     /// The login's pacer, if all accounts share one.
     pacer: Option<Pacer>,
     heartbeat_task: JoinSet<anyhow::Result<InstanceLock>>,
@@ -130,7 +131,7 @@ struct Supervisor {
     started: Time,
     change_version: Option<i64>,
     /// How often an operator asked for an immediate retry, by account.
-    resumes: BTreeMap<i64, i64>,
+    resumes: BTreeMap<AccountKey, i64>,
     is_ready: bool,
     /// Whether the next heartbeat should acquire more accounts at once.
     more_to_acquire: bool,
@@ -224,7 +225,7 @@ impl Supervisor {
         };
         // Until the registry is loaded, no account is released.
         let Some(registered) = registered else { return Ok(()) };
-        let keys: BTreeSet<i64> = registered.keys().copied().collect();
+        let keys: BTreeSet<AccountKey> = registered.keys().copied().collect();
         let instance = &self.context.settings.database.instance;
         let plan = plan_assignment(cluster, &keys, instance, REPLICA_TIMEOUT, shared_limit);
         self.release(&plan.release, cluster).await?;
@@ -264,7 +265,7 @@ impl Supervisor {
     /// rejected.
     fn drop_expired(&mut self, cluster: &ClusterState, heartbeat_began: Tick) {
         let instance = &self.context.settings.database.instance;
-        let rows: BTreeMap<i64, &OwnershipRow> = cluster.accounts.iter().map(|row| (row.account, row)).collect();
+        let rows: BTreeMap<AccountKey, &OwnershipRow> = cluster.accounts.iter().map(|row| (row.account, row)).collect();
         for (key, supervised) in self.accounts.iter_mut().filter(|(_, supervised)| !supervised.is_lost) {
             let row = rows.get(key);
             let epoch = supervised.account.lease.epoch;
@@ -334,7 +335,7 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn release(&mut self, accounts: &[i64], cluster: &ClusterState) -> Result<(), DbError> {
+    async fn release(&mut self, accounts: &[AccountKey], cluster: &ClusterState) -> Result<(), DbError> {
         for key in accounts {
             match self.accounts.get_mut(key) {
                 Some(supervised) if !supervised.is_releasing => {
@@ -367,7 +368,8 @@ impl Supervisor {
         cluster: &ClusterState,
         tick: Tick,
     ) -> anyhow::Result<()> {
-        let free: Vec<i64> = plan.acquire.iter().copied().filter(|key| !self.accounts.contains_key(key)).collect();
+        let free: Vec<AccountKey> =
+            plan.acquire.iter().copied().filter(|key| !self.accounts.contains_key(key)).collect();
         // Accounts that are ours without tasks belonged to an earlier process of this instance.
         let instance = &self.context.settings.database.instance.clone();
         let own = cluster.accounts.iter().filter(|row| {
@@ -377,7 +379,7 @@ impl Supervisor {
                 && !plan.release.contains(&row.account)
                 && registered.contains_key(&row.account)
         });
-        let mut keys: Vec<i64> = free.into_iter().chain(own.map(|row| row.account)).collect();
+        let mut keys: Vec<AccountKey> = free.into_iter().chain(own.map(|row| row.account)).collect();
         self.more_to_acquire = keys.len() > MAX_ACQUIRED_PER_HEARTBEAT;
         keys.truncate(MAX_ACQUIRED_PER_HEARTBEAT);
         if keys.is_empty() {
@@ -404,7 +406,7 @@ impl Supervisor {
             let owner = before.map(|row| previous_owner(cluster, row, instance)).min_by_key(|owner| owner.quiet_for());
             let account = Arc::new(self.build_account(registered, lease, owner.unwrap_or(PreviousOwner::Absent), tick));
             account.restore_throttle(&throttles);
-            let mut discoverer = Discoverer::load(account.clone(), self.discovery_policy(&account)?).await?;
+            let mut discoverer = Discoverer::new(account.clone(), self.discovery_policy(&account)?, self.max_delays());
             discoverer.restore_throttle(&throttles);
             let mut fetch_worker = FetchWorker::new(
                 account.clone(),
@@ -419,8 +421,8 @@ impl Supervisor {
                 }
             }
             let stop = self.stop.child_token();
-            let (key, max_delays) = (lease.account, self.max_delays());
-            let discovery = discovery::run(account.clone(), discoverer, max_delays, stop.clone());
+            let key = lease.account;
+            let discovery = discovery::run(account.clone(), discoverer, stop.clone());
             self.tasks.spawn(async move { (key, discovery.await) });
             let fetching = fetch_worker.run(stop.clone());
             self.tasks.spawn(async move {
@@ -477,7 +479,7 @@ impl Supervisor {
     /// Handles the end of a task. An unexpected end is an error, which stops the daemon.
     fn handle_task_end(
         &mut self,
-        ended: Result<(i64, anyhow::Result<()>), tokio::task::JoinError>,
+        ended: Result<(AccountKey, anyhow::Result<()>), tokio::task::JoinError>,
     ) -> anyhow::Result<()> {
         let (key, result) = ended.context("a task of an account panicked")?;
         let Some(supervised) = self.accounts.get_mut(&key) else { return result };
@@ -568,6 +570,8 @@ impl Supervisor {
             rechecks: discovery.rechecks.clone(),
             start: discovery.start,
             backoff: self.backoff()?,
+            wants: account.policy.wants,
+            retention: account.policy.retention,
         })
     }
 }
@@ -652,7 +656,7 @@ instance = "me"
             let policy = AccountPolicy { wants, retention: None };
             let registered = RegisteredAccount { id: id(account), name: None, policy, retention_days: None };
             let acquired_at = self.context.clock.tick();
-            let lease = Lease { account, epoch: 1 };
+            let lease = Lease { account: AccountKey(account), epoch: 1 };
             let account = Arc::new(self.build_account(registered, lease, PreviousOwner::Absent, acquired_at));
             let supervised = SupervisedAccount {
                 account: account.clone(),
@@ -668,7 +672,13 @@ instance = "me"
     }
 
     fn row(account: i64, owner: &str, epoch: i64) -> OwnershipRow {
-        OwnershipRow { account, id: id(account), owner: Some(owner.to_owned()), epoch, released: None }
+        OwnershipRow {
+            account: AccountKey(account),
+            id: id(account),
+            owner: Some(owner.to_owned()),
+            epoch,
+            released: None,
+        }
     }
 
     #[tokio::test]
@@ -679,7 +689,7 @@ instance = "me"
         let accounts = vec![row(1, "other", 2), row(2, "me", 1)];
         let cluster = ClusterState { now: supervisor.context.clock.now(), replicas: Vec::new(), accounts };
         supervisor.drop_expired(&cluster, supervisor.context.clock.tick());
-        assert!(supervisor.accounts[&1].is_lost && !supervisor.accounts[&2].is_lost);
+        assert!(supervisor.accounts[&AccountKey(1)].is_lost && !supervisor.accounts[&AccountKey(2)].is_lost);
         let mut permit = kept.pacer.try_acquire().unwrap();
         assert!(permit.mark_sent(), "it may send");
         assert!(lost.pacer.try_acquire().is_err());

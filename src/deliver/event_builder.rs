@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::failure_policy::EventKey;
 use crate::config::Sink;
-use crate::db::{Db, DbError, DbFault, FeedEntry, FeedRange, FeedRow, Item};
+use crate::db::{AccountKey, Db, DbError, DbFault, FeedEntry, FeedRange, FeedRow, Item};
 use crate::event::{Event, decode_summary};
 use crate::lenient_json;
 use crate::model::{Artifact, ArtifactSet};
@@ -76,7 +76,7 @@ impl EventFilter {
         let (metadata, body) = self.redact(artifact, metadata, body);
         BuiltEvent::Event(Event {
             feed_seq: row.feed,
-            account_key: row.account_key,
+            account_key: row.account_key.0,
             account: row.account,
             dialog_id: row.dialog_id,
             segment_id: row.segment_id,
@@ -118,7 +118,7 @@ pub(super) struct EventBatch {
     /// The item of each event.
     pub(super) items: HashMap<EventKey, Item>,
     /// The first feed number of each account that exceeded the byte limit.
-    pub(super) first_unread: HashMap<i64, i64>,
+    pub(super) first_unread: HashMap<AccountKey, i64>,
     /// Rows that cannot be sent because their stored data is damaged, with the error.
     pub(super) damaged: Vec<(EventKey, Item, String)>,
 }

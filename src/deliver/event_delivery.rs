@@ -10,7 +10,9 @@ use super::failure_policy::{EventDecision, EventKey, FailurePolicy, SinkAction, 
 use super::fair_share::fair_share;
 use super::{Deliverer, DeliveryProgress, RETRY_DELAY_BOUNDS, backoff_delay, stop_reason};
 use crate::clock::Time;
-use crate::db::{CursorAdvance, DbError, DeliveryRound, FailedDelivery, FeedRange, Item, LaggingFeed};
+use crate::db::{
+    AccountKey, CursorAdvance, DbError, DeliveryRound, FailedDelivery, FeedRange, Item, LaggingFeed, SinkKey,
+};
 use crate::event::Event;
 use crate::sink::SinkError;
 
@@ -24,7 +26,7 @@ const MAX_RETRIES_PER_ROUND: usize = 16;
 const MAX_EVENTS_AWAITING_RETRY: u64 = 1000;
 
 impl Deliverer {
-    pub(super) async fn step_events(&mut self, sink: i64) -> Result<DeliveryProgress, DbError> {
+    pub(super) async fn step_events(&mut self, sink: SinkKey) -> Result<DeliveryProgress, DbError> {
         let accounts_behind = self.accounts_behind(sink).await?;
         let consecutive_pauses = self.consecutive_pauses();
         let capacity = if consecutive_pauses > 0 { probe_count(consecutive_pauses) } else { MAX_EVENTS_PER_ROUND };
@@ -62,7 +64,7 @@ impl Deliverer {
     }
 
     /// This process's accounts that the sink is behind in.
-    pub(super) async fn accounts_behind(&self, sink: i64) -> Result<Vec<LaggingFeed>, DbError> {
+    pub(super) async fn accounts_behind(&self, sink: SinkKey) -> Result<Vec<LaggingFeed>, DbError> {
         let owned = self.owned_epochs();
         let mut accounts_behind = self.context.db.lagging_feeds(sink, &self.context.owner).await?;
         accounts_behind.retain(|account| owned.contains(&(account.lease.account, account.lease.epoch)));
@@ -79,9 +81,9 @@ impl Deliverer {
     ) -> Result<SinkAction, DbError> {
         let (decisions, action) = self.send_new_events(&batch.events, round.sink).await?;
         let mut first_open = batch.first_unread.clone();
-        let mut delivered: HashMap<i64, u64> = HashMap::new();
+        let mut delivered: HashMap<AccountKey, u64> = HashMap::new();
         for (event, decision) in batch.events.iter().zip(&decisions) {
-            let key = (event.account_key, event.feed_seq);
+            let key = (AccountKey(event.account_key), event.feed_seq);
             match decision {
                 None => {
                     let first = first_open.entry(key.0).or_insert(key.1);
@@ -109,7 +111,7 @@ impl Deliverer {
     pub(super) async fn send_new_events(
         &mut self,
         events: &[Event],
-        sink: i64,
+        sink: SinkKey,
     ) -> Result<(Vec<Option<EventDecision>>, SinkAction), DbError> {
         let (_, waiting) = self.context.db.waiting_deliveries(sink).await?;
         let retry_capacity = usize::try_from(MAX_EVENTS_AWAITING_RETRY.saturating_sub(waiting)).unwrap_or(0);
@@ -122,7 +124,7 @@ impl Deliverer {
         let (mut action, mut responses) = (SinkAction::Continue, 0);
         let on_response = |index: usize, response: Result<(), SinkError>| {
             let Some(event) = events.get(index) else { return false };
-            action = policy.on_response(index, (event.account_key, event.feed_seq), response);
+            action = policy.on_response(index, (AccountKey(event.account_key), event.feed_seq), response);
             responses += 1;
             action == SinkAction::Continue
         };
@@ -141,7 +143,7 @@ impl Deliverer {
         round: &mut DeliveryRound,
         leases_by_account: &mut LeaseMap,
     ) -> Result<SinkAction, DbError> {
-        let epochs: HashMap<i64, i64> = self.owned_epochs().into_iter().collect();
+        let epochs: HashMap<AccountKey, i64> = self.owned_epochs().into_iter().collect();
         let limit = if self.pause.is_some() { 1 } else { MAX_RETRIES_PER_ROUND };
         let mut due = self.context.db.due_failed_deliveries(round.sink, &self.context.owner, round.at, limit).await?;
         due.retain(|missed| epochs.contains_key(&missed.account));
@@ -161,8 +163,8 @@ impl Deliverer {
             due.iter().map(|missed| ((missed.account, missed.feed), missed)).collect();
         let action = self.resend_events(&batch.events, &failures, round).await;
         // Rows count only for an account in `moves`, and this one may have nothing new.
-        let moved: HashSet<i64> = round.advances.iter().map(|step| step.lease.account).collect();
-        let touched: HashSet<i64> = round
+        let moved: HashSet<AccountKey> = round.advances.iter().map(|step| step.lease.account).collect();
+        let touched: HashSet<AccountKey> = round
             .failed_deliveries
             .iter()
             .map(|missed| missed.account)
@@ -186,12 +188,12 @@ impl Deliverer {
         let events: Arc<[Event]> = events.into();
         let Some(client) = self.client.as_ref().filter(|_| !events.is_empty()) else { return SinkAction::Continue };
         let streak = &mut self.streak;
-        let (mut action, mut delivered) = (SinkAction::Continue, HashMap::<i64, u64>::new());
+        let (mut action, mut delivered) = (SinkAction::Continue, HashMap::<AccountKey, u64>::new());
         let (mut missed, mut cleared) = (Vec::new(), Vec::new());
         let at = round.at;
         let on_response = |index: usize, response: Result<(), SinkError>| {
             let Some(event) = events.get(index) else { return false };
-            let key = (event.account_key, event.feed_seq);
+            let key = (AccountKey(event.account_key), event.feed_seq);
             let Some(row) = failures.get(&key) else { return true };
             let waited = row.waited + row.due.since(row.last_try);
             let (decision, next_action) = decide_retried(streak, key, response, waited >= give_up_after);
@@ -240,14 +242,14 @@ pub(super) fn has_delivered(round: &DeliveryRound) -> bool {
 }
 
 /// The leases under which the cursors of accounts are moved.
-pub(super) struct LeaseMap(HashMap<i64, crate::db::Lease>);
+pub(super) struct LeaseMap(HashMap<AccountKey, crate::db::Lease>);
 
 impl LeaseMap {
     pub(super) fn of(accounts_behind: &[LaggingFeed]) -> LeaseMap {
         LeaseMap(accounts_behind.iter().map(|account| (account.lease.account, account.lease)).collect())
     }
 
-    fn add(&mut self, account: i64, epoch: Option<i64>) {
+    fn add(&mut self, account: AccountKey, epoch: Option<i64>) {
         if let Some(epoch) = epoch {
             self.0.entry(account).or_insert(crate::db::Lease { account, epoch });
         }

@@ -7,10 +7,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::db::AccountKey;
 use crate::sink::{SinkError, SinkErrorKind};
 
 /// Identifies an event: account key and number in the account's feed.
-pub(crate) type EventKey = (i64, i64);
+pub(crate) type EventKey = (AccountKey, i64);
 
 /// This many different events that fail in a row pause the sink.
 const FAILED_EVENTS_UNTIL_PAUSE: usize = 3;

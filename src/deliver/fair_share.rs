@@ -30,17 +30,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::db::Lease;
+    use crate::db::{AccountKey, Lease};
     use crate::model::AccountId;
 
     fn backlog(account: i64, gap: i64) -> LaggingFeed {
-        LaggingFeed { lease: Lease { account, epoch: 1 }, id: AccountId::new("1", "2"), cursor: 10, feed: 10 + gap }
+        LaggingFeed {
+            lease: Lease { account: AccountKey(account), epoch: 1 },
+            id: AccountId::new("1", "2"),
+            cursor: 10,
+            feed: 10 + gap,
+        }
     }
 
     fn sizes(gaps: &[i64], capacity: usize, rotation: usize) -> Vec<(i64, i64)> {
         let all: Vec<LaggingFeed> = gaps.iter().enumerate().map(|(i, gap)| backlog(i as i64, *gap)).collect();
         let all: Vec<&LaggingFeed> = all.iter().collect();
-        fair_share(&all, capacity, rotation).iter().map(|window| (window.account, window.upto - window.after)).collect()
+        fair_share(&all, capacity, rotation)
+            .iter()
+            .map(|window| (window.account.0, window.upto - window.after))
+            .collect()
     }
 
     #[test]

@@ -16,7 +16,8 @@ use super::failure_policy::{EventDecision, SinkAction};
 use super::{Deliverer, DeliveryProgress};
 use crate::clock::Time;
 use crate::db::{
-    CursorAdvance, Db, DbError, DeliveryRound, FailedDelivery, FeedEntry, FeedRange, LaggingFeed, Lease, ObjectBatch,
+    AccountKey, CursorAdvance, Db, DbError, DeliveryRound, FailedDelivery, FeedEntry, FeedRange, LaggingFeed, Lease,
+    ObjectBatch, SinkKey,
 };
 use crate::event::Event;
 use crate::sink::SinkError;
@@ -49,7 +50,7 @@ enum NextObject {
 impl Deliverer {
     pub(super) async fn step_objects(
         &mut self,
-        sink: i64,
+        sink: SinkKey,
         store: &Arc<ObjectStoreSink>,
     ) -> Result<DeliveryProgress, DbError> {
         let behind = self.accounts_behind(sink).await?;
@@ -108,15 +109,15 @@ impl Deliverer {
     /// are skipped.
     async fn plan_objects(
         &mut self,
-        sink: i64,
+        sink: SinkKey,
         behind: &[LaggingFeed],
         round: &mut DeliveryRound,
     ) -> Result<Vec<(Lease, ObjectBatch)>, DbError> {
-        let mut planned: BTreeMap<i64, ObjectBatch> =
+        let mut planned: BTreeMap<AccountKey, ObjectBatch> =
             self.context.db.object_batches(sink).await?.into_iter().map(|batch| (batch.account, batch)).collect();
         let (tick, now) = (self.context.clock.tick(), round.at);
         self.next_object_at.retain(|_, until| *until > tick);
-        let not_due: HashSet<i64> = self.next_object_at.keys().copied().collect();
+        let not_due: HashSet<AccountKey> = self.next_object_at.keys().copied().collect();
         let mut new_batches = Vec::new();
         let mut examined = 0;
         for account in behind {
@@ -242,7 +243,7 @@ mod tests {
     use crate::db::Item;
 
     fn head(feed: i64, fetched: i64, size: u64) -> FeedEntry {
-        FeedEntry { account: 1, feed, item: Item(4), stored: true, fetched: Time(fetched), size }
+        FeedEntry { account: AccountKey(1), feed, item: Item(4), stored: true, fetched: Time(fetched), size }
     }
 
     fn decide(heads: &[FeedEntry], end: i64, is_full: bool, now: i64) -> NextObject {

@@ -10,14 +10,16 @@ use super::object_delivery::{decide_whole_batch, write_by_hour};
 use super::sink_client::SinkClient;
 use super::{Deliverer, DeliveryProgress, IDLE_POLL_INTERVAL, stop_reason};
 use crate::clock::Tick;
-use crate::db::{CursorAdvance, DbError, DeliveryRound, FeedEntry, FeedRange, ReplayProgress, ReplayRow};
+use crate::db::{
+    AccountKey, CursorAdvance, DbError, DeliveryRound, FeedEntry, FeedRange, ReplayProgress, ReplayRow, SinkKey,
+};
 
 /// The most feed entries that one step reads, if few of them are to be sent.
 const MAX_FEED_ENTRIES_PER_STEP: i64 = 2_000;
 
 impl Deliverer {
     /// Continues the oldest replay, if its next step is due.
-    pub(super) async fn step_replay(&mut self, sink: i64) -> Result<DeliveryProgress, DbError> {
+    pub(super) async fn step_replay(&mut self, sink: SinkKey) -> Result<DeliveryProgress, DbError> {
         let now = self.context.clock.tick();
         if !self.may_replay {
             return Ok(DeliveryProgress::Idle(now + IDLE_POLL_INTERVAL));
@@ -33,7 +35,7 @@ impl Deliverer {
         self.resend(sink, &replay, now).await
     }
 
-    async fn resend(&mut self, sink: i64, replay: &ReplayRow, now: Tick) -> Result<DeliveryProgress, DbError> {
+    async fn resend(&mut self, sink: SinkKey, replay: &ReplayRow, now: Tick) -> Result<DeliveryProgress, DbError> {
         let (batch, upto) = self.next_replay_batch(replay).await?;
         let mut round = DeliveryRound { sink, at: self.context.clock.now(), ..DeliveryRound::default() };
         let store = match &self.client {
@@ -49,7 +51,7 @@ impl Deliverer {
         };
         let mut step = ReplayProgress { lease: replay.lease, id: replay.id, upto, sent: 0, is_finished: false };
         for (event, decision) in batch.events.iter().zip(&decisions) {
-            let key = (event.account_key, event.feed_seq);
+            let key = (AccountKey(event.account_key), event.feed_seq);
             match decision {
                 None => step.upto = step.upto.min(event.feed_seq - 1),
                 Some(EventDecision::Delivered) => step.sent += 1,
@@ -93,7 +95,7 @@ impl Deliverer {
         let limit =
             if self.consecutive_pauses() > 0 { limit.min(probe_count(self.consecutive_pauses())) } else { limit };
         let upto = wanted.get(limit).map_or(end, |next| next.feed - 1);
-        let keys: Vec<(i64, i64)> = wanted.iter().take(limit).map(|head| (head.account, head.feed)).collect();
+        let keys: Vec<(AccountKey, i64)> = wanted.iter().take(limit).map(|head| (head.account, head.feed)).collect();
         Ok((read_events(&self.context.db, &self.filter, &keys).await?, upto))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::hold_matching::{covers_account, holds_quarantined, participants_of};
 use super::{SEGMENTS_PER_PAGE, texts_by_key};
-use crate::db::{Db, DbError, Hold, QuarantinedText, SegmentRef};
+use crate::db::{AccountKey, Db, DbError, Hold, QuarantinedText, SegmentRef};
 use crate::model::Certainty;
 
 /// How much of the current archive a hold keeps.
@@ -78,7 +78,7 @@ pub async fn count_holds(
 
 /// The account of all holds on contacts; `None` where there are several, or a hold covers all
 /// accounts.
-fn common_account(holds: &[Hold]) -> Option<i64> {
+fn common_account(holds: &[Hold]) -> Option<AccountKey> {
     let mut accounts = holds.iter().filter(|hold| hold.subject.is_contact()).map(|hold| hold.account);
     let first = accounts.next()??;
     accounts.all(|account| account == Some(first)).then_some(first)

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::db::{Hold, QuarantinedText, SegmentRef, SegmentTexts};
+use crate::db::{AccountKey, Hold, QuarantinedText, SegmentRef, SegmentTexts};
 use crate::lenient_json;
 use crate::model::{Certainty, Participants, Subject, contains_word};
 
@@ -38,7 +38,7 @@ pub(super) fn find_hold<'a>(
 /// Whether a subject, or the deletion of these segments, concerns this quarantined record.
 pub(super) fn match_quarantined(
     subject: &Subject,
-    deleted_ids: &HashSet<(i64, &str)>,
+    deleted_ids: &HashSet<(AccountKey, &str)>,
     record: &QuarantinedText,
 ) -> Certainty {
     let with_segment = match &record.segment_id {
@@ -59,7 +59,7 @@ pub(super) fn holds_quarantined(hold: &Hold, record: &QuarantinedText) -> bool {
         && hold.subject.match_record(record.segment_id.as_deref(), &record.raw) > Certainty::Not
 }
 
-pub(super) fn covers_account(hold: &Hold, account: i64) -> bool {
+pub(super) fn covers_account(hold: &Hold, account: AccountKey) -> bool {
     hold.account.is_none_or(|own| own == account)
 }
 
@@ -71,7 +71,7 @@ mod tests {
     fn segment(account: i64, id: &str, dialog: Option<&str>) -> SegmentRef {
         SegmentRef {
             key: 1,
-            account,
+            account: AccountKey(account),
             sub: "1".into(),
             segment_id: id.into(),
             dialog_id: dialog.map(str::to_owned),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     fn hold(id: i64, account: Option<i64>, subject: Subject) -> Hold {
-        Hold { id, account, subject, reason: None, placed: Time(0), who: "me".into() }
+        Hold { id, account: account.map(AccountKey), subject, reason: None, placed: Time(0), who: "me".into() }
     }
 
     fn texts(contact: &str) -> SegmentTexts {
@@ -91,7 +91,12 @@ mod tests {
     }
 
     fn record(account: i64, id: Option<&str>, raw: &str) -> QuarantinedText {
-        QuarantinedText { account, digest: vec![1], segment_id: id.map(str::to_owned), raw: raw.into() }
+        QuarantinedText {
+            account: AccountKey(account),
+            digest: vec![1],
+            segment_id: id.map(str::to_owned),
+            raw: raw.into(),
+        }
     }
 
     #[test]
@@ -127,7 +132,7 @@ mod tests {
     #[test]
     fn a_quarantined_record_matches_by_its_segment_or_its_content() {
         let contact = Subject::Contact("jane@example.com".into());
-        let deleted_ids = HashSet::from([(1, "s-1")]);
+        let deleted_ids = HashSet::from([(AccountKey(1), "s-1")]);
         for (record, certainty) in [
             (record(1, Some("s-1"), "{}"), Certainty::Certain),
             (record(1, None, r#"{"segmentId":["s-1"]}"#), Certainty::Certain),

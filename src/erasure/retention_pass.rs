@@ -7,8 +7,8 @@ use super::retention_safety::{DueSegments, RetentionNotice, is_long_overdue, ret
 use super::{SEGMENTS_PER_PAGE, SEGMENTS_PER_TRANSACTION, split_by_hold};
 use crate::clock::{Time, millis};
 use crate::db::{
-    Db, DbError, DeletionBatch, DeletionCounts, DeletionReason, JournalAction, JournalEntry, Lease, QuarantinedText,
-    RetentionNoticeRow,
+    AccountKey, Db, DbError, DeletionBatch, DeletionCounts, DeletionReason, JournalAction, JournalEntry, Lease,
+    QuarantinedText, RetentionNoticeRow,
 };
 use crate::model::Certainty;
 
@@ -31,7 +31,7 @@ impl Default for RetentionCursor {
 ///
 /// # Errors
 /// Where the database cannot be read.
-pub async fn is_retention_due(db: &Db, account: i64, retention: Duration, now: Time) -> Result<bool, DbError> {
+pub async fn is_retention_due(db: &Db, account: AccountKey, retention: Duration, now: Time) -> Result<bool, DbError> {
     let cutoff = now - retention - retention_slack(retention);
     let RetentionCursor { ended, key, .. } = RetentionCursor::default();
     Ok(!db.segments_ended_before(account, cutoff, (ended, key), 1).await?.is_empty()
@@ -45,7 +45,7 @@ pub async fn is_retention_due(db: &Db, account: i64, retention: Duration, now: T
 /// Where the database cannot be read.
 pub async fn find_unusual_pass(
     db: &Db,
-    account: i64,
+    account: AccountKey,
     retention: Duration,
     cutoff: Time,
 ) -> Result<Option<DueSegments>, DbError> {
@@ -76,7 +76,7 @@ pub async fn find_unusual_pass(
 ///
 /// # Errors
 /// Where the database cannot be read.
-pub async fn load_notice(db: &Db, account: i64) -> Result<Option<RetentionNotice>, DbError> {
+pub async fn load_notice(db: &Db, account: AccountKey) -> Result<Option<RetentionNotice>, DbError> {
     Ok(db.retention_notice(account).await?.map(|row| RetentionNotice {
         retention: Duration::from_millis(row.retention_ms.unsigned_abs()),
         announced: row.announced,
@@ -90,7 +90,7 @@ pub async fn load_notice(db: &Db, account: i64) -> Result<Option<RetentionNotice
 ///
 /// # Errors
 /// Where the database fails.
-pub async fn save_notice(db: &Db, account: i64, notice: &RetentionNotice) -> Result<(), DbError> {
+pub async fn save_notice(db: &Db, account: AccountKey, notice: &RetentionNotice) -> Result<(), DbError> {
     let row = RetentionNoticeRow {
         retention_ms: millis(notice.retention),
         announced: notice.announced,

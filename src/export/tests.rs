@@ -20,7 +20,7 @@ fn entry(metadata: &str, slots: [SegmentArtifact; 3]) -> SegmentEntry {
     let segment = SegmentRow {
         key: 1,
         account: AccountId::new("980634004", "99999999"),
-        account_key: 1,
+        account_key: crate::db::AccountKey(1),
         segment_id: "seg-1".to_owned(),
         dialog_id: Some("dia-1".to_owned()),
         ended: Time::parse("2024-07-22T11:24:47Z"),

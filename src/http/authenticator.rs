@@ -1,23 +1,24 @@
 //! Access to conversations: only with `http.token`.
 //!
-//! A person enters the token once in a form and then holds a session: its expiry, a random number,
-//! and a keyed digest of both under the token. So the cookie does not contain the token, a session
-//! survives a restart and is valid on every replica with the same token, and a new token ends all
-//! sessions. Programs send the token itself as a bearer token. Tokens are compared in constant
-//! time. Wrong tokens are rate-limited for everyone; sessions are not.
+//! A person enters the token once in a form and then holds a session: a cookie with its expiry and
+//! a random number, signed with a key that is derived from the token. So the cookie does not
+//! contain the token, a session survives a restart and is valid on every replica with the same
+//! token, and a new token ends all sessions. Programs send the token itself as a bearer token.
+//! Tokens are compared in constant time. Wrong tokens are rate-limited for everyone; sessions are
+//! not.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use axum::http::header::{AUTHORIZATION, COOKIE, ORIGIN};
+use axum::http::header::{AUTHORIZATION, ORIGIN};
+use axum_extra::extract::cookie::{Cookie, Key, SameSite, SignedCookieJar};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, Mac};
 use rand::Rng;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
+use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 use super::connection::LogThrottle;
@@ -31,8 +32,6 @@ const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 const MAX_WRONG_TOKENS: u32 = 10;
 /// How long until one more token is checked.
 const ATTEMPT_REFILL_INTERVAL: Duration = Duration::from_secs(10);
-/// How many ended sessions are kept in memory until they expire; the oldest is dropped first.
-const MAX_ENDED_SESSIONS_KEPT: usize = 1024;
 const MAX_CONCURRENT_SEARCHES: usize = 2;
 
 /// The result of a check.
@@ -47,93 +46,61 @@ pub(super) enum AuthOutcome {
 /// Checks tokens and sessions.
 pub(super) struct Authenticator {
     token: SecretString,
+    session_key: Key,
     clock: Clock,
     /// Where ended sessions are stored, for every replica and across restarts.
-    db: Option<Db>,
-    attempts: Mutex<AttemptBudget>,
+    db: Db,
+    /// When all attempts are refilled.
+    refilled_at: Mutex<Tick>,
     /// Throttles the log of wrong tokens.
     pub(super) log: LogThrottle,
-    ended: Mutex<VecDeque<String>>,
     /// Permits for concurrent searches: they load the database more than anything else here.
     pub(super) search_permits: Semaphore,
 }
 
-struct AttemptBudget {
-    left: u32,
-    /// When the last attempt was refilled.
-    refilled_at: Tick,
-}
-
 impl Authenticator {
-    pub(super) fn new(token: SecretString, clock: Clock) -> Authenticator {
-        let attempts = Mutex::new(AttemptBudget { left: MAX_WRONG_TOKENS, refilled_at: clock.tick() });
-        let (log, ended, search_permits) =
-            (LogThrottle::default(), Mutex::default(), Semaphore::new(MAX_CONCURRENT_SEARCHES));
-        Authenticator { token, clock, db: None, attempts, log, ended, search_permits }
+    pub(super) fn new(token: SecretString, clock: Clock, db: Db) -> Authenticator {
+        let key = Sha512::new().chain_update(b"session\0").chain_update(token.expose_secret()).finalize();
+        Authenticator {
+            token,
+            session_key: Key::from(&key),
+            db,
+            refilled_at: Mutex::new(clock.tick()),
+            clock,
+            log: LogThrottle::default(),
+            search_permits: Semaphore::new(MAX_CONCURRENT_SEARCHES),
+        }
     }
 
-    /// Stores ended sessions in `db`.
-    pub(super) fn with_db(self, db: Db) -> Authenticator {
-        Authenticator { db: Some(db), ..self }
-    }
-
-    /// Checks a token.
+    /// Checks a token. Only a wrong one uses up an attempt, unlike in a general rate limiter.
     pub(super) fn check_token(&self, given: &str) -> AuthOutcome {
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refilled_at = self.refilled_at.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.tick();
-        let since = now.since(attempts.refilled_at);
-        let refilled = u32::try_from(since.as_secs() / ATTEMPT_REFILL_INTERVAL.as_secs()).unwrap_or(MAX_WRONG_TOKENS);
-        if attempts.left.saturating_add(refilled) >= MAX_WRONG_TOKENS {
-            *attempts = AttemptBudget { left: MAX_WRONG_TOKENS, refilled_at: now };
-        } else if refilled > 0 {
-            *attempts = AttemptBudget {
-                left: attempts.left + refilled,
-                refilled_at: attempts.refilled_at + ATTEMPT_REFILL_INTERVAL * refilled,
-            };
+        let wait = refilled_at.since(now + ATTEMPT_REFILL_INTERVAL * (MAX_WRONG_TOKENS - 1));
+        if !wait.is_zero() {
+            return AuthOutcome::RateLimited(wait.max(Duration::from_secs(1)));
         }
-        if attempts.left == 0 {
-            return AuthOutcome::RateLimited(
-                ATTEMPT_REFILL_INTERVAL.saturating_sub(now.since(attempts.refilled_at)).max(Duration::from_secs(1)),
-            );
-        }
-        if self.matches_token(given) {
+        // Compares digests, so that the time taken reveals neither a matching prefix nor the length.
+        let digest = |text: &str| Sha256::digest(text.as_bytes());
+        if digest(given).ct_eq(&digest(self.token.expose_secret())).into() {
             return AuthOutcome::Granted;
         }
-        attempts.left -= 1;
+        *refilled_at = now.max(*refilled_at) + ATTEMPT_REFILL_INTERVAL;
         AuthOutcome::Denied
     }
 
-    /// Compares digests, so that the time taken reveals neither a matching prefix nor the length.
-    fn matches_token(&self, given: &str) -> bool {
-        let mac = |text: &str| Some(keyed_mac(self.token.expose_secret())?.chain_update(b"token\0").chain_update(text));
-        let Some(right) = mac(self.token.expose_secret()) else { return false };
-        mac(given).is_some_and(|given| given.verify_slice(&right.finalize().into_bytes()).is_ok())
+    /// The request's cookies that this server has signed.
+    fn cookies(&self, headers: &HeaderMap) -> SignedCookieJar {
+        SignedCookieJar::from_headers(headers, self.session_key.clone())
     }
 
-    /// Creates a session that starts now.
-    fn new_session(&self) -> String {
-        let until = self.clock.now() + SESSION_LIFETIME;
-        let head = format!("{}.{}", until.0, URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 16]>()));
-        let mac = self.session_mac(&head).map(|mac| mac.finalize().into_bytes()).unwrap_or_default();
-        format!("{head}.{}", URL_SAFE_NO_PAD.encode(mac))
-    }
-
-    fn session_mac(&self, head: &str) -> Option<Hmac<Sha256>> {
-        Some(keyed_mac(self.token.expose_secret())?.chain_update(b"session\0").chain_update(head))
-    }
-
-    /// When this session expires; `None` if it is invalid or expired.
-    fn valid_until(&self, session: &str) -> Option<Time> {
-        let (head, mac) = session.rsplit_once('.')?;
-        let mac = URL_SAFE_NO_PAD.decode(mac).ok()?;
-        self.session_mac(head)?.verify_slice(&mac).ok()?;
-        let until = Time(head.split('.').next()?.parse().ok()?);
-        let holds = until > self.clock.now() && !self.ended().iter().any(|ended| ended == session);
-        holds.then_some(until)
-    }
-
-    fn ended(&self) -> MutexGuard<'_, VecDeque<String>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The digest of the session in these cookies, and when it expires; `None` if it has expired.
+    /// The digest is the name of an ended session in the database, where it is useless to a reader.
+    fn session(&self, cookies: &SignedCookieJar) -> Option<(String, Time)> {
+        let cookie = cookies.get(SESSION_COOKIE)?;
+        let until = Time(cookie.value().split('.').next()?.parse().ok()?);
+        let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(cookie.value()));
+        (until > self.clock.now()).then_some((digest, until))
     }
 
     /// Checks the request's session cookie or bearer token.
@@ -141,71 +108,44 @@ impl Authenticator {
     /// # Errors
     /// If the database cannot tell whether a session was ended.
     pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<AuthOutcome, DbError> {
-        for session in sessions(headers).filter(|session| self.valid_until(session).is_some()) {
-            let ended = match &self.db {
-                Some(db) => db.is_session_revoked(&session_digest(session)).await?,
-                None => false,
-            };
-            if !ended {
-                return Ok(AuthOutcome::Granted);
-            }
+        if let Some((digest, _)) = self.session(&self.cookies(headers))
+            && !self.db.is_session_revoked(&digest).await?
+        {
+            return Ok(AuthOutcome::Granted);
         }
         Ok(bearer(headers).map_or(AuthOutcome::Denied, |token| self.check_token(token)))
     }
 
-    /// Creates a session and returns its cookie.
-    pub(super) fn create_session_cookie(&self, headers: &HeaderMap) -> String {
-        cookie(&self.new_session(), SESSION_LIFETIME.as_secs(), headers)
+    /// Creates a session that starts now, and returns its cookie.
+    pub(super) fn create_session(&self, headers: &HeaderMap) -> SignedCookieJar {
+        let until = self.clock.now() + SESSION_LIFETIME;
+        let number = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 16]>());
+        let cookie = Cookie::build((SESSION_COOKIE, format!("{}.{number}", until.0)))
+            .path("/")
+            .http_only(true)
+            .same_site(SameSite::Strict)
+            .secure(is_https(headers))
+            .max_age(SESSION_LIFETIME.try_into().unwrap_or_default());
+        SignedCookieJar::new(self.session_key.clone()).add(cookie)
     }
 
-    /// Ends the request's sessions on all replicas, and returns a cookie that deletes them.
+    /// Ends the request's session on all replicas, and returns a cookie that deletes it.
     ///
     /// # Errors
-    /// If the database cannot store it. The sessions are then ended in this process only, until it
-    /// stops.
-    pub(super) async fn end_sessions(&self, headers: &HeaderMap) -> Result<String, DbError> {
-        let open: Vec<(&str, Time)> =
-            sessions(headers).filter_map(|session| Some((session, self.valid_until(session)?))).collect();
-        for (session, _) in &open {
-            let mut ended = self.ended();
-            if ended.len() == MAX_ENDED_SESSIONS_KEPT {
-                ended.pop_front();
-            }
-            ended.push_back((*session).to_owned());
+    /// If the database cannot store it. The session then stays valid.
+    pub(super) async fn end_session(&self, headers: &HeaderMap) -> Result<SignedCookieJar, DbError> {
+        let cookies = self.cookies(headers);
+        if let Some((digest, until)) = self.session(&cookies) {
+            self.db.revoke_session(&digest, until, self.clock.now()).await?;
         }
-        if let Some(db) = &self.db {
-            for (session, until) in open {
-                db.revoke_session(&session_digest(session), until, self.clock.now()).await?;
-            }
-        }
-        Ok(cookie("", 0, headers))
+        Ok(cookies.remove(Cookie::build(SESSION_COOKIE).path("/")))
     }
-}
-
-/// The name under which an ended session is stored: it is useless to a reader.
-fn session_digest(session: &str) -> String {
-    URL_SAFE_NO_PAD.encode(Sha256::digest(session.as_bytes()))
-}
-
-fn keyed_mac(token: &str) -> Option<Hmac<Sha256>> {
-    Hmac::new_from_slice(token.as_bytes()).ok()
-}
-
-fn cookie(value: &str, seconds: u64, headers: &HeaderMap) -> String {
-    let secure = if is_https(headers) { "; Secure" } else { "" };
-    format!("{SESSION_COOKIE}={value}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Strict{secure}")
 }
 
 /// Whether the browser uses TLS, as the browser or the proxy in front reports.
 fn is_https(headers: &HeaderMap) -> bool {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     header(ORIGIN.as_str()).starts_with("https://") || header("x-forwarded-proto").eq_ignore_ascii_case("https")
-}
-
-fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.filter(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -216,120 +156,117 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
-    use futures_util::FutureExt;
+    use axum::http::header::SET_COOKIE;
+    use axum::response::IntoResponse;
+    use tempfile::TempDir;
 
     use super::*;
+    use crate::db::OpenMode;
 
-    fn authenticator(token: &str, clock: &Clock) -> Authenticator {
-        Authenticator::new(token.to_owned().into(), clock.clone())
+    struct Site {
+        clock: Clock,
+        db: Db,
+        _folder: TempDir,
+    }
+
+    impl Site {
+        async fn open() -> Site {
+            let folder = tempfile::tempdir().unwrap();
+            let db = Db::open_sqlite(&folder.path().join("test.db"), OpenMode::CreateOrMigrate).await.unwrap();
+            Site { clock: Clock::manual(Time(1_800_000_000_000)), db, _folder: folder }
+        }
+
+        fn authenticator(&self, token: &str) -> Authenticator {
+            Authenticator::new(token.to_owned().into(), self.clock.clone(), self.db.clone())
+        }
     }
 
     fn with(name: &'static str, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name.parse().unwrap(), HeaderValue::from_str(value).unwrap())])
     }
 
+    /// The `Set-Cookie` of a response.
+    fn set_cookie(cookies: SignedCookieJar) -> String {
+        cookies.into_response().headers()[SET_COOKIE].to_str().unwrap().to_owned()
+    }
+
+    /// What a browser sends that holds this cookie.
     fn session(cookie: &str) -> HeaderMap {
         with("cookie", &format!("other=1; {}", cookie.split(';').next().unwrap()))
     }
 
-    #[test]
-    fn a_session_is_valid_on_every_replica_until_it_expires_and_does_not_contain_the_token() {
-        let clock = Clock::manual(Time(1_800_000_000_000));
-        let (one, two, other) =
-            (authenticator("sesame", &clock), authenticator("sesame", &clock), authenticator("sesame2", &clock));
-        let cookie = one.create_session_cookie(&HeaderMap::new());
-        assert!(!cookie.contains("sesame") && cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{cookie}");
+    #[tokio::test]
+    async fn a_session_is_valid_on_every_replica_until_it_expires_and_does_not_contain_the_token() {
+        let site = Site::open().await;
+        let one = site.authenticator("sesame");
+        let cookie = set_cookie(one.create_session(&HeaderMap::new()));
+        assert!(!cookie.contains("sesame"), "{cookie}");
+        assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Path=/; Max-Age=43200"), "{cookie}");
         let headers = session(&cookie);
-        assert_eq!(
-            (
-                one.authenticate(&headers).now_or_never().unwrap().unwrap(),
-                two.authenticate(&headers).now_or_never().unwrap().unwrap()
-            ),
-            (AuthOutcome::Granted, AuthOutcome::Granted)
-        );
-        assert_eq!(
-            other.authenticate(&headers).now_or_never().unwrap().unwrap(),
-            AuthOutcome::Denied,
-            "another token ends it"
-        );
-        clock.advance(SESSION_LIFETIME);
-        assert_eq!(one.authenticate(&headers).now_or_never().unwrap().unwrap(), AuthOutcome::Denied, "it has expired");
+        assert_eq!(one.authenticate(&headers).await.unwrap(), AuthOutcome::Granted);
+        assert_eq!(site.authenticator("sesame").authenticate(&headers).await.unwrap(), AuthOutcome::Granted);
+        let other = site.authenticator("sesame2").authenticate(&headers).await.unwrap();
+        assert_eq!(other, AuthOutcome::Denied, "another token ends it");
+        site.clock.advance(SESSION_LIFETIME);
+        assert_eq!(one.authenticate(&headers).await.unwrap(), AuthOutcome::Denied, "it has expired");
     }
 
-    #[test]
-    fn a_session_that_was_tampered_with_or_ended_is_invalid() {
-        let clock = Clock::manual(Time(1_800_000_000_000));
-        let authenticator = authenticator("sesame", &clock);
-        let cookie = authenticator.create_session_cookie(&HeaderMap::new());
-        let later = cookie.replacen("=1", "=2", 1);
-        assert_eq!(authenticator.authenticate(&session(&later)).now_or_never().unwrap().unwrap(), AuthOutcome::Denied);
-        for nothing in ["", "x", "..", "99999999999999.a.", "99999999999999"] {
-            assert_eq!(
-                authenticator
-                    .authenticate(&session(&format!("{SESSION_COOKIE}={nothing}")))
-                    .now_or_never()
-                    .unwrap()
-                    .unwrap(),
-                AuthOutcome::Denied,
-                "{nothing}"
-            );
+    #[tokio::test]
+    async fn a_session_that_was_tampered_with_or_ended_is_invalid() {
+        let site = Site::open().await;
+        let authenticator = site.authenticator("sesame");
+        let cookie = set_cookie(authenticator.create_session(&HeaderMap::new()));
+        let later = cookie.replacen("1800043200000", "1900043200000", 1);
+        assert_ne!(later, cookie);
+        let nothing = ["", "x", "..", "99999999999999.a.", "99999999999999"];
+        let invalid = nothing.map(|nothing| format!("{SESSION_COOKIE}={nothing}"));
+        for cookie in invalid.iter().chain([&later]) {
+            assert_eq!(authenticator.authenticate(&session(cookie)).await.unwrap(), AuthOutcome::Denied, "{cookie}");
         }
-        let forget = authenticator.end_sessions(&session(&cookie)).now_or_never().unwrap().unwrap();
-        assert!(forget.starts_with("ringcx_session=; Max-Age=0;"), "{forget}");
-        assert_eq!(authenticator.authenticate(&session(&cookie)).now_or_never().unwrap().unwrap(), AuthOutcome::Denied);
+        let forget = set_cookie(authenticator.end_session(&session(&cookie)).await.unwrap());
+        assert!(forget.starts_with("ringcx_session=; Path=/; Max-Age=0"), "{forget}");
+        assert_eq!(authenticator.authenticate(&session(&cookie)).await.unwrap(), AuthOutcome::Denied);
+        let restarted = site.authenticator("sesame");
+        assert_eq!(restarted.authenticate(&session(&cookie)).await.unwrap(), AuthOutcome::Denied);
     }
 
-    #[test]
-    fn wrong_tokens_are_rate_limited_and_sessions_are_not() {
-        let clock = Clock::manual(Time(1_800_000_000_000));
-        let authenticator = authenticator("sesame", &clock);
-        let cookie = session(&authenticator.create_session_cookie(&HeaderMap::new()));
+    #[tokio::test]
+    async fn wrong_tokens_are_rate_limited_and_sessions_are_not() {
+        let site = Site::open().await;
+        let authenticator = site.authenticator("sesame");
+        let cookie = session(&set_cookie(authenticator.create_session(&HeaderMap::new())));
         for _ in 0..MAX_WRONG_TOKENS {
+            assert_eq!(authenticator.check_token("sesame"), AuthOutcome::Granted);
             assert_eq!(authenticator.check_token("sesamE"), AuthOutcome::Denied);
         }
-        assert_eq!(
-            authenticator.check_token("sesame"),
-            AuthOutcome::RateLimited(ATTEMPT_REFILL_INTERVAL),
-            "the right one could be a guess as well"
-        );
-        assert_eq!(
-            authenticator.authenticate(&with("authorization", "Bearer sesame")).now_or_never().unwrap().unwrap(),
-            AuthOutcome::RateLimited(ATTEMPT_REFILL_INTERVAL)
-        );
-        assert_eq!(authenticator.authenticate(&cookie).now_or_never().unwrap().unwrap(), AuthOutcome::Granted);
-        clock.advance(ATTEMPT_REFILL_INTERVAL);
-        assert_eq!(
-            (authenticator.check_token("x"), authenticator.check_token("sesame")),
-            (AuthOutcome::Denied, AuthOutcome::RateLimited(ATTEMPT_REFILL_INTERVAL))
-        );
-        clock.advance(ATTEMPT_REFILL_INTERVAL);
-        assert_eq!(
-            (authenticator.check_token("sesame"), authenticator.check_token("sesame")),
-            (AuthOutcome::Granted, AuthOutcome::Granted)
-        );
+        let limited = AuthOutcome::RateLimited(ATTEMPT_REFILL_INTERVAL);
+        assert_eq!(authenticator.check_token("sesame"), limited, "the right one could be a guess as well");
+        assert_eq!(authenticator.authenticate(&with("authorization", "Bearer sesame")).await.unwrap(), limited);
+        assert_eq!(authenticator.authenticate(&cookie).await.unwrap(), AuthOutcome::Granted);
+        let check_two = |one, two| (authenticator.check_token(one), authenticator.check_token(two));
+        site.clock.advance(ATTEMPT_REFILL_INTERVAL);
+        assert_eq!(check_two("x", "sesame"), (AuthOutcome::Denied, limited));
+        site.clock.advance(ATTEMPT_REFILL_INTERVAL);
+        assert_eq!(check_two("sesame", "sesame"), (AuthOutcome::Granted, AuthOutcome::Granted));
     }
 
-    #[test]
-    fn the_cookie_is_secure_if_the_browser_uses_tls() {
-        let authenticator = authenticator("sesame", &Clock::manual(Time(0)));
-        assert!(authenticator.create_session_cookie(&with("x-forwarded-proto", "https")).ends_with("; Secure"));
-        assert!(authenticator.create_session_cookie(&with("origin", "https://archive.example")).ends_with("; Secure"));
-        assert!(!authenticator.create_session_cookie(&with("origin", "http://archive.example")).contains("Secure"));
+    #[tokio::test]
+    async fn the_cookie_is_secure_if_the_browser_uses_tls() {
+        let authenticator = Site::open().await.authenticator("sesame");
+        let is_secure = |name, value| {
+            set_cookie(authenticator.create_session(&with(name, value))).split("; ").any(|part| part == "Secure")
+        };
+        assert!(is_secure("x-forwarded-proto", "https") && is_secure("origin", "https://archive.example"));
+        assert!(!is_secure("origin", "http://archive.example"));
     }
 
-    #[test]
-    fn a_bearer_token_is_the_token_itself() {
-        let authenticator = authenticator("sesame", &Clock::manual(Time(0)));
-        assert_eq!(
-            authenticator.authenticate(&with("authorization", "bearer sesame")).now_or_never().unwrap().unwrap(),
-            AuthOutcome::Granted
-        );
+    #[tokio::test]
+    async fn a_bearer_token_is_the_token_itself() {
+        let authenticator = Site::open().await.authenticator("sesame");
+        let check = async |header| authenticator.authenticate(&with("authorization", header)).await.unwrap();
+        assert_eq!(check("bearer sesame").await, AuthOutcome::Granted);
         for wrong in ["Bearer", "Bearer ", "Bearer sesam", "Basic sesame", "sesame", "Bearer sesame x"] {
-            assert_eq!(
-                authenticator.authenticate(&with("authorization", wrong)).now_or_never().unwrap().unwrap(),
-                AuthOutcome::Denied,
-                "{wrong}"
-            );
+            assert_eq!(check(wrong).await, AuthOutcome::Denied, "{wrong}");
         }
     }
 }

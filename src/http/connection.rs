@@ -1,75 +1,189 @@
-//! A connection whose writes time out.
+//! Accepts and serves connections.
 //!
-//! The server bounds the time for a request's head. A client that sends a request and then does not
-//! read the response would still hold its connection slot. Here, a write without progress fails
-//! after a timeout, and ends the connection.
+//! A client must not hold a connection slot for long without use. hyper bounds the time for a
+//! request's head. A write without progress, because the client does not read, fails after a
+//! timeout, which ends the connection. If all slots are taken, the connection that is idle the
+//! longest is closed.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_io_timeout::TimeoutWriter;
+use tokio_util::io::{InspectReader, InspectWriter};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Tick};
 
+/// How long receiving a request's head may take, and how long a connection may be idle between
+/// requests.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+/// How long a response may stay unread.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often an idle connection is looked for while a new connection waits for a slot.
+const SLOT_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long connections may take to close at shutdown.
+const CONNECTION_SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 /// The shortest interval between two log lines that any client can cause.
 const MIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The state of a connection, for the task that frees slots.
-pub(super) struct ConnectionActivity {
+/// Accepts connections, up to the number of slots, until `stop`. If all slots are taken, closes the
+/// connection that is idle the longest, or the next one that becomes idle.
+pub(super) async fn accept_connections(
+    listener: &TcpListener,
+    slots: usize,
+    router: Router,
+    connections: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) {
+    let mut open: Vec<(AbortHandle, Arc<ConnectionActivity>)> = Vec::new();
+    let mut pending: Option<TcpStream> = None;
+    let accept_failures = LogThrottle::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "an HTTP connection task failed");
+                }
+            }
+            accepted = listener.accept(), if pending.is_none() => match accepted {
+                Ok((stream, _)) => pending = Some(stream),
+                Err(error) => {
+                    if let Some(suppressed) = accept_failures.try_acquire() {
+                        tracing::warn!(%error, suppressed, "failed to accept an HTTP connection");
+                    }
+                    // Usually the process is out of file descriptors: give other connections time
+                    // to close.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            },
+            () = tokio::time::sleep(SLOT_POLL_INTERVAL), if pending.is_some() => {}
+        }
+        let Some(stream) = pending.take() else { continue };
+        open.retain(|(task, _)| !task.is_finished());
+        if open.len() < slots {
+            let activity = Arc::new(ConnectionActivity::new());
+            let connection = serve_connection(stream, activity.clone(), router.clone(), stop.clone());
+            open.push((connections.spawn(connection), activity));
+            continue;
+        }
+        let idle = open.iter().filter_map(|(task, activity)| Some((activity.idle_since()?, task)));
+        if let Some((_, longest_idle)) = idle.min_by_key(|(since, _)| *since) {
+            longest_idle.abort();
+        }
+        pending = Some(stream);
+    }
+}
+
+/// Lets connections end after the stop, so that requests in flight get their response; aborts what
+/// remains.
+pub(super) async fn close_connections(mut connections: JoinSet<()>) {
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(CONNECTION_SHUTDOWN_GRACE, all_ended).await.is_err() {
+        tracing::debug!("some HTTP connections did not close in time");
+    }
+    connections.shutdown().await;
+}
+
+/// Serves one connection until it ends, or the daemon stops.
+async fn serve_connection(
+    stream: TcpStream,
+    activity: Arc<ConnectionActivity>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    let stream = TokioIo::new(observed_stream(stream, WRITE_TIMEOUT, &activity));
+    let router_service = TowerToHyperService::new(router);
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        // A slowly sent form must not protect its connection from being closed.
+        if request.method() != hyper::Method::POST {
+            activity.set_busy();
+        }
+        let (response, activity) = (router_service.call(request), activity.clone());
+        async move {
+            let response = response.await;
+            activity.set_idle();
+            response
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(stream, service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, "an HTTP connection was interrupted");
+    }
+}
+
+/// A stream whose writes fail after a timeout without progress, and which records when bytes were
+/// transferred.
+fn observed_stream<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    write_timeout: Duration,
+    activity: &Arc<ConnectionActivity>,
+) -> impl AsyncRead + AsyncWrite + Unpin + use<S> {
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(write_timeout));
+    let (reads, writes) = (activity.clone(), activity.clone());
+    let stream = InspectWriter::new(stream, move |_: &[u8]| writes.record_transfer());
+    Box::pin(InspectReader::new(stream, move |_: &[u8]| reads.record_transfer()))
+}
+
+/// Since when a connection is idle, for the task that frees slots.
+struct ConnectionActivity {
     clock: Clock,
-    /// When bytes were last transferred, in either direction.
-    last_activity: Mutex<Tick>,
-    /// Whether a request is being handled.
-    busy: AtomicBool,
-    close: CancellationToken,
+    /// When bytes were last transferred, in either direction; `None` while a request is handled.
+    idle_since: Mutex<Option<Tick>>,
 }
 
 impl ConnectionActivity {
-    pub(super) fn new() -> ConnectionActivity {
+    fn new() -> ConnectionActivity {
         let clock = Clock::system();
-        let last_activity = Mutex::new(clock.tick());
-        ConnectionActivity { clock, last_activity, busy: AtomicBool::new(false), close: CancellationToken::new() }
+        let idle_since = Mutex::new(Some(clock.tick()));
+        ConnectionActivity { clock, idle_since }
     }
 
-    /// Marks the connection as busy until the guard is dropped.
-    pub(super) fn begin_request(self: &Arc<ConnectionActivity>) -> RequestGuard {
-        self.busy.store(true, Ordering::Relaxed);
-        RequestGuard(self.clone())
+    fn state(&self) -> MutexGuard<'_, Option<Tick>> {
+        self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        !self.busy.load(Ordering::Relaxed) && !self.close.is_cancelled()
+    fn set_busy(&self) {
+        *self.state() = None;
     }
 
-    pub(super) fn last_activity(&self) -> Tick {
-        *self.last_activity.lock().unwrap_or_else(PoisonError::into_inner)
+    fn set_idle(&self) {
+        *self.state() = Some(self.clock.tick());
     }
 
-    fn record_activity(&self) {
-        *self.last_activity.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.tick();
+    fn record_transfer(&self) {
+        if let Some(idle_since) = self.state().as_mut() {
+            *idle_since = self.clock.tick();
+        }
     }
 
-    pub(super) fn close(&self) {
-        self.close.cancel();
-    }
-
-    pub(super) async fn closed(&self) {
-        self.close.cancelled().await;
-    }
-}
-
-/// Held while a request is handled.
-pub(super) struct RequestGuard(Arc<ConnectionActivity>);
-
-impl Drop for RequestGuard {
-    fn drop(&mut self) {
-        self.0.busy.store(false, Ordering::Relaxed);
+    fn idle_since(&self) -> Option<Tick> {
+        *self.state()
     }
 }
 
@@ -95,74 +209,6 @@ impl LogThrottle {
     }
 }
 
-/// A stream whose writes fail after a timeout without progress.
-pub(super) struct WriteTimeoutStream<S> {
-    stream: S,
-    write_timeout: Duration,
-    /// Runs while a write is pending.
-    timer: Option<Pin<Box<Sleep>>>,
-    activity: Arc<ConnectionActivity>,
-}
-
-impl<S> WriteTimeoutStream<S> {
-    pub(super) fn new(stream: S, write_timeout: Duration, activity: Arc<ConnectionActivity>) -> WriteTimeoutStream<S> {
-        WriteTimeoutStream { stream, write_timeout, timer: None, activity }
-    }
-
-    /// Returns the outcome of a write, or an error after the timeout.
-    fn check_timeout<T>(&mut self, outcome: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            self.activity.record_activity();
-            self.timer = None;
-            return outcome;
-        }
-        let write_timeout = self.write_timeout;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_timeout)));
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeoutStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(cx, into);
-        if read.is_ready() {
-            self.activity.record_activity();
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeoutStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.check_timeout(outcome, cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.check_timeout(outcome, cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.check_timeout(outcome, cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.check_timeout(outcome, cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -172,10 +218,10 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_nobody_reads_times_out() {
         let (_far, near) = tokio::io::duplex(8);
-        let mut near = WriteTimeoutStream::new(near, Duration::from_millis(1), Arc::new(ConnectionActivity::new()));
+        let mut near = observed_stream(near, Duration::from_millis(1), &Arc::new(ConnectionActivity::new()));
         near.write_all(b"12345678").await.unwrap();
         let error = near.write_all(b"one that is left lying").await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     }
 
     #[test]
@@ -192,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_is_read_in_time_succeeds() {
         let (mut far, near) = tokio::io::duplex(8);
-        let mut near = WriteTimeoutStream::new(near, Duration::from_secs(3600), Arc::new(ConnectionActivity::new()));
+        let mut near = observed_stream(near, Duration::from_secs(3600), &Arc::new(ConnectionActivity::new()));
         let mut read = [0; 16];
         let (written, got) = tokio::join!(near.write_all(b"12345678abcdefgh"), far.read_exact(&mut read));
         written.unwrap();

@@ -3,90 +3,88 @@
 //! Without a token these pages do not exist, and no other page mentions them. Nothing that a user
 //! searches for is logged. The pages have no script.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Form, Query, Request, State};
-use axum::http::header::{
-    CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
-};
-use axum::http::{HeaderMap, StatusCode};
+use axum::handler::Handler as _;
+use axum::http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::uri::{PathAndQuery, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use axum::{Router, http::HeaderValue};
 use serde::Deserialize;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
 
 use crate::clock::Time;
-use crate::db::{AccountRow, Db, DbError, DeletionReason};
-use crate::search::{self, Filters, QueryError, SearchResults, SortOrder};
+use crate::db::{AccountKey, AccountRow, Db, DbError, DeletionReason, SegmentRow};
+use crate::search::{self, Filters, SearchResults, SortOrder};
+use crate::status::humanize::format_number;
 
 use super::authenticator::{AuthOutcome, Authenticator};
 use super::state::HttpState;
-use super::templates::{self, ConversationView, LoginError, SearchForm, SearchOutcome};
+use super::templates::{self, ConversationView, SearchForm, SearchOutcome};
 
 const MAX_HITS: usize = 50;
 /// How long a search, or reading a conversation, may take.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long receiving and handling a form may take.
+const FORM_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The routes; empty without a token.
 pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
     let Some(authenticator) = state.authenticator.clone() else { return Router::new() };
+    let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, FORM_TIMEOUT);
     let login_routes = Router::new()
-        .route("/login", get(login_form).post(log_in))
-        .route("/logout", post(log_out))
+        .route("/login", get(login_form).post(log_in.layer(timeout)))
+        .route("/logout", post(log_out.layer(timeout)))
         .with_state::<Arc<HttpState>>(authenticator.clone());
-    Router::new()
+    // The referrer policy lets browsers report to this site where a form comes from, so that forms
+    // of other sites can be refused.
+    let policies = [(CONTENT_SECURITY_POLICY, templates::conversation_policy()), (REFERRER_POLICY, "same-origin")];
+    let router = Router::new()
         .route("/search", get(search_page))
         .route("/conversation", get(conversation_page))
         .layer(middleware::from_fn_with_state(authenticator, require_login))
-        .merge(login_routes)
-        .layer(middleware::map_response(set_page_policies))
-}
-
-/// Sets the policies of these pages. Their referrer policy lets browsers report to this site where
-/// a form comes from, so that forms of other sites can be refused.
-async fn set_page_policies(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    if let Ok(policy) = HeaderValue::from_str(templates::conversation_policy()) {
-        headers.insert(CONTENT_SECURITY_POLICY, policy);
-    }
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
-    response
+        .merge(login_routes);
+    policies.into_iter().fold(router, |router, (name, value)| {
+        router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)))
+    })
 }
 
 /// Passes authenticated requests on, and answers others with the login form.
 async fn require_login(State(authenticator): State<Arc<Authenticator>>, request: Request, next: Next) -> Response {
     match authenticator.authenticate(request.headers()).await {
-        Err(error) => database_error(error),
+        Err(error) => PageError::from(error).into_response(),
         Ok(AuthOutcome::Granted) => next.run(request).await,
         Ok(outcome) => {
-            let next_path = request.uri().path_and_query().map(ToString::to_string);
-            login_response(outcome, next_path.as_deref().unwrap_or_default(), false)
+            let next_path = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
+            login_response(outcome, next_path, false)
         }
     }
 }
 
 /// The login form; `was_submitted` if it answers a submitted token.
 fn login_response(outcome: AuthOutcome, next_path: &str, was_submitted: bool) -> Response {
-    let (status, error) = match outcome {
-        AuthOutcome::RateLimited(wait) => (StatusCode::TOO_MANY_REQUESTS, LoginError::RateLimited(wait)),
-        _ if was_submitted => (StatusCode::UNAUTHORIZED, LoginError::WrongToken),
-        _ => (StatusCode::UNAUTHORIZED, LoginError::None),
+    let (status, retry_after) = match outcome {
+        AuthOutcome::RateLimited(wait) => (StatusCode::TOO_MANY_REQUESTS, Some(wait.as_secs().max(1))),
+        _ => (StatusCode::UNAUTHORIZED, None),
     };
-    let mut response = (status, Html(templates::login_page(next_path, error))).into_response();
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    if let AuthOutcome::RateLimited(wait) = outcome {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
-    }
-    response
+    let failure = Some(outcome).filter(|_| was_submitted || retry_after.is_some());
+    let page = Html(templates::login_page(next_path, failure));
+    let retry_after = retry_after.map(|seconds| [(RETRY_AFTER, HeaderValue::from(seconds))]);
+    (status, [(WWW_AUTHENTICATE, "Bearer")], retry_after, page).into_response()
 }
 
 async fn login_form(State(authenticator): State<Arc<Authenticator>>, headers: HeaderMap) -> Response {
     match authenticator.authenticate(&headers).await {
-        Ok(AuthOutcome::Granted) => redirect_to("/search"),
-        _ => Html(templates::login_page("", LoginError::None)).into_response(),
+        Ok(AuthOutcome::Granted) => redirect_to("/search").into_response(),
+        _ => Html(templates::login_page("", None)).into_response(),
     }
 }
 
@@ -115,80 +113,57 @@ async fn log_in(
         return login_response(outcome, &form.next, true);
     }
     tracing::info!("login with http.token: a session for reading conversations is valid for 12 hours");
-    with_cookie(redirect_to(&form.next), &authenticator.create_session_cookie(&headers))
+    (authenticator.create_session(&headers), redirect_to(&form.next)).into_response()
 }
 
-async fn log_out(State(authenticator): State<Arc<Authenticator>>, headers: HeaderMap) -> Response {
-    match authenticator.end_sessions(&headers).await {
-        Ok(cookie) => with_cookie(redirect_to("/"), &cookie),
-        Err(error) => database_error(error),
-    }
-}
-
-fn with_cookie(mut response: Response, cookie: &str) -> Response {
-    if let Ok(cookie) = HeaderValue::from_str(cookie) {
-        response.headers_mut().insert(SET_COOKIE, cookie);
-    }
-    response
+async fn log_out(
+    State(authenticator): State<Arc<Authenticator>>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, PageError> {
+    Ok((authenticator.end_session(&headers).await?, redirect_to("/")))
 }
 
 /// Redirects to a page of this server, never to another site.
-fn redirect_to(path: &str) -> Response {
-    let is_own_page =
-        ["/search", "/conversation"].iter().any(|page| path == *page || path.starts_with(&format!("{page}?")));
-    let path = if is_own_page || path == "/" { path } else { "/search" };
-    let location = HeaderValue::from_str(path).unwrap_or(HeaderValue::from_static("/search"));
-    (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
-}
-
-/// The response if the database cannot check or store the end of a session.
-fn database_error(error: DbError) -> Response {
-    let error = PageError::Db(error);
-    (error.status(), error.message()).into_response()
+fn redirect_to(path: &str) -> Redirect {
+    const PAGES: [&str; 3] = ["/", "/search", "/conversation"];
+    let is_own_page = |uri: Uri| uri.authority().is_none() && PAGES.contains(&uri.path());
+    Redirect::to(if path.parse().is_ok_and(is_own_page) { path } else { "/search" })
 }
 
 /// Why a page cannot be shown.
-enum PageError {
-    Db(DbError),
-    Query(QueryError),
-    BadRequest(String),
-    SearchTooSlow,
-    ConversationTooSlow,
+#[derive(Debug)]
+struct PageError {
+    status: StatusCode,
+    message: Cow<'static, str>,
+}
+
+impl PageError {
+    fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> PageError {
+        PageError { status, message: message.into() }
+    }
+
+    fn bad_request(message: impl Into<Cow<'static, str>>) -> PageError {
+        PageError::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    fn search_too_slow() -> PageError {
+        let message = "failed to search: it takes too long, or too many searches are running\n\
+                       hint: choose a time or an account, or try again in a moment";
+        PageError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
 }
 
 impl From<DbError> for PageError {
     fn from(error: DbError) -> PageError {
-        PageError::Db(error)
+        tracing::warn!(%error, "failed to read the database for a page");
+        let message = "failed to read the archive: the database did not answer\nhint: see /readyz for what to do";
+        PageError::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 }
 
-impl PageError {
-    fn status(&self) -> StatusCode {
-        match self {
-            PageError::Query(_) | PageError::BadRequest(_) => StatusCode::BAD_REQUEST,
-            PageError::Db(_) | PageError::SearchTooSlow | PageError::ConversationTooSlow => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-        }
-    }
-
-    fn message(&self) -> String {
-        match self {
-            PageError::Db(error) => {
-                tracing::warn!(%error, "failed to read the database for a page");
-                "failed to read the archive: the database did not answer\nhint: see /readyz for what to do".to_owned()
-            }
-            PageError::Query(error) => error.to_string(),
-            PageError::BadRequest(why) => why.clone(),
-            PageError::ConversationTooSlow => {
-                "failed to read the conversation: it takes too long\nhint: try again in a moment".to_owned()
-            }
-            PageError::SearchTooSlow => {
-                "failed to search: it takes too long, or too many searches are running\nhint: choose a time or an \
-                              account, or try again in a moment"
-                    .to_owned()
-            }
-        }
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        (self.status, self.message).into_response()
     }
 }
 
@@ -200,11 +175,11 @@ async fn search_page(State(state): State<Arc<HttpState>>, form: Result<Query<Sea
     }
     let Some(authenticator) = state.authenticator.as_ref() else { return StatusCode::NOT_FOUND.into_response() };
     let search = async {
-        let _permit = authenticator.search_permits.acquire().await.map_err(|_| PageError::SearchTooSlow)?;
+        let _permit = authenticator.search_permits.acquire().await.map_err(|_| PageError::search_too_slow())?;
         run_search(&state.app.db, &form).await
     };
-    let found = tokio::time::timeout(SEARCH_TIMEOUT, search).await.unwrap_or(Err(PageError::SearchTooSlow));
-    match found {
+    let found = tokio::time::timeout(SEARCH_TIMEOUT, search).await;
+    match found.unwrap_or_else(|_| Err(PageError::search_too_slow())) {
         Ok((results, accounts, index_state)) => {
             let outcome = SearchOutcome::Results {
                 results: &results,
@@ -214,13 +189,14 @@ async fn search_page(State(state): State<Arc<HttpState>>, form: Result<Query<Sea
             };
             Html(templates::search_page(&form, &outcome)).into_response()
         }
-        Err(error) => (error.status(), Html(templates::search_page(&form, &SearchOutcome::Error(&error.message()))))
-            .into_response(),
+        Err(PageError { status, message }) => {
+            (status, Html(templates::search_page(&form, &SearchOutcome::Error(&message)))).into_response()
+        }
     }
 }
 
 async fn run_search(db: &Db, form: &SearchForm) -> Result<(SearchResults, Vec<AccountRow>, Option<String>), PageError> {
-    let query = search::parse(&form.q).map_err(PageError::Query)?;
+    let query = search::parse(&form.q).map_err(|error| PageError::bad_request(error.to_string()))?;
     let accounts = db.accounts().await?;
     let account = match form.account.trim() {
         "" => None,
@@ -241,19 +217,15 @@ async fn run_search(db: &Db, form: &SearchForm) -> Result<(SearchResults, Vec<Ac
 }
 
 /// Finds an account by its id, or by a unique name.
-fn find_account(accounts: &[AccountRow], wanted: &str) -> Result<i64, PageError> {
+fn find_account(accounts: &[AccountRow], wanted: &str) -> Result<AccountKey, PageError> {
     if let Some(account) = accounts.iter().find(|account| &*account.id.sub == wanted) {
         return Ok(account.key);
     }
     let mut named = accounts.iter().filter(|account| account.name.as_deref() == Some(wanted));
     match (named.next(), named.next()) {
         (Some(account), None) => Ok(account.key),
-        (Some(_), Some(_)) => {
-            Err(PageError::BadRequest("several accounts have that name\nhint: give the id".to_owned()))
-        }
-        (None, _) => {
-            Err(PageError::BadRequest("no account has that id or name\nhint: the dashboard lists them all".to_owned()))
-        }
+        (Some(_), Some(_)) => Err(PageError::bad_request("several accounts have that name\nhint: give the id")),
+        (None, _) => Err(PageError::bad_request("no account has that id or name\nhint: the dashboard lists them all")),
     }
 }
 
@@ -263,7 +235,7 @@ fn parse_day(text: &str) -> Result<Option<Time>, PageError> {
         "" => Ok(None),
         text => Time::parse(&format!("{text}T00:00:00Z"))
             .map(Some)
-            .ok_or_else(|| PageError::BadRequest("a day must look like 2026-11-20".to_owned())),
+            .ok_or_else(|| PageError::bad_request("a day must look like 2026-11-20")),
     }
 }
 
@@ -274,9 +246,7 @@ async fn index_state(db: &Db) -> Result<Option<String>, DbError> {
         return Ok(Some("The archive is not indexed yet; the daemon is indexing it.".to_owned()));
     }
     let behind = db.unindexed_changes().await?;
-    Ok((behind > 0).then(|| {
-        format!("The index is {} changes behind the archive.", crate::status::humanize::format_number(behind))
-    }))
+    Ok((behind > 0).then(|| format!("The index is {} changes behind the archive.", format_number(behind))))
 }
 
 /// The query of a conversation page.
@@ -290,63 +260,46 @@ async fn conversation_page(
     State(state): State<Arc<HttpState>>,
     query: Result<Query<SegmentQuery>, QueryRejection>,
 ) -> Response {
-    let Ok(Query(query)) = query else {
-        return (
-            StatusCode::BAD_REQUEST,
-            Html(templates::not_found_page("expected the parameters `account` and `segment`")),
-        )
-            .into_response();
+    let page = async {
+        let Query(query) =
+            query.map_err(|_| PageError::bad_request("expected the parameters `account` and `segment`"))?;
+        render_conversation(&state.app.db, &query, state.app.clock.now()).await
     };
-    let page = tokio::time::timeout(SEARCH_TIMEOUT, render_conversation(&state.app.db, &query, state.app.clock.now()));
-    match page.await.unwrap_or(Err(PageError::ConversationTooSlow)) {
-        Ok(Ok(page)) => Html(page).into_response(),
-        Ok(Err(why)) => (StatusCode::NOT_FOUND, Html(templates::not_found_page(&why))).into_response(),
-        Err(error) => (error.status(), Html(templates::not_found_page(&error.message()))).into_response(),
+    let too_slow = "failed to read the conversation: it takes too long\nhint: try again in a moment";
+    let page = tokio::time::timeout(SEARCH_TIMEOUT, page).await;
+    match page.unwrap_or_else(|_| Err(PageError::new(StatusCode::SERVICE_UNAVAILABLE, too_slow))) {
+        Ok(page) => Html(page).into_response(),
+        Err(PageError { status, message }) => (status, Html(templates::not_found_page(&message))).into_response(),
     }
 }
 
-/// Renders the page, or explains why there is none.
-async fn render_conversation(db: &Db, query: &SegmentQuery, now: Time) -> Result<Result<String, String>, PageError> {
-    let is_of_account = |segment: &crate::db::SegmentRow| *segment.account.sub == *query.account;
+async fn render_conversation(db: &Db, query: &SegmentQuery, now: Time) -> Result<String, PageError> {
+    let is_of_account = |segment: &SegmentRow| *segment.account.sub == *query.account;
     let Some(segment) = db.segments_by_id(&query.segment).await?.into_iter().find(is_of_account) else {
-        return Ok(Err(match db.tombstone(&query.segment, None).await? {
+        return Err(match db.tombstone(&query.segment, None).await? {
             Some(tombstone) => {
                 let why = match tombstone.reason {
                     DeletionReason::Erased => "was erased on request",
                     DeletionReason::Expired => "was removed by retention",
                 };
-                format!("this conversation {why}, at {}", tombstone.at.rfc3339_secs())
+                let message = format!("this conversation {why}, at {}", tombstone.at.rfc3339_secs());
+                PageError::new(StatusCode::NOT_FOUND, message)
             }
-            None => "there is no such conversation in the archive".to_owned(),
-        }));
+            None => no_such_conversation(),
+        });
     };
     let dialog = match &segment.dialog_id {
         Some(dialog) => db.segments_of_dialog(dialog).await?,
         None => Vec::new(),
     };
     let accounts = db.accounts().await?;
-    let name =
-        accounts.iter().find(|account| account.key == segment.account_key).and_then(|account| account.name.as_deref());
+    let account = accounts.iter().find(|account| account.key == segment.account_key);
+    let account = account.and_then(|account| account.name.as_deref());
     let slots = db.segment_artifacts(std::slice::from_ref(&segment)).await?;
-    let Some(slots) = slots.first() else { return Ok(Err("there is no such conversation in the archive".to_owned())) };
-    Ok(Ok(templates::conversation_page(&ConversationView {
-        segment: &segment,
-        slots,
-        dialog: &dialog,
-        account: name,
-        now,
-    })))
+    let slots = slots.first().ok_or_else(no_such_conversation)?;
+    Ok(templates::conversation_page(&ConversationView { segment: &segment, slots, dialog: &dialog, account, now }))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_conversation_that_takes_too_long_is_not_called_a_search() {
-        let error = PageError::ConversationTooSlow;
-        assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
-        let message = error.message();
-        assert!(message.contains("conversation") && !message.contains("search"), "{message}");
-    }
+fn no_such_conversation() -> PageError {
+    PageError::new(StatusCode::NOT_FOUND, "there is no such conversation in the archive")
 }

@@ -10,6 +10,7 @@ use crate::clock::Time;
 use crate::coverage::{Coverage, ReadPurpose};
 use crate::db::CoverageRow;
 use crate::model::{TimeRange, TimeRangeSet};
+use crate::status::humanize::format_duration;
 
 /// The number of cells of a timeline: five minutes each if it shows a day.
 pub(super) const CELLS: i64 = 288;
@@ -22,7 +23,7 @@ const HOUR_MS: i64 = 3_600_000;
 pub(super) const MAX_VISIBLE_RANGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The state of a range. Later states are painted over earlier ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CoverageState {
     /// Read once.
     Read,
@@ -35,7 +36,7 @@ pub(super) enum CoverageState {
 }
 
 /// A range from one cell up to, but not including, another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TimelineRange {
     pub(super) state: CoverageState,
     pub(super) from: i64,
@@ -43,7 +44,7 @@ pub(super) struct TimelineRange {
 }
 
 /// An account's timeline.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CoverageTimeline {
     /// In painting order.
     pub(super) ranges: Vec<TimelineRange>,
@@ -61,73 +62,42 @@ pub(super) fn visible_range(now: Time, first: Option<Time>) -> TimeRange {
     TimeRange { from: Time(to.saturating_sub(hours * HOUR_MS)), to: Time(to) }
 }
 
-/// Builds an account's coverage from its rows; complete for segments that ended after the first
-/// row's start.
-pub(super) fn coverage_by_state(
+/// Builds an account's timeline from its coverage rows and its backfills. It is complete for
+/// segments that ended after the first row's start.
+pub(super) fn timeline(
     live_start: Option<Time>,
     rows: &[CoverageRow],
     backfills: impl IntoIterator<Item = (i64, TimeRange)>,
-) -> CoverageByState {
-    let ranges_of = |wanted: fn(&ReadPurpose) -> bool| {
-        let rows = rows.iter().filter(|row| ReadPurpose::parse(&row.purpose).is_some_and(|pass| wanted(&pass)));
+    visible_range: TimeRange,
+) -> CoverageTimeline {
+    let ranges_of = |wanted: &dyn Fn(ReadPurpose) -> bool| {
+        let rows = rows.iter().filter(|row| ReadPurpose::parse(&row.purpose).is_some_and(wanted));
         TimeRangeSet::from_unsorted(rows.map(|row| row.range).collect())
     };
-    let live = ranges_of(|pass| *pass == ReadPurpose::Live);
-    let reread = ranges_of(|pass| matches!(pass, ReadPurpose::Recheck(_)));
+    let live = ranges_of(&|purpose| purpose == ReadPurpose::Live);
+    let reread = ranges_of(&|purpose| matches!(purpose, ReadPurpose::Recheck(_)));
     let requested = backfills.into_iter().flat_map(|(id, range)| {
-        let key = ReadPurpose::Backfill(id).key();
-        let done = rows.iter().filter(|row| row.purpose == key).map(|row| row.range).collect();
-        let remaining = TimeRangeSet::from_unsorted(vec![range]).minus(&TimeRangeSet::from_unsorted(done));
-        remaining.as_slice().to_vec()
+        let done = ranges_of(&|purpose| purpose == ReadPurpose::Backfill(id));
+        TimeRangeSet::from_unsorted(vec![range]).minus(&done).as_slice().to_vec()
     });
     let requested = TimeRangeSet::from_unsorted(requested.collect());
-    let gaps = live_start.map(|start| Coverage { live: live.clone(), ..Coverage::new(start) }).and_then(|coverage| {
-        let edge = coverage.live_edge()?;
-        Some(coverage.gaps(edge))
-    });
-    CoverageByState { live, reread, requested, gaps: gaps.unwrap_or_default() }
-}
-
-/// An account's coverage, by state.
-#[derive(Debug, Clone, Default)]
-pub(super) struct CoverageByState {
-    live: TimeRangeSet,
-    reread: TimeRangeSet,
-    requested: TimeRangeSet,
-    gaps: TimeRangeSet,
-}
-
-impl CoverageByState {
-    /// The timeline for `visible_range`.
-    pub(super) fn timeline(&self, visible_range: TimeRange) -> CoverageTimeline {
-        let mut ranges = Vec::new();
-        let layers = [
-            (CoverageState::Read, &self.live),
-            (CoverageState::Reread, &self.reread),
-            (CoverageState::Backfill, &self.requested),
-            (CoverageState::Gap, &self.gaps),
-        ];
-        for (state, set) in layers {
-            ranges.extend(
-                set.within(visible_range)
-                    .as_slice()
-                    .iter()
-                    .filter_map(|stretch| timeline_range(state, visible_range, *stretch)),
-            );
+    let coverage = live_start.map(|start| Coverage { live: live.clone(), ..Coverage::new(start) });
+    let gaps = coverage.and_then(|coverage| Some(coverage.gaps(coverage.live_edge()?))).unwrap_or_default();
+    let layers = [
+        (CoverageState::Read, "read", live),
+        (CoverageState::Reread, "re-read", reread),
+        (CoverageState::Backfill, "to be backfilled", requested),
+        (CoverageState::Gap, "gap", gaps),
+    ];
+    let (mut ranges, mut description) = (Vec::new(), Vec::new());
+    for (state, name, set) in layers {
+        let visible = set.within(visible_range);
+        ranges.extend(visible.as_slice().iter().filter_map(|range| timeline_range(state, visible_range, *range)));
+        if state == CoverageState::Read || !visible.is_empty() {
+            description.push(format!("{name} {}", format_duration(visible.total())));
         }
-        CoverageTimeline { description: self.describe(visible_range), ranges }
     }
-
-    fn describe(&self, visible_range: TimeRange) -> String {
-        let total = |set: &TimeRangeSet| crate::status::humanize::format_duration(set.within(visible_range).total());
-        let mut description = format!("read {}", total(&self.live));
-        for (what, set) in [("re-read", &self.reread), ("to be backfilled", &self.requested), ("gap", &self.gaps)] {
-            if !set.within(visible_range).is_empty() {
-                description.push_str(&format!(", {what} {}", total(set)));
-            }
-        }
-        description
-    }
+    CoverageTimeline { ranges, description: description.join(", ") }
 }
 
 /// The cells of a time range. Covered time counts where it fills at least half of a cell, missing
@@ -149,7 +119,11 @@ mod tests {
     use super::*;
 
     fn row(pass: &str, from: i64, to: i64) -> CoverageRow {
-        CoverageRow { account: 1, purpose: pass.to_owned(), range: TimeRange { from: Time(from), to: Time(to) } }
+        CoverageRow {
+            account: crate::db::AccountKey(1),
+            purpose: pass.to_owned(),
+            range: TimeRange { from: Time(from), to: Time(to) },
+        }
     }
 
     const DAY: TimeRange = TimeRange { from: Time(0), to: Time(24 * HOUR_MS) };
@@ -163,7 +137,7 @@ mod tests {
             row("recheck:3600", 0, 5 * CELL_MS),
         ];
         let backfill = (7, TimeRange { from: Time(30 * CELL_MS), to: Time(40 * CELL_MS) });
-        let timeline = coverage_by_state(Some(Time(0)), &rows, [backfill]).timeline(DAY);
+        let timeline = timeline(Some(Time(0)), &rows, [backfill], DAY);
         let expected = [
             TimelineRange { state: CoverageState::Read, from: 0, to: 10 },
             TimelineRange { state: CoverageState::Read, from: 12, to: 20 },
@@ -178,15 +152,14 @@ mod tests {
     #[test]
     fn the_read_part_of_a_backfill_is_no_longer_shown_as_requested() {
         let backfill = (7, TimeRange { from: Time(0), to: Time(10 * CELL_MS) });
-        let timeline =
-            coverage_by_state(None, &[row("backfill:7", 4 * CELL_MS, 10 * CELL_MS)], [backfill]).timeline(DAY);
+        let timeline = timeline(None, &[row("backfill:7", 4 * CELL_MS, 10 * CELL_MS)], [backfill], DAY);
         assert_eq!(timeline.ranges, [TimelineRange { state: CoverageState::Backfill, from: 0, to: 4 }]);
     }
 
     #[test]
     fn a_short_gap_is_not_rounded_away() {
         let rows = [row("live", 0, 10 * CELL_MS + 1), row("live", 10 * CELL_MS + 1000, 20 * CELL_MS)];
-        let timeline = coverage_by_state(Some(Time(0)), &rows, []).timeline(DAY);
+        let timeline = timeline(Some(Time(0)), &rows, [], DAY);
         assert!(
             timeline.ranges.contains(&TimelineRange { state: CoverageState::Gap, from: 10, to: 11 }),
             "{timeline:?}"
@@ -195,8 +168,8 @@ mod tests {
 
     #[test]
     fn an_account_without_reads_has_no_gap() {
-        assert_eq!(coverage_by_state(Some(Time(0)), &[], []).timeline(DAY).ranges, []);
-        assert_eq!(coverage_by_state(None, &[], []).timeline(DAY).ranges, []);
+        assert_eq!(timeline(Some(Time(0)), &[], [], DAY).ranges, []);
+        assert_eq!(timeline(None, &[], [], DAY).ranges, []);
     }
 
     #[test]
@@ -221,7 +194,7 @@ mod tests {
 
         #[test]
         fn ranges_lie_within_the_timeline(from in -50 * HOUR_MS..50 * HOUR_MS, width in 1..50 * HOUR_MS) {
-            let timeline = coverage_by_state(Some(Time(from)), &[row("live", from, from + width)], []).timeline(DAY);
+            let timeline = timeline(Some(Time(from)), &[row("live", from, from + width)], [], DAY);
             for range in timeline.ranges {
                 prop_assert!(0 <= range.from && range.from < range.to && range.to <= CELLS);
             }

@@ -110,7 +110,7 @@ fn healthy_headline(findings: &[FindingStatus], snapshot: Option<&StatusSnapshot
     if let Some(standby) = findings.iter().find(|finding| finding.code == STANDBY_CODE) {
         return standby.sentence.clone();
     }
-    let worst = snapshot.and_then(|snapshot| snapshot.rows.iter().filter_map(|row| row.lag(now)).max());
+    let worst = snapshot.and_then(|snapshot| snapshot.status.accounts.iter().filter_map(|row| row.lag(now)).max());
     worst.map_or_else(
         || "no account is known yet".to_owned(),
         |worst| format!("every segment that ended up to {} ago was discovered, without a gap", format_duration(worst)),

@@ -14,23 +14,23 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, ORIGIN, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use axum::middleware::Next;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use tower_http::set_header::SetResponseHeaderLayer;
 
 /// The paths that accept forms.
 const FORM_PATHS: [&str; 2] = ["/login", "/logout"];
 /// The paths that programs request, maybe without a host.
 const PROBE_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
-/// How long receiving and handling a form may take.
-const FORM_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The host names that the server answers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,16 +65,14 @@ impl AllowedHosts {
 
 /// The host of `host:port`, in lower case, without the dot that ends a full name.
 fn host_name(authority: &str) -> Option<String> {
-    let host = match authority.rfind(':') {
-        Some(colon) if authority[colon + 1..].bytes().all(|byte| byte.is_ascii_digit()) => &authority[..colon],
-        _ => authority,
-    };
+    let authority: Authority = authority.parse().ok()?;
+    let host = authority.host();
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     (!host.is_empty()).then_some(host)
 }
 
 /// Refuses a request for a host name that may be another site's.
-pub(super) async fn check_host(State(hosts): State<Arc<AllowedHosts>>, request: Request, next: Next) -> Response {
+async fn check_host(State(hosts): State<Arc<AllowedHosts>>, request: Request, next: Next) -> Response {
     let mut host_headers = request.headers().get_all(HOST).iter();
     let first = host_headers.next();
     let host = first.and_then(|host| host.to_str().ok());
@@ -87,21 +85,39 @@ pub(super) async fn check_host(State(hosts): State<Arc<AllowedHosts>>, request: 
     (StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
 
-/// Enforces the allowed methods, and adds the security headers to every response.
-pub(super) async fn apply_request_policy(request: Request, next: Next) -> Response {
+/// Applies these rules to all routes, and adds the security headers to every response.
+pub(super) fn apply_policy(router: Router, hosts: AllowedHosts) -> Router {
+    let fixed_headers = [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ];
+    // Pages set policies of their own: one allows their style and script, and with this referrer
+    // policy browsers would not report where a form comes from.
+    let default_headers =
+        [(REFERRER_POLICY, "no-referrer"), (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'")];
+    let mut router = router.layer(from_fn_with_state(Arc::new(hosts), check_host)).layer(from_fn(check_method));
+    for (name, value) in fixed_headers {
+        router = router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)));
+    }
+    for (name, value) in default_headers {
+        router = router.layer(SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value)));
+    }
+    router
+}
+
+/// Refuses other methods, and forms of other sites.
+async fn check_method(request: Request, next: Next) -> Response {
     let is_form = *request.method() == Method::POST && FORM_PATHS.contains(&request.uri().path());
-    let mut response = if matches!(*request.method(), Method::GET | Method::HEAD) {
-        next.run(request).await
-    } else if !is_form {
+    if !is_form && !matches!(*request.method(), Method::GET | Method::HEAD) {
         (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "only GET and HEAD are allowed\n").into_response()
-    } else if !is_same_origin(request.headers()) {
+    } else if is_form && !is_same_origin(request.headers()) {
         (StatusCode::FORBIDDEN, "this form came from another site\n").into_response()
     } else {
-        let timed_out = |_| StatusCode::REQUEST_TIMEOUT.into_response();
-        tokio::time::timeout(FORM_TIMEOUT, next.run(request)).await.unwrap_or_else(timed_out)
-    };
-    add_security_headers(response.headers_mut());
-    response
+        next.run(request).await
+    }
 }
 
 /// Whether a form was sent from one of this server's pages, as browsers report, or by a client that
@@ -114,26 +130,6 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
     let Some(origin) = header(&ORIGIN) else { return true };
     let authority = origin.split_once("://").map(|(_, authority)| authority);
     authority.is_some_and(|authority| header(&HOST).is_some_and(|host| host.eq_ignore_ascii_case(authority)))
-}
-
-fn add_security_headers(headers: &mut HeaderMap) {
-    let security_headers: [(HeaderName, &'static str); 5] = [
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (X_FRAME_OPTIONS, "DENY"),
-        (CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-    ];
-    for (name, value) in security_headers {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    // Pages with forms set their own policy: with this one, browsers would not report where a form
-    // comes from.
-    headers.entry(REFERRER_POLICY).or_insert(HeaderValue::from_static("no-referrer"));
-    // Pages set their own policy, which allows their style and script.
-    if !headers.contains_key(CONTENT_SECURITY_POLICY) {
-        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
-    }
 }
 
 #[cfg(test)]

@@ -6,19 +6,17 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use futures_util::Stream;
+use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
 use crate::metrics::MetricsFormat;
 
-use super::middleware::{AllowedHosts, apply_request_policy, check_host};
+use super::middleware::{AllowedHosts, apply_policy};
 use super::state::{HttpState, MAX_API_SNAPSHOT_AGE, UPDATE_INTERVAL};
 use super::{conversations, templates};
 
@@ -29,15 +27,13 @@ pub(super) fn routes(state: Arc<HttpState>, hosts: AllowedHosts) -> Router {
         .route("/events", get(events))
         .route("/api/status", get(status))
         .merge(conversations::routes(&state));
-    Router::new()
-        .merge(browser_routes)
+    let router = browser_routes
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(readiness))
         .route("/metrics", get(metrics))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found; the dashboard is at /\n") })
-        .layer(from_fn_with_state(Arc::new(hosts), check_host))
-        .layer(from_fn(apply_request_policy))
-        .with_state(state)
+        .with_state(state);
+    apply_policy(router, hosts)
 }
 
 async fn readiness(State(state): State<Arc<HttpState>>) -> Response {
@@ -70,8 +66,7 @@ async fn dashboard(State(state): State<Arc<HttpState>>) -> Response {
     // Read the number first: the rendered page is then at least as new.
     let seq = state.live_updates.seq();
     let report = state.health_report(UPDATE_INTERVAL).await;
-    let (summary, samples) = (state.health_summary(&report), state.samples());
-    let page = templates::render_dashboard(&state.view(&report, &summary, &samples), seq);
+    let page = templates::render_dashboard(&state.view(&report), seq);
     ([(CONTENT_SECURITY_POLICY, templates::dashboard_policy())], Html(page)).into_response()
 }
 
@@ -86,48 +81,23 @@ async fn events(State(state): State<Arc<HttpState>>, Query(EventsQuery { after }
         let why = "too many viewers; close another dashboard page, or reload this one later\n";
         return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "10")], why).into_response();
     };
+    let stop = state.stop.clone();
     let (first, updates) = state.live_updates.subscribe(after.and_then(|after| after.parse().ok()));
-    let events = EventStream { state, updates, first, _permit: permit };
-    Sse::new(events.into_stream()).keep_alive(KeepAlive::default()).into_response()
-}
-
-/// A viewer's event stream. Its permit is released when the stream is dropped.
-struct EventStream {
-    state: Arc<HttpState>,
-    updates: broadcast::Receiver<Arc<str>>,
-    first: Option<Arc<str>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl EventStream {
-    /// The viewer's updates, until the stop.
-    fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        futures_util::stream::unfold(self, |mut events| async move {
-            let update = events.next_update().await?;
-            Some((Ok(Event::default().data(&*update)), events))
-        })
-    }
-
-    async fn next_update(&mut self) -> Option<Arc<str>> {
-        if let Some(first) = self.first.take() {
-            return Some(first);
-        }
-        loop {
-            let update = tokio::select! {
-                () = self.state.stop.cancelled() => return None,
-                update = self.updates.recv() => update,
-            };
-            match update {
-                Ok(update) => return Some(update),
-                Err(RecvError::Closed) => return None,
-                Err(RecvError::Lagged(_)) => {
-                    let (full, updates) = self.state.live_updates.subscribe(None);
-                    self.updates = updates;
-                    if full.is_some() {
-                        return full;
-                    }
-                }
+    // The permit is released when the stream is dropped.
+    let later = stream::unfold((state, updates, permit), |(state, mut updates, permit)| async move {
+        let update = match updates.recv().await {
+            Ok(update) => update,
+            Err(RecvError::Closed) => return None,
+            // A viewer that cannot keep up continues with the whole state.
+            Err(RecvError::Lagged(_)) => {
+                let full;
+                (full, updates) = state.live_updates.subscribe(None);
+                full?
             }
-        }
-    }
+        };
+        Some((update, (state, updates, permit)))
+    });
+    let updates = stream::iter(first).chain(later).take_until(stop.cancelled_owned());
+    let events = updates.map(|update| Ok::<_, Infallible>(Event::default().data(&*update)));
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }

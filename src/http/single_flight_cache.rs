@@ -6,7 +6,6 @@
 //! value counts as fresh for at least four times as long as it took, so that an overloaded database
 //! is not queried all the time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -19,68 +18,65 @@ pub(super) struct SingleFlightCache<T> {
     /// Real time: timeouts of the machine do not follow the daemon's simulated clock.
     clock: Clock,
     requested: Notify,
+    state: watch::Sender<CacheState<T>>,
+}
+
+struct CacheState<T> {
     /// When the current computation started.
-    started: Mutex<Option<Tick>>,
-    cached: watch::Sender<Option<CachedValue<T>>>,
+    started_at: Option<Tick>,
+    cached: Option<CachedValue<T>>,
 }
 
 struct CachedValue<T> {
-    value: Arc<T>,
+    value: T,
     computed_at: Tick,
     duration: Duration,
 }
 
-impl<T> SingleFlightCache<T> {
+impl<T: Clone> SingleFlightCache<T> {
     pub(super) fn new() -> SingleFlightCache<T> {
-        SingleFlightCache {
-            clock: Clock::system(),
-            requested: Notify::new(),
-            started: Mutex::new(None),
-            cached: watch::Sender::new(None),
-        }
+        let state = watch::Sender::new(CacheState { started_at: None, cached: None });
+        SingleFlightCache { clock: Clock::system(), requested: Notify::new(), state }
     }
 
     /// Returns the value if it is at most `max_age` old. Otherwise waits for a new one, until its
     /// computation has taken `timeout`. Returns `None` after that: the source does not respond, and
     /// later callers do not wait as long.
-    pub(super) async fn get(&self, max_age: Duration, timeout: Duration) -> Option<Arc<T>> {
-        let mut cached = self.cached.subscribe();
+    pub(super) async fn get(&self, max_age: Duration, timeout: Duration) -> Option<T> {
+        let mut state = self.state.subscribe();
         let now = self.clock.tick();
-        if let Some(cached) = &*cached.borrow_and_update()
-            && now.since(cached.computed_at) <= max_age.max(cached.duration * 4)
-        {
-            return Some(cached.value.clone());
-        }
+        let elapsed = {
+            let state = state.borrow();
+            if let Some(cached) = &state.cached
+                && now.since(cached.computed_at) <= max_age.max(cached.duration * 4)
+            {
+                return Some(cached.value.clone());
+            }
+            state.started_at.map_or(Duration::ZERO, |started_at| now.since(started_at))
+        };
         self.requested.notify_one();
         // A computation that was already running will do.
-        let computed = cached.wait_for(|cached| cached.as_ref().is_some_and(|cached| cached.computed_at >= now));
-        let elapsed = self.started().map_or(Duration::ZERO, |started_at| now.since(started_at));
-        let computed = tokio::time::timeout(timeout.saturating_sub(elapsed), computed).await.ok()?.ok()?;
-        computed.as_ref().map(|cached| cached.value.clone())
+        let is_new = |state: &CacheState<T>| state.cached.as_ref().is_some_and(|cached| cached.computed_at >= now);
+        let computed =
+            tokio::time::timeout(timeout.saturating_sub(elapsed), state.wait_for(is_new)).await.ok()?.ok()?;
+        computed.cached.as_ref().map(|cached| cached.value.clone())
     }
 
-    fn started(&self) -> MutexGuard<'_, Option<Tick>> {
-        self.started.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Computes the value whenever it is requested, until `stop`.
+    /// Computes the value whenever it is requested, until `stop`. A running computation ends by
+    /// itself; the stop does not wait for it.
     pub(super) async fn run<F: Future<Output = T>>(&self, compute: impl Fn() -> F, stop: &CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.requested.notified() => {}
+        let computations = async {
+            loop {
+                self.requested.notified().await;
+                let started_at = self.clock.tick();
+                self.state.send_modify(|state| state.started_at = Some(started_at));
+                let value = compute().await;
+                let computed_at = self.clock.tick();
+                let cached = CachedValue { value, computed_at, duration: computed_at.since(started_at) };
+                self.state.send_replace(CacheState { started_at: None, cached: Some(cached) });
             }
-            let started_at = self.clock.tick();
-            *self.started() = Some(started_at);
-            // A running computation ends by itself; shutdown does not wait for it.
-            let value = tokio::select! {
-                () = stop.cancelled() => return,
-                value = compute() => Arc::new(value),
-            };
-            let computed_at = self.clock.tick();
-            *self.started() = None;
-            self.cached.send_replace(Some(CachedValue { value, computed_at, duration: computed_at.since(started_at) }));
-        }
+        };
+        stop.run_until_cancelled(computations).await;
     }
 }
 
@@ -103,7 +99,7 @@ mod tests {
             values
         };
         let (values, ()) = tokio::join!(ask, cache.run(compute, &stop));
-        assert!(values.iter().all(|value| value.as_deref() == Some(&0)));
+        assert!(values.iter().all(|value| *value == Some(0)));
         assert_eq!(computations.load(Ordering::Relaxed), 1);
     }
 

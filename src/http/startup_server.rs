@@ -3,20 +3,20 @@
 //! A database may be unavailable for hours. A supervisor must not mistake this for a hanging
 //! program, and restart it repeatedly.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 
 use axum::Router;
 use axum::http::StatusCode;
-use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::middleware::{AllowedHosts, apply_request_policy, check_host};
+use super::connection::{accept_connections, close_connections};
+use super::local_host_name;
+use super::middleware::{AllowedHosts, apply_policy};
 use super::readiness::{DatabaseProblem, Readiness};
-use super::{CONNECTION_SHUTDOWN_GRACE, accept_connections, local_host_name, wait_for_connections};
 use crate::clock::Clock;
 use crate::config;
 use crate::file_descriptors;
@@ -36,42 +36,36 @@ pub async fn serve_during_startup<T>(
     let hosts = address
         .map_or(AllowedHosts::Any, |address| AllowedHosts::of(address, http.listen.as_deref(), local_host_name()));
     let (stop, mut connections) = (CancellationToken::new(), JoinSet::new());
-    let max_connections = file_descriptors::socket_limits().connections;
-    let startup = {
-        let mut startup = std::pin::pin!(startup);
-        let log_address = log_address(listener, problem.clone());
-        // Neither of the other two futures ends.
-        tokio::select! {
-            startup = startup.as_mut() => startup,
-            () = log_address => startup.await,
-            () = accept_connections(listener, max_connections, routes(problem, hosts), &mut connections, &stop) => startup.await,
-        }
+    let slots = file_descriptors::socket_limits().connections;
+    let probes = async {
+        let router = routes(problem.clone(), hosts);
+        tokio::join!(
+            log_address(address, problem),
+            accept_connections(listener, slots, router, &mut connections, &stop)
+        );
+        std::future::pending().await
+    };
+    let startup = tokio::select! {
+        startup = startup => startup,
+        startup = probes => startup,
     };
     stop.cancel();
-    // Requests in flight get their response.
-    let _ = tokio::time::timeout(CONNECTION_SHUTDOWN_GRACE, wait_for_connections(&mut connections)).await;
-    connections.shutdown().await;
+    close_connections(connections).await;
     startup
 }
 
 /// Logs the address of the probes, once there is a problem to wait for.
-async fn log_address(listener: &TcpListener, mut problem: watch::Receiver<Option<DatabaseProblem>>) {
-    if problem.wait_for(Option::is_some).await.is_ok()
-        && let Ok(address) = listener.local_addr()
-    {
+async fn log_address(address: Option<SocketAddr>, mut problem: watch::Receiver<Option<DatabaseProblem>>) {
+    if let (Some(address), true) = (address, problem.wait_for(Option::is_some).await.is_ok()) {
         tracing::info!(%address, "/healthz and /readyz are available at http://{address}/ during start-up");
     }
-    std::future::pending::<()>().await;
 }
 
 fn routes(problem: watch::Receiver<Option<DatabaseProblem>>, hosts: AllowedHosts) -> Router {
     let readiness = move || std::future::ready(Readiness::starting(problem.borrow().as_ref(), Clock::system().now()));
     let not_ready =
         || async { (StatusCode::SERVICE_UNAVAILABLE, "the daemon is starting; /readyz shows what it waits for\n") };
-    Router::new()
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(readiness))
-        .fallback(not_ready)
-        .layer(from_fn_with_state(Arc::new(hosts), check_host))
-        .layer(from_fn(apply_request_policy))
+    let router =
+        Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(readiness)).fallback(not_ready);
+    apply_policy(router, hosts)
 }

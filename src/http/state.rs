@@ -5,18 +5,17 @@
 //! `single_flight_cache`), and kept for a second or two. So neither probes nor viewers, however
 //! many, cost the daemon more than an occasional read.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Time, millis};
+use crate::clock::Time;
 use crate::daemon::app_context::AppContext;
-use crate::metrics::{AccountMetrics, MetricsSnapshot, SinkMetrics, WorkItemCounts};
-use crate::model::Endpoint;
+use crate::metrics::{AccountMetrics, MetricsSnapshot, PAUSABLE_ENDPOINTS, SinkMetrics};
 use crate::ringcx::LoginState;
-use crate::status::{AccountStatus, BackfillStatus, EndpointPause, FindingStatus, SinkState};
+use crate::status::{AccountStatus, EndpointPause, FindingStatus, SinkState, SinkStatus, Status};
 
 use super::authenticator::Authenticator;
 use super::health_summary::HealthSummary;
@@ -24,7 +23,7 @@ use super::lag_history::{self, LagHistory, LagSample};
 use super::live_updates::LiveUpdates;
 use super::readiness::{self, DATABASE_TIMEOUT, DatabaseProblem, Readiness};
 use super::single_flight_cache::SingleFlightCache;
-use super::status_snapshot::{self, DashboardRow, StatusSnapshot};
+use super::status_snapshot::{self, StatusSnapshot};
 use super::templates::DashboardView;
 
 /// The maximum age of the database ping.
@@ -69,7 +68,7 @@ impl HttpState {
             .http
             .token
             .clone()
-            .map(|token| Arc::new(Authenticator::new(token, app.clock.clone()).with_db(app.db.clone())));
+            .map(|token| Arc::new(Authenticator::new(token, app.clock.clone(), app.db.clone())));
         HttpState {
             app,
             authenticator,
@@ -88,16 +87,9 @@ impl HttpState {
         tokio::join!(
             self.database_ping.run(|| self.ping_database(), &self.stop),
             self.snapshots.run(|| self.take_snapshot(), &self.stop),
-            self.until_stop(self.publish_updates()),
-            self.until_stop(self.record_history()),
+            self.stop.run_until_cancelled(self.publish_updates()),
+            self.stop.run_until_cancelled(self.record_history()),
         );
-    }
-
-    async fn until_stop(&self, work: impl Future<Output = ()>) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = work => {}
-        }
     }
 
     async fn ping_database(&self) -> Result<(), DatabaseProblem> {
@@ -105,22 +97,25 @@ impl HttpState {
     }
 
     async fn take_snapshot(&self) -> Result<Arc<StatusSnapshot>, DatabaseProblem> {
-        let snapshot =
-            status_snapshot::take_snapshot(&self.app).await.map_err(|error| DatabaseProblem::from(&error))?;
-        let snapshot = Arc::new(snapshot);
-        let worst_lag = snapshot.rows.iter().filter_map(|row| row.lag(snapshot.at)).max();
-        let backlog = snapshot.rows.iter().map(|row| row.work.unfinished()).sum();
+        let snapshot = status_snapshot::take_snapshot(&self.app).await;
+        let snapshot = Arc::new(snapshot.map_err(|error| DatabaseProblem::from(&error))?);
+        let accounts = &snapshot.status.accounts;
+        let worst_lag = accounts.iter().filter_map(|account| account.lag(snapshot.at)).max();
+        let backlog = accounts.iter().map(|account| account.work.unfinished()).sum();
         self.history.record(LagSample { at: snapshot.at, lag: worst_lag.unwrap_or_default(), backlog });
-        *self.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.clone());
+        *self.last_snapshot() = Some(snapshot.clone());
         Ok(snapshot)
+    }
+
+    fn last_snapshot(&self) -> MutexGuard<'_, Option<Arc<StatusSnapshot>>> {
+        self.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn publish_updates(&self) {
         loop {
             self.live_updates.wait_for_viewer().await;
             let report = self.health_report(UPDATE_INTERVAL).await;
-            let summary = self.health_summary(&report);
-            self.live_updates.publish(&self.view(&report, &summary, &self.history.samples()), report.snapshot.clone());
+            self.live_updates.publish(&self.view(&report));
             tokio::time::sleep(UPDATE_INTERVAL).await;
         }
     }
@@ -134,8 +129,7 @@ impl HttpState {
 
     /// A snapshot that is at most `max_age` old, or why there is none.
     pub(super) async fn snapshot(&self, max_age: Duration) -> Result<Arc<StatusSnapshot>, DatabaseProblem> {
-        let snapshot = self.snapshots.get(max_age, DATABASE_TIMEOUT).await;
-        snapshot.map_or_else(|| Err(DatabaseProblem::timed_out()), |snapshot| (*snapshot).clone())
+        self.snapshots.get(max_age, DATABASE_TIMEOUT).await.unwrap_or_else(|| Err(DatabaseProblem::timed_out()))
     }
 
     /// The current health, with a snapshot that is at most `max_age` old if one is available, or
@@ -143,11 +137,10 @@ impl HttpState {
     pub(super) async fn health_report(&self, max_age: Duration) -> HealthReport {
         let (ping, snapshot) =
             tokio::join!(self.database_ping.get(MAX_PING_AGE, DATABASE_TIMEOUT), self.snapshot(max_age));
-        let ping = ping.map_or_else(|| Err(DatabaseProblem::timed_out()), |ping| (*ping).clone());
+        let ping = ping.unwrap_or_else(|| Err(DatabaseProblem::timed_out()));
         // The database must answer both.
         let database = ping.and(snapshot.as_ref().map(|_| ()).map_err(DatabaseProblem::clone));
-        let last = || self.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let snapshot = snapshot.ok().or_else(last);
+        let snapshot = snapshot.ok().or_else(|| self.last_snapshot().clone());
         let database = readiness::check_database(&self.app, database);
         let status = snapshot.as_deref().map(|snapshot| &snapshot.status);
         let snapshot_findings = status.map(|status| status.findings.as_slice()).unwrap_or_default();
@@ -159,24 +152,12 @@ impl HttpState {
         HealthReport { database, findings, readiness, snapshot, now: self.app.clock.now() }
     }
 
-    pub(super) fn health_summary(&self, report: &HealthReport) -> HealthSummary {
-        HealthSummary::new(report.findings.clone(), report.snapshot.as_deref(), report.now)
-    }
-
-    pub(super) fn samples(&self) -> Vec<LagSample> {
-        self.history.samples()
-    }
-
-    pub(super) fn view<'a>(
-        &'a self,
-        report: &'a HealthReport,
-        summary: &'a HealthSummary,
-        samples: &'a [LagSample],
-    ) -> DashboardView<'a> {
+    pub(super) fn view<'a>(&'a self, report: &'a HealthReport) -> DashboardView<'a> {
+        let snapshot = report.snapshot.as_deref();
         DashboardView {
-            summary,
-            snapshot: report.snapshot.as_deref(),
-            samples,
+            summary: HealthSummary::new(report.findings.clone(), snapshot, report.now),
+            snapshot,
+            samples: self.history.samples(),
             now: report.now,
             instance: &self.app.settings.database.instance,
             has_search: self.authenticator.is_some(),
@@ -187,11 +168,9 @@ impl HttpState {
     /// values, and their lag grows.
     pub(super) fn metrics_snapshot(&self, report: &HealthReport) -> MetricsSnapshot {
         let snapshot = report.snapshot.as_deref();
-        let backfills = snapshot.map(|snapshot| snapshot.status.backfills.as_slice()).unwrap_or_default();
-        let account = |(row, status): (&DashboardRow, &AccountStatus)| account_metrics(row, status, backfills);
-        let accounts =
-            snapshot.map(|snapshot| snapshot.rows.iter().zip(&snapshot.status.accounts).map(account).collect());
-        let sinks = snapshot.map(|snapshot| snapshot.status.sinks.as_slice()).unwrap_or_default();
+        let status = snapshot.map(|snapshot| &snapshot.status);
+        let accounts = status.map(|status| status.accounts.iter().map(|account| account_metrics(account, status)));
+        let sinks = status.map(|status| status.sinks.iter().map(sink_metrics));
         MetricsSnapshot {
             now: report.now,
             database_up: report.database.is_ok(),
@@ -201,56 +180,45 @@ impl HttpState {
             working: self.app.is_active(),
             credential_expires: self.app.credential_expiry(),
             clock_skew_seconds: self.app.api.clock_offset_ms() as f64 / 1000.0,
-            index_lag: snapshot
-                .map(|snapshot| snapshot.status.search_index)
-                .map(|index| (index.lag_changes, index.lag_seconds)),
-            accounts: accounts.unwrap_or_default(),
-            sinks: sinks
-                .iter()
-                .map(|sink| SinkMetrics {
-                    name: sink.name.clone(),
-                    pending: sink.pending,
-                    failed: sink.failed,
-                    last_delivered: sink.last_delivered.as_deref().and_then(Time::parse),
-                    resting: sink.state == SinkState::Resting,
-                    stopped: sink.state == SinkState::Stopped,
-                })
-                .collect(),
+            index_lag: status.map(|status| (status.search_index.lag_changes, status.search_index.lag_seconds)),
+            accounts: accounts.into_iter().flatten().collect(),
+            sinks: sinks.into_iter().flatten().collect(),
             lateness: snapshot.map(|snapshot| snapshot.lateness.clone()).unwrap_or_default(),
             findings: report.findings.iter().map(|finding| finding.code.clone()).collect(),
         }
     }
 }
 
-fn account_metrics(row: &DashboardRow, status: &AccountStatus, backfills: &[BackfillStatus]) -> AccountMetrics {
-    let own_backfills = backfills.iter().filter(|backfill| backfill.sub_account_id == row.sub);
-    let unread = own_backfills.clone().map(|backfill| backfill.seconds.saturating_sub(backfill.read_seconds));
-    let paused =
-        |pause: &EndpointPause| PAUSABLE_ENDPOINTS.into_iter().find(|endpoint| endpoint.name() == pause.endpoint);
-    AccountMetrics {
-        sub: row.sub.clone(),
-        watermark: row.watermark,
-        work: WorkItemCounts {
-            ready: row.work.ready,
-            waiting: row.work.waiting,
-            running: row.work.running,
-            done: row.work.done,
-            unavailable: row.work.unavailable,
-            failed: row.work.failed,
-        },
-        requests_last_minute: row.requests_last_minute,
-        request_limit: row.request_limit,
-        refused: status.refused,
-        paused: row.paused.iter().filter_map(paused).collect(),
-        oldest_unfinished_seconds: status.oldest_unfinished_seconds.unwrap_or(0),
-        gaps_seconds: u64::try_from(millis(row.gaps) / 1000).unwrap_or(0),
-        drain_seconds: row.drain_time.as_secs(),
-        set_aside: row.set_aside,
-        missing: row.missing,
-        backfills: own_backfills.count() as u64,
-        backfill_unread_seconds: unread.sum(),
+fn sink_metrics(sink: &SinkStatus) -> SinkMetrics {
+    SinkMetrics {
+        name: sink.name.clone(),
+        pending: sink.pending,
+        failed: sink.failed,
+        last_delivered: sink.last_delivered.as_deref().and_then(Time::parse),
+        resting: sink.state == SinkState::Resting,
+        stopped: sink.state == SinkState::Stopped,
     }
 }
 
-const PAUSABLE_ENDPOINTS: [Endpoint; 4] =
-    [Endpoint::Metadata, Endpoint::Transcript, Endpoint::AgentSummary, Endpoint::AutoSummary];
+fn account_metrics(account: &AccountStatus, status: &Status) -> AccountMetrics {
+    let backfills = status.backfills.iter().filter(|backfill| backfill.sub_account_id == account.sub_account_id);
+    let unread = backfills.clone().map(|backfill| backfill.seconds.saturating_sub(backfill.read_seconds));
+    let paused =
+        |pause: &EndpointPause| PAUSABLE_ENDPOINTS.into_iter().find(|endpoint| endpoint.name() == pause.endpoint);
+    AccountMetrics {
+        sub: account.sub_account_id.clone(),
+        watermark: account.watermark(),
+        work: account.work,
+        requests_last_minute: account.requests_last_minute,
+        request_limit: u64::from(account.requests_per_minute),
+        refused: account.refused,
+        paused: account.paused.iter().filter_map(paused).collect(),
+        oldest_unfinished_seconds: account.oldest_unfinished_seconds.unwrap_or(0),
+        gaps_seconds: account.gap().as_secs(),
+        drain_seconds: account.drain_seconds,
+        set_aside: account.set_aside,
+        missing: account.missing_since.is_some(),
+        backfills: backfills.count() as u64,
+        backfill_unread_seconds: unread.sum(),
+    }
+}

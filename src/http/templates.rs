@@ -9,6 +9,7 @@ mod conversation_pages;
 mod dashboard_sections;
 mod sparkline;
 
+use std::cmp::Reverse;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
@@ -23,10 +24,11 @@ use super::health_summary::{HealthLevel, HealthSummary};
 use super::lag_history::LagSample;
 use super::status_snapshot::StatusSnapshot;
 
-pub(super) use account_row::{AccountRowView, compare_rows, visible_range_label};
+pub(super) use account_row::{AccountRowView, visible_range_label};
 pub(super) use conversation_pages::{
-    ConversationView, LoginError, SearchForm, SearchOutcome, conversation_page, login_page, not_found_page, search_page,
+    ConversationView, SearchForm, SearchOutcome, conversation_page, login_page, not_found_page, search_page,
 };
+pub(super) use dashboard_sections::{head, rest};
 
 const STYLE: &str = include_str!("templates/style.css");
 const SCRIPT: &str = include_str!("templates/script.js");
@@ -36,9 +38,9 @@ const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'
 
 /// The data of the dashboard.
 pub(super) struct DashboardView<'a> {
-    pub(super) summary: &'a HealthSummary,
+    pub(super) summary: HealthSummary,
     pub(super) snapshot: Option<&'a StatusSnapshot>,
-    pub(super) samples: &'a [LagSample],
+    pub(super) samples: Vec<LagSample>,
     pub(super) now: Time,
     pub(super) instance: &'a str,
     /// Whether conversations can be searched here.
@@ -48,12 +50,8 @@ pub(super) struct DashboardView<'a> {
 /// The Content-Security-Policy of the dashboard.
 pub(super) fn dashboard_policy() -> &'static str {
     static POLICY: LazyLock<String> = LazyLock::new(|| {
-        format!(
-            "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-            csp_hash(SCRIPT),
-            csp_hash(STYLE)
-        )
+        let script = csp_hash(SCRIPT);
+        page_policy(&format!("script-src '{script}'; connect-src 'self'; form-action 'none'"))
     });
     &POLICY
 }
@@ -61,27 +59,21 @@ pub(super) fn dashboard_policy() -> &'static str {
 /// The Content-Security-Policy of the pages with conversations: no script, and forms that go to
 /// this server.
 pub(super) fn conversation_policy() -> &'static str {
-    static POLICY: LazyLock<String> = LazyLock::new(|| {
-        format!(
-            "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'self'; \
-             frame-ancestors 'none'",
-            csp_hash(STYLE)
-        )
-    });
+    static POLICY: LazyLock<String> = LazyLock::new(|| page_policy("form-action 'self'"));
     &POLICY
 }
 
-fn csp_hash(text: &str) -> String {
-    STANDARD.encode(Sha256::digest(text.as_bytes()))
+fn page_policy(rules: &str) -> String {
+    let style = csp_hash(STYLE);
+    format!("default-src 'none'; style-src '{style}'; img-src data:; base-uri 'none'; frame-ancestors 'none'; {rules}")
 }
 
-/// Renders the dashboard. `seq` is the number of the state that it shows; the events continue from
-/// there.
-pub(super) fn render_dashboard(view: &DashboardView<'_>, seq: u64) -> String {
-    let rows = view.snapshot.map(|snapshot| snapshot.rows.as_slice()).unwrap_or_default();
-    let mut row_views: Vec<AccountRowView<'_>> =
-        rows.iter().map(|row| AccountRowView { row, level: view.summary.account_level(&row.sub) }).collect();
-    row_views.sort_by(|a, b| compare_rows(a, b, view.now));
+fn csp_hash(text: &str) -> String {
+    format!("sha256-{}", STANDARD.encode(Sha256::digest(text)))
+}
+
+/// Renders a page; `head` is added to its head.
+fn page_layout(title: &str, head: &Markup, body: &Markup) -> String {
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -89,44 +81,58 @@ pub(super) fn render_dashboard(view: &DashboardView<'_>, seq: u64) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (view.summary.level.display_name()) " · ringcx-extractor" }
+                title { (title) " · ringcx-extractor" }
                 link rel="icon" href=(ICON);
                 style { (PreEscaped(STYLE)) }
-                noscript { meta http-equiv="refresh" content="10"; }
+                (head)
             }
-            body data-now=(view.now.0) data-seq=(seq) {
-                header {
-                    h1 { "ringcx-extractor" }
-                    span.instance { (view.instance) }
-                    @if view.has_search { nav { a href="/search" { "Search conversations" } } }
-                    span #stream role="status" { noscript { "reloads every 10 s" } }
-                }
-                main {
-                    (hatch_patterns())
-                    div #head { (dashboard_sections::head(view)) }
-                    (accounts_section(&row_views, view))
-                    div #rest { (dashboard_sections::rest(view)) }
-                }
-                footer {
-                    "version " (env!("CARGO_PKG_VERSION")) " · as of " span #asof { (view.now.rfc3339_secs()) }
-                    " · " a href="/api/status" { "status" } " · " a href="/metrics" { "metrics" } " · "
-                    a href="/readyz" { "readiness" }
-                }
-                script { (PreEscaped(SCRIPT)) }
-            }
+            (body)
         }
     };
     markup.into_string()
 }
 
-/// Renders the section above the accounts, as the events carry it.
-pub(super) fn render_head(view: &DashboardView<'_>) -> String {
-    dashboard_sections::head(view).into_string()
+/// The rows of the accounts, by sub-account id.
+pub(super) fn account_rows<'a>(view: &'a DashboardView<'_>) -> impl Iterator<Item = AccountRowView<'a>> {
+    let rows = view.snapshot.into_iter().flat_map(|snapshot| snapshot.status.accounts.iter().zip(&snapshot.timelines));
+    rows.map(|(account, timeline)| {
+        let level = view.summary.account_level(&account.sub_account_id);
+        AccountRowView { account, timeline, level }
+    })
 }
 
-/// Renders the section below the accounts, as the events carry it.
-pub(super) fn render_rest(view: &DashboardView<'_>) -> String {
-    dashboard_sections::rest(view).into_string()
+/// Renders the dashboard. `seq` is the number of the state that it shows; the events continue from
+/// there.
+pub(super) fn render_dashboard(view: &DashboardView<'_>, seq: u64) -> String {
+    let mut rows: Vec<AccountRowView<'_>> = account_rows(view).collect();
+    // Those that need attention first, then those that are furthest behind.
+    rows.sort_by_cached_key(|row| {
+        (Reverse(row.level), Reverse(row.account.lag(view.now)), &row.account.sub_account_id)
+    });
+    let refresh = html! { noscript { meta http-equiv="refresh" content="10"; } };
+    let body = html! {
+        body data-now=(view.now.0) data-seq=(seq) {
+            header {
+                h1 { "ringcx-extractor" }
+                span.instance { (view.instance) }
+                @if view.has_search { nav { a href="/search" { "Search conversations" } } }
+                span #stream role="status" { noscript { "reloads every 10 s" } }
+            }
+            main {
+                (hatch_patterns())
+                div #head { (head(view)) }
+                (accounts_section(&rows, view))
+                div #rest { (rest(view)) }
+            }
+            footer {
+                "version " (env!("CARGO_PKG_VERSION")) " · as of " span #asof { (view.now.rfc3339_secs()) }
+                " · " a href="/api/status" { "status" } " · " a href="/metrics" { "metrics" } " · "
+                a href="/readyz" { "readiness" }
+            }
+            script { (PreEscaped(SCRIPT)) }
+        }
+    };
+    page_layout(view.summary.level.display_name(), &refresh, &body)
 }
 
 /// Hatch patterns for the timelines, so that states can be distinguished without colour.
@@ -170,7 +176,7 @@ fn accounts_section(row_views: &[AccountRowView<'_>], view: &DashboardView<'_>) 
                         (column("used", "Requests a minute", "sort by requests in the last minute"))
                     }
                 }
-                tbody #rows { @for row_view in row_views { (row_view.markup(view.now)) } }
+                tbody #rows { @for row_view in row_views { (row_view.markup(Some(view.now))) } }
             }
             p #nothing hidden[!row_views.is_empty()] { "No account to show." }
             div.below {

@@ -7,8 +7,11 @@ mod raw_client;
 
 use std::time::Duration;
 
+use axum::Router;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::account::{Account, PauseLog, RuntimeStats};
@@ -342,7 +345,7 @@ async fn a_waiting_connection_gets_the_slot_of_one_that_becomes_idle_later() {
     let until = stop.clone();
     let served = tokio::spawn(async move {
         let mut connections = JoinSet::new();
-        accept_connections(&listener, SLOTS, router, &mut connections, &until).await;
+        connection::accept_connections(&listener, SLOTS, router, &mut connections, &until).await;
     });
     let request = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();

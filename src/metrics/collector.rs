@@ -9,6 +9,7 @@ use prometheus_client::registry::Unit;
 
 use crate::clock::{Time, millis};
 use crate::model::Endpoint;
+use crate::status::WorkCounts;
 
 /// The values that a scrape reports.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +52,7 @@ pub struct AccountMetrics {
     /// Every segment that ended earlier was discovered.
     pub watermark: Option<Time>,
     /// Items by state.
-    pub work: WorkItemCounts,
+    pub work: WorkCounts,
     /// Requests of the last minute that count against the limit.
     pub requests_last_minute: u64,
     /// Requests per minute that the limit allows.
@@ -76,23 +77,6 @@ pub struct AccountMetrics {
     pub backfill_unread_seconds: u64,
 }
 
-/// Items by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WorkItemCounts {
-    /// Due now.
-    pub(crate) ready: u64,
-    /// Backing off.
-    pub(crate) waiting: u64,
-    /// Being fetched.
-    pub(crate) running: u64,
-    /// Stored or known to be empty.
-    pub(crate) done: u64,
-    /// Given up at the horizon.
-    pub(crate) unavailable: u64,
-    /// Failed until a person intervenes.
-    pub(crate) failed: u64,
-}
-
 /// The values of one sink.
 #[derive(Debug, Clone, Default)]
 pub struct SinkMetrics {
@@ -111,7 +95,7 @@ pub struct SinkMetrics {
 }
 
 /// The endpoints that have a circuit breaker.
-const PAUSABLE_ENDPOINTS: [Endpoint; 4] =
+pub(crate) const PAUSABLE_ENDPOINTS: [Endpoint; 4] =
     [Endpoint::Metadata, Endpoint::Transcript, Endpoint::AgentSummary, Endpoint::AutoSummary];
 
 /// The largest power of two in the lateness histogram: about 12 days.

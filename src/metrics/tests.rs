@@ -2,12 +2,13 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::clock::Time;
+use crate::status::WorkCounts;
 
 fn snapshot() -> MetricsSnapshot {
     let account = AccountMetrics {
         sub: "9\"9\n\\{}".to_owned(),
         watermark: Some(Time(1_800_000_000_000)),
-        work: WorkItemCounts { ready: 1, waiting: 2, running: 3, done: 4, unavailable: 5, failed: 6 },
+        work: WorkCounts { ready: 1, waiting: 2, running: 3, done: 4, unavailable: 5, failed: 6, discarded: 7 },
         requests_last_minute: 118,
         request_limit: 120,
         refused: 7,

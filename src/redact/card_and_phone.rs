@@ -1,7 +1,8 @@
 //! Detects card numbers and telephone numbers in a text.
 //!
 //! Both are found by groups of digits and the characters between them, so that parts of longer
-//! numbers, dates, amounts and ids do not match.
+//! numbers, dates, amounts and ids do not match. A regular expression cannot limit the digits of
+//! each group and of all groups at once, and the crate `regex` cannot look around a match.
 
 use std::ops::Range;
 
@@ -131,20 +132,7 @@ fn is_separate_number(groups: &DigitGroups<'_>, index: usize) -> bool {
 fn is_card(number: &str, is_separate: bool) -> bool {
     let is_time = number.len() == 13 && number.starts_with('1');
     let has_card_prefix = number.starts_with(['2', '3', '4', '5', '6']);
-    (has_card_prefix || is_separate && !is_time) && luhn(number)
-}
-
-fn luhn(number: &str) -> bool {
-    let digits = number.bytes().rev().map(|byte| u32::from(byte.saturating_sub(b'0')));
-    let sum: u32 = digits
-        .enumerate()
-        .map(|(index, digit)| match index % 2 {
-            0 => digit,
-            _ if digit > 4 => digit * 2 - 9,
-            _ => digit * 2,
-        })
-        .sum();
-    sum.is_multiple_of(10)
+    (has_card_prefix || is_separate && !is_time) && luhn::valid(number)
 }
 
 /// Telephone numbers: international ones, North American ones, and national ones with their leading

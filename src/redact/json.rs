@@ -1,9 +1,8 @@
 //! Edits strings in JSON in place; everything else stays byte for byte the same.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, Visitor};
+use serde::de::IgnoredAny;
 
 use crate::lenient_json;
 use crate::model::is_contact_field;
@@ -189,22 +188,5 @@ fn decode_string(token: &str) -> Option<Cow<'_, str>> {
     if !token.contains('\\') {
         return token.get(1..token.len().checked_sub(1)?).map(Cow::Borrowed);
     }
-    let bytes = serde_json::Deserializer::from_str(token).deserialize_byte_buf(BytesVisitor).ok()?;
-    Some(Cow::Owned(
-        String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
-    ))
-}
-
-struct BytesVisitor;
-
-impl Visitor<'_> for BytesVisitor {
-    type Value = Vec<u8>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-        Ok(bytes.to_vec())
-    }
+    lenient_json::from_str(token).map(Cow::Owned)
 }

@@ -138,9 +138,7 @@ fn in_a_transcript_only_free_text_changes() {
         .replace(r"\u0034111 1111 1111 1111\nbye \ud800", r"[card]\nbye �")
         .replace(r"a\u0040b.co", "[email]");
     let redacted = all_rules().transcript(body.as_bytes()).into_owned();
-    // A lone surrogate is three invalid bytes.
-    let redacted = String::from_utf8(redacted).unwrap().replace("���", "�");
-    assert_eq!(redacted, expected);
+    assert_eq!(String::from_utf8(redacted).unwrap(), expected);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::score::{DocumentMatch, score_document};
 use super::tokenizer::tokenize;
 use super::truncate_body::truncate_body;
 use crate::clock::Time;
-use crate::db::{Db, DbError, DocId, IndexHit, IndexQuery, SegmentRow};
+use crate::db::{AccountKey, Db, DbError, DocId, IndexHit, IndexQuery, SegmentRow};
 use crate::render::{Conversation, Metadata, Phrase};
 
 /// The newest matches that are ranked.
@@ -33,7 +33,7 @@ pub struct Filters {
     /// Segments that ended before this.
     pub to: Option<Time>,
     /// Segments of this account.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// The value of `channelClass` or `channelType`.
     pub channel: Option<String>,
     /// The value of `dialogOrigination`.

@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::config::{AccountSettings, Accounts, LimitScope, Settings};
 use crate::coverage::{Coverage, ReadPurpose};
 use crate::db::{
-    AccountRow, BackfillRequest, IndexLag, PauseRow, QueueCounts, ReplicaRow, SavedThrottle, SinkOverview,
+    AccountKey, AccountRow, BackfillRequest, IndexLag, PauseRow, QueueCounts, ReplicaRow, SavedThrottle, SinkOverview,
 };
 use crate::lenient_json;
 use crate::model::{AccountId, TimeRange};
@@ -19,8 +19,8 @@ use crate::model::{AccountId, TimeRange};
 /// The rows that the status is built from.
 pub(super) struct StatusRows {
     pub(super) accounts: Vec<AccountRow>,
-    pub(super) coverage: Vec<(i64, TimeRange)>,
-    pub(super) counts: BTreeMap<i64, QueueCounts>,
+    pub(super) coverage: Vec<(AccountKey, TimeRange)>,
+    pub(super) counts: BTreeMap<AccountKey, QueueCounts>,
     pub(super) pauses: Vec<PauseRow>,
     pub(super) replicas: Vec<ReplicaRow>,
     pub(super) sinks: Vec<SinkOverview>,
@@ -48,7 +48,7 @@ pub(super) fn build_status(rows: StatusRows, settings: &Settings, instance: &str
         stats.findings.retain(|finding| !is_own(finding));
         stats.findings.extend(own.findings);
     }
-    let mut coverage: HashMap<i64, Vec<TimeRange>> = HashMap::new();
+    let mut coverage: HashMap<AccountKey, Vec<TimeRange>> = HashMap::new();
     for (account, stretch) in &rows.coverage {
         coverage.entry(*account).or_default().push(*stretch);
     }

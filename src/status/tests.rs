@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::assemble::{StatusRows, build_status};
 use super::*;
 use crate::config::LimitScope;
-use crate::db::{AccountRow, IndexLag, PauseRow, QueueCounts, ReplicaRow};
+use crate::db::{AccountKey, AccountRow, IndexLag, PauseRow, QueueCounts, ReplicaRow};
 use crate::model::{AccountId, Endpoint, TimeRange};
 
 fn now() -> Time {
@@ -28,7 +28,7 @@ fn settings() -> Settings {
 
 fn account(key: i64, sub: &str) -> AccountRow {
     AccountRow {
-        key,
+        key: AccountKey(key),
         id: AccountId::new("980634004", sub),
         name: None,
         owner: Some("host-1".to_owned()),
@@ -63,8 +63,8 @@ fn rows() -> StatusRows {
     StatusRows {
         sinks: Vec::new(),
         accounts: vec![account(1, "99999999")],
-        coverage: vec![(1, stretch("09:00:00", "09:55:00"))],
-        counts: [(1, counts)].into(),
+        coverage: vec![(AccountKey(1), stretch("09:00:00", "09:55:00"))],
+        counts: [(AccountKey(1), counts)].into(),
         pauses: Vec::new(),
         replicas: vec![replica(now() - Duration::from_secs(2))],
         index: IndexLag { changes: 7, since: Some(now() - Duration::from_secs(90)) },
@@ -127,7 +127,7 @@ fn an_account_that_the_settings_no_longer_name_is_still_shown() {
 fn an_account_removed_from_the_settings_is_not_reported_as_late() {
     let mut rows = rows();
     rows.accounts.push(AccountRow { missing_since: Some(now()), ..account(2, "11111111") });
-    rows.coverage.push((2, TimeRange { from: Time(0), to: now() - Duration::from_secs(40 * 86_400) }));
+    rows.coverage.push((AccountKey(2), TimeRange { from: Time(0), to: now() - Duration::from_secs(40 * 86_400) }));
     rows.accounts[1].live_start = Some(Time(0));
     let found = status_of(rows, &settings()).findings;
     let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
@@ -137,7 +137,8 @@ fn an_account_removed_from_the_settings_is_not_reported_as_late() {
 #[test]
 fn the_watermark_stops_at_the_first_gap_and_the_gap_is_listed() {
     let mut rows = rows();
-    rows.coverage = vec![(1, stretch("09:00:00", "09:20:00")), (1, stretch("09:30:00", "09:55:00"))];
+    rows.coverage =
+        vec![(AccountKey(1), stretch("09:00:00", "09:20:00")), (AccountKey(1), stretch("09:30:00", "09:55:00"))];
     let account = status_of(rows, &settings()).accounts.remove(0);
     assert_eq!(account.watermark.as_deref(), Some("2026-11-20T09:20:00Z"));
     let gap = CoverageGap { from: "2026-11-20T09:20:00Z".into(), to: "2026-11-20T09:30:00Z".into(), seconds: 600 };
@@ -164,7 +165,7 @@ fn with_one_limit_for_the_login_an_account_waits_for_all() {
         let mut rows = rows();
         rows.accounts.push(account(2, "11111111"));
         rows.accounts.push(account(3, "22222222"));
-        rows.counts.insert(2, QueueCounts { waiting: 96, ..QueueCounts::default() });
+        rows.counts.insert(AccountKey(2), QueueCounts { waiting: 96, ..QueueCounts::default() });
         rows
     };
     let drains = |settings: &Settings| {
@@ -179,7 +180,7 @@ fn with_one_limit_for_the_login_an_account_waits_for_all() {
 fn a_pause_has_its_start_end_and_reason() {
     let mut rows = rows();
     rows.pauses = vec![PauseRow {
-        account: 1,
+        account: AccountKey(1),
         endpoint: Endpoint::Transcript,
         since: now() - Duration::from_secs(60),
         until: now() + Duration::from_secs(60),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::verify_report::{AccountReport, IntegrityProblem, IntegrityProblemKind, ProblemList};
 use crate::clock::Time;
-use crate::db::{AccountChain, Db, DbError, ExportRange, SegmentSetDigest};
+use crate::db::{AccountChain, AccountKey, Db, DbError, ExportRange, SegmentSetDigest};
 use crate::proof::format_day;
 
 const MS_PER_DAY: i64 = 86_400_000;
@@ -15,13 +15,13 @@ const MS_PER_DAY: i64 = 86_400_000;
 pub(super) async fn check(
     db: &Db,
     chains: &[AccountChain],
-    account: Option<i64>,
+    account: Option<AccountKey>,
     accounts: &mut [AccountReport],
     problems: &mut ProblemList,
     progress: &mut impl FnMut(u64),
 ) -> Result<(), DbError> {
-    let sub = |key: i64| chains.iter().find(|chain| chain.account == key).map_or("", |chain| &*chain.id.sub);
-    let mut held: BTreeMap<(i64, i64), SegmentSetDigest> = BTreeMap::new();
+    let sub = |key: AccountKey| chains.iter().find(|chain| chain.account == key).map_or("", |chain| &*chain.id.sub);
+    let mut held: BTreeMap<(AccountKey, i64), SegmentSetDigest> = BTreeMap::new();
     let mut last = 0;
     loop {
         let page = db.metadata_after(account, last).await?;
@@ -46,7 +46,7 @@ pub(super) async fn check(
             account.segments += u64::try_from(count.segments).unwrap_or(0);
         }
     }
-    let mut announced: BTreeMap<(i64, i64), SegmentSetDigest> =
+    let mut announced: BTreeMap<(AccountKey, i64), SegmentSetDigest> =
         db.announced_digests(account).await?.into_iter().map(|(key, day, count)| ((key, day), count)).collect();
     for place in held.keys() {
         announced.entry(*place).or_default();
@@ -65,7 +65,7 @@ pub(super) async fn check(
 }
 
 /// Describes how the segments of a day differ from the announced ones, in one snapshot.
-async fn describe_difference(db: &Db, account: i64, day: i64) -> Result<Option<String>, DbError> {
+async fn describe_difference(db: &Db, account: AccountKey, day: i64) -> Result<Option<String>, DbError> {
     let whole = ExportRange { account: Some(account), ..ExportRange::default() };
     let range = if day < 0 {
         whole

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::clock::Time;
-use crate::db::{AccountChain, EntryRow};
+use crate::db::{AccountChain, AccountKey, EntryRow};
 use crate::proof::hex;
 
 /// The number of problems that are listed; further ones are only counted.
@@ -45,7 +45,7 @@ pub struct VerifyReport {
 pub struct AccountReport {
     /// The key in the database.
     #[serde(skip)]
-    pub(super) key: i64,
+    pub(super) key: AccountKey,
     /// The id of the main account.
     pub(crate) rc_account_id: String,
     /// The id of the sub-account.

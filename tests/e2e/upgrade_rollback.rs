@@ -1,5 +1,5 @@
-//! Upgrade and rollback: the current program opens an archive of the first version, and an older program an upgraded archive. The
-//! tests work with any number of migrations, so new ones need no change here.
+//! Upgrade and rollback: the current program opens an archive of the last version before the migrations were merged into one, and an
+//! older program an upgraded archive. The tests work with any number of migrations, so new ones need no change here.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use crate::support;
@@ -18,9 +18,10 @@ use sqlx::{Connection, Executor, PgConnection, Row, SqlSafeStr, SqliteConnection
 use support::test_env::{Scenario, TempDatabase, TestEnv};
 
 crate::e2e! {
-    an_archive_of_the_first_version_is_all_there_after_the_upgrade,
+    an_archive_of_the_version_before_is_all_there_after_the_upgrade,
     a_daemon_goes_on_where_the_one_before_the_upgrade_stopped,
     commands_that_only_look_refuse_an_older_archive_and_say_what_to_do,
+    an_archive_whose_migrations_are_gone_is_refused_and_left_as_it_is,
     a_rolled_back_program_refuses_the_upgraded_archive_and_takes_the_backup,
     a_migration_that_fails_half_way_leaves_nothing_behind,
 }
@@ -74,11 +75,17 @@ impl RawConnection {
     async fn schema(&mut self) -> Vec<String> {
         match self {
             RawConnection::Sqlite(_) => {
-                self.texts("select type || name || coalesce(sql, '') from sqlite_master order by 1").await
+                let columns = "select m.name || c.cid || c.name || c.type || c.\"notnull\" || coalesce(c.dflt_value, '') || c.pk
+                     from sqlite_master m join pragma_table_xinfo(m.name) c where m.type = 'table'
+                     union all select type || name || coalesce(sql, '') from sqlite_master where type <> 'table' order by 1";
+                self.texts(columns).await
             }
             RawConnection::Postgres(_) => {
-                let columns = "select table_name || '.' || column_name || data_type from information_schema.columns
-                     where table_schema = 'public' union all select indexdef from pg_indexes where schemaname = 'public' order by 1";
+                let columns = "select table_name || ordinal_position || column_name || data_type || is_nullable || coalesce(column_default, '')
+                     from information_schema.columns where table_schema = 'public'
+                     union all select indexdef from pg_indexes where schemaname = 'public'
+                     union all select conrelid::regclass || pg_get_constraintdef(oid) from pg_constraint
+                     where connamespace = 'public'::regnamespace order by 1";
                 self.texts(columns).await
             }
         }
@@ -92,18 +99,32 @@ impl RawConnection {
     }
 }
 
-/// The current migrations for this kind of database, in order.
-async fn migrations(database: &TempDatabase) -> Vec<Migration> {
-    let folder = if database.is_sqlite() { "migrations/sqlite" } else { "migrations/postgres" };
-    let migrator = Migrator::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).await.unwrap();
+/// The migrations for this kind of database in this folder, in order.
+async fn migrations_in(folder: &str, database: &TempDatabase) -> Vec<Migration> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let kind = if database.is_sqlite() { "sqlite" } else { "postgres" };
+    let migrator = Migrator::new(folder.join(kind)).await.unwrap();
     let mut all: Vec<Migration> = migrator.iter().cloned().collect();
     all.sort_by_key(|migration| migration.version);
     all
 }
 
+async fn migrations(database: &TempDatabase) -> Vec<Migration> {
+    migrations_in("migrations", database).await
+}
+
 async fn migrations_up_to(database: &TempDatabase, version: i64) -> Vec<Migration> {
     migrations(database).await.into_iter().filter(|migration| migration.version <= version).collect()
 }
+
+/// The migrations that were merged into the first one of today, as they were, up to this version.
+async fn merged_migrations_up_to(database: &TempDatabase, version: i64) -> Vec<Migration> {
+    let all = migrations_in("tests/fixtures/migrations_until_25", database).await;
+    all.into_iter().filter(|migration| migration.version <= version).collect()
+}
+
+/// The newest of them.
+const LAST_MERGED: i64 = 25;
 
 async fn open_database(database: &TempDatabase, access: OpenMode) -> Result<Db, DbError> {
     match database.url.strip_prefix("sqlite:") {
@@ -114,10 +135,10 @@ async fn open_database(database: &TempDatabase, access: OpenMode) -> Result<Db, 
 
 const TRANSCRIPT: &str = r#"{"channelClass":"VOICE","transcript":[{"text":"Grüß Gott"}],"unknown":1.50}"#;
 
-/// Creates an archive as the first version left it, with its own texts, read up to `watermark`.
-async fn create_first_version_archive(database: &TempDatabase, rc: &str, sub: &str, watermark: Time) {
+/// Creates an archive as the version before the merge left it, with its own texts, read up to `watermark`.
+async fn create_earlier_archive(database: &TempDatabase, rc: &str, sub: &str, watermark: Time) {
     let mut raw = RawConnection::open(database).await;
-    raw.migrate(migrations_up_to(database, 1).await).await.unwrap();
+    raw.migrate(merged_migrations_up_to(database, LAST_MERGED).await).await.unwrap();
     let sqlite = database.is_sqlite();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let blob = |bytes: &[u8]| if sqlite { format!("x'{}'", hex(bytes)) } else { format!("'\\x{}'::bytea", hex(bytes)) };
@@ -130,7 +151,9 @@ async fn create_first_version_archive(database: &TempDatabase, rc: &str, sub: &s
              (1, 0, {late}, 9, 'live', {ended} - 60000, {0}, 4, 4, 0, 0, 0, 1, 2);
          insert into replica (name, version, started, heartbeat, released, stats) values ('old', '0.0.1', 1, 2, 3, '{{}}');
          insert into attempt (item, slot, nth, at, status, reason) values (8, 1, 1, {late}, 404, 'it is not there (404)');
-         insert into lateness (account, kind, bucket, count) values (1, 'fetchable', 5, 3);\n",
+         insert into lateness (account, kind, bucket, count) values (1, 'fetchable', 5, 3);
+         insert into meta (key, value) values ('records.sealed', '1'), ('search_version', '1');
+         insert into search_cursor (account, feed) values (1, 3);\n",
         watermark.0
     );
     for (id, asked, end) in [(1, 7, ended), (2, 7, ended + 1), (3, 0, ended + 2), (4, 1, late)] {
@@ -200,17 +223,19 @@ async fn exported_lines(env: &TestEnv) -> Vec<Value> {
     env.run_ok(&["export"]).await.lines().map(|line| ringcx_extractor::lenient_json::from_str(line).unwrap()).collect()
 }
 
-/// A test environment whose archive the first version created, and its expected export.
-async fn env_with_first_version(database: TempDatabase) -> (TestEnv, Vec<Value>) {
+/// A test environment whose archive the version before the merge created, and its expected export.
+async fn env_with_earlier_archive(database: TempDatabase) -> (TestEnv, Vec<Value>) {
     let env = TestEnv::new(database, Scenario::history()).await;
     let (account, watermark) = (env.main_account(), env.begin - Duration::from_secs(40));
-    create_first_version_archive(&env.database, &account.rc, &account.sub, watermark).await;
+    create_earlier_archive(&env.database, &account.rc, &account.sub, watermark).await;
     let expected = expected_export(&account.rc, &account.sub, watermark);
     (env, expected)
 }
 
-async fn an_archive_of_the_first_version_is_all_there_after_the_upgrade(database: TempDatabase) {
-    let (env, expected) = env_with_first_version(database).await;
+async fn an_archive_of_the_version_before_is_all_there_after_the_upgrade(database: TempDatabase) {
+    let fresh = if database.is_sqlite() { TempDatabase::sqlite() } else { TempDatabase::postgres().await };
+    open_database(&fresh, OpenMode::CreateOrMigrate).await.unwrap().close().await;
+    let (env, expected) = env_with_earlier_archive(database).await;
     env.run_ok(&["migrate"]).await;
     assert_eq!(exported_lines(&env).await, expected);
     let status = env.account_status().await;
@@ -225,19 +250,13 @@ async fn an_archive_of_the_first_version_is_all_there_after_the_upgrade(database
     // Migrating again changes nothing.
     env.run_ok(&["migrate"]).await;
     assert_eq!(exported_lines(&env).await, expected);
+    let schema = async |database| RawConnection::open(database).await.schema().await;
+    assert_eq!(schema(&env.database).await, schema(&fresh).await, "the upgraded schema is that of a new archive");
 }
 
 async fn a_daemon_goes_on_where_the_one_before_the_upgrade_stopped(database: TempDatabase) {
-    let (mut env, expected) = env_with_first_version(database).await;
-    // An intermediate version's index, without the terms for filters but marked as complete.
-    let mut raw = RawConnection::open(&env.database).await;
-    raw.migrate(migrations_up_to(&env.database, 7).await).await.unwrap();
-    raw.run(
-        "insert into search_cursor (account, feed) select id, feed from account;
-         insert into meta (key, value) values ('search_version', '1')",
-    )
-    .await;
-    raw.close().await;
+    // Its index is empty, but marked as complete by an earlier tokenizer.
+    let (mut env, expected) = env_with_earlier_archive(database).await;
     env.start();
     env.wait_for_log("working").await;
     let world = env.expected_segments();
@@ -257,12 +276,11 @@ async fn a_daemon_goes_on_where_the_one_before_the_upgrade_stopped(database: Tem
 
 async fn commands_that_only_look_refuse_an_older_archive_and_say_what_to_do(database: TempDatabase) {
     let env = TestEnv::new(database, Scenario::history()).await;
-    let versions: Vec<i64> = migrations(&env.database).await.iter().map(|migration| migration.version).collect();
-    let newest = *versions.last().unwrap();
+    let newest = migrations(&env.database).await.last().unwrap().version;
     RawConnection::open(&env.database).await.close().await;
-    for version in std::iter::once(0).chain(versions).filter(|version| *version < newest) {
+    for version in [0, LAST_MERGED] {
         let mut raw = RawConnection::open(&env.database).await;
-        raw.migrate(migrations_up_to(&env.database, version).await).await.unwrap();
+        raw.migrate(merged_migrations_up_to(&env.database, version).await).await.unwrap();
         let before = raw.schema().await;
         let error = open_database(&env.database, OpenMode::Existing).await.unwrap_err().to_string();
         assert!(error.contains(&format!("is at migration {version}, this program needs {newest}")), "{error}");
@@ -273,8 +291,26 @@ async fn commands_that_only_look_refuse_an_older_archive_and_say_what_to_do(data
         assert_eq!(raw.schema().await, before, "a read-only command has changed something");
         raw.close().await;
     }
-    env.run_ok(&["migrate"]).await;
-    env.run_ok(&["export"]).await;
+}
+
+async fn an_archive_whose_migrations_are_gone_is_refused_and_left_as_it_is(database: TempDatabase) {
+    let env = TestEnv::new(database, Scenario::history()).await;
+    RawConnection::open(&env.database).await.close().await;
+    // The upgrade behind the last of them was interrupted: `records.sealed` is missing.
+    for version in [1, 5, 20, LAST_MERGED] {
+        let mut raw = RawConnection::open(&env.database).await;
+        raw.migrate(merged_migrations_up_to(&env.database, version).await).await.unwrap();
+        let before = raw.schema().await;
+        for command in ["migrate", "run"] {
+            env.run(&[command])
+                .await
+                .assert_output(1, &[&format!("is at migration {version}"), "at commit 875fca7 first"]);
+        }
+        assert_eq!(raw.schema().await, before, "the refused program has changed something");
+        let applied = raw.texts("select cast(max(version) as text) from _sqlx_migrations").await;
+        assert_eq!(applied, [version.to_string()]);
+        raw.close().await;
+    }
 }
 
 /// Backs up the archive as `docs/operations.md` describes, or restores the backup.
@@ -304,7 +340,7 @@ async fn copy_archive(database: &TempDatabase, restore: bool) {
 }
 
 async fn a_rolled_back_program_refuses_the_upgraded_archive_and_takes_the_backup(database: TempDatabase) {
-    let (mut env, expected) = env_with_first_version(database).await;
+    let (mut env, expected) = env_with_earlier_archive(database).await;
     env.run_ok(&["migrate"]).await;
     copy_archive(&env.database, false).await;
     // A migration of a later program.

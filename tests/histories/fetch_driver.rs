@@ -1,200 +1,269 @@
-//! Fetches like the daemon: with the real scheduler, circuit breaker, retry policy and database, and the simulated API instead of
-//! HTTP.
+//! Fetches like the daemon: drives the program's fetch machine with the real database, and with the simulated API instead of HTTP.
 //!
-//! It follows `src/daemon/fetch_worker.rs` step by step. Its memory is lost with the process.
+//! It carries out the machine's actions as `src/daemon/fetch_worker.rs` does, and decides nothing. Its memory is lost with the
+//! process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand::Rng;
 use ringcx_extractor::backoff::Fault;
-use ringcx_extractor::circuit_breaker::{BreakerEvent, CircuitBreaker};
-use ringcx_extractor::clock::Time;
-use ringcx_extractor::db::{Claim, CompletedJob, Item, JobOutcome, Lease, PauseRow};
-use ringcx_extractor::model::{Artifact, ArtifactSet, ItemState};
-use ringcx_extractor::pipeline::fetch::not_found_throttle::NotFoundThrottle;
+use ringcx_extractor::clock::Tick;
+use ringcx_extractor::db::{Claim, CompletedJob, DbError, JobOutcome, Lease, PauseRow};
+use ringcx_extractor::model::{Artifact, Endpoint, ItemState};
+use ringcx_extractor::pipeline::fetch::fetch_machine::{DueQuery, FetchAction, FetchEvent, FetchMachine, Now};
 use ringcx_extractor::pipeline::fetch::retry_policy::RetryPolicy;
-use ringcx_extractor::pipeline::fetch::schedule::Schedule;
 use ringcx_extractor::ringcx::rate_limit::{Pacer, Permit};
 use ringcx_extractor::ringcx::{ApiError, ErrorCause, FetchedArtifact};
 
-use super::operation::{CommitOutcome, FetchOutcome};
-use super::reference_model::InvariantViolation;
-use super::run_context::{DriverFault, Interruption, RunContext};
+use super::operation::{CommitOutcome, FetchDisturbance, FetchOutcome};
+use super::reference_model::{InvariantViolation, ensure};
+use super::run_context::{DriverFault, Interruption, REQUESTS_PER_MINUTE, RunContext};
+
+/// For how long the machine does not request an item whose result was rejected.
+const ITEM_COOLDOWN: Duration = Duration::from_secs(30);
 
 pub struct FetchDriver {
-    retry_policy: RetryPolicy,
-    schedule: Schedule,
-    in_flight: BTreeSet<Item>,
-    circuit_breakers: BTreeMap<Artifact, CircuitBreaker>,
-    not_found_throttles: BTreeMap<Artifact, NotFoundThrottle>,
+    owned: Lease,
+    pacer: Pacer,
+    retry_policy: Arc<RetryPolicy>,
+    machine: FetchMachine,
+    /// The request that the machine decided to send.
+    request: Option<(Claim, Permit)>,
     /// Results that are not committed yet.
     uncommitted: Vec<CompletedJob>,
+    /// Whether the database accepted the last results.
+    is_storable: bool,
+    /// The next such event is disturbed.
+    disturbances: BTreeSet<FetchDisturbance>,
+    /// The result of a query that did not arrive yet.
+    late_load: Option<FetchEvent>,
+    /// The endpoints that the machine paused.
+    paused: BTreeSet<Artifact>,
+    /// Pauses and their ends that are not recorded yet.
+    unrecorded: VecDeque<FetchAction>,
+    /// When an item was last rejected.
+    rejected_at: Option<Tick>,
 }
 
 impl FetchDriver {
-    pub fn new(ctx: &RunContext) -> FetchDriver {
-        let revisit = vec![Duration::from_secs(1200), Duration::from_secs(3600)];
-        FetchDriver {
-            retry_policy: RetryPolicy { backoff: ctx.backoff, refresh_delays: revisit },
-            schedule: Schedule::default(),
-            in_flight: BTreeSet::new(),
-            circuit_breakers: BTreeMap::new(),
-            not_found_throttles: BTreeMap::new(),
-            uncommitted: Vec::new(),
+    /// Starts with the recorded pauses, as a process does.
+    pub async fn load(ctx: &mut RunContext, owned: Lease, pacer: Pacer) -> Result<FetchDriver, DbError> {
+        let refresh_delays = vec![Duration::from_secs(1200), Duration::from_secs(3600)];
+        let retry_policy = Arc::new(RetryPolicy { backoff: ctx.backoff, refresh_delays });
+        let mut machine = FetchMachine::new(retry_policy.clone(), 8, REQUESTS_PER_MINUTE);
+        let mut paused = BTreeSet::new();
+        for row in ctx.db().pauses().await?.iter().filter(|row| row.account == owned.account) {
+            machine.restore_pause(row, ctx.clock.now());
+            paused.extend(artifact_of(row));
         }
+        ctx.events.add("pauses restored at a start", paused.len() as u64);
+        Ok(FetchDriver {
+            owned,
+            pacer,
+            retry_policy,
+            machine,
+            request: None,
+            uncommitted: Vec::new(),
+            is_storable: true,
+            disturbances: BTreeSet::new(),
+            late_load: None,
+            paused,
+            unrecorded: VecDeque::new(),
+            rejected_at: None,
+        })
     }
 
-    fn open_artifacts(&self, now: Time) -> ArtifactSet {
-        let open =
-            |artifact: &Artifact| self.circuit_breakers.get(artifact).is_none_or(|breaker| breaker.allows_request(now));
-        Artifact::ALL.into_iter().filter(open).collect()
+    /// Disturbs the next event of this kind.
+    pub async fn disturb(&mut self, ctx: &mut RunContext, disturbance: FetchDisturbance) -> Result<(), Interruption> {
+        self.disturbances.insert(disturbance);
+        if disturbance == FetchDisturbance::LateLoad { self.tell(ctx, FetchEvent::WorkQueued).await } else { Ok(()) }
     }
 
-    async fn refill(&mut self, ctx: &mut RunContext, owned: Lease) -> Result<(), Interruption> {
-        let now = ctx.clock.now();
-        for claim in ctx.db().due_items(owned, self.open_artifacts(now), now, 50).await? {
-            if !self.in_flight.contains(&claim.item) || ctx.has_fault(DriverFault::DoubledClaim) {
-                self.in_flight.insert(claim.item);
-                self.schedule.push(claim);
+    /// An operator asks for an immediate retry.
+    pub async fn resume(&mut self, ctx: &mut RunContext) -> Result<(), Interruption> {
+        if !self.paused.is_empty() {
+            ctx.events.count("resumes during a pause");
+        }
+        self.pacer.lift_pause();
+        self.tell(ctx, FetchEvent::Resumed).await
+    }
+
+    /// The clock was set back by more than its jitter.
+    pub async fn handle_clock_step_back(&mut self, ctx: &mut RunContext) -> Result<(), Interruption> {
+        if self.rejected_at.is_some_and(|at| ctx.clock.tick().since(at) < ITEM_COOLDOWN) {
+            ctx.events.count("clocks set back while an item was on cooldown");
+        }
+        self.tell(ctx, FetchEvent::ClockSteppedBack).await
+    }
+
+    /// Reports an event to the machine, and carries out its actions.
+    pub async fn tell(&mut self, ctx: &mut RunContext, event: FetchEvent) -> Result<(), Interruption> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = Now { local: ctx.clock.now(), api: ctx.true_time() };
+            for action in self.machine.on(event, now, &mut ctx.rng) {
+                match action {
+                    FetchAction::LoadDue(query) => events.extend(self.load_due(ctx, query).await?),
+                    FetchAction::Request(claim, permit) => self.request = Some((claim, permit)),
+                    FetchAction::Complete(job) => {
+                        ctx.events.count(if is_deferred(&job) {
+                            "items deferred without an attempt"
+                        } else {
+                            "answers"
+                        });
+                        self.uncommitted.push(job);
+                    }
+                    FetchAction::CompleteFailed(job) => {
+                        ctx.events.count("failed attempts");
+                        self.uncommitted.push(job);
+                    }
+                    FetchAction::RecordPause(..) | FetchAction::RecordPauseEnd(..) => {
+                        self.record_pause_change(ctx, action).await?;
+                    }
+                    FetchAction::RateLimited(_, retry_after) => {
+                        ctx.events.count("429s that counted no attempt");
+                        self.pacer.record_refusal(retry_after);
+                    }
+                    FetchAction::UndoDeferrals(artifact) => {
+                        let (now, first) = (ctx.clock.now(), ctx.backoff.initial_delay());
+                        let undone = ctx.db().undo_deferrals(self.owned.account, artifact, now, first).await;
+                        tolerate_outage(undone.map(drop))?;
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// Sends a request with each outcome, as long as items are due and the pacer permits. Returns the number of requests.
-    pub async fn fetch(
-        &mut self,
-        ctx: &mut RunContext,
-        owned: Lease,
-        pacer: &Pacer,
-        outcomes: &[FetchOutcome],
-    ) -> Result<usize, Interruption> {
-        self.refill(ctx, owned).await?;
-        let mut sent = 0;
-        for outcome in outcomes {
-            if !self.schedule.has_claims_for(self.open_artifacts(ctx.clock.now())) {
+    async fn load_due(&mut self, ctx: &mut RunContext, query: DueQuery) -> Result<Option<FetchEvent>, DbError> {
+        let (db, owned) = (ctx.db(), self.owned);
+        let loaded = async {
+            let due = db.due_items_by_class(owned, query.artifacts, query.until, |class| query.limit(class)).await?;
+            Ok::<_, DbError>((due, db.next_due(owned.account, query.artifacts, query.until).await?))
+        };
+        let event = match loaded.await {
+            Ok((due, next)) => FetchEvent::Loaded(query, due, next),
+            Err(error) if error.is_transient() => FetchEvent::LoadFailed(query),
+            Err(error) => return Err(error),
+        };
+        if self.disturbances.remove(&FetchDisturbance::LateLoad) {
+            self.late_load = Some(event);
+            return Ok(None);
+        }
+        Ok(Some(event))
+    }
+
+    async fn record_pause_change(&mut self, ctx: &mut RunContext, change: FetchAction) -> Result<(), Interruption> {
+        match &change {
+            FetchAction::RecordPause(row, _) => {
+                ctx.events.count("account faults");
+                self.paused.extend(artifact_of(row));
+            }
+            FetchAction::RecordPauseEnd(artifact, _) => {
+                ctx.events.count("endpoints that recovered");
+                self.paused.remove(artifact);
+                if self.disturbances.remove(&FetchDisturbance::PauseEndUnrecorded) {
+                    ctx.events.count("ends of pauses that could not be recorded");
+                    self.unrecorded.push_back(change);
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        self.unrecorded.push_back(change);
+        self.record_pause_changes(ctx).await
+    }
+
+    /// Records the pauses and their ends, in their order.
+    async fn record_pause_changes(&mut self, ctx: &RunContext) -> Result<(), Interruption> {
+        while let Some(change) = self.unrecorded.front() {
+            let recorded = match change {
+                FetchAction::RecordPause(row, _) => ctx.db().save_pause(self.owned, row).await,
+                FetchAction::RecordPauseEnd(artifact, waited) => {
+                    ctx.db().end_pause(self.owned, (*artifact).into(), Some(*waited)).await
+                }
+                _ => Ok(()),
+            };
+            if !tolerate_outage(recorded)? {
                 break;
             }
-            let Some(permit) = ctx.wait_for_permit(pacer) else { break };
-            let Some(claim) = self.next_claim(ctx)? else { break };
+            self.unrecorded.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Sends a request with each outcome, as long as the machine wants to and the pacer permits. Returns the number of requests.
+    pub async fn fetch(&mut self, ctx: &mut RunContext, outcomes: &[FetchOutcome]) -> Result<usize, Interruption> {
+        self.record_pause_changes(ctx).await?;
+        self.deliver_late_load(ctx).await?;
+        let mut sent = 0;
+        for outcome in outcomes {
+            self.tell(ctx, FetchEvent::Tick { is_storable: self.is_storable }).await?;
+            if !self.machine.wants_permit(ctx.clock.now()) {
+                break;
+            }
+            let Some(permit) = ctx.wait_for_permit(&self.pacer) else { break };
+            self.tell(ctx, FetchEvent::PermitGranted(permit)).await?;
+            let Some((claim, permit)) = self.request.take() else { continue };
+            ctx.model.on_dispatched(&claim)?;
+            ctx.events.add("retries", u64::from(claim.tries > 0));
+            if ctx.has_fault(DriverFault::DoubledClaim) {
+                // It is acknowledged before it has a result.
+                self.tell(ctx, FetchEvent::Stored { item: claim.item, is_accepted: true }).await?;
+                self.tell(ctx, FetchEvent::WorkQueued).await?;
+            }
+            let is_probe = self.paused.contains(&claim.artifact);
+            let panics = is_probe && self.disturbances.remove(&FetchDisturbance::ProbePanics);
+            ctx.events.add("probes that panicked", u64::from(panics));
+            self.send(ctx, claim, permit, if panics { FetchOutcome::Panicked } else { *outcome }).await?;
             sent += 1;
-            let result = send_request(ctx, &claim, permit, *outcome)?;
-            self.handle_result(ctx, owned, pacer, claim, result).await?;
         }
         Ok(sent)
     }
 
-    fn next_claim(&mut self, ctx: &mut RunContext) -> Result<Option<Claim>, InvariantViolation> {
-        let now = ctx.clock.now();
-        while let Some(claim) = self.schedule.pop(self.open_artifacts(now)) {
-            let last = now >= self.retry_policy.last_attempt_at(&claim, now);
-            if !self.not_found_throttles.entry(claim.artifact).or_default().admit_attempt(last, now) {
-                ctx.events.count("items deferred without an attempt");
-                let outcome = self.retry_policy.defer(&claim, now, ctx.rng.random());
-                self.uncommitted.push(CompletedJob { claim, at: now, outcome });
-                continue;
-            }
-            if !self.circuit_breakers.entry(claim.artifact).or_default().try_acquire(now) {
-                self.schedule.put_back(claim);
-                return Ok(None);
-            }
-            self.schedule.on_dispatched(&claim);
-            ctx.model.on_dispatched(&claim)?;
-            return Ok(Some(claim));
-        }
-        Ok(None)
-    }
-
-    async fn handle_result(
+    async fn send(
         &mut self,
         ctx: &mut RunContext,
-        owned: Lease,
-        pacer: &Pacer,
         claim: Claim,
-        result: Result<FetchedArtifact, ApiError>,
+        permit: Permit,
+        outcome: FetchOutcome,
     ) -> Result<(), Interruption> {
-        let now = ctx.clock.now();
+        let Some(result) = send_request(ctx, &claim, permit, outcome)? else {
+            ctx.events.count("requests that panicked");
+            ctx.model.on_returned(&claim);
+            self.rejected_at = Some(ctx.clock.tick());
+            return self.tell(ctx, FetchEvent::Panicked(claim)).await;
+        };
         if !matches!(&result, Err(error) if error.fault == Fault::RateLimited) {
-            pacer.record_success();
+            self.pacer.record_success();
         }
-        let breaker = self.circuit_breakers.entry(claim.artifact).or_default();
-        let meaning = match &result {
-            Ok(_) => breaker.record_success(),
-            Err(error) => {
-                let jitter = ctx.rng.random();
-                breaker.record_failure(error.fault, &claim.segment_id, now, ctx.backoff.initial_delay(), jitter)
-            }
-        };
-        match (&result, meaning) {
-            (Err(error), BreakerEvent::EndpointFault) if !ctx.has_fault(DriverFault::AccountFaultChargedToItem) => {
-                return self.handle_account_fault(ctx, owned, pacer, claim, error).await;
-            }
-            (_, BreakerEvent::Recovered(since)) => {
-                ctx.events.count("endpoints that recovered");
-                ctx.db().end_pause(owned, claim.artifact.into(), Some((since, now))).await?;
-            }
-            _ => {}
+        let now = ctx.clock.now();
+        let mut answer = result.map(|answer| (now, self.retry_policy.outcome_of_answer(&claim, &answer, now)));
+        if let Err(error) = &mut answer
+            && ctx.has_fault(DriverFault::AccountFaultChargedToItem)
+            && matches!(error.fault, Fault::Unauthorised | Fault::RateLimited)
+        {
+            error.fault = Fault::Broken;
         }
-        let outcome = match &result {
-            Ok(answer) => {
-                ctx.events.count("answers");
-                if self.not_found_throttles.entry(claim.artifact).or_default().record_found() {
-                    ctx.db().undo_deferrals(owned.account, claim.artifact, now, ctx.backoff.initial_delay()).await?;
-                }
-                self.retry_policy.outcome_of_answer(&claim, answer, now)
-            }
-            Err(error) => {
-                ctx.events.count("failed attempts");
-                if error.fault == Fault::NotYet {
-                    self.not_found_throttles
-                        .entry(claim.artifact)
-                        .or_default()
-                        .record_not_found(self.retry_policy.is_late(&claim, now), now);
-                }
-                self.retry_policy.outcome_of_failure(&claim, error, now, ctx.rng.random())
-            }
-        };
-        if claim.tries > 0 {
-            ctx.events.count("retries");
+        let (sent, was_answered, results) = (claim.clone(), answer.is_ok(), self.uncommitted.len());
+        self.tell(ctx, FetchEvent::Answered(claim, answer)).await?;
+        if self.uncommitted.len() == results {
+            ctx.model.on_returned(&sent);
         }
-        self.uncommitted.push(CompletedJob { claim, at: now, outcome });
+        let is_paused = was_answered && self.paused.contains(&sent.artifact);
+        ensure!(!is_paused, "{} is still paused after an answer", sent.artifact);
         Ok(())
     }
 
-    async fn handle_account_fault(
-        &mut self,
-        ctx: &mut RunContext,
-        owned: Lease,
-        pacer: &Pacer,
-        claim: Claim,
-        error: &ApiError,
-    ) -> Result<(), Interruption> {
-        ctx.model.on_returned(&claim);
-        if error.fault == Fault::RateLimited {
-            ctx.events.count("429s that counted no attempt");
-            pacer.record_refusal(error.retry_after);
-            self.schedule.put_back(claim);
-            return Ok(());
+    /// The result of the late query arrives.
+    async fn deliver_late_load(&mut self, ctx: &mut RunContext) -> Result<(), Interruption> {
+        match self.late_load.take() {
+            Some(loaded) => self.tell(ctx, loaded).await,
+            None => Ok(()),
         }
-        ctx.events.count("account faults");
-        let artifact = claim.artifact;
-        self.in_flight.remove(&claim.item);
-        for claim in self.schedule.remove_artifact(artifact) {
-            self.in_flight.remove(&claim.item);
-        }
-        let Some(pause) = self.circuit_breakers.get(&artifact).and_then(CircuitBreaker::pause) else { return Ok(()) };
-        let row = PauseRow {
-            account: owned.account,
-            endpoint: artifact.into(),
-            since: pause.since,
-            until: pause.until,
-            times: pause.times,
-            status: error.status.map(i64::from),
-            reason: error.to_string(),
-        };
-        Ok(ctx.db().save_pause(owned, &row).await?)
     }
 
     /// Commits the results.
@@ -213,31 +282,59 @@ impl FetchDriver {
                     return Err(Interruption::LeaseLost);
                 }
             }
-            CommitOutcome::DatabaseAway => {
-                ctx.database.close().await;
-                let result = ctx.db().complete_jobs(&self.uncommitted).await;
-                ctx.database.reopen().await?;
-                if !result.is_err_and(|error| error.is_transient()) {
-                    return Err(InvariantViolation("an unavailable database accepted results".to_owned()).into());
-                }
-                ctx.events.count("commits while the database was unavailable");
+            CommitOutcome::DatabaseAway => self.attempt_without_database(ctx).await?,
+            CommitOutcome::Rejected => {
+                let batch = self.take_uncommitted();
+                ctx.events.add("results that were not accepted", batch.len() as u64);
+                batch.iter().for_each(|job| ctx.model.on_returned(&job.claim));
+                self.rejected_at = Some(ctx.clock.tick());
+                return self.acknowledge(ctx, &batch, false).await;
             }
             _ => {}
         }
-        let batch = std::mem::take(&mut self.uncommitted);
+        let batch = self.take_uncommitted();
         self.write_batch(ctx, &batch).await?;
         ctx.events.count("commits of results");
         if outcome == CommitOutcome::ReportedFailed {
             self.commit_again(ctx, &batch).await?;
         }
-        for settled in &batch {
-            self.in_flight.remove(&settled.claim.item);
-        }
         if outcome == CommitOutcome::DiesAfter {
             ctx.events.count("crashes after a commit, before the process knew");
             return Err(Interruption::ProcessDied);
         }
+        self.acknowledge(ctx, &batch, true).await
+    }
+
+    /// The database is unavailable: results wait, and nothing is requested.
+    async fn attempt_without_database(&mut self, ctx: &mut RunContext) -> Result<(), Interruption> {
+        ctx.database.close().await;
+        let result = ctx.db().complete_jobs(&self.uncommitted).await;
+        self.is_storable = false;
+        let sent = self.fetch(ctx, &[FetchOutcome::Answered]).await?;
+        ctx.database.reopen().await?;
+        self.is_storable = true;
+        ensure!(result.is_err_and(|error| error.is_transient()), "an unavailable database accepted results");
+        ensure!(sent == 0, "a request was sent whose result could not be stored");
+        ctx.events.count("commits while the database was unavailable");
         Ok(())
+    }
+
+    /// Tells the machine that results were processed. A query that was late by then may have returned their items.
+    async fn acknowledge(
+        &mut self,
+        ctx: &mut RunContext,
+        batch: &[CompletedJob],
+        is_accepted: bool,
+    ) -> Result<(), Interruption> {
+        for job in batch {
+            self.tell(ctx, FetchEvent::Stored { item: job.claim.item, is_accepted }).await?;
+        }
+        if let Some(FetchEvent::Loaded(_, due, _)) = &self.late_load
+            && due.iter().any(|claim| batch.iter().any(|job| job.claim.item == claim.item))
+        {
+            ctx.events.count("late queries that returned completed items");
+        }
+        self.deliver_late_load(ctx).await
     }
 
     /// Commits a batch, and reports to the model what counted.
@@ -269,16 +366,14 @@ impl FetchDriver {
     }
 
     /// The caller committed this batch.
-    pub fn on_committed_elsewhere(
+    pub async fn on_committed_elsewhere(
         &mut self,
         ctx: &mut RunContext,
         batch: &[CompletedJob],
         counted: &[bool],
     ) -> Result<(), Interruption> {
-        for settled in batch {
-            self.in_flight.remove(&settled.claim.item);
-        }
-        report_to_model(ctx, batch, counted)
+        report_to_model(ctx, batch, counted)?;
+        self.acknowledge(ctx, batch, true).await
     }
 
     /// The commit was reported as failed: commits the same batch again, and asserts that no answer counts twice.
@@ -338,13 +433,29 @@ async fn store_another_text(ctx: &mut RunContext, batch: &[CompletedJob]) -> Res
     Ok(())
 }
 
-/// Sends one request to the simulated API.
+fn artifact_of(pause: &PauseRow) -> Option<Artifact> {
+    Artifact::ALL.into_iter().find(|artifact| Endpoint::from(*artifact) == pause.endpoint)
+}
+
+/// Whether the operation succeeded; `false` if the database is unavailable.
+fn tolerate_outage(result: Result<(), DbError>) -> Result<bool, DbError> {
+    match result {
+        Err(error) if error.is_transient() => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+fn is_deferred(job: &CompletedJob) -> bool {
+    matches!(job.outcome, JobOutcome::Deferred { .. })
+}
+
+/// Sends one request to the simulated API. `None` if it panics.
 fn send_request(
     ctx: &mut RunContext,
     claim: &Claim,
     mut permit: Permit,
     outcome: FetchOutcome,
-) -> Result<Result<FetchedArtifact, ApiError>, InvariantViolation> {
+) -> Result<Option<Result<FetchedArtifact, ApiError>>, InvariantViolation> {
     permit.mark_sent();
     let latency: u64 = ctx.rng.random_range(5..900);
     ctx.clock.advance(Duration::from_millis(latency / 2));
@@ -356,7 +467,8 @@ fn send_request(
     ctx.model.on_response(claim, if let FetchOutcome::Status(status, _) = outcome { Some(status) } else { None });
     let status = |status| ctx.status_error(endpoint, status);
     let transient = |cause, status| ctx.api_error(Fault::Transient, endpoint, cause, status);
-    Ok(match outcome {
+    Ok(Some(match outcome {
+        FetchOutcome::Panicked => return Ok(None),
         FetchOutcome::Answered => answer.ok_or_else(|| status(404)),
         FetchOutcome::Status(number, wait) => {
             let mut error = status(number);
@@ -366,5 +478,5 @@ fn send_request(
         FetchOutcome::Reset => Err(transient(ErrorCause::ConnectionLost, None)),
         FetchOutcome::Truncated => Err(ctx.api_error(Fault::Broken, endpoint, ErrorCause::ConnectionLost, Some(200))),
         FetchOutcome::ErrorCodeInBody => Err(ctx.api_error(Fault::NotYet, endpoint, ErrorCause::Answered, Some(200))),
-    })
+    }))
 }

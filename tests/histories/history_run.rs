@@ -1,12 +1,15 @@
 //! One history: a simulated API and a sequence of operations from one seed, checked after every operation.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::{Lease, QueueFilter};
 use ringcx_extractor::model::{ArtifactSet, Endpoint, ItemState, TimeRange};
+use ringcx_extractor::pipeline::fetch::fetch_machine::FetchEvent;
 use ringcx_extractor::ringcx::rate_limit::{Pacer, PreviousOwner};
 
 use super::discovery_driver::{DiscoveryDriver, PollResult};
@@ -20,8 +23,12 @@ use super::simulated_api::SimulatedApi;
 const TRAFFIC_SECONDS: i64 = 7200;
 /// The largest error of the wall clock. Smaller than the windows' offset from now.
 const MAX_CLOCK_ERROR_MS: i64 = 240_000;
+/// A daemon notices that its clock was set back by so much.
+const NOTICED_CLOCK_STEP_MS: i64 = 60_000;
 /// The undisturbed time at the end. Long enough for a recheck, and then the longest pause and the longest delay.
 const FINAL_CALM: Duration = Duration::from_secs(150 * 60);
+/// Answers within a few minutes after which a `Date` is believed.
+const ANSWERS_TO_BELIEVE: usize = 10;
 /// Segments that ended this long before the watermark must be complete: a recheck's delay, width and wait, then a few attempts.
 const SETTLE_TIME: Duration = Duration::from_secs(85 * 60);
 
@@ -143,6 +150,7 @@ impl HistoryRun {
         {
             fetcher
                 .on_committed_elsewhere(ctx, &batch, counted)
+                .await
                 .map_err(|interruption| InvariantViolation(format!("{interruption:?}")))?;
         }
         one.check().await?;
@@ -152,7 +160,7 @@ impl HistoryRun {
     async fn apply(&mut self, operation: &Operation) -> Result<(), InvariantViolation> {
         match operation {
             Operation::AdvanceTime(seconds) => self.ctx.clock.advance(Duration::from_secs(*seconds)),
-            Operation::StepClock(millis) => self.step_clock(*millis),
+            Operation::StepClock(millis) => return self.step_clock(*millis).await,
             Operation::Poll(outcome) => return self.poll(*outcome).await.map(drop),
             Operation::Fetch(outcomes) => return self.fetch(outcomes).await.map(drop),
             Operation::Commit(outcome) => return self.commit(*outcome).await,
@@ -175,16 +183,79 @@ impl HistoryRun {
             Operation::DatabaseAway => return self.run_without_database().await,
             Operation::Backfill(ago, width) => return self.backfill(*ago, *width).await,
             Operation::Retry => return self.retry().await,
+            Operation::Resume | Operation::DisturbFetch(_) => return self.disturb_fetch(operation).await,
+            Operation::WrongDate(error_ms) => return self.set_api_date(*error_ms).await,
+            Operation::StartWithClockAhead(ahead_ms) => return self.start_with_clock_ahead(*ahead_ms).await,
         }
         Ok(())
     }
 
-    fn step_clock(&mut self, millis: i64) {
-        let step = (self.ctx.clock_error_ms() + millis).clamp(-MAX_CLOCK_ERROR_MS, MAX_CLOCK_ERROR_MS)
-            - self.ctx.clock_error_ms();
-        self.ctx.clock.step(step);
-        self.ctx.events.count(if step > 0 { "clocks set forward" } else { "clocks set back" });
-        self.ctx.clock_set_at = Some(self.ctx.clock.tick());
+    /// Sets the wall clock. Only one clock is wrong at a time: two could agree on a time that has not passed.
+    async fn step_clock(&mut self, millis: i64) -> Result<(), InvariantViolation> {
+        if self.ctx.date_error_ms != 0 {
+            return Ok(());
+        }
+        let before = self.ctx.clock_error_ms();
+        let after = (before + millis).clamp(-MAX_CLOCK_ERROR_MS, MAX_CLOCK_ERROR_MS);
+        self.ctx.events.count(if after > before { "clocks set forward" } else { "clocks set back" });
+        self.set_clock_error(after).await
+    }
+
+    /// Sets the wall clock. The fetch loop notices a large step back.
+    async fn set_clock_error(&mut self, error_ms: i64) -> Result<(), InvariantViolation> {
+        let step = error_ms - self.ctx.clock_error_ms();
+        self.ctx.set_clock_error(error_ms);
+        let Some(daemon) = self.daemon.as_mut().filter(|_| step <= -NOTICED_CLOCK_STEP_MS) else { return Ok(()) };
+        let told = daemon.fetcher.handle_clock_step_back(&mut self.ctx).await;
+        self.handle_interruption(told).await.map(drop)
+    }
+
+    async fn disturb_fetch(&mut self, operation: &Operation) -> Result<(), InvariantViolation> {
+        self.ensure_daemon().await?;
+        let Some(daemon) = &mut self.daemon else { return Ok(()) };
+        let told = match operation {
+            Operation::DisturbFetch(disturbance) => daemon.fetcher.disturb(&mut self.ctx, *disturbance).await,
+            _ => {
+                daemon.discovery.retry_now(&self.ctx);
+                self.ctx.events.count("resumes by an operator");
+                daemon.fetcher.resume(&mut self.ctx).await
+            }
+        };
+        self.handle_interruption(told).await.map(drop)
+    }
+
+    /// Sets the error of the API's `Date`, which several answers show.
+    async fn set_api_date(&mut self, error_ms: i64) -> Result<(), InvariantViolation> {
+        self.ensure_daemon().await?;
+        self.set_clock_error(0).await?;
+        self.ctx.date_error_ms = error_ms;
+        match error_ms {
+            0 => {}
+            ..0 => self.ctx.events.count("API dates behind"),
+            _ => self.ctx.events.count("API dates ahead"),
+        }
+        self.ensure_daemon().await?;
+        let Some(daemon) = &self.daemon else { return Ok(()) };
+        for _ in 0..ANSWERS_TO_BELIEVE {
+            self.ctx.clock.advance(Duration::from_secs(15));
+            daemon.discovery.observe_date(&self.ctx);
+        }
+        Ok(())
+    }
+
+    async fn start_with_clock_ahead(&mut self, ahead_ms: i64) -> Result<(), InvariantViolation> {
+        self.crash();
+        self.ctx.date_error_ms = 0;
+        self.ctx.set_clock_error(ahead_ms);
+        for _ in 0..3 {
+            self.poll(ReadOutcome::Whole).await?;
+            self.ctx.clock.advance(Duration::from_secs(30));
+        }
+        self.set_clock_error(0).await?;
+        let name = self.daemon.as_ref().map(|daemon| daemon.name.clone());
+        self.ctx.write_heartbeat(&name.unwrap_or_default(), false).await?;
+        self.ctx.events.count("starts with a clock far ahead");
+        self.poll(ReadOutcome::Whole).await.map(drop)
     }
 
     /// Starts a daemon if none is running.
@@ -220,8 +291,8 @@ impl HistoryRun {
             may_send_for: Duration::ZERO,
             in_flight: 0,
         });
-        let discovery = DiscoveryDriver::load(ctx).await?;
-        let fetcher = FetchDriver::new(ctx);
+        let discovery = DiscoveryDriver::load(ctx, owned).await?;
+        let fetcher = FetchDriver::load(ctx, owned, pacer.clone()).await?;
         self.daemon = Some(DaemonLifetime { name, owned, pacer, discovery, fetcher });
         Ok(())
     }
@@ -258,14 +329,27 @@ impl HistoryRun {
     async fn poll(&mut self, outcome: ReadOutcome) -> Result<Option<PollResult>, InvariantViolation> {
         self.ensure_daemon().await?;
         let Some(daemon) = &mut self.daemon else { return Ok(None) };
-        let polled = daemon.discovery.poll(&mut self.ctx, daemon.owned, &daemon.pacer, outcome).await;
+        let step = daemon.discovery.poll(&mut self.ctx, &daemon.pacer, outcome);
+        let Ok(polled) = AssertUnwindSafe(step).catch_unwind().await else {
+            self.ctx.events.count("panics in the middle of a step");
+            self.crash();
+            return Ok(None);
+        };
+        self.notify_fetcher().await?;
         self.handle_interruption(polled).await
+    }
+
+    /// Items may have been queued.
+    async fn notify_fetcher(&mut self) -> Result<(), InvariantViolation> {
+        let Some(daemon) = &mut self.daemon else { return Ok(()) };
+        let told = daemon.fetcher.tell(&mut self.ctx, FetchEvent::WorkQueued).await;
+        self.handle_interruption(told).await.map(drop)
     }
 
     async fn fetch(&mut self, outcomes: &[FetchOutcome]) -> Result<usize, InvariantViolation> {
         self.ensure_daemon().await?;
         let Some(daemon) = &mut self.daemon else { return Ok(0) };
-        let sent = daemon.fetcher.fetch(&mut self.ctx, daemon.owned, &daemon.pacer, outcomes).await;
+        let sent = daemon.fetcher.fetch(&mut self.ctx, outcomes).await;
         Ok(self.handle_interruption(sent).await?.unwrap_or_default())
     }
 
@@ -312,7 +396,7 @@ impl HistoryRun {
         let late = stale_owner.fetcher.commit_as_stale_owner(&mut self.ctx, daemon.owned).await;
         let late = self.handle_interruption(late).await?.unwrap_or_default();
         self.ctx.events.add("late results of previous owners", late as u64);
-        let refused = stale_owner.discovery.write_as_stale_owner(&mut self.ctx, stale_owner.owned).await;
+        let refused = stale_owner.discovery.write_as_stale_owner(&mut self.ctx).await;
         self.ctx.events.count("late writes of previous owners");
         self.handle_interruption(refused).await.map(drop)
     }
@@ -321,14 +405,14 @@ impl HistoryRun {
         self.ensure_daemon().await?;
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
         self.ctx.database.close().await;
-        let polled = daemon.discovery.poll(&mut self.ctx, daemon.owned, &daemon.pacer, ReadOutcome::Whole).await;
-        let fetched = daemon.fetcher.fetch(&mut self.ctx, daemon.owned, &daemon.pacer, &[FetchOutcome::Answered]).await;
+        let polled = daemon.discovery.poll(&mut self.ctx, &daemon.pacer, ReadOutcome::Whole).await;
+        let fetched = daemon.fetcher.fetch(&mut self.ctx, &[FetchOutcome::Answered]).await;
         self.ctx.database.reopen().await?;
         ensure!(
             matches!(polled, Err(Interruption::DatabaseAway) | Ok(PollResult::Idle(_))),
             "a poll without a database returned {polled:?}"
         );
-        ensure!(matches!(fetched, Err(Interruption::DatabaseAway)), "a fetch without a database returned {fetched:?}");
+        ensure!(fetched.is_ok(), "a fetch without a database returned {fetched:?}");
         self.ctx.events.count("database outages");
         Ok(())
     }
@@ -341,7 +425,8 @@ impl HistoryRun {
         self.ctx.db().request_backfill(self.ctx.account, range, width % 2 == 0, now).await?;
         self.ctx.events.count("backfills requested");
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
-        Ok(daemon.discovery.reload(&self.ctx).await?)
+        daemon.discovery.reload();
+        Ok(())
     }
 
     async fn retry(&mut self) -> Result<(), InvariantViolation> {
@@ -351,12 +436,15 @@ impl HistoryRun {
         let expected = self.ctx.model.on_retry();
         ensure!(revived == expected, "{revived} items were revived, not {expected}");
         self.ctx.events.add("items revived by a retry", revived);
-        Ok(())
+        self.notify_fetcher().await
     }
 
     /// Runs without faults for long enough that all work gets done.
     async fn run_undisturbed(&mut self) -> Result<(), InvariantViolation> {
         self.ctx.successor = None;
+        if self.ctx.date_error_ms != 0 {
+            self.set_api_date(0).await?;
+        }
         self.commit(CommitOutcome::Committed).await?;
         // Items that faults made fail or expire get another attempt, so that everything available can be fetched.
         self.retry().await?;
@@ -377,11 +465,12 @@ impl HistoryRun {
             let wait = due.map_or(poll_at, |due| due.min(poll_at)).since(now);
             self.ctx.clock.advance(wait.clamp(Duration::from_secs(240), Duration::from_secs(900)));
         }
-        let pauses = self.ctx.db().pauses().await?;
-        let paused =
-            pauses.iter().any(|pause| pause.account == self.ctx.account && pause.endpoint != Endpoint::Metadata);
+        let mut pauses = self.ctx.db().pauses().await?;
+        pauses.retain(|pause| pause.account == self.ctx.account);
+        let discovery_pause = pauses.iter().find(|pause| pause.endpoint == Endpoint::Metadata);
+        ensure!(discovery_pause.is_none(), "discovery recovered, and is recorded as paused: {discovery_pause:?}");
         // A pause ends with the next answer, so one may remain if no request was sent since.
-        self.ctx.events.add("pauses left at the end", u64::from(paused));
+        self.ctx.events.add("pauses left at the end", u64::from(!pauses.is_empty()));
         Ok(())
     }
 }

@@ -23,6 +23,12 @@ pub enum ReadOutcome {
     DiesAfterRecord,
     /// The record was committed, and the commit was reported as failed.
     RecordReportedFailed,
+    /// The read is dropped after this many chunks, as at a shutdown.
+    DroppedAfter(usize),
+    /// The task panics after this many chunks.
+    PanicsAfter(usize),
+    /// If this answer ends a pause, its end cannot be written at once.
+    PauseNotCleared,
     /// Another replica acquires the account after this many chunks.
     TakenOver(usize),
     /// The database is unavailable for a while after this many chunks.
@@ -39,6 +45,19 @@ pub enum FetchOutcome {
     Truncated,
     /// A 200 whose body has an `errorCode`.
     ErrorCodeInBody,
+    /// The request's task panics.
+    Panicked,
+}
+
+/// What disturbs the fetch loop once, at the next occasion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FetchDisturbance {
+    /// The result of a query for due items arrives only after the next commit.
+    LateLoad,
+    /// The end of a pause cannot be recorded.
+    PauseEndUnrecorded,
+    /// The probe of a paused endpoint panics.
+    ProbePanics,
 }
 
 /// The outcome of a commit of results, or a fault of the process that commits.
@@ -53,6 +72,8 @@ pub enum CommitOutcome {
     TakenOver,
     /// The database is unavailable at the first attempt.
     DatabaseAway,
+    /// The results are not accepted.
+    Rejected,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,16 +103,45 @@ pub enum Operation {
     Backfill(i64, i64),
     /// A retry of everything that was given up.
     Retry,
+    /// An operator asks for an immediate retry of what waits or is paused.
+    Resume,
+    DisturbFetch(FetchDisturbance),
+    /// From now on the API's `Date` is wrong by so many milliseconds.
+    WrongDate(i64),
+    /// A process starts while the wall clock is so many milliseconds ahead. Then the clock is corrected.
+    StartWithClockAhead(i64),
 }
 
 /// A sequence of operations.
 pub fn random_operations(rng: &mut StdRng) -> Vec<Operation> {
-    let count = rng.random_range(20..70);
-    (0..count).map(|_| random_operation(rng)).collect()
+    let mut operations = Vec::new();
+    for _ in 0..rng.random_range(20..70) {
+        let operation = random_operation(rng);
+        let next = match operation {
+            // Rejected results are on cooldown, which a clock set back must not prolong.
+            Operation::Commit(CommitOutcome::Rejected) => {
+                Some(Operation::StepClock(rng.random_range(-240_000..-60_000)))
+            }
+            // The previous owner has results.
+            Operation::Commit(CommitOutcome::TakenOver) if rng.random() => Some(Operation::StaleOwnerWrites),
+            _ => None,
+        };
+        operations.push(operation);
+        operations.extend(next);
+    }
+    operations
 }
 
 fn random_operation(rng: &mut StdRng) -> Operation {
-    match rng.random_range(0..100) {
+    if rng.random_ratio(1, 20) {
+        return match rng.random_range(0..6) {
+            0 => Operation::StartWithClockAhead(rng.random_range(600_000..10_800_000)),
+            1 | 2 => Operation::WrongDate(rng.random_range(-7_200_000..7_200_000)),
+            3 => Operation::WrongDate(0),
+            _ => Operation::Resume,
+        };
+    }
+    match rng.random_range(0..111) {
         0..4 => Operation::AdvanceTime(rng.random_range(400..3000)),
         4..24 => Operation::AdvanceTime(rng.random_range(1..400)),
         24..28 => Operation::StepClock(rng.random_range(-240_000..240_000)),
@@ -107,6 +157,10 @@ fn random_operation(rng: &mut StdRng) -> Operation {
         96 => Operation::DatabaseAway,
         97 => Operation::Backfill(rng.random_range(400..9000), rng.random_range(1..4000)),
         98 => Operation::Retry,
+        99..102 => Operation::Resume,
+        102..105 => Operation::DisturbFetch(FetchDisturbance::LateLoad),
+        105..108 => Operation::DisturbFetch(FetchDisturbance::PauseEndUnrecorded),
+        108..110 => Operation::DisturbFetch(FetchDisturbance::ProbePanics),
         _ => Operation::AdvanceTime(rng.random_range(3000..9000)),
     }
 }
@@ -115,7 +169,7 @@ fn random_read_outcome(rng: &mut StdRng) -> ReadOutcome {
     let chunks = rng.random_range(0..3);
     match rng.random_range(0..30) {
         0 => ReadOutcome::Status(429),
-        1 => ReadOutcome::Status([401, 403][rng.random_range(0..2)]),
+        1 | 12 => ReadOutcome::Status([401, 403][rng.random_range(0..2)]),
         2 => ReadOutcome::Status([500, 503, 404, 400][rng.random_range(0..4)]),
         3 => ReadOutcome::Reset,
         4..6 => ReadOutcome::Truncated(chunks),
@@ -125,6 +179,9 @@ fn random_read_outcome(rng: &mut StdRng) -> ReadOutcome {
         9 => ReadOutcome::RecordReportedFailed,
         10 => ReadOutcome::TakenOver(chunks),
         11 => ReadOutcome::DatabaseAway(chunks),
+        13 => ReadOutcome::DroppedAfter(chunks),
+        14 => ReadOutcome::PanicsAfter(chunks),
+        15..18 => ReadOutcome::PauseNotCleared,
         _ => ReadOutcome::Whole,
     }
 }
@@ -136,7 +193,7 @@ fn random_fetch_outcomes(rng: &mut StdRng) -> Vec<FetchOutcome> {
 }
 
 fn random_fetch_outcome(rng: &mut StdRng) -> FetchOutcome {
-    match rng.random_range(0..24) {
+    match rng.random_range(0..27) {
         0 => FetchOutcome::Status(429, rng.random::<bool>().then(|| rng.random_range(1..90))),
         1 => FetchOutcome::Status([401, 403][rng.random_range(0..2)], None),
         2 => FetchOutcome::Status([500, 502, 503][rng.random_range(0..3)], None),
@@ -145,17 +202,20 @@ fn random_fetch_outcome(rng: &mut StdRng) -> FetchOutcome {
         5 => FetchOutcome::Reset,
         6 => FetchOutcome::Truncated,
         7 => FetchOutcome::ErrorCodeInBody,
+        8 => FetchOutcome::Panicked,
+        9 | 10 => FetchOutcome::Status(401, None),
         _ => FetchOutcome::Answered,
     }
 }
 
 fn random_commit_outcome(rng: &mut StdRng) -> CommitOutcome {
-    match rng.random_range(0..20) {
+    match rng.random_range(0..22) {
         0 | 1 => CommitOutcome::DiesBefore,
         2 | 3 => CommitOutcome::DiesAfter,
         4..7 => CommitOutcome::ReportedFailed,
         7 | 8 => CommitOutcome::TakenOver,
         9 | 10 => CommitOutcome::DatabaseAway,
+        11 | 12 => CommitOutcome::Rejected,
         _ => CommitOutcome::Committed,
     }
 }

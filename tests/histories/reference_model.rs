@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ringcx_extractor::clock::{Tick, Time};
 use ringcx_extractor::coverage::Coverage;
 use ringcx_extractor::db::{
-    ArtifactStatus, Claim, CompletedJob, Db, DbError, ExportRange, JobOutcome, SegmentArtifact, unpack,
+    AccountKey, ArtifactStatus, Claim, CompletedJob, Db, DbError, ExportRange, JobOutcome, SegmentArtifact, unpack,
 };
 use ringcx_extractor::model::{Artifact, ItemState, Outcome, TimeRange, TimeRangeSet};
 use ringcx_extractor::verify::{VerifyRequest, load_chains, verify_archive};
@@ -29,7 +29,7 @@ impl From<DbError> for InvariantViolation {
 /// Returns an `InvariantViolation` with this message unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
-        if !$condition { return Err($crate::reference_model::InvariantViolation(format!($($message)+))); }
+        if !$condition { return Err($crate::reference_model::InvariantViolation(format!($($message)+)).into()); }
     };
 }
 pub(crate) use ensure;
@@ -48,7 +48,7 @@ struct ExpectedItem {
 
 #[derive(Debug)]
 pub struct ReferenceModel {
-    pub account: i64,
+    pub account: AccountKey,
     pub sub: String,
     limits: ArrivalLimits,
     /// The last stored metadata of each segment, and whether `hasTranscript` ever was true.
@@ -78,7 +78,7 @@ struct ArrivalLimits {
 }
 
 impl ReferenceModel {
-    pub fn new(account: i64, sub: &str, per_minute: usize, metadata: Vec<(u32, Duration)>) -> ReferenceModel {
+    pub fn new(account: AccountKey, sub: &str, per_minute: usize, metadata: Vec<(u32, Duration)>) -> ReferenceModel {
         ReferenceModel {
             account,
             sub: sub.to_owned(),

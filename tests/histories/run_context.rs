@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use ringcx_extractor::backoff::{Backoff, Fault};
 use ringcx_extractor::clock::{Clock, Tick, Time};
 use ringcx_extractor::coverage::PlanningRules;
-use ringcx_extractor::db::{Db, DbError, DbFault, Lease, OpenMode, ReplicaRow, Stmt, sql};
+use ringcx_extractor::db::{AccountKey, Db, DbError, DbFault, Lease, OpenMode, ReplicaRow, Stmt, sql};
 use ringcx_extractor::model::{AccountId, Endpoint};
 use ringcx_extractor::ringcx::rate_limit::{Pacer, Permit, ReservationStore, SlidingWindowLimiter, StoreError};
 use ringcx_extractor::ringcx::{ApiClient, ApiError, ApiHosts, ErrorCause};
@@ -208,10 +208,12 @@ pub struct RunContext {
     pub events: EventCounts,
     pub rng: StdRng,
     pub fault: Option<DriverFault>,
-    pub account: i64,
+    pub account: AccountKey,
     pub sub: String,
     pub rules: PlanningRules,
     pub backoff: Backoff,
+    /// The error of the API's `Date` in milliseconds.
+    pub date_error_ms: i64,
     /// When the wall clock was last set.
     pub clock_set_at: Option<Tick>,
     /// An error to copy, because `ApiError` has no public constructor.
@@ -259,6 +261,7 @@ impl RunContext {
             sub,
             rules,
             backoff: backoff.map_err(|error| InvariantViolation(error.to_string()))?,
+            date_error_ms: 0,
             clock_set_at: None,
             error_template,
             successor: None,
@@ -285,6 +288,11 @@ impl RunContext {
         START + self.clock.tick().since(self.began)
     }
 
+    /// The time that the API shows in its answers.
+    pub fn api_time(&self) -> Time {
+        self.true_time().plus_millis(self.date_error_ms)
+    }
+
     pub fn has_fault(&self, fault: DriverFault) -> bool {
         self.fault == Some(fault)
     }
@@ -292,6 +300,14 @@ impl RunContext {
     /// The wall clock's error in milliseconds.
     pub fn clock_error_ms(&self) -> i64 {
         self.clock.now().0 - self.true_time().0
+    }
+
+    /// Sets the wall clock.
+    pub fn set_clock_error(&mut self, error_ms: i64) {
+        if error_ms != self.clock_error_ms() {
+            self.clock.step(error_ms - self.clock_error_ms());
+            self.clock_set_at = Some(self.clock.tick());
+        }
     }
 
     /// Waits for a permit, unless that takes longer than `MAX_PERMIT_WAIT`.

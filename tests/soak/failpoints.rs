@@ -33,7 +33,7 @@ fn scenario() -> Scenario {
 async fn find_faults(database: TempDatabase, failpoint: Option<&str>) -> Vec<String> {
     let mut env = TestEnv::new(database, scenario()).await;
     if let Some(failpoint) = failpoint {
-        env.set_env_var("RINGCX_PLANTED", failpoint);
+        env.set_env_var("FAILPOINTS", failpoint);
     }
     env.start();
     env.clock.sleep_until_time(env.begin + 8 * SECOND).await;
@@ -58,9 +58,12 @@ async fn without_a_failpoint_nothing_is_noticed(database: TempDatabase) {
     assert_eq!(find_faults(database, None).await, Vec::<String>::new());
 }
 
+/// One evaluation in four triggers, beginning with the second.
+const ONE_IN_FOUR: &str = "1*off->1*return->3*off->1*return->3*off->1*return->3*off->1*return";
+
 /// Asserts that a failpoint is noticed, and that each phrase occurs in a reported fault.
-async fn assert_noticed(database: TempDatabase, failpoint: &str, phrases: &[&str]) {
-    let faults = find_faults(database, Some(failpoint)).await;
+async fn assert_noticed(database: TempDatabase, failpoint: &str, actions: &str, phrases: &[&str]) {
+    let faults = find_faults(database, Some(&format!("{failpoint}={actions}"))).await;
     for phrase in phrases {
         assert!(faults.iter().any(|fault| fault.contains(phrase)), "{failpoint} causes no {phrase:?}: {faults:#?}");
     }
@@ -68,17 +71,17 @@ async fn assert_noticed(database: TempDatabase, failpoint: &str, phrases: &[&str
 
 /// The item is fetched again, so that nothing is missing in the end; but that is one request too many.
 async fn a_lost_commit_is_noticed(database: TempDatabase) {
-    assert_noticed(database, "LostCommit", &["served 2 times"]).await;
+    assert_noticed(database, "LostCommit", ONE_IN_FOUR, &["served 2 times"]).await;
 }
 
 async fn a_lost_result_is_noticed(database: TempDatabase) {
-    assert_noticed(database, "LostResult", &["outcome is", "audit ended with 1"]).await;
+    assert_noticed(database, "LostResult", ONE_IN_FOUR, &["outcome is", "audit ended with 1"]).await;
 }
 
 async fn a_doubled_claim_is_noticed(database: TempDatabase) {
-    assert_noticed(database, "DoubledClaim", &["served 2 times"]).await;
+    assert_noticed(database, "DoubledClaim", "return", &["served 2 times"]).await;
 }
 
 async fn a_skipped_window_is_noticed(database: TempDatabase) {
-    assert_noticed(database, "SkippedWindow", &["missing from the export"]).await;
+    assert_noticed(database, "SkippedWindow", ONE_IN_FOUR, &["missing from the export"]).await;
 }

@@ -8,7 +8,7 @@
 //! A build with failpoints also tests whether injected faults are noticed (see `failpoints.rs`):
 //!
 //! ```sh
-//! cargo test --features planted --test soak failpoints
+//! cargo test --features failpoints --test soak failpoints
 //! ```
 //!
 //! The prefix `on_sqlite::` or `on_postgres::` selects one database. `SEED=1` seeds all random choices. The tests run the real
@@ -24,7 +24,7 @@
 
 mod crash_trial;
 mod delivery_log;
-#[cfg(feature = "planted")]
+#[cfg(feature = "failpoints")]
 mod failpoints;
 mod growth_report;
 mod month_trial;

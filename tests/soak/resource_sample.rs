@@ -36,7 +36,7 @@ fn sample_process(sample: &mut ResourceSample, pid: u32) {
 }
 
 async fn query_number(db: &Db, text: &'static str) -> Result<i64, DbError> {
-    db.first(sql(text)).await?.map_or(Ok(0), |row| row.int(0))
+    Ok(db.value(sql(text)).await?.unwrap_or(0))
 }
 
 fn file_kilobytes(path: &str) -> u64 {
@@ -75,10 +75,9 @@ async fn sample_database(sample: &mut ResourceSample, db: &Db, url: &str) -> Res
         sample.connections = u64::try_from(query_number(db, connections).await?).unwrap_or(0);
         "select cast(relname as text) from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
     };
-    for row in db.all(sql(names)).await? {
-        let name = row.text(0)?;
-        let rows = db.first(Stmt::built(format!("select count(*) from {name}"))).await?;
-        sample.rows.insert(name, rows.map_or(Ok(0), |row| row.int(0))?);
+    for name in db.values::<String>(sql(names)).await? {
+        let rows = db.value(Stmt::built(format!("select count(*) from {name}"))).await?;
+        sample.rows.insert(name, rows.unwrap_or(0));
     }
     let stray_attempts =
         "select count(*) from attempt a where not exists (select 1 from segment s where s.id = a.item / 4)";

@@ -118,7 +118,7 @@ async fn erase_segment(db: &Db, id: &str) {
 }
 
 async fn query_count(db: &Db, text: &'static str) -> i64 {
-    db.first(sql(text)).await.unwrap().unwrap().int(0).unwrap()
+    db.value(sql(text)).await.unwrap().unwrap()
 }
 
 async fn indexed_documents(db: &Db) -> i64 {
@@ -174,8 +174,8 @@ async fn an_event_that_failed_while_it_was_erased_leaves_nothing_behind(test: Te
         .map(|found| found[0].key)
         .collect();
     let feed = |key: i64| async move {
-        let row = db.first(sql("select feed from artifact where item = $1").bind(key * 4)).await.unwrap().unwrap();
-        row.int(0).unwrap()
+        let feed: Option<i64> = db.value(sql("select feed from artifact where item = $1").bind(key * 4)).await.unwrap();
+        feed.unwrap()
     };
     let mut missed = Vec::new();
     for (key, failed) in [(keys[0], true), (keys[1], true)] {
@@ -412,10 +412,10 @@ async fn an_archive_moves_with_all_that_was_erased_held_proved_and_delivered() {
     assert!(from.write_daily_manifest(owned, NOW).await.unwrap().is_some());
     let sink = from.ensure_sink("sink", true, "here", NOW).await.unwrap().key;
     let item = from.segments_by_id("s1").await.unwrap()[0].key * 4;
-    let feed = from.first(sql("select feed from artifact where item = $1").bind(item)).await.unwrap().unwrap();
+    let feed = from.value(sql("select feed from artifact where item = $1").bind(item)).await.unwrap();
     let missed = FailedDelivery {
         account: owned.account,
-        feed: feed.int(0).unwrap(),
+        feed: feed.unwrap(),
         item: Item(item),
         failed: true,
         tries: 3,
@@ -476,10 +476,10 @@ async fn an_archive_moves_with_all_that_was_erased_held_proved_and_delivered() {
     let owned = to.acquire_leases(&[owned.account], "there", 10 * SECOND, NOW).await.unwrap().remove(0);
     ingest(to, owned, &numbered_ids("s", 6), "zymurgist").await;
     assert!(to.segments_by_id("s0").await.unwrap().is_empty());
-    let highest = from.first(sql("select value from meta where key = 'segment.newest'")).await.unwrap().unwrap();
+    let highest: Option<String> = from.value(sql("select value from meta where key = 'segment.newest'")).await.unwrap();
     ingest(to, owned, &numbered_ids("new", 1), "").await;
     let key = to.segments_by_id("new0").await.unwrap()[0].key;
-    assert!(key > highest.text(0).unwrap().parse().unwrap(), "a segment's number is used again");
+    assert!(key > highest.unwrap().parse().unwrap(), "a segment's number is used again");
     // The index is rebuilt from the archive.
     while Indexer::new(to.clone()).step(&[owned]).await.unwrap() != IndexProgress::Idle {}
     assert_eq!((count_hits(to, "xylophonist").await, count_hits(to, "zymurgist").await), (12, 4));

@@ -4,7 +4,7 @@
 use crate::support;
 
 use ringcx_extractor::clock::Time;
-use ringcx_extractor::db::{Arg, CoverageRow, Db, FailureRow, sql};
+use ringcx_extractor::db::{AccountKey, Arg, CoverageRow, Db, FailureRow, sql};
 use ringcx_extractor::model::{AccountId, Artifact, TimeRange};
 use support::TestDb;
 
@@ -15,7 +15,7 @@ crate::on_both! {
     records_set_aside_are_counted_until_a_read_settles_them,
 }
 
-async fn register_account(db: &Db, sub: &str) -> i64 {
+async fn register_account(db: &Db, sub: &str) -> AccountKey {
     db.register_account(&AccountId::new("1", sub), None, Time(0)).await.unwrap().key
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::config::{ObjectFormat, Sink, SinkKind, SinkStart};
 use ringcx_extractor::db::{
-    CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, JobOutcome, Lease, MetadataChunk, ObjectBatch,
+    CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, Item, JobOutcome, Lease, MetadataChunk, ObjectBatch,
     ReplayProgress, ReplayRequest, SinkOverview, sql,
 };
 use ringcx_extractor::deliver::{Deliverer, DeliveryContext, DeliveryProgress, SinkPauses};
@@ -446,7 +446,7 @@ async fn what_is_erased_is_not_delivered_any_more(test: TestDb) {
     for segment in ["seg-0", "seg-3"] {
         let key = env.db().segments_by_id(segment).await.unwrap()[0].key;
         let mut tx = env.db().begin().await.unwrap();
-        tx.delete_failed_deliveries(&[key * 4]).await.unwrap();
+        tx.delete_failed_deliveries(&[Item(key * 4)]).await.unwrap();
         tx.run(sql("delete from artifact where item = $1").bind(key * 4)).await.unwrap();
         tx.commit().await.unwrap();
     }
@@ -499,8 +499,7 @@ async fn a_backlog_goes_out_once_each_and_in_order(test: TestDb) {
     let feed = sql(
         "select s.segment_id from artifact x join segment s on s.id = x.item / 4 where x.account = $1 order by x.feed",
     );
-    let feed = env.db().all(feed.bind(other.account)).await.unwrap();
-    let feed: Vec<String> = feed.iter().map(|row| row.text(0).unwrap()).collect();
+    let feed: Vec<String> = env.db().values(feed.bind(other.account)).await.unwrap();
     let sent = lines.iter().filter(|line| line["data"]["sub_account_id"] == "other");
     let sent: Vec<&str> = sent.map(|line| line["subject"].as_str().unwrap()).collect();
     assert_eq!(sent, feed, "the feed's order");
@@ -583,7 +582,8 @@ async fn what_an_object_leaves_out_as_damaged_is_reported_and_can_be_retried(tes
     let env = DeliveryEnv::new(test).await;
     std::fs::create_dir(env.folder()).unwrap();
     env.store_transcripts(0..3).await;
-    let intact = env.db().first(sql("select codec, body from artifact where feed = 2")).await.unwrap().unwrap();
+    let intact = env.db().first(sql("select codec, body from artifact where feed = 2")).await.unwrap();
+    let (codec, body): (i64, Vec<u8>) = intact.unwrap();
     let store = |codec: i64, body: Vec<u8>| {
         sql("update artifact set codec = $1, body = $2 where feed = 2").bind(codec).bind(body)
     };
@@ -595,7 +595,7 @@ async fn what_an_object_leaves_out_as_damaged_is_reported_and_can_be_retried(tes
     assert_eq!(env.totals().await, (0, 0, 1, 2));
     assert!(env.view().await.failures[0].reason.contains("failed to unpack"));
     // The row is restored from a backup, and the event is retried.
-    env.db().run(store(intact.int(0).unwrap(), intact.bytes(1).unwrap())).await.unwrap();
+    env.db().run(store(codec, body)).await.unwrap();
     let key = env.view().await.row.key;
     assert_eq!(env.db().retry_failed_deliveries(key, false, env.clock.now()).await.unwrap(), 1);
     step_until_idle(&mut deliverer).await;

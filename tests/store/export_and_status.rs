@@ -235,7 +235,8 @@ async fn a_server_that_accepts_no_writes_is_not_ready() {
     let url = tokio::task::spawn_blocking(support::postgres_cluster::create_database).await.unwrap();
     let writable = Db::open_postgres(&url, OpenMode::CreateOrMigrate, 2).await.unwrap();
     writable.ping().await.unwrap();
-    let name = writable.first(sql("select cast(current_database() as text)")).await.unwrap().unwrap().text(0).unwrap();
+    let name: Option<String> = writable.value(sql("select cast(current_database() as text)")).await.unwrap();
+    let name = name.unwrap();
     let set = Stmt::built(format!("alter database {name} set default_transaction_read_only = on"));
     writable.run(set).await.unwrap();
     let read_only = Db::open_postgres(&url, OpenMode::Existing, 2).await.unwrap();

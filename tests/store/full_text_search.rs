@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::{
-    Claim, CompletedJob, Db, DocId, IndexLag, IndexQuery, JobOutcome, Lease, MetadataChunk, OpenMode, sql,
+    Claim, CompletedJob, Db, DocId, IndexLag, IndexQuery, Item, JobOutcome, Lease, MetadataChunk, OpenMode, sql,
 };
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
@@ -530,7 +530,7 @@ async fn what_was_taken_out_is_gone_for_good(test: TestDb) {
     index_all(&test.db, &[owned]).await;
     ingest(&test.db, owned, &[record("s1", 7, json!({"agentNotes": "ZYMURGIST"}))]).await;
     let segment = test.db.segments_by_id("s1").await.unwrap().remove(0);
-    let items: Vec<i64> = (0..4).map(|code| segment.key * 4 + code).collect();
+    let items: Vec<Item> = (0..4).map(|code| Item(segment.key * 4 + code)).collect();
     let mut tx = test.db.begin().await.unwrap();
     assert_eq!(tx.remove_from_index(&items).await.unwrap(), 2);
     tx.commit().await.unwrap();

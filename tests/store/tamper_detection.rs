@@ -13,8 +13,8 @@ use rand::RngCore;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::daemon::manifest_writer::ManifestWriter;
 use ringcx_extractor::db::{
-    Arg, Claim, CompletedJob, Db, DeletionBatch, DeletionReason, JobOutcome, JournalAction, JournalEntry, Lease,
-    MetadataChunk, OpenMode, sql,
+    AccountKey, Claim, CompletedJob, Db, DeletionBatch, DeletionReason, JobOutcome, JournalAction, JournalEntry, Lease,
+    MetadataChunk, sql,
 };
 use ringcx_extractor::model::{
     AccountId, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
@@ -22,9 +22,6 @@ use ringcx_extractor::model::{
 use ringcx_extractor::proof::{ExportedLine, MetadataRecord};
 use ringcx_extractor::verify::{self, IntegrityProblem, IntegrityProblemKind, VerifyReport, VerifyRequest};
 use sha2::{Digest, Sha256};
-use sqlx::SqlitePool;
-use sqlx::migrate::Migrator;
-use sqlx::sqlite::SqliteConnectOptions;
 use support::TestDb;
 
 crate::on_both! {
@@ -150,7 +147,7 @@ async fn execute_sql(db: &Db, text: &'static str) {
 
 /// Flips one bit in the middle of the bytes that `select` returns, and writes them with `update`.
 async fn flip_bit(db: &Db, select: &'static str, update: &'static str) {
-    let mut bytes = db.first(sql(select)).await.unwrap().unwrap().bytes(0).unwrap();
+    let mut bytes: Vec<u8> = db.value(sql(select)).await.unwrap().unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     assert_eq!(db.run(sql(update).bind(bytes)).await.unwrap(), 1);
@@ -167,7 +164,7 @@ fn summarize(problems: &[IntegrityProblem]) -> Vec<ProblemSummary<'_>> {
 }
 
 /// Erases a segment lawfully, with a journal entry.
-async fn erase_segment(db: &Db, account: i64, segment: i64) {
+async fn erase_segment(db: &Db, account: AccountKey, segment: i64) {
     let entry =
         JournalEntry { who: "test".to_owned(), what: JournalAction::Erase, subject: None, hold: None, reason: None };
     let erasing = DeletionBatch {
@@ -352,11 +349,11 @@ async fn a_removed_or_altered_manifest_is_found(test: TestDb) {
     }
     let whole = export_lines(&test.db).await;
     assert_eq!(find_problems_against(&test.db, &whole).await, []);
-    let row = test.db.first(sql("select min(day), max(day) from manifest")).await.unwrap().unwrap();
-    let (first, last) = (row.int(0).unwrap(), row.int(1).unwrap());
+    let days = test.db.first(sql("select min(day), max(day) from manifest")).await.unwrap();
+    let (first, last): (i64, i64) = days.unwrap();
     for day in first..=last {
         let row = sql("select feed from manifest where day = $1").bind(day);
-        let feed = test.db.first(row).await.unwrap().unwrap().int(0).unwrap();
+        let feed = test.db.value(row).await.unwrap().unwrap();
         let set = |feed: i64| sql("update manifest set feed = $2 where day = $1").bind(day).bind(feed);
         test.db.run(set(feed - 1)).await.unwrap();
         assert!(find_problems(&test.db).await.iter().any(|problem| problem.kind == IntegrityProblemKind::Manifest));
@@ -382,31 +379,34 @@ async fn a_removed_or_altered_manifest_is_found(test: TestDb) {
 
 /// Recomputes the digest and leaf of every metadata row, as an expert forger would.
 async fn forge_metadata(db: &Db) {
-    let rows = "select id, segment_id, dialog_id, ended, has_transcript, is_agent, since, codec, metadata, record, salt
-        from segment where record is not null order by record";
-    for row in db.all(sql(rows)).await.unwrap() {
-        let metadata = ringcx_extractor::db::unpack(row.int(7).unwrap(), row.bytes(8).unwrap()).unwrap();
+    type Row =
+        (i64, String, Option<String>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, i64, Vec<u8>, i64, Vec<u8>);
+    let rows =
+        sql("select id, segment_id, dialog_id, ended, has_transcript, is_agent, since, codec, metadata, record, salt
+        from segment where record is not null order by record");
+    for row in db.all::<Row>(rows).await.unwrap() {
+        let (id, segment_id, dialog_id, ended, has_transcript, is_agent, since, codec, metadata, record, salt) = row;
+        let metadata = ringcx_extractor::db::unpack(codec, metadata).unwrap();
         let digest = Sha256::digest(&metadata)[..16].to_vec();
-        let (segment_id, dialog_id, salt) = (row.text(1).unwrap(), row.maybe_text(2).unwrap(), row.bytes(10).unwrap());
         let sealed = MetadataRecord {
             salt: &salt,
-            record: row.int(9).unwrap(),
+            record,
             sub: "7",
             segment_id: &segment_id,
             dialog_id: dialog_id.as_deref(),
-            ended: row.maybe_int(3).unwrap(),
-            has_transcript: row.maybe_int(4).unwrap(),
-            is_agent: row.maybe_int(5).unwrap(),
-            since: row.maybe_int(6).unwrap(),
+            ended,
+            has_transcript,
+            is_agent,
+            since,
             digest: &digest,
         };
-        let stmt = sql("update segment set digest = $2, leaf = $3 where id = $1").bind(row.int(0).unwrap());
+        let stmt = sql("update segment set digest = $2, leaf = $3 where id = $1").bind(id);
         db.run(stmt.bind(digest.clone()).bind(sealed.leaf().to_vec())).await.unwrap();
     }
 }
 
 /// Rewrites the record chain, with arbitrary leaves for missing records. Returns the head after each number.
-async fn forge_record_chain(db: &Db, account: i64, newest: i64) -> Vec<Vec<u8>> {
+async fn forge_record_chain(db: &Db, account: AccountKey, newest: i64) -> Vec<Vec<u8>> {
     forge_metadata(db).await;
     let mut heads = vec![ringcx_extractor::proof::GENESIS_HASH.to_vec()];
     for number in 1..=newest {
@@ -461,7 +461,7 @@ async fn a_past_that_was_rewritten_whole_is_found_against_an_earlier_export(test
     let body = Bytes::from_static(b"I never said that");
     let JobOutcome::Answered { packed, sha256, size, .. } = JobOutcome::stored(&body, None) else { unreachable!() };
     let stmt = sql("update artifact set codec = $1, body = $2, sha256 = $3, size = $4 where feed = 8");
-    let stmt = stmt.bind(packed.codec).bind(packed.body).bind(Arg::from(sha256.to_vec())).bind(size);
+    let stmt = stmt.bind(packed.codec).bind(packed.body).bind(sha256).bind(size);
     test.db.run(stmt).await.unwrap();
     assert_eq!(summarize(&find_problems(&test.db).await), [(IntegrityProblemKind::Chain, None, Some(7), Some(12))]);
     forge_everything(&test.db).await;
@@ -669,61 +669,6 @@ async fn pages_do_not_matter(test: TestDb) {
     assert!(find_problems(&test.db).await.iter().all(|problem| problem.sub_account_id == "7"));
 }
 
-/// A database at migration 4 that is migrated.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_from_before_the_chain_is_taken_over_as_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("archive.db");
-    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
-    let pool = SqlitePool::connect_with(options).await.unwrap();
-    let all = sqlx::migrate!("migrations/sqlite");
-    let before = all.iter().filter(|migration| migration.version < 5).cloned().collect::<Vec<_>>();
-    Migrator { migrations: before.into(), ..Migrator::DEFAULT }.run(&pool).await.unwrap();
-    for text in [
-        "insert into account (rc, sub, created, feed, done) values ('1', '7', 0, 1, 1)",
-        "insert into segment (account, segment_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata)
-         values (1, 'a', 1000, 1, 1, 1, 0, 0, x'44136fa355b3678a1146ad16f7e8649e', 0, x'7b7d')",
-        "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, codec, body)
-         values (4, 1, 1, 1, 0, 0, 2, x'44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a', 0, x'7b7d')",
-        "insert into segment_version (segment, seen, what, codec, metadata) values (1, 5, 'metadata changed', 0, x'7b7d')",
-        "insert into meta (key, value) values ('keeping.key', 'c2VjcmV0')",
-        "insert into tombstone (account, hash, at, kind, day, counted) values (1, x'01', 3, 0, -1, 1)",
-        "insert into journal (at, who, what, account, segments, records) values (3, 'me', 'erase', 1, 0, 1)",
-    ] {
-        sqlx::query(text).execute(&pool).await.unwrap();
-    }
-    pool.close().await;
-    let db = Db::open_sqlite(&path, OpenMode::CreateOrMigrate).await.unwrap();
-    db.run(sql("insert into announced (account, day, segments, digest_high, digest_low) values (1, 0, 0, 0, 0)"))
-        .await
-        .unwrap();
-    match_announced_to_stored(&db).await;
-    let owned = acquire_account(&db, "7").await;
-    ingest_and_store(&db, owned, &["b"]).await;
-    let report = verify_against(&db, Vec::new()).await;
-    assert_eq!(report.problems, []);
-    assert_eq!((report.accounts[0].chain_from, report.accounts[0].feed), (1, 4));
-    // Existing rows are sealed as found, and the report says so.
-    assert_eq!((report.accounts[0].sealed_at_upgrade, report.accounts[0].records), (3, 4));
-    assert!(report.not_covered.iter().any(|what| what.contains("3 records and 1 journal entries before an upgrade")));
-    for (change, back) in [
-        ("update segment set dialog_id = 'x' where id = 1", "update segment set dialog_id = null where id = 1"),
-        ("update segment_version set codec = 1", "update segment_version set codec = 0"),
-        ("update tombstone set at = 4", "update tombstone set at = 3"),
-    ] {
-        execute_sql(&db, change).await;
-        assert_eq!(find_problems(&db).await.len(), 1, "{change}");
-        execute_sql(&db, back).await;
-        assert_eq!(find_problems(&db).await, []);
-    }
-    // The upgrade seals once: a row without a number later was not written by this program.
-    execute_sql(&db, "update segment set record = null where id = 1").await;
-    db.close().await;
-    let db = Db::open_sqlite(&path, OpenMode::CreateOrMigrate).await.unwrap();
-    let kinds: Vec<IntegrityProblemKind> = find_problems(&db).await.iter().map(|problem| problem.kind).collect();
-    assert_eq!(kinds, [IntegrityProblemKind::Records, IntegrityProblemKind::Records]);
-}
-
 async fn what_was_exported_is_read_back(test: TestDb) {
     archive_with_manifest(&test.db).await;
     let lines = export_lines(&test.db).await;
@@ -775,8 +720,7 @@ mod binary {
         // The first entry with a text; its number varies.
         let entry = sql("select x.body, s.segment_id, x.feed from artifact x join segment s on s.id = x.item / 4
              where x.feed >= 7 and x.size > 0 order by x.feed limit 1");
-        let row = db.first(entry).await.unwrap().unwrap();
-        let (body, segment, feed) = (row.bytes(0).unwrap(), row.text(1).unwrap(), row.int(2).unwrap());
+        let (body, segment, feed): (Vec<u8>, String, i64) = db.first(entry).await.unwrap().unwrap();
         let mut altered = body.clone();
         let last = altered.len() - 1;
         altered[last] ^= 0x20;

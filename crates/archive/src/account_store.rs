@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{Arg, Db, DbError, Stmt, sql};
+use super::sql::PauseEndpoint;
+use super::{AccountKey, Arg, Db, DbError, Stmt, sql};
 use crate::clock::Time;
 use crate::model::{AccountId, Endpoint};
 
 /// A row of table `account`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AccountRow {
     /// Primary key.
-    pub key: i64,
+    pub key: AccountKey,
     /// The RingCX ids.
+    #[sqlx(flatten)]
     pub id: AccountId,
     /// Display name.
     pub name: Option<String>,
@@ -24,6 +26,7 @@ pub struct AccountRow {
     /// Since when the login no longer lists the account.
     pub missing_since: Option<Time>,
     /// Artifacts stored or known to be empty.
+    #[sqlx(try_from = "i64")]
     pub done: u64,
     /// The newest sequence number of the feed.
     pub feed: i64,
@@ -31,27 +34,29 @@ pub struct AccountRow {
 
 /// The right to work on an account, with its fencing epoch. Each write for the account names the
 /// lease, and is refused once a newer epoch exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Lease {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Fencing token. It grows at each change of owner.
     pub epoch: i64,
 }
 
 /// An open circuit breaker of one endpoint of an account. No requests are sent until it may be
 /// probed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct PauseRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The paused endpoint.
+    #[sqlx(try_from = "PauseEndpoint")]
     pub endpoint: Endpoint,
     /// Start of the pause.
     pub since: Time,
     /// Time of the next probe.
     pub until: Time,
     /// How many pauses followed one another.
+    #[sqlx(try_from = "i64")]
     pub times: u32,
     /// The HTTP status that caused the pause.
     pub status: Option<i64>,
@@ -59,42 +64,24 @@ pub struct PauseRow {
     pub reason: String,
 }
 
-const ACCOUNT_COLUMNS: &str = "id, rc, sub, name, owner, live_start, retention_days, missing_since, done, feed";
-
-fn account_from_row(row: &super::Row) -> Result<AccountRow, DbError> {
-    Ok(AccountRow {
-        key: row.int(0)?,
-        id: AccountId::new(row.text(1)?, row.text(2)?),
-        name: row.maybe_text(3)?,
-        owner: row.maybe_text(4)?,
-        live_start: row.maybe_time(5)?,
-        retention_days: row.maybe_int(6)?,
-        missing_since: row.maybe_time(7)?,
-        done: row.count(8)?,
-        feed: row.int(9)?,
-    })
-}
+const ACCOUNT_COLUMNS: &str = "id as key, rc, sub, name, owner, live_start, retention_days, missing_since, done, feed";
+const INSERT_ACCOUNTS: &str = "insert into account (rc, sub, name, created) values ";
+const UPDATE_ACCOUNTS: &str =
+    " on conflict (sub) do update set rc = excluded.rc, name = coalesce(excluded.name, account.name)";
 
 impl Db {
     /// Returns the account with these ids. Creates it if it is new, and updates its name.
     pub async fn register_account(&self, id: &AccountId, name: Option<&str>, now: Time) -> Result<AccountRow, DbError> {
-        let text = register_account_sql();
-        let stmt = super::Stmt::built(text).bind(&*id.rc).bind(&*id.sub).bind(name).bind(now);
+        let stmt =
+            Stmt::built(format!("{INSERT_ACCOUNTS}($1, $2, $3, $4){UPDATE_ACCOUNTS} returning {ACCOUNT_COLUMNS}"));
         let mut tx = self.begin().await?;
-        let row = tx
-            .first(stmt)
-            .await?
-            .ok_or_else(|| DbError::new(super::DbFault::Broken, "failed to register an account"))?;
-        let row = account_from_row(&row)?;
+        let row = tx.first(stmt.bind(&*id.rc).bind(&*id.sub).bind(name).bind(now)).await?;
         tx.commit().await?;
-        Ok(row)
+        row.ok_or_else(|| DbError::missing_row("account", id))
     }
 
     /// Returns the accounts with these ids. Creates those that are new, and updates names. Writes
     /// nothing if all are up to date.
-    ///
-    /// # Errors
-    /// If the database fails.
     pub async fn register_accounts(
         &self,
         wanted: &BTreeMap<AccountId, Option<String>>,
@@ -111,16 +98,7 @@ impl Db {
             .map(|(id, name)| vec![(&*id.rc).into(), (&*id.sub).into(), name.clone().into(), now.into()])
             .collect();
         if !outdated.is_empty() {
-            let mut tx = self.begin().await?;
-            for part in outdated.chunks(super::MAX_ROWS_PER_STATEMENT) {
-                let stmt = Stmt::rows(
-                    "insert into account (rc, sub, name, created) values ",
-                    part.to_vec(),
-                    " on conflict (sub) do update set rc = excluded.rc, name = coalesce(excluded.name, account.name)",
-                );
-                tx.run(stmt).await?;
-            }
-            tx.commit().await?;
+            self.run(Stmt::rows(INSERT_ACCOUNTS, outdated, UPDATE_ACCOUNTS)).await?;
             known = self.accounts().await?;
         }
         known.retain(|row| wanted.contains_key(&row.id));
@@ -129,20 +107,18 @@ impl Db {
 
     /// All accounts, by sub-account id.
     pub async fn accounts(&self) -> Result<Vec<AccountRow>, DbError> {
-        let rows = self.all(super::Stmt::built(format!("select {ACCOUNT_COLUMNS} from account order by sub"))).await?;
-        rows.iter().map(account_from_row).collect()
+        self.all(Stmt::built(format!("select {ACCOUNT_COLUMNS} from account order by sub"))).await
     }
 
     /// Sets where the first live window begins, unless it is set. Returns the value in effect.
-    pub async fn init_live_start(&self, account: i64, start: Time) -> Result<Time, DbError> {
-        let held = self.first(sql("select live_start from account where id = $1").bind(account)).await?;
-        if let Some(held) = held.map(|row| row.maybe_time(0)).transpose()?.flatten() {
+    pub async fn init_live_start(&self, account: AccountKey, start: Time) -> Result<Time, DbError> {
+        let held = self.value(sql("select live_start from account where id = $1").bind(account)).await?;
+        if let Some(held) = held.flatten() {
             return Ok(held);
         }
         let mut tx = self.begin().await?;
         let stmt = sql("update account set live_start = coalesce(live_start, $2) where id = $1 returning live_start");
-        let row = tx.first(stmt.bind(account).bind(start)).await?.ok_or_else(|| DbError::lease_lost(account))?;
-        let held = row.time(0)?;
+        let held = tx.value(stmt.bind(account).bind(start)).await?.ok_or_else(|| DbError::lease_lost(account))?;
         tx.commit().await?;
         Ok(held)
     }
@@ -151,7 +127,7 @@ impl Db {
     /// the account is listed.
     pub async fn record_account_info(
         &self,
-        account: i64,
+        account: AccountKey,
         days: Option<i64>,
         missing: Option<Time>,
     ) -> Result<(), DbError> {
@@ -206,40 +182,11 @@ impl Db {
 
     /// All pauses, by account and endpoint.
     pub async fn pauses(&self) -> Result<Vec<PauseRow>, DbError> {
-        let stmt =
-            sql("select account, endpoint, since, until, times, status, reason from pause order by account, endpoint");
-        let rows = self.all(stmt).await?;
-        let mut pauses = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let name = row.text(1)?;
-            let Some(endpoint) = endpoint_from_name(&name) else { continue };
-            pauses.push(PauseRow {
-                account: row.int(0)?,
-                endpoint,
-                since: row.time(2)?,
-                until: row.time(3)?,
-                times: u32::try_from(row.int(4)?).unwrap_or(0),
-                status: row.maybe_int(5)?,
-                reason: row.text(6)?,
-            });
-        }
-        Ok(pauses)
+        self.all(sql(
+            "select account, endpoint, since, until, times, status, reason from pause order by account, endpoint",
+        ))
+        .await
     }
-}
-
-fn register_account_sql() -> String {
-    format!(
-        "insert into account (rc, sub, name, created) values ($1, $2, $3, $4)
-         on conflict (sub) do update set rc = excluded.rc, name = coalesce(excluded.name, account.name)
-         returning {ACCOUNT_COLUMNS}"
-    )
-}
-
-fn endpoint_from_name(name: &str) -> Option<Endpoint> {
-    use Endpoint::{Accounts, AgentSummary, AutoSummary, Login, Metadata, Transcript};
-    [Login, Accounts, Metadata, Transcript, AgentSummary, AutoSummary]
-        .into_iter()
-        .find(|endpoint| endpoint.name() == name)
 }
 
 fn artifact_of_endpoint(endpoint: Endpoint) -> Option<crate::model::Artifact> {

@@ -7,7 +7,6 @@
 mod audit_rows;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 pub use audit_rows::{
     ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, DeletionTally, OpenQuarantineRow,
@@ -15,11 +14,11 @@ pub use audit_rows::{
 };
 
 use super::ingest::{segment_id_digest, utc_day};
-use super::sql::SqliteTx;
+use super::sql::{SqliteTx, count};
 use super::timeout_connection::TimeoutConnection;
-use super::{Db, DbError, ExportRange, Item, Row, Stmt, Tx, sql};
+use super::{AccountKey, Db, DbError, ExportRange, Stmt, Tx, sql};
 use crate::clock::Time;
-use crate::model::{AccountId, Artifact, ItemState, TimeRange};
+use crate::model::{Artifact, TimeRange};
 
 /// Segments read per page.
 const SEGMENTS_PER_PAGE: usize = 5000;
@@ -39,9 +38,6 @@ pub struct Snapshot(pub(super) Tx);
 
 impl Db {
     /// Begins a snapshot. It blocks no writer.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn snapshot(&self) -> Result<Snapshot, DbError> {
         Ok(Snapshot(match self {
             // A deferred transaction that only reads sees the file as of its first statement.
@@ -56,9 +52,8 @@ impl Db {
 
 /// Binds the three parameters of [`IN_RANGE`]: account, start and end.
 fn bind_range(stmt: Stmt, range: ExportRange) -> Stmt {
-    // A segment without an end time is only in the unbounded range.
-    let from = range.from.unwrap_or(if range.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE });
-    stmt.bind(range.account.unwrap_or(-1)).bind(from).bind(range.to.unwrap_or(Time(i64::MAX)))
+    let (account, from, to) = range.bounds();
+    stmt.bind(account).bind(from).bind(to)
 }
 
 /// The condition on segments whose parameters [`bind_range`] binds.
@@ -67,91 +62,56 @@ const IN_RANGE: &str = "($1 = -1 or s.account = $1) and s.ended >= $2 and s.ende
 impl Snapshot {
     /// All accounts, by sub-account id.
     pub async fn accounts(&mut self) -> Result<Vec<AuditedAccount>, DbError> {
-        let rows =
-            self.0.all(sql("select id, rc, sub, name, live_start, missing_since from account order by sub")).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(AuditedAccount {
-                    key: row.int(0)?,
-                    id: AccountId::new(row.text(1)?, row.text(2)?),
-                    name: row.maybe_text(3)?,
-                    live_start: row.maybe_time(4)?,
-                    missing_since: row.maybe_time(5)?,
-                })
-            })
-            .collect()
+        let stmt = sql("select id as key, rc, sub, name, live_start, missing_since from account order by sub");
+        self.0.all(stmt).await
     }
 
     /// The coverage of each purpose, by account, purpose and time.
-    pub async fn coverage_rows(&mut self, account: Option<i64>) -> Result<Vec<CoverageAuditRow>, DbError> {
+    pub async fn coverage_rows(&mut self, account: Option<AccountKey>) -> Result<Vec<CoverageAuditRow>, DbError> {
         let stmt = sql("select account, pass, from_ms, to_ms, reads, first_read, last_read from coverage
              where ($1 = -1 or account = $1) order by account, pass, from_ms");
-        let rows = self.0.all(stmt.bind(account.unwrap_or(-1))).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(CoverageAuditRow {
-                    account: row.int(0)?,
-                    purpose: row.text(1)?,
-                    range: TimeRange { from: row.time(2)?, to: row.time(3)? },
-                    reads: row.count(4)?,
-                    first: row.time(5)?,
-                    last: row.time(6)?,
-                })
-            })
-            .collect()
+        self.0.all(stmt.bind(account.unwrap_or(AccountKey::ALL))).await
     }
 
     /// The logged window reads of an account that overlap `range`, in order.
-    pub async fn window_reads(&mut self, account: i64, range: ExportRange) -> Result<Vec<WindowReadRow>, DbError> {
-        let stmt = sql("select at, took, lane, from_ms, to_ms, announced, added, changed, flipped, aside from reading
-             where account = $1 and to_ms > $2 and from_ms < $3 order by nth");
-        let rows = self.0.all(bind_range(stmt, ExportRange { account: Some(account), ..range })).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(WindowReadRow {
-                    account,
-                    at: row.time(0)?,
-                    duration: Duration::from_millis(row.count(1)?),
-                    lane: row.text(2)?,
-                    range: TimeRange { from: row.time(3)?, to: row.time(4)? },
-                    announced: row.count(5)?,
-                    added: row.count(6)?,
-                    changed: row.count(7)?,
-                    flipped: row.count(8)?,
-                    quarantined: row.count(9)?,
-                })
-            })
-            .collect()
+    pub async fn window_reads(
+        &mut self,
+        account: AccountKey,
+        range: ExportRange,
+    ) -> Result<Vec<WindowReadRow>, DbError> {
+        let stmt = sql(
+            "select account, at, took, lane, from_ms, to_ms, announced, added, changed, flipped, aside from reading
+             where account = $1 and to_ms > $2 and from_ms < $3 order by nth",
+        );
+        self.0.all(bind_range(stmt, ExportRange { account: Some(account), ..range })).await
     }
 
     /// Open backfills: key of the account, key of the backfill, range.
-    pub async fn open_backfills(&mut self) -> Result<Vec<(i64, i64, TimeRange)>, DbError> {
+    pub async fn open_backfills(&mut self) -> Result<Vec<(AccountKey, i64, TimeRange)>, DbError> {
         let stmt = sql("select account, id, from_ms, to_ms from backfill where finished is null order by account, id");
-        let rows = self.0.all(stmt).await?;
-        rows.iter()
-            .map(|row| Ok((row.int(0)?, row.int(1)?, TimeRange { from: row.time(2)?, to: row.time(3)? })))
-            .collect()
+        let rows: Vec<(AccountKey, i64, Time, Time)> = self.0.all(stmt).await?;
+        Ok(rows.into_iter().map(|(account, id, from, to)| (account, id, TimeRange { from, to })).collect())
     }
 
     /// By account: segments in the range, and how many of them have a transcript.
-    pub async fn segment_counts(&mut self, range: ExportRange) -> Result<BTreeMap<i64, (u64, u64)>, DbError> {
+    pub async fn segment_counts(&mut self, range: ExportRange) -> Result<BTreeMap<AccountKey, (u64, u64)>, DbError> {
         let stmt = Stmt::built(format!(
             "select s.account, count(*), count(*) filter (where s.has_transcript = 1) from segment s where {IN_RANGE} group by s.account"
         ));
-        let rows = self.0.all(bind_range(stmt, range)).await?;
-        rows.iter().map(|row| Ok((row.int(0)?, (row.count(1)?, row.count(2)?)))).collect()
+        self.counts_by_account(bind_range(stmt, range)).await
     }
 
     /// The outcome of the segments' artifacts in the range, by account and artifact.
     pub async fn artifact_tallies(
         &mut self,
         range: ExportRange,
-    ) -> Result<BTreeMap<(i64, Artifact), ArtifactTally>, DbError> {
+    ) -> Result<BTreeMap<(AccountKey, Artifact), ArtifactTally>, DbError> {
         let mut tallies = BTreeMap::new();
         for artifact in Artifact::ALL {
-            let rows = self.0.all(bind_range(Stmt::built(tally_sql(artifact)), range)).await?;
-            for row in &rows {
-                tallies.insert((row.int(0)?, artifact), tally_from_row(row)?);
+            let stmt = bind_range(Stmt::built(format!("{TALLY} where {IN_RANGE} group by s.account")), range);
+            let stmt = stmt.bind(artifact.code()).bind(1_i64 << artifact.code());
+            for of in self.0.all::<AccountTally>(stmt).await? {
+                tallies.insert((of.account, artifact), of.tally);
             }
         }
         Ok(tallies)
@@ -161,112 +121,74 @@ impl Snapshot {
     /// and frequent groups first.
     pub async fn unfinished_items(&mut self, range: ExportRange) -> Result<Vec<UnfinishedItemsRow>, DbError> {
         let stmt = Stmt::built(format!(
-            "select w.account, w.item, w.state, w.status, w.reason, w.many, w.due from
+            "select w.item, w.account, w.state, w.status, w.reason, w.many, w.due from
              (select w.account, w.artifact, min(w.item) as item, w.state, w.status, w.reason, count(*) as many, min(w.due) as due
               from work w join segment s on s.id = w.segment where w.visit = 0 and {IN_RANGE}
               group by w.account, w.artifact, w.state, w.status, w.reason) w
-             order by w.state desc, w.many desc, w.item limit {MAX_ROWS_LISTED}"
+             order by w.state desc, w.many desc, w.item limit $4"
         ));
-        let mut groups = Vec::new();
-        for row in self.0.all(bind_range(stmt, range)).await? {
-            let item = Item(row.int(1)?);
-            groups.push(UnfinishedItemsRow {
-                account: row.int(0)?,
-                artifact: item.require_artifact("work.item")?,
-                state: row.code(2, ("work.state", item.0), ItemState::from_code)?,
-                status: row.maybe_int(3)?,
-                reason: row.maybe_text(4)?,
-                count: row.count(5)?,
-                due: row.time(6)?,
-            });
-        }
-        Ok(groups)
+        self.0.all(bind_range(stmt, range).bind(MAX_ROWS_LISTED)).await
     }
 
     /// Items in the range that are no longer worked on, the most severe first; at most
     /// `MAX_ROWS_LISTED`.
     pub async fn closed_items(&mut self, range: ExportRange) -> Result<Vec<ClosedItemRow>, DbError> {
         let stmt = Stmt::built(format!(
-            "select w.account, w.item, s.segment_id, s.ended, w.state, w.tries, w.status, w.reason
+            "select w.item, w.account, s.segment_id, s.ended, w.state, w.tries, w.status, w.reason
              from work w join segment s on s.id = w.segment
              where w.visit = 0 and w.state <> 0 and {IN_RANGE}
-             order by case w.state when 2 then 0 when 1 then 1 else 2 end, s.ended, w.item limit {MAX_ROWS_LISTED}"
+             order by case w.state when 2 then 0 when 1 then 1 else 2 end, s.ended, w.item limit $4"
         ));
-        let mut items = Vec::new();
-        for row in self.0.all(bind_range(stmt, range)).await? {
-            let item = Item(row.int(1)?);
-            items.push(ClosedItemRow {
-                account: row.int(0)?,
-                artifact: item.require_artifact("work.item")?,
-                segment_id: row.text(2)?,
-                ended: row.time(3)?,
-                state: row.code(4, ("work.state", item.0), ItemState::from_code)?,
-                tries: row.count(5)?,
-                status: row.maybe_int(6)?,
-                reason: row.maybe_text(7)?,
-            });
-        }
-        Ok(items)
+        self.0.all(bind_range(stmt, range).bind(MAX_ROWS_LISTED)).await
     }
 
     /// Quarantined records whose range overlaps the range, by account: unresolved ones and resolved
     /// ones.
-    pub async fn quarantine_counts(&mut self, range: ExportRange) -> Result<BTreeMap<i64, (u64, u64)>, DbError> {
+    pub async fn quarantine_counts(&mut self, range: ExportRange) -> Result<BTreeMap<AccountKey, (u64, u64)>, DbError> {
         let stmt = sql(
             "select account, count(*) filter (where resolved is null), count(*) filter (where resolved is not null)
              from aside where ($1 = -1 or account = $1) and to_ms > $2 and from_ms < $3 group by account",
         );
-        let rows = self.0.all(bind_range(stmt, range)).await?;
-        rows.iter().map(|row| Ok((row.int(0)?, (row.count(1)?, row.count(2)?)))).collect()
+        self.counts_by_account(bind_range(stmt, range)).await
     }
 
     /// Unresolved quarantined records whose range overlaps the range, without their text; at most
     /// `MAX_ROWS_LISTED`.
     pub async fn open_quarantine(&mut self, range: ExportRange) -> Result<Vec<OpenQuarantineRow>, DbError> {
-        let stmt = Stmt::built(format!(
-            "select account, segment_id, reason, first_seen, times, from_ms, to_ms, due from aside
+        let stmt = sql("select account, segment_id, reason, first_seen, times, from_ms, to_ms, due from aside
              where ($1 = -1 or account = $1) and to_ms > $2 and from_ms < $3 and resolved is null
-             order by account, first_seen limit {MAX_ROWS_LISTED}"
-        ));
-        let rows = self.0.all(bind_range(stmt, range)).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(OpenQuarantineRow {
-                    account: row.int(0)?,
-                    segment_id: row.maybe_text(1)?,
-                    reason: row.text(2)?,
-                    first_seen: row.time(3)?,
-                    times: row.count(4)?,
-                    range: TimeRange { from: row.time(5)?, to: row.time(6)? },
-                    due: row.time(7)?,
-                })
-            })
-            .collect()
+             order by account, first_seen limit $4");
+        self.0.all(bind_range(stmt, range).bind(MAX_ROWS_LISTED)).await
     }
 
     /// The latency histogram: account, kind, bucket (binary logarithm of the seconds), count.
-    pub async fn lateness(&mut self, account: Option<i64>) -> Result<Vec<(i64, String, i64, u64)>, DbError> {
+    pub async fn lateness(
+        &mut self,
+        account: Option<AccountKey>,
+    ) -> Result<Vec<(AccountKey, String, i64, u64)>, DbError> {
         let stmt = sql(
             "select account, kind, bucket, count from lateness where ($1 = -1 or account = $1) order by account, kind, bucket",
         );
-        let rows = self.0.all(stmt.bind(account.unwrap_or(-1))).await?;
-        rows.iter().map(|row| Ok((row.int(0)?, row.text(1)?, row.int(2)?, row.count(3)?))).collect()
+        let rows: Vec<(AccountKey, String, i64, i64)> =
+            self.0.all(stmt.bind(account.unwrap_or(AccountKey::ALL))).await?;
+        Ok(rows.into_iter().map(|(account, kind, bucket, many)| (account, kind, bucket, count(many))).collect())
     }
 
     /// For each UTC day that overlaps the range: the digest of announced and of stored segments.
     /// Reads all segments of those days.
     pub async fn daily_digests(&mut self, range: ExportRange) -> Result<Vec<DailyDigestRow>, DbError> {
         let whole = widen_to_days(range);
-        let mut days: BTreeMap<(i64, i64), (SegmentSetDigest, SegmentSetDigest)> = BTreeMap::new();
+        let mut days: BTreeMap<(AccountKey, i64), (SegmentSetDigest, SegmentSetDigest)> = BTreeMap::new();
         let stmt =
             sql("select account, day, segments, digest_high, digest_low from announced where ($1 = -1 or account = $1)
              and day >= $2 and day < $3");
-        let stmt = stmt.bind(whole.account.unwrap_or(-1)).bind(whole.from.map_or(i64::MIN, utc_day));
+        let stmt = stmt.bind(whole.account.unwrap_or(AccountKey::ALL)).bind(whole.from.map_or(i64::MIN, utc_day));
         let stmt = stmt.bind(whole.to.map_or(i64::MAX, utc_day));
-        for row in self.0.all(stmt).await? {
-            let announced =
-                SegmentSetDigest { segments: row.int(2)?, digest_high: row.int(3)?, digest_low: row.int(4)? };
-            days.entry((row.int(0)?, row.int(1)?)).or_default().0 = announced;
+        for (account, day, segments, digest_high, digest_low) in
+            self.0.all::<(AccountKey, i64, i64, i64, i64)>(stmt).await?
+        {
+            let announced = SegmentSetDigest { segments, digest_high, digest_low };
+            days.entry((account, day)).or_default().0 = announced;
         }
         self.visit_segments(whole, |account, day, (high, low)| {
             let stored = &mut days.entry((account, day)).or_default().1;
@@ -284,7 +206,7 @@ impl Snapshot {
     }
 
     /// Deleted segments of the UTC days that overlap the range, by account.
-    pub async fn deletions(&mut self, range: ExportRange) -> Result<BTreeMap<i64, DeletionTally>, DbError> {
+    pub async fn deletions(&mut self, range: ExportRange) -> Result<BTreeMap<AccountKey, DeletionTally>, DbError> {
         let whole = widen_to_days(range);
         let (from, to) = (whole.from.map_or(i64::MIN, utc_day), whole.to.map_or(i64::MAX, utc_day));
         // Segments without an end time are only in the unbounded range.
@@ -292,25 +214,28 @@ impl Snapshot {
         let stmt = sql("select account, kind, cast(sum(segments) as bigint), cast(sum(transcripts) as bigint),
              cast(sum(agent_summaries) as bigint), cast(sum(auto_summaries) as bigint) from erased
              where ($1 = -1 or account = $1) and day >= $2 and day < $3 group by account, kind");
-        let mut deletions: BTreeMap<i64, DeletionTally> = BTreeMap::new();
-        for row in self.0.all(stmt.bind(whole.account.unwrap_or(-1)).bind(from).bind(to)).await? {
-            let tally = deletions.entry(row.int(0)?).or_default();
-            match row.int(1)? {
-                0 => tally.erased += row.count(2)?,
-                _ => tally.expired += row.count(2)?,
-            }
-            for (requested, index) in tally.requested.iter_mut().zip(3..) {
-                *requested += row.count(index)?;
+        let mut deletions: BTreeMap<AccountKey, DeletionTally> = BTreeMap::new();
+        let stmt = stmt.bind(whole.account.unwrap_or(AccountKey::ALL)).bind(from).bind(to);
+        for (account, kind, segments, a, b, c) in self.0.all::<(AccountKey, i64, i64, i64, i64, i64)>(stmt).await? {
+            let tally = deletions.entry(account).or_default();
+            *if kind == 0 { &mut tally.erased } else { &mut tally.expired } += count(segments);
+            for (sum, requested) in tally.requested.iter_mut().zip([a, b, c]) {
+                *sum += count(requested);
             }
         }
         Ok(deletions)
     }
 
     /// Calls `each` for every segment in the range: account, day, digest of its id.
+    async fn counts_by_account(&mut self, stmt: Stmt) -> Result<BTreeMap<AccountKey, (u64, u64)>, DbError> {
+        let rows: Vec<(AccountKey, i64, i64)> = self.0.all(stmt).await?;
+        Ok(rows.into_iter().map(|(account, one, other)| (account, (count(one), count(other)))).collect())
+    }
+
     async fn visit_segments(
         &mut self,
         range: ExportRange,
-        mut each: impl FnMut(i64, i64, (i64, i64)),
+        mut each: impl FnMut(AccountKey, i64, (i64, i64)),
     ) -> Result<(), DbError> {
         // The unbounded range is read in key order, a bounded one by the index on the end time.
         let order = if range.from.is_none() && range.to.is_none() { "s.id" } else { "s.ended, s.id" };
@@ -319,13 +244,13 @@ impl Snapshot {
         let mut last = (Time::NONE, i64::MIN);
         loop {
             let stmt = Stmt::built(format!(
-                "select s.id, s.account, s.ended, s.segment_id from segment s where {IN_RANGE} and {after} order by {order} limit {SEGMENTS_PER_PAGE}"
+                "select s.id, s.account, s.ended, s.segment_id from segment s where {IN_RANGE} and {after} order by {order} limit $6"
             ));
-            let rows = self.0.all(bind_range(stmt, range).bind(last.0).bind(last.1)).await?;
-            for row in &rows {
-                let ended = row.time(2)?;
-                each(row.int(1)?, utc_day(ended), segment_id_digest(&row.text(3)?));
-                last = (ended, row.int(0)?);
+            let stmt = bind_range(stmt, range).bind(last.0).bind(last.1).bind(SEGMENTS_PER_PAGE);
+            let rows: Vec<(i64, AccountKey, Time, String)> = self.0.all(stmt).await?;
+            for (key, account, ended, segment_id) in &rows {
+                each(*account, utc_day(*ended), segment_id_digest(segment_id));
+                last = (*ended, *key);
             }
             if rows.len() < SEGMENTS_PER_PAGE {
                 return Ok(());
@@ -344,46 +269,32 @@ fn widen_to_days(range: ExportRange) -> ExportRange {
     }
 }
 
-/// The newest version counts. A second version exists only if it is a text. So a text is stored if
-/// version 1 is one, or if version 2 exists.
-fn tally_sql(artifact: Artifact) -> String {
-    let code = artifact.code();
-    let bit = 1 << code;
-    format!(
-        "select s.account,
-         count(*) filter (where (s.asked & {bit}) <> 0),
-         count(*) filter (where f.outcome = 0 or g.item is not null),
-         count(*) filter (where f.outcome = 1 and g.item is null),
-         count(*) filter (where f.item is null and w.state = 0),
-         count(*) filter (where f.item is null and w.state = 1),
-         count(*) filter (where f.item is null and w.state = 2),
-         count(*) filter (where f.item is null and w.state = 3),
-         count(*) filter (where (s.asked & {bit}) <> 0 and f.item is null and w.item is null),
-         count(*) filter (where (f.item is not null and w.item is not null)
-                          or ((s.asked & {bit}) = 0 and (f.item is not null or w.item is not null))),
-         min(case when f.item is null and w.state = 0 then w.due end)
-         from segment s
-         left join artifact f on f.item = s.id * 4 + {code} and f.version = 1
-         left join artifact g on g.item = s.id * 4 + {code} and g.version = 2
-         left join work w on w.item = s.id * 4 + {code} and w.visit = 0
-         where {IN_RANGE} group by s.account"
-    )
+#[derive(sqlx::FromRow)]
+struct AccountTally {
+    account: AccountKey,
+    #[sqlx(flatten)]
+    tally: ArtifactTally,
 }
 
-fn tally_from_row(row: &Row) -> Result<ArtifactTally, DbError> {
-    Ok(ArtifactTally {
-        requested: row.count(1)?,
-        stored: row.count(2)?,
-        not_populated: row.count(3)?,
-        pending: row.count(4)?,
-        unavailable: row.count(5)?,
-        failed: row.count(6)?,
-        discarded: row.count(7)?,
-        lost: row.count(8)?,
-        stray: row.count(9)?,
-        next_due: row.maybe_time(10)?,
-    })
-}
+/// Tallies an artifact whose code and bit are the parameters after those of [`IN_RANGE`]. The newest
+/// version counts. A second version exists only if it is a text. So a text is stored if version 1
+/// is one, or if version 2 exists.
+const TALLY: &str = "select s.account,
+    count(*) filter (where (s.asked & $5) <> 0) as requested,
+    count(*) filter (where f.outcome = 0 or g.item is not null) as stored,
+    count(*) filter (where f.outcome = 1 and g.item is null) as not_populated,
+    count(*) filter (where f.item is null and w.state = 0) as pending,
+    count(*) filter (where f.item is null and w.state = 1) as unavailable,
+    count(*) filter (where f.item is null and w.state = 2) as failed,
+    count(*) filter (where f.item is null and w.state = 3) as discarded,
+    count(*) filter (where (s.asked & $5) <> 0 and f.item is null and w.item is null) as lost,
+    count(*) filter (where (f.item is not null and w.item is not null)
+                     or ((s.asked & $5) = 0 and (f.item is not null or w.item is not null))) as stray,
+    min(case when f.item is null and w.state = 0 then w.due end) as next_due
+    from segment s
+    left join artifact f on f.item = s.id * 4 + $4 and f.version = 1
+    left join artifact g on g.item = s.id * 4 + $4 and g.version = 2
+    left join work w on w.item = s.id * 4 + $4 and w.visit = 0";
 
 #[cfg(test)]
 mod tests;

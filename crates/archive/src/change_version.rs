@@ -11,7 +11,6 @@ impl Db {
 
     /// The current change version. A running daemon polls it.
     pub async fn change_version(&self) -> Result<i64, DbError> {
-        let row = self.first(sql("select rings from bell where id = 1")).await?;
-        Ok(row.map(|row| row.int(0)).transpose()?.unwrap_or_default())
+        Ok(self.value(sql("select rings from bell where id = 1")).await?.unwrap_or_default())
     }
 }

@@ -8,16 +8,14 @@
 
 mod reschedule;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use bytes::Bytes;
 use rand::Rng as _;
 use sha2::{Digest, Sha256};
 
-use super::{
-    Arg, Claim, Db, DbError, Item, MAX_ROWS_PER_STATEMENT, PackedBody, Stmt, Tx, ingest::LatencyHistogram, item,
-};
+use super::{AccountKey, Arg, Claim, Db, DbError, Item, PackedBody, Stmt, Tx, ingest::LatencyHistogram, item};
 use crate::charset::Charset;
 use crate::clock::Time;
 use crate::failpoint::{self, Failpoint};
@@ -138,11 +136,14 @@ impl JobOutcome {
 }
 
 /// An account's feed and chain head: as read at first, then updated with each appended entry.
+#[derive(sqlx::FromRow)]
 struct AccountFeedState {
+    account: AccountKey,
     epoch: i64,
     sub: String,
     feed: i64,
-    head: Vec<u8>,
+    /// `None` before the chain's first entry.
+    chain: Option<Vec<u8>>,
 }
 
 /// What a batch adds to an account: feed entries, and items answered for the first time.
@@ -152,7 +153,9 @@ struct AccountDelta {
     done: i64,
 }
 
+#[derive(sqlx::FromRow)]
 struct NewestVersion {
+    item: Item,
     version: i64,
     sha256: Vec<u8>,
     outcome: i64,
@@ -203,48 +206,29 @@ impl Tx {
     /// Reads and locks the batch's accounts until the transaction ends. They are locked in key
     /// order, and with a write lock from the start: upgrading a shared lock would deadlock with
     /// other transactions that do the same.
-    async fn lock_feed_states(&mut self, batch: &[CompletedJob]) -> Result<HashMap<i64, AccountFeedState>, DbError> {
-        let mut accounts: Vec<i64> = batch.iter().map(|job| job.claim.lease.account).collect();
-        accounts.sort_unstable();
-        accounts.dedup();
-        let tail = self.for_no_key_update_clause();
-        let mut feed_states = HashMap::with_capacity(accounts.len());
-        for part in accounts.chunks(MAX_ROWS_PER_STATEMENT) {
-            let head = "select id, epoch, sub, feed, chain from account where id in ";
-            let stmt = Stmt::list(head, Vec::new(), part.iter().copied(), tail);
-            for row in self.all(stmt).await? {
-                let head = row.maybe_bytes(4)?.unwrap_or(GENESIS_HASH.to_vec());
-                feed_states.insert(
-                    row.int(0)?,
-                    AccountFeedState { epoch: row.int(1)?, sub: row.text(2)?, feed: row.int(3)?, head },
-                );
-            }
-        }
-        Ok(feed_states)
+    async fn lock_feed_states(
+        &mut self,
+        batch: &[CompletedJob],
+    ) -> Result<HashMap<AccountKey, AccountFeedState>, DbError> {
+        let accounts: BTreeSet<AccountKey> = batch.iter().map(|job| job.claim.lease.account).collect();
+        let head = "select id as account, epoch, sub, feed, chain from account where id in ";
+        let stmt = Stmt::list(head, Vec::new(), accounts, self.for_no_key_update_clause());
+        Ok(self.all(stmt).await?.into_iter().map(|state: AccountFeedState| (state.account, state)).collect())
     }
 
     /// Deletes the work rows of these claims, but not a later refresh of the same item: a batch may
     /// come again if its commit was reported as failed.
     async fn delete_work(&mut self, jobs: &[&CompletedJob]) -> Result<HashSet<Item>, DbError> {
-        let mut by_visit: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
+        let mut by_visit: BTreeMap<u32, Vec<Item>> = BTreeMap::new();
         for job in jobs {
-            by_visit.entry(job.claim.visit).or_default().push(job.claim.item.0);
+            by_visit.entry(job.claim.visit).or_default().push(job.claim.item);
         }
         let mut removed = HashSet::with_capacity(jobs.len());
         for (visit, items) in by_visit {
-            for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
-                // An item that an operator discarded stays discarded, also if a late result
-                // arrives.
-                let stmt = Stmt::list(
-                    "delete from work where visit = $1 and item in ",
-                    vec![visit.into()],
-                    part.iter().copied(),
-                    " and state = 0 returning item",
-                );
-                for row in self.all(stmt).await? {
-                    removed.insert(Item(row.int(0)?));
-                }
-            }
+            // An item that an operator discarded stays discarded, also if a late result arrives.
+            let head = "delete from work where visit = $1 and item in ";
+            let stmt = Stmt::list(head, vec![visit.into()], items, " and state = 0 returning item");
+            removed.extend(self.values::<Item>(stmt).await?);
         }
         Ok(removed)
     }
@@ -252,11 +236,11 @@ impl Tx {
     async fn store_artifacts(
         &mut self,
         accepted: &[&CompletedJob],
-        feed_states: &mut HashMap<i64, AccountFeedState>,
+        feed_states: &mut HashMap<AccountKey, AccountFeedState>,
     ) -> Result<(), DbError> {
         let held = self.newest_versions(accepted.iter().filter(|job| job.claim.visit > 0)).await?;
         let mut new_versions: Vec<(&CompletedJob, i64)> = Vec::with_capacity(accepted.len());
-        let mut deltas: BTreeMap<i64, AccountDelta> = BTreeMap::new();
+        let mut deltas: BTreeMap<AccountKey, AccountDelta> = BTreeMap::new();
         let mut latencies = LatencyHistogram::default();
         for &job in accepted {
             let claim = &job.claim;
@@ -281,7 +265,7 @@ impl Tx {
             .collect();
         self.advance_feeds(&deltas, feed_states).await?;
         const HEAD: &str = "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, salt, codec, body) values ";
-        self.run_rows(HEAD, rows, "").await?;
+        self.run(Stmt::rows(HEAD, rows, "")).await?;
         self.add_latencies(latencies).await
     }
 
@@ -289,48 +273,36 @@ impl Tx {
         &mut self,
         refreshed: impl Iterator<Item = &'a &'a CompletedJob>,
     ) -> Result<HashMap<Item, NewestVersion>, DbError> {
-        let items: Vec<i64> = refreshed.map(|job| job.claim.item.0).collect();
-        let mut held: HashMap<Item, NewestVersion> = HashMap::with_capacity(items.len());
-        for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt = Stmt::list(
-                "select item, version, sha256, outcome from artifact where item in ",
-                Vec::new(),
-                part.iter().copied(),
-                " order by item, version",
-            );
-            for row in self.all(stmt).await? {
-                held.insert(
-                    Item(row.int(0)?),
-                    NewestVersion { version: row.int(1)?, sha256: row.bytes(2)?, outcome: row.int(3)? },
-                );
-            }
-        }
-        Ok(held)
+        let items = refreshed.map(|job| job.claim.item);
+        let head = "select item, version, sha256, outcome from artifact where item in ";
+        let versions = self.all(Stmt::list(head, Vec::new(), items, " order by item, version")).await?;
+        Ok(versions.into_iter().map(|version: NewestVersion| (version.item, version)).collect())
     }
 
     /// Advances each account's feed and chain past its new entries, and its count of finished
     /// items.
     async fn advance_feeds(
         &mut self,
-        deltas: &BTreeMap<i64, AccountDelta>,
-        feed_states: &HashMap<i64, AccountFeedState>,
+        deltas: &BTreeMap<AccountKey, AccountDelta>,
+        feed_states: &HashMap<AccountKey, AccountFeedState>,
     ) -> Result<(), DbError> {
         let rows: Vec<Vec<Arg>> = deltas
             .iter()
             .map(|(account, delta)| {
                 // Without an entry the head stays null: the chain has not begun.
                 let state = feed_states.get(account).filter(|_| delta.entries > 0);
-                let head = Arg::Bytes(state.map(|state| state.head.clone().into()));
-                vec![(*account).into(), delta.entries.into(), delta.done.into(), head]
+                let head = state.and_then(|state| state.chain.clone());
+                vec![(*account).into(), delta.entries.into(), delta.done.into(), head.into()]
             })
             .collect();
-        self.run_rows(
+        self.run(Stmt::rows(
             "with v (id, entries, finished, chain) as (values ",
             rows,
             ") update account set feed = feed + v.entries, done = done + v.finished, chain = coalesce(v.chain, account.chain)
              from v where account.id = v.id",
-        )
-        .await.map(drop)
+        ))
+        .await
+        .map(drop)
     }
 
     async fn schedule_refreshes(&mut self, accepted: &[&CompletedJob]) -> Result<(), DbError> {
@@ -340,7 +312,7 @@ impl Tx {
                 let JobOutcome::Answered { refresh_at: Some(due), .. } = &job.outcome else { return None };
                 let claim = &job.claim;
                 Some(vec![
-                    Arg::from(claim.item.0),
+                    Arg::from(claim.item),
                     claim.item.segment().into(),
                     claim.artifact.code().into(),
                     claim.lease.account.into(),
@@ -352,11 +324,11 @@ impl Tx {
                 ])
             })
             .collect();
-        self.run_rows(
+        self.run(Stmt::rows(
             "insert into work (item, segment, artifact, account, lane, state, due, created, visit) values ",
             rows,
             " on conflict (item) do nothing",
-        )
+        ))
         .await
         .map(drop)
     }
@@ -379,17 +351,17 @@ impl AccountFeedState {
             size: i64::try_from(*size).unwrap_or(i64::MAX),
             sha256,
         };
-        self.head = link(&self.head, &entry.leaf()).to_vec();
+        self.chain = Some(link(self.chain.as_deref().unwrap_or(&GENESIS_HASH), &entry.leaf()).to_vec());
         Some(vec![
-            job.claim.item.0.into(),
+            job.claim.item.into(),
             version.into(),
             job.claim.lease.account.into(),
             entry.feed.into(),
             entry.outcome.into(),
             entry.fetched.into(),
             entry.size.into(),
-            sha256.to_vec().into(),
-            salt.to_vec().into(),
+            sha256.as_slice().into(),
+            salt.as_slice().into(),
             packed.codec.into(),
             packed.body.clone().into(),
         ])

@@ -8,9 +8,11 @@
 use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
 
 use super::sql::SqliteTx;
-use super::{Db, DbError, DbFault, OpenMode, Row, Stmt, Tx, sql};
+use super::{Db, DbError, DbFault, OpenMode, Stmt, Tx, sql};
 use crate::clock::Time;
 
 /// Tables of the full-text index and its progress. They are not copied.
@@ -175,12 +177,12 @@ async fn copy_table(
     table: &CopyTable,
     on_progress: &(dyn Fn(u64) + Sync),
 ) -> Result<u64, DbError> {
-    let Tx::Postgres(to) = to else { return Err(unsupported_direction()) };
+    let (Tx::Sqlite(from), Tx::Postgres(to)) = (from, to) else { return Err(unsupported_direction()) };
     let columns: Vec<String> = table.columns.iter().map(|column| quote_name(&column.name)).collect();
     let (name, columns) = (quote_name(&table.name), columns.join(", "));
     let mut copy =
         to.raw_connection().copy_in_raw(&format!("copy {name} ({columns}) from stdin (format binary)")).await?;
-    let mut rows = from.stream(Stmt::built(format!("select {columns} from {name}")))?;
+    let mut rows = from.stream(Stmt::built(format!("select {columns} from {name}")).sqlite()?);
     let mut buffer = PGCOPY_HEADER.to_vec();
     let (mut unreported, mut replaced_texts) = (0, 0);
     while let Some(row) = rows.try_next().await? {
@@ -200,17 +202,18 @@ async fn copy_table(
 }
 
 /// Writes a row in the binary `COPY` format; returns in how many of its texts NUL was replaced.
-fn encode_row(row: &Row, columns: &[CopyColumn], out: &mut Vec<u8>) -> Result<u64, DbError> {
+fn encode_row(row: &SqliteRow, columns: &[CopyColumn], out: &mut Vec<u8>) -> Result<u64, DbError> {
     let mut replaced_texts = 0;
     out.extend_from_slice(&i16::try_from(columns.len()).unwrap_or(i16::MAX).to_be_bytes());
     for (index, column) in columns.iter().enumerate() {
         match column.column_type {
-            ColumnType::Int => {
-                write_field(out, row.maybe_int(index)?.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice))
-            }
-            ColumnType::Bytes => write_field(out, row.maybe_bytes(index)?.as_deref()),
+            ColumnType::Int => write_field(
+                out,
+                row.try_get::<Option<i64>, _>(index)?.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice),
+            ),
+            ColumnType::Bytes => write_field(out, row.try_get::<Option<&[u8]>, _>(index)?),
             ColumnType::Text => {
-                let mut text = row.maybe_text(index)?;
+                let mut text: Option<String> = row.try_get(index)?;
                 if let Some(stored) = text.as_mut().filter(|text| text.contains('\0')) {
                     *stored = stored.replace('\0', "\u{fffd}");
                     replaced_texts += 1;
@@ -251,15 +254,13 @@ impl Tx {
     async fn sqlite_tables(&mut self) -> Result<Vec<String>, DbError> {
         let stmt = sql("select s.name from sqlite_master s join pragma_table_list l on l.name = s.name
              where l.schema = 'main' and l.type = 'table' and s.type = 'table' order by s.rowid");
-        let rows = self.all(stmt).await?;
-        let mut names = rows.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
+        let mut names: Vec<String> = self.values(stmt).await?;
         names.retain(|name| !["sqlite_", "_sqlx", INDEX_TABLE_PREFIX].iter().any(|other| name.starts_with(other)));
         Ok(names)
     }
 
     async fn sqlite_columns(&mut self, table: &str) -> Result<Vec<String>, DbError> {
-        let rows = self.all(sql("select name from pragma_table_info($1) order by cid").bind(table)).await?;
-        rows.iter().map(|row| row.text(0)).collect()
+        self.values(sql("select name from pragma_table_info($1) order by cid").bind(table)).await
     }
 
     /// A table's columns with their types, and its generated column.
@@ -268,18 +269,17 @@ impl Tx {
              cast(case when is_identity = 'YES' then 1 else 0 end as bigint) from information_schema.columns
              where table_schema = current_schema() and table_name = $1 and is_generated = 'NEVER'");
         let (mut columns, mut identity) = (BTreeMap::new(), None);
-        for row in self.all(stmt.bind(table)).await? {
-            if row.flag(2)? {
-                identity = Some(row.text(0)?);
+        for (name, data_type, is_identity) in self.all::<(String, String, i64)>(stmt.bind(table)).await? {
+            if is_identity != 0 {
+                identity = Some(name.clone());
             }
-            columns.insert(row.text(0)?, row.text(1)?);
+            columns.insert(name, data_type);
         }
         Ok((columns, identity))
     }
 
     async fn count_rows(&mut self, table: &str) -> Result<u64, DbError> {
-        let row = self.first(Stmt::built(format!("select count(*) from {}", quote_name(table)))).await?;
-        row.map_or(Ok(0), |row| row.count(0))
+        self.count(Stmt::built(format!("select count(*) from {}", quote_name(table)))).await
     }
 
     /// The highest key that this table ever assigned, also to a deleted row; 0 where it is not
@@ -288,7 +288,7 @@ impl Tx {
         let stmt =
             sql("select coalesce(max(number), 0) from (select seq as number from sqlite_sequence where name = $1
              union all select cast(value as integer) from meta where key = $1 || '.newest')");
-        self.first(stmt.bind(table)).await?.map_or(Ok(0), |row| row.int(0))
+        Ok(self.value(stmt.bind(table)).await?.unwrap_or(0))
     }
 
     /// Sets the sequence of a generated column to continue after the highest key, that of deleted
@@ -299,7 +299,7 @@ impl Tx {
             "select setval(pg_get_serial_sequence($1, $2), greatest(max({number}), cast($3 as bigint), 1),
              max({number}) is not null or cast($3 as bigint) > 0) from {name}"
         ));
-        self.all(stmt.bind(name).bind(column).bind(highest_id)).await.map(drop)
+        self.run(stmt.bind(name).bind(column).bind(highest_id)).await.map(drop)
     }
 
     /// Invalidates the leases of the source: each account gets a new epoch. An owner that crashed

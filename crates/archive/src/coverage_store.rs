@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 
 use super::chain_store::RecordChain;
-use super::{Db, DbError, IngestSummary, Lease, Tx, sql};
+use super::sql::Flag;
+use super::{AccountKey, Db, DbError, IngestSummary, Lease, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::{Hash, ReadRecord};
 use crate::model::{Lane, TimeRange};
@@ -32,14 +33,16 @@ pub struct WindowRead {
 }
 
 /// A past time range that an operator requested.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct BackfillRequest {
     /// Primary key.
     pub id: i64,
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
+    #[sqlx(flatten)]
     /// The requested range.
     pub range: TimeRange,
+    #[sqlx(try_from = "Flag")]
     /// Whether the newest windows are read first.
     pub newest_first: bool,
     /// When it was requested.
@@ -50,33 +53,63 @@ pub struct BackfillRequest {
     pub cancelled: Option<Time>,
 }
 
+/// What the database knows of an account's reads.
+#[derive(Debug, Clone)]
+pub struct StoredCoverage {
+    /// The start of the live coverage.
+    pub live_start: Time,
+    /// Whether that is the start that this load would have stored.
+    pub is_new: bool,
+    /// The covered ranges, by purpose.
+    pub ranges: Vec<(String, TimeRange)>,
+    /// The start of each purpose's obligation.
+    pub bases: Vec<(String, Time)>,
+    /// The unfinished backfills.
+    pub backfills: Vec<BackfillRequest>,
+}
+
 impl Db {
+    /// Loads an account's coverage. Stores `start`, and the bases that `bases_of` derives from the
+    /// covered ranges, where the database has none yet.
+    pub async fn load_coverage(
+        &self,
+        account: AccountKey,
+        start: Time,
+        bases_of: impl FnOnce(&[(String, TimeRange)]) -> Vec<(String, Time)>,
+    ) -> Result<StoredCoverage, DbError> {
+        let ranges = self.coverage(account).await?;
+        let live_start = self.init_live_start(account, start).await?;
+        let mut bases = bases_of(&ranges);
+        for (purpose, base) in &mut bases {
+            *base = self.init_purpose_base(account, purpose, *base).await?;
+        }
+        let backfills = self.backfills(Some(account), false).await?;
+        Ok(StoredCoverage { live_start, is_new: live_start == start, ranges, bases, backfills })
+    }
+
     /// An account's covered ranges: purpose and range, in order.
-    pub async fn coverage(&self, account: i64) -> Result<Vec<(String, TimeRange)>, DbError> {
+    pub async fn coverage(&self, account: AccountKey) -> Result<Vec<(String, TimeRange)>, DbError> {
         let stmt = sql("select pass, from_ms, to_ms from coverage where account = $1 order by pass, from_ms");
-        let rows = self.all(stmt.bind(account)).await?;
-        rows.iter().map(|row| Ok((row.text(0)?, TimeRange { from: row.time(1)?, to: row.time(2)? }))).collect()
+        let rows: Vec<(String, Time, Time)> = self.all(stmt.bind(account)).await?;
+        Ok(rows.into_iter().map(|(purpose, from, to)| (purpose, TimeRange { from, to })).collect())
     }
 
     /// The start of a purpose's obligation. It is fixed at `base` by the first call; later calls
     /// return the stored value.
-    pub async fn init_purpose_base(&self, account: i64, purpose: &str, base: Time) -> Result<Time, DbError> {
-        let stmt = sql("select base from coverage_level where account = $1 and pass = $2");
-        if let Some(row) = self.first(stmt.bind(account).bind(purpose)).await? {
-            return row.time(0);
+    pub async fn init_purpose_base(&self, account: AccountKey, purpose: &str, base: Time) -> Result<Time, DbError> {
+        let select =
+            || sql("select base from coverage_level where account = $1 and pass = $2").bind(account).bind(purpose);
+        if let Some(held) = self.value(select()).await? {
+            return Ok(held);
         }
         let mut tx = self.begin().await?;
         let stmt = sql(
             "insert into coverage_level (account, pass, base) values ($1, $2, $3) on conflict (account, pass) do nothing",
         );
         tx.run(stmt.bind(account).bind(purpose).bind(base)).await?;
-        let stmt = sql("select base from coverage_level where account = $1 and pass = $2");
-        let row = tx.first(stmt.bind(account).bind(purpose)).await?;
-        let row =
-            row.ok_or_else(|| DbError::missing_row("coverage_level", format!("{purpose} of account {account}")))?;
-        let held = row.time(0)?;
+        let held = tx.value(select()).await?;
         tx.commit().await?;
-        Ok(held)
+        held.ok_or_else(|| DbError::missing_row("coverage_level", format!("{purpose} of account {account}")))
     }
 
     /// Records that a window's whole response is stored. Returns the sequence number of the
@@ -162,7 +195,7 @@ impl Db {
     /// Queues a backfill of a past time range. Returns its key.
     pub async fn request_backfill(
         &self,
-        account: i64,
+        account: AccountKey,
         range: TimeRange,
         newest_first: bool,
         now: Time,
@@ -172,44 +205,31 @@ impl Db {
             "insert into backfill (account, from_ms, to_ms, newest_first, created) values ($1, $2, $3, $4, $5) returning id",
         );
         let stmt = stmt.bind(account).bind(range.from).bind(range.to).bind(newest_first).bind(now);
-        let row = tx.first(stmt).await?;
-        let row = row.ok_or_else(|| DbError::missing_row("backfill", format!("account {account}")))?;
-        let id = row.int(0)?;
+        let id = tx.value(stmt).await?.ok_or_else(|| DbError::missing_row("backfill", format!("account {account}")))?;
         tx.commit().await?;
         Ok(id)
     }
 
     /// Backfills of one account or of all. Finished ones are included if `finished` is true.
-    pub async fn backfills(&self, account: Option<i64>, finished: bool) -> Result<Vec<BackfillRequest>, DbError> {
+    pub async fn backfills(
+        &self,
+        account: Option<AccountKey>,
+        finished: bool,
+    ) -> Result<Vec<BackfillRequest>, DbError> {
         let stmt = sql("select id, account, from_ms, to_ms, newest_first, created, finished, cancelled from backfill
              where (account = $1 or $1 = -1) and (finished is null or $2 = 1) order by id");
-        let rows = self.all(stmt.bind(account.unwrap_or(-1)).bind(finished)).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(BackfillRequest {
-                    id: row.int(0)?,
-                    account: row.int(1)?,
-                    range: TimeRange { from: row.time(2)?, to: row.time(3)? },
-                    newest_first: row.flag(4)?,
-                    created: row.time(5)?,
-                    finished: row.maybe_time(6)?,
-                    cancelled: row.maybe_time(7)?,
-                })
-            })
-            .collect()
+        self.all(stmt.bind(account.unwrap_or(AccountKey::ALL)).bind(finished)).await
     }
 
     /// Cancels an open backfill. Returns `false` if no open backfill has this key. Segments that it
     /// discovered stay stored.
     pub async fn cancel_backfill(&self, id: i64, now: Time) -> Result<bool, DbError> {
-        let Some(row) = self.first(sql("select account from backfill where id = $1").bind(id)).await? else {
+        let Some(account) = self.value(sql("select account from backfill where id = $1").bind(id)).await? else {
             return Ok(false);
         };
-        let account = row.int(0)?;
         let mut tx = self.begin().await?;
         // The lock order of a window read: the account, its record chain, then the rest.
-        let stmt = tx.select_epoch_for_share(account);
-        tx.first(stmt).await?;
+        tx.lock_account_shared(account).await?;
         tx.record_chain(account).await?;
         let stmt = sql("update backfill set finished = $2, cancelled = $2 where id = $1 and finished is null");
         if tx.run(stmt.bind(id).bind(now)).await? == 0 {
@@ -224,35 +244,39 @@ impl Db {
     }
 
     /// Ranges with quarantined records, and when each is due to be read again.
-    pub async fn quarantined_windows(&self, account: i64) -> Result<Vec<(TimeRange, Time)>, DbError> {
+    pub async fn quarantined_windows(&self, account: AccountKey) -> Result<Vec<(TimeRange, Time)>, DbError> {
         let stmt = sql(
             "select from_ms, to_ms, min(due) from aside where account = $1 and resolved is null group by from_ms, to_ms order by 3 limit 100",
         );
-        let rows = self.all(stmt.bind(account)).await?;
-        rows.iter().map(|row| Ok((TimeRange { from: row.time(0)?, to: row.time(1)? }, row.time(2)?))).collect()
+        let rows: Vec<(Time, Time, Time)> = self.all(stmt.bind(account)).await?;
+        Ok(rows.into_iter().map(|(from, to, due)| (TimeRange { from, to }, due)).collect())
     }
 }
 
 impl Tx {
     /// The purposes of an account's open backfills.
-    async fn open_backfills(&mut self, account: i64) -> Result<HashSet<String>, DbError> {
+    async fn open_backfills(&mut self, account: AccountKey) -> Result<HashSet<String>, DbError> {
         let stmt = sql("select id from backfill where account = $1 and finished is null");
-        let rows = self.all(stmt.bind(account)).await?;
-        rows.iter().map(|row| Ok(format!("backfill:{}", row.int(0)?))).collect()
+        let ids: Vec<i64> = self.values(stmt.bind(account)).await?;
+        Ok(ids.into_iter().map(|id| format!("backfill:{id}")).collect())
     }
 
     /// Adds a range to a purpose's coverage, merged with the ranges that it touches.
-    async fn add_coverage(&mut self, account: i64, purpose: &str, range: TimeRange, at: Time) -> Result<(), DbError> {
+    async fn add_coverage(
+        &mut self,
+        account: AccountKey,
+        purpose: &str,
+        range: TimeRange,
+        at: Time,
+    ) -> Result<(), DbError> {
         let stmt = sql("delete from coverage where account = $1 and pass = $2 and from_ms <= $4 and to_ms >= $3
              returning from_ms, to_ms, reads, first_read, last_read");
-        let touched = self.all(stmt.bind(account).bind(purpose).bind(range.from).bind(range.to)).await?;
+        let touched: Vec<(Time, Time, i64, Time, Time)> =
+            self.all(stmt.bind(account).bind(purpose).bind(range.from).bind(range.to)).await?;
         let (mut from, mut to, mut reads, mut first, mut last) = (range.from, range.to, 1, at, at);
-        for row in &touched {
-            from = from.min(row.time(0)?);
-            to = to.max(row.time(1)?);
-            reads += row.int(2)?;
-            first = first.min(row.time(3)?);
-            last = last.max(row.time(4)?);
+        for row in touched {
+            (from, to, reads) = (from.min(row.0), to.max(row.1), reads + row.2);
+            (first, last) = (first.min(row.3), last.max(row.4));
         }
         let stmt = sql(
             "insert into coverage (account, pass, from_ms, to_ms, reads, first_read, last_read) values ($1, $2, $3, $4, $5, $6, $7)",
@@ -264,10 +288,7 @@ impl Tx {
     /// Logs a change of an account's coverage that no read made; otherwise `verify` would report
     /// tampering. Does nothing if the coverage is unchanged. `before` is the result of
     /// [`Tx::coverage_digest`] before the change, taken with the account's record chain locked.
-    ///
-    /// # Errors
-    /// If the database refuses the write.
-    pub async fn log_coverage_change(&mut self, account: i64, now: Time, before: Hash) -> Result<(), DbError> {
+    pub async fn log_coverage_change(&mut self, account: AccountKey, now: Time, before: Hash) -> Result<(), DbError> {
         if self.coverage_digest(account).await? == before {
             return Ok(());
         }
@@ -283,13 +304,13 @@ impl Tx {
     async fn log_window_read(
         &mut self,
         mut chain: RecordChain,
-        account: i64,
+        account: AccountKey,
         lane: &str,
         read: &WindowRead,
         before: Hash,
     ) -> Result<i64, DbError> {
         let stmt = sql("select coalesce(max(nth), 0) + 1 from reading where account = $1");
-        let nth = self.first(stmt.bind(account)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(1);
+        let nth = self.value(stmt.bind(account)).await?.unwrap_or(1);
         let after = self.coverage_digest(account).await?;
         let summary = &read.summary;
         let duration_ms = crate::clock::millis(read.done.since(read.at));
@@ -320,11 +341,9 @@ impl Tx {
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         );
         let stmt = numbers.into_iter().fold(stmt.bind(account).bind(lane), super::Stmt::bind);
-        self.run(stmt.bind(previous).bind(before.to_vec()).bind(after.to_vec())).await?;
-        self.run(
-            sql("delete from reading where account = $1 and nth <= $2").bind(account).bind(nth - MAX_READS_LOGGED),
-        )
-        .await?;
+        self.run(stmt.bind(previous).bind(before).bind(after)).await?;
+        let stmt = sql("delete from reading where account = $1 and nth <= $2");
+        self.run(stmt.bind(account).bind(nth - MAX_READS_LOGGED)).await?;
         Ok(nth)
     }
 }

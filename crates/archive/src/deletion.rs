@@ -20,7 +20,8 @@ pub(super) use tombstone_filter::{ArchiveKey, TombstoneFilter};
 pub use wipe_free_pages::WipeOutcome;
 
 use super::ingest::{DailyDigest, segment_id_digest, utc_day};
-use super::{Arg, Db, DbError, Lease, MAX_ROWS_PER_STATEMENT, Stmt, Tx, sql};
+use super::sql::{SegmentAsked, utf8_lossy};
+use super::{AccountKey, Arg, Db, DbError, Item, Lease, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::TombstoneRecord;
 use crate::model::{Artifact, ArtifactSet};
@@ -42,7 +43,7 @@ impl DeletionReason {
         }
     }
 
-    fn from_code(code: i16) -> Option<DeletionReason> {
+    pub(crate) fn from_code(code: i16) -> Option<DeletionReason> {
         [DeletionReason::Erased, DeletionReason::Expired].into_iter().find(|reason| reason.code() == i64::from(code))
     }
 }
@@ -51,7 +52,7 @@ impl DeletionReason {
 #[derive(Debug)]
 pub struct DeletionBatch<'a> {
     /// The account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The lease to check, where a daemon deletes.
     pub lease: Option<Lease>,
     /// Keys of the segments.
@@ -96,10 +97,12 @@ impl DeletionCounts {
 }
 
 /// A segment that this transaction deletes.
+#[derive(sqlx::FromRow)]
 struct PendingDeletion {
     key: i64,
     segment_id: String,
     ended: Time,
+    #[sqlx(try_from = "SegmentAsked")]
     asked: ArtifactSet,
 }
 
@@ -145,9 +148,6 @@ impl Db {
 
     /// Removes the words of deleted segments from the index's files. Call it after the last of
     /// several deletions.
-    ///
-    /// # Errors
-    /// Where the database fails.
     pub async fn purge_deleted(&self) -> Result<(), DbError> {
         self.purge_index().await
     }
@@ -155,46 +155,33 @@ impl Db {
 
 impl Tx {
     /// Blocks all other writers of the account until this transaction ends.
-    async fn lock_account_exclusively(&mut self, account: i64, lease: Option<Lease>) -> Result<(), DbError> {
-        let stored_epoch =
-            self.first(self.select_epoch_for_update(account)).await?.map(|row| row.int(0)).transpose()?;
-        match (stored_epoch, lease) {
+    async fn lock_account_exclusively(&mut self, account: AccountKey, lease: Option<Lease>) -> Result<(), DbError> {
+        match (self.lock_account_for_update(account).await?, lease) {
             (None, _) => Err(DbError::lease_lost(account)),
             (Some(epoch), Some(lease)) if epoch != lease.epoch => Err(DbError::lease_lost(account)),
             _ => Ok(()),
         }
     }
 
-    async fn any_segment_stored(&mut self, account: i64, ids: &[String]) -> Result<bool, DbError> {
-        if ids.is_empty() {
-            return Ok(false);
-        }
-        let head = "select 1 from segment where account = $1 and segment_id in ";
+    async fn any_segment_stored(&mut self, account: AccountKey, ids: &[String]) -> Result<bool, DbError> {
+        let head = "select id from segment where account = $1 and segment_id in ";
         let stmt = Stmt::list(head, vec![account.into()], ids.iter().map(String::as_str), " limit 1");
-        Ok(self.first(stmt).await?.is_some())
+        Ok(self.value::<i64>(stmt).await?.is_some())
     }
 
-    async fn pending_deletions(&mut self, account: i64, keys: &[i64]) -> Result<Vec<PendingDeletion>, DbError> {
-        let mut pending = Vec::with_capacity(keys.len());
-        for part in keys.chunks(MAX_ROWS_PER_STATEMENT) {
-            let head = "select id, segment_id, ended, asked from segment where account = $1 and id in ";
-            for row in self.all(Stmt::list(head, vec![account.into()], part.iter().copied(), "")).await? {
-                let key = row.int(0)?;
-                let asked = row.code(3, ("segment.asked", key), ArtifactSet::from_code)?;
-                pending.push(PendingDeletion { key, segment_id: row.text(1)?, ended: row.time(2)?, asked });
-            }
-        }
-        Ok(pending)
+    async fn pending_deletions(&mut self, account: AccountKey, keys: &[i64]) -> Result<Vec<PendingDeletion>, DbError> {
+        let head = "select id as key, segment_id, ended, asked from segment where account = $1 and id in ";
+        self.all(Stmt::list(head, vec![account.into()], keys.iter().copied(), "")).await
     }
 
     /// Deletes all rows of these segments.
-    async fn delete_segments(&mut self, account: i64, pending: &[PendingDeletion]) -> Result<(), DbError> {
+    async fn delete_segments(&mut self, account: AccountKey, pending: &[PendingDeletion]) -> Result<(), DbError> {
         if pending.is_empty() {
             return Ok(());
         }
         self.record_highest_segment_id().await?;
-        let items: Vec<i64> =
-            pending.iter().flat_map(|segment| (0..4).map(move |slot| segment.key * 4 + slot)).collect();
+        let items: Vec<Item> =
+            pending.iter().flat_map(|segment| (0..4).map(move |slot| Item(segment.key * 4 + slot))).collect();
         self.remove_from_index(&items).await?;
         self.delete_failed_deliveries(&items).await?;
         self.keep_entry_leaves(account, &items).await?;
@@ -205,14 +192,10 @@ impl Tx {
             "delete from attempt where item in ",
             "delete from work where item in ",
         ] {
-            for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
-                self.run(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await?;
-            }
+            self.run(Stmt::list(head, Vec::new(), items.iter().copied(), "")).await?;
         }
         for head in ["delete from segment_version where segment in ", "delete from segment where id in "] {
-            for part in pending.chunks(MAX_ROWS_PER_STATEMENT) {
-                self.run(Stmt::list(head, Vec::new(), part.iter().map(|segment| segment.key), "")).await?;
-            }
+            self.run(Stmt::list(head, Vec::new(), keys.iter().copied(), "")).await?;
         }
         Ok(())
     }
@@ -225,51 +208,30 @@ impl Tx {
         batch: &DeletionBatch<'_>,
         pending: &[PendingDeletion],
     ) -> Result<u64, DbError> {
-        let mut deleted = 0;
-        for part in batch.quarantined.chunks(MAX_ROWS_PER_STATEMENT) {
-            let head = "delete from aside where account = $1 and digest in ";
-            let args = vec![batch.account.into()];
-            let stmt = Stmt::list(head, args, part.iter().cloned(), " returning segment_id, raw");
-            let mut tombstones = Vec::new();
-            for row in self.all(stmt).await? {
-                deleted += 1;
-                tombstones.push(match row.maybe_text(0)? {
-                    // A later version may understand the record: it is announced and counted then.
-                    Some(id) => (key.hash_segment_id(&id), false),
-                    None => (key.hash_record(&row.bytes(1)?), true),
-                });
-            }
-            if batch.reason == DeletionReason::Erased {
-                self.insert_tombstones(
-                    batch,
-                    tombstones.into_iter().map(|(hash, counted)| (hash, UNKNOWN_DAY, counted)),
-                )
-                .await?;
-            }
+        const DELETE: &str = "delete from aside where account = $1 and digest in ";
+        let of_account = || vec![batch.account.into()];
+        let stmt = Stmt::list(DELETE, of_account(), batch.quarantined.iter().cloned(), " returning segment_id, raw");
+        let records: Vec<(Option<String>, Vec<u8>)> = self.all(stmt).await?;
+        let mut deleted = records.len() as u64;
+        if batch.reason == DeletionReason::Erased {
+            let tombstones = records.iter().map(|(id, raw)| match id {
+                // A later version may understand the record: it is announced and counted then.
+                Some(id) => (key.hash_segment_id(id), UNKNOWN_DAY, false),
+                None => (key.hash_record(raw), UNKNOWN_DAY, true),
+            });
+            self.insert_tombstones(batch, tombstones).await?;
         }
         let holds = self.holds(Some(batch.account)).await?;
-        for part in pending.chunks(MAX_ROWS_PER_STATEMENT) {
-            let of_account = || vec![batch.account.into()];
-            let ids = part.iter().map(|segment| segment.segment_id.as_str());
-            if holds.is_empty() {
-                let head = "delete from aside where account = $1 and segment_id in ";
-                deleted += self.run(Stmt::list(head, of_account(), ids, "")).await?;
-                continue;
-            }
-            // The record may name a contact on hold that the segment itself does not name.
-            let head = "select digest, segment_id, raw from aside where account = $1 and segment_id in ";
-            let mut unheld: Vec<Vec<u8>> = Vec::new();
-            for row in self.all(Stmt::list(head, of_account(), ids, "")).await? {
-                let raw = subject_lookup::utf8_lossy(row.bytes(2)?);
-                if !tombstone_filter::is_quarantined_held(&holds, row.maybe_text(1)?.as_deref(), &raw) {
-                    unheld.push(row.bytes(0)?);
-                }
-            }
-            for part in unheld.chunks(MAX_ROWS_PER_STATEMENT) {
-                let head = "delete from aside where account = $1 and digest in ";
-                deleted += self.run(Stmt::list(head, of_account(), part.iter().cloned(), "")).await?;
-            }
-        }
+        // The record may name a contact on hold that the segment itself does not name.
+        let head = "select digest, segment_id, raw from aside where account = $1 and segment_id in ";
+        let ids = pending.iter().map(|segment| segment.segment_id.as_str());
+        let mut records: Vec<(Vec<u8>, Option<String>, Vec<u8>)> =
+            self.all(Stmt::list(head, of_account(), ids, "")).await?;
+        records.retain_mut(|(_, id, raw)| {
+            !tombstone_filter::is_quarantined_held(&holds, id.as_deref(), &utf8_lossy(std::mem::take(raw)))
+        });
+        let unheld = records.into_iter().map(|(digest, ..)| digest);
+        deleted += self.run(Stmt::list(DELETE, of_account(), unheld, "")).await?;
         Ok(deleted)
     }
 
@@ -312,11 +274,8 @@ impl Tx {
     ) -> Result<(), DbError> {
         let mut new: BTreeMap<Vec<u8>, (i64, bool)> =
             tombstones.map(|(hash, day, counted)| (hash, (day, counted))).collect();
-        let hashes: Vec<Vec<u8>> = new.keys().cloned().collect();
-        for part in hashes.chunks(MAX_ROWS_PER_STATEMENT) {
-            for (hash, _) in self.find_tombstones(batch.account, part.iter().cloned()).await? {
-                new.remove(&hash);
-            }
+        for (hash, _) in self.find_tombstones(batch.account, new.keys().cloned()).await? {
+            new.remove(&hash);
         }
         if new.is_empty() {
             return Ok(());
@@ -336,37 +295,37 @@ impl Tx {
                     day.into(),
                     counted.into(),
                     record.into(),
-                    leaf.to_vec().into(),
+                    leaf.into(),
                 ]
             })
             .collect();
         self.save_record_chain(chain).await?;
         let head = "insert into tombstone (account, hash, at, kind, day, counted, record, leaf) values ";
-        self.run_rows(head, rows, "").await.map(drop)
+        self.run(Stmt::rows(head, rows, "")).await.map(drop)
     }
 
     /// Adds to the daily counts of deleted segments: in all, and per artifact those for which it
     /// had been requested.
     pub(super) async fn add_deletion_counts(
         &mut self,
-        account: i64,
+        account: AccountKey,
         reason: DeletionReason,
         days: BTreeMap<i64, [i64; 4]>,
     ) -> Result<(), DbError> {
         let rows: Vec<Vec<Arg>> = days
             .into_iter()
             .map(|(day, counts)| {
-                [account, day, reason.code()].into_iter().chain(counts).map(Arg::from).collect::<Vec<Arg>>()
+                [account.0, day, reason.code()].into_iter().chain(counts).map(Arg::from).collect::<Vec<Arg>>()
             })
             .collect();
-        self.run_rows(
+        self.run(Stmt::rows(
             "insert into erased (account, day, kind, segments, transcripts, agent_summaries, auto_summaries) values ",
             rows,
             " on conflict (account, day, kind) do update set segments = erased.segments + excluded.segments,
              transcripts = erased.transcripts + excluded.transcripts,
              agent_summaries = erased.agent_summaries + excluded.agent_summaries,
              auto_summaries = erased.auto_summaries + excluded.auto_summaries",
-        )
+        ))
         .await
         .map(drop)
     }
@@ -377,14 +336,11 @@ impl Tx {
             return Ok(key);
         }
         // Tombstones exist, so a key is missing: a new one would not match them.
-        if self.first(sql("select 1 from tombstone limit 1")).await?.is_some() {
+        if self.value::<i64>(sql("select account from tombstone limit 1")).await?.is_some() {
             return Err(tombstone_filter::archive_key_damaged());
         }
         let (key, text) = ArchiveKey::new(&mut rand::rng())?;
-        self.run(
-            sql("insert into meta (key, value) values ($1, $2)").bind(tombstone_filter::ARCHIVE_KEY_META).bind(text),
-        )
-        .await?;
+        self.put_meta(tombstone_filter::ARCHIVE_KEY_META, &text).await?;
         Ok(key)
     }
 }

@@ -11,7 +11,8 @@ mod sink_replays;
 
 use std::time::Duration;
 
-use super::{Arg, Db, DbError, Item, Lease, MAX_ROWS_PER_STATEMENT, Row, Stmt, Tx, sql};
+use super::sql::{Flag, HttpStatus, Millis, count};
+use super::{AccountKey, Arg, Db, DbError, Item, Lease, SinkKey, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::model::AccountId;
 
@@ -21,10 +22,10 @@ pub use sink_overview::{SinkAccountProgress, SinkFailure, SinkOverview};
 pub use sink_replays::{ReplayRequest, ReplayRow};
 
 /// A row of table `sink`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct SinkRow {
     /// Primary key.
-    pub key: i64,
+    pub key: SinkKey,
     /// Its name in the settings.
     pub name: String,
     /// When it was first configured.
@@ -36,11 +37,13 @@ pub struct SinkRow {
 }
 
 /// An account whose feed is ahead of a sink's cursor.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct LaggingFeed {
     /// The account's lease as of this read.
+    #[sqlx(flatten)]
     pub lease: Lease,
     /// The RingCX ids.
+    #[sqlx(flatten)]
     pub id: AccountId,
     /// The sink's position in the feed.
     pub cursor: i64,
@@ -49,19 +52,22 @@ pub struct LaggingFeed {
 }
 
 /// An event that was not delivered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct FailedDelivery {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The event's sequence number in the feed.
     pub feed: i64,
     /// The artifact.
     pub item: Item,
     /// Whether it was given up; otherwise it waits for a retry.
+    #[sqlx(rename = "state", try_from = "Flag")]
     pub failed: bool,
     /// Attempts so far.
+    #[sqlx(try_from = "i64")]
     pub tries: u32,
     /// Time spent on retries, without the time in which the sink as a whole was paused.
+    #[sqlx(try_from = "Millis")]
     pub waited: Duration,
     /// When it was first attempted.
     pub first_try: Time,
@@ -70,16 +76,17 @@ pub struct FailedDelivery {
     /// When it is retried.
     pub due: Time,
     /// The HTTP status of the last response.
+    #[sqlx(try_from = "HttpStatus")]
     pub status: Option<u16>,
     /// Why the last attempt failed. It never holds content.
     pub reason: String,
 }
 
 /// An object that will be written to an object store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct ObjectBatch {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The first sequence number that it contains.
     pub first: i64,
     /// The last sequence number that it contains.
@@ -88,23 +95,10 @@ pub struct ObjectBatch {
     pub name: String,
 }
 
-fn sink_from_row(row: &Row) -> Result<SinkRow, DbError> {
-    Ok(SinkRow {
-        key: row.int(0)?,
-        name: row.text(1)?,
-        created: row.time(2)?,
-        stopped: row.maybe_time(3)?,
-        reason: row.maybe_text(4)?,
-    })
-}
-
 impl Db {
     /// Returns the sink with this name, and creates it if it is new. A new sink starts after
     /// everything stored, or with the archive's first artifact. `target` identifies where it
     /// delivers to: if it changes, a stopped sink starts again.
-    ///
-    /// # Errors
-    /// If the database fails.
     pub async fn ensure_sink(
         &self,
         name: &str,
@@ -112,17 +106,16 @@ impl Db {
         target: &str,
         now: Time,
     ) -> Result<SinkRow, DbError> {
-        let held = "select id, name, created, stopped, reason, place from sink where name = $1";
-        if let Some(row) = self.first(sql(held).bind(name)).await?
-            && row.text(5)? == target
-        {
-            return sink_from_row(&row);
+        let columns = "select id as key, name, created, stopped, reason from sink where name = $1";
+        let unchanged = Stmt::built(format!("{columns} and place = $2"));
+        if let Some(sink) = self.first(unchanged.bind(name).bind(target)).await? {
+            return Ok(sink);
         }
         let mut tx = self.begin().await?;
         tx.advisory_lock("sinks").await?;
         let stmt = sql("insert into sink (name, created, place) values ($1, $2, $3) on conflict (name) do nothing
              returning id");
-        let new = tx.first(stmt.bind(name).bind(now).bind(target)).await?.map(|row| row.int(0)).transpose()?;
+        let new: Option<SinkKey> = tx.value(stmt.bind(name).bind(now).bind(target)).await?;
         match new {
             Some(key) if !from_beginning => {
                 let stmt = sql("insert into sink_cursor (sink, account, feed, delivered)
@@ -136,48 +129,29 @@ impl Db {
                 tx.run(stmt.bind(name).bind(target)).await?;
             }
         }
-        let row = tx.first(sql(held).bind(name)).await?.ok_or_else(|| DbError::missing_row("sink", name))?;
+        let row = tx.first(sql(columns).bind(name)).await?;
         tx.commit().await?;
-        sink_from_row(&row)
+        row.ok_or_else(|| DbError::missing_row("sink", name))
     }
 
     /// All known sinks by name, including those that are no longer configured.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn sinks(&self) -> Result<Vec<SinkRow>, DbError> {
-        let rows = self.all(sql("select id, name, created, stopped, reason from sink order by name")).await?;
-        rows.iter().map(sink_from_row).collect()
+        self.all(sql("select id as key, name, created, stopped, reason from sink order by name")).await
     }
 
     /// The owner's accounts whose feed is ahead of the sink's cursor.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn lagging_feeds(&self, sink: i64, owner: &str) -> Result<Vec<LaggingFeed>, DbError> {
-        let stmt = sql("select a.id, a.epoch, a.rc, a.sub, coalesce(c.feed, 0), a.feed from account a
+    pub async fn lagging_feeds(&self, sink: SinkKey, owner: &str) -> Result<Vec<LaggingFeed>, DbError> {
+        let stmt =
+            sql("select a.id as account, a.epoch, a.rc, a.sub, coalesce(c.feed, 0) as cursor, a.feed from account a
              left join sink_cursor c on c.sink = $1 and c.account = a.id
              where a.owner = $2 and a.feed > coalesce(c.feed, 0) order by a.id");
-        let rows = self.all(stmt.bind(sink).bind(owner)).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(LaggingFeed {
-                    lease: Lease { account: row.int(0)?, epoch: row.int(1)? },
-                    id: AccountId::new(row.text(2)?, row.text(3)?),
-                    cursor: row.int(4)?,
-                    feed: row.int(5)?,
-                })
-            })
-            .collect()
+        self.all(stmt.bind(sink).bind(owner)).await
     }
 
     /// Failed deliveries of the owner's accounts that are due for a retry, in order of due time.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn due_failed_deliveries(
         &self,
-        sink: i64,
+        sink: SinkKey,
         owner: &str,
         now: Time,
         limit: usize,
@@ -187,34 +161,20 @@ impl Db {
              from sink_event e join account a on a.id = e.account
              where e.sink = $1 and e.state = 0 and e.due <= $2 and a.owner = $3 order by e.due limit $4",
         );
-        let rows = self.all(stmt.bind(sink).bind(now).bind(owner).bind(limit)).await?;
-        rows.iter().map(failed_delivery_from_row).collect()
+        self.all(stmt.bind(sink).bind(now).bind(owner).bind(limit)).await
     }
 
     /// The earliest due time of events that wait for a retry, and their number.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn waiting_deliveries(&self, sink: i64) -> Result<(Option<Time>, u64), DbError> {
+    pub async fn waiting_deliveries(&self, sink: SinkKey) -> Result<(Option<Time>, u64), DbError> {
         let stmt = sql("select min(due), count(*) from sink_event where sink = $1 and state = 0");
-        match self.first(stmt.bind(sink)).await? {
-            Some(row) => Ok((row.maybe_time(0)?, row.count(1)?)),
-            None => Ok((None, 0)),
-        }
+        let (due, many) = self.first(stmt.bind(sink)).await?.unwrap_or_default();
+        Ok((due, count(many)))
     }
 
     /// The planned objects.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn object_batches(&self, sink: i64) -> Result<Vec<ObjectBatch>, DbError> {
+    pub async fn object_batches(&self, sink: SinkKey) -> Result<Vec<ObjectBatch>, DbError> {
         let stmt = sql("select account, first, last, name from sink_batch where sink = $1 order by account");
-        let rows = self.all(stmt.bind(sink)).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(ObjectBatch { account: row.int(0)?, first: row.int(1)?, last: row.int(2)?, name: row.text(3)? })
-            })
-            .collect()
+        self.all(stmt.bind(sink)).await
     }
 
     /// Records the bounds of objects before they are written, so that a retry writes the same
@@ -222,36 +182,27 @@ impl Db {
     ///
     /// # Errors
     /// If the database refuses the write; nothing is recorded then.
-    pub async fn plan_object_batches(&self, sink: i64, batches: &[ObjectBatch], now: Time) -> Result<(), DbError> {
+    pub async fn plan_object_batches(&self, sink: SinkKey, batches: &[ObjectBatch], now: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
-        for part in batches.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows = part.iter().map(|batch| {
-                vec![
-                    Arg::from(sink),
-                    batch.account.into(),
-                    batch.first.into(),
-                    batch.last.into(),
-                    Arg::from(&batch.name),
-                    now.into(),
-                ]
-            });
-            let stmt = Stmt::rows(
-                "insert into sink_batch (sink, account, first, last, name, decided) values ",
-                rows.collect(),
-                " on conflict (sink, account) do nothing",
-            );
-            tx.run(stmt).await?;
-        }
+        let rows = batches.iter().map(|batch| {
+            vec![
+                Arg::from(sink),
+                batch.account.into(),
+                batch.first.into(),
+                batch.last.into(),
+                Arg::from(&batch.name),
+                now.into(),
+            ]
+        });
+        let head = "insert into sink_batch (sink, account, first, last, name, decided) values ";
+        tx.run(Stmt::rows(head, rows.collect(), " on conflict (sink, account) do nothing")).await?;
         tx.commit().await
     }
 
     /// Makes a sink's given-up events due now and resets their retry limits. Restarts the sink if
     /// it was stopped. With `all`, waiting events become due now as well. Returns the number of
     /// events.
-    ///
-    /// # Errors
-    /// If the database refuses the write.
-    pub async fn retry_failed_deliveries(&self, sink: i64, all: bool, now: Time) -> Result<u64, DbError> {
+    pub async fn retry_failed_deliveries(&self, sink: SinkKey, all: bool, now: Time) -> Result<u64, DbError> {
         let mut tx = self.begin().await?;
         let stmt = sql("update sink_event set state = 0, due = $2, tries = 0, waited = 0, first_try = $2
              where sink = $1 and (state = 1 or $3 = 1)");
@@ -262,33 +213,11 @@ impl Db {
     }
 }
 
-fn failed_delivery_from_row(row: &Row) -> Result<FailedDelivery, DbError> {
-    Ok(FailedDelivery {
-        account: row.int(0)?,
-        feed: row.int(1)?,
-        item: Item(row.int(2)?),
-        failed: row.flag(3)?,
-        tries: u32::try_from(row.int(4)?).unwrap_or(u32::MAX),
-        waited: Duration::from_millis(row.count(5)?),
-        first_try: row.time(6)?,
-        last_try: row.time(7)?,
-        due: row.time(8)?,
-        status: row.maybe_int(9)?.and_then(|status| u16::try_from(status).ok()),
-        reason: row.text(10)?,
-    })
-}
-
 impl Tx {
     /// Deletes the failed deliveries of these items, before their artifacts are deleted. Cursors
     /// skip deleted artifacts.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn delete_failed_deliveries(&mut self, items: &[i64]) -> Result<(), DbError> {
-        for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt = Stmt::list("delete from sink_event where item in ", Vec::new(), part.iter().copied(), "");
-            self.run(stmt).await?;
-        }
-        Ok(())
+    pub async fn delete_failed_deliveries(&mut self, items: &[Item]) -> Result<(), DbError> {
+        let head = "delete from sink_event where item in ";
+        self.run(Stmt::list(head, Vec::new(), items.iter().copied(), "")).await.map(drop)
     }
 }

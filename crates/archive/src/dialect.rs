@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-use super::{Db, DbError, DbFault, Stmt, Tx, sql};
+use super::{AccountKey, Db, DbError, DbFault, Stmt, Tx, sql};
 use crate::clock::Time;
 
 /// How often to try the checkpoint of the write-ahead log.
@@ -20,7 +20,7 @@ impl Db {
                 "select count(*) from information_schema.tables where table_schema = current_schema() and table_name = $1",
             ),
         };
-        Ok(self.first(stmt.bind(name)).await?.map(|row| row.int(0)).transpose()?.unwrap_or(0) > 0)
+        Ok(self.value::<i64>(stmt.bind(name)).await?.is_some_and(|tables| tables > 0))
     }
 
     /// A query of the pairs in the JSON object of numbers that is bound as this argument.
@@ -74,8 +74,8 @@ impl Tx {
         if !self.is_postgres() {
             return Ok(());
         }
-        let row = self.first(sql("select current_setting('transaction_read_only')")).await?;
-        if row.map(|row| row.text(0)).transpose()?.as_deref() != Some("on") {
+        let read_only: Option<String> = self.value(sql("select current_setting('transaction_read_only')")).await?;
+        if read_only.as_deref() != Some("on") {
             return Ok(());
         }
         Err(DbError::new(
@@ -88,7 +88,7 @@ impl Tx {
     /// writer makes it needless.
     pub(super) async fn advisory_lock(&mut self, key: &str) -> Result<(), DbError> {
         if self.is_postgres() {
-            self.all(sql("select 1 from (select pg_advisory_xact_lock(hashtextextended($1, 0))) held").bind(key))
+            self.run(sql("select 1 from (select pg_advisory_xact_lock(hashtextextended($1, 0))) held").bind(key))
                 .await?;
         }
         Ok(())
@@ -98,7 +98,7 @@ impl Tx {
     /// [`Tx::advisory_lock`] only.
     pub(super) async fn advisory_lock_shared(&mut self, key: &str) -> Result<(), DbError> {
         if self.is_postgres() {
-            self.all(
+            self.run(
                 sql("select 1 from (select pg_advisory_xact_lock_shared(hashtextextended($1, 0))) held").bind(key),
             )
             .await?;
@@ -113,8 +113,8 @@ impl Tx {
             return Ok(0);
         }
         let stmt = sql("select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)");
-        let database_now = self.first(stmt).await?.map(|row| row.int(0)).transpose()?;
-        Ok(database_now.map_or(0, |database_now| database_now.saturating_sub(now.0)))
+        let database_now = self.value(stmt).await?;
+        Ok(database_now.map_or(0, |database_now: i64| database_now.saturating_sub(now.0)))
     }
 
     /// Locks the rows of dead replicas other than `me` that own accounts, until this transaction
@@ -125,26 +125,27 @@ impl Tx {
             let stmt =
                 sql("select r.name from replica r where r.name <> $1 and (r.released is not null or r.heartbeat <= $2)
                  and exists (select 1 from account a where a.owner = r.name) order by r.name for share of r");
-            self.all(stmt.bind(me).bind(since)).await?;
+            self.run(stmt.bind(me).bind(since)).await?;
         }
         Ok(())
     }
 
     /// Reads an account's epoch and locks it against changes until this transaction ends.
-    pub(super) fn select_epoch_for_share(&self, account: i64) -> Stmt {
-        if self.is_postgres() {
+    pub(super) async fn lock_account_shared(&mut self, account: AccountKey) -> Result<Option<i64>, DbError> {
+        self.value(if self.is_postgres() {
             sql("select epoch from account where id = $1 for share").bind(account)
         } else {
             sql("select epoch from account where id = $1").bind(account)
-        }
+        })
+        .await
     }
 
     /// Locks accounts in the order of their keys, before a statement that writes them in another
     /// order. Prevents deadlocks.
-    pub(super) async fn lock_accounts(&mut self, accounts: &[i64]) -> Result<(), DbError> {
+    pub(super) async fn lock_accounts(&mut self, accounts: &[AccountKey]) -> Result<(), DbError> {
         if self.is_postgres() {
             let tail = self.for_no_key_update_clause();
-            self.all(Stmt::list("select id from account where id in ", Vec::new(), accounts.iter().copied(), tail))
+            self.run(Stmt::list("select id from account where id in ", Vec::new(), accounts.iter().copied(), tail))
                 .await?;
         }
         Ok(())
@@ -162,14 +163,15 @@ impl Tx {
         if self.is_postgres() { " order by id for share" } else { "" }
     }
 
-    /// Reads an account's epoch and blocks all writers of the account until this transaction ends.
+    /// Reads an account's epoch, and blocks all writers of the account until this transaction ends.
     /// SQLite has one writer anyway.
-    pub(super) fn select_epoch_for_update(&self, account: i64) -> Stmt {
-        if self.is_postgres() {
+    pub(super) async fn lock_account_for_update(&mut self, account: AccountKey) -> Result<Option<i64>, DbError> {
+        self.value(if self.is_postgres() {
             sql("select epoch from account where id = $1 for update").bind(account)
         } else {
             sql("select epoch from account where id = $1").bind(account)
-        }
+        })
+        .await
     }
 
     /// Records the highest segment key before a deletion, so that no key is used again: work in
@@ -191,6 +193,6 @@ impl Tx {
         }
         let stmt = sql("select cast(value as integer) + 1 from meta where key = 'segment.newest'
              and cast(value as integer) > (select coalesce(max(id), 0) from segment)");
-        self.first(stmt).await?.map(|row| row.int(0)).transpose()
+        self.value(stmt).await
     }
 }

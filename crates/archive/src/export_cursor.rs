@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::segment_reader::{SEGMENT_COLUMNS, segment_from_row};
-use super::{Db, DbError, DbFault, ExportRange, SegmentRow, Stmt, sql};
+use super::segment_reader::SEGMENT_COLUMNS;
+use super::{AccountKey, Db, DbError, DbFault, ExportRange, SegmentRow, Stmt, sql};
 use crate::clock::Time;
 
 /// Cursors kept; older ones are deleted.
@@ -25,7 +25,7 @@ pub struct ExportCursor {
     /// When the cursor was created.
     pub(crate) at: Time,
     /// The newest sequence number of each account's feed.
-    pub(crate) feeds: BTreeMap<i64, i64>,
+    pub(crate) feeds: BTreeMap<AccountKey, i64>,
 }
 
 fn serialize(part: &impl Serialize) -> Result<String, DbError> {
@@ -35,47 +35,32 @@ fn serialize(part: &impl Serialize) -> Result<String, DbError> {
 
 impl Db {
     /// Stores the current position of every feed. Returns the cursor's number.
-    ///
-    /// # Errors
-    /// If the database refuses the write.
     pub async fn create_export_cursor(&self, now: Time) -> Result<i64, DbError> {
         let mut tx = self.begin().await?;
         tx.advisory_lock("export").await?;
-        let rows = tx.all(sql("select id, feed from account where feed > 0")).await?;
-        let feeds = rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect::<Result<_, DbError>>()?;
-        let held = tx.first(sql("select value from meta where key = 'export'")).await?;
-        let last: i64 = held.map(|row| row.text(0)).transpose()?.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let feeds: Vec<(AccountKey, i64)> = tx.all(sql("select id, feed from account where feed > 0")).await?;
+        let last: i64 = tx.meta("export").await?.and_then(|text| text.parse().ok()).unwrap_or(0);
         let number = last + 1;
-        let cursor = serialize(&ExportCursor { at: now, feeds })?;
-        let upsert = || {
-            sql("insert into meta (key, value) values ($1, $2) on conflict (key) do update set value = excluded.value")
-        };
-        tx.run(upsert().bind("export").bind(number.to_string())).await?;
-        tx.run(upsert().bind(format!("export:{number}")).bind(cursor)).await?;
-        tx.run(sql("delete from meta where key = $1").bind(format!("export:{}", number - MAX_CURSORS_KEPT))).await?;
+        let cursor = serialize(&ExportCursor { at: now, feeds: feeds.into_iter().collect() })?;
+        tx.put_meta("export", &number.to_string()).await?;
+        tx.put_meta(&format!("export:{number}"), &cursor).await?;
+        tx.delete_meta(&format!("export:{}", number - MAX_CURSORS_KEPT)).await?;
         tx.commit().await?;
         Ok(number)
     }
 
     /// The cursor with this number; 0 is before everything. `None` if it is unknown.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn export_cursor(&self, number: i64) -> Result<Option<ExportCursor>, DbError> {
         if number == 0 {
             return Ok(Some(ExportCursor { at: Time::NONE, feeds: BTreeMap::new() }));
         }
-        let row = self.first(sql("select value from meta where key = $1").bind(format!("export:{number}"))).await?;
-        let text = row.map(|row| row.text(0)).transpose()?;
+        let text = self.meta(&format!("export:{number}")).await?;
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     /// As [`Db::segments_after`], but only segments that changed after the cursor: an artifact was
     /// stored or given up, or the metadata changed. Segments that changed shortly before may be
     /// included.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn segments_changed_after(
         &self,
         range: ExportRange,
@@ -83,7 +68,7 @@ impl Db {
         last: Option<&SegmentRow>,
         limit: usize,
     ) -> Result<Vec<SegmentRow>, DbError> {
-        let from = range.from.unwrap_or(if range.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE });
+        let (account, from, to) = range.bounds();
         let ended = last.map_or(from, |last| last.ended.unwrap_or(Time::NONE).max(from));
         // One argument for all accounts: both databases limit the number of arguments.
         let feeds = serialize(&cursor.feeds)?;
@@ -95,24 +80,19 @@ impl Db {
              and (s.changed >= $7
                or exists (select 1 from artifact x where x.item >= s.id * 4 and x.item < s.id * 4 + 4 and x.feed > coalesce(m.feed, 0))
                or exists (select 1 from work w where w.item >= s.id * 4 and w.item < s.id * 4 + 4 and w.state <> 0 and w.last_try >= $7))
-             order by s.ended, a.sub, s.segment_id limit {limit}",
+             order by s.ended, a.sub, s.segment_id limit $9",
             self.select_json_pairs(8)
         ));
-        stmt = stmt.bind(ended).bind(range.to.unwrap_or(Time(i64::MAX))).bind(range.account.unwrap_or(-1));
+        stmt = stmt.bind(ended).bind(to).bind(account);
         stmt = stmt.bind(last.is_some()).bind(last.map_or("", |last| &*last.account.sub));
         stmt = stmt.bind(last.map_or("", |last| last.segment_id.as_str())).bind(cursor.at - CHANGE_VISIBILITY_MARGIN);
-        let rows = self.all(stmt.bind(feeds)).await?;
-        rows.iter().map(segment_from_row).collect()
+        self.all(stmt.bind(feeds).bind(limit)).await
     }
 
     /// Number of segments in a range, changed or not.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn count_segments(&self, range: ExportRange) -> Result<u64, DbError> {
-        let from = range.from.unwrap_or(if range.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE });
+        let (account, from, to) = range.bounds();
         let stmt = sql("select count(*) from segment where ended >= $1 and ended < $2 and ($3 = -1 or account = $3)");
-        let stmt = stmt.bind(from).bind(range.to.unwrap_or(Time(i64::MAX))).bind(range.account.unwrap_or(-1));
-        self.first(stmt).await?.map_or(Ok(0), |row| row.count(0))
+        self.count(stmt.bind(from).bind(to).bind(account)).await
     }
 }

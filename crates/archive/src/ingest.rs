@@ -8,13 +8,13 @@ mod daily_digest;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rand::Rng as _;
 use sha2::{Digest, Sha256};
 
 use super::chain_store::RecordChain;
 use super::deletion::TombstoneFilter;
-use super::{Arg, Db, DbError, Item, Lease, MAX_ROWS_PER_STATEMENT, Row, Stmt, Tx, item};
+use super::sql::{Flag, SegmentAsked};
+use super::{AccountKey, Arg, Db, DbError, Item, Lease, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item};
 use crate::clock::Time;
 use crate::model::{
     Artifact, ArtifactSelection, ArtifactSet, ItemState, Lane, QuarantinedRecord, SegmentRecord, TimeRange,
@@ -91,10 +91,15 @@ pub(super) fn half_sha256(bytes: &[u8]) -> Vec<u8> {
     Sha256::digest(bytes)[..16].to_vec()
 }
 
+#[derive(sqlx::FromRow)]
 struct StoredSegment {
     key: i64,
+    segment_id: String,
+    #[sqlx(try_from = "Flag")]
     has_transcript: bool,
+    #[sqlx(try_from = "Flag")]
     is_agent: bool,
+    #[sqlx(try_from = "SegmentAsked")]
     asked: ArtifactSet,
     ended: Time,
     digest: Vec<u8>,
@@ -269,32 +274,18 @@ impl Tx {
 
     async fn stored_segments(
         &mut self,
-        account: i64,
+        account: AccountKey,
         part: &[&SegmentRecord],
     ) -> Result<HashMap<String, StoredSegment>, DbError> {
         let stmt = Stmt::list(
-            "select segment_id, id, has_transcript, is_agent, asked, ended, digest, dialog_id, since from segment where account = $1 and segment_id in ",
+            "select id as key, segment_id, has_transcript, is_agent, asked, ended, digest, dialog_id, since from segment
+             where account = $1 and segment_id in ",
             vec![account.into()],
             part.iter().map(|record| record.segment_id.as_str()),
             "",
         );
-        let read = |row: &Row| -> Result<(String, StoredSegment), DbError> {
-            let key = row.int(1)?;
-            Ok((
-                row.text(0)?,
-                StoredSegment {
-                    key,
-                    has_transcript: row.flag(2)?,
-                    is_agent: row.flag(3)?,
-                    asked: row.code(4, ("segment.asked", key), ArtifactSet::from_code)?,
-                    ended: row.time(5)?,
-                    digest: row.bytes(6)?,
-                    dialog_id: row.maybe_text(7)?,
-                    since: row.maybe_time(8)?,
-                },
-            ))
-        };
-        self.all(stmt).await?.iter().map(read).collect()
+        let stored: Vec<StoredSegment> = self.all(stmt).await?;
+        Ok(stored.into_iter().map(|segment| (segment.segment_id.clone(), segment)).collect())
     }
 
     async fn insert_segments(
@@ -328,8 +319,8 @@ impl Tx {
                 packed.body.into(),
                 sealed.record.into(),
                 chunk.now.into(),
-                sealed.salt.to_vec().into(),
-                sealed.leaf.to_vec().into(),
+                sealed.salt.as_slice().into(),
+                sealed.leaf.into(),
             ];
             number.into_iter().chain(values).collect()
         });
@@ -347,10 +338,9 @@ impl Tx {
                 (record.segment_id.as_str(), (*wanted, ended, may_have_notes(&record.raw)))
             })
             .collect();
-        let rows = self.all(stmt).await?;
-        rows.iter()
-            .map(|row| {
-                let (key, id) = (row.int(0)?, row.text(1)?);
+        let rows: Vec<(i64, String)> = self.all(stmt).await?;
+        rows.into_iter()
+            .map(|(key, id)| {
                 // A segment without work items would silently never be fetched.
                 let stored = inserted.get(id.as_str()).copied();
                 let (wanted, ended, notes) =
@@ -377,9 +367,6 @@ impl Tx {
                 })
                 .map(|(_, held, ..)| held.key)
                 .collect();
-            if keys.is_empty() {
-                continue;
-            }
             let stmt = Stmt::list(
                 "insert into segment_version (segment, seen, what, codec, metadata, account, record, since, salt, leaf, dialog_id, ended, has_transcript, is_agent)
                  select id, cast($1 as bigint), cast($2 as text), codec, metadata, account, record, since, salt, leaf, dialog_id, ended, has_transcript, is_agent
@@ -415,8 +402,8 @@ impl Tx {
                 packed.body.into(),
                 sealed.as_ref().map(|sealed| sealed.record).into(),
                 since.into(),
-                sealed.as_ref().map(|sealed| Bytes::from(sealed.salt.to_vec())).into(),
-                sealed.as_ref().map(|sealed| Bytes::from(sealed.leaf.to_vec())).into(),
+                sealed.as_ref().map(|sealed| sealed.salt.to_vec()).into(),
+                sealed.as_ref().map(|sealed| sealed.leaf).into(),
             ]
         });
         let stmt = Stmt::rows(
@@ -436,30 +423,22 @@ impl Tx {
         chunk: &MetadataChunk<'_>,
         work: &[(i64, Artifact, Time)],
     ) -> Result<u64, DbError> {
-        let mut queued = 0;
-        for part in work.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows = part.iter().map(|(segment, artifact, ended)| {
-                // Due items are fetched in order of due time.
-                let urgent = chunk.urgent_before.is_some_and(|before| *ended < before && *ended != Time::NONE);
-                vec![
-                    Item::of(*segment, *artifact).0.into(),
-                    (*segment).into(),
-                    artifact.code().into(),
-                    chunk.lease.account.into(),
-                    chunk.lane.code().into(),
-                    Arg::from(ItemState::Open.code()),
-                    if urgent { *ended } else { chunk.now }.into(),
-                    chunk.now.into(),
-                ]
-            });
-            let stmt = Stmt::rows(
-                "insert into work (item, segment, artifact, account, lane, state, due, created) values ",
-                rows.collect(),
-                " on conflict (item) do nothing",
-            );
-            queued += self.run(stmt).await?;
-        }
-        Ok(queued)
+        let rows = work.iter().map(|(segment, artifact, ended)| {
+            // Due items are fetched in order of due time.
+            let urgent = chunk.urgent_before.is_some_and(|before| *ended < before && *ended != Time::NONE);
+            vec![
+                Item::of(*segment, *artifact).into(),
+                (*segment).into(),
+                artifact.code().into(),
+                chunk.lease.account.into(),
+                chunk.lane.code().into(),
+                Arg::from(ItemState::Open.code()),
+                if urgent { *ended } else { chunk.now }.into(),
+                chunk.now.into(),
+            ]
+        });
+        let head = "insert into work (item, segment, artifact, account, lane, state, due, created) values ";
+        self.run(Stmt::rows(head, rows.collect(), " on conflict (item) do nothing")).await
     }
 
     async fn quarantine_records(
@@ -490,7 +469,7 @@ impl Tx {
                 ]
             })
             .collect();
-        self.run_rows(
+        self.run(Stmt::rows(
             "insert into aside (account, digest, segment_id, reason, raw, first_seen, last_seen, times, from_ms, to_ms, due) values ",
             rows,
             // The delay doubles each time. Two windows that hold the same record narrow down its
@@ -500,7 +479,8 @@ impl Tx {
              due = excluded.last_seen + (excluded.due - excluded.last_seen) * (cast(1 as bigint) << cast(case when aside.times > 8 then 8 else aside.times end as int)),
              from_ms = case when excluded.from_ms > aside.from_ms and excluded.from_ms < aside.to_ms then excluded.from_ms else aside.from_ms end,
              to_ms = case when excluded.to_ms < aside.to_ms and excluded.to_ms > aside.from_ms then excluded.to_ms else aside.to_ms end",
-        )
-        .await.map(drop)
+        ))
+        .await
+        .map(drop)
     }
 }

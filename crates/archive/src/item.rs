@@ -14,7 +14,8 @@ use crate::model::Artifact;
 
 /// One artifact of one segment: the segment's key times four, plus the artifact's code. Every table
 /// uses this number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+#[sqlx(transparent)]
 pub struct Item(pub i64);
 
 impl Item {
@@ -31,11 +32,6 @@ impl Item {
     /// The artifact; `None` for the code that no artifact has.
     pub fn artifact(self) -> Option<Artifact> {
         i16::try_from(self.0.rem_euclid(4)).ok().and_then(Artifact::from_code)
-    }
-
-    /// The artifact; an error that names `column` where the code is not an artifact's.
-    pub(super) fn require_artifact(self, column: &str) -> Result<Artifact, DbError> {
-        self.artifact().ok_or_else(|| DbError::inconsistent(column, self.segment(), self.0))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The archive on SQLite or Postgres: it contains all SQL statements of the program.
 //!
 //! The stages of the pipeline communicate only through this database. A method is one operation
-//! that a stage needs, in one transaction if it writes. `dialect.rs` holds what differs between the
+//! that a stage needs, in one transaction if it writes. Each fails if the database cannot be
+//! reached, read or written; only other errors are documented. `dialect.rs` holds what differs between the
 //! databases; all other statements have one text for both (`sql/stmt.rs`).
 
 use ringcx_client as ringcx;
@@ -27,10 +28,13 @@ mod file_lock;
 mod ingest;
 mod instance_lock;
 mod item;
+mod keys;
+mod meta;
 mod permit_request;
 mod queue_counts;
 mod replica;
 mod reservation_store;
+mod schema;
 mod search_index;
 mod segment_reader;
 mod session_revocation;
@@ -46,7 +50,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
@@ -62,7 +65,7 @@ pub use chain_store::{
 };
 pub use completion::{BrokenAnswer, CompletedJob, JobOutcome};
 pub use copy_to_postgres::{CopiedTable, CopySummary, PostgresCopy};
-pub use coverage_store::{BackfillRequest, WindowRead};
+pub use coverage_store::{BackfillRequest, StoredCoverage, WindowRead};
 pub use dashboard_queries::{CoverageRow, FailureRow};
 pub use db_error::{DbError, DbFault};
 pub use deletion::{
@@ -78,6 +81,7 @@ pub use file_lock::FileLock;
 pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
 pub use item::{Item, PackedBody, pack, unpack, unpack_text};
+pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
 pub use search_index::{
@@ -88,13 +92,10 @@ pub use segment_reader::{
     ArtifactStatus, ArtifactVersion, AttemptRow, ExportRange, MetadataChange, QuarantineRow, SegmentArtifact,
     SegmentRow,
 };
-pub use sql::{Arg, Row, Stmt, Tx, sql};
+pub use sql::{Arg, DbRow, Stmt, Tx, sql};
 pub use suspension::UnusableReason;
 pub use throttle_state::SavedThrottle;
 pub use work_queue::{Claim, MaxDelays, QueueClass, QueueFilter, QueueRow, queue_classes};
-
-static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
-static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
 
 /// Maximum rows per statement: enough that the cost of the statement is small, and far below both
 /// databases' limits on arguments.
@@ -307,73 +308,6 @@ impl Db {
             Db::Sqlite(pools) => Some(&pools.path),
             Db::Postgres(_) => None,
         }
-    }
-
-    /// Applies missing migrations. Returns their number.
-    ///
-    /// # Errors
-    /// If a migration fails, which is rolled back, or the database is from a newer version.
-    pub(crate) async fn migrate(&self) -> Result<usize, DbError> {
-        let before = self.applied_migrations().await?.len();
-        match self {
-            Db::Sqlite(pools) => self.migrate_sqlite(pools, before).await?,
-            Db::Postgres(pools) => {
-                // On a connection without a statement time-out.
-                let options = PgConnectOptions::clone(&pools.pool.connect_options());
-                let untimed = PgPoolOptions::new().max_connections(1).connect_with(options).await?;
-                let migrated = POSTGRES.run(&untimed).await;
-                untimed.close().await;
-                migrated?;
-            }
-        }
-        Ok(self.applied_migrations().await?.len().saturating_sub(before))
-    }
-
-    /// SQLite has no lock that prevents two processes from migrating a new file at once, as
-    /// Postgres has. The slower one finds the file locked, or fails at a migration that the other
-    /// has just applied. It then continues after that one.
-    async fn migrate_sqlite(&self, pools: &SqlitePools, mut applied: usize) -> Result<(), DbError> {
-        loop {
-            let migrated = retry_on_busy(|| async { Ok(SQLITE.run(&pools.writer).await?) }).await;
-            let Err(error) = migrated else { return Ok(()) };
-            let count = self.applied_migrations().await?.len();
-            if count <= applied {
-                return Err(error);
-            }
-            applied = count;
-        }
-    }
-
-    async fn prepare_schema(&self, mode: OpenMode) -> Result<(), DbError> {
-        let newest = self.known_migrations().max().unwrap_or(0);
-        let held = self.applied_migrations().await?.into_iter().max().unwrap_or(0);
-        if held > newest {
-            return Err(DbError::schema_too_new(held, newest));
-        }
-        match mode {
-            OpenMode::CreateOrMigrate => {
-                self.migrate().await?;
-                self.chain_existing_rows().await
-            }
-            OpenMode::Existing if held < newest => Err(DbError::schema_too_old(held, newest)),
-            OpenMode::Existing => Ok(()),
-        }
-    }
-
-    fn known_migrations(&self) -> impl Iterator<Item = i64> {
-        let migrator = match self {
-            Db::Sqlite(_) => &SQLITE,
-            Db::Postgres(_) => &POSTGRES,
-        };
-        migrator.iter().map(|migration| migration.version)
-    }
-
-    async fn applied_migrations(&self) -> Result<Vec<i64>, DbError> {
-        if !self.has_table("_sqlx_migrations").await? {
-            return Ok(Vec::new());
-        }
-        let rows = self.all(sql("select version from _sqlx_migrations where success")).await?;
-        rows.iter().map(|row| row.int(0)).collect()
     }
 
     /// Begins and ends a write transaction, to check that the database responds and accepts writes.

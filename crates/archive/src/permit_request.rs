@@ -3,34 +3,35 @@
 
 use std::time::Duration;
 
-use super::{Db, DbError, Lease, sql};
+use super::{AccountKey, Db, DbError, Lease, sql};
 use crate::clock::{Time, millis};
 
 impl Db {
     /// Asks the owner of an account for a permit for one request. Returns the key of the permit
     /// request.
-    pub async fn request_permit(&self, account: i64, now: Time) -> Result<i64, DbError> {
+    pub async fn request_permit(&self, account: AccountKey, now: Time) -> Result<i64, DbError> {
         let mut tx = self.begin().await?;
         let stmt = sql("insert into guest (account, asked) values ($1, $2) returning id");
-        let row = tx
-            .first(stmt.bind(account).bind(now))
-            .await?
-            .ok_or_else(|| DbError::missing_row("guest", format!("the new request of account {account}")))?;
-        let id = row.int(0)?;
+        let id = tx.value(stmt.bind(account).bind(now)).await?;
         tx.commit().await?;
-        Ok(id)
+        id.ok_or_else(|| DbError::missing_row("guest", format!("the new request of account {account}")))
     }
 
     /// How long ago the permit was granted; `None` if it was not.
     pub async fn permit_age(&self, id: i64, now: Time) -> Result<Option<Duration>, DbError> {
-        let row = self.first(sql("select granted from guest where id = $1").bind(id)).await?;
-        let Some(granted) = row.map(|row| row.maybe_time(0)).transpose()?.flatten() else { return Ok(None) };
+        let granted = self.value(sql("select granted from guest where id = $1").bind(id)).await?;
+        let Some(granted) = granted.flatten() else { return Ok(None) };
         Ok(Some(self.database_now(now).await?.since(granted)))
     }
 
     /// Records that a command sent a request for an account without a live owner, so that the next
     /// owner accounts for it.
-    pub async fn record_foreign_use(&self, account: i64, lease_duration: Duration, now: Time) -> Result<(), DbError> {
+    pub async fn record_foreign_use(
+        &self,
+        account: AccountKey,
+        lease_duration: Duration,
+        now: Time,
+    ) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         let database_now = now.plus_millis(tx.clock_offset_ms(now).await?);
         let stmt = sql("update account set owner = null, epoch = epoch + 1, let_go = $3 where id = $1 and not exists
@@ -40,9 +41,8 @@ impl Db {
     }
 
     /// Pending permit requests: key and account, the oldest first.
-    pub async fn pending_permit_requests(&self) -> Result<Vec<(i64, i64)>, DbError> {
-        let rows = self.all(sql("select id, account from guest where granted is null order by id limit 100")).await?;
-        rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
+    pub async fn pending_permit_requests(&self) -> Result<Vec<(i64, AccountKey)>, DbError> {
+        self.all(sql("select id, account from guest where granted is null order by id limit 100")).await
     }
 
     /// Grants a permit for the leased account. Deletes requests that were made before

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Db, DbError, sql};
+use super::sql::count;
+use super::{AccountKey, Db, DbError, sql};
 use crate::clock::Time;
 
 /// An account's work items by state. Items that are being refreshed are not counted here, but in
@@ -27,21 +28,18 @@ pub struct QueueCounts {
 
 impl Db {
     /// Work items by state, for each account that has any.
-    pub async fn queue_counts(&self, now: Time) -> Result<BTreeMap<i64, QueueCounts>, DbError> {
+    pub async fn queue_counts(&self, now: Time) -> Result<BTreeMap<AccountKey, QueueCounts>, DbError> {
         let stmt = sql("select account, state, sum(case when due <= $1 then 1 else 0 end), count(*), min(created)
              from work where visit = 0 group by account, state");
-        let mut counts: BTreeMap<i64, QueueCounts> = BTreeMap::new();
-        for row in self.all(stmt.bind(now)).await? {
-            let entry = counts.entry(row.int(0)?).or_default();
-            let (due, all) = (row.count(2)?, row.count(3)?);
-            match row.int(1)? {
-                0 => {
-                    entry.ready = due;
-                    entry.waiting = all.saturating_sub(due);
-                    entry.oldest = row.maybe_time(4)?;
-                }
+        let mut counts: BTreeMap<AccountKey, QueueCounts> = BTreeMap::new();
+        type Group = (AccountKey, i64, i64, i64, Option<Time>);
+        for (account, state, due, all, oldest) in self.all::<Group>(stmt.bind(now)).await? {
+            let entry = counts.entry(account).or_default();
+            let (due, all) = (count(due), count(all));
+            match state {
+                0 => (entry.ready, entry.waiting, entry.oldest) = (due, all.saturating_sub(due), oldest),
                 1 => entry.unavailable = all,
-                2 => (entry.failed, entry.failed_since) = (all, row.maybe_time(4)?),
+                2 => (entry.failed, entry.failed_since) = (all, oldest),
                 _ => entry.discarded = all,
             }
         }

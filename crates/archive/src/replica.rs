@@ -7,12 +7,13 @@
 
 use std::time::Duration;
 
-use super::{Db, DbError, Lease, Row, Stmt, Tx, sql};
+use super::sql::Flag;
+use super::{AccountKey, Db, DbError, Lease, Stmt, Tx, sql};
 use crate::clock::{Time, millis};
 use crate::model::AccountId;
 
 /// A replica's last heartbeat.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ReplicaRow {
     /// The instance name.
     pub name: String,
@@ -29,17 +30,19 @@ pub struct ReplicaRow {
 }
 
 /// The owner of an account's lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct OwnershipRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The RingCX ids.
+    #[sqlx(flatten)]
     pub id: AccountId,
     /// The owner's instance name.
     pub owner: Option<String>,
     /// The fencing epoch.
     pub epoch: i64,
     /// When the last owner released the lease.
+    #[sqlx(rename = "let_go")]
     pub released: Option<Time>,
 }
 
@@ -87,7 +90,7 @@ impl Db {
     /// Returns the acquired leases.
     pub async fn acquire_leases(
         &self,
-        accounts: &[i64],
+        accounts: &[AccountKey],
         me: &str,
         lease_duration: Duration,
         now: Time,
@@ -99,7 +102,7 @@ impl Db {
     /// live replica other than `me` holds any, and revokes all leases of a dead one at once.
     pub async fn acquire_shared_limit_leases(
         &self,
-        accounts: &[i64],
+        accounts: &[AccountKey],
         me: &str,
         lease_duration: Duration,
         now: Time,
@@ -109,13 +112,12 @@ impl Db {
 
     async fn acquire_leases_where(
         &self,
-        accounts: &[i64],
+        accounts: &[AccountKey],
         me: &str,
         lease_duration: Duration,
         shared_limit: bool,
         now: Time,
     ) -> Result<Vec<Lease>, DbError> {
-        let mut acquired = Vec::with_capacity(accounts.len());
         let mut tx = self.begin().await?;
         if shared_limit {
             tx.advisory_lock("take accounts together").await?;
@@ -124,21 +126,17 @@ impl Db {
         tx.lock_dead_replicas(me, database_now.plus_millis(-millis(lease_duration))).await?;
         if shared_limit && !tx.revoke_expired_leases(me, database_now, lease_duration).await? {
             tx.commit().await?;
-            return Ok(acquired);
+            return Ok(Vec::new());
         }
-        for part in accounts.chunks(super::MAX_ROWS_PER_STATEMENT) {
-            tx.lock_accounts(part).await?;
-            let stmt = Stmt::list(
-                "update account set owner = $1, epoch = epoch + 1 where (owner is null or owner = $1 or not exists
-                 (select 1 from replica r where r.name = account.owner and r.released is null and r.heartbeat > $2)) and id in ",
-                vec![me.into(), database_now.plus_millis(-millis(lease_duration)).into()],
-                part.iter().copied(),
-                " returning id, epoch",
-            );
-            for row in tx.all(stmt).await? {
-                acquired.push(Lease { account: row.int(0)?, epoch: row.int(1)? });
-            }
-        }
+        tx.lock_accounts(accounts).await?;
+        let stmt = Stmt::list(
+            "update account set owner = $1, epoch = epoch + 1 where (owner is null or owner = $1 or not exists
+             (select 1 from replica r where r.name = account.owner and r.released is null and r.heartbeat > $2)) and id in ",
+            vec![me.into(), database_now.plus_millis(-millis(lease_duration)).into()],
+            accounts.iter().copied(),
+            " returning id as account, epoch",
+        );
+        let acquired = tx.all(stmt).await?;
         tx.commit().await?;
         Ok(acquired)
     }
@@ -169,34 +167,11 @@ impl Db {
 
     /// All recent replicas, by name.
     pub async fn replicas(&self) -> Result<Vec<ReplicaRow>, DbError> {
-        let rows = self
-            .all(sql("select name, version, started, heartbeat, released, stats from replica order by name"))
-            .await?;
-        let read = |row: &Row| -> Result<ReplicaRow, DbError> {
-            Ok(ReplicaRow {
-                name: row.text(0)?,
-                version: row.text(1)?,
-                started: row.time(2)?,
-                heartbeat: row.time(3)?,
-                released: row.maybe_time(4)?,
-                stats: row.text(5)?,
-            })
-        };
-        rows.iter().map(read).collect()
+        self.all(sql("select name, version, started, heartbeat, released, stats from replica order by name")).await
     }
 
     async fn ownership_rows(&self) -> Result<Vec<OwnershipRow>, DbError> {
-        let rows = self.all(sql("select id, rc, sub, owner, epoch, let_go from account order by sub")).await?;
-        let read = |row: &Row| -> Result<OwnershipRow, DbError> {
-            Ok(OwnershipRow {
-                account: row.int(0)?,
-                id: AccountId::new(row.text(1)?, row.text(2)?),
-                owner: row.maybe_text(3)?,
-                epoch: row.int(4)?,
-                released: row.maybe_time(5)?,
-            })
-        };
-        rows.iter().map(read).collect()
+        self.all(sql("select id as account, rc, sub, owner, epoch, let_go from account order by sub")).await
     }
 }
 
@@ -212,24 +187,16 @@ impl Tx {
         let stmt =
             sql("select a.id, cast(case when r.released is null and r.heartbeat > $2 then 1 else 0 end as bigint)
              from account a left join replica r on r.name = a.owner where a.owner is not null and a.owner <> $1");
-        let rows = self.all(stmt.bind(me).bind(database_now.plus_millis(-millis(lease_duration)))).await?;
-        let mut expired = Vec::with_capacity(rows.len());
-        for row in &rows {
-            if row.flag(1)? {
-                return Ok(false);
-            }
-            expired.push(row.int(0)?);
+        let leases: Vec<(AccountKey, Flag)> =
+            self.all(stmt.bind(me).bind(database_now.plus_millis(-millis(lease_duration)))).await?;
+        let (accounts, alive): (Vec<AccountKey>, Vec<bool>) =
+            leases.into_iter().map(|(account, is_alive)| (account, bool::from(is_alive))).unzip();
+        if alive.contains(&true) {
+            return Ok(false);
         }
-        for part in expired.chunks(super::MAX_ROWS_PER_STATEMENT) {
-            self.lock_accounts(part).await?;
-            let stmt = Stmt::list(
-                "update account set owner = null, epoch = epoch + 1, let_go = $1 where owner <> $2 and id in ",
-                vec![database_now.into(), me.into()],
-                part.iter().copied(),
-                "",
-            );
-            self.run(stmt).await?;
-        }
+        self.lock_accounts(&accounts).await?;
+        let head = "update account set owner = null, epoch = epoch + 1, let_go = $1 where owner <> $2 and id in ";
+        self.run(Stmt::list(head, vec![database_now.into(), me.into()], accounts, "")).await?;
         Ok(true)
     }
 
@@ -238,8 +205,7 @@ impl Tx {
     /// # Errors
     /// `DbFault::LeaseLost` if a newer epoch exists.
     pub(super) async fn hold_lease(&mut self, lease: Lease) -> Result<(), DbError> {
-        let stmt = self.select_epoch_for_share(lease.account);
-        let held = self.first(stmt).await?.map(|row| row.int(0)).transpose()?;
+        let held = self.lock_account_shared(lease.account).await?;
         if held == Some(lease.epoch) { Ok(()) } else { Err(DbError::lease_lost(lease.account)) }
     }
 }

@@ -4,8 +4,8 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Db, DbError, DbFault, Row, sql};
-use crate::clock::Time;
+use super::{Db, DbError, sql};
+use crate::clock::{Time, millis};
 use crate::ringcx::rate_limit::{MAX_ARRIVAL_DELAY, ReservationStore, SlidingWindowLimiter, StoreError};
 
 impl Db {
@@ -16,43 +16,31 @@ impl Db {
         // caller's.
         let offset_ms = tx.clock_offset_ms(now).await?;
         let database_now = now.plus_millis(offset_ms);
-        // Rows with a future time were written before a clock was set back.
-        tx.run(
-            sql("update reservation set reserved = $2 where key = $1 and reserved > $2").bind(key).bind(database_now),
-        )
-        .await?;
-        tx.run(sql("update reservation set counted = $2 where key = $1 and counted > $2").bind(key).bind(database_now))
-            .await?;
-        let cutoff = database_now - limits.log_span() - MAX_ARRIVAL_DELAY;
-        tx.run(
-            sql("delete from reservation where key = $1 and reserved < $2 and (counted is null or counted < $2)")
-                .bind(key)
-                .bind(cutoff),
-        )
-        .await?;
-        let rows = tx.all(sql("select reserved, counted from reservation where key = $1").bind(key)).await?;
-        let log = rows.iter().map(effective_time).collect::<Result<Vec<_>, _>>()?;
+        for text in [
+            // Rows with a future time were written before a clock was set back.
+            "update reservation set reserved = $2 where key = $1 and reserved > $2",
+            "update reservation set counted = $2 where key = $1 and counted > $2",
+        ] {
+            tx.run(sql(text).bind(key).bind(database_now)).await?;
+        }
+        let stmt =
+            sql("delete from reservation where key = $1 and reserved < $2 and (counted is null or counted < $2)");
+        tx.run(stmt.bind(key).bind(database_now - limits.log_span() - MAX_ARRIVAL_DELAY)).await?;
+        let log = tx.values(sql(SELECT_EFFECTIVE_TIMES).bind(key).bind(millis(MAX_ARRIVAL_DELAY))).await?;
         let earliest = limits.earliest_send(&log, database_now);
         let mut id = Err(earliest.plus_millis(-offset_ms));
         if earliest <= database_now {
             let stmt = sql("insert into reservation (key, reserved) values ($1, $2) returning id");
-            let row = tx.first(stmt.bind(key).bind(database_now)).await?;
-            let row =
-                row.ok_or_else(|| DbError::new(DbFault::Broken, "the database returned no key for a reservation"))?;
-            id = Ok(row.int(0)?);
+            let new = tx.value(stmt.bind(key).bind(database_now)).await?;
+            id = Ok(new.ok_or_else(|| DbError::missing_row("reservation", key))?);
         }
         tx.commit().await?;
         Ok(id)
     }
 }
 
-/// The latest time at which the server can have counted the request.
-fn effective_time(row: &Row) -> Result<Time, DbError> {
-    Ok(match row.maybe_time(1)? {
-        Some(counted) => counted,
-        None => row.time(0)? + MAX_ARRIVAL_DELAY,
-    })
-}
+/// The latest times at which the server can have counted the requests.
+const SELECT_EFFECTIVE_TIMES: &str = "select coalesce(counted, reserved + $2) from reservation where key = $1";
 
 impl ReservationStore for Db {
     fn try_reserve<'a>(
@@ -78,9 +66,8 @@ impl ReservationStore for Db {
 
     fn effective_times<'a>(&'a self, key: &'a str, since: Time) -> BoxFuture<'a, Result<Vec<Time>, StoreError>> {
         async move {
-            let stmt = sql("select reserved, counted from reservation where key = $1");
-            let rows = self.all(stmt.bind(key)).await?;
-            let times = rows.iter().map(effective_time).collect::<Result<Vec<_>, _>>()?;
+            let stmt = sql(SELECT_EFFECTIVE_TIMES).bind(key).bind(millis(MAX_ARRIVAL_DELAY));
+            let times: Vec<Time> = self.values(stmt).await?;
             Ok(times.into_iter().filter(|at| *at >= since).collect())
         }
         .boxed()

@@ -31,7 +31,7 @@ pub(crate) const CHUNK_OVERLAP_WORDS: usize = 64;
 /// occurs in texts.
 const ACCOUNT_MARKER: char = '\u{e000}';
 
-fn account_facet(account: i64) -> String {
+fn account_facet(account: super::AccountKey) -> String {
     format!("{ACCOUNT_MARKER}{account}")
 }
 

@@ -3,30 +3,35 @@
 
 use std::collections::BTreeMap;
 
-use super::{Db, DbError, Item, Row, Stmt, item, sql};
+use super::sql::{ArtifactItem, AttemptItem, EndTime, Flag, PackedMetadata, WorkState};
+use super::{AccountKey, Db, DbError, Item, Stmt, item, sql};
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact, ItemState};
 
 /// A stored segment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct SegmentRow {
     /// Primary key.
     pub key: i64,
     /// The RingCX ids of its account.
+    #[sqlx(flatten)]
     pub account: AccountId,
     /// Key of its account.
-    pub account_key: i64,
+    pub account_key: AccountKey,
     /// Its id in RingCX.
     pub segment_id: String,
     /// Its dialog's id.
     pub dialog_id: Option<String>,
     /// When it ended; `None` if the API did not report it.
+    #[sqlx(try_from = "EndTime")]
     pub ended: Option<Time>,
     /// `hasTranscript`, as last read.
+    #[sqlx(try_from = "Flag")]
     pub has_transcript: bool,
     /// When it was first seen.
     pub first_seen: Time,
     /// The metadata as last received, byte for byte.
+    #[sqlx(flatten, try_from = "PackedMetadata")]
     pub metadata: String,
 }
 
@@ -66,16 +71,11 @@ pub struct SegmentArtifact {
     pub reason: Option<String>,
 }
 
-impl SegmentArtifact {
-    fn with_status(status: ArtifactStatus) -> SegmentArtifact {
-        SegmentArtifact { status, fetched: None, version: 0, due: None, tries: 0, reason: None }
-    }
-}
-
 /// A failed attempt.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AttemptRow {
     /// The artifact.
+    #[sqlx(rename = "item", try_from = "AttemptItem")]
     pub artifact: Artifact,
     /// The number of the attempt.
     pub nth: i64,
@@ -88,20 +88,22 @@ pub struct AttemptRow {
 }
 
 /// A change of a segment's metadata.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct MetadataChange {
     /// When the change was seen.
     pub seen: Time,
     /// What changed.
     pub what: String,
     /// The metadata before it.
+    #[sqlx(flatten, try_from = "PackedMetadata")]
     pub metadata: String,
 }
 
 /// A version of an artifact, without its body.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ArtifactVersion {
     /// The artifact.
+    #[sqlx(rename = "item", try_from = "ArtifactItem")]
     pub artifact: Artifact,
     /// The version number, from 1.
     pub version: i64,
@@ -114,7 +116,7 @@ pub struct ArtifactVersion {
 }
 
 /// A quarantined metadata record.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct QuarantineRow {
     /// The sub-account's id.
     pub sub: String,
@@ -132,27 +134,29 @@ pub struct ExportRange {
     /// Segments that ended before this.
     pub to: Option<Time>,
     /// Only segments of this account.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
 }
 
-pub(super) const SEGMENT_COLUMNS: &str = "s.id, a.rc, a.sub, s.account, s.segment_id, s.dialog_id, s.ended, s.has_transcript, s.first_seen, s.codec, s.metadata";
-
-pub(super) fn segment_from_row(row: &Row) -> Result<SegmentRow, DbError> {
-    Ok(SegmentRow {
-        key: row.int(0)?,
-        account: AccountId::new(row.text(1)?, row.text(2)?),
-        account_key: row.int(3)?,
-        segment_id: row.text(4)?,
-        dialog_id: row.maybe_text(5)?,
-        ended: row.time(6)?.known(),
-        has_transcript: row.flag(7)?,
-        first_seen: row.time(8)?,
-        metadata: utf8_lossy(item::unpack(row.int(9)?, row.bytes(10)?)?),
-    })
+impl ExportRange {
+    /// Account, start and end as arguments; account -1 stands for all. A segment without an end
+    /// time is only in the unbounded range.
+    pub(crate) fn bounds(self) -> (AccountKey, Time, Time) {
+        let first = if self.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE };
+        (self.account.unwrap_or(AccountKey::ALL), self.from.unwrap_or(first), self.to.unwrap_or(Time(i64::MAX)))
+    }
 }
 
-fn utf8_lossy(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+/// The columns of a [`SegmentRow`].
+pub(super) const SEGMENT_COLUMNS: &str = "s.id as key, a.rc, a.sub, s.account as account_key, s.segment_id, s.dialog_id, s.ended, s.has_transcript, s.first_seen, s.codec, s.metadata";
+
+#[derive(sqlx::FromRow)]
+struct UnfinishedArtifact {
+    item: Item,
+    #[sqlx(try_from = "WorkState")]
+    state: ItemState,
+    due: Time,
+    tries: i64,
+    reason: Option<String>,
 }
 
 impl Db {
@@ -164,20 +168,18 @@ impl Db {
         last: Option<&SegmentRow>,
         limit: usize,
     ) -> Result<Vec<SegmentRow>, DbError> {
-        // A segment without an end time is only in the unbounded range.
-        let from = range.from.unwrap_or(if range.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE });
+        let (account, from, to) = range.bounds();
         let ended = last.map_or(from, |last| last.ended.unwrap_or(Time::NONE).max(from));
         // The index serves the bound on `ended`; the rest skips the segments of the last page.
         let stmt = Stmt::built(format!(
             "select {SEGMENT_COLUMNS} from segment s join account a on a.id = s.account
              where s.ended >= $1 and s.ended < $2 and ($3 = -1 or s.account = $3)
              and ($4 = 0 or (s.ended, a.sub, s.segment_id) > ($1, $5, $6))
-             order by s.ended, a.sub, s.segment_id limit {limit}"
+             order by s.ended, a.sub, s.segment_id limit $7"
         ));
-        let stmt = stmt.bind(ended).bind(range.to.unwrap_or(Time(i64::MAX))).bind(range.account.unwrap_or(-1));
+        let stmt = stmt.bind(ended).bind(to).bind(account);
         let stmt = stmt.bind(last.is_some()).bind(last.map_or("", |last| &*last.account.sub));
-        let rows = self.all(stmt.bind(last.map_or("", |last| last.segment_id.as_str()))).await?;
-        rows.iter().map(segment_from_row).collect()
+        self.all(stmt.bind(last.map_or("", |last| last.segment_id.as_str())).bind(limit)).await
     }
 
     /// The segments with this id. There is more than one only if two accounts share it.
@@ -185,8 +187,7 @@ impl Db {
         let stmt = Stmt::built(format!(
             "select {SEGMENT_COLUMNS} from account a join segment s on s.account = a.id where s.segment_id = $1 order by a.sub"
         ));
-        let rows = self.all(stmt.bind(segment_id)).await?;
-        rows.iter().map(segment_from_row).collect()
+        self.all(stmt.bind(segment_id)).await
     }
 
     /// All segments of a dialog, in order of end time.
@@ -195,87 +196,50 @@ impl Db {
             "select {SEGMENT_COLUMNS} from segment s join account a on a.id = s.account where s.dialog_id = $1
              order by s.ended, a.sub, s.segment_id"
         ));
-        let rows = self.all(stmt.bind(dialog_id)).await?;
-        rows.iter().map(segment_from_row).collect()
+        self.all(stmt.bind(dialog_id)).await
     }
 
     /// The artifacts of these segments, each in the order of [`Artifact::ALL`].
     pub async fn segment_artifacts(&self, segments: &[SegmentRow]) -> Result<Vec<[SegmentArtifact; 3]>, DbError> {
-        let items: Vec<i64> = segments
-            .iter()
-            .flat_map(|segment| Artifact::ALL.map(|artifact| Item::of(segment.key, artifact).0))
-            .collect();
+        let items: Vec<Item> =
+            segments.iter().flat_map(|segment| Artifact::ALL.map(|artifact| Item::of(segment.key, artifact))).collect();
         let mut artifacts: BTreeMap<Item, SegmentArtifact> = BTreeMap::new();
-        for part in items.chunks(super::MAX_ROWS_PER_STATEMENT) {
-            self.read_unfinished_artifacts(part, &mut artifacts).await?;
-            self.read_stored_artifacts(part, &mut artifacts).await?;
+        let head = "select item, state, due, tries, reason from work where visit = 0 and item in ";
+        for row in self.all::<UnfinishedArtifact>(Stmt::list(head, Vec::new(), items.iter().copied(), "")).await? {
+            let (status, due) = match row.state {
+                ItemState::Unavailable => (ArtifactStatus::Unavailable, None),
+                ItemState::Failed => (ArtifactStatus::Failed, None),
+                ItemState::Discarded => (ArtifactStatus::Discarded, None),
+                ItemState::Open => (ArtifactStatus::Pending, Some(row.due)),
+            };
+            let (tries, reason) = (row.tries, row.reason);
+            artifacts.insert(row.item, SegmentArtifact { status, fetched: None, version: 0, due, tries, reason });
         }
+        let head = "select item, outcome, fetched, version, codec, body from artifact where item in ";
+        type StoredArtifact = (Item, i64, Time, i64, i64, Vec<u8>);
+        let stmt = Stmt::list(head, Vec::new(), items, " order by item, version");
+        for (item, outcome, fetched, version, codec, body) in self.all::<StoredArtifact>(stmt).await? {
+            let status = match outcome {
+                0 => ArtifactStatus::Stored(item::unpack_text(codec, body)?),
+                _ => ArtifactStatus::NotPopulated,
+            };
+            let fetched = Some(fetched);
+            artifacts.insert(item, SegmentArtifact { status, fetched, version, due: None, tries: 0, reason: None });
+        }
+        let none = || SegmentArtifact {
+            status: ArtifactStatus::NotRequested,
+            fetched: None,
+            version: 0,
+            due: None,
+            tries: 0,
+            reason: None,
+        };
         Ok(segments
             .iter()
             .map(|segment| {
-                Artifact::ALL.map(|artifact| {
-                    artifacts
-                        .remove(&Item::of(segment.key, artifact))
-                        .unwrap_or(SegmentArtifact::with_status(ArtifactStatus::NotRequested))
-                })
+                Artifact::ALL.map(|artifact| artifacts.remove(&Item::of(segment.key, artifact)).unwrap_or_else(none))
             })
             .collect())
-    }
-
-    async fn read_unfinished_artifacts(
-        &self,
-        items: &[i64],
-        artifacts: &mut BTreeMap<Item, SegmentArtifact>,
-    ) -> Result<(), DbError> {
-        let stmt = Stmt::list(
-            "select item, state, due, tries, reason from work where visit = 0 and item in ",
-            Vec::new(),
-            items.iter().copied(),
-            "",
-        );
-        for row in self.all(stmt).await? {
-            let status = match row.code(1, ("work.state", row.int(0)?), ItemState::from_code)? {
-                ItemState::Unavailable => ArtifactStatus::Unavailable,
-                ItemState::Failed => ArtifactStatus::Failed,
-                ItemState::Discarded => ArtifactStatus::Discarded,
-                ItemState::Open => ArtifactStatus::Pending,
-            };
-            let due = (status == ArtifactStatus::Pending).then_some(row.time(2)?);
-            let artifact = SegmentArtifact {
-                due,
-                tries: row.int(3)?,
-                reason: row.maybe_text(4)?,
-                ..SegmentArtifact::with_status(status)
-            };
-            artifacts.insert(Item(row.int(0)?), artifact);
-        }
-        Ok(())
-    }
-
-    async fn read_stored_artifacts(
-        &self,
-        items: &[i64],
-        artifacts: &mut BTreeMap<Item, SegmentArtifact>,
-    ) -> Result<(), DbError> {
-        let stmt = Stmt::list(
-            "select item, outcome, fetched, version, codec, body from artifact where item in ",
-            Vec::new(),
-            items.iter().copied(),
-            " order by item, version",
-        );
-        for row in self.all(stmt).await? {
-            let status = match row.int(1)? {
-                0 => ArtifactStatus::Stored(item::unpack_text(row.int(4)?, row.bytes(5)?)?),
-                _ => ArtifactStatus::NotPopulated,
-            };
-            let artifact = SegmentArtifact {
-                fetched: Some(row.time(2)?),
-                version: row.int(3)?,
-                ..SegmentArtifact::with_status(status)
-            };
-            artifacts.insert(Item(row.int(0)?), artifact);
-        }
-        Ok(())
     }
 
     /// A segment's most recent failed attempts, in order of time.
@@ -284,29 +248,13 @@ impl Db {
             "select item, nth, at, status, reason from attempt where item >= $1 and item < $2 order by at, item, nth",
         );
         let first = segment.saturating_mul(4);
-        let mut attempts = Vec::new();
-        for row in self.all(stmt.bind(first).bind(first + 4)).await? {
-            attempts.push(AttemptRow {
-                artifact: Item(row.int(0)?).require_artifact("attempt.item")?,
-                nth: row.int(1)?,
-                at: row.time(2)?,
-                status: row.maybe_int(3)?,
-                reason: row.text(4)?,
-            });
-        }
-        Ok(attempts)
+        self.all(stmt.bind(first).bind(first + 4)).await
     }
 
     /// A segment's metadata changes, oldest first.
     pub async fn metadata_changes(&self, segment: i64) -> Result<Vec<MetadataChange>, DbError> {
         let stmt = sql("select seen, what, codec, metadata from segment_version where segment = $1 order by seen");
-        let rows = self.all(stmt.bind(segment)).await?;
-        rows.iter()
-            .map(|row| {
-                let metadata = utf8_lossy(item::unpack(row.int(2)?, row.bytes(3)?)?);
-                Ok(MetadataChange { seen: row.time(0)?, what: row.text(1)?, metadata })
-            })
-            .collect()
+        self.all(stmt.bind(segment)).await
     }
 
     /// A segment's artifact versions, without bodies.
@@ -315,24 +263,13 @@ impl Db {
             "select item, version, fetched, size, sha256 from artifact where item >= $1 and item < $2 order by item, version",
         );
         let first = segment.saturating_mul(4);
-        let mut versions = Vec::new();
-        for row in self.all(stmt.bind(first).bind(first + 4)).await? {
-            versions.push(ArtifactVersion {
-                artifact: Item(row.int(0)?).require_artifact("artifact.item")?,
-                version: row.int(1)?,
-                fetched: row.time(2)?,
-                size: row.int(3)?,
-                sha256: row.bytes(4)?,
-            });
-        }
-        Ok(versions)
+        self.all(stmt.bind(first).bind(first + 4)).await
     }
 
     /// Unresolved quarantined records.
     pub async fn quarantined_records(&self, limit: u32) -> Result<Vec<QuarantineRow>, DbError> {
         let stmt = sql("select a.sub, x.raw, x.times from aside x join account a on a.id = x.account
              where x.resolved is null order by x.first_seen limit $1");
-        let rows = self.all(stmt.bind(limit)).await?;
-        rows.iter().map(|row| Ok(QuarantineRow { sub: row.text(0)?, raw: row.bytes(1)?, times: row.int(2)? })).collect()
+        self.all(stmt.bind(limit)).await
     }
 }

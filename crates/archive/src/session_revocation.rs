@@ -10,28 +10,18 @@ const KEY_PREFIX: &str = "ended_session:";
 impl Db {
     /// Revokes a session, given by its digest, that would expire at `until`. Deletes revocations of
     /// expired sessions.
-    ///
-    /// # Errors
-    /// If the database fails.
     pub async fn revoke_session(&self, digest: &str, until: Time, now: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         let delete_expired =
             sql("delete from meta where key >= 'ended_session:' and key < 'ended_session;' and value < $1");
         tx.run(delete_expired.bind(sortable_time(now))).await?;
-        let stmt =
-            sql("insert into meta (key, value) values ($1, $2) on conflict (key) do update set value = excluded.value");
-        tx.run(stmt.bind(format!("{KEY_PREFIX}{digest}")).bind(sortable_time(until))).await?;
+        tx.put_meta(&format!("{KEY_PREFIX}{digest}"), &sortable_time(until)).await?;
         tx.commit().await
     }
 
     /// Whether a session was revoked.
-    ///
-    /// # Errors
-    /// If the database fails.
     pub async fn is_session_revoked(&self, digest: &str) -> Result<bool, DbError> {
-        let held =
-            self.first(sql("select value from meta where key = $1").bind(format!("{KEY_PREFIX}{digest}"))).await?;
-        Ok(held.is_some())
+        Ok(self.meta(&format!("{KEY_PREFIX}{digest}")).await?.is_some())
     }
 }
 

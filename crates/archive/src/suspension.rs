@@ -80,9 +80,8 @@ impl Db {
         if let Some(lock) = self.lock().filter(|lock| lock.is_wal_removed()) {
             return Ok(Some(UnusableReason::WalRemoved { path: lock.path().to_owned() }));
         }
-        let rows = self.all_unchecked(sql("select version from _sqlx_migrations where success")).await?;
-        for row in &rows {
-            let migration = row.int(0)?;
+        let rows: Vec<(i64,)> = self.all_unchecked(sql("select version from _sqlx_migrations where success")).await?;
+        for (migration,) in rows {
             if !self.known_migrations().any(|known| known == migration) {
                 return Ok(Some(UnusableReason::Newer { migration }));
             }
@@ -151,9 +150,10 @@ impl Db {
         // may delay the checkpoint.
         let number = lock.next_stamp(rand::rng().random_range(1..i32::MAX.unsigned_abs()));
         let mut tx = self.begin().await?;
-        tx.all(Stmt::built(format!("pragma user_version = {number}"))).await?;
+        // A pragma takes no parameters.
+        tx.run(Stmt::built(format!("pragma user_version = {number}"))).await?;
         tx.commit().await?;
-        self.all(sql("pragma wal_checkpoint(passive)")).await.map(drop)
+        self.all::<(i64, i64, i64)>(sql("pragma wal_checkpoint(passive)")).await.map(drop)
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
         std::fs::copy(&path, &backup).unwrap();
         let reader = Db::open_sqlite(&path, OpenMode::Existing).await.unwrap();
         let mut snapshot = reader.snapshot().await.unwrap();
-        snapshot.account_chain(1).await.unwrap();
+        snapshot.account_chain(crate::AccountKey(1)).await.unwrap();
         for _ in 0..2 {
             db.renew_file_stamp().await.unwrap();
             assert_eq!(db.unusable_reason().await.unwrap(), None);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Db, DbError, Row, sql};
+use super::{AccountKey, Db, DbError, sql};
 use crate::clock::Time;
 use crate::ringcx::rate_limit::MAX_RETRY_AFTER;
 
@@ -32,19 +32,17 @@ impl Db {
         let SavedThrottle { at, until, times, rate_share_ppm } = *throttle;
         let value =
             format!("{} {} {times} {rate_share_ppm}", at.plus_millis(offset_ms).0, until.plus_millis(offset_ms).0);
-        let stmt =
-            sql("insert into meta (key, value) values ($1, $2) on conflict (key) do update set value = excluded.value");
-        tx.run(stmt.bind(format!("refused:{budget}")).bind(value)).await?;
+        tx.put_meta(&format!("refused:{budget}"), &value).await?;
         tx.commit().await
     }
 
     /// Requests that an account is resumed now: deletes the throttles of these rate limits, and
     /// ends the account's pauses. The daemon sees it in [`Db::resume_requests`] once the change
     /// version is bumped.
-    pub async fn request_resume(&self, account: i64, budgets: &[String], now: Time) -> Result<(), DbError> {
+    pub async fn request_resume(&self, account: AccountKey, budgets: &[String], now: Time) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         for budget in budgets {
-            tx.run(sql("delete from meta where key = $1").bind(format!("refused:{budget}"))).await?;
+            tx.delete_meta(&format!("refused:{budget}")).await?;
         }
         tx.run(sql("update pause set until = $2 where account = $1 and until > $2").bind(account).bind(now)).await?;
         let stmt = sql("insert into meta (key, value) values ($1, '1') on conflict (key)
@@ -54,49 +52,39 @@ impl Db {
     }
 
     /// Number of resume requests, by account.
-    pub async fn resume_requests(&self) -> Result<BTreeMap<i64, i64>, DbError> {
-        let rows = self.all(sql("select key, value from meta where key like 'resume:%'")).await?;
-        let mut resume_requests = BTreeMap::new();
-        for row in &rows {
-            let (key, value) = (row.text(0)?, row.text(1)?);
-            let account = key.strip_prefix("resume:").and_then(|account| account.parse().ok());
-            if let (Some(account), Ok(times)) = (account, value.parse()) {
-                resume_requests.insert(account, times);
-            }
-        }
-        Ok(resume_requests)
+    pub async fn resume_requests(&self) -> Result<BTreeMap<AccountKey, i64>, DbError> {
+        let rows: Vec<(String, String)> =
+            self.all(sql("select key, value from meta where key like 'resume:%'")).await?;
+        let parse = |(key, value): (String, String)| {
+            Some((AccountKey(key.strip_prefix("resume:")?.parse().ok()?), value.parse().ok()?))
+        };
+        Ok(rows.into_iter().filter_map(parse).collect())
     }
 
     /// Saved throttles by rate limit, in the caller's clock. Expired ones are included.
     pub async fn saved_throttles(&self, now: Time) -> Result<BTreeMap<String, SavedThrottle>, DbError> {
         let database_now = self.database_now(now).await?;
         let stmt = sql("select key, value from meta where key >= 'refused:' and key < 'refused;'");
-        let rows = self.all(stmt).await?;
-        let mut throttles = BTreeMap::new();
-        for row in &rows {
-            if let Some((budget, throttle)) = parse_throttle(row, database_now, now)? {
-                throttles.insert(budget, throttle);
-            }
-        }
-        Ok(throttles)
+        let rows: Vec<(String, String)> = self.all(stmt).await?;
+        let parse = |(key, value): &(String, String)| {
+            Some((key.strip_prefix("refused:")?.to_owned(), parse_throttle(value, database_now, now)?))
+        };
+        Ok(rows.iter().filter_map(parse).collect())
     }
 }
 
-/// Parses a row. A value that cannot be parsed is ignored.
-fn parse_throttle(row: &Row, database_now: Time, now: Time) -> Result<Option<(String, SavedThrottle)>, DbError> {
-    let (key, value) = (row.text(0)?, row.text(1)?);
-    let Some(budget) = key.strip_prefix("refused:") else { return Ok(None) };
+/// Parses a stored value; `None` if it cannot be parsed.
+fn parse_throttle(value: &str, database_now: Time, now: Time) -> Option<SavedThrottle> {
     let numbers: Vec<i64> = value.split(' ').filter_map(|number| number.parse().ok()).collect();
-    let [at, until, times, rate_share_ppm] = numbers[..] else { return Ok(None) };
+    let [at, until, times, rate_share_ppm] = numbers[..] else { return None };
     // A time ahead was written before a clock was set back: treat it as now.
     let shift = now.0.saturating_sub(database_now.0.max(at));
     let number = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
-    let throttle = SavedThrottle {
+    Some(SavedThrottle {
         at: Time(at).plus_millis(shift),
         // An earlier version stored longer waits if the server asked for them.
         until: Time(until).plus_millis(shift).min(now + MAX_RETRY_AFTER),
         times: number(times),
         rate_share_ppm: number(rate_share_ppm),
-    };
-    Ok(Some((budget.to_owned(), throttle)))
+    })
 }

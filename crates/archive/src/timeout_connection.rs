@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::query::Query;
+use sqlx::{PgConnection, PgPool};
 
 use super::{DbError, DbFault};
 
@@ -64,25 +65,12 @@ impl TimeoutConnection {
         Ok(connection)
     }
 
-    pub(super) async fn run(
-        &mut self,
-        text: AssertSqlSafe<String>,
-        args: PgArguments,
-        is_reusable: bool,
-    ) -> Result<u64, DbError> {
-        let query = sqlx::query_with(text, args).persistent(is_reusable);
-        let result =
-            with_timeout(self.timeout, &mut self.awaits_response, query.execute(&mut *self.connection)).await?;
-        Ok(result.rows_affected())
+    pub(super) async fn run(&mut self, query: Query<'static, Postgres, PgArguments>) -> Result<u64, DbError> {
+        let result = query.execute(&mut *self.connection);
+        Ok(with_timeout(self.timeout, &mut self.awaits_response, result).await?.rows_affected())
     }
 
-    pub(super) async fn all(
-        &mut self,
-        text: AssertSqlSafe<String>,
-        args: PgArguments,
-        is_reusable: bool,
-    ) -> Result<Vec<PgRow>, DbError> {
-        let query = sqlx::query_with(text, args).persistent(is_reusable);
+    pub(super) async fn all(&mut self, query: Query<'static, Postgres, PgArguments>) -> Result<Vec<PgRow>, DbError> {
         with_timeout(self.timeout, &mut self.awaits_response, query.fetch_all(&mut *self.connection)).await
     }
 

@@ -1,8 +1,11 @@
 //! The work queue: due items, next due times, and the queue commands of operators.
 
+use std::fmt::Write as _;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{Arg, Db, DbError, Item, Lease, Row, Stmt, sql};
+use super::sql::{Millis, WorkItem, WorkLane, WorkState};
+use super::{AccountKey, Arg, Db, DbError, Item, Lease, Stmt, sql};
 use crate::clock::{Time, millis};
 use crate::model::{Artifact, ArtifactSet, ItemState, Lane};
 
@@ -12,15 +15,18 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 /// The right to attempt one item under a lease. Creating a claim writes nothing: the lease holder
 /// works the account's items, and a result is accepted only under the current epoch. Completion
 /// consumes it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Claim {
     /// The work item.
     pub item: Item,
     /// The lease under which it is worked.
+    #[sqlx(flatten)]
     pub lease: Lease,
     /// The artifact to fetch.
+    #[sqlx(rename = "item", try_from = "WorkItem")]
     pub artifact: Artifact,
     /// The urgency.
+    #[sqlx(try_from = "WorkLane")]
     pub lane: Lane,
     /// The segment's id in RingCX.
     pub segment_id: String,
@@ -31,20 +37,27 @@ pub struct Claim {
     /// The due time.
     pub due: Time,
     /// Attempts so far.
+    #[sqlx(try_from = "i64")]
     pub tries: u32,
     /// Among them, 404 responses and the like.
+    #[sqlx(try_from = "i64")]
     pub misses: u32,
     /// Among them, responses that a retry will hardly change.
+    #[sqlx(try_from = "i64")]
     pub refusals: u32,
     /// The kind of defect of the last response; 0 if it had none.
+    #[sqlx(rename = "broken", try_from = "i64")]
     pub broken_kind: u32,
     /// How many consecutive responses had that defect.
+    #[sqlx(rename = "alike", try_from = "i64")]
     pub consecutive_broken: u32,
     /// When it was first attempted.
     pub first_try: Option<Time>,
     /// For how long it has been paused since.
+    #[sqlx(try_from = "Millis")]
     pub paused: Duration,
     /// 0 for the first fetch; then the number of the refresh.
+    #[sqlx(try_from = "i64")]
     pub visit: u32,
 }
 
@@ -68,35 +81,35 @@ pub fn queue_classes(artifacts: ArtifactSet) -> impl Iterator<Item = QueueClass>
     })
 }
 
+/// The condition on the items of a class. Its codes are bound as [`bind_codes`] binds them.
 fn class_condition(class: QueueClass) -> String {
-    let (artifact, lane, again) = (class.artifact.code(), class.lane.code(), i32::from(class.is_retry));
-    format!("w.artifact = {artifact} and w.lane = {lane} and w.again = {again}")
+    let codes = [class.artifact.code(), class.lane.code(), i16::from(class.is_retry)];
+    let [artifact, lane, is_retry] = codes.map(|code| code + FIRST_CODE);
+    format!("w.artifact = ${artifact} and w.lane = ${lane} and w.again = ${is_retry}")
 }
 
-const CLAIM_COLUMNS: &str = "w.item, w.lane, s.segment_id, s.dialog_id, s.ended, w.due, w.tries, w.misses, w.refusals, w.first_try, w.paused, w.visit, w.broken, w.alike";
+/// The placeholder of code 0; those of the codes 1, 2 and 3 follow.
+const FIRST_CODE: i16 = 3;
 
-fn claim_from_row(lease: Lease, row: &Row) -> Result<Claim, DbError> {
-    let item = Item(row.int(0)?);
-    let small = |index: usize| -> Result<u32, DbError> { Ok(u32::try_from(row.int(index)?).unwrap_or(u32::MAX)) };
-    Ok(Claim {
-        item,
-        lease,
-        artifact: item.require_artifact("work.item")?,
-        lane: row.code(1, ("work.lane", item.0), Lane::from_code)?,
-        segment_id: row.text(2)?,
-        dialog_id: row.maybe_text(3)?,
-        ended: row.time(4)?,
-        due: row.time(5)?,
-        tries: small(6)?,
-        misses: small(7)?,
-        refusals: small(8)?,
-        first_try: row.maybe_time(9)?,
-        paused: Duration::from_millis(row.count(10)?),
-        visit: small(11)?,
-        broken_kind: small(12)?,
-        consecutive_broken: small(13)?,
-    })
+fn bind_codes(stmt: Stmt) -> Stmt {
+    (0_i64..4).fold(stmt, Stmt::bind)
 }
+
+/// Due items of all classes. One text for all limits: a changed limit must not prepare another
+/// statement. SQLite replans a statement when its limit is a parameter with a new value, but not
+/// when it is a sum. This statement runs many times a second.
+static SELECT_DUE_ITEMS: LazyLock<String> = LazyLock::new(|| {
+    let part = |(class, placeholder): (QueueClass, usize)| {
+        let class = class_condition(class);
+        format!(
+            "select w.item, w.account, cast($7 as bigint) as epoch, w.lane, s.segment_id, s.dialog_id, s.ended, w.due, w.tries, w.misses,
+             w.refusals, w.first_try, w.paused, w.visit, w.broken, w.alike
+             from (select * from work w where w.account = $1 and {class} and w.state = 0 and w.due <= $2
+             order by w.due limit ${placeholder} + 0) w join segment s on s.id = w.segment"
+        )
+    };
+    queue_classes(ArtifactSet::ALL).zip(8..).map(part).collect::<Vec<String>>().join(" union all ")
+});
 
 /// The longest delays that a correct clock can have set.
 #[derive(Debug, Clone, Copy)]
@@ -111,7 +124,7 @@ pub struct MaxDelays {
 #[derive(Debug, Clone, Default)]
 pub struct QueueFilter {
     /// Only items of this account.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// Only items in these states; all if empty.
     pub states: Vec<ItemState>,
     /// Only items of this segment.
@@ -123,7 +136,7 @@ pub struct QueueFilter {
 }
 
 /// An unfinished item, for display.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct QueueRow {
     /// The work item.
     pub item: Item,
@@ -134,14 +147,18 @@ pub struct QueueRow {
     /// When the segment ended.
     pub ended: Time,
     /// The artifact to fetch.
+    #[sqlx(rename = "item", try_from = "WorkItem")]
     pub artifact: Artifact,
     /// The urgency.
+    #[sqlx(try_from = "WorkLane")]
     pub lane: Lane,
     /// The state.
+    #[sqlx(try_from = "WorkState")]
     pub state: ItemState,
     /// The due time.
     pub due: Time,
     /// Attempts so far.
+    #[sqlx(try_from = "i64")]
     pub tries: u32,
     /// When it was first attempted.
     pub first_try: Option<Time>,
@@ -171,33 +188,22 @@ impl Db {
         now: Time,
         limit: impl Fn(QueueClass) -> usize,
     ) -> Result<Vec<Claim>, DbError> {
-        let limits: Vec<usize> = queue_classes(artifacts).map(limit).collect();
+        let wanted = |class: QueueClass| if artifacts.contains(class.artifact) { limit(class) } else { 0 };
+        let limits: Vec<usize> = queue_classes(ArtifactSet::ALL).map(wanted).collect();
         if limits.iter().all(|limit| *limit == 0) {
             return Ok(Vec::new());
         }
-        // One text for all limits: a changed limit must not prepare another statement. SQLite replans
-        // a statement when its limit is a parameter with a new value, but not when it is a sum. This
-        // statement runs many times a second.
-        let parts: Vec<String> = queue_classes(artifacts)
-            .zip(3..)
-            .map(|(class, placeholder)| {
-                let class = class_condition(class);
-                format!(
-                    "select {CLAIM_COLUMNS} from (select * from work w where w.account = $1 and {class} and w.state = 0 and w.due <= $2
-                     order by w.due limit ${placeholder} + 0) w join segment s on s.id = w.segment"
-                )
-            })
-            .collect();
-        let mut stmt = Stmt::built(parts.join(" union all ")).bind(lease.account).bind(now);
-        for limit in limits {
-            stmt = stmt.bind(limit);
-        }
-        let rows = self.all(stmt).await?;
-        rows.iter().map(|row| claim_from_row(lease, row)).collect()
+        let stmt = bind_codes(sql(&SELECT_DUE_ITEMS).bind(lease.account).bind(now)).bind(lease.epoch);
+        self.all(limits.into_iter().fold(stmt, Stmt::bind)).await
     }
 
     /// The earliest due time after `now` among items of these artifacts.
-    pub async fn next_due(&self, account: i64, artifacts: ArtifactSet, now: Time) -> Result<Option<Time>, DbError> {
+    pub async fn next_due(
+        &self,
+        account: AccountKey,
+        artifacts: ArtifactSet,
+        now: Time,
+    ) -> Result<Option<Time>, DbError> {
         if artifacts.is_empty() {
             return Ok(None);
         }
@@ -208,8 +214,8 @@ impl Db {
             })
             .collect();
         let text = format!("select min(due) from ({}) earliest", parts.join(" union all "));
-        let row = self.first(Stmt::built(text).bind(account).bind(now)).await?;
-        Ok(row.map(|row| row.maybe_time(0)).transpose()?.flatten())
+        let stmt = bind_codes(Stmt::built(text).bind(account).bind(now));
+        Ok(self.value(stmt).await?.flatten())
     }
 
     /// Undoes the deferral of an artifact's open items. Items without an attempt become due now;
@@ -217,7 +223,7 @@ impl Db {
     /// Returns their number.
     pub async fn undo_deferrals(
         &self,
-        account: i64,
+        account: AccountKey,
         artifact: Artifact,
         now: Time,
         initial: Duration,
@@ -276,40 +282,19 @@ impl Db {
     /// Unfinished items for display: given-up ones first, then by due time.
     pub async fn queue_rows(&self, filter: &QueueFilter) -> Result<Vec<QueueRow>, DbError> {
         let (clause, args) = filter.clause();
-        let limit = if filter.limit == 0 { i64::from(u32::MAX) } else { i64::from(filter.limit) };
-        let mut stmt = Stmt::built(format!(
+        let number = args.len() + 1;
+        let limit = if filter.limit == 0 { u32::MAX } else { filter.limit };
+        let stmt = Stmt::built(format!(
             "select w.item, a.sub, s.segment_id, s.ended, w.lane, w.state, w.due, w.tries, w.first_try, w.status, w.reason
              from work w join segment s on s.id = w.segment join account a on a.id = w.account
-             where {clause} order by w.state desc, w.due, w.item limit {limit}"
+             where {clause} order by w.state desc, w.due, w.item limit ${number}"
         ));
-        for arg in args {
-            stmt = stmt.bind(arg);
-        }
-        let mut items = Vec::new();
-        for row in self.all(stmt).await? {
-            let item = Item(row.int(0)?);
-            items.push(QueueRow {
-                item,
-                sub: row.text(1)?,
-                segment_id: row.text(2)?,
-                ended: row.time(3)?,
-                artifact: item.require_artifact("work.item")?,
-                lane: row.code(4, ("work.lane", item.0), Lane::from_code)?,
-                state: row.code(5, ("work.state", item.0), ItemState::from_code)?,
-                due: row.time(6)?,
-                tries: u32::try_from(row.int(7)?).unwrap_or(u32::MAX),
-                first_try: row.maybe_time(8)?,
-                status: row.maybe_int(9)?,
-                reason: row.maybe_text(10)?,
-            });
-        }
-        Ok(items)
+        self.all(args.into_iter().fold(stmt, Stmt::bind).bind(limit)).await
     }
 
     /// The first bytes of the last response to an item, if it was unusable.
     pub async fn last_body(&self, item: Item) -> Result<Option<Vec<u8>>, DbError> {
-        let row = self.first(sql("select last_body from work where item = $1").bind(item.0)).await?;
-        row.map_or(Ok(None), |row| row.maybe_bytes(0))
+        Ok(self.value(sql("select last_body from work where item = $1").bind(item)).await?.flatten())
     }
 
     /// Makes items due now and resets their retry limits. Discarded items are reopened, and their
@@ -317,52 +302,46 @@ impl Db {
     pub async fn retry_items(&self, filter: &QueueFilter, now: Time) -> Result<u64, DbError> {
         let (clause, args) = filter.clause();
         let number = args.len() + 1;
-        let mut stmt = Stmt::built(format!(
+        let stmt = Stmt::built(format!(
             "update work set state = 0, due = ${number}, tries = 0, again = 0, misses = 0, refusals = 0, broken = 0, alike = 0, first_try = null,
              paused = 0, reason = case when state = 3 then null else reason end, status = case when state = 3 then null else status end
              where item in (select w.item from work w join segment s on s.id = w.segment where {clause})"
         ));
-        for arg in args {
-            stmt = stmt.bind(arg);
-        }
-        self.run(stmt.bind(now)).await
+        self.run(args.into_iter().fold(stmt, Stmt::bind).bind(now)).await
     }
 
     /// Discards items for good. Returns their number.
     pub async fn discard_items(&self, filter: &QueueFilter, why: &str) -> Result<u64, DbError> {
         let (clause, args) = filter.clause();
         let number = args.len() + 1;
-        let mut stmt = Stmt::built(format!(
+        let stmt = Stmt::built(format!(
             "update work set state = 3, reason = ${number} where item in
              (select w.item from work w join segment s on s.id = w.segment where {clause} and w.state <> 3)"
         ));
-        for arg in args {
-            stmt = stmt.bind(arg);
-        }
-        self.run(stmt.bind(why)).await
+        self.run(args.into_iter().fold(stmt, Stmt::bind).bind(why)).await
     }
 }
 
 impl QueueFilter {
     fn clause(&self) -> (String, Vec<Arg>) {
-        let mut args = Vec::new();
-        let mut parts = vec!["w.visit = 0".to_owned()];
+        let (mut args, mut clause) = (Vec::new(), "w.visit = 0".to_owned());
+        let mut add = |condition: &str, values: Vec<Arg>| {
+            let names: Vec<String> = (args.len() + 1..).zip(&values).map(|(number, _)| format!("${number}")).collect();
+            let _ = write!(clause, " and {condition} in ({})", names.join(","));
+            args.extend(values);
+        };
         if let Some(account) = self.account {
-            args.push(account.into());
-            parts.push(format!("w.account = ${}", args.len()));
+            add("w.account", vec![account.into()]);
         }
         if let Some(segment) = &self.segment_id {
-            args.push(segment.into());
-            parts.push(format!("s.segment_id = ${}", args.len()));
+            add("s.segment_id", vec![segment.into()]);
         }
         if let Some(artifact) = self.artifact {
-            args.push(artifact.code().into());
-            parts.push(format!("w.artifact = ${}", args.len()));
+            add("w.artifact", vec![artifact.code().into()]);
         }
         if !self.states.is_empty() {
-            let codes: Vec<String> = self.states.iter().map(|state| state.code().to_string()).collect();
-            parts.push(format!("w.state in ({})", codes.join(",")));
+            add("w.state", self.states.iter().map(|state| state.code().into()).collect());
         }
-        (parts.join(" and "), args)
+        (clause, args)
     }
 }

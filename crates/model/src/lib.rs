@@ -11,9 +11,11 @@ mod phone_number;
 mod subject;
 mod time_range;
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
@@ -27,6 +29,7 @@ pub use time_range::{TimeRange, TimeRangeSet, Window};
 /// Identifies a RingCX sub-account by `rcAccountId` of the main account and the sub-account's own
 /// id. Both are opaque.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "sqlx", derive(sqlx::FromRow))]
 pub struct AccountId {
     /// `rcAccountId`: RingCentral's id of the main account.
     pub rc: Arc<str>,
@@ -50,16 +53,8 @@ impl fmt::Display for AccountId {
 /// Encodes an opaque id as one segment of a path: all but the unreserved characters of RFC 3986 are
 /// percent-encoded. An empty id, and one of dots alone, stay as they are.
 pub fn encode_path_segment(id: &str) -> String {
-    let mut encoded = String::with_capacity(id.len());
-    for byte in id.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(id, RESERVED).to_string()
 }
 
 /// A text that can be fetched for a segment.
@@ -67,11 +62,11 @@ pub fn encode_path_segment(id: &str) -> String {
 #[serde(rename_all = "snake_case")]
 pub enum Artifact {
     /// The transcript, as JSON.
-    Transcript,
+    Transcript = 0,
     /// The summary that the agent kept or edited, as text.
-    AgentSummary,
+    AgentSummary = 1,
     /// The summary that RingCX wrote, as text.
-    AutoSummary,
+    AutoSummary = 2,
 }
 
 impl Artifact {
@@ -89,11 +84,7 @@ impl Artifact {
 
     /// The code in the database.
     pub const fn code(self) -> i16 {
-        match self {
-            Artifact::Transcript => 0,
-            Artifact::AgentSummary => 1,
-            Artifact::AutoSummary => 2,
-        }
+        self as i16
     }
 
     /// The artifact with this code.
@@ -227,13 +218,13 @@ impl fmt::Display for Endpoint {
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
     /// Segments that have just ended.
-    Live,
+    Live = 0,
     /// A time range that is read again for late segments.
-    Recheck,
+    Recheck = 1,
     /// The past: gaps after downtime, and backfills that were requested.
-    Backfill,
+    Backfill = 2,
     /// An answered artifact that is fetched again because it may have changed.
-    Revisit,
+    Revisit = 3,
 }
 
 impl Lane {
@@ -252,12 +243,7 @@ impl Lane {
 
     /// The code in the database; smaller is more urgent.
     pub const fn code(self) -> i16 {
-        match self {
-            Lane::Live => 0,
-            Lane::Recheck => 1,
-            Lane::Backfill => 2,
-            Lane::Revisit => 3,
-        }
+        self as i16
     }
 
     /// The lane with this code.
@@ -277,13 +263,13 @@ impl fmt::Display for Lane {
 #[serde(rename_all = "snake_case")]
 pub enum ItemState {
     /// To be fetched: ready once it is due, waiting before.
-    Open,
+    Open = 0,
     /// Still 404 when `fetch.give_up_after` had passed; `queue retry` reopens it.
-    Unavailable,
+    Unavailable = 1,
     /// Failed, and needs manual action.
-    Failed,
+    Failed = 2,
     /// Discarded by a person.
-    Discarded,
+    Discarded = 3,
 }
 
 impl ItemState {
@@ -293,12 +279,7 @@ impl ItemState {
 
     /// The code in the database.
     pub const fn code(self) -> i16 {
-        match self {
-            ItemState::Open => 0,
-            ItemState::Unavailable => 1,
-            ItemState::Failed => 2,
-            ItemState::Discarded => 3,
-        }
+        self as i16
     }
 
     /// The state with this code.
@@ -312,18 +293,15 @@ impl ItemState {
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The body of the artifact.
-    Stored,
+    Stored = 0,
     /// The API answered that the artifact is empty.
-    NotPopulated,
+    NotPopulated = 1,
 }
 
 impl Outcome {
     /// The code in the database.
     pub const fn code(self) -> i16 {
-        match self {
-            Outcome::Stored => 0,
-            Outcome::NotPopulated => 1,
-        }
+        self as i16
     }
 }
 
@@ -363,6 +341,17 @@ pub struct QuarantinedRecord {
     pub reason: String,
     /// The element as received, byte for byte.
     pub raw: String,
+}
+
+/// Where the first read of an account begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiscoveryStart {
+    /// With the window that ends at now minus the offset.
+    Now,
+    /// This far back from now.
+    Back(Duration),
+    /// At this time.
+    At(Time),
 }
 
 /// The artifacts that an account's settings select for each segment.

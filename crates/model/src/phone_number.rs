@@ -1,8 +1,9 @@
 //! Parses telephone numbers as people and systems write them, and compares them. Pure.
 //!
 //! docs/keeping.md documents the rule. This module knows no numbering plans except the lengths of
-//! country codes. A library that knows them (`phonenumber`, 1.5 MB of tables) needs a default
-//! country, which is unknown for a number without one.
+//! country codes. The crate `phonenumber` knows them, but needs a default country for `030 …` and
+//! `0049 …`, and rejects no-break spaces, other scripts' digits and `sip:`. It adds 3.3 MB to a
+//! program and 0.15 s to its first call.
 
 use super::folding::fold_char;
 

@@ -11,10 +11,13 @@ use crate::clock::{Time, millis};
 /// A half-open range of segment end times: `from` is included, `to` is not. A range that is to be
 /// read has whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "sqlx", derive(sqlx::FromRow))]
 pub struct TimeRange {
     /// The first moment in the range.
+    #[cfg_attr(feature = "sqlx", sqlx(rename = "from_ms"))]
     pub from: Time,
     /// The first moment after the range.
+    #[cfg_attr(feature = "sqlx", sqlx(rename = "to_ms"))]
     pub to: Time,
 }
 

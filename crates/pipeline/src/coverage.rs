@@ -18,9 +18,10 @@ mod planner;
 mod planning_clock;
 mod quota_forecast;
 
-pub use failed_window_backoff::{FailedWindowBackoff, WindowFailure};
-pub use planner::plan_next_read;
-pub use planning_clock::{CLOCK_NOISE, ClockReadings, PlanningClock};
+pub(crate) use failed_window_backoff::{FailedWindowBackoff, WindowFailure};
+pub(crate) use planner::plan_next_read;
+pub use planning_clock::ClockReadings;
+pub(crate) use planning_clock::{CLOCK_NOISE, PlanningClock};
 pub use quota_forecast::estimate_backfill_duration;
 
 /// The narrowest window. A window of one second covers nothing.
@@ -296,7 +297,7 @@ pub struct PlannedRead {
 
 /// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plan {
+pub(crate) enum Plan {
     /// Read this window now.
     Read(PlannedRead),
     /// Nothing is to be read yet.
@@ -308,7 +309,7 @@ pub enum Plan {
 
 /// A range whose read failed recently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FailedWindow {
+pub(crate) struct FailedWindow {
     /// The range that could not be read.
     pub range: TimeRange,
     /// When it may be requested again.
@@ -320,7 +321,7 @@ pub struct FailedWindow {
 
 /// A range with quarantined records. It is read again, in case the records become readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Repair {
+pub(crate) struct Repair {
     /// The range to read again. The caller removes what was read. A range wider than one request is
     /// read oldest first.
     pub range: TimeRange,

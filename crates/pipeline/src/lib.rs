@@ -9,5 +9,12 @@ use ringcx_client::{self as ringcx, backoff};
 use ringcx_model::{self as model, clock};
 
 pub mod circuit_breaker;
+pub mod clock_watch;
 pub mod coverage;
+pub mod discovery;
 pub mod fetch;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -177,27 +177,16 @@ fn fresh_token_refused(error: ApiError) -> ApiError {
 
 /// The headers of an answer, and its body, which is not read yet.
 pub(crate) struct ApiResponse {
-    response: Response,
-    endpoint: Endpoint,
-    idle_timeout: Duration,
-    large_body_turn: Arc<Semaphore>,
+    pub(super) response: Response,
+    pub(super) endpoint: Endpoint,
+    pub(super) idle_timeout: Duration,
+    /// One permit: one large answer at a time may be buffered in this process.
+    pub(super) large_body_turn: Arc<Semaphore>,
     /// Its slot among the concurrent requests, until it is read.
-    socket: Option<OwnedSemaphorePermit>,
+    pub(super) socket: Option<OwnedSemaphorePermit>,
 }
 
 impl ApiResponse {
-    /// `large_body_turn` has one permit: one large answer at a time may be buffered in this
-    /// process.
-    pub(crate) fn new(
-        response: Response,
-        endpoint: Endpoint,
-        idle_timeout: Duration,
-        large_body_turn: Arc<Semaphore>,
-        socket: Option<OwnedSemaphorePermit>,
-    ) -> ApiResponse {
-        ApiResponse { response, endpoint, idle_timeout, large_body_turn, socket }
-    }
-
     pub(crate) fn status(&self) -> StatusCode {
         self.response.status()
     }

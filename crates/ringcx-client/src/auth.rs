@@ -6,10 +6,11 @@
 //! No task is spawned: a renewal runs in the call that needs it, and can be cancelled at any point.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::backoff::Fault;
@@ -59,14 +60,16 @@ pub enum Credentials {
 }
 
 impl Credentials {
-    /// The parts that must never be shown.
-    fn secrets(&self) -> Vec<&str> {
+    /// All parts, secret ones included.
+    fn parts(&self) -> [&str; 3] {
         match self {
-            Credentials::RingCentral { client_secret, jwt, .. } => {
-                vec![client_secret.expose_secret(), jwt.expose_secret()]
+            Credentials::RingCentral { client_id, client_secret, jwt } => {
+                [client_id, client_secret.expose_secret(), jwt.expose_secret()]
             }
-            Credentials::Engage { password, .. } => vec![password.expose_secret()],
-            Credentials::ApiToken(token) => vec![token.expose_secret()],
+            Credentials::Engage { username, password, platform_id } => {
+                [username, password.expose_secret(), platform_id]
+            }
+            Credentials::ApiToken(token) => [token.expose_secret(), "", ""],
         }
     }
 
@@ -79,21 +82,11 @@ impl Credentials {
             Credentials::Engage { .. } => None,
         }
     }
-
-    fn names(&self) -> [&str; 2] {
-        match self {
-            Credentials::RingCentral { client_id, .. } => [client_id, ""],
-            Credentials::Engage { username, platform_id, .. } => [username, platform_id],
-            Credentials::ApiToken(_) => ["", ""],
-        }
-    }
 }
 
 impl PartialEq for Credentials {
     fn eq(&self, other: &Credentials) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
-            && self.names() == other.names()
-            && self.secrets() == other.secrets()
+        std::mem::discriminant(self) == std::mem::discriminant(other) && self.parts() == other.parts()
     }
 }
 
@@ -225,7 +218,7 @@ impl Login {
 
     /// The login's state.
     pub fn state(&self) -> LoginState {
-        lock(&self.0.state).clone()
+        self.0.state.lock().clone()
     }
 
     /// Allows the next attempt immediately, without the back-off of the last failure.
@@ -265,7 +258,7 @@ impl Login {
     /// The API accepted this token.
     pub(crate) fn record_accepted_token(&self, token: &AccessToken) {
         if token.set_accepted(true) && token.is_permanent() {
-            *lock(&self.0.state) = LoginState::Good { at: self.clock().now() };
+            *self.0.state.lock() = LoginState::Good { at: self.clock().now() };
         }
     }
 
@@ -279,11 +272,11 @@ impl Login {
     /// A token was refused in a request sent at `sent`, and a newer one was accepted: it had
     /// expired by then.
     pub(crate) fn record_expired_token(&self, token: &AccessToken, sent: Tick) {
-        lock(&self.0.lifetime).record_early_expiry(sent.since(token.requested_at()));
+        self.0.lifetime.lock().record_early_expiry(sent.since(token.requested_at()));
     }
 
     fn current_token(&self) -> CurrentToken {
-        let guard = self.0.token.read().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.0.token.read();
         let Some(token) = guard.as_ref() else { return CurrentToken::Missing };
         match token.age(self.clock().tick()) {
             TokenAge::Fresh => CurrentToken::Valid(token.clone()),
@@ -330,8 +323,8 @@ impl Login {
         match outcome {
             Ok(token) => {
                 renewal.record_success();
-                *self.0.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
-                lock(&self.0.lifetime).extend();
+                *self.0.token.write() = Some(token.clone());
+                self.0.lifetime.lock().extend();
                 self.record_success(&token);
                 Ok(token)
             }
@@ -351,7 +344,7 @@ impl Login {
     }
 
     fn record_good_state(&self) {
-        let mut state = lock(&self.0.state);
+        let mut state = self.0.state.lock();
         if matches!(*state, LoginState::Failing { .. } | LoginState::NeverTried) {
             tracing::info!("logged in");
         }
@@ -360,7 +353,7 @@ impl Login {
 
     fn record_failure(&self, error: &ApiError) {
         let now = self.clock().now();
-        let mut state = lock(&self.0.state);
+        let mut state = self.0.state.lock();
         let (since, last_ok) = match &*state {
             LoginState::NeverTried => (now, None),
             LoginState::Good { at } => (now, Some(*at)),
@@ -380,8 +373,4 @@ impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Login").finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

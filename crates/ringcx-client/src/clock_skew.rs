@@ -8,13 +8,13 @@
 //! A `Date` can be wrong. An impossible one, before 2020 or more than a year ahead, is never used.
 //! Any other is *believed* only when several answers over some time agree.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::fmt::rfc2822::DateTimeParser;
+use parking_lot::Mutex;
 use reqwest::header::{AGE, DATE, HeaderMap};
 
 use crate::clock::{Tick, Time, millis};
+use crate::rate_limit::parse_http_date;
 
 /// The estimate is the median of this many answers.
 const MAX_SAMPLES: usize = 5;
@@ -103,7 +103,7 @@ impl ClockSkew {
 
     /// The host's time at `tick`, when this machine's clock reads `now`.
     pub fn api_time(&self, now: Time, tick: Tick) -> ApiTime {
-        let samples = self.samples();
+        let samples = self.0.lock();
         let known = samples.answers > 0;
         let at = |lead: i64| {
             let time = Time(millis(tick.0).saturating_add(lead));
@@ -133,8 +133,8 @@ impl ClockSkew {
         if took > MAX_ANSWER_TIME || headers.contains_key(AGE) {
             return;
         }
-        let Some(date) = headers.get(DATE).and_then(|date| parse_http_date(date.as_bytes())) else { return };
-        let mut samples = self.samples();
+        let Some(date) = headers.get(DATE).and_then(|date| parse_http_date(date.to_str().ok()?)) else { return };
+        let mut samples = self.0.lock();
         if !is_plausible(date, now) {
             samples.implausible = Some(date);
             return;
@@ -156,10 +156,6 @@ impl ClockSkew {
         let median = samples.median(machine);
         samples.update_streak(median, received);
         samples.log_change(median.saturating_sub(machine));
-    }
-
-    fn samples(&self) -> MutexGuard<'_, SkewSamples> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -214,12 +210,6 @@ impl SkewSamples {
              hint: synchronise it with NTP (timedatectl set-ntp true)"
         );
     }
-}
-
-/// An HTTP date in the preferred format (RFC 9110, 5.6.7).
-fn parse_http_date(date: &[u8]) -> Option<Time> {
-    static PARSER: DateTimeParser = DateTimeParser::new().relaxed_weekday(true);
-    PARSER.parse_timestamp(date).ok().map(Time::from)
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub mod error;
 pub mod fuzz_checks;
 pub mod metadata;
 pub mod rate_limit;
+mod raw_fields;
 pub mod sub_accounts;
 pub mod summary;
 #[cfg(test)]
@@ -253,7 +254,8 @@ impl ApiClient {
         if let Some((_, skew)) = self.0.clock_skews.iter().find(|(host, _)| *host == host_and_port(response.url())) {
             skew.observe(response.headers(), sent, sent + took, self.0.clock.now());
         }
-        Ok(ApiResponse::new(response, endpoint, self.0.idle_timeout, self.0.large_body_turn.clone(), socket))
+        let (idle_timeout, large_body_turn) = (self.0.idle_timeout, self.0.large_body_turn.clone());
+        Ok(ApiResponse { response, endpoint, idle_timeout, large_body_turn, socket })
     }
 }
 

@@ -25,6 +25,7 @@ pub use adaptive_throttle::ThrottleState;
 pub use pacer::{Pacer, Permit, Usage};
 pub use previous_owner::PreviousOwner;
 pub use reserved_quota::{MemoryStore, Reservation, ReservationStore, ReservedQuota, StoreError};
+pub(crate) use retry_after::parse_http_date;
 pub use retry_after::parse_retry_after;
 pub use sliding_window_limiter::{MAX_ARRIVAL_DELAY, SlidingWindowLimiter, WINDOW_GUARD};
 

@@ -2,16 +2,14 @@
 //!
 //! The body is checked to be a transcript, and returned unchanged.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::charset;
 use crate::lenient_json;
 use crate::model::{AccountId, Endpoint};
+use crate::raw_fields::RawFields;
 
 use super::api_call::{ApiCall, empty_answer_error, error_code_error};
 use super::error::{ApiError, ErrorCause, printable_code};
@@ -140,44 +138,12 @@ impl PhraseContent {
             return if is_empty_json(raw.get()) { PhraseContent::None } else { PhraseContent::NotAList };
         }
         // An unreadable list may have content.
-        let Ok(PhraseListContent { has_phrases, has_content }) = serde_json::from_str(raw.get()) else {
-            return PhraseContent::WithContent;
-        };
-        match (has_phrases, has_content) {
-            (_, true) => PhraseContent::WithContent,
-            (true, false) => PhraseContent::Blank,
-            (false, false) => PhraseContent::None,
+        let Ok(phrases) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else { return PhraseContent::WithContent };
+        match phrases.as_slice() {
+            [] => PhraseContent::None,
+            phrases if phrases.iter().any(|phrase| has_content(phrase.get())) => PhraseContent::WithContent,
+            _ => PhraseContent::Blank,
         }
-    }
-}
-
-/// Whether a list has phrases, and whether one of them has content.
-struct PhraseListContent {
-    has_phrases: bool,
-    has_content: bool,
-}
-
-impl<'de> Deserialize<'de> for PhraseListContent {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PhraseListContent, D::Error> {
-        struct PhraseListVisitor;
-        impl<'de> Visitor<'de> for PhraseListVisitor {
-            type Value = PhraseListContent;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PhraseListContent, A::Error> {
-                let mut found = PhraseListContent { has_phrases: false, has_content: false };
-                while !found.has_content {
-                    let Some(phrase) = list.next_element::<&RawValue>()? else { return Ok(found) };
-                    found = PhraseListContent { has_phrases: true, has_content: has_content(phrase.get()) };
-                }
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(found)
-            }
-        }
-        deserializer.deserialize_seq(PhraseListVisitor)
     }
 }
 
@@ -185,36 +151,15 @@ impl<'de> Deserialize<'de> for PhraseListContent {
 const ATTRIBUTION_KEYS: [&str; 5] = ["participantId", "participantName", "participantType", "rcUserId", "timestamp"];
 
 /// Whether a phrase has any content besides [`ATTRIBUTION_KEYS`]: a message, or a field that this
-/// program does not know.
+/// program does not know. Of a repeated key both values count.
 fn has_content(phrase: &str) -> bool {
-    if phrase.starts_with('{') {
-        return lenient_json::from_str(phrase).is_none_or(|PhraseHasContent(has_content)| has_content);
-    }
-    lenient_json::parse_value(phrase).is_none_or(|value| !is_blank(&value))
-}
-
-struct PhraseHasContent(bool);
-
-impl<'de> Deserialize<'de> for PhraseHasContent {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PhraseHasContent, D::Error> {
-        struct PhraseVisitor;
-        impl<'de> Visitor<'de> for PhraseVisitor {
-            type Value = PhraseHasContent;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            /// Of a repeated key both values count.
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PhraseHasContent, A::Error> {
-                let mut has_content = false;
-                while let Some((ObjectKey(key), value)) = map.next_entry::<ObjectKey<'de>, Value>()? {
-                    has_content |= !ATTRIBUTION_KEYS.contains(&key.as_ref()) && !is_blank(&value);
-                }
-                Ok(PhraseHasContent(has_content))
-            }
+    let Some(phrase) = lenient_json::to_strict(phrase) else { return true };
+    let is_blank = |value: &str| serde_json::from_str(value).is_ok_and(|value| is_blank(&value));
+    match serde_json::from_str::<RawFields<'_>>(&phrase) {
+        Ok(RawFields(fields)) => {
+            fields.iter().any(|(key, value)| !ATTRIBUTION_KEYS.contains(&key.as_ref()) && !is_blank(value.get()))
         }
-        deserializer.deserialize_map(PhraseVisitor)
+        Err(_) => !is_blank(&phrase),
     }
 }
 
@@ -229,48 +174,20 @@ fn is_blank(value: &Value) -> bool {
     }
 }
 
-#[derive(serde::Deserialize)]
-struct ObjectKey<'a>(#[serde(borrow)] Cow<'a, str>);
-
 impl<'de> Deserialize<'de> for ResponseShape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ResponseShape, D::Error> {
-        deserializer.deserialize_map(ResponseShapeVisitor)
-    }
-}
-
-struct ResponseShapeVisitor;
-
-impl<'de> Visitor<'de> for ResponseShapeVisitor {
-    type Value = ResponseShape;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
     /// Of a repeated transcript the one with more content counts, of a repeated error code the one
     /// that means an error.
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ResponseShape, A::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ResponseShape, D::Error> {
         let mut shape = ResponseShape::default();
-        while let Some(ObjectKey(key)) = map.next_key()? {
+        for (key, value) in RawFields::deserialize(deserializer)?.0 {
             match key.as_ref() {
                 "errorCode" => {
-                    let code = parse_error_code(map.next_value()?);
-                    shape.error_code = shape.error_code.filter(is_error_code).or(Some(code));
+                    shape.error_code = shape.error_code.filter(is_error_code).or_else(|| Some(parse_error_code(value)));
                 }
-                "errorMessage" => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-                "channelClass" => {
-                    map.next_value::<IgnoredAny>()?;
-                    shape.has_channel_class = true;
-                }
-                "transcript" => {
-                    shape.transcript = shape.transcript.max(Some(PhraseContent::classify(map.next_value()?)))
-                }
-                _ => {
-                    let other: &RawValue = map.next_value()?;
-                    shape.has_other_content |= !is_empty_json(other.get());
-                }
+                "errorMessage" => {}
+                "channelClass" => shape.has_channel_class = true,
+                "transcript" => shape.transcript = shape.transcript.max(Some(PhraseContent::classify(value))),
+                _ => shape.has_other_content |= !is_empty_json(value.get()),
             }
         }
         Ok(shape)

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::options::Traffic;
 use super::rng::Rng;
@@ -498,22 +499,15 @@ fn write_str(out: &mut String, text: std::fmt::Arguments<'_>) {
 
 /// Appends a text as a JSON string. `ascii` escapes all characters that are not ASCII.
 fn write_json(out: &mut String, text: &str, ascii: bool) {
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            character if (character as u32) < 0x20 || (ascii && !character.is_ascii()) => {
-                for unit in character.encode_utf16(&mut [0; 2]) {
-                    write_str(out, format_args!("\\u{unit:04x}"));
-                }
+    for character in Value::from(text).to_string().chars() {
+        if character.is_ascii() || !ascii {
+            out.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write_str(out, format_args!("\\u{unit:04x}"));
             }
-            character => out.push(character),
         }
     }
-    out.push('"');
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::export_comparison::truncate_depth;
 use super::options::WindowEdges;
 use super::request_handler::record_text;
 use super::simulated_tenant::SegmentPosition;
-use super::simulator_state::{Announcement, SimulatorState, lock};
+use super::simulator_state::{Announcement, SimulatorState};
 use super::tenant_segment::{BodySource, RecordSource, SegmentKind, TenantSegment};
 use crate::clock::Time;
 use crate::lenient_json;
@@ -107,7 +107,7 @@ impl ExpectedArchive {
         let state = Arc::clone(&self.0);
         order.into_iter().filter_map(move |(.., position)| {
             let segment = state.tenant.segment(position)?;
-            let announced = lock(&state.request_log).announced.get(&position).copied();
+            let announced = state.request_log.lock().announced.get(&position).copied();
             Some(expect_segment(&state, &segment, announced, by))
         })
     }
@@ -116,7 +116,7 @@ impl ExpectedArchive {
     /// in the order of an export.
     pub fn announced_segments(&self) -> Vec<ExpectedSegment> {
         let announced: Vec<(SegmentPosition, Announcement)> =
-            lock(&self.0.request_log).announced.iter().map(|(position, announced)| (*position, *announced)).collect();
+            self.0.request_log.lock().announced.iter().map(|(position, announced)| (*position, *announced)).collect();
         let now = self.0.now();
         let mut entries: Vec<ExpectedSegment> = announced
             .into_iter()
@@ -131,7 +131,7 @@ impl ExpectedArchive {
 
     /// The number of announced segments.
     pub fn announced_count(&self) -> usize {
-        lock(&self.0.request_log).announced.len()
+        self.0.request_log.lock().announced.len()
     }
 
     /// The number of scripted invalid records in `range` that have appeared by `by`.
@@ -153,7 +153,7 @@ impl ExpectedArchive {
         let tenant = &self.0.tenant;
         let segment = tenant.account(&account.sub).and_then(|account| tenant.segment_by_id(&account, segment_id));
         segment.map_or(0, |segment| {
-            lock(&self.0.request_log).artifacts.get(&(segment.position, artifact)).map_or(0, |item| item.served)
+            self.0.request_log.lock().artifacts.get(&(segment.position, artifact)).map_or(0, |item| item.served)
         })
     }
 
@@ -167,7 +167,7 @@ impl ExpectedArchive {
     /// Descriptions of the artifacts that were served more than once.
     pub fn repeated_serves(&self) -> Vec<String> {
         let again: Vec<((SegmentPosition, Artifact), u32)> = {
-            let request_log = lock(&self.0.request_log);
+            let request_log = self.0.request_log.lock();
             let more = request_log.artifacts.iter().filter(|(_, item)| item.served > 1);
             more.map(|(position, item)| (*position, item.served)).collect()
         };

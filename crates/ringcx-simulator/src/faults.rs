@@ -158,35 +158,29 @@ impl FaultRates {
     /// Draws the fault of a request.
     pub(super) fn draw_fault(&self, mut rng: Rng) -> InjectedFault {
         let mut point = rng.next_f64();
-        let mut falls_in = |share: f64| {
-            let hit = point < share;
+        let kinds = [
+            (self.status_500, InjectedFault::Status(500)),
+            (self.status_502, InjectedFault::Status(502)),
+            (self.status_503, InjectedFault::Status(503)),
+            (self.reset, InjectedFault::Reset(0)),
+            (self.truncate, InjectedFault::Truncate),
+            (self.malformed, InjectedFault::Malformed),
+            (self.error_code, InjectedFault::ErrorCode),
+            (self.slow, InjectedFault::Slow(Duration::ZERO)),
+            (self.not_found, InjectedFault::NotFound),
+            (self.too_many, InjectedFault::TooMany),
+            (self.unauthorised, InjectedFault::Unauthorised),
+        ];
+        let drawn = kinds.into_iter().find(|(share, _)| {
+            let is_hit = point < *share;
             point -= share;
-            hit && share > 0.0
-        };
-        if falls_in(self.status_500) {
-            InjectedFault::Status(500)
-        } else if falls_in(self.status_502) {
-            InjectedFault::Status(502)
-        } else if falls_in(self.status_503) {
-            InjectedFault::Status(503)
-        } else if falls_in(self.reset) {
-            InjectedFault::Reset(if rng.random_bool(0.5) { 0 } else { 1 + rng.random_below(60) })
-        } else if falls_in(self.truncate) {
-            InjectedFault::Truncate
-        } else if falls_in(self.malformed) {
-            InjectedFault::Malformed
-        } else if falls_in(self.error_code) {
-            InjectedFault::ErrorCode
-        } else if falls_in(self.slow) {
-            InjectedFault::Slow(rng.random_duration(self.slow_for))
-        } else if falls_in(self.not_found) {
-            InjectedFault::NotFound
-        } else if falls_in(self.too_many) {
-            InjectedFault::TooMany
-        } else if falls_in(self.unauthorised) {
-            InjectedFault::Unauthorised
-        } else {
-            InjectedFault::None
+            is_hit && *share > 0.0
+        });
+        match drawn.map(|(_, fault)| fault) {
+            Some(InjectedFault::Reset(_)) if rng.random_bool(0.5) => InjectedFault::Reset(0),
+            Some(InjectedFault::Reset(_)) => InjectedFault::Reset(1 + rng.random_below(60)),
+            Some(InjectedFault::Slow(_)) => InjectedFault::Slow(rng.random_duration(self.slow_for)),
+            fault => fault.unwrap_or(InjectedFault::None),
         }
     }
 }

@@ -31,7 +31,6 @@ mod tests;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use tokio::net::TcpListener;
@@ -183,17 +182,17 @@ impl Control {
 
     /// Accepts only these credentials from now on. Issued tokens stay valid.
     pub fn set_credentials(&self, credentials: AcceptedCredentials) {
-        *self.0.credentials.write().unwrap_or_else(PoisonError::into_inner) = credentials;
+        *self.0.credentials.write() = credentials;
     }
 
     /// Hides an account from the login: it is not listed, and answers 403.
     pub fn hide_account(&self, account: &AccountId) {
-        self.0.hidden_accounts.write().unwrap_or_else(PoisonError::into_inner).insert(account.sub.to_string());
+        self.0.hidden_accounts.write().insert(account.sub.to_string());
     }
 
     /// Shows a hidden account again.
     pub fn show_account(&self, account: &AccountId) {
-        self.0.hidden_accounts.write().unwrap_or_else(PoisonError::into_inner).remove(&*account.sub);
+        self.0.hidden_accounts.write().remove(&*account.sub);
     }
 
     /// Adds a sub-account.

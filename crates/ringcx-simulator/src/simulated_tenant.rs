@@ -5,8 +5,9 @@
 //! them is generated from its position. The id encodes the position, so segments are found without
 //! an index, and a long history needs no memory.
 
+use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::options::{Availability, Traffic, WindowEdges};
@@ -87,7 +88,7 @@ impl SimulatedTenant {
 
     /// Adds a sub-account; an existing one is not changed.
     pub(super) fn add_account(&self, id: &AccountId) -> Arc<SimulatedAccount> {
-        let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.write();
         if let Some(known) = accounts.by_sub.get(&id.sub) {
             return Arc::clone(known);
         }
@@ -103,23 +104,19 @@ impl SimulatedTenant {
         account
     }
 
-    fn lock_accounts(&self) -> RwLockReadGuard<'_, AccountTable> {
-        self.accounts.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// All sub-accounts, in the order of their numbers.
     pub(super) fn accounts(&self) -> Vec<Arc<SimulatedAccount>> {
-        self.lock_accounts().all.clone()
+        self.accounts.read().all.clone()
     }
 
     pub(super) fn account(&self, sub: &str) -> Option<Arc<SimulatedAccount>> {
-        self.lock_accounts().by_sub.get(sub).map(Arc::clone)
+        self.accounts.read().by_sub.get(sub).map(Arc::clone)
     }
 
     /// Adds a scripted segment, and returns its id.
     pub(super) fn add_script(&self, script: SegmentScript) -> String {
         let account = self.add_account(&script.account);
-        let mut scripts = self.scripts.write().unwrap_or_else(PoisonError::into_inner);
+        let mut scripts = self.scripts.write();
         let index = scripts.all.len();
         let position =
             SegmentPosition { account: account.number, source: SCRIPTED_SOURCE, cell: 0, index: index as u32 };
@@ -133,7 +130,7 @@ impl SimulatedTenant {
     /// Adds many segments in a short time.
     pub(super) fn add_burst(&self, account: &AccountId, burst: Burst) {
         let account = self.add_account(account);
-        self.bursts.write().unwrap_or_else(PoisonError::into_inner).push((account.number, burst));
+        self.bursts.write().push((account.number, burst));
     }
 
     /// The positions of the segments that end in the window from `from` to `to`, with `edges`, and
@@ -162,13 +159,13 @@ impl SimulatedTenant {
         for minute in first..=last {
             search_cell(0, minute, &self.minute_cell(account, minute));
         }
-        let bursts = self.bursts.read().unwrap_or_else(PoisonError::into_inner);
+        let bursts = self.bursts.read();
         for (number, (_, burst)) in bursts.iter().enumerate().filter(|(_, (owner, _))| *owner == account.number) {
             if burst.from <= to && from <= burst.from + burst.width {
                 search_cell(number as u32 + 1, 0, &burst_cell(burst));
             }
         }
-        let scripts = self.scripts.read().unwrap_or_else(PoisonError::into_inner);
+        let scripts = self.scripts.read();
         let written = scripts.all.iter().filter(|segment| segment.position.account == account.number);
         found.extend(
             written
@@ -181,10 +178,10 @@ impl SimulatedTenant {
     /// The segment at a position.
     pub(super) fn segment(&self, position: SegmentPosition) -> Option<Arc<TenantSegment>> {
         if position.source == SCRIPTED_SOURCE {
-            let scripts = self.scripts.read().unwrap_or_else(PoisonError::into_inner);
+            let scripts = self.scripts.read();
             return scripts.all.get(position.index as usize).map(Arc::clone);
         }
-        let account = self.lock_accounts().all.get(position.account as usize).map(Arc::clone)?;
+        let account = self.accounts.read().all.get(position.account as usize).map(Arc::clone)?;
         let cell = self.cell_at(&account, position)?;
         if position.index >= cell.count {
             return None;
@@ -196,7 +193,7 @@ impl SimulatedTenant {
     /// The segment with this id.
     pub(super) fn segment_by_id(&self, account: &SimulatedAccount, id: &str) -> Option<Arc<TenantSegment>> {
         {
-            let scripts = self.scripts.read().unwrap_or_else(PoisonError::into_inner);
+            let scripts = self.scripts.read();
             // Most simulators have none; this avoids the allocation.
             if !scripts.all.is_empty()
                 && let Some(index) = scripts.by_id.get(&(account.number, id.to_owned()))
@@ -225,7 +222,7 @@ impl SimulatedTenant {
         if position.source == 0 {
             return Some(self.minute_cell(account, position.cell));
         }
-        let bursts = self.bursts.read().unwrap_or_else(PoisonError::into_inner);
+        let bursts = self.bursts.read();
         let (owner, burst) = bursts.get(position.source as usize - 1)?;
         (*owner == account.number).then(|| burst_cell(burst))
     }

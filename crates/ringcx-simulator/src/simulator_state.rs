@@ -2,17 +2,18 @@
 //! can change.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::faults::{Faults, InjectedFault};
 use super::options::{AcceptedCredentials, Options, QuotaScope};
 use super::rng::Rng;
 use super::simulated_tenant::{SegmentPosition, SimulatedAccount, SimulatedTenant};
-use super::sliding_window_counter::{MetadataLimit, RequestLimit, SlidingWindowCounter, admit_request};
+use super::sliding_window_counter::{LimitGroup, admit};
 use super::stats::StatsRecorder;
 use super::tenant_segment::{RecordVersion, TenantSegment};
 use super::token_store::TokenStore;
@@ -60,15 +61,11 @@ pub(super) struct ArtifactRequests {
 }
 
 struct LimitCounters {
-    requests: HashMap<u32, RequestLimit>,
-    metadata: HashMap<u32, MetadataLimit>,
-    exchanges: SlidingWindowCounter,
+    requests: HashMap<u32, LimitGroup>,
+    metadata: HashMap<u32, LimitGroup>,
+    exchanges: LimitGroup,
     /// Each with the number of its login.
     arrivals: HashMap<u32, Vec<(Tick, u64)>>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SimulatorState {
@@ -78,7 +75,7 @@ impl SimulatorState {
         for account in &options.accounts {
             tenant.add_account(account);
         }
-        let exchanges = SlidingWindowCounter::new(options.limits.exchanges_per_minute, Duration::from_secs(60));
+        let exchanges = LimitGroup::exchanges(&options.limits);
         SimulatorState {
             tenant,
             tokens: TokenStore::new(options.seed, options.tokens.clone()),
@@ -111,20 +108,20 @@ impl SimulatorState {
     }
 
     pub(super) fn faults(&self) -> Arc<Faults> {
-        Arc::clone(&self.faults.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.faults.read())
     }
 
     pub(super) fn update_faults(&self, change: impl FnOnce(&mut Faults)) {
-        let mut faults = self.faults.write().unwrap_or_else(PoisonError::into_inner);
+        let mut faults = self.faults.write();
         change(Arc::make_mut(&mut faults));
     }
 
     pub(super) fn is_hidden(&self, account: &SimulatedAccount) -> bool {
-        self.hidden_accounts.read().unwrap_or_else(PoisonError::into_inner).contains(&*account.id.sub)
+        self.hidden_accounts.read().contains(&*account.id.sub)
     }
 
     pub(super) fn credentials(&self) -> RwLockReadGuard<'_, AcceptedCredentials> {
-        self.credentials.read().unwrap_or_else(PoisonError::into_inner)
+        self.credentials.read()
     }
 
     /// Counts the arrival of a request for an account. `Err` is the time until there is room for
@@ -136,17 +133,19 @@ impl SimulatorState {
         login: u64,
     ) -> Result<(), Duration> {
         let limits = &self.options.limits;
-        let mut limit_counters = lock(&self.limit_counters);
+        let mut limit_counters = self.limit_counters.lock();
         // Read under the lock, so that arrivals are in order.
         let now = self.clock.tick();
         let limit_counters = &mut *limit_counters;
         let counted_account = if limits.scope == QuotaScope::Login { 0 } else { account.number };
         let requests =
-            limit_counters.requests.entry(counted_account).or_insert_with(|| RequestLimit::new(limits, now.0));
-        let metadata = metadata.then(|| {
-            limit_counters.metadata.entry(account.number).or_insert_with(|| MetadataLimit::new(limits, now.0))
-        });
-        let admitted = admit_request(requests, metadata, now.0);
+            limit_counters.requests.entry(counted_account).or_insert_with(|| LimitGroup::requests(limits, now.0));
+        let admitted = if metadata {
+            let metadata = limit_counters.metadata.entry(account.number);
+            admit(&mut [requests, metadata.or_insert_with(|| LimitGroup::metadata(limits, now.0))], now.0)
+        } else {
+            admit(&mut [requests], now.0)
+        };
         if self.options.keep_arrivals {
             limit_counters.arrivals.entry(account.number).or_default().push((now, login));
         }
@@ -155,23 +154,23 @@ impl SimulatorState {
 
     /// Counts the arrival of an exchange or Engage login.
     pub(super) fn admit_exchange(&self) -> Result<(), Duration> {
-        let mut limit_counters = lock(&self.limit_counters);
+        let mut limit_counters = self.limit_counters.lock();
         let now = self.clock.tick();
-        limit_counters.exchanges.admit(now.0, self.options.limits.count_refused)
+        admit(&mut [&mut limit_counters.exchanges], now.0)
     }
 
     pub(super) fn peak_per_minute(&self) -> usize {
-        lock(&self.limit_counters).requests.values().map(RequestLimit::peak).max().unwrap_or(0)
+        self.limit_counters.lock().requests.values().map(LimitGroup::peak).max().unwrap_or(0)
     }
 
     pub(super) fn arrivals(&self, account: &SimulatedAccount) -> Vec<(Tick, u64)> {
-        lock(&self.limit_counters).arrivals.get(&account.number).cloned().unwrap_or_default()
+        self.limit_counters.lock().arrivals.get(&account.number).cloned().unwrap_or_default()
     }
 
     /// Draws the fault of the next request of this kind.
     pub(super) fn draw_fault(&self, endpoint: Endpoint, account: u32) -> (InjectedFault, Rng) {
         let number = {
-            let mut request_log = lock(&self.request_log);
+            let mut request_log = self.request_log.lock();
             let attempts = request_log.attempts.entry((endpoint, account)).or_insert(0);
             *attempts += 1;
             *attempts
@@ -183,7 +182,7 @@ impl SimulatorState {
     /// Draws the fault of the next request for this artifact.
     pub(super) fn draw_artifact_fault(&self, segment: &TenantSegment, artifact: Artifact) -> (InjectedFault, Rng) {
         let number = {
-            let mut request_log = lock(&self.request_log);
+            let mut request_log = self.request_log.lock();
             let requests_of_artifact = request_log.artifacts.entry((segment.position, artifact)).or_default();
             requests_of_artifact.attempts += 1;
             requests_of_artifact.attempts
@@ -204,7 +203,7 @@ impl SimulatorState {
     /// The `Date` header: the simulated time, unless a fault changes it.
     pub(super) fn date_header(&self) -> HeaderValue {
         let now = self.faults().date_at(self.now());
-        let mut cached = lock(&self.cached_date);
+        let mut cached = self.cached_date.lock();
         if cached.0 != now.floor_secs() {
             let value = HeaderValue::from_str(&http_date(now)).unwrap_or(HeaderValue::from_static(""));
             *cached = (now.floor_secs(), value);

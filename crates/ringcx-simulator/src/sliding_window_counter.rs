@@ -43,15 +43,6 @@ impl SlidingWindowCounter {
         self.log.push_back(at);
         self.peak = self.peak.max(self.log.len());
     }
-
-    /// Counts an arrival if there is room; otherwise returns the time until there is.
-    pub(super) fn admit(&mut self, at: Duration, count_refused: bool) -> Result<(), Duration> {
-        let wait = self.time_until_room(at);
-        if wait.is_zero() || count_refused {
-            self.record(at);
-        }
-        if wait.is_zero() { Ok(()) } else { Err(wait) }
-    }
 }
 
 /// Requests of another client for the same account, at a constant rate.
@@ -78,85 +69,67 @@ impl ForeignTraffic {
     }
 }
 
-/// The request limit of one sub-account, or of one login.
+/// Limits that count the same arrivals, and another client's use of them.
 #[derive(Debug)]
-pub(super) struct RequestLimit {
-    all: SlidingWindowCounter,
+pub(super) struct LimitGroup {
+    windows: Vec<SlidingWindowCounter>,
     foreign: ForeignTraffic,
     count_refused: bool,
 }
 
-/// The metadata limits of one sub-account.
-#[derive(Debug)]
-pub(super) struct MetadataLimit {
-    minute: SlidingWindowCounter,
-    quarter: SlidingWindowCounter,
-    foreign: ForeignTraffic,
-    count_refused: bool,
-}
-
-impl RequestLimit {
-    pub(super) fn new(limits: &SimLimits, now: Duration) -> RequestLimit {
-        RequestLimit {
-            all: SlidingWindowCounter::new(limits.requests_per_minute, MINUTE),
-            foreign: ForeignTraffic::new(limits.foreign_requests_per_minute, now),
-            count_refused: limits.count_refused,
-        }
+impl LimitGroup {
+    /// The request limit of one sub-account, or of one login.
+    pub(super) fn requests(limits: &SimLimits, now: Duration) -> LimitGroup {
+        let windows = [(limits.requests_per_minute, MINUTE)];
+        LimitGroup::new(limits, &windows, ForeignTraffic::new(limits.foreign_requests_per_minute, now))
     }
 
-    fn record_foreign_arrivals(&mut self, now: Duration) {
+    /// The metadata limits of one sub-account.
+    pub(super) fn metadata(limits: &SimLimits, now: Duration) -> LimitGroup {
+        let windows = [(limits.metadata_per_minute, MINUTE), (limits.metadata_per_15_minutes, QUARTER_HOUR)];
+        LimitGroup::new(limits, &windows, ForeignTraffic::new(limits.foreign_metadata_per_minute, now))
+    }
+
+    /// The limit of exchanges and Engage logins.
+    pub(super) fn exchanges(limits: &SimLimits) -> LimitGroup {
+        LimitGroup::new(limits, &[(limits.exchanges_per_minute, MINUTE)], ForeignTraffic::new(0.0, Duration::ZERO))
+    }
+
+    fn new(limits: &SimLimits, windows: &[(u32, Duration)], foreign: ForeignTraffic) -> LimitGroup {
+        let windows = windows.iter().map(|(limit, span)| SlidingWindowCounter::new(*limit, *span)).collect();
+        LimitGroup { windows, foreign, count_refused: limits.count_refused }
+    }
+
+    /// The time until there is room, after the other client's requests until `now`.
+    fn time_until_room(&mut self, now: Duration) -> Duration {
         while let Some(at) = self.foreign.next_arrival(now) {
-            let _ = self.all.admit(at, self.count_refused);
-        }
-    }
-
-    /// The most requests in any 60 s so far.
-    pub(super) fn peak(&self) -> usize {
-        self.all.peak
-    }
-}
-
-impl MetadataLimit {
-    pub(super) fn new(limits: &SimLimits, now: Duration) -> MetadataLimit {
-        MetadataLimit {
-            minute: SlidingWindowCounter::new(limits.metadata_per_minute, MINUTE),
-            quarter: SlidingWindowCounter::new(limits.metadata_per_15_minutes, QUARTER_HOUR),
-            foreign: ForeignTraffic::new(limits.foreign_metadata_per_minute, now),
-            count_refused: limits.count_refused,
-        }
-    }
-
-    fn record_foreign_arrivals(&mut self, now: Duration) {
-        while let Some(at) = self.foreign.next_arrival(now) {
-            let wait = self.minute.time_until_room(at).max(self.quarter.time_until_room(at));
-            if wait.is_zero() || self.count_refused {
-                self.minute.record(at);
-                self.quarter.record(at);
+            if self.longest_wait(at).is_zero() || self.count_refused {
+                self.record(at);
             }
         }
+        self.longest_wait(now)
+    }
+
+    fn longest_wait(&mut self, at: Duration) -> Duration {
+        self.windows.iter_mut().map(|window| window.time_until_room(at)).max().unwrap_or_default()
+    }
+
+    fn record(&mut self, at: Duration) {
+        self.windows.iter_mut().for_each(|window| window.record(at));
+    }
+
+    /// The most arrivals in its first window so far.
+    pub(super) fn peak(&self) -> usize {
+        self.windows.first().map_or(0, |window| window.peak)
     }
 }
 
-/// Counts a request of an account, against both limits if it is for metadata: against all of them
-/// or, if one is reached, against none (unless refused requests count). `Err` is the time to wait.
-pub(super) fn admit_request(
-    requests: &mut RequestLimit,
-    metadata: Option<&mut MetadataLimit>,
-    now: Duration,
-) -> Result<(), Duration> {
-    requests.record_foreign_arrivals(now);
-    let mut wait = requests.all.time_until_room(now);
-    let mut metadata = metadata;
-    if let Some(metadata) = &mut metadata {
-        metadata.record_foreign_arrivals(now);
-        wait = wait.max(metadata.minute.time_until_room(now)).max(metadata.quarter.time_until_room(now));
-    }
-    if wait.is_zero() || requests.count_refused {
-        requests.all.record(now);
-        if let Some(metadata) = metadata {
-            metadata.minute.record(now);
-            metadata.quarter.record(now);
-        }
+/// Counts an arrival against all groups or, if a limit of one is reached, against none (unless
+/// refused requests count). `Err` is the time to wait.
+pub(super) fn admit(groups: &mut [&mut LimitGroup], now: Duration) -> Result<(), Duration> {
+    let wait = groups.iter_mut().map(|group| group.time_until_room(now)).max().unwrap_or_default();
+    if wait.is_zero() || groups.iter().any(|group| group.count_refused) {
+        groups.iter_mut().for_each(|group| group.record(now));
     }
     if wait.is_zero() { Ok(()) } else { Err(wait) }
 }
@@ -174,56 +147,56 @@ mod tests {
 
     #[test]
     fn the_hundred_and_twenty_first_request_in_a_minute_is_refused_until_the_first_is_sixty_seconds_old() {
-        let mut requests = RequestLimit::new(&SimLimits::default(), START);
-        assert!((0..120).all(|n| admit_request(&mut requests, None, at(n)).is_ok()));
-        assert_eq!(admit_request(&mut requests, None, at(200)), Err(Duration::from_millis(59_800)));
+        let mut requests = LimitGroup::requests(&SimLimits::default(), START);
+        assert!((0..120).all(|n| admit(&mut [&mut requests], at(n)).is_ok()));
+        assert_eq!(admit(&mut [&mut requests], at(200)), Err(Duration::from_millis(59_800)));
         let one_nanosecond = Duration::from_nanos(1);
-        assert_eq!(admit_request(&mut requests, None, at(60_000) - one_nanosecond), Err(one_nanosecond));
-        assert_eq!(admit_request(&mut requests, None, at(60_000)), Ok(()));
-        assert_eq!(admit_request(&mut requests, None, at(60_000)), Err(Duration::from_millis(1)));
+        assert_eq!(admit(&mut [&mut requests], at(60_000) - one_nanosecond), Err(one_nanosecond));
+        assert_eq!(admit(&mut [&mut requests], at(60_000)), Ok(()));
+        assert_eq!(admit(&mut [&mut requests], at(60_000)), Err(Duration::from_millis(1)));
         assert_eq!(requests.peak(), 120);
     }
 
     #[test]
     fn metadata_is_three_in_a_minute_and_nine_in_a_quarter_of_an_hour_and_counts_as_a_request() {
         let limits = SimLimits { requests_per_minute: 4, ..SimLimits::default() };
-        let mut requests = RequestLimit::new(&limits, START);
-        let mut metadata = MetadataLimit::new(&limits, START);
-        assert!((0..3).all(|n| admit_request(&mut requests, Some(&mut metadata), at(n)).is_ok()));
-        assert!(admit_request(&mut requests, Some(&mut metadata), at(3)).is_err(), "the fourth in a minute");
-        assert!(admit_request(&mut requests, None, at(4)).is_ok(), "a refusal has cost nothing");
-        assert!(admit_request(&mut requests, None, at(5)).is_err(), "metadata counts as requests");
+        let mut requests = LimitGroup::requests(&limits, START);
+        let mut metadata = LimitGroup::metadata(&limits, START);
+        assert!((0..3).all(|n| admit(&mut [&mut requests, &mut metadata], at(n)).is_ok()));
+        assert!(admit(&mut [&mut requests, &mut metadata], at(3)).is_err(), "the fourth in a minute");
+        assert!(admit(&mut [&mut requests], at(4)).is_ok(), "a refusal has cost nothing");
+        assert!(admit(&mut [&mut requests], at(5)).is_err(), "metadata counts as requests");
         for n in 0..6 {
-            assert!(admit_request(&mut requests, Some(&mut metadata), at(61_000 + n * 61_000)).is_ok());
+            assert!(admit(&mut [&mut requests, &mut metadata], at(61_000 + n * 61_000)).is_ok());
         }
         let late = at(899_999);
-        assert_eq!(admit_request(&mut requests, Some(&mut metadata), late), Err(Duration::from_millis(1)));
-        assert!(admit_request(&mut requests, Some(&mut metadata), at(900_000)).is_ok());
+        assert_eq!(admit(&mut [&mut requests, &mut metadata], late), Err(Duration::from_millis(1)));
+        assert!(admit(&mut [&mut requests, &mut metadata], at(900_000)).is_ok());
     }
 
     #[test]
     fn refused_requests_count_only_where_the_option_says_so() {
         for (count_refused, expected) in [(false, true), (true, false)] {
             let limits = SimLimits { requests_per_minute: 2, count_refused, ..SimLimits::default() };
-            let mut requests = RequestLimit::new(&limits, START);
-            assert!((0..2).all(|n| admit_request(&mut requests, None, at(n)).is_ok()));
-            assert!((0..5).all(|n| admit_request(&mut requests, None, at(30_000 + n)).is_err()));
-            assert_eq!(admit_request(&mut requests, None, at(61_000)).is_ok(), expected);
+            let mut requests = LimitGroup::requests(&limits, START);
+            assert!((0..2).all(|n| admit(&mut [&mut requests], at(n)).is_ok()));
+            assert!((0..5).all(|n| admit(&mut [&mut requests], at(30_000 + n)).is_err()));
+            assert_eq!(admit(&mut [&mut requests], at(61_000)).is_ok(), expected);
         }
     }
 
     #[test]
     fn a_limit_of_zero_refuses_every_request() {
         let limits = SimLimits { requests_per_minute: 0, ..SimLimits::default() };
-        let mut requests = RequestLimit::new(&limits, START);
-        assert!((0..3).all(|n| admit_request(&mut requests, None, at(n)) == Err(MINUTE)));
+        let mut requests = LimitGroup::requests(&limits, START);
+        assert!((0..3).all(|n| admit(&mut [&mut requests], at(n)) == Err(MINUTE)));
     }
 
     #[test]
     fn another_client_uses_its_part_of_the_minute() {
         let limits = SimLimits { foreign_requests_per_minute: 30.0, ..SimLimits::default() };
-        let mut requests = RequestLimit::new(&limits, START);
-        let admitted = (0..12_000).filter(|n| admit_request(&mut requests, None, at(60_000 + n * 5)).is_ok()).count();
+        let mut requests = LimitGroup::requests(&limits, START);
+        let admitted = (0..12_000).filter(|n| admit(&mut [&mut requests], at(60_000 + n * 5)).is_ok()).count();
         assert!((88..=91).contains(&admitted), "{admitted} beside 30 of another client");
     }
 
@@ -232,14 +205,14 @@ mod tests {
         fn no_sixty_seconds_hold_more_than_the_limit_and_nothing_is_refused_needlessly(
             gaps in prop::collection::vec(0_u64..20_000, 1..200), limit in 1_u32..10,
         ) {
-            let mut window = SlidingWindowCounter::new(limit, MINUTE);
+            let mut exchanges = LimitGroup::exchanges(&SimLimits { exchanges_per_minute: limit, ..SimLimits::default() });
             let mut admitted: Vec<Duration> = Vec::new();
             let mut now = START;
             for gap in gaps {
                 now += Duration::from_millis(gap);
                 let held = admitted.iter().filter(|&&then| now - then < MINUTE).count();
                 let room = held < limit as usize;
-                prop_assert_eq!(window.admit(now, false).is_ok(), room);
+                prop_assert_eq!(admit(&mut [&mut exchanges], now).is_ok(), room);
                 if room {
                     admitted.push(now);
                 }

@@ -1,7 +1,7 @@
 //! Counts by endpoint, and descriptions of all violations of the contract.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::Endpoint;
 
@@ -57,7 +57,7 @@ pub(super) struct StatsRecorder(Mutex<Stats>);
 
 impl StatsRecorder {
     pub(super) fn lock(&self) -> MutexGuard<'_, Stats> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(super) fn record_violation(&self, description: impl Into<String>) {

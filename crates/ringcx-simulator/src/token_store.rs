@@ -1,11 +1,11 @@
 //! Issues, expires, rotates and revokes tokens. Pure except for its lock: time is an argument.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
 
 use super::options::{SECRET_MARK, TokenSettings};
 use super::rng::Rng;
@@ -65,10 +65,6 @@ impl TokenStore {
         TokenStore { seed, settings, issued: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, IssuedTokens> {
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn generate(&self, issued: &mut IssuedTokens, kind: &str) -> String {
         issued.issued_count += 1;
         let random = Rng::new(self.seed, &[20, issued.issued_count]).next_u64();
@@ -88,7 +84,7 @@ impl TokenStore {
 
     /// Issues a RingCentral token and its refresh token.
     pub(super) fn issue_rc(&self, now: Tick) -> (String, String) {
-        let mut issued = self.lock();
+        let mut issued = self.issued.lock();
         let (token, refresh) = (self.generate(&mut issued, "rc"), self.generate(&mut issued, "rcr"));
         issued.rc.insert(token.clone(), now + self.settings.rc_lifetime);
         issued.rc_refresh.insert(refresh.clone(), now + self.settings.rc_lifetime * 24);
@@ -97,13 +93,13 @@ impl TokenStore {
 
     /// Spends a RingCentral refresh token.
     pub(super) fn rotate_rc(&self, refresh: &str, now: Tick) -> Option<(String, String)> {
-        let live = self.lock().rc_refresh.remove(refresh).is_some_and(|expires| now < expires);
+        let live = self.issued.lock().rc_refresh.remove(refresh).is_some_and(|expires| now < expires);
         live.then(|| self.issue_rc(now))
     }
 
     /// Issues a RingCX access token, and a refresh token if requested.
     pub(super) fn issue(&self, now: Tick, wall: Time, with_refresh: bool) -> (String, Option<String>) {
-        let issued = &mut self.lock();
+        let issued = &mut self.issued.lock();
         issued.logins += 1;
         let login = issued.logins;
         self.issue_for_login(issued, now, wall, with_refresh, login)
@@ -111,7 +107,7 @@ impl TokenStore {
 
     /// The number of the login that a token belongs to, over all renewals; 0 for an unknown token.
     pub(super) fn login_number(&self, token: &str) -> u64 {
-        self.lock().login_of.get(token).copied().unwrap_or(0)
+        self.issued.lock().login_of.get(token).copied().unwrap_or(0)
     }
 
     fn issue_for_login(
@@ -145,7 +141,7 @@ impl TokenStore {
         wall: Time,
         answered: bool,
     ) -> Result<(String, Option<String>), RefreshError> {
-        let mut issued = self.lock();
+        let mut issued = self.issued.lock();
         let known = issued.refresh.get_mut(refresh).ok_or(RefreshError::Unknown)?;
         if let Some(answered) = known.spent {
             return Err(RefreshError::Spent { answered });
@@ -159,16 +155,16 @@ impl TokenStore {
     }
 
     pub(super) fn validity(&self, token: &str, now: Tick) -> TokenValidity {
-        validity_of(self.lock().access.get(token), now)
+        validity_of(self.issued.lock().access.get(token), now)
     }
 
     pub(super) fn rc_validity(&self, token: &str, now: Tick) -> TokenValidity {
-        validity_of(self.lock().rc.get(token), now)
+        validity_of(self.issued.lock().rc.get(token), now)
     }
 
     /// Revokes all tokens of all kinds.
     pub(super) fn revoke_all(&self) {
-        let mut issued = self.lock();
+        let mut issued = self.issued.lock();
         let issued = &mut *issued;
         let expiries = issued.rc.values_mut().chain(issued.rc_refresh.values_mut()).chain(issued.access.values_mut());
         expiries.chain(issued.refresh.values_mut().map(|refresh| &mut refresh.expires)).for_each(|end| *end = REVOKED);

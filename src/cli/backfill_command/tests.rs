@@ -9,7 +9,7 @@ pub(super) fn hours(from: i64, to: i64) -> TimeRange {
 
 fn account(retention_days: Option<i64>) -> AccountRow {
     AccountRow {
-        key: 1,
+        key: crate::db::AccountKey(1),
         id: AccountId::new("1", "2"),
         name: Some("Support".to_owned()),
         owner: None,

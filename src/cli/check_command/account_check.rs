@@ -10,7 +10,7 @@ use super::{CheckEnv, CheckLine};
 use crate::account::metadata_budget_name;
 use crate::clock::{Clock, Time};
 use crate::daemon::app_context;
-use crate::db::{Db, DbError};
+use crate::db::{AccountKey, Db, DbError};
 use crate::model::{AccountId, Artifact, ArtifactSet, SegmentRecord, Window};
 use crate::ringcx::rate_limit::{Pacer, ReservedQuota};
 use crate::ringcx::{self, ApiError, ParsedRecord};
@@ -55,7 +55,7 @@ async fn request_permit(env: &CheckEnv<'_>, id: &AccountId) -> Result<(), String
 
 /// Requests a permit and waits for its grant. A permit that is too old when its grant is noticed is
 /// not used, and another one is requested. Returns whether one was granted in time.
-async fn await_permit(db: &Db, clock: &Clock, account: i64) -> Result<bool, DbError> {
+async fn await_permit(db: &Db, clock: &Clock, account: AccountKey) -> Result<bool, DbError> {
     let lifetime = from_real_time(clock, PERMIT_LIFETIME);
     let until = clock.tick() + from_real_time(clock, BUDGET_WAIT_TIMEOUT);
     let mut request = db.request_permit(account, clock.now()).await?;

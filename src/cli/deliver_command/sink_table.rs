@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use comfy_table::CellAlignment;
 use serde::Serialize;
 
 use super::{DeliverStatusArgs, require_sink};
@@ -80,16 +79,11 @@ pub(super) async fn show_sinks(
         };
         sinks.push((status, view, replays));
     }
-    let text = match args.json {
-        true => {
-            let lines: Vec<SinkJson<'_>> =
-                sinks.iter().map(|(status, view, replays)| sink_json(status, *view, replays)).collect();
-            format!("{}\n", serde_json::to_string(&lines)?)
-        }
-        false => format_table(&sinks, now),
-    };
-    terminal::print_stdout(&text)?;
-    Ok(())
+    if args.json {
+        let lines = sinks.iter().map(|(status, view, replays)| sink_json(status, *view, replays));
+        return terminal::print_json(&lines.collect::<Vec<_>>());
+    }
+    Ok(terminal::print_stdout(&format_table(&sinks, now))?)
 }
 
 fn sink_json<'a>(status: &'a SinkStatus, view: Option<&'a SinkOverview>, replays: &[ReplayRow]) -> SinkJson<'a> {
@@ -146,10 +140,9 @@ fn format_table(sinks: &[(SinkStatus, Option<&SinkOverview>, Vec<ReplayRow>)], n
         return "no sinks\nhint: [[sinks]] in the settings define the systems that receive events\n".to_owned();
     }
     let header = ["sink", "type", "state", "pending", "waiting", "failed", "delivered", "last delivered"];
-    let mut table = terminal::new_table(header, 0, terminal::width());
-    for (sink, ..) in sinks {
+    let row = |(sink, ..): &(SinkStatus, Option<&SinkOverview>, Vec<ReplayRow>)| {
         let last = sink.last_delivered.as_deref().and_then(Time::parse);
-        table.add_row([
+        [
             clean_line(&sink.name),
             sink.kind.unwrap_or("-").to_owned(),
             sink.state.display_name().to_owned(),
@@ -158,14 +151,9 @@ fn format_table(sinks: &[(SinkStatus, Option<&SinkOverview>, Vec<ReplayRow>)], n
             sink.failed.to_string(),
             sink.delivered.to_string(),
             last.map_or_else(|| "never".to_owned(), |last| format_relative(last, now)),
-        ]);
-    }
-    for index in 3..7 {
-        if let Some(column) = table.column_mut(index) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    let mut text = format!("{}\n", table.trim_fmt());
+        ]
+    };
+    let mut text = terminal::format_table(header, 0, 3..7, terminal::width(), sinks.iter().map(row));
     for (sink, view, replays) in sinks {
         add_problems(sink, *view, now, &mut text);
         replays.iter().for_each(|row| text.push_str(&format_replay(&sink.name, row)));

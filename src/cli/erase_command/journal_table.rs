@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::cli::{human_format, terminal};
 use crate::db::{Db, JournalRow};
 use crate::model::Subject;
+use crate::proof::hex;
 use crate::render::clean_line;
 
 /// A journal entry as JSON.
@@ -47,7 +48,7 @@ pub(super) async fn show_journal(db: &Db, subject: Option<&Subject>, json: bool)
     let rows = db.journal(subject).await?;
     if json {
         for row in &rows {
-            terminal::print_stdout(&format!("{}\n", serde_json::to_string(&JournalEntryJson::from_row(row))?))?;
+            terminal::print_json(&JournalEntryJson::from_row(row))?;
         }
     } else if rows.is_empty() {
         terminal::print_stderr("the journal has no entry for it");
@@ -59,35 +60,24 @@ pub(super) async fn show_journal(db: &Db, subject: Option<&Subject>, json: bool)
 
 fn format_table(rows: &[JournalRow]) -> String {
     let header = ["", "when", "who", "what", "account", "subject", "amount", "reason"];
-    let mut table = terminal::new_table(header, 7, terminal::width());
-    for row in rows {
+    let rows = rows.iter().map(|row| {
         let subject = match (&row.kind, &row.subject) {
             (Some(kind), Some(subject)) => format!("{kind} {}", &hex(subject)[..8.min(subject.len() * 2)]),
             _ => "-".to_owned(),
         };
-        let mut amount = Vec::new();
-        if row.segments > 0 {
-            amount.push(human_format::format_count(row.segments, "segment"));
-        }
-        if row.records > 0 {
-            amount.push(human_format::format_count(row.records, "record"));
-        }
-        let hold = row.hold.map(|hold| format!("{} {hold}", if row.what == "refused" { "by hold" } else { "hold" }));
-        table.add_row([
+        let mut amount = human_format::format_amounts(row.segments, row.records, "");
+        amount
+            .extend(row.hold.map(|hold| format!("{} {hold}", if row.what == "refused" { "by hold" } else { "hold" })));
+        [
             row.id.to_string(),
             row.at.rfc3339_secs(),
             clean_line(&row.who),
             row.what.clone(),
             clean_line(row.sub.as_deref().unwrap_or("all")),
             subject,
-            amount.into_iter().chain(hold).collect::<Vec<_>>().join(", "),
+            amount.join(", "),
             clean_line(row.reason.as_deref().unwrap_or("")),
-        ]);
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n") + "\n"
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        ]
+    });
+    terminal::format_table(header, 7, 0..0, terminal::width(), rows)
 }

@@ -43,25 +43,22 @@ struct AttemptJson<'a> {
 }
 
 pub(super) async fn list_items(args: &QueueListArgs, db: &Db, context: &CommandContext) -> Result<()> {
-    let account = match &args.account {
-        Some(account) => Some(context.find_account(db, account).await?.key),
-        None => None,
-    };
+    let account = context.find_account(db, args.account.as_deref()).await?.map(|account| account.key);
     let states = match (args.all, args.state.as_slice()) {
         (true, _) => Vec::new(),
         (false, []) => vec![ItemState::Unavailable, ItemState::Failed, ItemState::Discarded],
-        (false, states) => states.iter().map(|state| ItemState::from(*state)).collect(),
+        (false, states) => states.to_vec(),
     };
     // One more than the limit shows whether there are more.
     let limit = if args.limit == 0 { 0 } else { args.limit.saturating_add(1) };
-    let artifact = args.artifact.map(Artifact::from);
-    let mut items = db.queue_rows(&QueueFilter { account, states, segment_id: None, artifact, limit }).await?;
+    let filter = QueueFilter { account, states, segment_id: None, artifact: args.artifact, limit };
+    let mut items = db.queue_rows(&filter).await?;
     let more = args.limit > 0 && items.len() > args.limit as usize;
     items.truncate(if more { args.limit as usize } else { items.len() });
     let now = context.clock.now();
     if args.json {
         for item in &items {
-            print_json(&item_json(item, now, None, None))?;
+            terminal::print_json(&item_json(item, now, None, None))?;
         }
     } else if items.is_empty() {
         terminal::print_stdout("no matching items\n")?;
@@ -84,16 +81,12 @@ pub(super) async fn show_items(args: &QueueShowArgs, db: &Db, context: &CommandC
         let attempts: Vec<&AttemptRow> = attempts.iter().filter(|attempt| attempt.artifact == item.artifact).collect();
         let last_body = db.last_body(item.item).await?.map(|body| String::from_utf8_lossy(&body).into_owned());
         if args.json {
-            print_json(&item_json(&item, now, Some(&attempts), last_body.as_deref()))?;
+            terminal::print_json(&item_json(&item, now, Some(&attempts), last_body.as_deref()))?;
         } else {
             terminal::print_stdout(&format_item(&item, &attempts, last_body.as_deref(), now))?;
         }
     }
     Ok(())
-}
-
-fn print_json(item: &ItemJson<'_>) -> Result<()> {
-    Ok(terminal::print_stdout(&format!("{}\n", serde_json::to_string(item)?))?)
 }
 
 fn item_json<'a>(
@@ -142,9 +135,8 @@ fn format_end(item: &QueueRow) -> String {
 
 fn format_table(items: &[QueueRow], now: Time, width: usize) -> String {
     let header = ["account", "segment", "ended", "artifact", "state", "tries", "why"];
-    let mut table = terminal::new_table(header, header.len() - 1, width);
-    for item in items {
-        table.add_row([
+    let row = |item: &QueueRow| {
+        [
             clean_line(&item.sub),
             clean_line(&item.segment_id),
             format_end(item),
@@ -152,9 +144,9 @@ fn format_table(items: &[QueueRow], now: Time, width: usize) -> String {
             state_name(item, now).to_owned(),
             item.tries.to_string(),
             item.reason.as_deref().map(clean_line).unwrap_or_default(),
-        ]);
-    }
-    format!("{}\n", table.trim_fmt())
+        ]
+    };
+    terminal::format_table(header, header.len() - 1, 0..0, width, items.iter().map(row))
 }
 
 fn format_item(item: &QueueRow, attempts: &[&AttemptRow], last_body: Option<&str>, now: Time) -> String {

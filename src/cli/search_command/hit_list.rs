@@ -67,17 +67,16 @@ const HIT_START: char = '\u{2064}';
 /// it can be copied.
 pub(super) fn format_table(hits: &[SearchHit], width: usize) -> String {
     let header = ["ended", "account", "found in", "passage"];
-    let mut table = terminal::new_table(header, header.len() - 1, width);
-    for hit in hits {
+    let row = |hit: &SearchHit| {
         let segment = &hit.segment;
-        table.add_row([
+        [
             format!("{HIT_START}{}", segment.ended.map_or_else(|| "unknown".to_owned(), Time::rfc3339_secs)),
             clean_line(&segment.account.sub),
             format_source(hit),
             mark_matches(hit),
-        ]);
-    }
-    let text = format!("{}\n", table.trim_fmt());
+        ]
+    };
+    let text = terminal::format_table(header, header.len() - 1, 0..0, width, hits.iter().map(row));
     let mut styled = String::with_capacity(text.len() + hits.len() * 80);
     let mut ids = hits.iter().map(|hit| format!("  {DIM}{}{RESET}\n", clean_line(&hit.segment.segment_id)));
     let mut id: Option<String> = None;
@@ -147,7 +146,7 @@ mod tests {
             segment: SegmentRow {
                 key: 1,
                 account: AccountId::new("980634004", "99999999"),
-                account_key: 1,
+                account_key: crate::db::AccountKey(1),
                 segment_id: "p-v-93bd0e6f0f0a479ea8025fe8f8ec3e1d-1721690897808-190dcc63d90ab".to_owned(),
                 dialog_id: None,
                 ended: Time::parse("2026-11-20T09:00:00Z"),

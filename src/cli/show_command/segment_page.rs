@@ -172,7 +172,7 @@ mod tests {
         let segment = SegmentRow {
             key: 1,
             account: AccountId::new("980634004", "99999999"),
-            account_key: 1,
+            account_key: crate::db::AccountKey(1),
             segment_id: "seg-1".to_owned(),
             dialog_id: Some("dia-1".to_owned()),
             ended: Time::parse("2026-11-20T09:00:00Z"),

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use comfy_table::{Cell, CellAlignment, Row};
-
 use crate::cli::human_format::{format_duration, format_relative};
 use crate::cli::terminal;
 use crate::clock::Time;
@@ -63,40 +61,28 @@ fn account_table(status: &Status, now: Time, width: usize) -> String {
         "budget",
         "drain",
     ];
-    let mut table = terminal::new_table(header, 0, width);
-    for account in &status.accounts {
-        table.add_row(account_row(account, now));
-    }
-    for index in 3..12 {
-        if let Some(column) = table.column_mut(index) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    format!("{}\n", table.trim_fmt())
+    terminal::format_table(header, 0, 3..12, width, status.accounts.iter().map(|account| account_row(account, now)))
 }
 
-fn account_row(account: &AccountStatus, now: Time) -> Row {
+fn account_row(account: &AccountStatus, now: Time) -> [String; 12] {
     let duration = |secs: u64| format_duration(Duration::from_secs(secs));
     let read = account.watermark.as_deref().and_then(Time::parse);
     let read = read.map(|time| brief_time(time, now)).unwrap_or_else(|| "nothing yet".to_owned());
     let work = account.work;
-    Row::from(
-        [
-            account_title(account),
-            account.owner.as_deref().map_or_else(|| "-".to_owned(), clean_line),
-            read,
-            account.lag_seconds.map_or_else(|| "-".to_owned(), duration),
-            work.ready.to_string(),
-            work.waiting.to_string(),
-            work.running.to_string(),
-            work.done.to_string(),
-            work.unavailable.to_string(),
-            work.failed.to_string(),
-            format!("{}/{}", account.requests_last_minute, account.requests_per_minute),
-            duration(account.drain_seconds),
-        ]
-        .map(Cell::new),
-    )
+    [
+        account_title(account),
+        account.owner.as_deref().map_or_else(|| "-".to_owned(), clean_line),
+        read,
+        account.lag_seconds.map_or_else(|| "-".to_owned(), duration),
+        work.ready.to_string(),
+        work.waiting.to_string(),
+        work.running.to_string(),
+        work.done.to_string(),
+        work.unavailable.to_string(),
+        work.failed.to_string(),
+        format!("{}/{}", account.requests_last_minute, account.requests_per_minute),
+        duration(account.drain_seconds),
+    ]
 }
 
 /// Formats a time, with its date unless that is today.

@@ -1,103 +1,62 @@
 //! `[auth]`: exactly one login method.
 
-use std::collections::BTreeMap;
-
-use secrecy::SecretString;
-
+use super::super::checker::Checker;
 use super::super::config_error::SettingLocation;
-use super::super::settings::{Auth, SecretFiles};
-use super::super::settings_reader::{Section, SettingsReader};
+use super::super::settings::Auth;
+use super::super::settings_document::AuthSection;
 
 const METHODS_HINT: &str = "\
     set client_id, client_secret and jwt (RingCentral login), or username, password and platform_id (Engage login), \
     or api_token; any secret x can be set as x_file";
 
-/// The keys of a login method, and whether each is secret.
-type LoginMethod = &'static [(&'static str, bool)];
+/// The keys of each login method.
+const METHODS: [&[&str]; 3] =
+    [&["client_id", "client_secret", "jwt"], &["username", "password", "platform_id"], &["api_token"]];
 
-const RINGCENTRAL: LoginMethod = &[("client_id", false), ("client_secret", true), ("jwt", true)];
-const ENGAGE: LoginMethod = &[("username", false), ("password", true), ("platform_id", false)];
-const API_TOKEN: LoginMethod = &[("api_token", true)];
-
-/// Reads the login method.
-pub(super) fn read_auth(reader: &mut SettingsReader<'_>) -> Option<Auth> {
-    let section = reader.section("auth");
-    let given: Vec<(LoginMethod, Vec<String>)> = [RINGCENTRAL, ENGAGE, API_TOKEN]
+/// Builds the login method.
+pub(super) fn build_auth(section: AuthSection, checker: &mut Checker<'_>) -> Option<Auth> {
+    let given: Vec<(&[&str], Vec<String>)> = METHODS
         .into_iter()
-        .map(|method| (method, keys_set(reader, &section, method)))
+        .map(|method| (method, method.iter().filter_map(|name| given_key(name, checker)).collect::<Vec<_>>()))
         .filter(|(_, keys)| !keys.is_empty())
         .collect();
-    match given.as_slice() {
-        [] => {
-            reader.add_problem("auth", section.location(), "configures no login method".to_owned(), METHODS_HINT);
-            None
+    let [(method, _)] = given.as_slice() else {
+        let keys: Vec<&str> = given.iter().flat_map(|(_, keys)| keys).map(String::as_str).collect();
+        if keys.is_empty() {
+            checker.reject("auth", "configures no login method", METHODS_HINT);
+        } else {
+            let what = format!("configures {} login methods: {}", given.len(), keys.join(", "));
+            checker.reject("auth", what, &format!("keep one of them: {METHODS_HINT}"));
         }
-        [(method, _)] => read_method(reader, &section, method),
-        several => {
-            let keys: Vec<String> = several.iter().flat_map(|(_, keys)| keys.clone()).collect();
-            let what = format!("configures {} login methods: {}", several.len(), keys.join(", "));
-            reader.add_problem("auth", section.location(), what, &format!("keep one of them: {METHODS_HINT}"));
-            None
-        }
+        return None;
+    };
+    let hint = format!("this login method needs {}", method.join(", "));
+    let mut secret = |name: &str, direct, file| {
+        let path = format!("auth.{name}");
+        let given = checker.secret(&path, direct, file);
+        checker.require(&path, given, &hint)
+    };
+    if method.contains(&"jwt") {
+        let client_secret = secret("client_secret", section.client_secret, section.client_secret_file);
+        let jwt = secret("jwt", section.jwt, section.jwt_file);
+        let client_id = checker.require("auth.client_id", section.client_id.0, &hint);
+        Some(Auth::RingCentral { client_id: client_id?, client_secret: client_secret?, jwt: jwt? })
+    } else if method.contains(&"password") {
+        let password = secret("password", section.password, section.password_file);
+        let username = checker.require("auth.username", section.username.0, &hint);
+        let platform_id = checker.require("auth.platform_id", section.platform_id.0, &hint);
+        Some(Auth::Engage { username: username?, password: password?, platform_id: platform_id? })
+    } else {
+        Some(Auth::ApiToken { token: secret("api_token", section.api_token, section.api_token_file)? })
     }
 }
 
-/// The keys of a login method that are set, each with its location.
-fn keys_set(reader: &SettingsReader<'_>, section: &Section<'_>, method: LoginMethod) -> Vec<String> {
-    let given = method.iter().filter_map(|(name, _)| reader.secret_source(section, name));
-    given
-        .map(|given| match given.location {
-            Some(SettingLocation::Line(_, line)) => format!("{} (line {line})", given.key),
-            Some(location) => format!("{} ({location})", given.key),
-            None => given.key,
-        })
-        .collect()
-}
-
-fn read_method(reader: &mut SettingsReader<'_>, section: &Section<'_>, method: LoginMethod) -> Option<Auth> {
-    let names: Vec<&str> = method.iter().map(|(name, _)| *name).collect();
-    let hint = format!("this login method needs {}", names.join(", "));
-    let mut plain = BTreeMap::new();
-    let mut secrets = BTreeMap::new();
-    let mut files = SecretFiles::default();
-    for &(name, is_secret) in method {
-        if !is_secret {
-            plain.extend(reader.required(section, name, &hint).map(|given| (name, given.value)));
-            continue;
-        }
-        match reader.secret(section, name) {
-            Some(given) => {
-                files.0.extend(given.value.file.map(|file| (name, file)));
-                secrets.insert(name, given.value.value);
-            }
-            None if reader.has_problem(&section.key(&format!("{name}_file"))) => {}
-            None => {
-                let _: Option<()> = reader.report_missing(section, name, &hint);
-            }
-        }
-    }
-    build_auth(method, plain, secrets, files)
-}
-
-fn build_auth(
-    method: LoginMethod,
-    mut plain: BTreeMap<&str, String>,
-    mut secrets: BTreeMap<&str, SecretString>,
-    files: SecretFiles,
-) -> Option<Auth> {
-    match method {
-        RINGCENTRAL => Some(Auth::RingCentral {
-            client_id: plain.remove("client_id")?,
-            client_secret: secrets.remove("client_secret")?,
-            jwt: secrets.remove("jwt")?,
-            files,
-        }),
-        ENGAGE => Some(Auth::Engage {
-            username: plain.remove("username")?,
-            password: secrets.remove("password")?,
-            platform_id: plain.remove("platform_id")?,
-            files,
-        }),
-        _ => Some(Auth::ApiToken { token: secrets.remove("api_token")?, files }),
-    }
+/// The key of a setting that is not empty, or of its file, with its location.
+fn given_key(name: &str, checker: &Checker<'_>) -> Option<String> {
+    let key = [format!("auth.{name}"), format!("auth.{name}_file")].into_iter().find(|key| checker.is_filled(key))?;
+    Some(match checker.place(&key) {
+        Some(SettingLocation::Line(_, line)) => format!("{key} (line {line})"),
+        Some(location) => format!("{key} ({location})"),
+        None => key,
+    })
 }

@@ -2,246 +2,243 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use ::config::{Value, ValueKind};
 use base64::Engine;
 use regex::Regex;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::super::checker::Checker;
 use super::super::config_error::quoted;
-use super::super::schema;
-use super::super::settings::{ObjectFormat, RedactionRule, Sink, SinkKind, SinkStart};
-use super::super::settings_reader::{Section, SettingsReader, SourcedValue};
-use super::account_settings::read_artifacts;
+use super::super::secret::Secret;
+use super::super::setting_types::{SecretText, StoreOption, Text};
+use super::super::settings::{RedactionRule, Sink, SinkKind};
+use super::super::settings_document::{RedactionEntry, SinkSection, SinkType};
+use super::account_settings::build_artifacts;
 use super::url;
 
-/// The settings of every sink.
-const COMMON_KEYS: [&str; 8] =
-    ["name", "type", "start", "artifacts", "accounts", "channels", "redact", "give_up_after"];
+/// The settings that only some types of sinks have.
+const JSONL_KEYS: &[&str] = &["path", "rotate"];
+const WEBHOOK_KEYS: &[&str] = &["url", "secret", "secrets", "timeout", "allow_private"];
+const OBJECT_STORE_KEYS: &[&str] = &["url", "format", "options"];
 
-#[derive(Clone, Copy)]
-enum SinkType {
-    Jsonl,
-    Webhook,
-    ObjectStore,
-}
+/// Options of object stores whose own names end in `_file`. They are paths for the store, not files
+/// of secrets.
+const OPTIONS_THAT_ARE_PATHS: &[&str] = &[
+    "aws_container_authorization_token_file",
+    "aws_web_identity_token_file",
+    "azure_federated_token_file",
+    "container_authorization_token_file",
+    "federated_token_file",
+    "web_identity_token_file",
+];
 
-impl SinkType {
-    const ALL: [(&'static str, SinkType); 3] =
-        [("jsonl", SinkType::Jsonl), ("webhook", SinkType::Webhook), ("object_store", SinkType::ObjectStore)];
-
-    /// The settings of this type of sink only.
-    const fn keys(self) -> &'static [&'static str] {
-        match self {
-            SinkType::Jsonl => &["path", "rotate"],
-            SinkType::Webhook => &["url", "secret", "secrets", "timeout", "allow_private"],
-            SinkType::ObjectStore => &["url", "format", "options"],
+/// Builds all sinks. Two of one name would share their progress, and two of one path their files.
+pub(super) fn build_sinks(sections: Vec<Option<SinkSection>>, checker: &mut Checker<'_>) -> Option<Vec<Sink>> {
+    const HINT: &str = "give each sink its own value";
+    let (mut names, mut paths) = (BTreeMap::new(), BTreeMap::new());
+    checker.each_section("sinks", sections, |section, at, checker| {
+        let sink = build_sink(section, at, checker)?;
+        if let SinkKind::Jsonl { path, .. } = &sink.kind {
+            let path = path.to_string_lossy().into_owned();
+            checker.unique(&format!("{at}.path"), path, at, &mut paths, HINT)?;
         }
-    }
-}
-
-/// Reads all sinks; their names must be unique.
-pub(super) fn read_sinks(reader: &mut SettingsReader<'_>) -> Option<Vec<Sink>> {
-    let mut names = BTreeMap::new();
-    let mut paths = BTreeMap::new();
-    let sections = reader.sections("sinks");
-    let read: Vec<Option<Sink>> = sections
-        .iter()
-        .map(|section| {
-            let sink = read_sink(reader, section);
-            let path = reader.text(section, "path").filter(|_| sink.is_some()).map(|given| given.value);
-            require_unique(reader, section, "path", path, &mut paths);
-            let name = reader.text(section, "name").map(|given| given.value);
-            require_unique(reader, section, "name", name, &mut names);
-            sink
-        })
-        .collect();
-    read.into_iter().collect()
-}
-
-/// Rejects a repeated value: two sinks of one name would share their progress, and two of one path
-/// their files.
-fn require_unique(
-    reader: &mut SettingsReader<'_>,
-    section: &Section<'_>,
-    name: &str,
-    value: Option<String>,
-    seen: &mut BTreeMap<String, String>,
-) {
-    let Some(value) = value else { return };
-    match seen.get(&value) {
-        Some(first) => {
-            let what = format!("{} is also used by {first}", quoted(&value));
-            let location = reader.location_of(section, name);
-            reader.add_problem(&section.key(name), location, what, "give each sink its own value");
-        }
-        None => {
-            seen.insert(value, section.path.clone());
-        }
-    }
-}
-
-fn read_sink(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<Sink> {
-    let name = read_name(reader, section);
-    let start = reader.choice(section, "start", &[("now", SinkStart::Now), ("beginning", SinkStart::Beginning)]);
-    let artifacts = read_artifacts(reader, section);
-    let accounts = read_set(reader, section, "accounts");
-    let channels = read_set(reader, section, "channels");
-    let redact = reader.each(section, "redact", read_redaction_rule);
-    let give_up_after = reader.span(section, "give_up_after");
-    let kind = reader.choice(section, "type", &SinkType::ALL).and_then(|kind| {
-        reject_foreign_keys(reader, section, kind);
-        match kind {
-            SinkType::Jsonl => read_jsonl(reader, section),
-            SinkType::Webhook => read_webhook(reader, section),
-            SinkType::ObjectStore => read_object_store(reader, section),
-        }
-    });
-    Some(Sink {
-        name: name?,
-        start: start?,
-        artifacts: artifacts?,
-        accounts: accounts?,
-        channels: channels?,
-        redact: redact?,
-        give_up_after: give_up_after?,
-        kind: kind?,
+        checker.unique(&format!("{at}.name"), sink.name.clone(), at, &mut names, HINT)?;
+        Some(sink)
     })
 }
 
-/// Reads the name, which is used on the command line and in metrics.
-fn read_name(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<String> {
-    const HINT: &str = "give letters, digits, - and _, such as \"lake\"";
-    let given = reader.required(section, "name", HINT)?;
-    if !given.value.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c)) {
-        return reader.reject(&given, format!("{} contains other characters", quoted(&given.value)), HINT);
-    }
-    Some(given.value)
+fn build_sink(section: SinkSection, at: &str, checker: &mut Checker<'_>) -> Option<Sink> {
+    let key = |name: &str| format!("{at}.{name}");
+    let name = build_name(&key("name"), section.name, checker);
+    let artifacts = build_artifacts(at, section.artifacts, checker);
+    let accounts = checker.texts(&key("accounts"), section.accounts);
+    let channels = checker.texts(&key("channels"), section.channels);
+    let redact = build_redaction(&key("redact"), section.redact, checker);
+    let kind = checker.require(&key("type"), section.r#type, r#"give "jsonl", "webhook" or "object_store""#)?;
+    reject_foreign_keys(at, kind, checker);
+    let url = |parse: fn(&str) -> Result<String, String>, hint: &str, checker: &mut Checker<'_>| {
+        let given = checker.secret(&key("url"), section.url, section.url_file);
+        let given = checker.require(&key("url"), given, hint)?;
+        checker.accept(&given.source(&key("url")), parse(given.value.expose_secret().trim()), hint)
+    };
+    let kind = match kind {
+        SinkType::Jsonl => {
+            let path = checker.require(&key("path"), section.path.0, r#"give the folder of its files, such as "out""#);
+            SinkKind::Jsonl { path: PathBuf::from(path?), rotate: section.rotate.0 }
+        }
+        SinkType::Webhook => {
+            let parse = |text: &str| url::parse_web_url(text).map(String::from);
+            let url = url(parse, r#"give the target URL, such as "https://example.org/hook""#, checker);
+            let one = (section.secret, section.secret_file);
+            let several = (section.secrets.map(|secrets| secrets.0).unwrap_or_default(), section.secrets_file);
+            let secrets = build_signing_secrets(at, one, several, checker);
+            SinkKind::Webhook {
+                url: SecretString::from(url?),
+                secrets: secrets?,
+                timeout: section.timeout.0,
+                allow_private: section.allow_private,
+            }
+        }
+        SinkType::ObjectStore => {
+            const HINT: &str = r#"give "s3://bucket/prefix", "gs://bucket/prefix", "az://container/prefix" or "file:///absolute/path""#;
+            let url = url(url::parse_object_store_url, HINT, checker);
+            let options = build_options(&key("options"), section.options, checker);
+            SinkKind::ObjectStore { url: url?, format: section.format, options }
+        }
+    };
+    Some(Sink {
+        name: name?,
+        start: section.start,
+        artifacts: artifacts?,
+        accounts,
+        channels,
+        redact,
+        give_up_after: section.give_up_after.0,
+        kind,
+    })
 }
 
-fn read_set(reader: &mut SettingsReader<'_>, section: &Section<'_>, name: &str) -> Option<BTreeSet<String>> {
-    Some(reader.texts(section, name)?.into_iter().map(|given| given.value).collect())
+/// Checks the name, which is used on the command line and in metrics.
+fn build_name(path: &str, name: Text, checker: &mut Checker<'_>) -> Option<String> {
+    const HINT: &str = "give letters, digits, - and _, such as \"lake\"";
+    let name = checker.require(path, name.0, HINT)?;
+    let is_valid = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+    let checked = if is_valid { Ok(name) } else { Err(format!("{} contains other characters", quoted(&name))) };
+    checker.accept(path, checked, HINT)
 }
 
 /// Rejects the settings of another type of sink, because they would have no effect.
-fn reject_foreign_keys(reader: &mut SettingsReader<'_>, section: &Section<'_>, kind: SinkType) {
-    let type_name =
-        |kind: SinkType| SinkType::ALL.iter().find(|(_, other)| other.keys() == kind.keys()).map_or("", |(n, _)| n);
-    for name in section.names() {
-        let setting = name.strip_suffix("_file").unwrap_or(&name);
-        if COMMON_KEYS.contains(&setting) || kind.keys().contains(&setting) {
-            continue;
-        }
-        let location = reader.location_of(section, &name);
-        let what = format!("is not a setting of a sink of type {}", type_name(kind));
-        reader.add_problem(&section.key(&name), location, what, &format!("this type has {}", kind.keys().join(", ")));
-    }
-}
-
-fn read_redaction_rule(reader: &mut SettingsReader<'_>, item: &SourcedValue<Value>) -> Option<RedactionRule> {
-    const HINT: &str = r#"give "card", "email", "phone", or { name = "order", pattern = 'ORD-\d+' }"#;
-    match &item.value.kind {
-        ValueKind::String(text) => match text.trim() {
-            "card" => Some(RedactionRule::Card),
-            "email" => Some(RedactionRule::Email),
-            "phone" => Some(RedactionRule::Phone),
-            other => reader.reject(item, format!("{} is not a valid value", quoted(other)), HINT),
-        },
-        ValueKind::Table(_) => {
-            let section = reader.item_section(item);
-            let name = reader.required(&section, "name", HINT);
-            let pattern = reader.required(&section, "pattern", HINT).and_then(|given| parse_pattern(reader, &given));
-            Some(RedactionRule::Pattern { name: name?.value, pattern: pattern? })
-        }
-        _ => reader.reject(item, "is neither a name nor a pattern".to_owned(), HINT),
-    }
-}
-
-fn parse_pattern(reader: &mut SettingsReader<'_>, given: &SourcedValue<String>) -> Option<Regex> {
-    match Regex::new(&given.value) {
-        Ok(pattern) if pattern.is_match("") => reader.reject(
-            given,
-            "matches the empty string, which occurs everywhere".to_owned(),
-            "let it match at least one character",
-        ),
-        Ok(pattern) => Some(pattern),
-        Err(error) => {
-            let text = error.to_string();
-            let why = text.lines().rev().find_map(|line| line.trim().strip_prefix("error: ")).unwrap_or("too large");
-            let what = format!("{} is not a regular expression: {why}", quoted(&given.value));
-            reader.reject(given, what, "in 'single quotes' a backslash needs no escape")
-        }
-    }
-}
-
-fn read_jsonl(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<SinkKind> {
-    let path = reader.required(section, "path", r#"give the folder of its files, such as "out""#);
-    let rotate = reader.span(section, "rotate");
-    Some(SinkKind::Jsonl { path: PathBuf::from(path?.value), rotate: rotate? })
-}
-
-fn read_webhook(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<SinkKind> {
-    const HINT: &str = r#"give the target URL, such as "https://example.org/hook""#;
-    let url = read_required_url(reader, section, HINT).and_then(|given| {
-        match url::parse_web_url(given.value.expose_secret().trim()) {
-            Ok(url) => Some(SecretString::from(String::from(url))),
-            Err(what) => reader.reject(&given, what, HINT),
-        }
-    });
-    let secrets = read_signing_secrets(reader, section);
-    let timeout: Option<Duration> = reader.span(section, "timeout");
-    let allow_private = reader.flag(section, "allow_private");
-    Some(SinkKind::Webhook { url: url?, secrets: secrets?, timeout: timeout?, allow_private: allow_private? })
-}
-
-fn read_required_url(
-    reader: &mut SettingsReader<'_>,
-    section: &Section<'_>,
-    hint: &str,
-) -> Option<SourcedValue<SecretString>> {
-    match reader.secret(section, "url") {
-        Some(given) => Some(given.map(|secret| secret.value)),
-        None if reader.has_problem(&section.key("url_file")) => None,
-        None => reader.report_missing(section, "url", hint),
-    }
-}
-
-/// Reads the signing secrets from `secret` or `secrets`; at least one.
-fn read_signing_secrets(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<Vec<SecretString>> {
-    const HINT: &str = "give secret, or secrets while it is rotated: the first is the new one";
-    let (one, several) = (reader.secret_source(section, "secret"), reader.secret_source(section, "secrets"));
-    if let (Some(_), Some(several)) = (&one, &several) {
-        return reader.reject(several, "is set together with secret".to_owned(), HINT);
-    }
-    let given = match (one, several) {
-        (Some(_), _) => vec![reader.secret(section, "secret")?.map(|secret| secret.value)],
-        (_, Some(several)) => match reader.secrets(section, "secrets")? {
-            none if none.is_empty() => return reader.reject(&several, "contains no secret".to_owned(), HINT),
-            secrets => secrets,
-        },
-        (None, None) => return reader.report_missing(section, "secret", HINT),
+fn reject_foreign_keys(at: &str, kind: SinkType, checker: &mut Checker<'_>) {
+    let (type_name, own) = match kind {
+        SinkType::Jsonl => ("jsonl", JSONL_KEYS),
+        SinkType::Webhook => ("webhook", WEBHOOK_KEYS),
+        SinkType::ObjectStore => ("object_store", OBJECT_STORE_KEYS),
     };
-    let checked: Vec<Option<SecretString>> = given
-        .into_iter()
-        .map(|given| {
-            let text = given.value.expose_secret();
-            if text.starts_with("whsec_") && signing_key(text).is_none() {
-                let hint = "copy it again: base64 follows whsec_";
-                return reader.reject(&given, "is not a complete Standard Webhooks secret".to_owned(), hint);
+    let all: BTreeSet<&str> = [JSONL_KEYS, WEBHOOK_KEYS, OBJECT_STORE_KEYS].concat().into_iter().collect();
+    for name in all.into_iter().filter(|name| !own.contains(name)) {
+        for path in [format!("{at}.{name}"), format!("{at}.{name}_file")] {
+            if checker.is_set(&path) {
+                let what = format!("is not a setting of a sink of type {type_name}");
+                checker.reject(&path, what, &format!("this type has {}", own.join(", ")));
             }
-            match signing_key(text).map_or(text.len(), |key| key.len()) {
-                MIN_SIGNING_KEY_BYTES.. => Some(given.value),
-                bytes => {
-                    let what = format!(
-                        "signs with {bytes} bytes, but the minimum is {MIN_SIGNING_KEY_BYTES}: a shorter key is insecure"
-                    );
-                    reader.reject(&given, what, "create one with `ringcx-extractor deliver new-secret`")
+        }
+    }
+}
+
+/// The hint for a redaction rule that cannot be used.
+pub(in super::super) const REDACTION_HINT: &str =
+    r#"give "card", "email", "phone", or { name = "order", pattern = 'ORD-\d+' }"#;
+
+fn build_redaction(path: &str, entries: Vec<Option<RedactionEntry>>, checker: &mut Checker<'_>) -> Vec<RedactionRule> {
+    let mut rules = Vec::new();
+    for (i, entry) in entries.into_iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        rules.extend(match entry {
+            Some(RedactionEntry::BuiltIn(name)) => match name.trim() {
+                "card" => Some(RedactionRule::Card),
+                "email" => Some(RedactionRule::Email),
+                "phone" => Some(RedactionRule::Phone),
+                other => {
+                    checker.reject(&path, format!("{} is not a valid value", quoted(other)), REDACTION_HINT);
+                    None
                 }
+            },
+            Some(RedactionEntry::Custom { name, pattern }) => {
+                let name = checker.require(&format!("{path}.name"), name.0, REDACTION_HINT);
+                let pattern = build_pattern(&format!("{path}.pattern"), pattern, checker);
+                name.zip(pattern).map(|(name, pattern)| RedactionRule::Pattern { name, pattern })
             }
-        })
-        .collect();
-    checked.into_iter().collect()
+            None => None,
+        });
+    }
+    rules
+}
+
+fn build_pattern(path: &str, pattern: Text, checker: &mut Checker<'_>) -> Option<Regex> {
+    let text = checker.require(path, pattern.0, REDACTION_HINT)?;
+    match Regex::new(&text) {
+        Ok(pattern) if !pattern.is_match("") => return Some(pattern),
+        Ok(_) => {
+            let what = "matches the empty string, which occurs everywhere";
+            checker.reject(path, what, "let it match at least one character");
+        }
+        Err(error) => {
+            let error = error.to_string();
+            let why = error.lines().rev().find_map(|line| line.trim().strip_prefix("error: ")).unwrap_or("too large");
+            let what = format!("{} is not a regular expression: {why}", quoted(&text));
+            checker.reject(path, what, "in 'single quotes' a backslash needs no escape");
+        }
+    }
+    None
+}
+
+/// Builds the signing secrets from `secret` or `secrets`; at least one.
+fn build_signing_secrets(
+    at: &str,
+    one: (Option<SecretText>, Text),
+    several: (Vec<SecretText>, Text),
+    checker: &mut Checker<'_>,
+) -> Option<Vec<SecretString>> {
+    const HINT: &str = "give secret, or secrets while it is rotated: the first is the new one";
+    let key = |name: &str| format!("{at}.{name}");
+    let filled = |name: &str| [key(name), key(&format!("{name}_file"))].into_iter().find(|key| checker.is_filled(key));
+    let given: Vec<(String, SecretString)> = match (filled("secret"), filled("secrets")) {
+        (Some(_), Some(several)) => {
+            checker.reject(&several, "is set together with secret", HINT);
+            return None;
+        }
+        (Some(_), None) => {
+            let secret = checker.secret(&key("secret"), one.0, one.1)?;
+            vec![(secret.source(&key("secret")), secret.value)]
+        }
+        (None, Some(several_key)) => {
+            let secrets = build_secrets(&key("secrets"), several.0, several.1, checker)?;
+            if secrets.is_empty() && !checker.has_problem(&key("secrets")) {
+                checker.reject(&several_key, "contains no secret", HINT);
+            }
+            secrets
+        }
+        (None, None) => checker.require(&key("secret"), None, HINT)?,
+    };
+    let checked = given.into_iter().map(|(path, secret)| {
+        let text = secret.expose_secret();
+        if text.starts_with("whsec_") && signing_key(text).is_none() {
+            let what = "is not a complete Standard Webhooks secret";
+            checker.reject(&path, what, "copy it again: base64 follows whsec_");
+            return None;
+        }
+        let bytes = signing_key(text).map_or(text.len(), |key| key.len());
+        if bytes < MIN_SIGNING_KEY_BYTES {
+            let what = format!(
+                "signs with {bytes} bytes, but the minimum is {MIN_SIGNING_KEY_BYTES}: a shorter key is insecure"
+            );
+            checker.reject(&path, what, "create one with `ringcx-extractor deliver new-secret`");
+            return None;
+        }
+        Some(secret)
+    });
+    let checked: Vec<Option<SecretString>> = checked.collect();
+    checked.into_iter().collect::<Option<Vec<_>>>().filter(|secrets| !secrets.is_empty())
+}
+
+/// Returns a list of secrets, each with its key. They are set directly, or by a file with one per
+/// line.
+fn build_secrets(
+    path: &str,
+    direct: Vec<SecretText>,
+    file: Text,
+    checker: &mut Checker<'_>,
+) -> Option<Vec<(String, SecretString)>> {
+    if let Some(file) = checker.secret_file(path, !direct.is_empty(), file)? {
+        let file: Text = file.to_string_lossy().into_owned().into();
+        let content: Secret = checker.multiline_secret(path, None, file)?;
+        let lines = content.value.expose_secret().lines().map(str::trim).filter(|line| !line.is_empty());
+        return Some(lines.map(|line| (content.source(path), SecretString::from(line))).collect());
+    }
+    let direct = direct.into_iter().enumerate().map(|(i, secret)| (format!("{path}[{i}]"), secret.0));
+    let (empty, direct): (Vec<_>, Vec<_>) = direct.partition(|(_, secret)| secret.expose_secret().trim().is_empty());
+    empty.iter().for_each(|(key, _)| checker.reject(key, "is empty", "leave it out"));
+    Some(direct)
 }
 
 /// The minimum length of a signing key (Standard Webhooks, "Signature scheme": 24 to 64 bytes).
@@ -254,38 +251,25 @@ pub fn signing_key(secret: &str) -> Option<Vec<u8>> {
     base64::prelude::BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap_or(secret)).ok()
 }
 
-fn read_object_store(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<SinkKind> {
-    const HINT: &str =
-        r#"give "s3://bucket/prefix", "gs://bucket/prefix", "az://container/prefix" or "file:///absolute/path""#;
-    let url = read_required_url(reader, section, HINT).and_then(|given| {
-        url::parse_object_store_url(given.value.expose_secret().trim())
-            .map_err(|what| reader.reject::<_, ()>(&given, what, HINT))
-            .ok()
-    });
-    let format =
-        reader.choice(section, "format", &[("jsonl", ObjectFormat::Jsonl), ("parquet", ObjectFormat::Parquet)]);
-    let options = read_options(reader, section);
-    Some(SinkKind::ObjectStore { url: url?, format: format?, options: options? })
-}
-
-/// Reads the options of the store. Each is secret and may come from a file; empty options are
+/// Builds the options of the store. Each is secret and may come from a file; empty options are
 /// dropped.
-fn read_options(reader: &mut SettingsReader<'_>, section: &Section<'_>) -> Option<BTreeMap<String, SecretString>> {
-    let section = reader.subsection(section, "options");
-    let is_path = |name: &str| schema::OPTIONS_THAT_ARE_PATHS.contains(&name);
-    let names: BTreeSet<String> = section
-        .names()
-        .into_iter()
-        .map(|name| match name.strip_suffix("_file") {
-            Some(secret) if !is_path(&name) => secret.to_owned(),
-            _ => name,
-        })
-        .collect();
-    let mut options = BTreeMap::new();
-    for name in names {
-        if let Some(given) = reader.multiline_secret(&section, &name) {
-            options.insert(name, given.value.value);
+fn build_options(
+    path: &str,
+    given: BTreeMap<String, StoreOption>,
+    checker: &mut Checker<'_>,
+) -> BTreeMap<String, SecretString> {
+    let mut by_name: BTreeMap<String, (Option<SecretText>, Text)> = BTreeMap::new();
+    for (name, StoreOption(value)) in given {
+        match name.strip_suffix("_file") {
+            Some(secret) if !OPTIONS_THAT_ARE_PATHS.contains(&&*name) => {
+                by_name.entry(secret.to_owned()).or_default().1 = value.expose_secret().to_owned().into();
+            }
+            _ => by_name.entry(name).or_default().0 = Some(SecretText(value)),
         }
     }
-    Some(options)
+    let options = by_name.into_iter().filter_map(|(name, (direct, file))| {
+        let secret = checker.multiline_secret(&format!("{path}.{name}"), direct, file)?;
+        Some((name, secret.value))
+    });
+    options.collect()
 }

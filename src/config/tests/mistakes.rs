@@ -259,6 +259,40 @@ fn no_account_at_all_says_what_to_write() {
     assert!(all.len() == 1 && all[0].contains("accounts (local.toml:1): is a list of sections"), "{all:?}");
 }
 
+#[test]
+fn each_element_of_a_list_has_its_own_problem() {
+    let more = "artifacts = [\"x\", \"transcript\", 5]\n[discovery]\nrechecks = [\"1h\", 1,\n \"0s\", \"2 x\"]\n";
+    let all = problems(&format!("{MINIMAL}{more}"), &[]);
+    let begins = [
+        "accounts[0].artifacts[0] (local.toml:7): \"x\" is not a valid value",
+        "accounts[0].artifacts[2] (local.toml:7): is not text",
+        "discovery.rechecks[1] (local.toml:9): is not a span of time",
+        "discovery.rechecks[2] (local.toml:10): \"0s\" must be greater than zero",
+        "discovery.rechecks[3] (local.toml:10): \"2 x\" is not a span of time",
+    ];
+    assert_eq!(all.len(), begins.len(), "{all:#?}");
+    assert!(all.iter().zip(begins).all(|(problem, begin)| problem.starts_with(begin)), "{all:#?}");
+}
+
+#[test]
+fn a_list_is_not_read_as_a_section_nor_a_name_as_a_path() {
+    for (section, key) in
+        [("http = []", "http"), ("http = [\"127.0.0.1:1\"]", "http"), ("sinks = [[\"a\"]]", "sinks[0]")]
+    {
+        let all = problems(&format!("{section}\n{MINIMAL}"), &[]);
+        assert!(all.len() == 1 && all[0].starts_with(&format!("{key} (local.toml:1): is a section")), "{all:?}");
+    }
+    let store = "[[sinks]]\nname = \"a\"\ntype = \"object_store\"\nurl = \"s3://x\"\n";
+    let problem = problem(&format!("{store}options = {{ \"a.b\" = [1] }}\n"));
+    assert!(problem.starts_with("sinks[0].options.a") && problem.contains("is not text"), "{problem}");
+}
+
+#[test]
+fn white_space_around_a_name_is_ignored() {
+    let settings = settings("artifacts = [\" transcript\"]\n[log]\nformat = \" json \"\nfilter = \" debug \"\n", &[]);
+    assert_eq!((settings.log.format, settings.log.filter.as_str()), (LogFormat::Json, "debug"));
+}
+
 proptest! {
     /// The sample with a random part replaced.
     #[test]
@@ -275,8 +309,8 @@ proptest! {
     }
 
     #[test]
-    fn no_variable_makes_it_panic_or_fail_without_a_reason(path in "[A-Z0-9_]{0,20}", index in 0..schema::KEYS.len(), value in "\\PC{0,12}") {
-        let known = schema::KEYS[index].path.replace("[]", "__0").replace('.', "__");
+    fn no_variable_makes_it_panic_or_fail_without_a_reason(path in "[A-Z0-9_]{0,20}", index in 0..schema::settings().len(), value in "\\PC{0,12}") {
+        let known = schema::settings()[index].path.replace("[]", "__0").replace('.', "__");
         let names = [format!("RINGCX__{path}"), format!("RINGCX__{known}"), format!("RINGCX__{known}_file")];
         for name in names {
             if let Err(errors) = load_text(MINIMAL, &[(&name, &value)]) {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Time;
-use crate::model::{ArtifactSet, SummariesFor};
+use crate::model::{ArtifactSet, DiscoveryStart, SummariesFor};
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)

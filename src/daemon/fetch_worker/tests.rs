@@ -1,14 +1,14 @@
-//! Pauses in unusual conditions: an unavailable database, a lost lease, a probe that panics, and a
-//! clock that was ahead.
+//! Pauses while the database is unavailable or the lease is lost, and requests that panic.
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::account::{PauseLog, RuntimeStats};
-use crate::backoff::{Backoff, Fault};
-use crate::clock::{Clock, millis};
+use crate::backoff::Backoff;
+use crate::clock::{Clock, Time};
 use crate::daemon::app_context::{AppContext, budget_name, metadata_budget};
-use crate::db::{Db, Lease, OpenMode, sql};
+use crate::db::{AccountKey, Db, Item, Lease, OpenMode, sql};
+use crate::model::{Endpoint, Lane};
 use crate::ringcx::rate_limit::Pacer;
 
 const NOW: Time = Time(1_800_000_000_000);
@@ -60,7 +60,7 @@ async fn account() -> (Arc<Account>, Clock, TempDir) {
     (Arc::new(account), clock, folder)
 }
 
-async fn acquire_lease(db: &Db, account: i64, instance: &str) -> Lease {
+async fn acquire_lease(db: &Db, account: AccountKey, instance: &str) -> Lease {
     db.acquire_leases(&[account], instance, Duration::from_secs(10), NOW).await.unwrap().remove(0)
 }
 
@@ -128,51 +128,39 @@ async fn after_a_lost_lease_neither_a_pause_nor_its_end_is_recorded() {
 }
 
 #[tokio::test]
-#[expect(clippy::disallowed_methods, reason = "a test's own task, joined by the test")]
-async fn a_probe_that_panics_is_released_for_the_next_request() {
-    let (account, clock, _folder) = account().await;
-    let first = Duration::from_secs(10);
-    let mut worker = fetch_worker(&account);
-    let breaker = worker.breakers.entry(Artifact::Transcript).or_default();
-    breaker.record_failure(Fault::Unauthorised, "x", NOW, first, 1.0);
-    clock.advance(first);
-    assert!(breaker.try_acquire(clock.now()) && !breaker.allows_request(clock.now()));
-    let panicked = tokio::spawn(async { panic!("a bug") }).await.map(|()| unreachable!());
-    worker.handle_attempt(panicked).await;
-    clock.advance(first);
-    assert!(
-        worker.breakers.entry(Artifact::Transcript).or_default().try_acquire(clock.now()),
-        "the circuit stays open"
-    );
-}
-
-fn fetch_worker(account: &Arc<Account>) -> FetchWorker {
+async fn a_panicked_request_returns_the_claim_that_it_was_for() {
+    let (account, _clock, _folder) = account().await;
     let (batch_writer, _writer) =
         BatchWriter::new(account.db.clone(), tokio::sync::watch::Sender::new(0), CancellationToken::new());
     let hour = Duration::from_secs(3600);
-    let backoff = Backoff::new(Duration::from_secs(10), hour, hour).unwrap();
-    FetchWorker::new(account.clone(), RetryPolicy { backoff, refresh_delays: Vec::new() }, 1, batch_writer)
+    let policy = RetryPolicy { backoff: Backoff::new(hour, hour, hour).unwrap(), refresh_delays: Vec::new() };
+    let mut worker = FetchWorker::new(account, policy, 2, batch_writer);
+    let healthy = worker.requests.spawn(std::future::pending());
+    worker.claims.insert(healthy.id(), claim(1));
+    let panicked = worker.requests.spawn(async { panic!("a bug") });
+    worker.claims.insert(panicked.id(), claim(2));
+    let ended = worker.requests.join_next_with_id().await.unwrap();
+    assert!(matches!(worker.end_request(ended), FetchEvent::Panicked(claim) if claim.item == Item(2)));
+    assert!(worker.claims.contains_key(&healthy.id()));
 }
 
-#[tokio::test]
-async fn a_pause_by_a_clock_that_was_ahead_ends_within_the_hour_and_at_once_when_the_clock_is_set_back() {
-    let (account, clock, _folder) = account().await;
-    let days = Duration::from_secs(400 * 86_400);
-    let mut later = fetch_worker(&account);
-    later.restore_pause(&PauseRow { until: NOW + days, ..pause(&account) });
-    clock.advance(Duration::from_secs(3600));
-    assert!(later.allowed_artifacts().contains(Artifact::Transcript), "after a restart");
-    // In the same process.
-    let mut worker = fetch_worker(&account);
-    clock.step(millis(days));
-    worker.handle_clock_step_back();
-    worker.restore_pause(&PauseRow { until: clock.now() + Duration::from_secs(60), ..pause(&account) });
-    worker.on_cooldown.insert(Item(4), clock.now() + REJECTED_ITEM_COOLDOWN);
-    clock.step(-millis(days));
-    worker.handle_clock_step_back();
-    assert!(
-        worker.allowed_artifacts().contains(Artifact::Transcript)
-            && worker.on_cooldown.is_empty()
-            && worker.needs_refill
-    );
+fn claim(item: i64) -> Claim {
+    Claim {
+        item: Item(item),
+        lease: Lease { account: AccountKey(1), epoch: 1 },
+        artifact: Artifact::Transcript,
+        lane: Lane::Live,
+        segment_id: item.to_string(),
+        dialog_id: None,
+        ended: NOW,
+        due: NOW,
+        tries: 0,
+        misses: 0,
+        refusals: 0,
+        broken_kind: 0,
+        consecutive_broken: 0,
+        first_try: None,
+        paused: Duration::ZERO,
+        visit: 0,
+    }
 }

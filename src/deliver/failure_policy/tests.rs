@@ -41,7 +41,7 @@ fn run_round(
     let mut policy = FailurePolicy::new(streak, consecutive_pauses, retry_capacity, responses.len());
     let mut action = SinkAction::Continue;
     for (index, letter) in responses.chars().enumerate() {
-        action = policy.on_response(index, (1, from + index as i64), response(letter));
+        action = policy.on_response(index, (AccountKey(1), from + index as i64), response(letter));
         if action != SinkAction::Continue {
             break;
         }
@@ -124,7 +124,7 @@ fn the_number_of_events_waiting_for_a_retry_is_bounded() {
 fn a_retried_event_is_given_up_at_the_retry_limit() {
     let mut streak = FailureStreak::default();
     let mut retry = |letter, limit_reached| {
-        let (decision, action) = decide_retried(&mut streak, (1, 1), response(letter), limit_reached);
+        let (decision, action) = decide_retried(&mut streak, (AccountKey(1), 1), response(letter), limit_reached);
         (super::tests::letter(&decision), action == SinkAction::Continue)
     };
     assert_eq!(retry('e', false), ('s', true));
@@ -140,9 +140,9 @@ fn a_retried_event_is_given_up_at_the_retry_limit() {
 fn an_event_refused_before_any_was_accepted_is_retried_until_the_sink_proves_alive() {
     let mut streak = FailureStreak::default();
     assert_eq!(run_round(&mut streak, 0, 9, 1, "w"), "s");
-    assert_eq!(letter(&decide_retried(&mut streak, (1, 1), response('w'), false).0), 's');
+    assert_eq!(letter(&decide_retried(&mut streak, (AccountKey(1), 1), response('w'), false).0), 's');
     assert_eq!(run_round(&mut streak, 0, 9, 2, "."), ".");
-    assert_eq!(letter(&decide_retried(&mut streak, (1, 1), response('w'), false).0), 'f');
+    assert_eq!(letter(&decide_retried(&mut streak, (AccountKey(1), 1), response('w'), false).0), 'f');
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-use super::super::fixtures::{NOW, row, snapshot};
+use super::super::fixtures::{NOW, account, snapshot};
 use super::*;
 
 fn finding(code: &str, severity: Severity, accounts: &[&str]) -> FindingStatus {
@@ -8,7 +8,7 @@ fn finding(code: &str, severity: Severity, accounts: &[&str]) -> FindingStatus {
 
 #[test]
 fn a_healthy_summary_says_how_far_discovery_is() {
-    let summary = HealthSummary::new(Vec::new(), Some(&snapshot(vec![row("one"), row("two")])), NOW);
+    let summary = HealthSummary::new(Vec::new(), Some(&snapshot(vec![account("one"), account("two")])), NOW);
     assert_eq!(summary.level, HealthLevel::Healthy);
     assert_eq!(summary.headline, "every segment that ended up to 5 min ago was discovered, without a gap");
     let standby = finding(STANDBY_CODE, Severity::Info, &[]);

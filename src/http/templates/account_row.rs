@@ -1,58 +1,56 @@
 //! The table row of an account.
 
-use std::cmp::Ordering;
 use std::time::Duration;
 
 use maud::{Markup, html};
 
 use super::super::coverage_timeline::{CELLS, CoverageState, CoverageTimeline};
 use super::super::health_summary::HealthLevel;
-use super::super::status_snapshot::DashboardRow;
 use crate::clock::Time;
 use crate::model::TimeRange;
-use crate::status::EndpointPause;
 use crate::status::humanize::{format_count, format_duration, format_number};
+use crate::status::{AccountStatus, EndpointPause};
 
-/// An account's row with its level. Two equal ones look the same, except for what the script
-/// updates.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the row of an account shows.
 pub(in super::super) struct AccountRowView<'a> {
-    pub(in super::super) row: &'a DashboardRow,
+    pub(in super::super) account: &'a AccountStatus,
+    pub(in super::super) timeline: &'a CoverageTimeline,
     pub(in super::super) level: HealthLevel,
 }
 
 /// A shorter time for the unfinished items is not shown.
 const MIN_SHOWN_DRAIN_TIME: Duration = Duration::from_secs(60);
 
-/// Sorts by level, worst first, then by lag, then by id.
-pub(in super::super) fn compare_rows(a: &AccountRowView<'_>, b: &AccountRowView<'_>, now: Time) -> Ordering {
-    let by_level = b.level.cmp(&a.level);
-    by_level.then_with(|| b.row.lag(now).cmp(&a.row.lag(now))).then_with(|| a.row.sub.cmp(&b.row.sub))
-}
-
 impl AccountRowView<'_> {
-    /// Renders the table row. Values that change with time alone are marked, for the script to
-    /// update.
-    pub(in super::super) fn markup(&self, now: Time) -> Markup {
-        let row = self.row;
+    /// Renders the table row. Without `now` it leaves the lag to the script, so that two rows that
+    /// differ only by the passing of time are equal.
+    pub(in super::super) fn markup(&self, now: Option<Time>) -> Markup {
+        let row = self.account;
         let (unfinished, given_up) = (row.work.unfinished(), row.work.failed + row.work.unavailable);
+        let watermark = row.watermark();
         html! {
-            tr data-key=(row.sub) data-level=(self.level.css_class()) data-rank=(self.level as u8) data-name=(row.title())
-                data-watermark=[row.watermark.map(|watermark| watermark.0)] data-todo=(unfinished) data-done=(row.work.done)
+            tr data-key=(row.sub_account_id) data-level=(self.level.css_class()) data-rank=(self.level as u8) data-name=(row.title())
+                data-watermark=[watermark.map(|watermark| watermark.0)] data-todo=(unfinished) data-done=(row.work.done)
                 data-bad=(given_up) data-used=(row.requests_last_minute) {
                 th scope="row" {
                     div {
                         span.level.(self.level.css_class()) title=(self.level.display_name()) { (self.level.symbol()) }
                         span.name {
                             (row.title())
-                            @if row.name.is_some() { small { (row.sub) } }
+                            @if row.name.is_some() { small { (row.sub_account_id) } }
                             @for note in notes(row) { small.note { (note) } }
                             @for pause in &row.paused { (pause_note(pause)) }
                         }
                     }
                 }
-                td.lag data-label="Behind" { (row.lag(now).map_or_else(|| "not read yet".to_owned(), format_duration)) }
-                td.coverage data-label="Read" { (timeline_svg(&row.timeline)) }
+                td.lag data-label="Behind" {
+                    @match (watermark, now) {
+                        (None, _) => "not read yet",
+                        (Some(watermark), Some(now)) => (format_duration(now.since(watermark))),
+                        (Some(_), None) => {}
+                    }
+                }
+                td.coverage data-label="Read" { (timeline_svg(self.timeline)) }
                 td.number.todo data-label="Unfinished" {
                     (format_number(unfinished))
                     @if unfinished > 0 { small { (unfinished_by_state(row)) } }
@@ -62,15 +60,15 @@ impl AccountRowView<'_> {
                     (format_number(given_up))
                     @if row.work.failed > 0 { small.note { (format_number(row.work.failed)) " failed" } }
                 }
-                td.budget data-label="Requests a minute" { (budget_bar(row.requests_last_minute, row.request_limit)) }
+                td.budget data-label="Requests a minute" { (budget_bar(row.requests_last_minute, row.requests_per_minute.into())) }
             }
         }
     }
 }
 
-fn notes(row: &DashboardRow) -> impl Iterator<Item = String> {
-    let missing = row.missing.then(|| "no longer seen by the login".to_owned());
-    let gap = (!row.gaps.is_zero()).then(|| format!("gap of {}", format_duration(row.gaps)));
+fn notes(row: &AccountStatus) -> impl Iterator<Item = String> {
+    let missing = row.missing_since.is_some().then(|| "no longer seen by the login".to_owned());
+    let gap = (!row.gaps.is_empty()).then(|| format!("gap of {}", format_duration(row.gap())));
     let set_aside =
         (row.set_aside > 0).then(|| format!("{} set aside", format_count(row.set_aside, "record", "records")));
     missing.into_iter().chain(gap).chain(set_aside)
@@ -87,14 +85,14 @@ fn pause_note(pause: &EndpointPause) -> Markup {
 }
 
 /// The unfinished items by state, and the time that they need.
-fn unfinished_by_state(row: &DashboardRow) -> String {
+fn unfinished_by_state(row: &AccountStatus) -> String {
     let states = [(row.work.ready, "due"), (row.work.running, "running"), (row.work.waiting, "backing off")];
     let some = states.into_iter().filter(|(items, _)| *items > 0);
     let states: Vec<String> = some.map(|(items, state)| format!("{} {state}", format_number(items))).collect();
     let mut description = states.join(", ");
-    // A short time is not worth showing.
-    if row.drain_time > MIN_SHOWN_DRAIN_TIME {
-        description.push_str(&format!("; takes at least {}", format_duration(row.drain_time)));
+    let drain_time = Duration::from_secs(row.drain_seconds);
+    if drain_time > MIN_SHOWN_DRAIN_TIME {
+        description.push_str(&format!("; takes at least {}", format_duration(drain_time)));
     }
     description
 }

@@ -1,15 +1,14 @@
 //! The pages behind the token: login, search, conversation. Pure.
 //!
 //! All external text passes through `maud`, which escapes it. What customers wrote also passes
-//! through `reading::clean_text`, so that no control character reverses the direction of the text after
-//! it.
+//! through `render::clean_text`, so that no control character reverses the direction of the text
+//! after it.
 
-use std::time::Duration;
-
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{ICON, STYLE};
+use super::super::authenticator::AuthOutcome;
+use super::page_layout;
 use crate::clock::Time;
 use crate::db::{AccountRow, SegmentArtifact, SegmentRow};
 use crate::export::{conversation_of, outcome_name, summary_text_of};
@@ -59,50 +58,31 @@ pub(in super::super) struct ConversationView<'a> {
     pub(in super::super) now: Time,
 }
 
-/// Why a login failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum LoginError {
-    None,
-    WrongToken,
-    RateLimited(Duration),
-}
-
-fn page_layout(title: &str, is_logged_in: bool, content: &Markup) -> String {
-    let markup = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (title) " · ringcx-extractor" }
-                link rel="icon" href=(ICON);
-                style { (PreEscaped(STYLE)) }
+fn conversations_layout(title: &str, is_logged_in: bool, content: &Markup) -> String {
+    let body = html! {
+        body.conversations {
+            header {
+                h1 { a href="/" { "ringcx-extractor" } }
+                nav { a href="/" { "Dashboard" } @if is_logged_in { a href="/search" { "Search" } } }
+                @if is_logged_in { form.logout method="post" action="/logout" { button type="submit" { "Log out" } } }
             }
-            body.conversations {
-                header {
-                    h1 { a href="/" { "ringcx-extractor" } }
-                    nav { a href="/" { "Dashboard" } @if is_logged_in { a href="/search" { "Search" } } }
-                    @if is_logged_in { form.logout method="post" action="/logout" { button type="submit" { "Log out" } } }
-                }
-                main { (content) }
-            }
+            main { (content) }
         }
     };
-    markup.into_string()
+    page_layout(title, &html! {}, &body)
 }
 
-/// The login page; `next_path` is where to go after the login.
-pub(in super::super) fn login_page(next_path: &str, error: LoginError) -> String {
+/// The login page; `next_path` is where to go after the login, `failure` why the last one failed.
+pub(in super::super) fn login_page(next_path: &str, failure: Option<AuthOutcome>) -> String {
     let content = html! {
         section.login {
             h2 { "Log in to read conversations" }
-            @match error {
-                LoginError::None => {}
-                LoginError::WrongToken => p.wrong role="alert" { "Wrong token." },
-                LoginError::RateLimited(wait) => p.wrong role="alert" {
+            @match failure {
+                None => {}
+                Some(AuthOutcome::RateLimited(wait)) => p.wrong role="alert" {
                     "Too many wrong tokens. Try again in " (format_duration(wait)) "."
                 },
+                Some(_) => p.wrong role="alert" { "Wrong token." },
             }
             form method="post" action="/login" {
                 input type="hidden" name="next" value=(next_path);
@@ -113,7 +93,7 @@ pub(in super::super) fn login_page(next_path: &str, error: LoginError) -> String
             p.todo { "The token is the value of " code { "http.token" } " in the daemon's settings." }
         }
     };
-    page_layout("Log in", false, &content)
+    conversations_layout("Log in", false, &content)
 }
 
 /// The search page, with results.
@@ -133,7 +113,7 @@ pub(in super::super) fn search_page(form: &SearchForm, outcome: &SearchOutcome<'
             }
         }
     };
-    page_layout("Search", true, &content)
+    conversations_layout("Search", true, &content)
 }
 
 fn search_form(form: &SearchForm) -> Markup {
@@ -232,7 +212,7 @@ pub(in super::super) fn not_found_page(why: &str) -> String {
         section.wrong role="alert" { @for line in why.lines() { p { (line) } } }
         p { a href="/search" { "Search" } }
     };
-    page_layout("Not found", true, &content)
+    conversations_layout("Not found", true, &content)
 }
 
 /// The page of a segment's conversation.
@@ -259,7 +239,7 @@ pub(in super::super) fn conversation_page(view: &ConversationView<'_>) -> String
             }
         }
     };
-    page_layout("Conversation", true, &content)
+    conversations_layout("Conversation", true, &content)
 }
 
 fn facts_section(view: &ConversationView<'_>, metadata: &Metadata) -> Markup {
@@ -309,39 +289,21 @@ fn segment_label(segment: &SegmentRow) -> String {
     format!("{}{transcript}", format_time(segment.ended))
 }
 
-/// A phrase with its layout. The speaker's name stands once above consecutive phrases. The first
-/// phrase at an offset gets an anchor, which hits link to.
-struct PhraseLayout<'a> {
-    phrase: &'a Phrase,
-    name: Option<String>,
-    offset: Option<String>,
-    anchor: Option<String>,
-}
-
-fn lay_out_phrases(conversation: &Conversation) -> Vec<PhraseLayout<'_>> {
-    let start = conversation.start();
-    let (mut last_speaker, mut last_offset) = (None, None);
-    let lay_out = |phrase| {
-        let (speaker, offset) = (Phrase::speaker(phrase), phrase.offset(start));
-        let name = (last_speaker.as_ref() != Some(&speaker)).then(|| speaker.clone());
-        let anchor =
-            offset.as_ref().filter(|offset| last_offset.as_ref() != Some(*offset)).map(|offset| format!("t{offset}"));
-        last_speaker = Some(speaker);
-        last_offset.clone_from(&offset);
-        PhraseLayout { phrase, name, offset, anchor }
-    };
-    conversation.phrases.iter().map(lay_out).collect()
-}
-
+/// The speaker's name stands once above consecutive phrases. The first phrase at an offset gets an
+/// anchor, which hits link to.
 fn phrase_list(conversation: &Conversation) -> Markup {
+    let start = conversation.start();
+    let place = |phrase: &Phrase| (Some(phrase.speaker()), phrase.offset(start));
+    let places: Vec<_> = std::iter::once((None, None)).chain(conversation.phrases.iter().map(place)).collect();
     html! {
         @if conversation.phrases.is_empty() { p.todo { "Nothing was said." } }
-        @for layout in lay_out_phrases(conversation) {
-            div.phrase.agent[layout.phrase.kind.as_deref() == Some("agent")] id=[layout.anchor] {
-                @if let Some(name) = layout.name { h3 { (name) } }
+        @for (phrase, (before, (speaker, offset))) in conversation.phrases.iter().zip(places.iter().zip(places.iter().skip(1))) {
+            @let anchor = offset.as_ref().filter(|_| *offset != before.1).map(|offset| format!("t{offset}"));
+            div.phrase.agent[phrase.kind.as_deref() == Some("agent")] id=[anchor] {
+                @if let Some(name) = speaker.as_ref().filter(|_| *speaker != before.0) { h3 { (name) } }
                 p {
-                    time { (layout.offset.as_deref().unwrap_or("–")) }
-                    span.text dir="auto" { (clean_text(&layout.phrase.text)) }
+                    time { (offset.as_deref().unwrap_or("–")) }
+                    span.text dir="auto" { (clean_text(&phrase.text)) }
                 }
             }
         }

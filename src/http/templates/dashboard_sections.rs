@@ -5,20 +5,21 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use super::super::health_summary::{HealthLevel, HealthSummary, sink_level};
+use super::super::health_summary::{HealthLevel, sink_level};
 use super::super::lag_history::LagSample;
-use super::super::status_snapshot::{DashboardRow, FailureGroup, StatusSnapshot};
+use super::super::status_snapshot::StatusSnapshot;
 use super::DashboardView;
 use super::account_row::budget_bar;
 use super::sparkline::sparkline;
+use crate::db::FailureRow;
 use crate::status::humanize::{format_count, format_duration, format_number};
-use crate::status::{FindingStatus, SinkStatus};
+use crate::status::{AccountStatus, FindingStatus, SinkStatus};
 
 /// The most findings listed below the headline.
 const MAX_OTHER_FINDINGS: usize = 8;
 
 /// The section above the accounts.
-pub(super) fn head(view: &DashboardView<'_>) -> Markup {
+pub(in super::super) fn head(view: &DashboardView<'_>) -> Markup {
     html! {
         (health_section(view))
         @if let Some(snapshot) = view.snapshot {
@@ -30,7 +31,7 @@ pub(super) fn head(view: &DashboardView<'_>) -> Markup {
 }
 
 /// The section below the accounts.
-pub(super) fn rest(view: &DashboardView<'_>) -> Markup {
+pub(in super::super) fn rest(view: &DashboardView<'_>) -> Markup {
     html! {
         @if let Some(snapshot) = view.snapshot {
             (failures_section(&snapshot.failures))
@@ -52,9 +53,9 @@ fn format_seconds(seconds: u64) -> String {
 }
 
 fn health_section(view: &DashboardView<'_>) -> Markup {
-    let summary: &HealthSummary = view.summary;
+    let summary = &view.summary;
     // With a single account, findings need not name it.
-    let is_only_account = view.snapshot.is_some_and(|snapshot| snapshot.rows.len() == 1);
+    let is_only_account = view.snapshot.is_some_and(|snapshot| snapshot.status.accounts.len() == 1);
     let (first, others) = match summary.findings.split_first() {
         Some((first, others)) if first.sentence == summary.headline => (Some(first), others),
         _ => (None, summary.findings.as_slice()),
@@ -104,30 +105,30 @@ fn finding_details(finding: &FindingStatus, is_only_account: bool) -> Markup {
 }
 
 fn tiles(snapshot: &StatusSnapshot, view: &DashboardView<'_>) -> Markup {
-    let (rows, now) = (&snapshot.rows, view.now);
-    let total = |value: fn(&DashboardRow) -> u64| rows.iter().map(value).sum::<u64>();
+    let (rows, now) = (&snapshot.status.accounts, view.now);
+    let total = |value: fn(&AccountStatus) -> u64| rows.iter().map(value).sum::<u64>();
     let most_behind = rows.iter().filter_map(|row| Some((row.lag(now)?, row))).max_by_key(|(lag, _)| *lag);
-    let oldest = snapshot.status.accounts.iter().filter_map(|account| account.oldest_unfinished_seconds).max();
-    let drain_time = rows.iter().map(|row| row.drain_time).max().unwrap_or_default();
+    let oldest = rows.iter().filter_map(|account| account.oldest_unfinished_seconds).max();
+    let drain_seconds = rows.iter().map(|row| row.drain_seconds).max().unwrap_or_default();
     let (used, limit) = request_usage(snapshot);
     let unfinished = total(|row| row.work.unfinished());
     let (failed, unavailable) = (total(|row| row.work.failed), total(|row| row.work.unavailable));
     html! {
-        (accounts_tile(rows.iter().map(|row| view.summary.account_level(&row.sub))))
+        (accounts_tile(rows.iter().map(|row| view.summary.account_level(&row.sub_account_id))))
         div.tile {
             h3 { "Furthest behind" }
             p { @if let Some((lag, _)) = most_behind { (format_duration(lag)) } @else { "–" } }
             small { (most_behind.map_or("nothing read yet", |(_, row)| row.title())) }
-            @if let Some(spark) = sparkline(view.samples, snapshot.visible_range, lag, format_seconds) { (spark) }
+            @if let Some(spark) = sparkline(&view.samples, snapshot.visible_range, lag, format_seconds) { (spark) }
         }
         div.tile {
             h3 { "Unfinished" }
             p { (format_number(unfinished)) }
             small { @match oldest {
-                Some(oldest) if unfinished > 0 => { "oldest " (format_seconds(oldest)) "; takes at least " (format_duration(drain_time)) },
+                Some(oldest) if unfinished > 0 => { "oldest " (format_seconds(oldest)) "; takes at least " (format_seconds(drain_seconds)) },
                 _ => "nothing is waiting",
             } }
-            @if let Some(spark) = sparkline(view.samples, snapshot.visible_range, backlog, format_number) { (spark) }
+            @if let Some(spark) = sparkline(&view.samples, snapshot.visible_range, backlog, format_number) { (spark) }
         }
         (tile("Done", &format_number(total(|row| row.work.done)), "stored or known to be empty"))
         (tile("Given up", &format_number(failed + unavailable),
@@ -210,7 +211,7 @@ fn tile(label: &str, figure: &str, note: &str) -> Markup {
 /// Requests in the last minute, and the limit. If all accounts share one limit, each row shows all
 /// of it.
 fn request_usage(snapshot: &StatusSnapshot) -> (u64, u64) {
-    let each = snapshot.rows.iter().map(|row| (row.requests_last_minute, row.request_limit));
+    let each = snapshot.status.accounts.iter().map(|row| (row.requests_last_minute, row.requests_per_minute.into()));
     if snapshot.is_limit_shared {
         each.max().unwrap_or_default()
     } else {
@@ -218,7 +219,7 @@ fn request_usage(snapshot: &StatusSnapshot) -> (u64, u64) {
     }
 }
 
-fn failures_section(failures: &[FailureGroup]) -> Markup {
+fn failures_section(failures: &[(String, FailureRow)]) -> Markup {
     html! {
         @if !failures.is_empty() {
             section.failures #failures {
@@ -226,12 +227,12 @@ fn failures_section(failures: &[FailureGroup]) -> Markup {
                 table {
                     thead { tr { th scope="col" { "Accounts" } th scope="col" { "Artifact" } th scope="col" { "Items" } th scope="col" { "Reason" } } }
                     tbody {
-                        @for failure in failures {
+                        @for (accounts, failure) in failures {
                             tr {
-                                td data-label="Accounts" { (failure.accounts) }
-                                td data-label="Artifact" { (failure.artifact.replace('_', " ")) }
+                                td data-label="Accounts" { (accounts) }
+                                td data-label="Artifact" { (failure.artifact.name().replace('_', " ")) }
                                 td.number data-label="Items" { (format_number(failure.items)) }
-                                td.wide data-label="Reason" { (failure.reason) }
+                                td.wide data-label="Reason" { (failure.reason.as_deref().unwrap_or("no reason was recorded")) }
                             }
                         }
                     }

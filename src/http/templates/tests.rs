@@ -1,11 +1,11 @@
 use std::time::Duration;
 
-use super::super::fixtures::{NOW, row, snapshot};
-use super::super::health_summary::HealthSummary;
-use super::super::status_snapshot::{DashboardRow, FailureGroup};
+use super::super::fixtures::{NOW, account, snapshot, view};
 use super::*;
+use crate::db::{AccountKey, FailureRow};
 use crate::health::Severity;
-use crate::status::{EndpointPause, FindingStatus};
+use crate::model::Artifact;
+use crate::status::{AccountStatus, EndpointPause, FindingStatus};
 
 /// A finding about an account.
 fn finding(code: &str, sentence: &str, account: &str) -> FindingStatus {
@@ -13,17 +13,18 @@ fn finding(code: &str, sentence: &str, account: &str) -> FindingStatus {
     FindingStatus { subject: Some("<u>who</u>".to_owned()), accounts: vec![account.to_owned()], ..found }
 }
 
+fn failure(reason: &str) -> FailureRow {
+    FailureRow {
+        artifact: Artifact::Transcript,
+        reason: Some(reason.to_owned()),
+        account: AccountKey(1),
+        accounts: 1,
+        items: 1,
+    }
+}
+
 fn render(snapshot: Option<&StatusSnapshot>, findings: Vec<FindingStatus>) -> String {
-    let summary = HealthSummary::new(findings, snapshot, NOW);
-    let view = DashboardView {
-        summary: &summary,
-        snapshot,
-        samples: &[],
-        now: NOW,
-        instance: "<b>host</b>",
-        has_search: false,
-    };
-    render_dashboard(&view, 7)
+    render_dashboard(&view(snapshot, findings), 7)
 }
 
 const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\" autofocus onfocus=\"alert(3)";
@@ -33,10 +34,14 @@ fn external_text_is_escaped() {
     let hostile = || HOSTILE.to_owned();
     let paused =
         EndpointPause { endpoint: hostile(), since: hostile(), until: hostile(), reason: hostile(), status: Some(403) };
-    let row = DashboardRow { name: Some(HOSTILE.into()), sub: HOSTILE.into(), paused: vec![paused], ..row("x") };
-    let mut snapshot = snapshot(vec![row]);
-    snapshot.failures =
-        vec![FailureGroup { accounts: HOSTILE.into(), artifact: "transcript", reason: HOSTILE.into(), items: 1 }];
+    let hostile_account = AccountStatus {
+        name: Some(HOSTILE.into()),
+        sub_account_id: HOSTILE.into(),
+        paused: vec![paused],
+        ..account("x")
+    };
+    let mut snapshot = snapshot(vec![hostile_account]);
+    snapshot.failures = vec![(HOSTILE.into(), failure(HOSTILE))];
     let page = render(Some(&snapshot), vec![finding(HOSTILE, HOSTILE, HOSTILE)]);
     assert_eq!(page.matches("<script").count(), 1, "only the page's own");
     assert_eq!(page.matches("</script").count(), 1);
@@ -62,7 +67,7 @@ fn the_policy_allows_only_the_pages_own_style_and_script() {
 
 #[test]
 fn nothing_is_loaded_from_elsewhere() {
-    let page = render(Some(&snapshot(vec![row("one")])), vec![finding("lagging", "x", "one")]);
+    let page = render(Some(&snapshot(vec![account("one")])), vec![finding("lagging", "x", "one")]);
     for (at, _) in page.match_indices("http") {
         let rest = &page[at..(at + 30).min(page.len())];
         assert!(rest.starts_with("http-equiv") || rest.starts_with("http://www.w3.org/2000/svg"), "{rest}");
@@ -71,12 +76,12 @@ fn nothing_is_loaded_from_elsewhere() {
 
 #[test]
 fn accounts_that_need_attention_come_first_then_those_that_are_behind() {
-    let mut late = row("c-late");
-    late.watermark = Some(NOW - Duration::from_secs(800));
-    let mut failed = row("d-failed");
+    let mut late = account("c-late");
+    late.watermark = Some((NOW - Duration::from_secs(800)).rfc3339_secs());
+    let mut failed = account("d-failed");
     failed.work.failed = 1;
     let wrong = vec![finding("items_failed", "x", "d-failed")];
-    let page = render(Some(&snapshot(vec![row("a"), row("b"), late, failed])), wrong);
+    let page = render(Some(&snapshot(vec![account("a"), account("b"), late, failed])), wrong);
     let at = |sub: &str| page.find(&format!("data-key=\"{sub}\"")).unwrap();
     assert!(at("d-failed") < at("c-late") && at("c-late") < at("a") && at("a") < at("b"));
 }
@@ -88,11 +93,10 @@ fn a_page_without_a_snapshot_says_so() {
 
 #[test]
 fn the_accounts_stand_above_failures_and_sinks_and_are_counted_by_level() {
-    let mut failed = row("two");
+    let mut failed = account("two");
     failed.work.failed = 1;
-    let mut snapshot = snapshot(vec![row("one"), failed, row("three")]);
-    snapshot.failures =
-        vec![FailureGroup { accounts: "two".into(), artifact: "transcript", reason: "400".into(), items: 1 }];
+    let mut snapshot = snapshot(vec![account("one"), failed, account("three")]);
+    snapshot.failures = vec![("two".into(), failure("400"))];
     let page = render(Some(&snapshot), vec![finding("items_failed", "x", "two")]);
     let at = |part: &str| page.find(part).unwrap_or_else(|| panic!("no {part}"));
     assert!(at("id=\"health\"") < at("data-key=\"two\"") && at("data-key=\"one\"") < at("id=\"failures\""));

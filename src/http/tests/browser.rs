@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::health_summary::HealthSummary;
 use super::super::lag_history::LagSample;
 use super::super::templates::{self, ConversationView, SearchForm, SearchOutcome};
 use super::*;
@@ -15,7 +14,7 @@ use crate::db::{ArtifactStatus, Lease, SegmentArtifact, SegmentRow, sql};
 use crate::health::Severity;
 use crate::search::score::{DocumentMatch, Passage};
 use crate::search::{DocumentSource, SearchHit, SearchResults};
-use crate::status::FindingStatus;
+use crate::status::{CoverageGap, FindingStatus};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -55,7 +54,7 @@ async fn fill_archive(app: &AppContext, troubled: bool) {
     let wanted = listed.iter().map(|listed| (listed.id.clone(), listed.name.clone())).collect();
     let rows = db.register_accounts(&wanted, NOW).await.unwrap();
     let (mut coverage, mut work, mut stats) = (Vec::new(), Vec::new(), String::new());
-    let mut read = |key: i64, pass: &str, from: i64, to: i64| {
+    let mut read = |key: crate::db::AccountKey, pass: &str, from: i64, to: i64| {
         coverage.push(format!("({key}, '{pass}', {from}, {to}, 1, 0, 0)"));
     };
     for (nth, row) in (0_i64..).zip(&rows) {
@@ -84,7 +83,7 @@ async fn fill_archive(app: &AppContext, troubled: bool) {
         for item in 0..(nth * 37 % 23) {
             let state = if is_nth(29, 2) && item < 3 { 2 } else { 0 };
             let due = if item % 3 == 0 { now } else { now + 60_000 };
-            let id = (key * 1000 + item) * 4;
+            let id = (key.0 * 1000 + item) * 4;
             let reason = if state == 2 { "'400: this segment cannot be transcribed'" } else { "null" };
             work.push(format!("({id}, {}, 0, {key}, 0, {state}, {due}, {}, {reason})", id / 4, now - item * 9000));
         }
@@ -120,7 +119,7 @@ async fn fill_archive(app: &AppContext, troubled: bool) {
     let cursors: Vec<String> = (1..=sinks.len())
         .flat_map(|sink| {
             rows.iter().map(move |row| {
-                format!("({sink}, {}, {}, 70000, {now})", row.key, 80_000 + row.key * 977 - 40 * (sink as i64 - 1))
+                format!("({sink}, {}, {}, 70000, {now})", row.key, 80_000 + row.key.0 * 977 - 40 * (sink as i64 - 1))
             })
         })
         .collect();
@@ -181,27 +180,21 @@ const recorded = document.createElement("pre"); recorded.id = "recorded"; record
 #[test]
 #[ignore = "needs Chromium"]
 fn the_filter_buttons_work_in_a_real_browser() {
-    use super::super::fixtures::{row, snapshot};
-    let named_row = |number: u32| {
-        let mut row = row(&format!("{}", 1000 + number));
-        row.name = Some(format!("Team {number}"));
+    use super::super::fixtures::{account, snapshot, view};
+    let named_account = |number: u32| {
+        let mut account = account(&format!("{}", 1000 + number));
+        account.name = Some(format!("Team {number}"));
         if number.is_multiple_of(9) {
-            row.gaps = Duration::from_secs(3600);
+            let (from, to) = ((NOW - Duration::from_secs(3600)).rfc3339_secs(), NOW.rfc3339_secs());
+            account.gaps.push(CoverageGap { from, to, seconds: 3600 });
         }
-        row
+        account
     };
-    let snapshot = snapshot((1..=40).map(named_row).collect());
-    let gaps: Vec<String> = snapshot.rows.iter().filter(|row| !row.gaps.is_zero()).map(|row| row.sub.clone()).collect();
+    let snapshot = snapshot((1..=40).map(named_account).collect());
+    let with_gaps = snapshot.status.accounts.iter().filter(|account| !account.gaps.is_empty());
+    let gaps: Vec<String> = with_gaps.map(|account| account.sub_account_id.clone()).collect();
     let found = FindingStatus::new("coverage_gaps", Severity::Warning, NOW, "gaps".to_owned(), "wait");
-    let summary = HealthSummary::new(vec![FindingStatus { accounts: gaps, ..found }], Some(&snapshot), NOW);
-    let view = templates::DashboardView {
-        summary: &summary,
-        snapshot: Some(&snapshot),
-        samples: &[],
-        now: NOW,
-        instance: "host-1",
-        has_search: false,
-    };
+    let view = view(Some(&snapshot), vec![FindingStatus { accounts: gaps, ..found }]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("page.html");
     std::fs::write(&file, templates::render_dashboard(&view, 1).replace("</body>", &format!("{CLICK_SCRIPT}</body>")))
@@ -266,7 +259,7 @@ async fn conversation_screenshots(folder: &Path) {
         SegmentRow {
         key,
         account: crate::model::AccountId::new("1", "40000000"),
-        account_key: 1,
+        account_key: crate::db::AccountKey(1),
         segment_id: format!("p-v-93bd0e6f0f0a479ea8025fe8f8ec3e1d-{key}"),
         dialog_id: Some("d-93bd0e6f0f0a479e".to_owned()),
         ended: Some(NOW + Duration::from_secs(600 * key.unsigned_abs())),

@@ -42,7 +42,7 @@ async fn segment_at_feed_number(db: &Db, owned: Lease, nth: i64) -> String {
     let stmt = sql(
         "select s.segment_id from artifact x join segment s on s.id = x.item / 4 where x.account = $1 and x.feed = $2",
     );
-    db.first(stmt.bind(owned.account).bind(nth)).await.unwrap().unwrap().text(0).unwrap()
+    db.value(stmt.bind(owned.account).bind(nth)).await.unwrap().unwrap()
 }
 
 async fn everything_is_indexed_once_where_far_more_is_waiting_than_a_step_takes(test: TestDb) {
@@ -104,7 +104,7 @@ async fn what_was_taken_out_after_it_was_made_ahead_does_not_come_back(test: Tes
     let segment = test.db.segments_by_id(&gone).await.unwrap().remove(0);
     let mut tx = test.db.begin().await.unwrap();
     tx.run(sql("delete from artifact where item = $1").bind(segment.key * 4)).await.unwrap();
-    tx.remove_from_index(&[segment.key * 4]).await.unwrap();
+    tx.remove_from_index(&[Item(segment.key * 4)]).await.unwrap();
     tx.commit().await.unwrap();
     while indexer.step(&[owned]).await.unwrap() != IndexProgress::Idle {}
     assert_eq!(

@@ -12,7 +12,6 @@ use super::*;
 
 crate::on_both! {
     filters_let_through_what_a_plain_look_at_everything_lets_through,
-    an_index_without_marks_or_keys_is_built_anew,
     a_name_that_was_erased_is_gone_for_good,
 }
 
@@ -201,28 +200,6 @@ async fn filters_let_through_what_a_plain_look_at_everything_lets_through(test: 
     assert_search_matches_scan(db, &segments, "built anew").await;
 }
 
-async fn an_index_without_marks_or_keys_is_built_anew(test: TestDb) {
-    let owned = acquire_account(&test.db, "a").await;
-    archive_transcript(&test.db, owned, "s1", 1, &[("Jane Doe", "once")]).await;
-    ingest(&test.db, owned, &[record("s2", 2, json!({"agentNotes": "once noted", "channelClass": "VOICE"}))]).await;
-    index_all(&test.db, &[owned]).await;
-    // Runs the migration's statements on an index of the version before it.
-    let statements = match test.db.sqlite_path() {
-        Some(_) => include_str!("../../../migrations/sqlite/0008_marks.sql"),
-        None => include_str!("../../../migrations/postgres/0009_keys.sql"),
-    };
-    let lines = statements.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
-    for statement in lines.split(';').filter(|statement| !statement.trim().is_empty()) {
-        test.db.run(sql(statement.to_owned().leak())).await.unwrap();
-    }
-    assert!(test.db.unindexed_changes().await.unwrap() > 0, "a search says that it is behind");
-    index_all(&test.db, &[owned]).await;
-    let by = async |filters| hit_ids(&run_search(&test.db, "once", &filters, SortOrder::Newest, 9).await);
-    assert_eq!(by(Filters { agent: Some("doe".to_owned()), ..Filters::default() }).await, "s1");
-    assert_eq!(by(Filters { channel: Some("voice".to_owned()), ..Filters::default() }).await, "s2");
-    assert_eq!(by(Filters::default()).await, "s2 s1");
-}
-
 async fn a_name_that_was_erased_is_gone_for_good(test: TestDb) {
     let owned = acquire_account(&test.db, "a").await;
     archive_transcript(&test.db, owned, "s1", 1, &[("Xavier QUIXOTE", "remembers")]).await;
@@ -235,7 +212,7 @@ async fn a_name_that_was_erased_is_gone_for_good(test: TestDb) {
     };
     assert_eq!((by("quixote").await, by("xavier").await), ("s1 s1".to_owned(), "s2 s1 s1".to_owned()));
     let segment = test.db.segments_by_id("s1").await.unwrap().remove(0);
-    let items: Vec<i64> = (0..4).map(|code| segment.key * 4 + code).collect();
+    let items: Vec<Item> = (0..4).map(|code| Item(segment.key * 4 + code)).collect();
     let mut tx = test.db.begin().await.unwrap();
     assert_eq!(tx.remove_from_index(&items).await.unwrap(), 2);
     tx.commit().await.unwrap();

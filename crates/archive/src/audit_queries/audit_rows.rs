@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use super::super::AccountKey;
+use super::super::sql::{Millis, WorkItem, WorkState};
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact, ItemState, TimeRange};
 
 /// An account, with the columns that an audit needs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AuditedAccount {
     /// Primary key.
-    pub key: i64,
+    pub key: AccountKey,
     /// The RingCX ids.
+    #[sqlx(flatten)]
     pub id: AccountId,
     /// Display name.
     pub name: Option<String>,
@@ -21,68 +24,89 @@ pub struct AuditedAccount {
 }
 
 /// A covered range of a purpose, and how many reads it took.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct CoverageAuditRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The purpose, as in table `coverage`.
+    #[sqlx(rename = "pass")]
     pub purpose: String,
     /// The covered range.
+    #[sqlx(flatten)]
     pub range: TimeRange,
     /// Number of reads that extended it.
+    #[sqlx(try_from = "i64")]
     pub reads: u64,
     /// When the first of them was sent.
+    #[sqlx(rename = "first_read")]
     pub first: Time,
     /// When the last of them was sent.
+    #[sqlx(rename = "last_read")]
     pub last: Time,
 }
 
 /// A window read from the bounded log.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct WindowReadRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// When the request was sent.
     pub at: Time,
     /// Time until the whole response was stored.
+    #[sqlx(rename = "took", try_from = "Millis")]
     pub duration: Duration,
     /// Why the window was read.
     pub lane: String,
     /// The range that it covers.
+    #[sqlx(flatten)]
     pub range: TimeRange,
     /// Segments in the response.
+    #[sqlx(try_from = "i64")]
     pub announced: u64,
     /// Segments seen for the first time.
+    #[sqlx(try_from = "i64")]
     pub added: u64,
     /// Segments whose metadata had changed.
+    #[sqlx(try_from = "i64")]
     pub changed: u64,
     /// Segments whose `hasTranscript` had turned true.
+    #[sqlx(try_from = "i64")]
     pub flipped: u64,
     /// Records quarantined.
+    #[sqlx(rename = "aside", try_from = "i64")]
     pub quarantined: u64,
 }
 
 /// The outcomes of one artifact over all segments in a range.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct ArtifactTally {
     /// Segments for which the artifact was requested.
+    #[sqlx(try_from = "i64")]
     pub requested: u64,
     /// The text is stored.
+    #[sqlx(try_from = "i64")]
     pub stored: u64,
     /// The API reported that it is empty.
+    #[sqlx(try_from = "i64")]
     pub not_populated: u64,
     /// Not finished yet.
+    #[sqlx(try_from = "i64")]
     pub pending: u64,
     /// Still 404 at the horizon.
+    #[sqlx(try_from = "i64")]
     pub unavailable: u64,
     /// Requires manual intervention.
+    #[sqlx(try_from = "i64")]
     pub failed: u64,
     /// Discarded by an operator.
+    #[sqlx(try_from = "i64")]
     pub discarded: u64,
     /// Requested, but neither stored nor queued.
+    #[sqlx(try_from = "i64")]
     pub lost: u64,
     /// Stored or queued without having been requested, or both stored and queued for the first
     /// fetch.
+    #[sqlx(try_from = "i64")]
     pub stray: u64,
     /// The earliest due time of the pending ones.
     pub next_due: Option<Time>,
@@ -100,38 +124,44 @@ pub struct DeletionTally {
 }
 
 /// A group of unfinished items with the same artifact, state and last response.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct UnfinishedItemsRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The artifact to fetch.
+    #[sqlx(rename = "item", try_from = "WorkItem")]
     pub artifact: Artifact,
     /// The state.
+    #[sqlx(try_from = "WorkState")]
     pub state: ItemState,
     /// The HTTP status of the last response.
     pub status: Option<i64>,
     /// Why the last attempt failed; `None` before the first.
     pub reason: Option<String>,
     /// Number of items.
+    #[sqlx(rename = "many", try_from = "i64")]
     pub count: u64,
     /// The earliest due time.
     pub due: Time,
 }
 
 /// An item that is no longer worked on: unavailable, failed or discarded.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ClosedItemRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The segment's id in RingCX.
     pub segment_id: String,
     /// When the segment ended.
     pub ended: Time,
     /// The artifact.
+    #[sqlx(rename = "item", try_from = "WorkItem")]
     pub artifact: Artifact,
     /// The final state.
+    #[sqlx(try_from = "WorkState")]
     pub state: ItemState,
     /// Number of attempts.
+    #[sqlx(try_from = "i64")]
     pub tries: u64,
     /// The HTTP status of the last response.
     pub status: Option<i64>,
@@ -140,10 +170,10 @@ pub struct ClosedItemRow {
 }
 
 /// An unresolved quarantined record.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct OpenQuarantineRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The segment's id, if it could be parsed.
     pub segment_id: Option<String>,
     /// Why it was quarantined.
@@ -151,8 +181,10 @@ pub struct OpenQuarantineRow {
     /// When it was first received.
     pub first_seen: Time,
     /// How often it was received.
+    #[sqlx(try_from = "i64")]
     pub times: u64,
     /// The time range in which it lies.
+    #[sqlx(flatten)]
     pub range: TimeRange,
     /// When its range is read again.
     pub due: Time,
@@ -173,7 +205,7 @@ pub struct SegmentSetDigest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DailyDigestRow {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Days since 1970; -1 stands for segments without an end time.
     pub day: i64,
     /// The digest in table `announced`.

@@ -1,19 +1,27 @@
 //! Writes the daily manifests.
 
-use super::{Db, DbError, GENESIS_HASH, JOURNAL, Manifest, RecordHeads, last_complete_day, sql};
+use super::{AccountKey, Db, DbError, HeadColumn, JOURNAL, Manifest, RecordHeads, last_complete_day, sql};
 use crate::Lease;
 use crate::clock::Time;
 use crate::hash_chain;
 
+#[derive(sqlx::FromRow)]
+struct AccountHeads {
+    sub: String,
+    feed: i64,
+    chain_from: i64,
+    #[sqlx(try_from = "HeadColumn")]
+    chain: Vec<u8>,
+    #[sqlx(try_from = "HeadColumn")]
+    manifest: Vec<u8>,
+}
+
 impl Db {
     /// The start of the day of an account's newest manifest, if that day has not ended at `now`. A
     /// clock that was ahead wrote it, and no other manifest is written before that day has ended.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn future_manifest_day(&self, account: i64, now: Time) -> Result<Option<Time>, DbError> {
+    pub async fn future_manifest_day(&self, account: AccountKey, now: Time) -> Result<Option<Time>, DbError> {
         let stmt = sql("select max(day) from manifest where account = $1");
-        let newest = self.first(stmt.bind(account)).await?.map(|row| row.maybe_int(0)).transpose()?.flatten();
+        let newest: Option<i64> = self.value(stmt.bind(account)).await?.flatten();
         let begins = |day: i64| Time(day.saturating_mul(86_400_000));
         Ok(newest.filter(|newest| *newest > last_complete_day(now)).map(begins))
     }
@@ -28,40 +36,37 @@ impl Db {
         // An update locks the row, so that no result is stored between the reads and the write.
         let stmt = sql("update account set epoch = epoch where id = $1 and epoch = $2
              returning sub, feed, chain_from, chain, manifest");
-        let row = tx.first(stmt.bind(lease.account).bind(lease.epoch)).await?;
-        let row = row.ok_or_else(|| DbError::lease_lost(lease.account))?;
+        let heads: Option<AccountHeads> = tx.first(stmt.bind(lease.account).bind(lease.epoch)).await?;
+        let heads = heads.ok_or_else(|| DbError::lease_lost(lease.account))?;
         let day = last_complete_day(now);
         let stmt = sql(
             "select day, feed, ledger, records, journal from manifest where account = $1 order by day desc limit 1",
         );
-        let newest = tx.first(stmt.bind(lease.account)).await?;
+        type Newest = (i64, i64, Vec<u8>, Option<i64>, Option<i64>);
+        let newest: Option<Newest> = tx.first(stmt.bind(lease.account)).await?;
         let stmt = sql("select day, segments, digest_high, digest_low from announced where account = $1 order by day");
-        let days = tx.all(stmt.bind(lease.account)).await?;
-        let days = days
-            .iter()
-            .map(|row| Ok([row.int(0)?, row.int(1)?, row.int(2)?, row.int(3)?]))
-            .collect::<Result<Vec<_>, DbError>>()?;
+        let days: Vec<(i64, i64, i64, i64)> = tx.all(stmt.bind(lease.account)).await?;
         let (records, record_head) = tx.record_head(lease.account).await?;
         let (journal, journal_head) = tx.record_head(JOURNAL).await?;
         let record_heads = RecordHeads { records, record_head, journal, journal_head };
         let mut manifest = Manifest {
-            sub: row.text(0)?,
+            sub: heads.sub,
             day,
-            from: row.int(2)?,
-            feed: row.int(1)?,
-            head: row.maybe_bytes(3)?.unwrap_or(GENESIS_HASH.to_vec()),
-            segments: days.iter().map(|day| day[1]).sum(),
-            ledger: hash_chain::hash_daily_digests(days.iter().copied()).to_vec(),
+            from: heads.chain_from,
+            feed: heads.feed,
+            head: heads.chain,
+            segments: days.iter().map(|(_, segments, ..)| segments).sum(),
+            ledger: hash_chain::hash_daily_digests(days.iter().map(|day| [day.0, day.1, day.2, day.3])).to_vec(),
             sealed: now.0,
-            previous: row.maybe_bytes(4)?.unwrap_or(GENESIS_HASH.to_vec()),
+            previous: heads.manifest,
             record_heads: Some(record_heads.clone()),
             hash: Vec::new(),
         };
         let new = match newest {
-            Some(row) => {
-                row.int(0)? < day
-                    && ((row.int(1)?, row.bytes(2)?) != (manifest.feed, manifest.ledger.clone())
-                        || (row.maybe_int(3)?, row.maybe_int(4)?) != (Some(records), Some(journal)))
+            Some((newest, feed, ledger, chained, journaled)) => {
+                newest < day
+                    && ((feed, &ledger) != (manifest.feed, &manifest.ledger)
+                        || (chained, journaled) != (Some(records), Some(journal)))
             }
             None => manifest.feed > manifest.from || !days.is_empty() || records > 0,
         };

@@ -28,13 +28,10 @@ impl Db {
     }
 
     async fn sqlite_integrity(&self) -> Result<IntegrityReport, DbError> {
-        let rows = match self.all(sql("pragma integrity_check(100)")).await {
-            Ok(rows) => rows,
-            Err(error) => {
-                return Ok(IntegrityReport { checked_by: Some("integrity_check"), faults: vec![error.to_string()] });
-            }
+        let mut faults = match self.values::<String>(sql("pragma integrity_check(100)")).await {
+            Ok(faults) => faults,
+            Err(error) => vec![error.to_string()],
         };
-        let mut faults = rows.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
         faults.retain(|fault| fault != "ok");
         Ok(IntegrityReport { checked_by: Some("integrity_check"), faults })
     }
@@ -42,7 +39,7 @@ impl Db {
     async fn postgres_integrity(&self) -> Result<IntegrityReport, DbError> {
         let stmt = sql("select count(*) from pg_proc where proname = 'verify_heapam' and has_function_privilege(oid, 'execute')
              and exists (select 1 from pg_proc b where b.proname = 'bt_index_check' and has_function_privilege(b.oid, 'execute'))");
-        if self.first(stmt).await?.map_or(Ok(0), |row| row.int(0))? == 0 {
+        if self.count(stmt).await? == 0 {
             return Ok(IntegrityReport::default());
         }
         let stmt = sql("select cast(c.relname as text), cast(c.relkind as text) from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -50,19 +47,16 @@ impl Db {
              where n.nspname = current_schema() and (c.relkind = 'r' or c.relkind = 'i' and m.amname = 'btree' and i.indisvalid)
              order by 1");
         let mut faults = Vec::new();
-        for row in self.all(stmt).await? {
-            let (name, index) = (row.text(0)?, row.text(1)? == "i");
+        for (name, kind) in self.all::<(String, String)>(stmt).await? {
+            let index = kind == "i";
             let stmt = if index {
                 sql("select cast(bt_index_check(cast(quote_ident($1) as regclass), true) as text)")
             } else {
                 sql("select cast(msg as text) from verify_heapam(cast(quote_ident($1) as regclass)) limit 10")
             };
-            match self.all(stmt.bind(&name)).await {
-                Ok(rows) => {
-                    for row in rows.iter().filter(|_| !index) {
-                        faults.push(format!("{name}: {}", row.text(0)?));
-                    }
-                }
+            match self.values::<Option<String>>(stmt.bind(&name)).await {
+                Ok(found) if !index => faults.extend(found.iter().flatten().map(|fault| format!("{name}: {fault}"))),
+                Ok(_) => {}
                 Err(error) => faults.push(format!("{name}: {error}")),
             }
             faults.truncate(MAX_FAULTS_REPORTED);

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::super::ingest::{half_sha256, segment_id_digest, utc_day};
-use super::super::{Db, DbError, Row, item};
-use super::Stmt;
+use super::super::{AccountKey, Db, DbError, item};
+use super::{MaybeBytes, Stmt};
 use crate::clock::Time;
 use crate::hash_chain::MetadataRecord;
 use crate::ringcx::metadata::parse_segment_record;
@@ -18,7 +18,7 @@ pub struct MetadataRow {
     /// Key of the segment.
     pub key: i64,
     /// Key of its account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Its id in RingCX.
     pub segment_id: String,
     /// The day under which the daily digest counts it.
@@ -30,45 +30,75 @@ pub struct MetadataRow {
 }
 
 /// A version of a segment's metadata: the current one, or one of the history.
+#[derive(sqlx::FromRow)]
 struct MetadataVersion {
     /// When it was replaced, and the kind of change; `None` for the current version.
-    replaced: Option<(i64, String)>,
+    #[sqlx(default)]
+    seen: Option<i64>,
+    #[sqlx(default)]
+    what: Option<String>,
     record: Option<i64>,
     since: Option<i64>,
+    #[sqlx(try_from = "MaybeBytes")]
     salt: Vec<u8>,
+    #[sqlx(try_from = "MaybeBytes")]
     leaf: Vec<u8>,
     dialog_id: Option<String>,
     ended: Option<i64>,
     has_transcript: Option<i64>,
     is_agent: Option<i64>,
-    digest: Option<Vec<u8>>,
-    metadata: Option<Vec<u8>>,
+    /// `None` if the stored bytes are damaged.
+    #[sqlx(flatten, try_from = "StoredMetadata")]
+    metadata: Option<UnpackedMetadata>,
+}
+
+struct UnpackedMetadata {
+    body: Vec<u8>,
+    digest: Vec<u8>,
+}
+
+#[derive(sqlx::FromRow)]
+struct StoredMetadata {
+    codec: i64,
+    metadata: Vec<u8>,
+}
+
+impl From<StoredMetadata> for Option<UnpackedMetadata> {
+    fn from(stored: StoredMetadata) -> Option<UnpackedMetadata> {
+        let body = item::unpack(stored.codec, stored.metadata).ok()?;
+        Some(UnpackedMetadata { digest: half_sha256(&body), body })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct CurrentSegment {
+    key: i64,
+    account: AccountKey,
+    segment_id: String,
+    digest: Vec<u8>,
+    sub: Option<String>,
+    #[sqlx(flatten)]
+    version: MetadataVersion,
+}
+
+#[derive(sqlx::FromRow)]
+struct EarlierVersion {
+    segment: i64,
+    #[sqlx(flatten)]
+    version: MetadataVersion,
 }
 
 const VERSION_COLUMNS: &str = "record, since, salt, leaf, dialog_id, ended, has_transcript, is_agent, codec, metadata";
 
-fn version_from_row(row: &Row, at: usize) -> Result<MetadataVersion, DbError> {
-    let metadata = item::unpack(row.int(at + 8)?, row.bytes(at + 9)?).ok().map(|body| body.to_vec());
-    Ok(MetadataVersion {
-        replaced: None,
-        record: row.maybe_int(at)?,
-        since: row.maybe_int(at + 1)?,
-        salt: row.maybe_bytes(at + 2)?.unwrap_or_default(),
-        leaf: row.maybe_bytes(at + 3)?.unwrap_or_default(),
-        dialog_id: row.maybe_text(at + 4)?,
-        ended: row.maybe_int(at + 5)?,
-        has_transcript: row.maybe_int(at + 6)?,
-        is_agent: row.maybe_int(at + 7)?,
-        digest: metadata.as_deref().map(half_sha256),
-        metadata,
-    })
-}
-
 impl MetadataVersion {
+    fn digest(&self) -> Option<&[u8]> {
+        self.metadata.as_ref().map(|metadata| metadata.digest.as_slice())
+    }
+
     /// Whether the stored leaf matches the columns. True without a number: such a version is not in
     /// the chain.
     fn matches_leaf(&self, sub: &str, segment_id: &str) -> bool {
-        let (Some(record), Some(digest)) = (self.record, &self.digest) else { return true };
+        let (Some(record), Some(digest)) = (self.record, self.digest()) else { return true };
         let sealed = MetadataRecord {
             salt: &self.salt,
             record,
@@ -88,7 +118,7 @@ impl MetadataVersion {
     /// not count: an earlier version of the metadata may have had it, or an earlier program may
     /// have parsed less.
     fn contradicts(&self, segment_id: &str) -> bool {
-        let Some(raw) = self.metadata.as_deref().and_then(|metadata| std::str::from_utf8(metadata).ok()) else {
+        let Some(raw) = self.metadata.as_ref().and_then(|metadata| std::str::from_utf8(&metadata.body).ok()) else {
             return false;
         };
         let Some(read) = parse_segment_record(raw) else { return false };
@@ -121,23 +151,23 @@ fn find_faults(
     mut history: Vec<MetadataVersion>,
 ) -> Vec<&'static str> {
     let mut found = Vec::new();
-    if current.digest.as_deref() != Some(digest) {
+    if current.digest() != Some(digest) {
         found.push(DIGEST_MISMATCH);
     } else if !current.matches_leaf(sub, segment_id) {
         found.push(LEAF_MISMATCH);
     } else if current.contradicts(segment_id) {
         found.push(COLUMNS_CONTRADICT_METADATA);
     }
-    if history.iter().any(|older| older.digest.is_none() || !older.matches_leaf(sub, segment_id)) {
+    if history.iter().any(|older| older.metadata.is_none() || !older.matches_leaf(sub, segment_id)) {
         found.push(HISTORY_ALTERED);
     }
     // A version that was replaced during the read appears twice.
     history.retain(|older| older.record.is_none() || older.record != current.record);
-    history.sort_by_key(|older| (older.record, older.replaced.as_ref().map(|(seen, _)| *seen)));
+    history.sort_by_key(|older| (older.record, older.seen));
     history.push(current);
     let broken = |pair: &[MetadataVersion]| {
         let [older, newer] = pair else { return false };
-        let Some((seen, what)) = &older.replaced else { return false };
+        let (Some(seen), Some(what)) = (&older.seen, &older.what) else { return false };
         let transcript_appeared = older.has_transcript == Some(0) && newer.has_transcript == Some(1);
         newer.since.is_some_and(|since| since != *seen)
             || older.has_transcript.is_some() && transcript_appeared != (what == "hasTranscript turned true")
@@ -150,37 +180,33 @@ fn find_faults(
 
 impl Db {
     /// Verifies the next page of segments after the key `after`.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn metadata_after(&self, account: Option<i64>, after: i64) -> Result<Vec<MetadataRow>, DbError> {
+    pub async fn metadata_after(&self, account: Option<AccountKey>, after: i64) -> Result<Vec<MetadataRow>, DbError> {
         let stmt = Stmt::built(format!(
-            "select s.id, s.account, s.segment_id, s.digest, a.sub, {VERSION_COLUMNS} from segment s left join account a on a.id = s.account
-             where s.id > $1 and ($2 = -1 or s.account = $2) order by s.id limit {SEGMENTS_PER_PAGE}"
+            "select s.id as key, s.account, s.segment_id, s.digest, a.sub, {VERSION_COLUMNS} from segment s left join account a on a.id = s.account
+             where s.id > $1 and ($2 = -1 or s.account = $2) order by s.id limit $3"
         ));
-        let rows = self.all(stmt.bind(after).bind(account.unwrap_or(-1))).await?;
-        let last = rows.last().map_or(Ok(after), |row| row.int(0))?;
+        let segments: Vec<CurrentSegment> =
+            self.all(stmt.bind(after).bind(account.unwrap_or(AccountKey::ALL)).bind(SEGMENTS_PER_PAGE)).await?;
+        let last = segments.last().map_or(after, |segment| segment.key);
         let mut earlier: HashMap<i64, Vec<MetadataVersion>> = HashMap::new();
         let stmt = Stmt::built(format!(
             "select segment, seen, what, {VERSION_COLUMNS} from segment_version where segment > $1 and segment <= $2"
         ));
-        for row in self.all(stmt.bind(after).bind(last)).await? {
-            let replaced = Some((row.int(1)?, row.text(2)?));
-            earlier.entry(row.int(0)?).or_default().push(MetadataVersion { replaced, ..version_from_row(&row, 3)? });
+        for EarlierVersion { segment, version } in self.all(stmt.bind(after).bind(last)).await? {
+            earlier.entry(segment).or_default().push(version);
         }
-        rows.iter()
-            .map(|row| {
-                let (key, segment_id, digest) = (row.int(0)?, row.text(2)?, row.bytes(3)?);
-                let (sub, current) = (row.maybe_text(4)?.unwrap_or_default(), version_from_row(row, 5)?);
-                Ok(MetadataRow {
-                    key,
-                    account: row.int(1)?,
-                    day: utc_day(Time(current.ended.unwrap_or(Time::NONE.0))),
-                    segment_id_digest: segment_id_digest(&segment_id),
-                    faults: find_faults(&sub, &segment_id, &digest, current, earlier.remove(&key).unwrap_or_default()),
-                    segment_id,
-                })
-            })
-            .collect()
+        let row = |segment: CurrentSegment| {
+            let CurrentSegment { key, account, segment_id, digest, sub, version } = segment;
+            let earlier = earlier.remove(&key).unwrap_or_default();
+            MetadataRow {
+                key,
+                account,
+                day: utc_day(Time(version.ended.unwrap_or(Time::NONE.0))),
+                segment_id_digest: segment_id_digest(&segment_id),
+                faults: find_faults(&sub.unwrap_or_default(), &segment_id, &digest, version, earlier),
+                segment_id,
+            }
+        };
+        Ok(segments.into_iter().map(row).collect())
     }
 }

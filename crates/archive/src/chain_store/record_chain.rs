@@ -3,15 +3,15 @@
 //! A writer locks the account first, then its row of `record_chain`, and holds both until the
 //! transaction ends.
 
-use super::super::{Arg, DbError, Tx, sql};
+use super::super::{AccountKey, DbError, Stmt, Tx, sql};
 use crate::hash_chain::{GENESIS_HASH, Hash, hash_coverage, link};
 
 /// The account key of the archive's own chain, the journal.
-pub(crate) const JOURNAL: i64 = 0;
+pub(crate) const JOURNAL: AccountKey = AccountKey(0);
 
 /// A locked record chain. It is updated with each appended leaf.
 pub(crate) struct RecordChain {
-    account: i64,
+    account: AccountKey,
     sub: String,
     newest: i64,
     head: Vec<u8>,
@@ -39,24 +39,20 @@ impl RecordChain {
 
 impl Tx {
     /// Reads and locks an account's record chain until the transaction ends.
-    pub(crate) async fn record_chain(&mut self, account: i64) -> Result<RecordChain, DbError> {
-        let sub = self.first(sql("select sub from account where id = $1").bind(account)).await?;
-        let sub = sub.map(|row| row.text(0)).transpose()?.unwrap_or_default();
+    pub(crate) async fn record_chain(&mut self, account: AccountKey) -> Result<RecordChain, DbError> {
+        let sub = self.value(sql("select sub from account where id = $1").bind(account)).await?.unwrap_or_default();
         let stmt = sql("insert into record_chain (account, newest, head, taken_over, reads, reads_head)
              values ($1, 0, $2, 0, 0, $2) on conflict (account) do update set newest = record_chain.newest
              returning newest, head, reads, reads_head");
-        let row = self
-            .first(stmt.bind(account).bind(GENESIS_HASH.to_vec()))
-            .await?
-            .ok_or_else(|| DbError::lease_lost(account))?;
-        let (newest, head, reads, reads_head) = (row.int(0)?, row.bytes(1)?, row.int(2)?, row.bytes(3)?);
+        let chain: Option<(i64, Vec<u8>, i64, Vec<u8>)> = self.first(stmt.bind(account).bind(GENESIS_HASH)).await?;
+        let (newest, head, reads, reads_head) = chain.ok_or_else(|| DbError::lease_lost(account))?;
         Ok(RecordChain { account, sub, newest, head, reads, reads_head })
     }
 
     /// The newest number and the head of a record chain.
-    pub(crate) async fn record_head(&mut self, account: i64) -> Result<(i64, Vec<u8>), DbError> {
-        let row = self.first(sql("select newest, head from record_chain where account = $1").bind(account)).await?;
-        row.map_or(Ok((0, GENESIS_HASH.to_vec())), |row| Ok((row.int(0)?, row.bytes(1)?)))
+    pub(crate) async fn record_head(&mut self, account: AccountKey) -> Result<(i64, Vec<u8>), DbError> {
+        let head = self.first(sql("select newest, head from record_chain where account = $1").bind(account)).await?;
+        Ok(head.unwrap_or((0, GENESIS_HASH.to_vec())))
     }
 
     /// Stores the chain's new state.
@@ -94,23 +90,16 @@ impl Tx {
     }
 
     async fn keep_leaves(&mut self, segments: &[i64], head: &str) -> Result<(), DbError> {
-        for part in segments.chunks(super::MAX_ROWS_PER_STATEMENT) {
-            let tail = " on conflict (account, record) do nothing";
-            self.run(super::Stmt::list(head, Vec::<Arg>::new(), part.iter().copied(), tail)).await?;
-        }
-        Ok(())
+        let tail = " on conflict (account, record) do nothing";
+        self.run(Stmt::list(head, Vec::new(), segments.iter().copied(), tail)).await.map(drop)
     }
 
     /// A hash of the account's coverage.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn coverage_digest(&mut self, account: i64) -> Result<Hash, DbError> {
+    pub async fn coverage_digest(&mut self, account: AccountKey) -> Result<Hash, DbError> {
         let stmt = sql("select pass, from_ms, to_ms, reads, first_read, last_read from coverage where account = $1");
-        let rows = self.all(stmt.bind(account)).await?;
-        let row = |row: &super::Row| -> Result<(String, [i64; 5]), DbError> {
-            Ok((row.text(0)?, [row.int(1)?, row.int(2)?, row.int(3)?, row.int(4)?, row.int(5)?]))
-        };
-        Ok(hash_coverage(&mut rows.iter().map(row).collect::<Result<Vec<_>, _>>()?))
+        let rows: Vec<(String, i64, i64, i64, i64, i64)> = self.all(stmt.bind(account)).await?;
+        let mut rows: Vec<(String, [i64; 5])> =
+            rows.into_iter().map(|(purpose, a, b, c, d, e)| (purpose, [a, b, c, d, e])).collect();
+        Ok(hash_coverage(&mut rows))
     }
 }

@@ -4,17 +4,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::super::deletion::ArchiveKey;
-use super::super::{Db, DbError, Snapshot, sql};
+use super::super::sql::count;
+use super::super::{AccountKey, Db, DbError, Snapshot, sql};
 use super::JOURNAL;
-use super::record_chain_upgrade::journal_leaf;
-use crate::hash_chain::{GENESIS_HASH, Hash, ReadRecord, TombstoneRecord, link};
+use crate::hash_chain::{GENESIS_HASH, Hash, JournalRecord, ReadRecord, TombstoneRecord, link};
 use crate::model::Subject;
 
 /// Leaves, or tombstones, of a page.
 const MAX_LEAVES_PER_PAGE: i64 = 10_000;
 
 /// The state of a record chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct RecordChainState {
     /// The newest number.
     pub newest: i64,
@@ -26,6 +26,13 @@ pub struct RecordChainState {
     pub reads: i64,
     /// The head after it.
     pub reads_head: Vec<u8>,
+}
+
+impl Default for RecordChainState {
+    fn default() -> RecordChainState {
+        let head = GENESIS_HASH.to_vec();
+        RecordChainState { newest: 0, head: head.clone(), taken_over: 0, reads: 0, reads_head: head }
+    }
 }
 
 /// A page of an account's record chain.
@@ -60,87 +67,60 @@ pub struct ReadLogProof {
 }
 
 impl Snapshot {
-    pub(super) async fn record_state(&mut self, account: i64) -> Result<RecordChainState, DbError> {
+    pub(super) async fn record_state(&mut self, account: AccountKey) -> Result<RecordChainState, DbError> {
         let stmt = sql("select newest, head, taken_over, reads, reads_head from record_chain where account = $1");
-        let Some(row) = self.0.first(stmt.bind(account)).await? else {
-            let (head, reads_head) = (GENESIS_HASH.to_vec(), GENESIS_HASH.to_vec());
-            return Ok(RecordChainState { newest: 0, head, taken_over: 0, reads: 0, reads_head });
-        };
-        Ok(RecordChainState {
-            newest: row.int(0)?,
-            head: row.bytes(1)?,
-            taken_over: row.int(2)?,
-            reads: row.int(3)?,
-            reads_head: row.bytes(4)?,
-        })
+        Ok(self.0.first(stmt.bind(account)).await?.unwrap_or_default())
     }
 
     /// Reads the journal, and compares the holds with it.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn journal_proof(&mut self) -> Result<JournalProof, DbError> {
         let state = self.record_state(JOURNAL).await?;
         let stmt = sql("select j.at, j.who, j.what, a.sub, j.kind, j.subject, j.segments, j.records, j.hold, j.reason, j.value_hash, j.account
              from journal j left join account a on a.id = j.account order by j.id");
         let mut leaves = Vec::new();
-        let mut placed: BTreeMap<i64, (HoldFields, HoldValueHashes)> = BTreeMap::new();
-        for (record, row) in (1..).zip(self.0.all(stmt).await?) {
-            let (at, who, what, kind) = (row.int(0)?, row.text(1)?, row.text(2)?, row.maybe_text(4)?);
-            let (hold, reason) = (row.maybe_int(8)?, row.maybe_text(9)?);
-            let hashes = HoldValueHashes { subject: row.maybe_bytes(5)?, typed: row.maybe_bytes(10)? };
-            leaves.push((record, Some(journal_leaf(record, &row)?.to_vec())));
-            match (&*what, hold) {
-                ("hold", Some(hold)) => {
-                    placed.insert(hold, ((row.maybe_int(11)?, kind.unwrap_or_default(), at, who, reason), hashes));
-                }
-                ("release", Some(hold)) => {
-                    placed.remove(&hold);
-                }
+        let mut placed: BTreeMap<i64, StoredJournalEntry> = BTreeMap::new();
+        for (record, entry) in (1..).zip(self.0.all::<StoredJournalEntry>(stmt).await?) {
+            leaves.push((record, Some(entry.leaf(record).to_vec())));
+            match (entry.what.as_str(), entry.hold) {
+                ("hold", Some(hold)) => drop(placed.insert(hold, entry)),
+                ("release", Some(hold)) => drop(placed.remove(&hold)),
                 _ => {}
             }
         }
         let key = self.0.stored_archive_key().await?;
-        let rows =
-            self.0.all(sql("select id, account, kind, placed, who, reason, value from hold order by id")).await?;
+        let stmt = sql("select id, account, kind, placed, who, reason, value from hold order by id");
+        let holds: Vec<StoredHold> = self.0.all(stmt).await?;
         let mut faults = Vec::new();
-        for row in &rows {
-            let (id, kind, value) = (row.int(0)?, row.text(2)?, row.text(6)?);
-            let held: HoldFields = (row.maybe_int(1)?, kind.clone(), row.int(3)?, row.text(4)?, row.maybe_text(5)?);
+        for hold in &holds {
+            let id = hold.id;
             match placed.remove(&id) {
                 None => faults.push(format!("hold {id} is in force, but the journal has no entry that placed it")),
-                Some((entry, hashes)) => {
-                    if entry != held || !key.as_ref().is_some_and(|key| hashes.match_value(key, &kind, value)) {
-                        faults.push(format!("hold {id} does not match its journal entry: it was altered"));
-                    }
+                Some(entry) if !key.as_ref().is_some_and(|key| entry.matches(hold, key)) => {
+                    faults.push(format!("hold {id} does not match its journal entry: it was altered"));
                 }
+                Some(_) => {}
             }
         }
         for id in placed.keys() {
             faults.push(format!("hold {id} was placed and not released, but is missing"));
         }
-        Ok(JournalProof { state, leaves, holds: rows.len() as u64, faults })
+        Ok(JournalProof { state, leaves, holds: holds.len() as u64, faults })
     }
 
     /// Reads an account's read log, and compares it with the coverage. Reads from before the log
     /// was chained are ignored.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn read_log_proof(&mut self, account: i64, sub: &str) -> Result<ReadLogProof, DbError> {
+    pub async fn read_log_proof(&mut self, account: AccountKey, sub: &str) -> Result<ReadLogProof, DbError> {
         let state = self.record_state(account).await?;
         let coverage = self.0.coverage_digest(account).await?;
         let stmt = sql("select nth, at, took, from_ms, to_ms, announced, added, changed, flipped, aside, digest_high, digest_low,
              lane, previous, coverage_before, coverage from reading where account = $1 and previous is not null order by nth");
         let mut reads = ReadLogProof::default();
         let mut newest: Option<(i64, Hash, Vec<u8>)> = None;
-        for row in self.0.all(stmt.bind(account)).await? {
-            let mut numbers = [0; 12];
-            for (index, number) in numbers.iter_mut().enumerate() {
-                *number = row.int(index)?;
-            }
-            let (nth, lane, previous) = (numbers[0], row.text(12)?, row.bytes(13)?);
-            let (before, after) = (row.maybe_bytes(14)?.unwrap_or_default(), row.maybe_bytes(15)?.unwrap_or_default());
+        for read in self.0.all::<StoredRead>(stmt.bind(account)).await? {
+            let (nth, at, took, from, to, announced, added, changed, flipped, quarantined, high, low, ..) = read;
+            let numbers = [nth, at, took, from, to, announced, added, changed, flipped, quarantined, high, low];
+            let (.., lane, previous, before, after) = read;
+            let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
             if let Some((last, head, covered)) = &newest {
                 if nth != last + 1 || *head != previous[..] {
                     let what = "the read log is inconsistent after read";
@@ -171,36 +151,76 @@ impl Snapshot {
     }
 }
 
-/// The fields of a hold that its row and its journal entry share: account, kind, time, operator,
-/// reason.
-type HoldFields = (Option<i64>, String, i64, String, Option<String>);
+/// A row of the read log: the numbers of a [`ReadRecord`], lane, head before it, and the digests of
+/// the coverage before and after it.
+#[rustfmt::skip]
+type StoredRead = (i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, String, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// What the journal stores instead of a hold's value.
-struct HoldValueHashes {
-    /// Hash of the parsed subject.
+#[derive(sqlx::FromRow)]
+struct StoredJournalEntry {
+    at: i64,
+    who: String,
+    what: String,
+    account: Option<AccountKey>,
+    sub: Option<String>,
+    kind: Option<String>,
     subject: Option<Vec<u8>>,
-    /// Hash of the value as typed; missing in entries from before an upgrade.
-    typed: Option<Vec<u8>>,
+    segments: i64,
+    records: i64,
+    hold: Option<i64>,
+    reason: Option<String>,
+    /// Hash of a hold's value as typed; missing in entries from before the record chain.
+    value_hash: Option<Vec<u8>>,
 }
 
-impl HoldValueHashes {
-    fn match_value(&self, key: &ArchiveKey, kind: &str, value: String) -> bool {
-        match (&self.typed, &self.subject) {
-            (Some(typed), _) => key.hash_typed(kind, &value) == *typed,
-            (None, Some(hash)) => Subject::from_kind(kind, value)
+#[derive(sqlx::FromRow)]
+struct StoredHold {
+    id: i64,
+    account: Option<AccountKey>,
+    kind: String,
+    value: String,
+    placed: i64,
+    who: String,
+    reason: Option<String>,
+}
+
+impl StoredJournalEntry {
+    fn leaf(&self, record: i64) -> Hash {
+        let entry = JournalRecord {
+            record,
+            at: self.at,
+            who: &self.who,
+            what: &self.what,
+            sub: self.sub.as_deref(),
+            kind: self.kind.as_deref(),
+            subject: self.subject.as_deref(),
+            segments: self.segments,
+            records: self.records,
+            hold: self.hold,
+            reason: self.reason.as_deref(),
+            value_hash: self.value_hash.as_deref(),
+        };
+        entry.leaf()
+    }
+
+    /// Whether this entry placed the hold as it is stored.
+    fn matches(&self, hold: &StoredHold, key: &ArchiveKey) -> bool {
+        let same_value = match (&self.value_hash, &self.subject) {
+            (Some(typed), _) => key.hash_typed(&hold.kind, &hold.value) == *typed,
+            (None, Some(hash)) => Subject::from_kind(&hold.kind, hold.value.clone())
                 .is_some_and(|subject| key.hash_subject_all_versions(&subject).contains(hash)),
             (None, None) => false,
-        }
+        };
+        same_value
+            && (self.account, self.at, &self.who, &self.reason) == (hold.account, hold.placed, &hold.who, &hold.reason)
+            && self.kind.as_deref().unwrap_or_default() == hold.kind
     }
 }
 
 impl Db {
     /// The page of an account's record chain after the number `after`, up to `upto` at most, in one
     /// consistent read.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn record_leaves(&self, account: i64, after: i64, upto: i64) -> Result<LeafPage, DbError> {
+    pub async fn record_leaves(&self, account: AccountKey, after: i64, upto: i64) -> Result<LeafPage, DbError> {
         let stmt = sql("select record, leaf from (
                  select record, leaf from segment where account = $1 and record > $2 and record <= $3
                  union all select record, leaf from segment_version where account = $1 and record > $2 and record <= $3
@@ -210,17 +230,12 @@ impl Db {
         // A range of numbers instead of a limit: each table is read by its index, and only this
         // page is sorted.
         let upto = upto.min(after.saturating_add(MAX_LEAVES_PER_PAGE));
-        let rows = self.all(stmt.bind(account).bind(after).bind(upto)).await?;
-        let leaves = rows.iter().map(|row| Ok((row.int(0)?, row.maybe_bytes(1)?))).collect::<Result<_, DbError>>()?;
-        Ok(LeafPage { upto, leaves })
+        Ok(LeafPage { upto, leaves: self.all(stmt.bind(account).bind(after).bind(upto)).await? })
     }
 
     /// Number of an account's rows that are not in its record chain, or have a number that it never
     /// assigned: metadata, history, tombstones and kept leaves.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn count_unchained_rows(&self, account: i64) -> Result<u64, DbError> {
+    pub async fn count_unchained_rows(&self, account: AccountKey) -> Result<u64, DbError> {
         let stmt = sql(
             "with newest (record) as (select coalesce((select newest from record_chain where account = $1), 0))
              select (select count(*) from segment where account = $1 and (record is null or record < 1 or record > (select record from newest)))
@@ -229,25 +244,21 @@ impl Db {
              + (select count(*) from tombstone where account = $1 and (record is null or record < 1 or record > (select record from newest)))
              + (select count(*) from erased_record where account = $1 and (record < 1 or record > (select record from newest)))",
         );
-        self.first(stmt.bind(account)).await?.map_or(Ok(0), |row| row.count(0))
+        self.count(stmt.bind(account)).await
     }
 
     /// Number of an account's tombstones that do not match their leaf.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn count_altered_tombstones(&self, account: i64, sub: &str) -> Result<u64, DbError> {
+    pub async fn count_altered_tombstones(&self, account: AccountKey, sub: &str) -> Result<u64, DbError> {
         let (mut after, mut altered) = (0, 0);
         loop {
             let stmt = sql("select record, hash, at, kind, day, leaf from tombstone where account = $1 and record > $2
                  order by record limit $3");
-            let rows = self.all(stmt.bind(account).bind(after).bind(MAX_LEAVES_PER_PAGE)).await?;
-            for row in &rows {
-                let (record, hash) = (row.int(0)?, row.bytes(1)?);
-                let tombstone =
-                    TombstoneRecord { record, sub, hash: &hash, at: row.int(2)?, kind: row.int(3)?, day: row.int(4)? };
-                altered += u64::from(row.maybe_bytes(5)?.unwrap_or_default() != tombstone.leaf());
-                after = record;
+            let rows: Vec<(i64, Vec<u8>, i64, i64, i64, Option<Vec<u8>>)> =
+                self.all(stmt.bind(account).bind(after).bind(MAX_LEAVES_PER_PAGE)).await?;
+            for (record, hash, at, kind, day, leaf) in &rows {
+                let tombstone = TombstoneRecord { record: *record, sub, hash, at: *at, kind: *kind, day: *day };
+                altered += u64::from(leaf.as_deref() != Some(&tombstone.leaf()));
+                after = *record;
             }
             if rows.is_empty() {
                 return Ok(altered);
@@ -257,10 +268,7 @@ impl Db {
 
     /// By account: erased segments by the journal, erased segments by table `erased`, and
     /// tombstones that were set before their segment was announced and have been counted since.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn erased_counts(&self) -> Result<HashMap<i64, [u64; 3]>, DbError> {
+    pub async fn erased_counts(&self) -> Result<HashMap<AccountKey, [u64; 3]>, DbError> {
         let stmt = sql(
             "select a.id,
              cast((select coalesce(sum(segments), 0) from journal j where j.account = a.id and j.what in ('erase', 'retention')) as bigint),
@@ -268,7 +276,44 @@ impl Db {
              (select count(*) from tombstone t where t.account = a.id and t.day = -1 and t.counted = 1)
              from account a",
         );
-        let rows = self.all(stmt).await?;
-        rows.iter().map(|row| Ok((row.int(0)?, [row.count(1)?, row.count(2)?, row.count(3)?]))).collect()
+        let rows: Vec<(AccountKey, i64, i64, i64)> = self.all(stmt).await?;
+        Ok(rows.into_iter().map(|(account, a, b, c)| (account, [a, b, c].map(count))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_without_the_hash_of_the_typed_value_matches_by_its_subject() {
+        let (key, _) = ArchiveKey::new(&mut rand::rng()).unwrap();
+        let subject = Subject::Contact("+1 201 377 0791".into());
+        let entry = StoredJournalEntry {
+            at: 1,
+            who: "me".into(),
+            what: "hold".into(),
+            account: None,
+            sub: None,
+            kind: Some("contact".into()),
+            subject: Some(key.hash_subject(&subject)),
+            segments: 0,
+            records: 0,
+            hold: Some(1),
+            reason: None,
+            value_hash: None,
+        };
+        let hold = |kind: &str, value: &str| StoredHold {
+            id: 1,
+            account: None,
+            kind: kind.into(),
+            value: value.into(),
+            placed: 1,
+            who: "me".into(),
+            reason: None,
+        };
+        assert!(entry.matches(&hold("contact", subject.value()), &key));
+        assert!(!entry.matches(&hold("contact", "+1 201 377 0799"), &key));
+        assert!(!entry.matches(&hold("dialog", subject.value()), &key));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::super::{Arg, DbError, Item, MAX_ROWS_PER_STATEMENT, Stmt, Tx};
+use super::super::{Arg, DbError, Item, Stmt, Tx};
 use super::{CompletedJob, JobOutcome};
 use crate::model::ItemState;
 
@@ -24,28 +24,17 @@ impl Tx {
             })
             .collect();
         updated.extend(self.delete_work(&ended_refreshes).await?);
-        for part in failed.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows: Vec<Vec<Arg>> = part
-                .iter()
-                .filter(|job| !updated.contains(&job.claim.item))
-                .filter_map(|job| rescheduled_row(job))
-                .collect();
-            if rows.is_empty() {
-                continue;
-            }
-            let stmt = Stmt::rows(
-                "with v (item, state, due, tries, misses, refusals, broken, alike, first_try, last_try, status, reason, last_body) as (values ",
-                rows,
-                ") update work set state = v.state, due = v.due, tries = v.tries, again = 1, misses = v.misses, refusals = v.refusals,
-                 broken = v.broken, alike = v.alike, last_body = case when v.reason is null then work.last_body else v.last_body end,
-                 first_try = v.first_try, last_try = coalesce(v.last_try, work.last_try), status = coalesce(v.status, work.status),
-                 reason = coalesce(v.reason, work.reason)
-                 from v where work.item = v.item and work.state = 0 returning work.item",
-            );
-            for row in self.all(stmt).await? {
-                updated.insert(Item(row.int(0)?));
-            }
-        }
+        let open = failed.iter().filter(|job| !updated.contains(&job.claim.item));
+        let stmt = Stmt::rows(
+            "with v (item, state, due, tries, misses, refusals, broken, alike, first_try, last_try, status, reason, last_body) as (values ",
+            open.filter_map(|job| rescheduled_row(job)).collect(),
+            ") update work set state = v.state, due = v.due, tries = v.tries, again = 1, misses = v.misses, refusals = v.refusals,
+             broken = v.broken, alike = v.alike, last_body = case when v.reason is null then work.last_body else v.last_body end,
+             first_try = v.first_try, last_try = coalesce(v.last_try, work.last_try), status = coalesce(v.status, work.status),
+             reason = coalesce(v.reason, work.reason)
+             from v where work.item = v.item and work.state = 0 returning work.item",
+        );
+        updated.extend(self.values::<Item>(stmt).await?);
         Ok(updated)
     }
 
@@ -57,21 +46,22 @@ impl Tx {
                 let JobOutcome::Failed { status, reason, .. } = &job.outcome else { return None };
                 let nth = job.claim.tries + 1;
                 Some(vec![
-                    Arg::from(job.claim.item.0),
+                    Arg::from(job.claim.item),
                     (nth % MAX_ATTEMPTS_KEPT).into(),
                     nth.into(),
                     job.at.into(),
-                    Arg::Int(status.map(i64::from)),
+                    (*status).into(),
                     Arg::from(reason),
                 ])
             })
             .collect();
-        self.run_rows(
+        self.run(Stmt::rows(
             "insert into attempt (item, slot, nth, at, status, reason) values ",
             rows,
             " on conflict (item, slot) do update set nth = excluded.nth, at = excluded.at, status = excluded.status, reason = excluded.reason",
-        )
-        .await.map(drop)
+        ))
+        .await
+        .map(drop)
     }
 }
 
@@ -92,7 +82,7 @@ fn rescheduled_row(job: &CompletedJob) -> Option<Vec<Arg>> {
     };
     let tries = if reason.is_some() { claim.tries.saturating_add(1) } else { claim.tries };
     Some(vec![
-        claim.item.0.into(),
+        claim.item.into(),
         state.code().into(),
         (*due).into(),
         tries.into(),
@@ -100,10 +90,10 @@ fn rescheduled_row(job: &CompletedJob) -> Option<Vec<Arg>> {
         (*refusals).into(),
         kind.into(),
         consecutive.into(),
-        Arg::Int(first_try.map(|at| at.0)),
-        Arg::Int(reason.map(|_| job.at.0)),
-        Arg::Int(status.map(i64::from)),
+        first_try.into(),
+        reason.map(|_| job.at).into(),
+        (*status).into(),
         reason.into(),
-        Arg::Bytes(body),
+        body.into(),
     ])
 }

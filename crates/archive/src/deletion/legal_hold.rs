@@ -5,20 +5,22 @@
 //! value.
 
 use super::super::chain_store::JOURNAL;
-use super::super::{Arg, Db, DbError, DbFault, Row, Tx, sql};
+use super::super::sql::HoldSubject;
+use super::super::{AccountKey, Db, DbError, DbFault, Tx, sql};
 use super::tombstone_filter::ArchiveKey;
 use crate::clock::Time;
 use crate::hash_chain::JournalRecord;
 use crate::model::Subject;
 
 /// A legal hold: it keeps its subject from erasure and retention.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Hold {
     /// Its number.
     pub id: i64,
     /// The only account that it covers; `None` for all.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// What it keeps.
+    #[sqlx(flatten, try_from = "HoldSubject")]
     pub subject: Subject,
     /// Why it was placed.
     pub reason: Option<String>,
@@ -72,7 +74,7 @@ pub struct JournalEntry {
 }
 
 /// A stored entry of the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct JournalRow {
     /// Its number.
     pub id: i64,
@@ -89,8 +91,10 @@ pub struct JournalRow {
     /// Keyed hash of its subject.
     pub subject: Option<Vec<u8>>,
     /// How many segments it concerned.
+    #[sqlx(try_from = "i64")]
     pub segments: u64,
     /// How many quarantined records it concerned.
+    #[sqlx(try_from = "i64")]
     pub records: u64,
     /// The hold's number.
     pub hold: Option<i64>,
@@ -100,36 +104,24 @@ pub struct JournalRow {
 
 const SELECT_HOLDS: &str = "select id, account, kind, value, reason, placed, who from hold
     where $1 = -1 or account is null or account = $1 order by id";
-
-/// An unknown kind of hold is an error: nothing is erased until a person has resolved it.
-fn hold_from_row(row: &Row) -> Result<Hold, DbError> {
-    let (id, kind) = (row.int(0)?, row.text(2)?);
-    let subject =
-        Subject::from_kind(&kind, row.text(3)?).ok_or_else(|| DbError::inconsistent("hold.kind", id, &kind))?;
-    Ok(Hold {
-        id,
-        account: row.maybe_int(1)?,
-        subject,
-        reason: row.maybe_text(4)?,
-        placed: row.time(5)?,
-        who: row.text(6)?,
-    })
-}
+pub(super) const SELECT_NEWEST_HOLD: &str = "select coalesce(max(id), 0) from hold";
 
 impl Db {
     /// The holds that concern an account, or all of them.
-    ///
-    /// # Errors
-    /// Where the database cannot be read.
-    pub async fn holds(&self, account: Option<i64>) -> Result<Vec<Hold>, DbError> {
-        self.all(sql(SELECT_HOLDS).bind(account.unwrap_or(-1))).await?.iter().map(hold_from_row).collect()
+    pub async fn holds(&self, account: Option<AccountKey>) -> Result<Vec<Hold>, DbError> {
+        self.all(sql(SELECT_HOLDS).bind(account.unwrap_or(AccountKey::ALL))).await
     }
 
     /// Places a hold on the entry's subject; returns its number.
     ///
     /// # Errors
     /// Where the entry has no subject, or the database cannot be written.
-    pub async fn place_hold(&self, entry: &JournalEntry, account: Option<i64>, at: Time) -> Result<i64, DbError> {
+    pub async fn place_hold(
+        &self,
+        entry: &JournalEntry,
+        account: Option<AccountKey>,
+        at: Time,
+    ) -> Result<i64, DbError> {
         let subject = entry.subject.as_ref();
         let subject =
             subject.ok_or_else(|| DbError::new(DbFault::Broken, "failed to place a hold: no subject was given"))?;
@@ -145,10 +137,8 @@ impl Db {
             .bind(entry.reason.clone())
             .bind(at)
             .bind(&entry.who);
-        let row = tx.first(stmt).await?;
-        let row =
-            row.ok_or_else(|| DbError::missing_row("hold", format!("the new hold on this {}", subject.kind())))?;
-        let id = row.int(0)?;
+        let id: Option<i64> = tx.value(stmt).await?;
+        let id = id.ok_or_else(|| DbError::missing_row("hold", format!("the new hold on this {}", subject.kind())))?;
         let key = tx.get_or_create_archive_key().await?;
         tx.append_journal(&JournalEntry { hold: Some(id), ..entry.clone() }, &key, at, account, (0, 0)).await?;
         tx.commit().await?;
@@ -157,9 +147,6 @@ impl Db {
 
     /// Releases a hold and deletes it; its journal entries stay. Returns `None` where there is no
     /// such hold.
-    ///
-    /// # Errors
-    /// Where the database cannot be written.
     pub async fn release_hold(
         &self,
         id: i64,
@@ -170,8 +157,7 @@ impl Db {
         let mut tx = self.begin().await?;
         tx.advisory_lock("keeping").await?;
         let stmt = sql("delete from hold where id = $1 returning id, account, kind, value, reason, placed, who");
-        let Some(row) = tx.first(stmt.bind(id)).await? else { return Ok(None) };
-        let released = hold_from_row(&row)?;
+        let Some(released) = tx.first::<Hold>(stmt.bind(id)).await? else { return Ok(None) };
         let key = tx.get_or_create_archive_key().await?;
         let subject = Some(released.subject.clone());
         let entry = JournalEntry { who: who.to_owned(), what: JournalAction::Release, subject, hold: Some(id), reason };
@@ -181,13 +167,10 @@ impl Db {
     }
 
     /// Appends an entry to the journal, for an action that changed nothing else.
-    ///
-    /// # Errors
-    /// Where the database cannot be written.
     pub async fn add_journal_entry(
         &self,
         entry: &JournalEntry,
-        account: Option<i64>,
+        account: Option<AccountKey>,
         counts: (u64, u64),
         at: Time,
     ) -> Result<(), DbError> {
@@ -199,9 +182,6 @@ impl Db {
     }
 
     /// The journal from its beginning, or its entries about one subject.
-    ///
-    /// # Errors
-    /// Where the database cannot be read.
     pub async fn journal(&self, subject: Option<&Subject>) -> Result<Vec<JournalRow>, DbError> {
         let key = self.stored_archive_key().await?;
         let [hash, first_hash] = match (subject, key) {
@@ -212,35 +192,18 @@ impl Db {
         let stmt =
             sql("select j.id, j.at, j.who, j.what, a.sub, j.kind, j.subject, j.segments, j.records, j.hold, j.reason
              from journal j left join account a on a.id = j.account where $1 = 0 or j.subject in ($2, $3) order by j.id");
-        let rows = self.all(stmt.bind(subject.is_some()).bind(hash).bind(first_hash)).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(JournalRow {
-                    id: row.int(0)?,
-                    at: row.time(1)?,
-                    who: row.text(2)?,
-                    what: row.text(3)?,
-                    sub: row.maybe_text(4)?,
-                    kind: row.maybe_text(5)?,
-                    subject: row.maybe_bytes(6)?,
-                    segments: row.count(7)?,
-                    records: row.count(8)?,
-                    hold: row.maybe_int(9)?,
-                    reason: row.maybe_text(10)?,
-                })
-            })
-            .collect()
+        self.all(stmt.bind(subject.is_some()).bind(hash).bind(first_hash)).await
     }
 }
 
 impl Tx {
     /// The holds that concern an account, or all of them.
-    pub(super) async fn holds(&mut self, account: Option<i64>) -> Result<Vec<Hold>, DbError> {
-        self.all(sql(SELECT_HOLDS).bind(account.unwrap_or(-1))).await?.iter().map(hold_from_row).collect()
+    pub(super) async fn holds(&mut self, account: Option<AccountKey>) -> Result<Vec<Hold>, DbError> {
+        self.all(sql(SELECT_HOLDS).bind(account.unwrap_or(AccountKey::ALL))).await
     }
 
     pub(super) async fn newest_hold_id(&mut self) -> Result<i64, DbError> {
-        self.first(sql("select coalesce(max(id), 0) from hold")).await?.map_or(Ok(0), |row| row.int(0))
+        Ok(self.value(sql(SELECT_NEWEST_HOLD)).await?.unwrap_or(0))
     }
 
     /// Appends an entry to the journal and to its hash chain.
@@ -249,7 +212,7 @@ impl Tx {
         entry: &JournalEntry,
         key: &ArchiveKey,
         at: Time,
-        account: Option<i64>,
+        account: Option<AccountKey>,
         (segments, records): (u64, u64),
     ) -> Result<(), DbError> {
         let subject = entry.subject.as_ref();
@@ -257,8 +220,8 @@ impl Tx {
         // `verify` compares a hold with its entry, by the value as typed, too.
         let typed = subject.filter(|_| entry.what == JournalAction::Hold);
         let typed = typed.map(|subject| key.hash_typed(subject.kind(), subject.value()));
-        let sub = self.first(sql("select sub from account where id = $1").bind(account.unwrap_or(-1))).await?;
-        let sub = sub.map(|row| row.text(0)).transpose()?;
+        let stmt = sql("select sub from account where id = $1").bind(account.unwrap_or(AccountKey::ALL));
+        let sub: Option<String> = self.value(stmt).await?;
         let mut chain = self.record_chain(JOURNAL).await?;
         chain.append(|record, _| {
             let record = JournalRecord {
@@ -282,9 +245,8 @@ impl Tx {
             "insert into journal (at, who, what, account, kind, subject, segments, records, hold, reason, value_hash)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         );
-        let bytes = |hash: Option<Vec<u8>>| Arg::Bytes(hash.map(bytes::Bytes::from));
         let stmt = stmt.bind(at).bind(&entry.who).bind(entry.what.name()).bind(account);
-        let stmt = stmt.bind(subject.map(Subject::kind)).bind(bytes(hash)).bind(segments).bind(records);
-        self.run(stmt.bind(entry.hold).bind(entry.reason.clone()).bind(bytes(typed))).await.map(drop)
+        let stmt = stmt.bind(subject.map(Subject::kind)).bind(hash).bind(segments).bind(records);
+        self.run(stmt.bind(entry.hold).bind(entry.reason.clone()).bind(typed)).await.map(drop)
     }
 }

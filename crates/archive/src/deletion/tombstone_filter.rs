@@ -10,7 +10,8 @@ use rand::Rng;
 use sha2::Sha256;
 
 use super::super::ingest::utc_day;
-use super::super::{Db, DbError, DbFault, MAX_ROWS_PER_STATEMENT, Row, Stmt, Tx, sql};
+use super::super::sql::{Flag, TombstoneKind};
+use super::super::{AccountKey, Db, DbError, DbFault, Stmt, Tx, sql};
 use super::{DeletionReason, Hold};
 use crate::clock::Time;
 use crate::model::{Certainty, Participants, QuarantinedRecord, SegmentRecord, Subject, TimeRange};
@@ -28,7 +29,7 @@ pub(crate) struct ArchiveKey(Hmac<Sha256>);
 
 impl ArchiveKey {
     /// A new key, and its encoded secret for the table `meta`.
-    pub(super) fn new(rng: &mut impl Rng) -> Result<(ArchiveKey, String), DbError> {
+    pub(crate) fn new(rng: &mut impl Rng) -> Result<(ArchiveKey, String), DbError> {
         let secret: [u8; 32] = rng.random();
         Ok((ArchiveKey::from_secret(&secret)?, STANDARD.encode(secret)))
     }
@@ -59,7 +60,7 @@ impl ArchiveKey {
         self.hash([format!("typed {kind}").as_bytes(), value.as_bytes()])
     }
 
-    pub(super) fn hash_subject(&self, subject: &Subject) -> Vec<u8> {
+    pub(crate) fn hash_subject(&self, subject: &Subject) -> Vec<u8> {
         self.hash([subject.kind().as_bytes(), subject.normalized().as_bytes()])
     }
 
@@ -70,10 +71,8 @@ impl ArchiveKey {
     }
 }
 
-const SELECT_META_VALUE: &str = "select value from meta where key = $1";
-
-fn parse_archive_key(row: Option<Row>) -> Result<Option<ArchiveKey>, DbError> {
-    let Some(text) = row.map(|row| row.text(0)).transpose()? else { return Ok(None) };
+fn parse_archive_key(text: Option<String>) -> Result<Option<ArchiveKey>, DbError> {
+    let Some(text) = text else { return Ok(None) };
     ArchiveKey::from_secret(&STANDARD.decode(text).map_err(|_| archive_key_damaged())?).map(Some)
 }
 
@@ -85,17 +84,18 @@ pub(super) fn archive_key_damaged() -> DbError {
 }
 
 /// What a tombstone tells about a deleted segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Tombstone {
     /// When it was deleted.
     pub at: Time,
     /// Why it was deleted.
+    #[sqlx(rename = "kind", try_from = "TombstoneKind")]
     pub reason: DeletionReason,
 }
 
 /// Decides which announced segments an account refuses.
 pub(crate) struct TombstoneFilter {
-    account: i64,
+    account: AccountKey,
     /// `None` where the account has no tombstone.
     key: Option<ArchiveKey>,
     /// Segments that ended before this are past retention.
@@ -104,16 +104,17 @@ pub(crate) struct TombstoneFilter {
 
 impl Tx {
     pub(crate) async fn stored_archive_key(&mut self) -> Result<Option<ArchiveKey>, DbError> {
-        parse_archive_key(self.first(sql(SELECT_META_VALUE).bind(ARCHIVE_KEY_META)).await?)
+        parse_archive_key(self.meta(ARCHIVE_KEY_META).await?)
     }
 
     /// The filter of an account. It costs one query where the account has no tombstones.
     pub(crate) async fn tombstone_filter(
         &mut self,
-        account: i64,
+        account: AccountKey,
         retention_cutoff: Option<Time>,
     ) -> Result<TombstoneFilter, DbError> {
-        let any = self.first(sql("select 1 from tombstone where account = $1 limit 1").bind(account)).await?;
+        let any: Option<i64> =
+            self.value(sql("select day from tombstone where account = $1 limit 1").bind(account)).await?;
         // Without the key no tombstone matches, and everything that was erased would come back.
         let key =
             if any.is_some() { Some(self.stored_archive_key().await?.ok_or_else(archive_key_damaged)?) } else { None };
@@ -175,12 +176,8 @@ impl Tx {
             Some(id) => key.hash_segment_id(id),
             None => key.hash_record(record.raw.as_bytes()),
         };
-        let mut tombstones = HashSet::new();
-        for part in allowed.chunks(MAX_ROWS_PER_STATEMENT) {
-            let hashes: Vec<Vec<u8>> = part.iter().map(|record| hash(record)).collect();
-            let found = self.find_tombstones(filter.account, hashes.into_iter()).await?;
-            tombstones.extend(found.into_iter().map(|(hash, _)| hash));
-        }
+        let found = self.find_tombstones(filter.account, allowed.iter().map(|record| hash(record))).await?;
+        let tombstones: HashSet<Vec<u8>> = found.into_iter().map(|(hash, _)| hash).collect();
         allowed.retain(|record| !tombstones.contains(&hash(record)));
         Ok(allowed)
     }
@@ -188,16 +185,12 @@ impl Tx {
     /// Those of these hashes that have a tombstone, and whether it is counted.
     pub(super) async fn find_tombstones(
         &mut self,
-        account: i64,
+        account: AccountKey,
         hashes: impl Iterator<Item = Vec<u8>>,
     ) -> Result<Vec<(Vec<u8>, bool)>, DbError> {
-        let mut hashes = hashes.peekable();
-        if hashes.peek().is_none() {
-            return Ok(Vec::new());
-        }
         let head = "select hash, counted from tombstone where account = $1 and hash in ";
-        let rows = self.all(Stmt::list(head, vec![account.into()], hashes, "")).await?;
-        rows.iter().map(|row| Ok((row.bytes(0)?, row.flag(1)?))).collect()
+        let found: Vec<(Vec<u8>, Flag)> = self.all(Stmt::list(head, vec![account.into()], hashes, "")).await?;
+        Ok(found.into_iter().map(|(hash, counted)| (hash, counted.into())).collect())
     }
 }
 
@@ -217,26 +210,20 @@ fn is_segment_held(holds: &[Hold], record: &SegmentRecord) -> bool {
 impl Db {
     /// The stored key; `None` where nothing was ever erased or put on hold.
     pub(super) async fn stored_archive_key(&self) -> Result<Option<ArchiveKey>, DbError> {
-        let key = parse_archive_key(self.first(sql(SELECT_META_VALUE).bind(ARCHIVE_KEY_META)).await?)?;
-        if key.is_none() && self.first(sql("select 1 from journal limit 1")).await?.is_some() {
+        let key = parse_archive_key(self.meta(ARCHIVE_KEY_META).await?)?;
+        if key.is_none() && self.value::<i64>(sql("select id from journal limit 1")).await?.is_some() {
             return Err(archive_key_damaged());
         }
         Ok(key)
     }
 
     /// The tombstone of a segment id, in this account or in any; `None` where there is none.
-    ///
-    /// # Errors
-    /// Where the database cannot be read.
-    pub async fn tombstone(&self, segment_id: &str, account: Option<i64>) -> Result<Option<Tombstone>, DbError> {
+    pub async fn tombstone(&self, segment_id: &str, account: Option<AccountKey>) -> Result<Option<Tombstone>, DbError> {
         let Some(key) = self.stored_archive_key().await? else { return Ok(None) };
-        let stmt = sql(
-            "select t.at, t.kind, t.record from account a join tombstone t on t.account = a.id where t.hash = $1 and ($2 = -1 or a.id = $2)",
-        );
-        let row = self.first(stmt.bind(key.hash_segment_id(segment_id)).bind(account.unwrap_or(-1))).await?;
-        let reason =
-            |row: &Row| row.code(1, ("tombstone.kind", row.maybe_int(2)?.unwrap_or(-1)), DeletionReason::from_code);
-        row.map(|row| Ok(Tombstone { at: row.time(0)?, reason: reason(&row)? })).transpose()
+        // The record's number is the row's key for people.
+        let stmt = sql("select t.record, t.at, t.kind from account a join tombstone t on t.account = a.id
+             where t.hash = $1 and ($2 = -1 or a.id = $2)");
+        self.first(stmt.bind(key.hash_segment_id(segment_id)).bind(account.unwrap_or(AccountKey::ALL))).await
     }
 }
 

@@ -8,11 +8,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row as _};
-
 use super::super::{Db, DbError};
 use crate::clock::Clock;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 /// How long to wait for other connections that read or write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,8 +59,9 @@ impl Db {
         sqlx::query("pragma busy_timeout = 1000").execute(&mut connection).await?;
         let mut emptied = false;
         for attempt in 0..CHECKPOINT_ATTEMPTS {
-            let row = sqlx::query("pragma wal_checkpoint(truncate)").fetch_one(&mut connection).await?;
-            emptied = row.try_get::<i64, _>(0)? == 0;
+            let (busy, ..): (i64, i64, i64) =
+                sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&mut connection).await?;
+            emptied = busy == 0;
             if emptied {
                 break;
             }

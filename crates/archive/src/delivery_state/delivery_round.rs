@@ -3,9 +3,9 @@
 //!
 //! A cursor or a replay advances only under the account's current lease.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::super::{Arg, Db, DbError, Lease, MAX_ROWS_PER_STATEMENT, Stmt, Tx, sql};
+use super::super::{AccountKey, Arg, Db, DbError, Item, Lease, SinkKey, Stmt, Tx, sql};
 use super::FailedDelivery;
 use crate::clock::{Time, millis};
 
@@ -39,7 +39,7 @@ pub struct ReplayProgress {
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryRound {
     /// Key of the sink.
-    pub sink: i64,
+    pub sink: SinkKey,
     /// When the round was made.
     pub at: Time,
     /// Cursor advances. Results of accounts that are not listed here, or have another owner now,
@@ -49,7 +49,7 @@ pub struct DeliveryRound {
     pub failed_deliveries: Vec<FailedDelivery>,
     /// Failed deliveries to delete, by account and sequence number: they were delivered, or their
     /// artifact was deleted.
-    pub cleared: Vec<(i64, i64)>,
+    pub cleared: Vec<(AccountKey, i64)>,
     /// Whether the accounts' object batches were written.
     pub object_batches_written: bool,
     /// The replay that advanced. It is ignored if the account has another owner now.
@@ -64,7 +64,7 @@ impl Db {
     /// # Errors
     /// Nothing was committed; or, if the connection broke during the commit, everything may have
     /// been. Delivery is at least once, so the round may be repeated.
-    pub async fn record_delivery_round(&self, round: &DeliveryRound) -> Result<HashSet<i64>, DbError> {
+    pub async fn record_delivery_round(&self, round: &DeliveryRound) -> Result<HashSet<AccountKey>, DbError> {
         let mut tx = self.begin().await?;
         let replay_lease = round.replay_progress.map(|progress| progress.lease);
         let held = tx.held_leases(round.advances.iter().map(|advance| advance.lease).chain(replay_lease)).await?;
@@ -85,27 +85,18 @@ impl Db {
 
 impl Tx {
     /// The accounts of those leases that still hold. They hold until the transaction ends.
-    async fn held_leases(&mut self, leases: impl Iterator<Item = Lease>) -> Result<HashSet<i64>, DbError> {
-        let leases: HashSet<(i64, i64)> = leases.map(|lease| (lease.account, lease.epoch)).collect();
-        let mut accounts: Vec<i64> = leases.iter().map(|(account, _)| *account).collect();
-        accounts.sort_unstable();
-        let tail = self.for_share_clause();
-        let mut held = HashSet::with_capacity(accounts.len());
-        for part in accounts.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt = Stmt::list("select id, epoch from account where id in ", Vec::new(), part.iter().copied(), tail);
-            for row in self.all(stmt).await? {
-                let (account, epoch) = (row.int(0)?, row.int(1)?);
-                if leases.contains(&(account, epoch)) {
-                    held.insert(account);
-                }
-            }
-        }
-        Ok(held)
+    async fn held_leases(&mut self, leases: impl Iterator<Item = Lease>) -> Result<HashSet<AccountKey>, DbError> {
+        let leases: HashSet<(AccountKey, i64)> = leases.map(|lease| (lease.account, lease.epoch)).collect();
+        let accounts: BTreeSet<AccountKey> = leases.iter().map(|(account, _)| *account).collect();
+        let head = "select id, epoch from account where id in ";
+        let current: Vec<(AccountKey, i64)> =
+            self.all(Stmt::list(head, Vec::new(), accounts, self.for_share_clause())).await?;
+        Ok(current.into_iter().filter(|lease| leases.contains(lease)).map(|(account, _)| account).collect())
     }
 
-    async fn advance_cursors(&mut self, round: &DeliveryRound, held: &HashSet<i64>) -> Result<(), DbError> {
+    async fn advance_cursors(&mut self, round: &DeliveryRound, held: &HashSet<AccountKey>) -> Result<(), DbError> {
         // One row per account: an upsert may touch a row only once.
-        let mut advances: BTreeMap<i64, CursorAdvance> = BTreeMap::new();
+        let mut advances: BTreeMap<AccountKey, CursorAdvance> = BTreeMap::new();
         for advance in round.advances.iter().filter(|advance| held.contains(&advance.lease.account)) {
             let sum = advances.entry(advance.lease.account).or_insert(CursorAdvance {
                 upto: 0,
@@ -115,99 +106,80 @@ impl Tx {
             sum.upto = sum.upto.max(advance.upto);
             sum.delivered += advance.delivered;
         }
-        let advances: Vec<CursorAdvance> = advances.into_values().collect();
-        for part in advances.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows = part.iter().map(|advance| {
-                vec![
-                    Arg::from(round.sink),
-                    advance.lease.account.into(),
-                    advance.upto.into(),
-                    advance.delivered.into(),
-                    Arg::Int((advance.delivered > 0).then_some(round.at.0)),
-                ]
-            });
-            let stmt = Stmt::rows(
-                "insert into sink_cursor (sink, account, feed, delivered, last_delivered) values ",
-                rows.collect(),
-                " on conflict (sink, account) do update set delivered = sink_cursor.delivered + excluded.delivered,
-                 feed = case when excluded.feed > sink_cursor.feed then excluded.feed else sink_cursor.feed end,
-                 last_delivered = coalesce(excluded.last_delivered, sink_cursor.last_delivered)",
-            );
-            self.run(stmt).await?;
-            if round.object_batches_written {
-                let rows = part
-                    .iter()
-                    .map(|advance| vec![Arg::from(round.sink), advance.lease.account.into(), advance.upto.into()]);
-                let stmt =
-                    Stmt::rows("delete from sink_batch where (sink, account, last) in (values ", rows.collect(), ")");
-                self.run(stmt).await?;
-            }
+        let rows = advances.values().map(|advance| {
+            vec![
+                Arg::from(round.sink),
+                advance.lease.account.into(),
+                advance.upto.into(),
+                advance.delivered.into(),
+                (advance.delivered > 0).then_some(round.at).into(),
+            ]
+        });
+        self.run(Stmt::rows(
+            "insert into sink_cursor (sink, account, feed, delivered, last_delivered) values ",
+            rows.collect(),
+            " on conflict (sink, account) do update set delivered = sink_cursor.delivered + excluded.delivered,
+             feed = case when excluded.feed > sink_cursor.feed then excluded.feed else sink_cursor.feed end,
+             last_delivered = coalesce(excluded.last_delivered, sink_cursor.last_delivered)",
+        ))
+        .await?;
+        if round.object_batches_written {
+            let row =
+                |advance: &CursorAdvance| vec![round.sink.into(), advance.lease.account.into(), advance.upto.into()];
+            let head = "delete from sink_batch where (sink, account, last) in (values ";
+            self.run(Stmt::rows(head, advances.values().map(row).collect(), ")")).await?;
         }
         Ok(())
     }
 
-    async fn delete_cleared(&mut self, round: &DeliveryRound, held: &HashSet<i64>) -> Result<(), DbError> {
-        let cleared: Vec<&(i64, i64)> = round.cleared.iter().filter(|(account, _)| held.contains(account)).collect();
-        for part in cleared.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows =
-                part.iter().map(|(account, feed)| vec![Arg::from(round.sink), (*account).into(), (*feed).into()]);
-            let stmt =
-                Stmt::rows("delete from sink_event where (sink, account, feed) in (values ", rows.collect(), ")");
-            self.run(stmt).await?;
-        }
-        Ok(())
+    async fn delete_cleared(&mut self, round: &DeliveryRound, held: &HashSet<AccountKey>) -> Result<(), DbError> {
+        let cleared = round.cleared.iter().filter(|(account, _)| held.contains(account));
+        let rows = cleared.map(|(account, feed)| vec![round.sink.into(), (*account).into(), (*feed).into()]);
+        let head = "delete from sink_event where (sink, account, feed) in (values ";
+        self.run(Stmt::rows(head, rows.collect(), ")")).await.map(drop)
     }
 
     /// Failed deliveries of artifacts that were erased after the attempt are not saved: the erasure
     /// could not delete them, because they did not exist yet.
-    async fn save_failed_deliveries(&mut self, round: &DeliveryRound, held: &HashSet<i64>) -> Result<(), DbError> {
-        let existing = self.existing_items(round.failed_deliveries.iter().map(|delivery| delivery.item.0)).await?;
+    async fn save_failed_deliveries(
+        &mut self,
+        round: &DeliveryRound,
+        held: &HashSet<AccountKey>,
+    ) -> Result<(), DbError> {
+        let items = round.failed_deliveries.iter().map(|delivery| delivery.item);
+        let head = "select item from artifact where item in ";
+        let existing: Vec<Item> = self.values(Stmt::list(head, Vec::new(), items, "")).await?;
+        let existing: HashSet<Item> = existing.into_iter().collect();
         let failed_deliveries = round
             .failed_deliveries
             .iter()
-            .filter(|delivery| held.contains(&delivery.account) && existing.contains(&delivery.item.0));
-        let failed_deliveries: BTreeMap<(i64, i64), &FailedDelivery> =
+            .filter(|delivery| held.contains(&delivery.account) && existing.contains(&delivery.item));
+        let failed_deliveries: BTreeMap<(AccountKey, i64), &FailedDelivery> =
             failed_deliveries.map(|delivery| ((delivery.account, delivery.feed), delivery)).collect();
-        let failed_deliveries: Vec<&FailedDelivery> = failed_deliveries.into_values().collect();
-        for part in failed_deliveries.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows = part.iter().map(|delivery| {
-                vec![
-                    Arg::from(round.sink),
-                    delivery.account.into(),
-                    delivery.feed.into(),
-                    delivery.item.0.into(),
-                    delivery.failed.into(),
-                    delivery.tries.into(),
-                    millis(delivery.waited).into(),
-                    delivery.first_try.into(),
-                    delivery.last_try.into(),
-                    delivery.due.into(),
-                    Arg::Int(delivery.status.map(i64::from)),
-                    Arg::from(&delivery.reason),
-                ]
-            });
-            let stmt = Stmt::rows(
-                "insert into sink_event (sink, account, feed, item, state, tries, waited, first_try, last_try, due, status, reason) values ",
-                rows.collect(),
-                " on conflict (sink, account, feed) do update set state = excluded.state, tries = excluded.tries,
-                 waited = excluded.waited, last_try = excluded.last_try, due = excluded.due, status = excluded.status,
-                 reason = excluded.reason",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
-    }
-
-    /// Those items of which the archive stores a version.
-    async fn existing_items(&mut self, items: impl Iterator<Item = i64>) -> Result<HashSet<i64>, DbError> {
-        let items: Vec<i64> = items.collect();
-        let mut existing = HashSet::with_capacity(items.len());
-        for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
-            let head = "select item from artifact where item in ";
-            for row in self.all(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await? {
-                existing.insert(row.int(0)?);
-            }
-        }
-        Ok(existing)
+        let rows = failed_deliveries.into_values().map(|delivery| {
+            vec![
+                Arg::from(round.sink),
+                delivery.account.into(),
+                delivery.feed.into(),
+                delivery.item.into(),
+                delivery.failed.into(),
+                delivery.tries.into(),
+                millis(delivery.waited).into(),
+                delivery.first_try.into(),
+                delivery.last_try.into(),
+                delivery.due.into(),
+                delivery.status.into(),
+                Arg::from(&delivery.reason),
+            ]
+        });
+        self.run(Stmt::rows(
+            "insert into sink_event (sink, account, feed, item, state, tries, waited, first_try, last_try, due, status, reason) values ",
+            rows.collect(),
+            " on conflict (sink, account, feed) do update set state = excluded.state, tries = excluded.tries,
+             waited = excluded.waited, last_try = excluded.last_try, due = excluded.due, status = excluded.status,
+             reason = excluded.reason",
+        ))
+        .await
+        .map(drop)
     }
 }

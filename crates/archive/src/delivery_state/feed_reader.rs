@@ -1,7 +1,8 @@
 //! Reads the feeds of many accounts at once: first the entries, then the bodies of those that are
 //! needed.
 
-use super::super::{Arg, Db, DbError, Item, MAX_ROWS_PER_STATEMENT, Stmt, item};
+use super::super::sql::{EndTime, Flag, utf8_lossy};
+use super::super::{AccountKey, Arg, Db, DbError, Item, Stmt, item};
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact};
 
@@ -9,7 +10,7 @@ use crate::model::{AccountId, Artifact};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeedRange {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The exclusive lower bound.
     pub after: i64,
     /// The inclusive upper bound.
@@ -17,27 +18,29 @@ pub struct FeedRange {
 }
 
 /// An artifact version in a feed, without its body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct FeedEntry {
     /// Key of the account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Its sequence number in the feed.
     pub feed: i64,
     /// The artifact.
     pub item: Item,
     /// Whether there is a body; otherwise the API reported that the artifact is empty.
+    #[sqlx(try_from = "Flag")]
     pub stored: bool,
     /// When it was stored.
     pub fetched: Time,
     /// The body's size as received, in bytes.
+    #[sqlx(try_from = "i64")]
     pub size: u64,
 }
 
 /// An artifact version with its body and its segment's metadata, both still packed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct FeedRow {
     /// Key of the account.
-    pub account_key: i64,
+    pub account_key: AccountKey,
     /// Its sequence number in the feed.
     pub feed: i64,
     /// The artifact.
@@ -47,15 +50,19 @@ pub struct FeedRow {
     /// When it was stored.
     pub fetched: Time,
     /// The RingCX ids of the account.
+    #[sqlx(flatten)]
     pub account: AccountId,
     /// The segment's id.
     pub segment_id: String,
     /// The dialog's id.
     pub dialog_id: Option<String>,
     /// When the segment ended.
+    #[sqlx(try_from = "EndTime")]
     pub ended: Option<Time>,
-    body: (i64, Vec<u8>),
-    metadata: (i64, Vec<u8>),
+    body_codec: i64,
+    body: Vec<u8>,
+    metadata_codec: i64,
+    metadata: Vec<u8>,
 }
 
 impl FeedRow {
@@ -69,77 +76,38 @@ impl FeedRow {
     /// # Errors
     /// If the stored bytes are damaged.
     pub fn unpack(&mut self) -> Result<(String, Vec<u8>), DbError> {
-        let metadata = item::unpack(self.metadata.0, std::mem::take(&mut self.metadata.1))?;
-        let metadata =
-            String::from_utf8(metadata).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-        Ok((metadata, item::unpack_text(self.body.0, std::mem::take(&mut self.body.1))?))
+        let metadata = item::unpack(self.metadata_codec, std::mem::take(&mut self.metadata))?;
+        Ok((utf8_lossy(metadata), item::unpack_text(self.body_codec, std::mem::take(&mut self.body))?))
     }
 }
 
 impl Db {
     /// The entries in these ranges, by account and sequence number. Numbers without an artifact are
     /// skipped.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn feed_entries(&self, ranges: &[FeedRange]) -> Result<Vec<FeedEntry>, DbError> {
-        let mut entries = Vec::new();
-        for part in ranges.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows = part.iter().map(|range| vec![Arg::from(range.account), range.after.into(), range.upto.into()]);
-            // The cross join makes SQLite scan `v` first.
-            let stmt = Stmt::rows(
-                "with v (account, lo, hi) as (values ",
-                rows.collect(),
-                ") select x.account, x.feed, x.item, x.outcome, x.fetched, x.size from v cross join artifact x
-                 where x.account = v.account and x.feed > v.lo and x.feed <= v.hi order by x.account, x.feed",
-            );
-            for row in self.all(stmt).await? {
-                entries.push(FeedEntry {
-                    account: row.int(0)?,
-                    feed: row.int(1)?,
-                    item: Item(row.int(2)?),
-                    stored: row.int(3)? == 0,
-                    fetched: row.time(4)?,
-                    size: row.count(5)?,
-                });
-            }
-        }
-        Ok(entries)
+        let rows = ranges.iter().map(|range| vec![Arg::from(range.account), range.after.into(), range.upto.into()]);
+        // The cross join makes SQLite scan `v` first.
+        self.all(Stmt::rows(
+            "with v (account, lo, hi) as (values ",
+            rows.collect(),
+            ") select x.account, x.feed, x.item, 1 - x.outcome as stored, x.fetched, x.size from v cross join artifact x
+             where x.account = v.account and x.feed > v.lo and x.feed <= v.hi order by x.account, x.feed",
+        ))
+        .await
     }
 
     /// The artifact versions with these keys (account, sequence number), with everything that an
     /// event needs. Deleted ones are left out.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn feed_rows(&self, keys: &[(i64, i64)]) -> Result<Vec<FeedRow>, DbError> {
-        let mut found = Vec::with_capacity(keys.len());
-        for part in keys.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows = part.iter().map(|(account, feed)| vec![Arg::from(*account), (*feed).into()]);
-            let stmt = Stmt::rows(
-                "with v (account, feed) as (values ",
-                rows.collect(),
-                ") select x.account, x.feed, x.item, x.version, x.fetched, a.rc, a.sub, s.segment_id, s.dialog_id, s.ended,
-                 x.codec, x.body, s.codec, s.metadata
-                 from v cross join artifact x join segment s on s.id = x.item / 4 join account a on a.id = x.account
-                 where x.account = v.account and x.feed = v.feed and x.outcome = 0 order by x.account, x.feed",
-            );
-            for row in self.all(stmt).await? {
-                found.push(FeedRow {
-                    account_key: row.int(0)?,
-                    feed: row.int(1)?,
-                    item: Item(row.int(2)?),
-                    version: row.int(3)?,
-                    fetched: row.time(4)?,
-                    account: AccountId::new(row.text(5)?, row.text(6)?),
-                    segment_id: row.text(7)?,
-                    dialog_id: row.maybe_text(8)?,
-                    ended: row.time(9)?.known(),
-                    body: (row.int(10)?, row.bytes(11)?),
-                    metadata: (row.int(12)?, row.bytes(13)?),
-                });
-            }
-        }
-        Ok(found)
+    pub async fn feed_rows(&self, keys: &[(AccountKey, i64)]) -> Result<Vec<FeedRow>, DbError> {
+        let rows = keys.iter().map(|(account, feed)| vec![Arg::from(*account), (*feed).into()]);
+        self.all(Stmt::rows(
+            "with v (account, feed) as (values ",
+            rows.collect(),
+            ") select x.account as account_key, x.feed, x.item, x.version, x.fetched, a.rc, a.sub, s.segment_id, s.dialog_id, s.ended,
+             x.codec as body_codec, x.body, s.codec as metadata_codec, s.metadata
+             from v cross join artifact x join segment s on s.id = x.item / 4 join account a on a.id = x.account
+             where x.account = v.account and x.feed = v.feed and x.outcome = 0 order by x.account, x.feed",
+        ))
+        .await
     }
 }

@@ -1,6 +1,6 @@
 //! Replays: stored events that an operator has sent again.
 
-use super::super::{Db, DbError, Lease, Row, Tx, sql};
+use super::super::{AccountKey, Db, DbError, Lease, SinkKey, Stmt, Tx, sql};
 use super::ReplayProgress;
 use crate::clock::Time;
 use crate::model::{AccountId, TimeRange};
@@ -9,9 +9,9 @@ use crate::model::{AccountId, TimeRange};
 #[derive(Debug, Clone, Copy)]
 pub struct ReplayRequest {
     /// Key of the sink.
-    pub sink: i64,
+    pub sink: SinkKey,
     /// Only this account; `None` for all.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// Only artifacts that were stored in this range.
     pub stored: TimeRange,
     /// Maximum events per second.
@@ -19,79 +19,57 @@ pub struct ReplayRequest {
 }
 
 /// A row of table `sink_replay`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct ReplayRow {
     /// Primary key.
     pub id: i64,
     /// The account's lease as of this read.
+    #[sqlx(flatten)]
     pub lease: Lease,
     /// The RingCX ids of the account.
+    #[sqlx(flatten)]
     pub account: AccountId,
     /// Only artifacts that were stored in this range.
+    #[sqlx(flatten)]
     pub stored: TimeRange,
     /// Maximum events per second.
+    #[sqlx(try_from = "i64")]
     pub rate: u32,
     /// Everything up to this sequence number of the feed was processed.
     pub feed: i64,
     /// The last sequence number to process.
     pub until: i64,
     /// Number of sent events.
+    #[sqlx(try_from = "i64")]
     pub sent: u64,
     /// When it finished.
     pub finished: Option<Time>,
 }
 
-const REPLAY_COLUMNS: &str =
-    "r.id, r.account, a.epoch, a.rc, a.sub, r.from_ms, r.to_ms, r.rate, r.feed, r.until, r.sent, r.finished";
-
-fn replay_from_row(row: &Row) -> Result<ReplayRow, DbError> {
-    Ok(ReplayRow {
-        id: row.int(0)?,
-        lease: Lease { account: row.int(1)?, epoch: row.int(2)? },
-        account: AccountId::new(row.text(3)?, row.text(4)?),
-        stored: TimeRange { from: row.time(5)?, to: row.time(6)? },
-        rate: u32::try_from(row.int(7)?).unwrap_or(1).max(1),
-        feed: row.int(8)?,
-        until: row.int(9)?,
-        sent: row.count(10)?,
-        finished: row.maybe_time(11)?,
-    })
-}
+const SELECT_REPLAYS: &str =
+    "select r.id, r.account, a.epoch, a.rc, a.sub, r.from_ms, r.to_ms, r.rate, r.feed, r.until, r.sent, r.finished
+    from sink_replay r join account a on a.id = r.account where r.sink = $1";
 
 impl Db {
     /// Queues a replay. Returns the number of accounts concerned.
-    ///
-    /// # Errors
-    /// If the database refuses the write.
     pub async fn request_replay(&self, request: &ReplayRequest, now: Time) -> Result<u64, DbError> {
         let stmt = sql("insert into sink_replay (sink, account, from_ms, to_ms, rate, feed, until, created)
              select $1, a.id, $2, $3, $4, 0, a.feed, $5 from account a where a.feed > 0 and ($6 = -1 or a.id = $6)");
         let stmt = stmt.bind(request.sink).bind(request.stored.from).bind(request.stored.to).bind(request.rate);
-        self.run(stmt.bind(now).bind(request.account.unwrap_or(-1))).await
+        self.run(stmt.bind(now).bind(request.account.unwrap_or(AccountKey::ALL))).await
     }
 
     /// The oldest open replay of a sink among the owner's accounts.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn open_replay(&self, sink: i64, owner: &str) -> Result<Option<ReplayRow>, DbError> {
-        let stmt = super::super::Stmt::built(format!(
-            "select {REPLAY_COLUMNS} from sink_replay r join account a on a.id = r.account
-             where r.sink = $1 and r.finished is null and a.owner = $2 order by r.id limit 1"
-        ));
-        self.first(stmt.bind(sink).bind(owner)).await?.as_ref().map(replay_from_row).transpose()
+    pub async fn open_replay(&self, sink: SinkKey, owner: &str) -> Result<Option<ReplayRow>, DbError> {
+        let stmt =
+            Stmt::built(format!("{SELECT_REPLAYS} and r.finished is null and a.owner = $2 order by r.id limit 1"));
+        self.first(stmt.bind(sink).bind(owner)).await
     }
 
     /// The replays of a sink that are open or finished after `since`.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn replays(&self, sink: i64, since: Time) -> Result<Vec<ReplayRow>, DbError> {
-        let stmt = super::super::Stmt::built(format!(
-            "select {REPLAY_COLUMNS} from sink_replay r join account a on a.id = r.account
-             where r.sink = $1 and (r.finished is null or r.finished >= $2) order by r.id"
-        ));
-        self.all(stmt.bind(sink).bind(since)).await?.iter().map(replay_from_row).collect()
+    pub async fn replays(&self, sink: SinkKey, since: Time) -> Result<Vec<ReplayRow>, DbError> {
+        let stmt = Stmt::built(format!("{SELECT_REPLAYS} and (r.finished is null or r.finished >= $2) order by r.id"));
+        self.all(stmt.bind(sink).bind(since)).await
     }
 }
 

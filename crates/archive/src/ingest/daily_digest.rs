@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::super::{Arg, DbError, Tx, sql};
+use super::super::{AccountKey, Arg, DbError, Stmt, Tx, sql};
 use crate::clock::Time;
 
 /// What to add to each UTC day: segments, and the two halves of the digest.
@@ -27,10 +27,10 @@ impl DailyDigest {
 
 /// Counts by account, kind and bucket of [`latency_bucket`].
 #[derive(Default)]
-pub(crate) struct LatencyHistogram(BTreeMap<(i64, &'static str, i64), i64>);
+pub(crate) struct LatencyHistogram(BTreeMap<(AccountKey, &'static str, i64), i64>);
 
 impl LatencyHistogram {
-    pub(crate) fn add(&mut self, account: i64, kind: &'static str, latency: Duration) {
+    pub(crate) fn add(&mut self, account: AccountKey, kind: &'static str, latency: Duration) {
         *self.0.entry((account, kind, latency_bucket(latency))).or_default() += 1;
     }
 }
@@ -60,13 +60,14 @@ pub(crate) fn utc_day(ended: Time) -> i64 {
 
 impl Tx {
     /// Only the lease holder writes an account's digest, so a read and a later write do not race.
-    pub(crate) async fn add_to_daily_digest(&mut self, account: i64, digest: DailyDigest) -> Result<(), DbError> {
+    pub(crate) async fn add_to_daily_digest(
+        &mut self,
+        account: AccountKey,
+        digest: DailyDigest,
+    ) -> Result<(), DbError> {
         for (day, (segments, high, low)) in digest.0 {
             let stmt = sql("select segments, digest_high, digest_low from announced where account = $1 and day = $2");
-            let held = match self.first(stmt.bind(account).bind(day)).await? {
-                Some(row) => (row.int(0)?, row.int(1)?, row.int(2)?),
-                None => (0, 0, 0),
-            };
+            let held = self.first::<(i64, i64, i64)>(stmt.bind(account).bind(day)).await?.unwrap_or_default();
             let stmt = sql(
                 "insert into announced (account, day, segments, digest_high, digest_low) values ($1, $2, $3, $4, $5)
                  on conflict (account, day) do update set segments = excluded.segments,
@@ -85,11 +86,11 @@ impl Tx {
             .into_iter()
             .map(|((account, kind, bucket), count)| vec![account.into(), kind.into(), bucket.into(), count.into()])
             .collect();
-        self.run_rows(
+        self.run(Stmt::rows(
             "insert into lateness (account, kind, bucket, count) values ",
             rows,
             " on conflict (account, kind, bucket) do update set count = lateness.count + excluded.count",
-        )
+        ))
         .await
         .map(drop)
     }

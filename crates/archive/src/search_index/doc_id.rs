@@ -14,7 +14,8 @@ pub(super) const LAST_SECOND: i64 = (1 << (63 - ITEM_BITS)) - 1;
 
 /// The id of a document. Two items share an id only if their segments ended in the same second and
 /// their keys differ by a multiple of 2^29.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+#[sqlx(transparent)]
 pub struct DocId(pub(crate) i64);
 
 impl DocId {

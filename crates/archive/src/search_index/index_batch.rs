@@ -2,7 +2,7 @@
 //! documents in the form that the database needs. Pure. Building a document takes some time, so it
 //! is done before the transaction.
 
-use super::super::{Db, Lease};
+use super::super::{AccountKey, Db, Lease};
 use super::bigram_keys::int_array_literal;
 use super::document_chunks::{DocumentChunk, chunk_document};
 use super::{DocId, account_facet, time_partitions};
@@ -23,7 +23,7 @@ pub struct IndexSlice {
 #[derive(Debug, Clone)]
 pub struct IndexRow {
     /// The account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Its item.
     pub item: i64,
     /// Its version.
@@ -40,7 +40,7 @@ pub struct IndexRow {
 #[derive(Debug, Clone)]
 pub struct ReindexTask {
     /// The account.
-    pub account: i64,
+    pub account: AccountKey,
     /// The segment.
     pub segment: i64,
     /// Its end time in the index.
@@ -63,7 +63,7 @@ impl ReindexTask {
 #[derive(Debug, Clone)]
 pub struct IndexEntry {
     /// The account.
-    pub(crate) account: i64,
+    pub(crate) account: AccountKey,
     /// Its item; code 3 is the agent's notes.
     pub item: i64,
     /// The artifact version of the words; 0 for notes.
@@ -89,7 +89,7 @@ pub(super) enum EntryContent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedDocument {
     /// The account.
-    pub account: i64,
+    pub account: AccountKey,
     /// Its item; code 3 is the agent's notes.
     pub item: i64,
     /// Why; it quotes nothing of the document.
@@ -122,7 +122,7 @@ impl Db {
     /// from the index. Do not call it within a transaction: it takes some time.
     pub fn index_entry(
         &self,
-        account: i64,
+        account: AccountKey,
         (item, version): (i64, i64),
         ended: Time,
         facets: &str,

@@ -1,9 +1,9 @@
 //! Removal from the index: of deleted segments, without a trace on disk, and of everything for a
 //! rebuild.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::super::{Arg, Db, DbError, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item, sql};
+use super::super::{AccountKey, Arg, Db, DbError, Item, Stmt, Tx, item, sql};
 use crate::clock::Time;
 
 /// Advisory lock of the index. Writers share it; a removal takes it exclusively.
@@ -22,29 +22,24 @@ impl Tx {
     ///
     /// # Errors
     /// Where the database fails. The transaction must not be committed then.
-    pub async fn remove_from_index(&mut self, items: &[i64]) -> Result<u64, DbError> {
+    pub async fn remove_from_index(&mut self, items: &[Item]) -> Result<u64, DbError> {
         self.advisory_lock(INDEX_LOCK_KEY).await?;
-        let mut segments: Vec<i64> = items.iter().map(|item| item.div_euclid(4)).collect();
-        segments.sort_unstable();
-        segments.dedup();
+        let items: Vec<i64> = items.iter().map(|item| item.0).collect();
+        let segments: BTreeSet<i64> = items.iter().map(|item| item.div_euclid(4)).collect();
         let with_notes: HashSet<i64> =
             items.iter().filter(|item| item.rem_euclid(4) == 3).map(|item| item.div_euclid(4)).collect();
         let mut ends: HashMap<i64, Vec<Time>> = HashMap::with_capacity(segments.len());
-        for part in segments.chunks(MAX_ROWS_PER_STATEMENT) {
-            for head in
-                ["select id, ended from segment where id in ", "select segment, was from search_todo where segment in "]
-            {
-                for row in self.all(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await? {
-                    ends.entry(row.int(0)?).or_default().push(row.time(1)?);
-                }
-            }
-            let with_notes: Vec<i64> = part.iter().copied().filter(|segment| with_notes.contains(segment)).collect();
-            if !with_notes.is_empty() {
-                self.run(Stmt::list("delete from search_todo where segment in ", Vec::new(), with_notes, "")).await?;
+        for head in
+            ["select id, ended from segment where id in ", "select segment, was from search_todo where segment in "]
+        {
+            let stmt = Stmt::list(head, Vec::new(), segments.iter().copied(), "");
+            for (segment, ended) in self.all::<(i64, Time)>(stmt).await? {
+                ends.entry(segment).or_default().push(ended);
             }
         }
+        self.run(Stmt::list("delete from search_todo where segment in ", Vec::new(), with_notes, "")).await?;
         let mut docs: Vec<(i64, Time)> = Vec::with_capacity(items.len());
-        for item in items {
+        for item in &items {
             let ends = ends.get(&item.div_euclid(4)).map_or(&[][..], Vec::as_slice);
             docs.extend(ends.iter().map(|ended| (*item, *ended)));
         }
@@ -58,21 +53,19 @@ impl Tx {
     /// changed.
     pub(in super::super) async fn enqueue_reindex(
         &mut self,
-        account: i64,
+        account: AccountKey,
         segments: &[(i64, Time)],
     ) -> Result<(), DbError> {
-        for part in segments.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows = part
-                .iter()
-                .map(|(segment, indexed_end)| vec![account.into(), (*segment).into(), Arg::from(*indexed_end)]);
-            let stmt = Stmt::rows(
-                "insert into search_todo (account, segment, was) values ",
-                rows.collect(),
-                " on conflict (account, segment, was) do update set times = search_todo.times + 1",
-            );
-            self.run(stmt).await?;
-        }
-        Ok(())
+        let rows = segments
+            .iter()
+            .map(|(segment, indexed_end)| vec![account.into(), (*segment).into(), Arg::from(*indexed_end)]);
+        self.run(Stmt::rows(
+            "insert into search_todo (account, segment, was) values ",
+            rows.collect(),
+            " on conflict (account, segment, was) do update set times = search_todo.times + 1",
+        ))
+        .await
+        .map(drop)
     }
 }
 
@@ -118,8 +111,8 @@ impl Db {
         loop {
             // Created each time, because another process that does the same may have dropped it.
             let mut tx = self.begin().await?;
-            let free = tx.first(sql("select freelist_count from pragma_freelist_count")).await?;
-            let free = free.map(|row| row.int(0)).transpose()?.unwrap_or(0).min(PAGES_PER_TRANSACTION);
+            let free: Option<i64> = tx.value(sql("select freelist_count from pragma_freelist_count")).await?;
+            let free = free.unwrap_or(0).min(PAGES_PER_TRANSACTION);
             if free == 0 {
                 tx.run(sql("drop table if exists search_scratch")).await?;
                 return tx.commit().await;
@@ -166,8 +159,7 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn index_version(&self) -> Result<Option<i64>, DbError> {
-        let row = self.first(sql("select value from meta where key = 'search_version'")).await?;
-        Ok(row.map(|row| row.text(0)).transpose()?.and_then(|text| text.parse().ok()))
+        Ok(self.meta("search_version").await?.and_then(|text| text.parse().ok()))
     }
 
     /// After the index was emptied, adds segments with agents' notes but without a transcript to
@@ -177,29 +169,24 @@ impl Db {
     /// # Errors
     /// Where the database fails.
     pub async fn enqueue_unindexed_notes(&self) -> Result<bool, DbError> {
-        const SELECT_POSITION: &str = "select value from meta where key = 'search_sweep'";
-        if self.first(sql(SELECT_POSITION)).await?.is_none() {
+        if self.meta("search_sweep").await?.is_none() {
             return Ok(false);
         }
         let mut tx = self.begin().await?;
         tx.advisory_lock("search sweep").await?;
-        let Some(row) = tx.first(sql(SELECT_POSITION)).await? else { return Ok(false) };
-        let position: i64 = row.text(0)?.parse().unwrap_or(0);
+        let Some(position) = tx.meta("search_sweep").await? else { return Ok(false) };
+        let position: i64 = position.parse().unwrap_or(0);
         let stmt = sql("select s.id, s.account, s.ended, s.codec, s.metadata,
              (select min(x.item) from artifact x where x.item = s.id * 4)
              from segment s where s.id > $1 order by s.id limit $2");
-        let rows = tx.all(stmt.bind(position).bind(SEGMENTS_PER_SCAN)).await?;
-        let mut with_notes: BTreeMap<i64, Vec<(i64, Time)>> = BTreeMap::new();
-        let mut last_segment = None;
-        for row in &rows {
-            let segment = row.int(0)?;
-            last_segment = Some(segment);
-            if row.maybe_int(5)?.is_some() {
-                continue;
-            }
-            let metadata = item::unpack(row.int(3)?, row.bytes(4)?).unwrap_or_default();
-            if crate::model::may_have_notes(&String::from_utf8_lossy(&metadata)) {
-                with_notes.entry(row.int(1)?).or_default().push((segment, row.time(2)?));
+        let rows: Vec<(i64, AccountKey, Time, i64, Vec<u8>, Option<i64>)> =
+            tx.all(stmt.bind(position).bind(SEGMENTS_PER_SCAN)).await?;
+        let last_segment = rows.last().map(|row| row.0);
+        let mut with_notes: BTreeMap<AccountKey, Vec<(i64, Time)>> = BTreeMap::new();
+        for (segment, account, ended, codec, metadata, transcript) in rows {
+            let metadata = item::unpack(codec, metadata).unwrap_or_default();
+            if transcript.is_none() && crate::model::may_have_notes(&String::from_utf8_lossy(&metadata)) {
+                with_notes.entry(account).or_default().push((segment, ended));
             }
         }
         for (account, segments) in with_notes {
@@ -207,9 +194,7 @@ impl Db {
         }
         match last_segment {
             Some(last_segment) => tx.put_meta("search_sweep", &last_segment.to_string()).await?,
-            None => {
-                tx.run(sql("delete from meta where key = 'search_sweep'")).await?;
-            }
+            None => tx.delete_meta("search_sweep").await?,
         }
         tx.commit().await?;
         Ok(last_segment.is_some())
@@ -218,13 +203,5 @@ impl Db {
 
 /// Rows that the connection has changed so far. It shows whether an FTS5 merge had anything to do.
 async fn total_changes(tx: &mut Tx) -> Result<i64, DbError> {
-    tx.first(sql("select total_changes()")).await?.map_or(Ok(0), |row| row.int(0))
-}
-
-impl Tx {
-    async fn put_meta(&mut self, key: &str, value: &str) -> Result<(), DbError> {
-        let stmt =
-            sql("insert into meta (key, value) values ($1, $2) on conflict (key) do update set value = excluded.value");
-        self.run(stmt.bind(key).bind(value)).await.map(drop)
-    }
+    Ok(tx.value(sql("select total_changes()")).await?.unwrap_or(0))
 }

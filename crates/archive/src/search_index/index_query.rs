@@ -1,10 +1,11 @@
 //! Queries of the index: which documents match, newest first, and to which items they belong.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
-use super::super::segment_reader::{SEGMENT_COLUMNS, segment_from_row};
-use super::super::{Db, DbError, MAX_ROWS_PER_STATEMENT, Row, SegmentRow, Stmt, item, sql};
+use super::super::segment_reader::SEGMENT_COLUMNS;
+use super::super::sql::count;
+use super::super::{AccountKey, Db, DbError, SegmentRow, Stmt, item, sql};
 use super::sqlite_rowids::preferred_rowid;
 use super::{DocId, account_facet};
 use crate::clock::Time;
@@ -28,7 +29,7 @@ pub struct IndexQuery {
     /// Clauses of the filters. Each must match in at least one of its alternatives.
     pub facets: Vec<Vec<SearchTerm>>,
     /// Only segments of this account.
-    pub account: Option<i64>,
+    pub account: Option<AccountKey>,
     /// Only segments that ended at or after this, with a resolution of one second.
     pub from: Option<Time>,
     /// Only segments that ended before this, with a resolution of one second.
@@ -94,10 +95,6 @@ fn fts5_query(query: &IndexQuery) -> String {
     text
 }
 
-pub(super) fn doc_ids(rows: &[Row]) -> Result<Vec<DocId>, DbError> {
-    rows.iter().map(|row| row.int(0).map(DocId)).collect()
-}
-
 impl Db {
     /// The newest documents that match, in descending order of their ids.
     ///
@@ -116,7 +113,7 @@ impl Db {
         let bounds = query.rowid_bounds(before, rowid_spread);
         let stmt = sql("select rowid from search_text where search_text match $1 and rowid >= $2 and rowid < $3
              order by rowid desc limit $4");
-        doc_ids(&self.all(stmt.bind(fts5_query(query)).bind(bounds.0).bind(bounds.1).bind(limit)).await?)
+        self.values(stmt.bind(fts5_query(query)).bind(bounds.0).bind(bounds.1).bind(limit)).await
     }
 
     /// The items of these documents, in the same order. Documents of deleted segments are left out.
@@ -127,19 +124,12 @@ impl Db {
         if matches!(self, Db::Sqlite(_)) {
             return self.resolve_rowids(doc_ids).await;
         }
-        let highest_item = self.first(sql("select max(id) from segment")).await?;
-        let highest_item = highest_item.map(|row| row.maybe_int(0)).transpose()?.flatten().unwrap_or(0) * 4 + 3;
-        let mut segments: Vec<i64> =
+        let highest_key: Option<i64> = self.value(sql("select max(id) from segment")).await?.flatten();
+        let highest_item = highest_key.unwrap_or(0) * 4 + 3;
+        let segments: BTreeSet<i64> =
             doc_ids.iter().flat_map(|doc_id| doc_id.items(highest_item)).map(|item| item.div_euclid(4)).collect();
-        segments.sort_unstable();
-        segments.dedup();
-        let mut ends: HashMap<i64, Time> = HashMap::with_capacity(segments.len());
-        for part in segments.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt = Stmt::list("select id, ended from segment where id in ", Vec::new(), part.iter().copied(), "");
-            for row in self.all(stmt).await? {
-                ends.insert(row.int(0)?, row.time(1)?);
-            }
-        }
+        let stmt = Stmt::list("select id, ended from segment where id in ", Vec::new(), segments, "");
+        let ends: HashMap<i64, Time> = self.all(stmt).await?.into_iter().collect();
         let to_hit = |doc_id: &DocId| {
             doc_id.items(highest_item).find_map(|item| {
                 let ended = *ends.get(&item.div_euclid(4))?;
@@ -150,15 +140,13 @@ impl Db {
     }
 
     async fn resolve_rowids(&self, doc_ids: &[DocId]) -> Result<Vec<IndexHit>, DbError> {
-        let mut hits = HashMap::with_capacity(doc_ids.len());
-        for part in doc_ids.chunks(MAX_ROWS_PER_STATEMENT) {
-            let numbers = part.iter().map(|doc_id| doc_id.0);
-            let head = "select d.number, d.item, s.ended from search_doc d join segment s on s.id = d.item / 4 where d.number in ";
-            for row in self.all(Stmt::list(head, Vec::new(), numbers, "")).await? {
-                let doc_id = DocId(row.int(0)?);
-                hits.insert(doc_id, IndexHit { doc_id, item: row.int(1)?, ended: row.time(2)?.known() });
-            }
-        }
+        let head =
+            "select d.number, d.item, s.ended from search_doc d join segment s on s.id = d.item / 4 where d.number in ";
+        let stmt = Stmt::list(head, Vec::new(), doc_ids.iter().map(|doc_id| doc_id.0), "");
+        let rows: Vec<(DocId, i64, Time)> = self.all(stmt).await?;
+        let to_hit =
+            |(doc_id, item, ended): (DocId, i64, Time)| (doc_id, IndexHit { doc_id, item, ended: ended.known() });
+        let hits: HashMap<DocId, IndexHit> = rows.into_iter().map(to_hit).collect();
         Ok(doc_ids.iter().filter_map(|doc_id| hits.get(doc_id).copied()).collect())
     }
 
@@ -168,26 +156,16 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn newest_bodies(&self, items: &[i64]) -> Result<BTreeMap<i64, (i64, Vec<u8>)>, DbError> {
-        let mut bodies = BTreeMap::new();
-        for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt = Stmt::list(
-                "select item, version, outcome, codec, body from artifact where item in ",
-                Vec::new(),
-                part.iter().copied(),
-                " order by item, version",
-            );
-            let mut newest = BTreeMap::new();
-            for row in self.all(stmt).await? {
-                newest.insert(row.int(0)?, row);
-            }
-            for (item, row) in newest.into_iter().filter(|(_, row)| row.int(2).is_ok_and(|outcome| outcome == 0)) {
-                // A damaged body cannot be searched; `verify` reports it.
-                if let Ok(body) = item::unpack_text(row.int(3)?, row.bytes(4)?) {
-                    bodies.insert(item, (row.int(1)?, body));
-                }
-            }
-        }
-        Ok(bodies)
+        let head = "select item, version, outcome, codec, body from artifact where item in ";
+        let stmt = Stmt::list(head, Vec::new(), items.iter().copied(), " order by item, version");
+        let rows: Vec<(i64, i64, i64, i64, Vec<u8>)> = self.all(stmt).await?;
+        let newest: BTreeMap<i64, _> = rows.into_iter().map(|row| (row.0, row)).collect();
+        // A damaged body cannot be searched; `verify` reports it.
+        let unpack = |(item, (_, version, outcome, codec, body))| {
+            let body = if outcome == 0 { item::unpack_text(codec, body).ok()? } else { return None };
+            Some((item, (version, body)))
+        };
+        Ok(newest.into_iter().filter_map(unpack).collect())
     }
 
     /// How many bytes reading the body of each item takes: the sum of all its versions.
@@ -196,11 +174,10 @@ impl Db {
     /// Where the database cannot be read.
     pub async fn body_sizes(&self, items: &[i64]) -> Result<BTreeMap<i64, u64>, DbError> {
         let mut sizes = BTreeMap::<i64, u64>::new();
-        for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
-            let head = "select item, size from artifact where item in ";
-            for row in self.all(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await? {
-                *sizes.entry(row.int(0)?).or_default() += row.count(1)?;
-            }
+        let head = "select item, size from artifact where item in ";
+        let stmt = Stmt::list(head, Vec::new(), items.iter().copied(), "");
+        for (item, size) in self.all::<(i64, i64)>(stmt).await? {
+            *sizes.entry(item).or_default() += count(size);
         }
         Ok(sizes)
     }
@@ -210,16 +187,9 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn segments_by_key(&self, keys: &[i64]) -> Result<BTreeMap<i64, SegmentRow>, DbError> {
-        let mut segments = BTreeMap::new();
-        for part in keys.chunks(MAX_ROWS_PER_STATEMENT) {
-            let head =
-                format!("select {SEGMENT_COLUMNS} from segment s join account a on a.id = s.account where s.id in ");
-            for row in self.all(Stmt::list(&head, Vec::new(), part.iter().copied(), "")).await? {
-                let segment = segment_from_row(&row)?;
-                segments.insert(segment.key, segment);
-            }
-        }
-        Ok(segments)
+        let head = format!("select {SEGMENT_COLUMNS} from segment s join account a on a.id = s.account where s.id in ");
+        let segments: Vec<SegmentRow> = self.all(Stmt::list(&head, Vec::new(), keys.iter().copied(), "")).await?;
+        Ok(segments.into_iter().map(|segment| (segment.key, segment)).collect())
     }
 
     /// How many changes are not indexed yet.
@@ -245,8 +215,8 @@ impl Db {
              from account a left join search_cursor c on c.account = a.id where a.feed > coalesce(c.feed, 0)
              union all select count(*), min(s.changed) from search_todo t left join segment s on s.id = t.segment) l",
         );
-        let Some(row) = self.first(stmt).await? else { return Ok(IndexLag::default()) };
-        Ok(IndexLag { changes: row.count(0)?, since: row.maybe_time(1)? })
+        let (changes, since) = self.first(stmt).await?.unwrap_or_default();
+        Ok(IndexLag { changes: count(changes), since })
     }
 }
 
@@ -263,7 +233,7 @@ mod tests {
         let query = IndexQuery {
             required: vec![vec![term(&["late", "ref"], true), term(&["soon"], false)]],
             excluded: vec![term(&["ok"], false)],
-            account: Some(7),
+            account: Some(AccountKey(7)),
             facets: vec![vec![term(&["\u{e005}9"], false), term(&["\u{e006}jane", "\u{e006}doe"], false)]],
             ..IndexQuery::default()
         };

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::{Arg, Db, DbError, MAX_ROWS_PER_STATEMENT, Row, Stmt, Tx, item, sql};
+use super::super::sql::count;
+use super::super::{AccountKey, Arg, Db, DbError, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item, sql};
 use super::DocId;
 use super::index_batch::{EntryContent, IndexBatch, IndexEntry, IndexRow, IndexSlice, ReindexTask};
 use super::sqlite_rowids::FullRanges;
@@ -17,27 +18,22 @@ impl Db {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn index_lags(&self) -> Result<Vec<(i64, i64, i64)>, DbError> {
+    pub async fn index_lags(&self) -> Result<Vec<(AccountKey, i64, i64)>, DbError> {
         let stmt =
             sql("select a.id, coalesce(c.feed, 0), a.feed from account a left join search_cursor c on c.account = a.id
              where a.feed > coalesce(c.feed, 0)");
-        let rows = self.all(stmt).await?;
-        rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?, row.int(2)?))).collect()
+        self.all(stmt).await
     }
 
     /// Sizes of the artifact versions in these slices: account, feed number, bytes; in order.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn slice_sizes(&self, slices: &[IndexSlice]) -> Result<Vec<(i64, i64, u64)>, DbError> {
-        let (mut sizes, is_postgres) = (Vec::new(), matches!(self, Db::Postgres(_)));
-        for part in slices.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt =
-                Stmt::rows(SLICES_CTE, slice_args(part), if is_postgres { SELECT_SIZES_LATERAL } else { SELECT_SIZES });
-            for row in self.all(stmt).await? {
-                sizes.push((row.int(0)?, row.int(1)?, row.count(2)?));
-            }
-        }
+    pub async fn slice_sizes(&self, slices: &[IndexSlice]) -> Result<Vec<(AccountKey, i64, u64)>, DbError> {
+        let select = if matches!(self, Db::Postgres(_)) { SELECT_SIZES_LATERAL } else { SELECT_SIZES };
+        let rows: Vec<(AccountKey, i64, i64)> = self.all(Stmt::rows(SLICES_CTE, slice_args(slices), select)).await?;
+        let mut sizes: Vec<(AccountKey, i64, u64)> =
+            rows.into_iter().map(|(account, feed, size)| (account, feed, count(size))).collect();
         sizes.sort_unstable();
         Ok(sizes)
     }
@@ -47,15 +43,12 @@ impl Db {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn slice_rows(&self, slices: &[IndexSlice]) -> Result<Vec<IndexRow>, DbError> {
-        let (mut newest, is_postgres) = (HashMap::<i64, IndexRow>::new(), matches!(self, Db::Postgres(_)));
-        for part in slices.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt =
-                Stmt::rows(SLICES_CTE, slice_args(part), if is_postgres { SELECT_ROWS_LATERAL } else { SELECT_ROWS });
-            for row in self.all(stmt).await? {
-                let row = index_row(&row)?;
-                if newest.get(&row.item).is_none_or(|known| known.version < row.version) {
-                    newest.insert(row.item, row);
-                }
+        let select = if matches!(self, Db::Postgres(_)) { SELECT_ROWS_LATERAL } else { SELECT_ROWS };
+        let mut newest = HashMap::<i64, IndexRow>::new();
+        for row in self.all(Stmt::rows(SLICES_CTE, slice_args(slices), select)).await? {
+            let row = index_row(row);
+            if newest.get(&row.item).is_none_or(|known| known.version < row.version) {
+                newest.insert(row.item, row);
             }
         }
         Ok(newest.into_values().collect())
@@ -65,7 +58,7 @@ impl Db {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn reindex_backlog(&self, accounts: &[i64], limit: usize) -> Result<Vec<ReindexTask>, DbError> {
+    pub async fn reindex_backlog(&self, accounts: &[AccountKey], limit: usize) -> Result<Vec<ReindexTask>, DbError> {
         let mut reindex_tasks = Vec::new();
         for part in accounts.chunks(MAX_ROWS_PER_STATEMENT) {
             if reindex_tasks.len() >= limit {
@@ -74,13 +67,11 @@ impl Db {
             let stmt = Stmt::list(
                 "select t.account, t.segment, t.was, t.times, s.ended, s.codec, s.metadata
                  from search_todo t left join segment s on s.id = t.segment where t.account in ",
-                Vec::new(),
+                vec![limit.into()],
                 part.iter().copied(),
-                &format!(" limit {limit}"),
+                " limit $1",
             );
-            for row in self.all(stmt).await? {
-                reindex_tasks.push(reindex_task(&row)?);
-            }
+            reindex_tasks.extend(self.all(stmt).await?.into_iter().map(reindex_task));
         }
         Ok(reindex_tasks)
     }
@@ -94,7 +85,7 @@ impl Db {
     pub async fn write_index(&self, batch: &IndexBatch) -> Result<u64, DbError> {
         let mut tx = self.begin().await?;
         if tx.is_postgres() {
-            tx.all(sql(RAISE_PENDING_LIST_LIMIT)).await?;
+            tx.run(sql(RAISE_PENDING_LIST_LIMIT)).await?;
         }
         tx.advisory_lock_shared(super::index_purge::INDEX_LOCK_KEY).await?;
         let leased = tx.leased_accounts(batch).await?;
@@ -186,26 +177,23 @@ fn slice_args(slices: &[IndexSlice]) -> Vec<Vec<Arg>> {
     slices.iter().map(|slice| vec![slice.lease.account.into(), slice.after.into(), slice.to.into()]).collect()
 }
 
-fn index_row(row: &Row) -> Result<IndexRow, DbError> {
+/// Account, item, version, outcome, codec, body, end of the segment, and its packed metadata.
+type SliceRow = (AccountKey, i64, i64, i64, i64, Vec<u8>, Time, i64, Vec<u8>);
+
+fn index_row((account, item, version, outcome, codec, body, ended, packing, packed): SliceRow) -> IndexRow {
     // A damaged body has no words, and must not keep the other documents out of the index. `verify`
     // reports it.
-    let body = if row.int(3)? == 0 { item::unpack_text(row.int(4)?, row.bytes(5)?).ok() } else { None };
-    let metadata = metadata(row.int(7)?, row.bytes(8)?);
-    Ok(IndexRow { account: row.int(0)?, item: row.int(1)?, version: row.int(2)?, body, ended: row.time(6)?, metadata })
+    let body = if outcome == 0 { item::unpack_text(codec, body).ok() } else { None };
+    IndexRow { account, item, version, body, ended, metadata: metadata(packing, packed) }
 }
 
-fn reindex_task(row: &Row) -> Result<ReindexTask, DbError> {
-    let current = match row.maybe_time(4)? {
-        Some(ended) => Some((ended, metadata(row.int(5)?, row.bytes(6)?))),
-        None => None,
-    };
-    Ok(ReindexTask {
-        account: row.int(0)?,
-        segment: row.int(1)?,
-        indexed_end: row.time(2)?,
-        request_count: row.int(3)?,
-        current,
-    })
+/// Account, segment, end in the index, number of requests, and the segment's end and packed
+/// metadata, if it exists.
+type BacklogRow = (AccountKey, i64, Time, i64, Option<Time>, Option<i64>, Option<Vec<u8>>);
+
+fn reindex_task((account, segment, indexed_end, request_count, ended, codec, packed): BacklogRow) -> ReindexTask {
+    let current = ended.zip(codec.zip(packed)).map(|(ended, (codec, packed))| (ended, metadata(codec, packed)));
+    ReindexTask { account, segment, indexed_end, request_count, current }
 }
 
 fn metadata(codec: i64, packed: Vec<u8>) -> String {
@@ -216,21 +204,18 @@ impl Tx {
     /// The accounts of the batch whose leases are still valid. It locks no account, because writers
     /// of results would wait: if the owner changes after this check, the new one may index some
     /// versions again.
-    async fn leased_accounts(&mut self, batch: &IndexBatch) -> Result<HashSet<i64>, DbError> {
-        let epochs: HashMap<i64, i64> =
+    async fn leased_accounts(&mut self, batch: &IndexBatch) -> Result<HashSet<AccountKey>, DbError> {
+        let epochs: HashMap<AccountKey, i64> =
             batch.slices.iter().map(|slice| (slice.lease.account, slice.lease.epoch)).collect();
         // Tasks without a slice need no lease: their result does not depend on the owner.
-        let mut leased: HashSet<i64> = batch.reindex_tasks.iter().map(|task| task.account).collect();
-        let accounts: Vec<i64> = epochs.keys().copied().collect();
-        for part in accounts.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt = Stmt::list("select id, epoch from account where id in ", Vec::new(), part.iter().copied(), "");
-            for row in self.all(stmt).await? {
-                let account = row.int(0)?;
-                if epochs.get(&account) == Some(&row.int(1)?) {
-                    leased.insert(account);
-                } else {
-                    leased.remove(&account);
-                }
+        let mut leased: HashSet<AccountKey> = batch.reindex_tasks.iter().map(|task| task.account).collect();
+        let head = "select id, epoch from account where id in ";
+        let stmt = Stmt::list(head, Vec::new(), epochs.keys().copied(), "");
+        for (account, epoch) in self.all::<(AccountKey, i64)>(stmt).await? {
+            if epochs.get(&account) == Some(&epoch) {
+                leased.insert(account);
+            } else {
+                leased.remove(&account);
             }
         }
         Ok(leased)
@@ -241,62 +226,43 @@ impl Tx {
     async fn claim_reindex_tasks(
         &mut self,
         batch: &IndexBatch,
-        leased: &HashSet<i64>,
+        leased: &HashSet<AccountKey>,
     ) -> Result<HashSet<(i64, i64)>, DbError> {
-        let mut claimed = HashSet::new();
-        let reindex_tasks: Vec<&ReindexTask> =
-            batch.reindex_tasks.iter().filter(|task| leased.contains(&task.account)).collect();
-        for part in reindex_tasks.chunks(MAX_ROWS_PER_STATEMENT) {
-            let rows = part.iter().map(|task| {
-                vec![task.account.into(), task.segment.into(), Arg::from(task.indexed_end), task.request_count.into()]
-            });
-            // A locked row is being requested again, so it is skipped.
-            let tail = if self.is_postgres() {
-                ") for update skip locked) returning segment, was"
-            } else {
-                ")) returning segment, was"
-            };
-            let stmt = Stmt::rows(
-                "delete from search_todo where (account, segment, was, times) in
-                 (select account, segment, was, times from search_todo where (account, segment, was, times) in (values ",
-                rows.collect(),
-                tail,
-            );
-            for row in self.all(stmt).await? {
-                claimed.insert((row.int(0)?, row.int(1)?));
-            }
-        }
-        Ok(claimed)
+        let tasks = batch.reindex_tasks.iter().filter(|task| leased.contains(&task.account));
+        let rows = tasks.map(|task| {
+            vec![task.account.into(), task.segment.into(), Arg::from(task.indexed_end), task.request_count.into()]
+        });
+        // A locked row is being requested again, so it is skipped.
+        let tail = if self.is_postgres() {
+            ") for update skip locked) returning segment, was"
+        } else {
+            ")) returning segment, was"
+        };
+        let stmt = Stmt::rows(
+            "delete from search_todo where (account, segment, was, times) in
+             (select account, segment, was, times from search_todo where (account, segment, was, times) in (values ",
+            rows.collect(),
+            tail,
+        );
+        Ok(self.all(stmt).await?.into_iter().collect())
     }
 
     /// The versions of the batch that the archive does not have any more.
     async fn missing_versions(&mut self, batch: &IndexBatch) -> Result<HashSet<(i64, i64)>, DbError> {
-        let mut missing_versions = HashSet::new();
-        let entries: Vec<&IndexEntry> = batch.entries.iter().filter(|entry| entry.version > 0).collect();
-        for part in entries.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt = Stmt::rows(
-                "with v (item, version) as (values ",
-                part.iter().map(|entry| vec![entry.item.into(), entry.version.into()]).collect(),
-                ") select item, version from v where not exists
-                 (select 1 from artifact x where x.item = v.item and x.version = v.version)",
-            );
-            for row in self.all(stmt).await? {
-                missing_versions.insert((row.int(0)?, row.int(1)?));
-            }
-        }
-        Ok(missing_versions)
+        let entries = batch.entries.iter().filter(|entry| entry.version > 0);
+        let stmt = Stmt::rows(
+            "with v (item, version) as (values ",
+            entries.map(|entry| vec![entry.item.into(), entry.version.into()]).collect(),
+            ") select item, version from v where not exists
+             (select 1 from artifact x where x.item = v.item and x.version = v.version)",
+        );
+        Ok(self.all(stmt).await?.into_iter().collect())
     }
 
     /// Those of these segments that the archive has.
     async fn existing_segments(&mut self, segments: Vec<i64>) -> Result<HashSet<i64>, DbError> {
-        let mut stored_segments = HashSet::with_capacity(segments.len());
-        for part in segments.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt = Stmt::list("select id from segment where id in ", Vec::new(), part.iter().copied(), "");
-            for row in self.all(stmt).await? {
-                stored_segments.insert(row.int(0)?);
-            }
-        }
-        Ok(stored_segments)
+        let stmt = Stmt::list("select id from segment where id in ", Vec::new(), segments, "");
+        Ok(self.values(stmt).await?.into_iter().collect())
     }
 
     /// Deletes documents, given by their items and the end times of their segments.
@@ -310,11 +276,7 @@ impl Tx {
             let items: Vec<i64> = docs.iter().map(|(item, _)| *item).collect();
             ("delete from search_text where rowid in ", self.release_rowids(&items).await?)
         };
-        let mut deleted = 0;
-        for part in doc_ids.chunks(MAX_ROWS_PER_STATEMENT) {
-            deleted += self.run(Stmt::list(head, Vec::new(), part.iter().map(|doc| doc.0), "")).await?;
-        }
-        Ok(deleted)
+        self.run(Stmt::list(head, Vec::new(), doc_ids.iter().map(|doc| doc.0), "")).await
     }
 
     /// Inserts or replaces documents on SQLite. Returns the ranges for [`FullRanges::add_all`].
@@ -353,12 +315,12 @@ impl Tx {
                     vec![doc.0.into(), nth.into(), is_multi_chunk.into(), words.into(), keys.into()]
                 }));
             }
-            self.run_rows(
+            self.run(Stmt::rows(
                 "with v (doc, block, many, words, keys) as (values ",
                 rows,
                 ") insert into search_block (doc, block, many, words, keys)
                  select doc, block, many, cast(words as tsvector), cast(keys as integer[]) from v",
-            )
+            ))
             .await?;
         }
         Ok(())
@@ -366,11 +328,11 @@ impl Tx {
 
     async fn advance_index_cursors(&mut self, slices: impl Iterator<Item = &IndexSlice>) -> Result<(), DbError> {
         let rows: Vec<Vec<Arg>> = slices.map(|slice| vec![slice.lease.account.into(), Arg::from(slice.to)]).collect();
-        self.run_rows(
+        self.run(Stmt::rows(
             "insert into search_cursor (account, feed) values ",
             rows,
             " on conflict (account) do update set feed = excluded.feed",
-        )
+        ))
         .await
         .map(drop)
     }

@@ -8,7 +8,6 @@
 use std::fmt::Write as _;
 
 use super::super::{Arg, Db, DbError, Stmt, sql};
-use super::index_query::doc_ids;
 use super::name_bigrams::name_bigrams;
 use super::{DocId, IndexQuery, SearchTerm, bigram_keys, time_partitions};
 
@@ -229,17 +228,17 @@ impl Db {
         (mut first, mut end): (i64, i64),
         limit: usize,
     ) -> Result<Vec<DocId>, DbError> {
-        let bounds = self.first(sql("select min(doc), max(doc) from search_block")).await?;
-        let Some(bounds) = bounds else { return Ok(Vec::new()) };
-        let (Some(oldest), Some(newest)) = (bounds.maybe_int(0)?, bounds.maybe_int(1)?) else { return Ok(Vec::new()) };
+        let bounds: Option<(Option<i64>, Option<i64>)> =
+            self.first(sql("select min(doc), max(doc) from search_block")).await?;
+        let Some((Some(oldest), Some(newest))) = bounds else { return Ok(Vec::new()) };
         (first, end) = (first.max(oldest), end.min(newest.saturating_add(1)));
         let mut found: Vec<DocId> = Vec::new();
         let (mut last, mut ids_per_chunk) = (None, 1);
         for window in query.scan_windows.as_deref().unwrap_or(FIRST_WINDOW_DOCS) {
             let stmt = sql("select min(doc), count(*) from (select doc from search_block where doc >= $1 and doc < $2
                  order by doc desc limit $3) w");
-            let Some(row) = self.first(stmt.bind(first).bind(end).bind(*window)).await? else { return Ok(found) };
-            let (Some(low), chunk_count) = (row.maybe_int(0)?, row.int(1)?) else { return Ok(found) };
+            let scanned: Option<(Option<i64>, i64)> = self.first(stmt.bind(first).bind(end).bind(*window)).await?;
+            let Some((Some(low), chunk_count)) = scanned else { return Ok(found) };
             let before = found.len();
             found.extend(
                 self.run_planned(build_statement(
@@ -286,8 +285,8 @@ impl Db {
 
     async fn run_planned(&self, stmt: Stmt) -> Result<Vec<DocId>, DbError> {
         let mut tx = self.begin().await?;
-        tx.all(sql(PLANNER_SETTINGS)).await?;
-        let found = doc_ids(&tx.all(stmt).await?)?;
+        tx.run(sql(PLANNER_SETTINGS)).await?;
+        let found = tx.values(stmt).await?;
         tx.commit().await?;
         Ok(found)
     }

@@ -1,11 +1,8 @@
 //! Documents that could not be indexed. They are recorded until a newer version is indexed.
 
-use super::super::{Arg, Db, DbError, MAX_ROWS_PER_STATEMENT, Row, Stmt, Tx, sql};
+use super::super::sql::count;
+use super::super::{AccountKey, Arg, Db, DbError, Stmt, Tx, sql};
 use super::index_batch::{IndexBatch, SkippedDocument};
-
-fn skipped_from_row(row: &Row) -> Result<SkippedDocument, DbError> {
-    Ok(SkippedDocument { account: row.int(0)?, item: row.int(1)?, reason: row.text(2)? })
-}
 
 impl Tx {
     /// Stores these, and deletes the records of documents that are indexed now.
@@ -17,21 +14,16 @@ impl Tx {
         self.delete_skipped(indexed).await?;
         let rows = skipped.iter().map(|one| vec![one.item.into(), one.account.into(), Arg::from(one.reason.as_str())]);
         let tail = " on conflict (item) do update set reason = excluded.reason";
-        self.run_rows("insert into search_skipped (item, account, reason) values ", rows.collect(), tail)
-            .await
-            .map(drop)
+        let head = "insert into search_skipped (item, account, reason) values ";
+        self.run(Stmt::rows(head, rows.collect(), tail)).await.map(drop)
     }
 
     /// Deletes the records of these items, where there are any.
     pub(super) async fn delete_skipped(&mut self, items: impl Iterator<Item = i64>) -> Result<(), DbError> {
-        if self.first(sql("select item from search_skipped limit 1")).await?.is_none() {
+        if self.value::<i64>(sql("select item from search_skipped limit 1")).await?.is_none() {
             return Ok(());
         }
-        for part in items.collect::<Vec<_>>().chunks(MAX_ROWS_PER_STATEMENT) {
-            let head = "delete from search_skipped where item in ";
-            self.run(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await?;
-        }
-        Ok(())
+        self.run(Stmt::list("delete from search_skipped where item in ", Vec::new(), items, "")).await.map(drop)
     }
 }
 
@@ -43,8 +35,10 @@ impl Db {
     pub async fn skipped_documents(&self) -> Result<Option<(u64, SkippedDocument, String)>, DbError> {
         let stmt = sql("select k.account, k.item, k.reason, s.segment_id, (select count(*) from search_skipped)
              from search_skipped k join segment s on s.id = k.item / 4 order by k.item limit 1");
-        let Some(row) = self.first(stmt).await? else { return Ok(None) };
-        Ok(Some((row.count(4)?, skipped_from_row(&row)?, row.text(3)?)))
+        let first: Option<(AccountKey, i64, String, String, i64)> = self.first(stmt).await?;
+        Ok(first.map(|(account, item, reason, segment_id, many)| {
+            (count(many), SkippedDocument { account, item, reason }, segment_id)
+        }))
     }
 
     /// All documents of a batch as skipped documents, without reading their texts.
@@ -62,9 +56,8 @@ impl Db {
         for slice in &batch.slices {
             let stmt = sql("select item from artifact where account = $1 and feed > $2 and feed <= $3");
             let stmt = stmt.bind(slice.lease.account).bind(slice.after).bind(slice.to);
-            for row in self.all(stmt).await? {
-                found.push(of(slice.lease.account, row.int(0)?));
-            }
+            let items: Vec<i64> = self.values(stmt).await?;
+            found.extend(items.into_iter().map(|item| of(slice.lease.account, item)));
         }
         Ok(found)
     }

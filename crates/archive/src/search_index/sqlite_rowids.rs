@@ -5,11 +5,10 @@
 //! with that word. Ids as far apart as those of `doc_id.rs` would take half of the index. So row
 //! ids are small and close together; the table `search_doc` maps them to items. The largest
 //! distance from a preferred row id is stored, and a search up to a time looks that much further.
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::super::{Arg, Db, DbError, MAX_ROWS_PER_STATEMENT, Stmt, Tx, sql};
+use super::super::{Arg, Db, DbError, Stmt, Tx, sql};
 use super::DocId;
 use crate::clock::Time;
 
@@ -92,19 +91,20 @@ impl Tx {
         items: &[(i64, Time)],
         full_ranges: &FullRanges,
     ) -> Result<RowidAssignment, DbError> {
-        let mut doc_ids: HashMap<i64, DocId> = HashMap::with_capacity(items.len());
-        for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
-            let part = part.iter().map(|(item, _)| *item);
-            let stmt = Stmt::list("select item, number from search_doc where item in ", Vec::new(), part, "");
-            for row in self.all(stmt).await? {
-                doc_ids.insert(row.int(0)?, DocId(row.int(1)?));
-            }
-        }
+        let known = items.iter().map(|(item, _)| *item);
+        let stmt = Stmt::list("select item, number from search_doc where item in ", Vec::new(), known, "");
+        let mut doc_ids: HashMap<i64, DocId> = self.all(stmt).await?.into_iter().collect();
         let mut new: BTreeMap<i64, Vec<(i64, Time)>> = BTreeMap::new();
         for (item, ended) in items.iter().filter(|(item, _)| !doc_ids.contains_key(item)) {
             new.entry(preferred_rowid(*ended)).or_default().push((*item, *ended));
         }
-        let mut taken = self.taken_rowids_near(new.keys().copied().collect()).await?;
+        let lows = new.keys().map(|preferred_rowid| vec![Arg::from(*preferred_rowid)]).collect();
+        let nearby = Stmt::rows(
+            "with v (low) as (values ",
+            lows,
+            ") select d.number from v cross join search_doc d where d.number >= v.low and d.number < v.low + 8",
+        );
+        let mut taken: BTreeSet<i64> = self.values(nearby).await?.into_iter().collect();
         let (mut rows, mut max_offset, mut filled) = (Vec::new(), 0, Vec::new());
         for (preferred_rowid, mut items) in new {
             // Assigned in the order of the items, so that the result does not depend on the order
@@ -127,37 +127,15 @@ impl Tx {
                 max_offset = max_offset.max(ended.known().map_or(0, |_| rowid - preferred_rowid));
             }
         }
-        self.run_rows("insert into search_doc (item, number) values ", rows, "").await?;
+        self.run(Stmt::rows("insert into search_doc (item, number) values ", rows, "")).await?;
         self.record_rowid_spread(max_offset).await?;
         Ok(RowidAssignment { doc_ids, full_ranges: filled })
     }
 
     /// Releases the row ids of these items, and returns them.
     pub(super) async fn release_rowids(&mut self, items: &[i64]) -> Result<Vec<DocId>, DbError> {
-        let mut doc_ids = Vec::new();
-        for part in items.chunks(MAX_ROWS_PER_STATEMENT) {
-            let head = "delete from search_doc where item in ";
-            let stmt = Stmt::list(head, Vec::new(), part.iter().copied(), " returning number");
-            for row in self.all(stmt).await? {
-                doc_ids.push(DocId(row.int(0)?));
-            }
-        }
-        Ok(doc_ids)
-    }
-
-    async fn taken_rowids_near(&mut self, preferred_rowids: Vec<i64>) -> Result<BTreeSet<i64>, DbError> {
-        let mut taken = BTreeSet::new();
-        for part in preferred_rowids.chunks(MAX_ROWS_PER_STATEMENT) {
-            let stmt = Stmt::rows(
-                "with v (low) as (values ",
-                part.iter().map(|preferred_rowid| vec![Arg::from(*preferred_rowid)]).collect(),
-                ") select d.number from v cross join search_doc d where d.number >= v.low and d.number < v.low + 8",
-            );
-            for row in self.all(stmt).await? {
-                taken.insert(row.int(0)?);
-            }
-        }
-        Ok(taken)
+        let head = "delete from search_doc where item in ";
+        self.values(Stmt::list(head, Vec::new(), items.iter().copied(), " returning number")).await
     }
 
     /// The next `wanted` free row ids at or after `from`. It first skips full ranges by counting,
@@ -166,8 +144,7 @@ impl Tx {
         let (mut from, mut width) = (from, NEARBY_ROWIDS);
         loop {
             let stmt = sql("select count(*) from search_doc where number >= $1 and number < $2");
-            let row = self.first(stmt.bind(from).bind(from + width)).await?;
-            let full = row.map_or(Ok(0), |row| row.int(0))? == width;
+            let full = self.value::<i64>(stmt.bind(from).bind(from + width)).await? == Some(width);
             if full {
                 from += width;
                 width = (width * 2).min(MAX_SCANNED_ROWIDS);
@@ -180,8 +157,8 @@ impl Tx {
         let mut free = Vec::with_capacity(wanted);
         while free.len() < wanted {
             let stmt = sql("select number from search_doc where number >= $1 and number < $2");
-            let rows = self.all(stmt.bind(from).bind(from + MAX_SCANNED_ROWIDS)).await?;
-            let in_use = rows.iter().map(|row| row.int(0)).collect::<Result<BTreeSet<i64>, DbError>>()?;
+            let rows: Vec<i64> = self.values(stmt.bind(from).bind(from + MAX_SCANNED_ROWIDS)).await?;
+            let in_use: BTreeSet<i64> = rows.into_iter().collect();
             let open =
                 (from..from + MAX_SCANNED_ROWIDS).filter(|rowid| !in_use.contains(rowid) && !taken.contains(rowid));
             free.extend(open.take(wanted - free.len()));
@@ -204,8 +181,7 @@ impl Tx {
 impl Db {
     /// The largest distance of a document from its preferred row id.
     pub(super) async fn rowid_spread(&self) -> Result<i64, DbError> {
-        let row = self.first(sql("select cast(value as integer) from meta where key = 'search_spread'")).await?;
-        row.map_or(Ok(0), |row| row.int(0))
+        Ok(self.value(sql("select cast(value as integer) from meta where key = 'search_spread'")).await?.unwrap_or(0))
     }
 }
 

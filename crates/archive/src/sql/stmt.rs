@@ -4,12 +4,15 @@
 //! rows. SQLite has no arrays: a statement over many rows runs in pieces of a few fixed sizes, and
 //! a list is padded to one of a few lengths. So prepared statements can be reused.
 
-use bytes::Bytes;
-use sqlx::postgres::PgArguments;
-use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments, AssertSqlSafe};
+use std::borrow::Cow;
 
-use super::super::{DbError, MAX_ROWS_PER_STATEMENT, search_index};
+use bytes::Bytes;
+use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments};
+use sqlx::{Arguments, AssertSqlSafe, query_with};
+
+use super::super::{DbError, Item, MAX_ROWS_PER_STATEMENT, search_index};
 use super::placeholders::{array_head, render_list, render_rows, unnest_head};
 use crate::clock::Time;
 
@@ -46,6 +49,7 @@ into_arg! {
     u64 => |value| Arg::Int(Some(i64::try_from(value).unwrap_or(i64::MAX))),
     usize => |value| Arg::Int(Some(i64::try_from(value).unwrap_or(i64::MAX))),
     bool => |value| Arg::Int(Some(i64::from(value))),
+    Item => |value| Arg::Int(Some(value.0)),
     Time => |value| Arg::Int(Some(value.0)),
     Option<Time> => |value| Arg::Int(value.map(|time| time.0)),
     Option<i64> => |value| Arg::Int(value),
@@ -54,7 +58,12 @@ into_arg! {
     String => |value| Arg::Text(Some(value)),
     Option<String> => |value| Arg::Text(value),
     Option<&str> => |value| Arg::Text(value.map(str::to_owned)),
+    Option<u16> => |value| Arg::Int(value.map(i64::from)),
+    &[u8] => |value| Arg::Bytes(Some(Bytes::copy_from_slice(value))),
+    [u8; 32] => |value| Arg::from(value.as_slice()),
+    Option<[u8; 32]> => |value| Arg::Bytes(value.map(|value| Bytes::copy_from_slice(&value))),
     Vec<u8> => |value| Arg::Bytes(Some(value.into())),
+    Option<Vec<u8>> => |value| Arg::Bytes(value.map(Bytes::from)),
     Bytes => |value| Arg::Bytes(Some(value)),
     Option<Bytes> => |value| Arg::Bytes(value),
 }
@@ -68,8 +77,7 @@ pub struct Stmt {
 
 #[derive(Debug, Clone)]
 enum StmtText {
-    Fixed(&'static str),
-    Built(String),
+    Plain(Cow<'static, str>),
     /// With a list after the arguments in `head`.
     List {
         head: String,
@@ -88,7 +96,7 @@ enum StmtText {
 
 /// Starts a statement; `$1`, `$2` … are bound in order.
 pub fn sql(text: &'static str) -> Stmt {
-    Stmt { text: StmtText::Fixed(text), args: Vec::new() }
+    Stmt { text: StmtText::Plain(text.into()), args: Vec::new() }
 }
 
 impl Stmt {
@@ -99,15 +107,17 @@ impl Stmt {
         self
     }
 
-    /// A statement over many rows: `head`, then the rows in parentheses, then `tail`. It has no
-    /// other arguments. It may run in pieces, so its effect on a row must not depend on other rows.
+    /// A statement over any number of rows: `head`, then the rows in parentheses, then `tail`. It
+    /// has no other arguments. It may run in pieces, so its effect on a row must not depend on
+    /// other rows. Without rows it does not run.
     pub(crate) fn rows(head: &'static str, rows: Vec<Vec<Arg>>, tail: &'static str) -> Stmt {
         let (width, count) = (rows.first().map_or(0, Vec::len), rows.len());
         Stmt { text: StmtText::Rows { head, width, count, tail }, args: rows.into_iter().flatten().collect() }
     }
 
-    /// A statement with a list, `head ($k,$k+1,…) tail`, after the arguments `first`. The list is a
-    /// set: duplicates must make no difference.
+    /// A statement with a list of any length, `head ($k,$k+1,…) tail`, after the arguments `first`.
+    /// The list is a set: duplicates must make no difference. It may run in pieces. Without items
+    /// it does not run.
     pub(crate) fn list(
         head: &str,
         first: Vec<Arg>,
@@ -123,16 +133,15 @@ impl Stmt {
 
     /// A statement built at run time from parts of this program, never from input.
     pub fn built(text: String) -> Stmt {
-        Stmt { text: StmtText::Built(text), args: Vec::new() }
+        Stmt { text: StmtText::Plain(text.into()), args: Vec::new() }
     }
 
-    fn text(&self, postgres: bool) -> AssertSqlSafe<String> {
-        AssertSqlSafe(match &self.text {
-            StmtText::Fixed(text) => (*text).to_owned(),
-            StmtText::Built(text) => text.clone(),
-            StmtText::List { head, before, count, tail } => render_list(head, *before, *count, tail, postgres),
-            StmtText::Rows { head, width, count, tail } => render_rows(head, *width, *count, tail, postgres),
-        })
+    fn text(&self, postgres: bool) -> Cow<'static, str> {
+        match &self.text {
+            StmtText::Plain(text) => text.clone(),
+            StmtText::List { head, before, count, tail } => render_list(head, *before, *count, tail, postgres).into(),
+            StmtText::Rows { head, width, count, tail } => render_rows(head, *width, *count, tail, postgres).into(),
+        }
     }
 
     /// On Postgres: the number of scalar arguments, and the number of arrays for the others; `None`
@@ -142,7 +151,7 @@ impl Stmt {
         match &self.text {
             StmtText::List { head, before, .. } => array_head(head).map(|_| (*before, 1)),
             StmtText::Rows { head, width, .. } => unnest_head(head).map(|_| (0, *width)),
-            StmtText::Fixed(_) | StmtText::Built(_) => None,
+            StmtText::Plain(_) => None,
         }
     }
 
@@ -151,24 +160,36 @@ impl Stmt {
         match &self.text {
             StmtText::Rows { count, .. } => ROWS_PER_PIECE.contains(count),
             StmtText::List { before, .. } => (self.args.len() - before).is_power_of_two(),
-            StmtText::Built(_) => self.args.len() <= MAX_REUSABLE_ARGS,
-            StmtText::Fixed(_) => true,
+            StmtText::Plain(Cow::Borrowed(_)) => true,
+            StmtText::Plain(Cow::Owned(_)) => self.args.len() <= MAX_REUSABLE_ARGS,
         }
     }
 
-    /// The pieces in which SQLite runs it, the largest first. Most statements are one piece.
-    pub(super) fn pieces(mut self) -> Vec<Stmt> {
-        let StmtText::Rows { head, width, mut count, tail } = self.text else { return vec![self] };
+    /// The pieces in which it runs, the largest first. Most statements are one piece.
+    pub(super) fn pieces(mut self, postgres: bool) -> Vec<Stmt> {
         let mut pieces = Vec::new();
-        for size in ROWS_PER_PIECE {
-            while count > size {
-                count -= size;
-                let rest = self.args.split_off(size * width);
-                let args = std::mem::replace(&mut self.args, rest);
-                pieces.push(Stmt { text: StmtText::Rows { head, width, count: size, tail }, args });
+        match self.text {
+            StmtText::Rows { head, width, mut count, tail } => {
+                let mut args = self.args.into_iter();
+                let sizes = if postgres { &ROWS_PER_PIECE[..1] } else { &ROWS_PER_PIECE[..] };
+                while count > 0 {
+                    let size = sizes.iter().copied().find(|size| *size <= count).unwrap_or(count);
+                    let args = args.by_ref().take(size * width).collect();
+                    pieces.push(Stmt { text: StmtText::Rows { head, width, count: size, tail }, args });
+                    count -= size;
+                }
             }
+            StmtText::List { head, before, tail, .. } => {
+                let mut items = self.args.split_off(before).into_iter();
+                while items.len() > 0 {
+                    let count = items.len().min(MAX_ROWS_PER_STATEMENT);
+                    let args = self.args.iter().cloned().chain(items.by_ref().take(count)).collect();
+                    let text = StmtText::List { head: head.clone(), before, count, tail: tail.clone() };
+                    pieces.push(Stmt { text, args });
+                }
+            }
+            text => pieces.push(Stmt { text, args: self.args }),
         }
-        pieces.push(Stmt { text: StmtText::Rows { head, width, count, tail }, args: self.args });
         pieces
     }
 
@@ -184,7 +205,7 @@ impl Stmt {
         self
     }
 
-    pub(super) fn sqlite(self) -> Result<(AssertSqlSafe<String>, SqliteArguments, bool), DbError> {
+    pub(crate) fn sqlite(self) -> Result<Query<'static, Sqlite, SqliteArguments>, DbError> {
         let stmt = self.padded();
         let (text, is_reusable) = (stmt.text(false), stmt.is_reusable());
         let mut args = SqliteArguments::default();
@@ -196,10 +217,10 @@ impl Stmt {
             }
             .map_err(DbError::bind_failed)?;
         }
-        Ok((text, args, is_reusable))
+        Ok(query_with(AssertSqlSafe(text), args).persistent(is_reusable))
     }
 
-    pub(super) fn postgres(mut self) -> Result<(AssertSqlSafe<String>, PgArguments, bool), DbError> {
+    pub(super) fn postgres(mut self) -> Result<Query<'static, Postgres, PgArguments>, DbError> {
         let (text, is_reusable, array_layout) = (self.text(true), self.is_reusable(), self.array_layout());
         let mut args = PgArguments::default();
         let rest = array_layout.map(|(scalars, _)| self.args.split_off(scalars));
@@ -214,7 +235,7 @@ impl Stmt {
         if let (Some(rest), Some((_, width))) = (rest, array_layout) {
             array_columns(rest, width).into_iter().try_for_each(|column| column.add(&mut args))?;
         }
-        Ok((text, args, is_reusable || array_layout.is_some()))
+        Ok(query_with(AssertSqlSafe(text), args).persistent(is_reusable || array_layout.is_some()))
     }
 }
 
@@ -271,11 +292,11 @@ mod tests {
         #[test]
         fn pieces_are_the_rows_in_order_and_their_texts_are_few(count in 1..=MAX_ROWS_PER_STATEMENT as i64, width in 1..4i64) {
             let rows = (0..count).map(|row| (0..width).map(|column| (row * width + column).into()).collect());
-            let pieces = Stmt::rows("insert into t values ", rows.collect(), "").pieces();
+            let pieces = Stmt::rows("insert into t values ", rows.collect(), "").pieces(false);
             prop_assert_eq!(pieces.iter().flat_map(ints).collect::<Vec<_>>(), (0..count * width).collect::<Vec<_>>());
             for piece in &pieces {
                 prop_assert!(piece.is_reusable());
-                let text = piece.text(false).0;
+                let text = piece.text(false);
                 prop_assert_eq!(text.matches('?').count(), piece.args.len());
             }
             prop_assert!(pieces.len() <= 12, "{} pieces", pieces.len());
@@ -291,13 +312,13 @@ mod tests {
             let ints = ints(&padded);
             prop_assert_eq!(&ints[..before + count], (-(before as i64)..0).rev().chain(0..count as i64).collect::<Vec<_>>());
             prop_assert!(ints[before + count..].iter().all(|item| *item == count as i64 - 1));
-            prop_assert_eq!(padded.text(false).0.matches('?').count(), ints.len());
+            prop_assert_eq!(padded.text(false).matches('?').count(), ints.len());
         }
     }
 
     #[test]
     fn a_list_of_nothing_stays_one() {
         let padded = Stmt::list("select 1 where a in ", Vec::new(), Vec::<i64>::new(), "").padded();
-        assert_eq!((padded.text(false).0.as_str(), padded.args.len()), ("select 1 where a in ()", 0));
+        assert_eq!((&*padded.text(false), padded.args.len()), ("select 1 where a in ()", 0));
     }
 }

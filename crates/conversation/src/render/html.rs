@@ -2,68 +2,42 @@
 //!
 //! Does not lay out or repair a page: tags are removed, block elements become lines, and entities
 //! become characters. Text that only looks like a tag stays.
+//!
+//! Why no crate: `html2text` 0.17 loses `<anna@example.com>`, takes 45 times as long for a usual
+//! e-mail, and 39 s (this: 3 ms) for 100,000 nested elements.
 
-/// Tags that alone identify a message as HTML.
-const DOCUMENT_TAGS: [&str; 5] = ["!doctype", "html", "head", "body", "br"];
-/// Tags that identify a message as HTML if they are also closed, because a person may write about a
-/// single tag. Excludes the inline tags that people type in a chat ([`INLINE_TAGS`]).
-const PAIRED_TAGS: [&str; 22] = [
-    "p",
-    "div",
-    "span",
-    "table",
-    "tbody",
-    "tr",
-    "td",
-    "th",
-    "font",
-    "ul",
-    "ol",
-    "li",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "blockquote",
-    "pre",
-    "center",
-    "style",
-];
-/// Tags that identify only an e-mail as HTML. `a` and `img` do so in other messages too if they
-/// have an address.
-const INLINE_TAGS: [&str; 18] = [
-    "a", "b", "strong", "i", "em", "u", "s", "strike", "del", "small", "big", "sub", "sup", "code", "img", "label",
-    "title", "script",
-];
-/// Tags that start a new line.
-const BLOCK_TAGS: [&str; 24] = [
-    "p",
-    "div",
-    "br",
-    "hr",
-    "tr",
-    "table",
-    "ul",
-    "ol",
-    "li",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "blockquote",
-    "pre",
-    "body",
-    "html",
-    "center",
-    "section",
-    "article",
-    "header",
-    "footer",
-];
+/// How far a tag identifies a message as HTML.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    /// The tag suffices.
+    Alone,
+    /// It must also be closed, because a person may write about a single tag.
+    IfClosed,
+    /// It must have this attribute, and be closed.
+    IfClosedWith(&'static str),
+    /// It must have this attribute.
+    With(&'static str),
+    /// It identifies an e-mail only, because people type it in a chat.
+    InEmail,
+}
+
+/// What a known tag shows, and whether it starts a new line.
+fn tag_kind(name: &str) -> Option<(Evidence, bool)> {
+    Some(match name {
+        "html" | "body" | "br" => (Evidence::Alone, true),
+        "!doctype" | "head" => (Evidence::Alone, false),
+        "p" | "div" | "tr" | "table" | "ul" | "ol" | "li" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "blockquote"
+        | "pre" | "center" => (Evidence::IfClosed, true),
+        "span" | "tbody" | "td" | "th" | "font" | "style" => (Evidence::IfClosed, false),
+        "a" => (Evidence::IfClosedWith("href"), false),
+        "img" => (Evidence::With("src"), false),
+        "hr" | "section" | "article" | "header" | "footer" => (Evidence::InEmail, true),
+        "b" | "strong" | "i" | "em" | "u" | "s" | "strike" | "del" | "small" | "big" | "sub" | "sup" | "code"
+        | "label" | "title" | "script" => (Evidence::InEmail, false),
+        _ => return None,
+    })
+}
+
 /// The longest tag name, in bytes.
 const MAX_TAG_NAME_BYTES: usize = 64;
 /// Tags whose content is not displayed.
@@ -90,7 +64,7 @@ pub(super) fn html_to_text(message: &str, is_email: bool) -> Option<String> {
             Some(tag) => {
                 match tag.name.as_str() {
                     "td" | "th" => text.pending_space = true,
-                    name if BLOCK_TAGS.contains(&name) => text.start_line(),
+                    name if tag_kind(name).is_some_and(|(_, starts_line)| starts_line) => text.start_line(),
                     _ => {}
                 }
                 let after = &from[tag.length..];
@@ -112,24 +86,18 @@ fn is_html(message: &str, is_email: bool) -> bool {
     let mut budget = scan_budget(message);
     message.match_indices('<').any(|(at, from)| {
         let Some(tag) = Tag::parse(&message[at..], &mut budget) else { return false };
-        let name = tag.name.as_str();
         let (inside, after) = message[at + from.len()..].split_at(tag.length - from.len());
-        let mut is_closed = || !tag.is_closing && find_closing_tag(after, name, &mut budget).is_some();
-        match name {
-            _ if is_email && is_html_tag(name) => true,
-            "a" => has_attribute(inside, "href") && is_closed(),
-            "img" => has_attribute(inside, "src"),
-            _ => DOCUMENT_TAGS.contains(&name) || (PAIRED_TAGS.contains(&name) && is_closed()),
+        let mut is_closed = || !tag.is_closing && find_closing_tag(after, &tag.name, &mut budget).is_some();
+        match tag_kind(&tag.name) {
+            None => false,
+            Some((Evidence::Alone, _)) => true,
+            Some(_) if is_email => true,
+            Some((Evidence::IfClosed, _)) => is_closed(),
+            Some((Evidence::IfClosedWith(attribute), _)) => has_attribute(inside, attribute) && is_closed(),
+            Some((Evidence::With(attribute), _)) => has_attribute(inside, attribute),
+            Some((Evidence::InEmail, _)) => false,
         }
     })
-}
-
-/// Whether this is the name of an HTML tag.
-fn is_html_tag(name: &str) -> bool {
-    DOCUMENT_TAGS.contains(&name)
-        || PAIRED_TAGS.contains(&name)
-        || BLOCK_TAGS.contains(&name)
-        || INLINE_TAGS.contains(&name)
 }
 
 /// Whether a tag has this attribute.

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Number;
+use serde_json::Value;
 
 use super::{Conversation, Phrase};
 use crate::{lenient_json, lenient_time};
@@ -19,44 +19,19 @@ pub(super) fn parse_transcript(text: &str) -> Option<Conversation> {
 }
 
 /// The name of a field, recognized without a copy.
+#[derive(serde::Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
 enum FieldName {
-    Channel,
+    ChannelClass,
     Transcript,
-    Time,
-    Name,
-    Kind,
-    Id,
-    RcUser,
+    Timestamp,
+    ParticipantName,
+    ParticipantType,
+    ParticipantId,
+    RcUserId,
     Message,
+    #[serde(other)]
     Other,
-}
-
-impl<'de> Deserialize<'de> for FieldName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldNameVisitor;
-        impl Visitor<'_> for FieldNameVisitor {
-            type Value = FieldName;
-
-            fn visit_str<E>(self, name: &str) -> Result<FieldName, E> {
-                Ok(match name {
-                    "channelClass" => FieldName::Channel,
-                    "transcript" => FieldName::Transcript,
-                    "timestamp" => FieldName::Time,
-                    "participantName" => FieldName::Name,
-                    "participantType" => FieldName::Kind,
-                    "participantId" => FieldName::Id,
-                    "rcUserId" => FieldName::RcUser,
-                    "message" => FieldName::Message,
-                    _ => FieldName::Other,
-                })
-            }
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a name")
-            }
-        }
-        deserializer.deserialize_identifier(FieldNameVisitor)
-    }
 }
 
 /// A type that is built from the fields of an object.
@@ -68,7 +43,7 @@ trait FromFields: Default {
 impl FromFields for Conversation {
     fn read_field<'de, A: MapAccess<'de>>(&mut self, name: FieldName, map: &mut A) -> Result<bool, A::Error> {
         match name {
-            FieldName::Channel => self.channel = map.next_value::<Scalar>()?.into_text().or(self.channel.take()),
+            FieldName::ChannelClass => self.channel = next_text(map)?.or(self.channel.take()),
             FieldName::Transcript => {
                 let phrases = map.next_value::<PhraseList>()?.0;
                 if transcript_size(&phrases) >= transcript_size(&self.phrases) {
@@ -84,13 +59,15 @@ impl FromFields for Conversation {
 impl FromFields for Phrase {
     fn read_field<'de, A: MapAccess<'de>>(&mut self, name: FieldName, map: &mut A) -> Result<bool, A::Error> {
         match name {
-            FieldName::Time => self.at = map.next_value::<Scalar>()?.into_epoch_ms().or(self.at),
-            FieldName::Name => self.name = map.next_value::<Scalar>()?.into_text().or(self.name.take()),
-            FieldName::Kind => self.kind = map.next_value::<Scalar>()?.into_text().or(self.kind.take()),
-            FieldName::Id => self.participant = map.next_value::<Scalar>()?.into_text().or(self.participant.take()),
-            FieldName::RcUser => self.rc_user = map.next_value::<Scalar>()?.into_text().or(self.rc_user.take()),
+            FieldName::Timestamp => {
+                self.at = next_text(map)?.and_then(|text| lenient_time::parse(&text)).map(|time| time.0).or(self.at)
+            }
+            FieldName::ParticipantName => self.name = next_text(map)?.or(self.name.take()),
+            FieldName::ParticipantType => self.kind = next_text(map)?.or(self.kind.take()),
+            FieldName::ParticipantId => self.participant = next_text(map)?.or(self.participant.take()),
+            FieldName::RcUserId => self.rc_user = next_text(map)?.or(self.rc_user.take()),
             FieldName::Message => {
-                if let Some(text) = map.next_value::<Scalar>()?.into_text() {
+                if let Some(text) = next_text(map)? {
                     self.text = text;
                 }
             }
@@ -112,33 +89,19 @@ struct LenientObject<T>(Option<T>);
 #[derive(Default)]
 struct PhraseList(Vec<Phrase>);
 
-/// A string or a number, or `Other` for another type.
-enum Scalar {
-    Text(String),
-    Number(Number),
-    Other,
+/// The next value as a text, like [`scalar_text`](super::scalar_text).
+fn next_text<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<String>, A::Error> {
+    Ok(match map.next_value()? {
+        Value::String(text) if !text.trim().is_empty() => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    })
 }
 
-impl Scalar {
-    /// Converts like [`super::scalar_text`].
-    fn into_text(self) -> Option<String> {
-        match self {
-            Scalar::Text(text) if !text.trim().is_empty() => Some(text),
-            Scalar::Number(number) => Some(number.to_string()),
-            _ => None,
-        }
-    }
-
-    /// Parses a time, in milliseconds since 1970.
-    fn into_epoch_ms(self) -> Option<i64> {
-        lenient_time::parse(&self.into_text()?).map(|time| time.0)
-    }
-}
-
-/// Implements the visitor methods for value types that are ignored.
-macro_rules! ignore_values {
-    ($default:expr; $($visit:ident: $type:ty),*) => {
-        $(fn $visit<E>(self, _: $type) -> Result<Self::Value, E> { Ok($default) })*
+/// Implements the visitor methods for scalars, which are ignored.
+macro_rules! ignore_scalars {
+    ($default:expr) => {
+        ignore_scalars!($default; visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
 
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
             Ok($default)
@@ -148,21 +111,8 @@ macro_rules! ignore_values {
             f.write_str("JSON")
         }
     };
-}
-
-/// Implements the visitor method for a container that is ignored.
-macro_rules! ignore_container {
-    (seq $default:expr) => {
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            while seq.next_element::<IgnoredAny>()?.is_some() {}
-            Ok($default)
-        }
-    };
-    (map $default:expr) => {
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-            Ok($default)
-        }
+    ($default:expr; $($visit:ident: $type:ty),*) => {
+        $(fn $visit<E>(self, _: $type) -> Result<Self::Value, E> { Ok($default) })*
     };
 }
 
@@ -181,8 +131,12 @@ impl<'de, T: FromFields> Deserialize<'de> for LenientObject<T> {
                 Ok(LenientObject(Some(self.0)))
             }
 
-            ignore_values!(LenientObject(None); visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
-            ignore_container!(seq LenientObject(None));
+            ignore_scalars!(LenientObject(None));
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(LenientObject(None))
+            }
         }
         deserializer.deserialize_any(ObjectVisitor(T::default()))
     }
@@ -202,47 +156,21 @@ impl<'de> Deserialize<'de> for PhraseList {
                 Ok(PhraseList(phrases))
             }
 
-            ignore_values!(PhraseList::default(); visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
-            ignore_container!(map PhraseList::default());
+            ignore_scalars!(PhraseList::default());
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(PhraseList::default())
+            }
         }
         deserializer.deserialize_any(PhrasesVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ScalarVisitor;
-        impl<'de> Visitor<'de> for ScalarVisitor {
-            type Value = Scalar;
-
-            fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
-                Ok(Scalar::Text(text.to_owned()))
-            }
-
-            fn visit_i64<E>(self, number: i64) -> Result<Scalar, E> {
-                Ok(Scalar::Number(number.into()))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Scalar, E> {
-                Ok(Scalar::Number(number.into()))
-            }
-
-            fn visit_f64<E>(self, number: f64) -> Result<Scalar, E> {
-                Ok(Number::from_f64(number).map_or(Scalar::Other, Scalar::Number))
-            }
-
-            ignore_values!(Scalar::Other; visit_bool: bool);
-            ignore_container!(seq Scalar::Other);
-            ignore_container!(map Scalar::Other);
-        }
-        deserializer.deserialize_any(ScalarVisitor)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::super::scalar_text;
     use super::*;

@@ -9,10 +9,11 @@ use std::time::Duration;
 use super::{FailedWindow, MIN_WINDOW_SECS, whole_seconds};
 use crate::clock::Time;
 use crate::model::TimeRange;
+use crate::ringcx::{ApiError, ErrorCause};
 
 /// How a read of a window failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WindowFailure {
+pub(crate) enum WindowFailure {
     /// The answer broke off or stalled half-way.
     Truncated,
     /// No answer arrived in time.
@@ -22,6 +23,16 @@ pub enum WindowFailure {
 }
 
 impl WindowFailure {
+    /// How a read failed, as far as the width of its window may be the cause.
+    pub(crate) fn of(error: &ApiError) -> WindowFailure {
+        match (error.cause, error.status) {
+            (ErrorCause::ConnectionLost | ErrorCause::TimedOut, Some(200)) => WindowFailure::Truncated,
+            // 504 is how a gateway reports a missing answer.
+            (ErrorCause::TimedOut, None) | (_, Some(504)) => WindowFailure::NoResponse,
+            _ => WindowFailure::Other,
+        }
+    }
+
     /// How many incomplete answers in a row halve the window.
     fn failures_to_narrow(self) -> Option<u32> {
         match self {
@@ -35,7 +46,7 @@ impl WindowFailure {
 
 /// The ranges whose reads failed recently.
 #[derive(Debug, Clone, Default)]
-pub struct FailedWindowBackoff {
+pub(crate) struct FailedWindowBackoff {
     failed: Vec<FailedWindow>,
     /// Incomplete answers in a row.
     consecutive_incomplete: u32,
@@ -43,12 +54,12 @@ pub struct FailedWindowBackoff {
 
 impl FailedWindowBackoff {
     /// The failed ranges, for the planner.
-    pub fn as_slice(&self) -> &[FailedWindow] {
+    pub(crate) fn as_slice(&self) -> &[FailedWindow] {
         &self.failed
     }
 
     /// Records that `range` could not be read; it waits until `retry_at`.
-    pub fn record_failure(&mut self, range: TimeRange, retry_at: Time, failure: WindowFailure) {
+    pub(crate) fn record_failure(&mut self, range: TimeRange, retry_at: Time, failure: WindowFailure) {
         self.consecutive_incomplete =
             if failure == WindowFailure::Other { 0 } else { self.consecutive_incomplete.saturating_add(1) };
         let narrows = failure
@@ -63,12 +74,12 @@ impl FailedWindowBackoff {
 
     /// Ends all waits at `latest` at the latest, since a clock that was ahead must not delay a
     /// range for long.
-    pub fn cap_retry_times(&mut self, latest: Time) {
+    pub(crate) fn cap_retry_times(&mut self, latest: Time) {
         self.failed.iter_mut().for_each(|held| held.retry_at = held.retry_at.min(latest));
     }
 
     /// Records that `range` was read.
-    pub fn record_success(&mut self, range: TimeRange) {
+    pub(crate) fn record_success(&mut self, range: TimeRange) {
         self.consecutive_incomplete = 0;
         self.remove(range);
     }
@@ -100,7 +111,11 @@ pub(super) fn max_width_secs<'a>(
 
 #[cfg(test)]
 mod tests {
+    use reqwest::StatusCode;
+    use reqwest::header::HeaderMap;
+
     use super::*;
+    use crate::model::Endpoint;
 
     fn range(from: i64, to: i64) -> TimeRange {
         TimeRange { from: Time::from_secs(from), to: Time::from_secs(to) }
@@ -160,5 +175,17 @@ mod tests {
 
     fn secs(n: u64) -> Duration {
         Duration::from_secs(n)
+    }
+
+    #[test]
+    fn only_truncated_and_missing_answers_concern_the_width_of_the_window() {
+        let silent = || ApiError::timed_out(Endpoint::Metadata, "no answer came in time");
+        let answered = |status| ApiError::from_response(Endpoint::Metadata, status, &HeaderMap::new(), b"", Time(0));
+        assert_eq!(WindowFailure::of(&silent()), WindowFailure::NoResponse);
+        assert_eq!(WindowFailure::of(&silent().with_status(StatusCode::OK)), WindowFailure::Truncated);
+        assert_eq!(WindowFailure::of(&answered(StatusCode::GATEWAY_TIMEOUT)), WindowFailure::NoResponse);
+        for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_REQUEST] {
+            assert_eq!(WindowFailure::of(&answered(status)), WindowFailure::Other, "{status}");
+        }
     }
 }

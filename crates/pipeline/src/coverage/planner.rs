@@ -23,7 +23,7 @@ const PAST_READ_EVERY: u64 = 4;
 ///
 /// Even if the clock is changed, no window ends after [`PlanningRules::horizon`], and no wait ends
 /// at or before `now`.
-pub fn plan_next_read(
+pub(crate) fn plan_next_read(
     now: Time,
     rules: &PlanningRules,
     coverage: &Coverage,

@@ -10,12 +10,13 @@ use std::time::Duration;
 use super::{PlannedRead, PlanningRules, whole_seconds};
 use crate::clock::{Tick, Time, millis};
 use crate::model::{Lane, TimeRange, Window};
+use crate::ringcx::ApiTime;
 
 /// Differences up to this are ignored when a proof is made or applied.
 const PROOF_MARGIN: Duration = Duration::from_secs(60);
 
 /// Clocks that differ by no more than this agree.
-pub const CLOCK_NOISE: Duration = Duration::from_secs(2);
+pub(crate) const CLOCK_NOISE: Duration = Duration::from_secs(2);
 
 /// The readings of all clocks at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -32,15 +33,24 @@ pub struct ClockReadings {
     pub measured: Option<Time>,
     /// The API's clock, once several answers over some time agree.
     pub believed: Option<Time>,
+    /// Whether there are enough answers of the API for an irreversible decision.
+    pub is_measured: bool,
 }
 
 impl ClockReadings {
+    /// The readings without the database's.
+    pub fn new(machine: Time, tick: Tick, api: ApiTime) -> ClockReadings {
+        let is_measured = api.is_measured();
+        let ApiTime { newest, measured, believed, .. } = api.lower_bound(machine);
+        ClockReadings { tick, machine, database: None, newest, measured, believed, is_measured }
+    }
+
     fn api_times(&self) -> impl Iterator<Item = Time> {
         [self.newest, self.believed.or(self.measured)].into_iter().flatten()
     }
 
     /// The latest clock: later times are in the future by every clock.
-    pub fn latest(&self) -> Time {
+    pub(crate) fn latest(&self) -> Time {
         self.api_times().chain(self.database).fold(self.machine, Time::max)
     }
 
@@ -51,7 +61,7 @@ impl ClockReadings {
 
 /// The clock for planning.
 #[derive(Debug, Clone, Default)]
-pub struct PlanningClock {
+pub(crate) struct PlanningClock {
     /// The API clock's proven lead over the tick.
     proven_lead_ms: Option<i64>,
     last_probe: Option<Tick>,
@@ -60,7 +70,7 @@ pub struct PlanningClock {
 
 impl PlanningClock {
     /// The time that planning uses.
-    pub fn now(&self, readings: &ClockReadings) -> Time {
+    pub(crate) fn now(&self, readings: &ClockReadings) -> Time {
         let proven = |believed: Time| {
             let lead = believed.0.saturating_sub(millis(readings.tick.0));
             self.proven_lead_ms
@@ -73,14 +83,14 @@ impl PlanningClock {
     }
 
     /// How far [`PlanningClock::now`] is ahead of the tick, in milliseconds.
-    pub fn lead_over_tick_ms(&self, readings: &ClockReadings) -> i64 {
+    pub(crate) fn lead_over_tick_ms(&self, readings: &ClockReadings) -> i64 {
         self.now(readings).0.saturating_sub(millis(readings.tick.0))
     }
 
     /// The part of a window that counts as read, and when its request was sent, by the earliest
     /// clock. Both the lead at the time of planning ([`PlanningClock::lead_over_tick_ms`]) and the
     /// lead after the answer are considered.
-    pub fn credit_read(
+    pub(crate) fn credit_read(
         &mut self,
         range: TimeRange,
         (planned_lead_ms, sent): (i64, Tick),
@@ -100,7 +110,7 @@ impl PlanningClock {
     /// API's clock allows. Its segments are stored and may be a proof, but it counts as read only
     /// up to the earliest clock. If the API's clock is behind, it is the newest past window, since
     /// only an answer can show that the clock was corrected.
-    pub fn plan_probe(&mut self, readings: &ClockReadings, rules: &PlanningRules) -> Option<PlannedRead> {
+    pub(crate) fn plan_probe(&mut self, readings: &ClockReadings, rules: &PlanningRules) -> Option<PlannedRead> {
         let now = self.now(readings);
         let is_recent = |last: Option<Tick>| last.is_some_and(|last| readings.tick.since(last) < rules.interval);
         let api = readings.believed.map(|believed| readings.api_times().fold(believed, Time::min));
@@ -122,7 +132,7 @@ impl PlanningClock {
     }
 
     /// Takes the end of the newest segment in an answer. Returns whether it is a new proof.
-    pub fn observe_segment_end(&mut self, readings: &ClockReadings, ended: Time) -> bool {
+    pub(crate) fn observe_segment_end(&mut self, readings: &ClockReadings, ended: Time) -> bool {
         let Some(believed) = readings.believed else { return false };
         let is_proof = ended > self.now(readings) + PROOF_MARGIN && ended <= believed;
         if is_proof {
@@ -161,6 +171,7 @@ mod tests {
             newest: Some(now.plus_millis(api)),
             measured: Some(now.plus_millis(api)),
             believed: believed.map(|error| now.plus_millis(error)),
+            is_measured: true,
         }
     }
 

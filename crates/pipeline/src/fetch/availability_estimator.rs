@@ -38,7 +38,7 @@ const MAX_ESTIMATE: Duration = Duration::from_secs(15 * 60);
 
 /// The estimator of one artifact of one account.
 #[derive(Debug, Default)]
-pub struct AvailabilityEstimator {
+pub(super) struct AvailabilityEstimator {
     /// Recent observations, kept while nothing is delayed.
     recent: VecDeque<AvailabilityObservation>,
     /// The age until which items are delayed. `None` while nothing is delayed.
@@ -129,7 +129,7 @@ impl AvailabilityEstimate {
 
 impl AvailabilityEstimator {
     /// How long to delay the first attempt of an item of this age.
-    pub fn first_attempt_delay(&mut self, age: Duration) -> Option<Duration> {
+    pub(super) fn first_attempt_delay(&mut self, age: Duration) -> Option<Duration> {
         let estimate = self.estimate.filter(|estimate| is_clearly_younger(age, estimate.available))?;
         self.requested = self.requested.wrapping_add(1);
         if self.requested.is_multiple_of(EXPLORE_EVERY) {
@@ -142,14 +142,14 @@ impl AvailabilityEstimator {
 
     /// How long to delay the retry of an item of this age whose attempt failed: until other items
     /// are requested.
-    pub fn retry_delay(&self, age: Duration) -> Option<Duration> {
+    pub(super) fn retry_delay(&self, age: Duration) -> Option<Duration> {
         self.estimate.and_then(|estimate| estimate.available.checked_sub(age)).filter(|delay| !delay.is_zero())
     }
 
     /// Records an artifact found at age `found` whose first attempt, at age `first_attempt`, failed
     /// if `late`. Returns whether the delay turned out to be useless, so that delayed items are
     /// due.
-    pub fn record_found(&mut self, first_attempt: Duration, found: Duration, late: bool) -> bool {
+    pub(super) fn record_found(&mut self, first_attempt: Duration, found: Duration, late: bool) -> bool {
         let observation = AvailabilityObservation { first_attempt, found, late };
         if let Some(estimate) = self.estimate {
             self.estimate = estimate.updated(observation).filter(|estimate| estimate.available <= MAX_ESTIMATE);

@@ -7,7 +7,7 @@ use crate::db::{Item, QueueClass};
 
 /// Claimed items: queued, requested, or submitted to the batch writer.
 #[derive(Debug, Default)]
-pub struct InFlight {
+pub(super) struct InFlight {
     /// The class of each item, and when it is due again once its result is submitted.
     items: HashMap<Item, (QueueClass, Option<Time>)>,
     count_by_class: BTreeMap<QueueClass, usize>,
@@ -15,21 +15,21 @@ pub struct InFlight {
 
 impl InFlight {
     /// Adds a claimed item.
-    pub fn insert(&mut self, item: Item, class: QueueClass) {
+    pub(super) fn insert(&mut self, item: Item, class: QueueClass) {
         if self.items.insert(item, (class, None)).is_none() {
             *self.count_by_class.entry(class).or_default() += 1;
         }
     }
 
     /// Records that the result of an item is submitted, and when the item is due again, if at all.
-    pub fn complete(&mut self, item: Item, due: Option<Time>) {
+    pub(super) fn complete(&mut self, item: Item, due: Option<Time>) {
         if let Some((_, next_due)) = self.items.get_mut(&item) {
             *next_due = due;
         }
     }
 
     /// Removes an item. Returns when it is due again, if that is known.
-    pub fn release(&mut self, item: Item) -> Option<Time> {
+    pub(super) fn release(&mut self, item: Item) -> Option<Time> {
         let (class, due) = self.items.remove(&item)?;
         if let Some(count) = self.count_by_class.get_mut(&class) {
             *count = count.saturating_sub(1);
@@ -38,18 +38,13 @@ impl InFlight {
     }
 
     /// Whether an item is claimed.
-    pub fn contains(&self, item: Item) -> bool {
+    pub(super) fn contains(&self, item: Item) -> bool {
         self.items.contains_key(&item)
     }
 
     /// The number of items of a class. The database may return them once more.
-    pub fn count(&self, class: QueueClass) -> usize {
+    pub(super) fn count(&self, class: QueueClass) -> usize {
         self.count_by_class.get(&class).copied().unwrap_or(0)
-    }
-
-    /// Forgets all items.
-    pub fn clear(&mut self) {
-        *self = InFlight::default();
     }
 }
 
@@ -71,7 +66,5 @@ mod tests {
         assert_eq!(in_flight.release(Item(1)), Some(Time(7)));
         assert_eq!((in_flight.release(Item(1)), in_flight.count(LIVE)), (None, 1));
         assert!(in_flight.contains(Item(2)) && !in_flight.contains(Item(1)));
-        in_flight.clear();
-        assert_eq!(in_flight.count(LIVE), 0);
     }
 }

@@ -6,8 +6,9 @@
 //! throttling, and the deferred items become due at once. Each item still gets its last attempt
 //! before it is given up.
 //!
-//! A 404 is late if the vendor has had ample time ([`super::RetryPolicy::is_late`]). Early 404s do
-//! not count: a busy account collects many of them while the vendor is a quarter of an hour behind.
+//! A 404 is late if the vendor has had ample time
+//! ([`super::retry_policy::RetryPolicy::is_late`]). Early 404s do not count: a busy account collects
+//! many of them while the vendor is a quarter of an hour behind.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The throttle of one artifact of one account.
 #[derive(Debug, Default)]
-pub struct NotFoundThrottle {
+pub(super) struct NotFoundThrottle {
     run: u32,
     /// When the next probe is due, and the current interval. `None` while the throttle is inactive.
     probe: Option<(Time, Duration)>,
@@ -30,7 +31,7 @@ pub struct NotFoundThrottle {
 
 impl NotFoundThrottle {
     /// Records a 404.
-    pub fn record_not_found(&mut self, late: bool, now: Time) {
+    pub(super) fn record_not_found(&mut self, late: bool, now: Time) {
         if late || self.probe.is_some() {
             self.run = self.run.saturating_add(1);
         }
@@ -40,13 +41,13 @@ impl NotFoundThrottle {
     }
 
     /// Records a success. Returns whether it ends the throttling, so that deferred items are due.
-    pub fn record_found(&mut self) -> bool {
+    pub(super) fn record_found(&mut self) -> bool {
         self.run = 0;
         self.probe.take().is_some()
     }
 
     /// Whether an item may be attempted now; if not, defer it.
-    pub fn admit_attempt(&mut self, is_last_attempt: bool, now: Time) -> bool {
+    pub(super) fn admit_attempt(&mut self, is_last_attempt: bool, now: Time) -> bool {
         let Some((due, interval)) = &mut self.probe else { return true };
         if is_last_attempt {
             return true;

@@ -135,7 +135,7 @@ mod tests {
     fn claim() -> Claim {
         Claim {
             item: Item(1),
-            lease: Lease { account: 1, epoch: 1 },
+            lease: Lease { account: crate::db::AccountKey(1), epoch: 1 },
             artifact: Artifact::Transcript,
             lane: Lane::Live,
             segment_id: "s".to_owned(),

@@ -32,7 +32,7 @@ const STARVATION_INTERVAL: u64 = 10;
 
 /// The queue of claims that wait to be sent.
 #[derive(Debug, Default)]
-pub struct Schedule {
+pub(super) struct Schedule {
     first_attempts: LaneQueues,
     retries: LaneQueues,
     /// Claims that are not due yet.
@@ -54,7 +54,7 @@ struct LaneQueues {
 }
 
 /// The queue class of a claim.
-pub fn queue_class(claim: &Claim) -> QueueClass {
+pub(super) fn queue_class(claim: &Claim) -> QueueClass {
     QueueClass { artifact: claim.artifact, lane: claim.lane, is_retry: is_retry(claim) }
 }
 
@@ -72,22 +72,22 @@ fn dispatch_order(claim: &Claim) -> (Time, Time, Item) {
 
 impl Schedule {
     /// Adds a claim that is not due yet. It is queued once it is due.
-    pub fn delay_until_due(&mut self, claim: Claim) {
+    pub(super) fn delay_until_due(&mut self, claim: Claim) {
         self.delayed.insert((claim.due, claim.item), claim);
     }
 
     /// The number of claims that are not due yet.
-    pub fn delayed_count(&self) -> usize {
+    pub(super) fn delayed_count(&self) -> usize {
         self.delayed.len()
     }
 
     /// When the next delayed claim is due.
-    pub fn next_due(&self) -> Option<Time> {
+    pub(super) fn next_due(&self) -> Option<Time> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// Queues the delayed claims that are due by now.
-    pub fn promote_due(&mut self, now: Time) {
+    pub(super) fn promote_due(&mut self, now: Time) {
         while let Some(entry) = self.delayed.first_entry().filter(|entry| entry.key().0 <= now) {
             let claim = entry.remove();
             self.push(claim);
@@ -95,20 +95,20 @@ impl Schedule {
     }
 
     /// Queues a claim behind those of its class that are due earlier.
-    pub fn push(&mut self, claim: Claim) {
+    pub(super) fn push(&mut self, claim: Claim) {
         let queue = self.queue_for_insert(&claim);
         let at = queue.partition_point(|held| dispatch_order(held) <= dispatch_order(&claim));
         queue.insert(at, claim);
     }
 
     /// Returns a claim that could not be sent: it is next in its queue.
-    pub fn put_back(&mut self, claim: Claim) {
+    pub(super) fn put_back(&mut self, claim: Claim) {
         self.queue_for_insert(&claim).push_front(claim);
     }
 
     /// Removes the claim that is next among the `allowed` artifacts. If it is sent, call
     /// [`Schedule::on_dispatched`].
-    pub fn pop(&mut self, allowed: ArtifactSet) -> Option<Claim> {
+    pub(super) fn pop(&mut self, allowed: ArtifactSet) -> Option<Claim> {
         let claim =
             if self.retry_is_next(allowed) { self.retries.pop(allowed) } else { self.first_attempts.pop(allowed) }?;
         if let Some(queued) = self.queued.get_mut(&queue_class(&claim)) {
@@ -119,7 +119,7 @@ impl Schedule {
 
     /// Records that a request for the claim is sent. A claim that was removed and deferred does not
     /// count.
-    pub fn on_dispatched(&mut self, claim: &Claim) {
+    pub(super) fn on_dispatched(&mut self, claim: &Claim) {
         if is_retry(claim) {
             self.retries.on_dispatched(claim.lane);
             self.first_attempts_since_retry = 0;
@@ -139,17 +139,17 @@ impl Schedule {
     }
 
     /// The number of queued claims of a class.
-    pub fn queued_count(&self, class: QueueClass) -> usize {
+    pub(super) fn queued_count(&self, class: QueueClass) -> usize {
         self.queued.get(&class).copied().unwrap_or(0)
     }
 
     /// Whether a claim on one of the `allowed` artifacts is queued.
-    pub fn has_claims_for(&self, allowed: ArtifactSet) -> bool {
+    pub(super) fn has_claims_for(&self, allowed: ArtifactSet) -> bool {
         self.queued.iter().any(|(class, queued)| *queued > 0 && allowed.contains(class.artifact))
     }
 
     /// Removes all claims on an artifact, because it is paused.
-    pub fn remove_artifact(&mut self, artifact: Artifact) -> Vec<Claim> {
+    pub(super) fn remove_artifact(&mut self, artifact: Artifact) -> Vec<Claim> {
         let mut removed = Vec::new();
         for queue in self.first_attempts.lanes.iter_mut().chain(&mut self.retries.lanes) {
             let (matching, kept): (VecDeque<Claim>, VecDeque<Claim>) =
@@ -219,7 +219,7 @@ mod tests {
     fn claim(item: i64, lane: Lane, tries: u32) -> Claim {
         Claim {
             item: Item(item),
-            lease: Lease { account: 1, epoch: 1 },
+            lease: Lease { account: crate::db::AccountKey(1), epoch: 1 },
             artifact: Artifact::Transcript,
             lane,
             segment_id: item.to_string(),

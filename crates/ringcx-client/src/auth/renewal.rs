@@ -13,7 +13,7 @@ use crate::clock::Tick;
 use crate::model::Endpoint;
 
 use super::token_requests::TokenGrant;
-use super::{AccessToken, Credentials, Login, lock};
+use super::{AccessToken, Credentials, Login};
 use crate::error::{ApiError, ErrorCause};
 
 /// The longest back-off between two attempts, unless the server asks for more.
@@ -172,7 +172,7 @@ impl Login {
             _ => self.obtain_grant(renewal).await?,
         };
         let text = grant.access_token.expose_secret();
-        let lifetime = lock(&self.0.lifetime).for_token(text, self.0.api.api_now());
+        let lifetime = self.0.lifetime.lock().for_token(text, self.0.api.api_now());
         let token = AccessToken::bearer(text, self.next_generation(), grant.requested_at, lifetime)
             .ok_or_else(unusable_token_error)?;
         renewal.refresh_token = grant.refresh_token;

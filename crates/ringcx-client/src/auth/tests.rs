@@ -31,11 +31,11 @@ impl FakeLoginServer {
     }
 
     fn override_reply(&self, override_reply: ReplyOverride) {
-        *self.override_reply.lock().unwrap() = Some(override_reply);
+        *self.override_reply.lock() = Some(override_reply);
     }
 
     fn clear_override(&self) {
-        *self.override_reply.lock().unwrap() = None;
+        *self.override_reply.lock() = None;
     }
 
     fn revoke(&self) {
@@ -48,7 +48,7 @@ impl FakeLoginServer {
     }
 
     fn reply_to(&self, request: &RawRequest) -> ScriptedReply {
-        let override_reply = *self.override_reply.lock().unwrap();
+        let override_reply = *self.override_reply.lock();
         if let Some(reply) = override_reply.and_then(|override_reply| override_reply(request)) {
             return reply;
         }

@@ -2,10 +2,6 @@
 //! the others may have several forms. An unreadable field is ignored. A record is quarantined, with
 //! the reason, only without the ids that requests for its artifacts need.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -13,6 +9,7 @@ use crate::clock::Time;
 use crate::lenient_json;
 use crate::lenient_time;
 use crate::model::{QuarantinedRecord, SegmentRecord};
+use crate::raw_fields::RawFields;
 
 use super::ParsedRecord;
 
@@ -40,7 +37,7 @@ fn parse_segment(raw: &str, is_utf8: bool) -> Result<SegmentRecord, (Option<Stri
     if !raw.starts_with('{') {
         return Err((None, "the record is not an object"));
     }
-    match serde_json::from_str::<RecordFields<'_>>(raw) {
+    match serde_json::from_str(raw) {
         Ok(fields) => build_segment(&fields, is_utf8),
         Err(_) => {
             let repaired = lenient_json::to_strict(raw).ok_or((None, "the record cannot be read"))?;
@@ -52,30 +49,32 @@ fn parse_segment(raw: &str, is_utf8: bool) -> Result<SegmentRecord, (Option<Stri
 
 /// `is_whole` if no character was replaced. A replaced character in an id could make two different
 /// ids equal.
-fn build_segment(fields: &RecordFields<'_>, is_whole: bool) -> Result<SegmentRecord, (Option<String>, &'static str)> {
-    let checked_id = |field| parse_id(field).and_then(|id| if is_whole { Ok(id) } else { reject_replaced(id) });
-    let segment_id = match checked_id(fields.segment_id) {
+fn build_segment(fields: &RawFields<'_>, is_whole: bool) -> Result<SegmentRecord, (Option<String>, &'static str)> {
+    let checked_id =
+        |name| parse_id(field(fields, name)).and_then(|id| if is_whole { Ok(id) } else { reject_replaced(id) });
+    let segment_id = match checked_id("segmentId") {
         Ok(Some(id)) => id,
         Ok(None) => return Err((None, "segmentId is missing")),
         Err(InvalidField) => return Err((None, "segmentId is not an id")),
     };
     let quarantine = |reason| (Some(segment_id.clone()), reason);
-    let has_transcript = parse_flag(fields.has_transcript);
-    let dialog_id = match (checked_id(fields.dialog_id), checked_id(fields.uii)) {
+    let has_transcript = parse_flag(field(fields, "hasTranscript"));
+    // `uii` is the newer form's `dialogId`.
+    let dialog_id = match (checked_id("dialogId"), checked_id("uii")) {
         (Ok(Some(id)), _) | (_, Ok(Some(id))) => Some(id),
         _ if !has_transcript => None,
         (Ok(None), Ok(None)) => return Err(quarantine("dialogId is missing though hasTranscript is true")),
         _ => return Err(quarantine("dialogId is not an id")),
     };
-    let is_agent = match parse_value(fields.segment_type) {
+    let is_agent = match parse_value(field(fields, "segmentType")) {
         Ok(Value::String(kind)) => kind.eq_ignore_ascii_case("AGENT"),
         // The newer form has no type, but an agent's id.
-        _ => matches!(checked_id(fields.agent_id), Ok(Some(_))),
+        _ => matches!(checked_id("agentId"), Ok(Some(_))),
     };
     Ok(SegmentRecord {
         segment_id,
         dialog_id,
-        end: parse_end(fields.end),
+        end: parse_end(field(fields, "segmentEndTimeMs")),
         has_transcript,
         is_agent,
         raw: String::new(),
@@ -86,6 +85,13 @@ fn build_segment(fields: &RecordFields<'_>, is_whole: bool) -> Result<SegmentRec
 struct InvalidField;
 
 type RawField<'a> = Option<&'a RawValue>;
+
+/// Of a repeated key the last value counts, unless it is `null`.
+fn field<'a>(RawFields(fields): &RawFields<'a>, name: &str) -> RawField<'a> {
+    let mut values = fields.iter().rev().filter(|(known, _)| known == name).map(|(_, value)| *value);
+    let last = values.next()?;
+    if last.get() == "null" { values.find(|value| value.get() != "null").or(Some(last)) } else { Some(last) }
+}
 
 fn parse_value(field: RawField<'_>) -> Result<Value, InvalidField> {
     field.map_or(Ok(Value::Null), |raw| serde_json::from_str(raw.get()).map_err(|_| InvalidField))
@@ -140,62 +146,6 @@ fn parse_end(field: RawField<'_>) -> Option<Time> {
         _ => return None,
     };
     lenient_time::parse(&text)
-}
-
-/// The fields that are used. Of a repeated key the last value counts, unless it is `null`.
-#[derive(Default)]
-struct RecordFields<'a> {
-    segment_id: RawField<'a>,
-    dialog_id: RawField<'a>,
-    segment_type: RawField<'a>,
-    end: RawField<'a>,
-    has_transcript: RawField<'a>,
-    /// The newer form's `dialogId`, and the field that replaces `segmentType`.
-    uii: RawField<'a>,
-    agent_id: RawField<'a>,
-}
-
-#[derive(serde::Deserialize)]
-struct RecordKey<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for RecordFields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RecordFields<'de>, D::Error> {
-        deserializer.deserialize_map(RecordFieldsVisitor)
-    }
-}
-
-struct RecordFieldsVisitor;
-
-impl<'de> Visitor<'de> for RecordFieldsVisitor {
-    type Value = RecordFields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RecordFields<'de>, A::Error> {
-        let mut fields = RecordFields::default();
-        while let Some(RecordKey(key)) = map.next_key()? {
-            let field = match key.as_ref() {
-                "segmentId" => &mut fields.segment_id,
-                "dialogId" => &mut fields.dialog_id,
-                "segmentType" => &mut fields.segment_type,
-                "segmentEndTimeMs" => &mut fields.end,
-                "hasTranscript" => &mut fields.has_transcript,
-                "uii" => &mut fields.uii,
-                "agentId" => &mut fields.agent_id,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-            };
-            let value: &RawValue = map.next_value()?;
-            if field.is_none() || value.get() != "null" {
-                *field = Some(value);
-            }
-        }
-        Ok(fields)
-    }
 }
 
 #[cfg(test)]

@@ -10,9 +10,10 @@
 //! waiters cost one timer. While GCRA has tokens left, permits need no timer.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::adaptive_throttle::{AdaptiveThrottle, ThrottleState};
@@ -143,7 +144,7 @@ impl Pacer {
     pub fn try_acquire(&self) -> Result<Permit, Tick> {
         let now = self.0.clock.tick();
         let Ok(_queue_head) = self.0.queue_head.try_lock() else {
-            return Err(now + self.lock().gcra.request_interval().max(Duration::from_millis(1)));
+            return Err(now + self.0.state.lock().gcra.request_interval().max(Duration::from_millis(1)));
         };
         self.try_grant().map_err(|wait| match wait {
             WaitReason::Until(due) => due.max(now + Duration::from_nanos(1)),
@@ -153,7 +154,7 @@ impl Pacer {
 
     /// Sends nothing before `tick`. Never shortens a hold that is in force.
     pub fn hold_until(&self, tick: Tick) {
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         state.advance(self.0.clock.tick());
         state.hold_until = state.hold_until.max(tick);
     }
@@ -162,7 +163,7 @@ impl Pacer {
     /// new pacer does not know. Call it once, directly after [`Pacer::new`].
     pub fn start_after(&self, previous: PreviousOwner) {
         let (limit, now) = (self.0.limit.get(), self.0.clock.tick());
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         state.advance(now);
         let Some(start) = previous.start_delay(state.gcra.request_interval(), limit) else { return };
         state.gcra.start_empty(start.filled_for);
@@ -184,7 +185,7 @@ impl Pacer {
     /// Records one request by another client within the last minute, or in the next moment.
     pub fn record_foreign_use(&self) {
         let now = self.0.clock.tick();
-        self.lock().window_log.occupy(now + MAX_ARRIVAL_DELAY, 1);
+        self.0.state.lock().window_log.occupy(now + MAX_ARRIVAL_DELAY, 1);
     }
 
     /// Records a 429: pauses (for `retry_after` at least, otherwise for a second or longer), then
@@ -193,7 +194,7 @@ impl Pacer {
     /// for the next process, because the server's count outlives this one.
     pub fn record_refusal(&self, retry_after: Option<Duration>) -> Option<ThrottleState> {
         let now = self.0.clock.tick();
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         state.advance(now);
         let through = state.sent.last_minute(now).saturating_sub(state.refused.last_minute(now) + 1);
         state.refused.add(now);
@@ -203,7 +204,7 @@ impl Pacer {
 
     /// Continues from the state of an earlier process. Never ends a later pause.
     pub fn restore_throttle(&self, saved: ThrottleState) {
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         state.advance(self.0.clock.tick());
         state.throttle.restore(saved);
     }
@@ -211,7 +212,7 @@ impl Pacer {
     /// Ends the pause after a 429, on an operator's request. The limit itself still holds.
     pub fn lift_pause(&self) {
         let now = self.0.clock.tick();
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         state.advance(now);
         state.throttle.lift_pause(now);
         drop(state);
@@ -221,13 +222,13 @@ impl Pacer {
     /// Records an answer other than 429: the next pause is short again, and enough successes offset
     /// a refusal.
     pub fn record_success(&self) {
-        self.lock().throttle.record_success();
+        self.0.state.lock().throttle.record_success();
     }
 
     /// The current use of the limit.
     pub fn usage(&self) -> Usage {
         let now = self.0.clock.tick();
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         Usage {
             sent_last_minute: state.sent.last_minute(now),
             limit: self.0.limit.get(),
@@ -242,12 +243,8 @@ impl Pacer {
         if !self.has_lease(now) {
             return Err(WaitReason::LeaseRenewal);
         }
-        self.lock().try_grant(now)?;
+        self.0.state.lock().try_grant(now)?;
         Ok(Permit { pacer: self.clone(), stage: PermitStage::Granted })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PacerState> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -315,7 +312,7 @@ impl Permit {
     /// request must not be sent. It holds its slot all the same, in case it is.
     pub fn mark_sent(&mut self) -> bool {
         let now = self.pacer.0.clock.tick();
-        let mut state = self.pacer.lock();
+        let mut state = self.pacer.0.state.lock();
         if let PermitStage::Granted = self.stage {
             self.stage = PermitStage::Sent(state.window_log.record_sent(now));
             state.sent.add(now);
@@ -335,7 +332,7 @@ impl Permit {
         self.mark_sent();
         if let PermitStage::Sent(entry) = std::mem::replace(&mut self.stage, PermitStage::Counted) {
             let now = self.pacer.0.clock.tick();
-            let mut state = self.pacer.lock();
+            let mut state = self.pacer.0.state.lock();
             let was_full = state.window_log.is_full();
             state.window_log.record_counted(entry, now);
             if was_full {
@@ -348,7 +345,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let PermitStage::Granted = self.stage {
-            let mut state = self.pacer.lock();
+            let mut state = self.pacer.0.state.lock();
             state.window_log.release_slot();
             state.gcra.refund();
             self.pacer.0.state_changed.notify_one();

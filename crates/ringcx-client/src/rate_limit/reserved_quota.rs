@@ -14,14 +14,15 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{MAX_ARRIVAL_DELAY, SlidingWindowLimiter};
-use crate::clock::{Clock, Tick, Time};
+use crate::clock::{Clock, Tick, Time, millis};
 
 mod memory_store;
 #[cfg(test)]
@@ -161,7 +162,7 @@ impl ReservedQuota {
             Ok(Err(due)) => Ok(Err(due.max(now.plus_millis(1)))),
             Err(error) => Err(error),
         };
-        inner.local_log().entries.retain(|(id, _)| *id != entry);
+        inner.local_log.lock().entries.retain(|(id, _)| *id != entry);
         refused
     }
 
@@ -187,19 +188,15 @@ impl fmt::Debug for ReservedQuota {
 }
 
 impl QuotaInner {
-    fn local_log(&self) -> MutexGuard<'_, LocalLog> {
-        self.local_log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Copies the store's log once. From then on no step of the wall clock can make its entries
     /// look older than they are.
     async fn seed_local_log(&self) -> Result<(), StoreError> {
-        if self.local_log().is_seeded {
+        if self.local_log.lock().is_seeded {
             return Ok(());
         }
         let (now, tick) = (self.clock.now(), self.clock.tick());
         let log = self.store.effective_times(&self.key, now - self.limits.log_span()).await?;
-        let mut local_log = self.local_log();
+        let mut local_log = self.local_log.lock();
         if !std::mem::replace(&mut local_log.is_seeded, true) {
             // Entries further ahead date from before the clock was set back. The store counts them
             // as of now.
@@ -216,13 +213,13 @@ impl QuotaInner {
     /// Adds an entry to the local log, or returns how long until there is room.
     fn reserve_locally(&self) -> Result<u64, Duration> {
         let now = self.clock.tick();
-        let mut local_log = self.local_log();
+        let mut local_log = self.local_log.lock();
         let log_span = self.limits.log_span();
         local_log.entries.retain(|(_, at)| now.since(*at) <= log_span);
         // The same arithmetic on the monotonic clock: entries rounded up to the millisecond, the
         // present rounded down.
         let log: Vec<Time> = local_log.entries.iter().map(|(_, at)| ceil_to_millis(*at)).collect();
-        let floor = floor_to_millis(now);
+        let floor = Time(millis(now.0));
         let due = self.limits.earliest_send(&log, floor);
         if due > floor {
             return Err(due.since(floor));
@@ -232,10 +229,6 @@ impl QuotaInner {
         local_log.entries.push_back((entry, now + MAX_ARRIVAL_DELAY));
         Ok(entry)
     }
-}
-
-fn floor_to_millis(tick: Tick) -> Time {
-    Time(i64::try_from(tick.0.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn ceil_to_millis(tick: Tick) -> Time {
@@ -260,7 +253,7 @@ impl Reservation {
     pub async fn mark_counted(self) {
         let inner = &self.quota.0;
         let (tick, now) = (inner.clock.tick(), inner.clock.now());
-        for (id, at) in &mut inner.local_log().entries {
+        for (id, at) in &mut inner.local_log.lock().entries {
             if *id == self.entry {
                 *at = tick;
             }

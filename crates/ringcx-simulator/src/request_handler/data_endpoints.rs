@@ -14,7 +14,7 @@ use crate::model::{Artifact, Endpoint};
 use crate::options::TokenSettings;
 use crate::rng::Rng;
 use crate::simulated_tenant::{SegmentPosition, SimulatedAccount};
-use crate::simulator_state::{Announcement, SimulatorState, lock};
+use crate::simulator_state::{Announcement, SimulatorState};
 use crate::tenant_segment::{RecordSource, RecordVersion, TenantSegment};
 
 /// Answers with at most this many records are sent with their length.
@@ -181,7 +181,7 @@ impl IncomingRequest {
     /// Counts an artifact that is served completely and in time.
     fn record_served(&self, segment: &TenantSegment, artifact: Artifact, fault: InjectedFault) {
         if fault == InjectedFault::None {
-            lock(&self.state.request_log).artifacts.entry((segment.position, artifact)).or_default().served += 1;
+            self.state.request_log.lock().artifacts.entry((segment.position, artifact)).or_default().served += 1;
         }
     }
 
@@ -384,7 +384,7 @@ impl RecordStream {
     }
 
     fn record_announced(&self, state: &SimulatorState, announced: &[Arc<TenantSegment>]) {
-        let mut request_log = lock(&state.request_log);
+        let mut request_log = state.request_log.lock();
         for segment in announced {
             let version = segment.version_at(self.now);
             let first_announcement = Announcement { first_at: self.now, version, was_transcribed: false };

@@ -1,11 +1,14 @@
 //! The login endpoints: RingCentral token and exchange, Engage login, refresh.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::data_endpoints::has_required_scope;
 use super::reply::SimulatedReply;
-use super::{HandlerResult, IncomingRequest, parse_form};
+use super::{HandlerResult, IncomingRequest};
 use crate::faults::InjectedFault;
 use crate::model::Endpoint;
 use crate::rng::Rng;
@@ -14,25 +17,26 @@ use crate::token_store::{RefreshError, TokenValidity};
 const LOGIN: Endpoint = Endpoint::Login;
 const JWT_GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
-/// A field of a form.
-fn form_field<'a>(form: &'a [(String, String)], name: &str) -> &'a str {
-    form.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+/// The fields of a form or a query.
+type FormFields<'a> = HashMap<Cow<'a, str>, Cow<'a, str>>;
+
+fn form_field<'a>(form: &'a FormFields<'_>, name: &str) -> &'a str {
+    form.get(name).map_or("", Cow::as_ref)
 }
 
 impl IncomingRequest {
     /// Parses the body as a form; anything else is a violation.
-    fn parse_form_body(&self) -> Result<Vec<(String, String)>, SimulatedReply> {
+    fn parse_form_body(&self) -> Result<FormFields<'_>, SimulatedReply> {
         let media = self.header("content-type").unwrap_or("");
-        let text = std::str::from_utf8(&self.body).ok();
-        let form = text.filter(|_| media.starts_with("application/x-www-form-urlencoded")).and_then(parse_form);
-        form.ok_or_else(|| {
-            self.record_violation(format!("login: the body is no form (content type \"{media}\")"));
-            self.error_reply(Some(LOGIN), 415, "bad.request", "Unsupported media type")
-        })
+        if media.starts_with("application/x-www-form-urlencoded") {
+            return Ok(form_urlencoded::parse(&self.body).collect());
+        }
+        self.record_violation(format!("login: the body is no form (content type \"{media}\")"));
+        Err(self.error_reply(Some(LOGIN), 415, "bad.request", "Unsupported media type"))
     }
 
-    fn parse_query(&self) -> Vec<(String, String)> {
-        self.uri.query().and_then(parse_form).unwrap_or_default()
+    fn parse_query(&self) -> FormFields<'_> {
+        form_urlencoded::parse(self.uri.query().unwrap_or_default().as_bytes()).collect()
     }
 
     async fn inject_login_fault(&self) -> Result<(InjectedFault, Rng), SimulatedReply> {
@@ -93,7 +97,7 @@ impl IncomingRequest {
         self.admit_exchange()?;
         let (fault, mut rng) = self.inject_login_fault().await?;
         let (query, form) = (self.parse_query(), self.parse_form_body()?);
-        if query.iter().any(|(name, _)| name.starts_with("rc")) {
+        if query.keys().any(|name| name.starts_with("rc")) {
             self.record_violation("exchange: a token in the URL");
             return Err(self.unauthorised_reply(LOGIN, "Unauthorized"));
         }

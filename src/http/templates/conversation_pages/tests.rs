@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use super::super::super::fixtures::NOW;
+use super::super::STYLE;
 use super::*;
 use crate::db::ArtifactStatus;
 use crate::model::AccountId;
@@ -23,7 +26,7 @@ fn segment(key: i64, id: &str) -> SegmentRow {
     SegmentRow {
         key,
         account: AccountId::new("1", HOSTILE),
-        account_key: 1,
+        account_key: crate::db::AccountKey(1),
         segment_id: id.to_owned(),
         dialog_id: Some(HOSTILE.to_owned()),
         ended: Some(NOW),
@@ -98,9 +101,9 @@ fn a_hit_shows_its_passage_as_text_with_the_matches_marked() {
 
 #[test]
 fn the_login_page_shows_the_error() {
-    let page = login_page(HOSTILE, LoginError::WrongToken);
+    let page = login_page(HOSTILE, Some(AuthOutcome::Denied));
     assert_harmless(&page);
     assert!(page.contains("Wrong token") && page.contains("type=\"password\""));
-    assert!(login_page("", LoginError::RateLimited(Duration::from_secs(10))).contains("Try again in 10 s"));
-    assert!(!login_page("", LoginError::None).contains("Log out"));
+    assert!(login_page("", Some(AuthOutcome::RateLimited(Duration::from_secs(10)))).contains("Try again in 10 s"));
+    assert!(!login_page("", None).contains("Log out"));
 }

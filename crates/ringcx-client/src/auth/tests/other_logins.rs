@@ -18,7 +18,7 @@ struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for LogBuffer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {
@@ -62,7 +62,7 @@ async fn no_error_and_no_log_line_holds_an_engage_logins_url() {
         env.server.requests()[0].target,
         "/api/auth/login/admin?username=anna%40example.com&password=p%26ss+w0rd&platformId=L1"
     );
-    shown += &String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    shown += &String::from_utf8(log.0.lock().clone()).unwrap();
     assert!(shown.contains("failed to log in to RingCX"), "something was logged");
     for secret in ["ss w0rd", "ss+w0rd", "ss%20w0rd", "anna", "cx-1", "refresh-1"] {
         assert!(!shown.contains(secret), "{secret} in {shown}");
@@ -83,7 +83,7 @@ async fn a_refused_permanent_token_is_reloaded() {
     let token = Arc::new(Mutex::new("old"));
     let kept = Arc::clone(&token);
     let load_credentials: CredentialsLoader =
-        Arc::new(move || Ok(Credentials::ApiToken(SecretString::from(*kept.lock().unwrap()))));
+        Arc::new(move || Ok(Credentials::ApiToken(SecretString::from(*kept.lock()))));
     let env = env_with(Credentials::ApiToken(SecretString::from("old")), Some(load_credentials));
     env.login_server.override_reply(|request| {
         Some(match request.header("cookie").or(request.header("x-auth-token")) {
@@ -96,7 +96,7 @@ async fn a_refused_permanent_token_is_reloaded() {
     assert_eq!((error.fault, error.endpoint), (Fault::Unauthorised, Endpoint::Login));
     assert!(error.hint().unwrap().contains("auth.api_token"));
     assert!(matches!(env.login.state(), LoginState::Failing { refused: true, .. }));
-    *token.lock().unwrap() = "new";
+    *token.lock() = "new";
     env.advance_secs(61);
     env.fetch().await.unwrap();
     let pacer = pacer(Clock::system());
@@ -114,7 +114,7 @@ async fn a_panic_while_the_credentials_are_reloaded_is_logged_without_its_messag
     let env = env_with(engage_credentials(), Some(load_credentials));
     env.login_server.override_reply(|_| Some(reply(401, "", "")));
     env.login.token().await.unwrap_err();
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = String::from_utf8(log.0.lock().clone()).unwrap();
     assert!(log.contains("failed to read the credentials again: the task that reads them panicked"), "{log}");
     assert!(!log.contains("s3cret"), "{log}");
 }

@@ -1,9 +1,9 @@
 //! Reservations in memory: for tests, and for a process that shares its quota with no other.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, ready};
+use parking_lot::Mutex;
 
 use super::{ReservationStore, StoreError};
 use crate::clock::Time;
@@ -38,12 +38,8 @@ impl MemoryStore {
         MemoryStore::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, ReservationTables> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn reserve(&self, key: &str, limits: &SlidingWindowLimiter, now: Time) -> Result<i64, Time> {
-        let mut tables = self.lock();
+        let mut tables = self.0.lock();
         let id = tables.last_id + 1;
         let rows = tables.rows.entry(key.to_owned()).or_default();
         let forget_before = now - limits.log_span();
@@ -74,14 +70,14 @@ impl ReservationStore for MemoryStore {
     }
 
     fn mark_counted<'a>(&'a self, id: i64, at: Time) -> BoxFuture<'a, Result<(), StoreError>> {
-        for row in self.lock().rows.values_mut().flatten().filter(|row| row.id == id) {
+        for row in self.0.lock().rows.values_mut().flatten().filter(|row| row.id == id) {
             row.counted_at = Some(at);
         }
         Box::pin(ready(Ok(())))
     }
 
     fn effective_times<'a>(&'a self, key: &'a str, since: Time) -> BoxFuture<'a, Result<Vec<Time>, StoreError>> {
-        let tables = self.lock();
+        let tables = self.0.lock();
         let log = tables
             .rows
             .get(key)
