@@ -24,8 +24,9 @@ pub fn env_number(name: &str, default: u64) -> u64 {
 
 /// The most conversations that the server holds; a segment with a higher number gets the text of another.
 const MAX_BODIES: u64 = 200_000;
-/// In place of the time that a record gets when it is served.
-const RECORD_END: Time = Time(4_102_444_800_000);
+/// Segments end within one minute, at any millisecond. In place of this one, a record gets another minute when it is served.
+const RECORD_MINUTE: Time = Time(4_102_444_800_000);
+const MINUTE: Duration = Duration::from_secs(60);
 /// Of ten segments that are announced, this many have a transcript.
 const TRANSCRIBED_OF_TEN: u64 = 7;
 
@@ -80,7 +81,8 @@ fn metadata_answer(workload: &Workload, segments: u64) -> String {
     let mut numbers: Vec<u64> = (0..segments + without).collect();
     // Ids are random, so their order is none.
     numbers.sort_by_cached_key(|number| workload.segment_id(*number));
-    let record = |number: u64| workload.record(number, "SUB", RECORD_END, Some(number < segments));
+    let end = |number: u64| RECORD_MINUTE.plus_millis((number * 7_919 % 60_000) as i64);
+    let record = |number: u64| workload.record(number, "SUB", end(number), Some(number < segments));
     let records: Vec<String> = numbers.into_iter().map(record).collect();
     format!("[{}]", records.join(","))
 }
@@ -154,15 +156,20 @@ async fn serve_metadata(
     let begin = Time::parse(&(request["segmentEndTime"].as_str().unwrap().replace(' ', "T") + "Z")).unwrap();
     let end = begin + Duration::from_secs(request["timeInterval"].as_u64().unwrap());
     let (read, end) = match state.fresh {
-        true => (read, begin.plus_millis(500)),
+        true => (read, begin + MINUTE),
         false if (begin..end).contains(&state.ended) => (0, state.ended),
         false => return "[]".to_owned(),
     };
     let records = if sub == "large" { &state.large } else { &state.records };
     records
-        .replace(&RECORD_END.rfc3339(), &end.rfc3339())
+        .replace(&minute_text(RECORD_MINUTE), &minute_text(end))
         .replace(r#""SUB""#, &format!(r#""{sub}""#))
         .replace(r#""segmentId":""#, &format!(r#""segmentId":"{read}-"#))
+}
+
+/// The begin of the minute that a time is in, without the seconds.
+fn minute_text(time: Time) -> String {
+    time.rfc3339()[.."2100-01-01T00:00:".len()].to_owned()
 }
 
 /// Requests by sub-account: all, and metadata requests among them.
