@@ -292,7 +292,7 @@ async fn metadata_that_is_refused_with_429_is_counted_and_shown(database: TempDa
         finding_codes(&status["findings"]).contains("rate_limited") && status["accounts"][0]["refused"] == 1
     })
     .await;
-    let metrics = support::http_get(&format!("{url}metrics")).await.1;
     let counted = format!("\nringcx_refused_total{{sub_account=\"{}\"}} 1\n", env.main_account().sub);
-    assert!(metrics.contains(&counted), "{metrics}");
+    // The figures of the metrics may be some seconds old.
+    env.wait_until("it is counted", async || support::http_get(&format!("{url}metrics")).await.1.contains(&counted)).await;
 }

@@ -339,8 +339,11 @@ async fn with_few_descriptors_everything_arrives_and_probes_are_answered(databas
             sim.traffic.per_minute = 2.0;
         });
     // One wide window for each account, because a busy machine cannot read the metadata of fifty accounts at the usual rate.
-    let scenario =
-        scenario.set("discovery.window", "40s").set("discovery.interval", "20s").set("discovery.start", "now");
+    let scenario = scenario
+        .set("discovery.window", "5m")
+        .set("discovery.max_window", "5m")
+        .set("discovery.interval", "20s")
+        .set("discovery.start", "now");
     let receivers = [
         WebhookReceiver::start(|_| WebhookReply::Status(200)).await,
         WebhookReceiver::start(|_| WebhookReply::Status(200)).await,

@@ -10,6 +10,7 @@ mod certificates;
 mod command_line;
 mod database_outage;
 mod dns_outage;
+mod earlier_archive;
 mod erasure_commands;
 mod freshness;
 mod full_disk;

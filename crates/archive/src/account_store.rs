@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sql::PauseEndpoint;
+use super::sql::EndpointName;
 use super::{AccountKey, Arg, Db, DbError, Stmt, sql};
 use crate::clock::Time;
 use crate::model::{AccountId, Endpoint};
@@ -49,7 +49,7 @@ pub struct PauseRow {
     /// Key of the account.
     pub account: AccountKey,
     /// The paused endpoint.
-    #[sqlx(try_from = "PauseEndpoint")]
+    #[sqlx(try_from = "EndpointName")]
     pub endpoint: Endpoint,
     /// Start of the pause.
     pub since: Time,

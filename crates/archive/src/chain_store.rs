@@ -9,6 +9,7 @@ mod integrity;
 mod metadata_check;
 mod record_chain;
 mod record_chain_proof;
+mod record_chain_upgrade;
 
 pub use integrity::IntegrityReport;
 pub use metadata_check::MetadataRow;

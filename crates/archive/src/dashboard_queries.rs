@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sql::{WorkArtifact, count};
+use super::sql::{ArtifactCode, count};
 use super::{AccountKey, Db, DbError, sql};
 use crate::clock::Time;
 use crate::model::{Artifact, TimeRange};
@@ -25,7 +25,7 @@ pub struct CoverageRow {
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct FailureRow {
     /// The artifact.
-    #[sqlx(try_from = "WorkArtifact")]
+    #[sqlx(try_from = "ArtifactCode")]
     pub artifact: Artifact,
     /// Why the last attempt failed.
     pub reason: Option<String>,

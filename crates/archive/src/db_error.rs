@@ -62,18 +62,6 @@ impl DbError {
         )
     }
 
-    /// A column that cannot be read as its type.
-    pub(super) fn unreadable_column(
-        column: &str,
-        key: i64,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    ) -> DbError {
-        let message = format!(
-            "failed to read the column {column} of row {key}: {source}\nhint: the database was damaged or changed by hand; run `ringcx-extractor verify` to find other damage, and restore the row from a backup"
-        );
-        DbError { message, fault: DbFault::Broken, source: Some(source) }
-    }
-
     /// A row that must exist, because this transaction has written it, is missing.
     pub(super) fn missing_row(table: &str, key: impl std::fmt::Display) -> DbError {
         DbError::new(
@@ -112,16 +100,6 @@ impl DbError {
             DbFault::Broken,
             format!(
                 "failed to open the database: it is at migration {held}, this program needs {newest}\nhint: run `ringcx-extractor migrate` (`run` does it too)"
-            ),
-        )
-    }
-
-    /// The database is from before the first migration of today, and its upgrade is not complete.
-    pub(super) fn schema_before_merge(held: i64) -> DbError {
-        DbError::new(
-            DbFault::Broken,
-            format!(
-                "failed to open the database: it is at migration {held}, and its upgrade is not complete; this version of the program no longer has the earlier migrations\nhint: run `ringcx-extractor migrate` of the version at commit 875fca7 first, and then this version again; nothing was changed"
             ),
         )
     }

@@ -20,7 +20,7 @@ pub(super) use tombstone_filter::{ArchiveKey, TombstoneFilter};
 pub use wipe_free_pages::WipeOutcome;
 
 use super::ingest::{DailyDigest, segment_id_digest, utc_day};
-use super::sql::{SegmentAsked, utf8_lossy};
+use super::sql::{ArtifactBits, utf8_lossy};
 use super::{AccountKey, Arg, Db, DbError, Item, Lease, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::TombstoneRecord;
@@ -102,7 +102,7 @@ struct PendingDeletion {
     key: i64,
     segment_id: String,
     ended: Time,
-    #[sqlx(try_from = "SegmentAsked")]
+    #[sqlx(try_from = "ArtifactBits")]
     asked: ArtifactSet,
 }
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::chain_store::RecordChain;
 use super::deletion::TombstoneFilter;
-use super::sql::{Flag, SegmentAsked};
+use super::sql::{ArtifactBits, Flag};
 use super::{AccountKey, Arg, Db, DbError, Item, Lease, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item};
 use crate::clock::Time;
 use crate::model::{
@@ -99,7 +99,7 @@ struct StoredSegment {
     has_transcript: bool,
     #[sqlx(try_from = "Flag")]
     is_agent: bool,
-    #[sqlx(try_from = "SegmentAsked")]
+    #[sqlx(try_from = "ArtifactBits")]
     asked: ArtifactSet,
     ended: Time,
     digest: Vec<u8>,

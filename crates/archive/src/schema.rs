@@ -1,37 +1,62 @@
 //! The schema and its migrations, applied when a database is opened.
 
+use sqlx::ConnectOptions as _;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use super::{Db, DbError, OpenMode, SqlitePools, retry_on_busy, sql};
+use super::{Db, DbError, OpenMode, PgPools, SqlitePools, retry_on_busy, sql};
 
 static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
 static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
 
-/// The newest of the earlier migrations that were merged into the first one of today.
-const LAST_MERGED: i64 = 25;
+/// The earlier migrations, which were merged into the first one of today.
+static MERGED_SQLITE: Migrator = sqlx::migrate!("../../migrations/until_25/sqlite");
+static MERGED_POSTGRES: Migrator = sqlx::migrate!("../../migrations/until_25/postgres");
 
-/// Key in `meta` that records that the upgrade behind the merged migrations is complete.
-const MERGED_UPGRADE_KEY: &str = "records.sealed";
+/// The newest of them.
+const LAST_MERGED: i64 = 25;
 
 impl Db {
     /// Checks the version of the schema and, unless `mode` forbids it, brings it up to date.
     ///
     /// # Errors
-    /// If the schema is too new, or too old, or a migration fails, which is rolled back.
+    /// If the schema is too new, or a migration fails, which is rolled back.
     pub(crate) async fn prepare_schema(&self, mode: OpenMode) -> Result<(), DbError> {
         let newest = self.known_migrations().max().unwrap_or(0);
-        match self.applied_migrations().await?.into_iter().max().unwrap_or(0) {
+        match self.newest_applied_migration().await? {
             held if held > newest => Err(DbError::schema_too_new(held, newest)),
-            held if (1..LAST_MERGED).contains(&held) => Err(DbError::schema_before_merge(held)),
             held if held < newest && mode == OpenMode::Existing => Err(DbError::schema_too_old(held, newest)),
             _ if mode == OpenMode::Existing => Ok(()),
-            LAST_MERGED => {
-                self.adopt_merged_migrations().await?;
+            held => {
+                if (1..=LAST_MERGED).contains(&held)
+                    && let Err(error) = self.upgrade_merged_schema().await
+                    // Another process may have completed it in the meantime.
+                    && self.newest_applied_migration().await? <= LAST_MERGED
+                {
+                    return Err(error);
+                }
                 self.migrate().await
             }
-            _ => self.migrate().await,
         }
+    }
+
+    /// Upgrades a database of the migrations that were merged. Each step is complete or continues
+    /// where it was interrupted.
+    async fn upgrade_merged_schema(&self) -> Result<(), DbError> {
+        match self {
+            Db::Sqlite(pools) => {
+                retry_on_busy(|| async {
+                    // One transaction: two processes must not apply a migration twice.
+                    let mut tx = pools.writer.begin_with("begin immediate").await?;
+                    MERGED_SQLITE.run(&mut *tx).await?;
+                    Ok(tx.commit().await?)
+                })
+                .await?;
+            }
+            Db::Postgres(pools) => run_on_postgres(&MERGED_POSTGRES, pools).await?,
+        }
+        self.chain_existing_rows().await?;
+        self.adopt_merged_migrations().await
     }
 
     /// Replaces the records of the merged migrations by the one that they were merged into: the
@@ -40,9 +65,6 @@ impl Db {
         let Some(merged) = self.migrator().iter().next() else { return Ok(()) };
         let mut tx = self.begin().await?;
         tx.advisory_lock("migrations").await?;
-        if tx.meta(MERGED_UPGRADE_KEY).await?.is_none() {
-            return Err(DbError::schema_before_merge(LAST_MERGED));
-        }
         // Another replica may do the same.
         let stmt = sql("insert into _sqlx_migrations (version, description, success, checksum, execution_time)
              values ($1, $2, true, $3, 0) on conflict (version) do nothing");
@@ -54,14 +76,7 @@ impl Db {
     async fn migrate(&self) -> Result<(), DbError> {
         match self {
             Db::Sqlite(pools) => self.migrate_sqlite(pools).await,
-            Db::Postgres(pools) => {
-                // On a connection without a statement time-out.
-                let options = PgConnectOptions::clone(&pools.pool.connect_options());
-                let untimed = PgPoolOptions::new().max_connections(1).connect_with(options).await?;
-                let migrated = POSTGRES.run(&untimed).await;
-                untimed.close().await;
-                Ok(migrated?)
-            }
+            Db::Postgres(pools) => run_on_postgres(&POSTGRES, pools).await,
         }
     }
 
@@ -92,10 +107,41 @@ impl Db {
         self.migrator().iter().map(|migration| migration.version)
     }
 
+    async fn newest_applied_migration(&self) -> Result<i64, DbError> {
+        Ok(self.applied_migrations().await?.into_iter().max().unwrap_or(0))
+    }
+
     async fn applied_migrations(&self) -> Result<Vec<i64>, DbError> {
         if !self.has_table("_sqlx_migrations").await? {
             return Ok(Vec::new());
         }
         self.values(sql("select version from _sqlx_migrations where success")).await
+    }
+}
+
+/// Runs migrations on a connection without a statement time-out, and without a warning that quotes
+/// the whole schema where it takes longer than a second.
+async fn run_on_postgres(migrator: &Migrator, pools: &PgPools) -> Result<(), DbError> {
+    let options = PgConnectOptions::clone(&pools.pool.connect_options()).disable_statement_logging();
+    let untimed = PgPoolOptions::new().max_connections(1).connect_with(options).await?;
+    let migrated = migrator.run(&untimed).await;
+    untimed.close().await;
+    Ok(migrated?)
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    #[test]
+    fn the_merged_migrations_are_those_whose_checksums_archives_hold() {
+        let digest = |migrator: &Migrator| {
+            let checksums = migrator.iter().fold(Sha256::new(), |all, migration| all.chain_update(&migration.checksum));
+            crate::hash_chain::hex(&checksums.finalize())
+        };
+        assert_eq!(digest(&MERGED_SQLITE), "1b0a17ff2b7be5287988d6ba779fd2653d9d2f38c6d6af0ba3cc0ebbbee1a485");
+        assert_eq!(digest(&MERGED_POSTGRES), "106c69716200b34eea09ac7bcb63ecab4dbf222e9ec382406f51ed1bfa418b9c");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sql::{ArtifactItem, AttemptItem, EndTime, Flag, PackedMetadata, WorkState};
+use super::sql::{CodedItem, EndTime, Flag, PackedMetadata, StateCode};
 use super::{AccountKey, Db, DbError, Item, Stmt, item, sql};
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact, ItemState};
@@ -75,7 +75,7 @@ pub struct SegmentArtifact {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AttemptRow {
     /// The artifact.
-    #[sqlx(rename = "item", try_from = "AttemptItem")]
+    #[sqlx(rename = "item", try_from = "CodedItem")]
     pub artifact: Artifact,
     /// The number of the attempt.
     pub nth: i64,
@@ -103,7 +103,7 @@ pub struct MetadataChange {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ArtifactVersion {
     /// The artifact.
-    #[sqlx(rename = "item", try_from = "ArtifactItem")]
+    #[sqlx(rename = "item", try_from = "CodedItem")]
     pub artifact: Artifact,
     /// The version number, from 1.
     pub version: i64,
@@ -152,7 +152,7 @@ pub(super) const SEGMENT_COLUMNS: &str = "s.id as key, a.rc, a.sub, s.account as
 #[derive(sqlx::FromRow)]
 struct UnfinishedArtifact {
     item: Item,
-    #[sqlx(try_from = "WorkState")]
+    #[sqlx(try_from = "StateCode")]
     state: ItemState,
     due: Time,
     tries: i64,

@@ -12,8 +12,8 @@ use sqlx::{SqliteConnection, SqlitePool};
 pub use self::columns::DbRow;
 use self::columns::read_rows;
 pub(crate) use self::columns::{
-    ArtifactItem, AttemptItem, EndTime, Flag, HoldSubject, HttpStatus, LossyText, Millis, PackedMetadata,
-    PauseEndpoint, SegmentAsked, TombstoneKind, WorkArtifact, WorkItem, WorkLane, WorkState, count, utf8_lossy,
+    ArtifactBits, ArtifactCode, CodedItem, DeletionCode, EndTime, EndpointName, Flag, HoldSubject, HttpStatus,
+    LaneCode, LossyText, Millis, PackedMetadata, StateCode, count, utf8_lossy,
 };
 pub use self::stmt::{Arg, Stmt, sql};
 use super::timeout_connection::TimeoutConnection;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::sql::{Millis, WorkItem, WorkLane, WorkState};
+use super::sql::{CodedItem, LaneCode, Millis, StateCode};
 use super::{AccountKey, Arg, Db, DbError, Item, Lease, Stmt, sql};
 use crate::clock::{Time, millis};
 use crate::model::{Artifact, ArtifactSet, ItemState, Lane};
@@ -23,10 +23,10 @@ pub struct Claim {
     #[sqlx(flatten)]
     pub lease: Lease,
     /// The artifact to fetch.
-    #[sqlx(rename = "item", try_from = "WorkItem")]
+    #[sqlx(rename = "item", try_from = "CodedItem")]
     pub artifact: Artifact,
     /// The urgency.
-    #[sqlx(try_from = "WorkLane")]
+    #[sqlx(try_from = "LaneCode")]
     pub lane: Lane,
     /// The segment's id in RingCX.
     pub segment_id: String,
@@ -147,13 +147,13 @@ pub struct QueueRow {
     /// When the segment ended.
     pub ended: Time,
     /// The artifact to fetch.
-    #[sqlx(rename = "item", try_from = "WorkItem")]
+    #[sqlx(rename = "item", try_from = "CodedItem")]
     pub artifact: Artifact,
     /// The urgency.
-    #[sqlx(try_from = "WorkLane")]
+    #[sqlx(try_from = "LaneCode")]
     pub lane: Lane,
     /// The state.
-    #[sqlx(try_from = "WorkState")]
+    #[sqlx(try_from = "StateCode")]
     pub state: ItemState,
     /// The due time.
     pub due: Time,

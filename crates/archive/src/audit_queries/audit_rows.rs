@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::AccountKey;
-use super::super::sql::{Millis, WorkItem, WorkState};
+use super::super::sql::{CodedItem, Millis, StateCode};
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact, ItemState, TimeRange};
 
@@ -129,10 +129,10 @@ pub struct UnfinishedItemsRow {
     /// Key of the account.
     pub account: AccountKey,
     /// The artifact to fetch.
-    #[sqlx(rename = "item", try_from = "WorkItem")]
+    #[sqlx(rename = "item", try_from = "CodedItem")]
     pub artifact: Artifact,
     /// The state.
-    #[sqlx(try_from = "WorkState")]
+    #[sqlx(try_from = "StateCode")]
     pub state: ItemState,
     /// The HTTP status of the last response.
     pub status: Option<i64>,
@@ -155,10 +155,10 @@ pub struct ClosedItemRow {
     /// When the segment ended.
     pub ended: Time,
     /// The artifact.
-    #[sqlx(rename = "item", try_from = "WorkItem")]
+    #[sqlx(rename = "item", try_from = "CodedItem")]
     pub artifact: Artifact,
     /// The final state.
-    #[sqlx(try_from = "WorkState")]
+    #[sqlx(try_from = "StateCode")]
     pub state: ItemState,
     /// Number of attempts.
     #[sqlx(try_from = "i64")]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::super::deletion::ArchiveKey;
 use super::super::sql::count;
-use super::super::{AccountKey, Db, DbError, Snapshot, sql};
+use super::super::{AccountKey, Db, DbError, Snapshot, Tx, sql};
 use super::JOURNAL;
 use crate::hash_chain::{GENESIS_HASH, Hash, JournalRecord, ReadRecord, TombstoneRecord, link};
 use crate::model::Subject;
@@ -75,11 +75,9 @@ impl Snapshot {
     /// Reads the journal, and compares the holds with it.
     pub async fn journal_proof(&mut self) -> Result<JournalProof, DbError> {
         let state = self.record_state(JOURNAL).await?;
-        let stmt = sql("select j.at, j.who, j.what, a.sub, j.kind, j.subject, j.segments, j.records, j.hold, j.reason, j.value_hash, j.account
-             from journal j left join account a on a.id = j.account order by j.id");
         let mut leaves = Vec::new();
         let mut placed: BTreeMap<i64, StoredJournalEntry> = BTreeMap::new();
-        for (record, entry) in (1..).zip(self.0.all::<StoredJournalEntry>(stmt).await?) {
+        for (record, entry) in (1..).zip(self.0.journal_entries().await?) {
             leaves.push((record, Some(entry.leaf(record).to_vec())));
             match (entry.what.as_str(), entry.hold) {
                 ("hold", Some(hold)) => drop(placed.insert(hold, entry)),
@@ -151,13 +149,23 @@ impl Snapshot {
     }
 }
 
+impl Tx {
+    /// The entries of the journal, in order.
+    pub(super) async fn journal_entries(&mut self) -> Result<Vec<StoredJournalEntry>, DbError> {
+        self.all(sql("select j.at, j.who, j.what, a.sub, j.kind, j.subject, j.segments, j.records, j.hold, j.reason, j.value_hash, j.account
+             from journal j left join account a on a.id = j.account order by j.id"))
+        .await
+    }
+}
+
 /// A row of the read log: the numbers of a [`ReadRecord`], lane, head before it, and the digests of
 /// the coverage before and after it.
 #[rustfmt::skip]
 type StoredRead = (i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, String, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
 
+/// An entry of the journal, with the columns that its leaf covers.
 #[derive(sqlx::FromRow)]
-struct StoredJournalEntry {
+pub(super) struct StoredJournalEntry {
     at: i64,
     who: String,
     what: String,
@@ -174,6 +182,16 @@ struct StoredJournalEntry {
 }
 
 #[derive(sqlx::FromRow)]
+struct StoredTombstone {
+    record: i64,
+    hash: Vec<u8>,
+    at: i64,
+    kind: i64,
+    day: i64,
+    leaf: Option<Vec<u8>>,
+}
+
+#[derive(sqlx::FromRow)]
 struct StoredHold {
     id: i64,
     account: Option<AccountKey>,
@@ -185,7 +203,8 @@ struct StoredHold {
 }
 
 impl StoredJournalEntry {
-    fn leaf(&self, record: i64) -> Hash {
+    /// The leaf of the entry with this number.
+    pub(super) fn leaf(&self, record: i64) -> Hash {
         let entry = JournalRecord {
             record,
             at: self.at,
@@ -253,9 +272,8 @@ impl Db {
         loop {
             let stmt = sql("select record, hash, at, kind, day, leaf from tombstone where account = $1 and record > $2
                  order by record limit $3");
-            let rows: Vec<(i64, Vec<u8>, i64, i64, i64, Option<Vec<u8>>)> =
-                self.all(stmt.bind(account).bind(after).bind(MAX_LEAVES_PER_PAGE)).await?;
-            for (record, hash, at, kind, day, leaf) in &rows {
+            let rows: Vec<StoredTombstone> = self.all(stmt.bind(account).bind(after).bind(MAX_LEAVES_PER_PAGE)).await?;
+            for StoredTombstone { record, hash, at, kind, day, leaf } in &rows {
                 let tombstone = TombstoneRecord { record: *record, sub, hash, at: *at, kind: *kind, day: *day };
                 altered += u64::from(leaf.as_deref() != Some(&tombstone.leaf()));
                 after = *record;

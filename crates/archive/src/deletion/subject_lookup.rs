@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::super::sql::{LossyText, WorkState, utf8_lossy};
+use super::super::sql::{LossyText, StateCode, utf8_lossy};
 use super::super::{AccountKey, Db, DbError, Item, Stmt, item, sql};
 use super::legal_hold::SELECT_NEWEST_HOLD;
 use crate::clock::Time;
@@ -62,7 +62,7 @@ const SELECT_SEGMENT_REFS: &str = "select s.id as key, s.account, a.sub, s.segme
 struct LastBody {
     item: Item,
     last_body: Vec<u8>,
-    #[sqlx(try_from = "WorkState")]
+    #[sqlx(try_from = "StateCode")]
     state: ItemState,
 }
 

@@ -10,7 +10,7 @@ use rand::Rng;
 use sha2::Sha256;
 
 use super::super::ingest::utc_day;
-use super::super::sql::{Flag, TombstoneKind};
+use super::super::sql::{DeletionCode, Flag};
 use super::super::{AccountKey, Db, DbError, DbFault, Stmt, Tx, sql};
 use super::{DeletionReason, Hold};
 use crate::clock::Time;
@@ -89,7 +89,7 @@ pub struct Tombstone {
     /// When it was deleted.
     pub at: Time,
     /// Why it was deleted.
-    #[sqlx(rename = "kind", try_from = "TombstoneKind")]
+    #[sqlx(rename = "kind", try_from = "DeletionCode")]
     pub reason: DeletionReason,
 }
 

@@ -179,8 +179,8 @@ impl Db {
         let stmt = sql("select s.id, s.account, s.ended, s.codec, s.metadata,
              (select min(x.item) from artifact x where x.item = s.id * 4)
              from segment s where s.id > $1 order by s.id limit $2");
-        let rows: Vec<(i64, AccountKey, Time, i64, Vec<u8>, Option<i64>)> =
-            tx.all(stmt.bind(position).bind(SEGMENTS_PER_SCAN)).await?;
+        type Row = (i64, AccountKey, Time, i64, Vec<u8>, Option<i64>);
+        let rows: Vec<Row> = tx.all(stmt.bind(position).bind(SEGMENTS_PER_SCAN)).await?;
         let last_segment = rows.last().map(|row| row.0);
         let mut with_notes: BTreeMap<AccountKey, Vec<(i64, Time)>> = BTreeMap::new();
         for (segment, account, ended, codec, metadata, transcript) in rows {

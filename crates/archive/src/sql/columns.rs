@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
+use sqlx::{Column as _, ColumnIndex, Decode, FromRow, Row, Type};
 
 use super::super::{DbError, DeletionReason, Item, item};
 use crate::clock::Time;
@@ -18,28 +18,62 @@ pub trait DbRow: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + S
 
 impl<T> DbRow for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
 
-/// Reads all rows. A value that the program never writes is an error that names the column and, if
-/// it is a number, the row's first column, which is its key.
+/// Reads all rows.
 pub(super) fn read_rows<'r, T, R>(rows: &'r [R], into: &mut Vec<T>) -> Result<(), DbError>
 where
     T: FromRow<'r, R>,
     R: Row,
     usize: ColumnIndex<R>,
+    for<'n> &'n str: ColumnIndex<R>,
     i64: Decode<'r, R::Database> + Type<R::Database>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
+    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
 {
     into.reserve(rows.len());
     for row in rows {
-        into.push(T::from_row(row).map_err(|error| {
-            let sqlx::Error::ColumnDecode { index, source } = error else { return DbError::from(error) };
-            let key = row.try_get::<i64, _>(0).unwrap_or(-1);
-            match source.downcast::<UnknownCode>().map_err(|source| source.downcast::<DbError>()) {
-                Ok(code) => DbError::inconsistent(code.column, key, code.held),
-                Err(Ok(damaged)) => *damaged,
-                Err(Err(source)) => DbError::unreadable_column(&index, key, source),
-            }
+        into.push(T::from_row(row).map_err(|error| match error {
+            sqlx::Error::ColumnDecode { index, .. } => unreadable_value(row, index.trim_matches('"')),
+            error => error.into(),
         })?);
     }
     Ok(())
+}
+
+/// The error for a value that the program never writes. It names table, column and the row's first
+/// column, which is its key. It reads the value again: sqlx 0.9 drops the error of a `try_from`.
+fn unreadable_value<'r, R>(row: &'r R, field: &str) -> DbError
+where
+    R: Row,
+    usize: ColumnIndex<R>,
+    for<'n> &'n str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
+    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    if let (Ok(codec), Ok(packed)) = (row.try_get("codec"), row.try_get("metadata"))
+        && field == "metadata"
+        && let Err(damaged) = item::unpack(codec, packed)
+    {
+        return damaged;
+    }
+    let has = |column: &str| row.try_column(column).is_ok();
+    let (table, column) = match field {
+        "artifact" | "lane" | "state" => ("work.", field),
+        "asked" => ("segment.", field),
+        "endpoint" => ("pause.", field),
+        "kind" => ("tombstone.", field),
+        "subject" => ("hold.", "kind"),
+        "item" if has("nth") => ("attempt.", field),
+        "item" if has("sha256") => ("artifact.", field),
+        "item" => ("work.", field),
+        // Tuples are read by position.
+        _ => {
+            ("", field.parse().ok().and_then(|at: usize| row.try_column(at).ok()).map_or(field, |column| column.name()))
+        }
+    };
+    let held = row.try_get(column).map(|number: i64| number.to_string()).or_else(|_| row.try_get(column));
+    let held = held.unwrap_or_else(|_| "null or a value of another type".to_owned());
+    DbError::inconsistent(&format!("{table}{column}"), row.try_get(0_usize).unwrap_or(-1), held)
 }
 
 /// A flag: 0 is false.
@@ -122,60 +156,45 @@ pub(crate) fn utf8_lossy(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
-/// A value of a column that the program never writes.
-#[derive(Debug, thiserror::Error)]
-#[error("{column} holds {held}")]
-pub(crate) struct UnknownCode {
-    column: &'static str,
-    held: String,
-}
-
 fn small<T>(read: fn(i16) -> Option<T>) -> impl Fn(i64) -> Option<T> {
     move |code| i16::try_from(code).ok().and_then(read)
 }
 
-/// Columns with a code, and what it stands for.
+/// Columns with a code, and what it stands for. An unknown code is an error of [`unreadable_value`].
 macro_rules! codes {
-    ($($source:ident($stored:ty) in $column:literal: $read:expr => $type:ty),+ $(,)?) => {$(
+    ($($source:ident($stored:ty): $read:expr => $type:ty),+ $(,)?) => {$(
         #[derive(sqlx::Type)]
         #[sqlx(transparent)]
         pub(crate) struct $source($stored);
 
         impl TryFrom<$source> for $type {
-            type Error = UnknownCode;
+            type Error = ();
 
-            fn try_from(held: $source) -> Result<$type, UnknownCode> {
-                $read(held.0).ok_or_else(|| UnknownCode { column: $column, held: held.0.to_string() })
+            fn try_from(held: $source) -> Result<$type, ()> {
+                $read(held.0).ok_or(())
             }
         }
     )+};
 }
 
 codes! {
-    ArtifactItem(i64) in "artifact.item": |item| Item(item).artifact() => Artifact,
-    AttemptItem(i64) in "attempt.item": |item| Item(item).artifact() => Artifact,
-    WorkItem(i64) in "work.item": |item| Item(item).artifact() => Artifact,
-    WorkArtifact(i64) in "work.artifact": small(Artifact::from_code) => Artifact,
-    WorkLane(i64) in "work.lane": small(Lane::from_code) => Lane,
-    WorkState(i64) in "work.state": small(ItemState::from_code) => ItemState,
-    SegmentAsked(i64) in "segment.asked": small(ArtifactSet::from_code) => ArtifactSet,
-    TombstoneKind(i64) in "tombstone.kind": small(DeletionReason::from_code) => DeletionReason,
+    CodedItem(i64): |item| Item(item).artifact() => Artifact,
+    ArtifactCode(i64): small(Artifact::from_code) => Artifact,
+    LaneCode(i64): small(Lane::from_code) => Lane,
+    StateCode(i64): small(ItemState::from_code) => ItemState,
+    ArtifactBits(i64): small(ArtifactSet::from_code) => ArtifactSet,
+    DeletionCode(i64): small(DeletionReason::from_code) => DeletionReason,
+    EndpointName(String): |name: String| ENDPOINTS.into_iter().find(|endpoint| endpoint.name() == name) => Endpoint,
 }
 
-/// The endpoint of a pause.
-#[derive(sqlx::Type)]
-#[sqlx(transparent)]
-pub(crate) struct PauseEndpoint(String);
-
-impl TryFrom<PauseEndpoint> for Endpoint {
-    type Error = UnknownCode;
-
-    fn try_from(PauseEndpoint(held): PauseEndpoint) -> Result<Endpoint, UnknownCode> {
-        use Endpoint::{Accounts, AgentSummary, AutoSummary, Login, Metadata, Transcript};
-        let mut all = [Login, Accounts, Metadata, Transcript, AgentSummary, AutoSummary].into_iter();
-        all.find(|endpoint| endpoint.name() == held).ok_or(UnknownCode { column: "pause.endpoint", held })
-    }
-}
+const ENDPOINTS: [Endpoint; 6] = [
+    Endpoint::Login,
+    Endpoint::Accounts,
+    Endpoint::Metadata,
+    Endpoint::Transcript,
+    Endpoint::AgentSummary,
+    Endpoint::AutoSummary,
+];
 
 /// The subject of a hold. An unknown kind is an error: nothing is erased until a person has
 /// resolved it.
@@ -186,9 +205,9 @@ pub(crate) struct HoldSubject {
 }
 
 impl TryFrom<HoldSubject> for Subject {
-    type Error = UnknownCode;
+    type Error = ();
 
-    fn try_from(HoldSubject { kind, value }: HoldSubject) -> Result<Subject, UnknownCode> {
-        Subject::from_kind(&kind, value).ok_or(UnknownCode { column: "hold.kind", held: kind })
+    fn try_from(HoldSubject { kind, value }: HoldSubject) -> Result<Subject, ()> {
+        Subject::from_kind(&kind, value).ok_or(())
     }
 }
