@@ -12,14 +12,11 @@ use crate::broken_answers::BrokenAnswers;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::{AccountPolicy, LimitScope, Limits};
 use crate::db::{Db, DbFault, Lease, PauseRow, SavedThrottle};
-use crate::health::{FindingRegistry, HealthFinding, Severity};
+use crate::health::{Finding, FindingCode, FindingRegistry, Severity};
 use crate::model::{AccountId, Endpoint, Lane};
 use crate::read_progress::ReadProgress;
 use crate::ringcx::rate_limit::{Pacer, ReservedQuota, SlidingWindowLimiter, ThrottleState};
 use crate::ringcx::{ApiClient, ApiError, Login};
-
-/// Code of the finding that an endpoint redirects to another host.
-const API_MOVED: &str = "api_moved";
 
 /// The database stores a share of the request limit in millionths.
 const PARTS_PER_MILLION: f64 = 1e6;
@@ -109,7 +106,7 @@ impl Account {
 
     async fn persist_throttle(&self, budget: &str, throttle: &SavedThrottle) {
         if let Err(error) = self.db.save_throttle(budget, throttle, self.clock.now()).await {
-            tracing::warn!(account = %self.id, %error, "failed to store the state of a 429; a restart would not know of it");
+            tracing::warn!(account = %self.id, %error, hint = error.hint(), "failed to store the state of a 429; a restart would not know of it");
         }
     }
 
@@ -117,15 +114,9 @@ impl Account {
     /// login reports itself.
     pub(crate) fn report_redirect(&self, error: &ApiError, now: Time) -> bool {
         let moved = error.is_redirect() && error.endpoint != Endpoint::Login;
-        let finding = || HealthFinding {
-            code: API_MOVED,
-            severity: Severity::Trouble,
-            since: now,
-            subject: Some(error.endpoint.name().to_owned()),
-            sentence: error.message.clone(),
-            hint: error.hint().unwrap_or_default().to_owned(),
-            blocks_progress: false,
-        };
+        let (code, hint) = (FindingCode::ApiMoved, error.hint().unwrap_or_default());
+        let finding =
+            || Finding::new(code, Severity::Trouble, now, error.message.clone(), hint).about(error.endpoint.name());
         if moved && self.findings.report(finding()) {
             tracing::error!(account = %self.id, %error, hint = error.hint(), "the API has moved");
         }
@@ -134,7 +125,7 @@ impl Account {
 
     /// Clears the finding of [`Account::report_redirect`].
     pub(crate) fn clear_redirect(&self, endpoint: Endpoint) {
-        self.findings.clear(API_MOVED, Some(endpoint.name()));
+        self.findings.clear(FindingCode::ApiMoved, Some(endpoint.name()));
     }
 
     /// Restores the state that a 429 left with the account's previous owner.
@@ -212,7 +203,7 @@ impl PauseLog {
                     if error.is_transient() || std::mem::replace(&mut *is_logged, true) {
                         tracing::debug!(account = %id, %error, "{WRITE_FAILED}");
                     } else {
-                        tracing::warn!(account = %id, %error, "{WRITE_FAILED}");
+                        tracing::warn!(account = %id, %error, hint = error.hint(), "{WRITE_FAILED}");
                     }
                     return;
                 }

@@ -38,6 +38,7 @@ use clap::{Parser, Subcommand};
 use crate::clock::{Clock, Time};
 use crate::config::{self, Accounts, ConfigErrors, DatabaseUrl, LoadedSettings, Settings};
 use crate::db::{AccountRow, Db, OpenMode};
+use crate::error::UserError;
 use crate::status;
 
 /// The number of Postgres connections of a command.
@@ -132,11 +133,6 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
     }
 }
 
-/// An invalid command line; exit status 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct UsageError(pub(crate) String);
-
 /// Parses an option whose values have these names and help texts.
 fn named_values<T: Clone + Send + Sync + 'static, const N: usize>(
     values: [(&'static str, &'static str, T); N],
@@ -189,8 +185,8 @@ impl CommandContext {
     }
 
     /// Parses the time of an option.
-    pub fn parse_time(&self, option: &str, text: &str) -> Result<Time, UsageError> {
-        config::parse_time(text, self.clock.now()).map_err(|why| UsageError(format!("invalid {option}: {why}")))
+    pub fn parse_time(&self, option: &str, text: &str) -> Result<Time, UserError> {
+        config::parse_time(text, self.clock.now()).map_err(|why| UserError::usage(format!("invalid {option}: {why}")))
     }
 
     /// Parses `--from` and `--to`, each of which may be missing, and checks that the range is not
@@ -199,15 +195,11 @@ impl CommandContext {
         &self,
         from: Option<&str>,
         to: Option<&str>,
-    ) -> Result<(Option<Time>, Option<Time>), UsageError> {
+    ) -> Result<(Option<Time>, Option<Time>), UserError> {
         let from = from.map(|text| self.parse_time("--from", text)).transpose()?;
         let to = to.map(|text| self.parse_time("--to", text)).transpose()?;
         match (from, to) {
-            (Some(from), Some(to)) if from >= to => Err(UsageError(format!(
-                "the range of --from and --to is empty: {} is not before {}\nhint: --from is inclusive, --to is exclusive",
-                from.rfc3339(),
-                to.rfc3339()
-            ))),
+            (Some(from), Some(to)) if from >= to => Err(empty_range(from, to)),
             range => Ok(range),
         }
     }
@@ -233,8 +225,24 @@ async fn is_daemon_alive(db: &Db, now: Time) -> anyhow::Result<bool> {
     Ok(replicas.iter().any(|replica| status::is_alive(replica, here)))
 }
 
+fn empty_range(from: Time, to: Time) -> UserError {
+    let (from, to) = (from.rfc3339(), to.rfc3339());
+    UserError::usage(format!("the range of --from and --to is empty: {from} is not before {to}"))
+        .with_hint("--from is inclusive, --to is exclusive")
+}
+
+/// No account has this id or name.
+fn no_such_account(wanted: &str) -> UserError {
+    UserError::usage(format!("no account has the id or name {wanted:?}"))
+}
+
+/// Several accounts have this name.
+fn ambiguous_account(wanted: &str) -> UserError {
+    UserError::usage(format!("several accounts are named {wanted:?}")).with_hint("give the sub-account id")
+}
+
 /// Selects an account by id first, because the name of an account may equal the id of another.
-fn select_account(rows: Vec<AccountRow>, settings: &Settings, wanted: &str) -> Result<AccountRow, UsageError> {
+fn select_account(rows: Vec<AccountRow>, settings: &Settings, wanted: &str) -> Result<AccountRow, UserError> {
     let configured_name = |row: &AccountRow| match &settings.accounts {
         Accounts::Listed(listed) => {
             listed.iter().find(|account| account.id.sub == row.id.sub).and_then(|account| account.name.clone())
@@ -252,16 +260,11 @@ fn select_account(rows: Vec<AccountRow>, settings: &Settings, wanted: &str) -> R
     let mut named: Vec<AccountRow> = others.into_iter().filter(has_name).collect();
     match (named.pop(), named.is_empty()) {
         (Some(row), true) => Ok(row),
-        (Some(_), false) => {
-            Err(UsageError(format!("several accounts are named {wanted:?}\nhint: give the sub-account id")))
+        (Some(_), false) => Err(ambiguous_account(wanted)),
+        (None, _) if known.is_empty() => {
+            let hint = "the database contains no account yet; `ringcx-extractor run` adds them";
+            Err(no_such_account(wanted).with_hint(hint))
         }
-        (None, _) => Err(UsageError(format!(
-            "no account has the id or name {wanted:?}\nhint: the database contains {}",
-            if known.is_empty() {
-                "no account yet; `ringcx-extractor run` adds them".to_owned()
-            } else {
-                known.join(", ")
-            }
-        ))),
+        (None, _) => Err(no_such_account(wanted).with_hint(format!("the database contains {}", known.join(", ")))),
     }
 }

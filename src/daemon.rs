@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{DatabaseUrl, Settings};
 use crate::db::{Db, DbError, FileLock};
+use crate::error::first_hint;
 use crate::http::DatabaseProblem;
 use app_context::AppContext;
 
@@ -75,9 +76,7 @@ async fn open_database_with_retry(
     loop {
         match open_database(settings).await {
             Err(error) if is_transient(&error) => {
-                let text = error.to_string();
-                let (what, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
-                tracing::warn!(hint, "{what}; retrying");
+                tracing::warn!(hint = first_hint(&error), "{error}; retrying");
                 problem.send_replace(error.downcast_ref::<DbError>().map(DatabaseProblem::from));
                 clock.sleep(DATABASE_OPEN_RETRY_INTERVAL).await;
             }

@@ -29,6 +29,7 @@ use crate::backoff::Backoff;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::{Sink, SinkKind, SinkStart};
 use crate::db::{AccountKey, Db, DbError, DeliveryRound, Lease, SinkKey};
+use crate::health::STOPPED_SINK_HINT;
 use crate::sink::SinkError;
 
 use event_builder::EventFilter;
@@ -351,10 +352,6 @@ impl Deliverer {
         Ok(DeliveryProgress::Idle(due.map_or(tick + IDLE_POLL_INTERVAL, |due| due.min(tick + IDLE_POLL_INTERVAL))))
     }
 }
-
-/// The hint for a stopped sink.
-pub(crate) const STOPPED_SINK_HINT: &str =
-    "change its url, remove it from the settings, or start it again with `ringcx-extractor deliver retry`";
 
 /// The reason, if the action stops the sink.
 fn stop_reason(action: &SinkAction) -> Option<String> {

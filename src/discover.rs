@@ -237,15 +237,15 @@ impl Discoverer {
 
     /// Waits until an answer may be written again, so that an outage does not repeat its request.
     async fn wait_for_database(&self, what: &str, error: &DbError) {
-        tracing::warn!(account = %self.account.id, %error, "{what}");
+        tracing::warn!(account = %self.account.id, %error, hint = error.hint(), "{what}");
         self.account.clock.sleep(DATABASE_RETRY_INTERVAL).await;
     }
 
     async fn report_completion(&self, read: CompletedRead) {
         let (account, id, summary) = (&self.account, &self.account.id, read.summary);
         if read.proves_clock_behind {
-            tracing::warn!(account = %id, "conversations ended later than this machine's clock \
-                shows: it is behind, so the API's clock is used. hint: synchronise it with NTP (timedatectl set-ntp true)");
+            tracing::warn!(account = %id, hint = "synchronise it with NTP (timedatectl set-ntp true)",
+                "conversations ended later than this machine's clock shows: it is behind, so the API's clock is used");
         }
         if read.database_was_restored {
             tracing::warn!(account = %id, "the database was restored to an earlier state; windows that it does not contain are read again");

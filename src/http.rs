@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::daemon::app_context::AppContext;
+use crate::error::UserError;
 use crate::file_descriptors;
 
 use middleware::AllowedHosts;
@@ -70,9 +71,8 @@ pub(crate) async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListen
                 }
                 _ => "http.listen must be host:port, such as 127.0.0.1:8480",
             };
-            Err(anyhow::Error::new(error).context(format!(
-                "failed to listen on http.listen = {listen:?}\nhint: {hint}; \"\" disables the HTTP server"
-            )))
+            let failed = UserError::failed(format!("failed to listen on http.listen = {listen:?}"));
+            Err(failed.with_hint(format!("{hint}; \"\" disables the HTTP server")).with_source(error).into())
         }
     }
 }

@@ -34,6 +34,7 @@ pub mod search;
 pub mod search_indexer;
 
 pub mod audit;
+pub(crate) mod error;
 pub mod export;
 pub mod metrics;
 pub mod status;

@@ -18,7 +18,6 @@ use crate::ringcx::{ErrorCause, RequestObserver};
 
 mod collector;
 
-pub(crate) use collector::PAUSABLE_ENDPOINTS;
 pub use collector::{AccountMetrics, MetricsSnapshot, SinkMetrics};
 
 use collector::StatusCollector;

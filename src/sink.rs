@@ -14,6 +14,8 @@ use std::time::Duration;
 pub struct SinkError {
     /// The message. It holds no content, and of an address only the host.
     pub message: String,
+    /// What an operator can do, if that is known.
+    pub hint: Option<String>,
     /// What the error means for the event and the sink.
     pub kind: SinkErrorKind,
     /// The response's status, if there was a response.
@@ -38,7 +40,7 @@ pub enum SinkErrorKind {
 impl SinkError {
     /// An error without a response.
     pub(crate) fn new(kind: SinkErrorKind, message: impl Into<String>) -> SinkError {
-        SinkError { message: message.into(), kind, status: None, retry_after: None }
+        SinkError { message: message.into(), hint: None, kind, status: None, retry_after: None }
     }
 
     /// An error of the whole sink, without a response.
@@ -46,9 +48,17 @@ impl SinkError {
         SinkError::new(SinkErrorKind::Unavailable, message)
     }
 
+    /// Sets what to do about it.
+    pub(crate) fn with_hint(self, hint: impl Into<String>) -> SinkError {
+        SinkError { hint: Some(hint.into()), ..self }
+    }
+
     /// Message and hint in one line.
     pub(crate) fn reason(&self) -> String {
-        self.message.replace("\nhint: ", "; ")
+        match &self.hint {
+            Some(hint) => format!("{}; {hint}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// Whether the refusal concerns the whole address rather than this event: a redirect, wrong

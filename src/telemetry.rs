@@ -15,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+use crate::error::UserError;
 
 /// The program's own crate. Its name in a filter also sets the level of the library crates.
 const PROGRAM_CRATE: &str = "ringcx_extractor";
@@ -45,10 +46,17 @@ impl LogFilterHandle {
 /// # Errors
 /// If the filter does not parse, or logging is already set up.
 pub(crate) fn init(log: &Log) -> anyhow::Result<LogFilterHandle> {
-    let filter = parse_filter(&log.filter)
-        .context("failed to read log.filter\nhint: use for example \"info\" or \"info,ringcx_extractor=debug\"")?;
+    let filter = parse_filter(&log.filter).map_err(|error| {
+        UserError::failed("failed to read log.filter")
+            .with_hint("use for example \"info\" or \"info,ringcx_extractor=debug\"")
+            .with_source(error)
+    })?;
     let (filter, handle) = reload::Layer::new(filter);
-    let max_verbosity = filter_fn(|metadata| match metadata.target() {
+    // Spans of other crates may hold URLs. As text, only spans of level debug are shown: each line
+    // names its account already.
+    let least_span = if log.format == LogFormat::Json { Level::ERROR } else { Level::DEBUG };
+    let max_verbosity = filter_fn(move |metadata| match metadata.target() {
+        target if metadata.is_span() => is_own(target) && *metadata.level() >= least_span,
         own if is_own(own) => true,
         OBJECT_STORE_RETRY_TARGET => *metadata.level() <= Level::WARN,
         _ => *metadata.level() <= Level::DEBUG,
@@ -57,8 +65,8 @@ pub(crate) fn init(log: &Log) -> anyhow::Result<LogFilterHandle> {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(colour);
     let lines = match (log.format, journal) {
-        (LogFormat::Json, true) => lines.json().flatten_event(true).without_time().boxed(),
-        (LogFormat::Json, false) => lines.json().flatten_event(true).boxed(),
+        (LogFormat::Json, true) => lines.json().flatten_event(true).with_current_span(false).without_time().boxed(),
+        (LogFormat::Json, false) => lines.json().flatten_event(true).with_current_span(false).boxed(),
         (LogFormat::Text, true) => lines.with_target(false).without_time().boxed(),
         (LogFormat::Text, false) => lines.with_target(false).boxed(),
     };

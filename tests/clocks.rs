@@ -202,7 +202,7 @@ async fn a_machine_that_is_behind_from_the_start_reads_by_the_apis_clock_once_th
         let deadline = clock.tick() + 600 * SECOND;
         loop {
             let status = status::gather(&db, &settings, "test", None, clock.now()).await.unwrap();
-            let watermark = status.accounts.first().and_then(|account| account.watermark());
+            let watermark = status.accounts.first().and_then(|account| account.watermark);
             if watermark.is_some_and(|watermark| watermark > clock.now()) {
                 stop.cancel();
                 return;

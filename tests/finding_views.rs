@@ -9,7 +9,7 @@ use std::time::Duration;
 use ringcx_extractor::account::metadata_budget_name;
 use ringcx_extractor::clock::Clock;
 use ringcx_extractor::db::{Db, OpenMode, SavedThrottle, sql};
-use ringcx_extractor::health::Severity;
+use ringcx_extractor::health::{FindingCode, Severity};
 use ringcx_extractor::model::{AccountId, Endpoint};
 use ringcx_extractor::sim::{FaultRates, Faults, Options, SegmentScript, Sim, SimLimits, WrongDate};
 use ringcx_extractor::{config, daemon, status};
@@ -129,7 +129,7 @@ async fn transcripts_that_all_break_off_are_trouble_and_over_when_one_can_be_use
         let mut seen = false;
         loop {
             let status = status::gather(&db, &settings, "e2e", None, clock.now()).await.unwrap();
-            let found = status.findings.iter().find(|finding| finding.code == "answers_broken");
+            let found = status.findings.iter().find(|finding| finding.code == FindingCode::AnswersBroken);
             match found {
                 Some(found) if !seen => {
                     assert!(found.blocks_progress && found.severity == Severity::Trouble, "{found:?}");
@@ -294,5 +294,6 @@ async fn metadata_that_is_refused_with_429_is_counted_and_shown(database: TempDa
     .await;
     let counted = format!("\nringcx_refused_total{{sub_account=\"{}\"}} 1\n", env.main_account().sub);
     // The figures of the metrics may be some seconds old.
-    env.wait_until("it is counted", async || support::http_get(&format!("{url}metrics")).await.1.contains(&counted)).await;
+    env.wait_until("it is counted", async || support::http_get(&format!("{url}metrics")).await.1.contains(&counted))
+        .await;
 }

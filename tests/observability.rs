@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use ringcx_extractor::health::FindingCode;
 use support::metric_catalog;
 
 fn read_file(path: &str) -> String {
@@ -112,4 +113,19 @@ fn every_alert_is_tested_waits_says_what_to_do_and_can_be_looked_up() {
         seen += 1;
     }
     assert!(seen > 20, "{seen} alerts only");
+}
+
+#[test]
+fn every_finding_of_the_guide_exists() {
+    let guide = read_file("docs/operations.md");
+    let (_, section) = guide.split_once("\n### Findings\n").unwrap();
+    let (section, _) = section.split_once("\n### ").unwrap();
+    let (_, table) = section.split_once("| code | severity | meaning |").unwrap();
+    let cells = table.lines().filter_map(|row| row.split('|').nth(1));
+    let codes: Vec<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(codes.len() > 30, "{codes:?}");
+    for code in codes {
+        let known: FindingCode = serde_json::from_value(code.into()).unwrap();
+        assert!(!matches!(known, FindingCode::Other(_)), "the program does not know {code}");
+    }
 }

@@ -5,8 +5,8 @@
 use serde::{Serialize, Serializer};
 
 use crate::clock::Time;
+use crate::health::Finding;
 use crate::model::TimeRange;
-use crate::status::FindingStatus;
 
 /// A time that is displayed and serialized as RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,9 +28,7 @@ impl Serialize for Rfc3339Time {
 /// A half-open range of segment end times, as the report shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ReportedRange {
-    /// The start of the range, inclusive.
     pub(crate) from: Rfc3339Time,
-    /// The end of the range, exclusive.
     pub(crate) to: Rfc3339Time,
 }
 
@@ -49,9 +47,7 @@ impl std::fmt::Display for ReportedRange {
 /// The report of an audit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AuditReport {
-    /// This program's version.
     pub(crate) version: &'static str,
-    /// The time of the audit.
     pub(crate) now: Rfc3339Time,
     /// Whether nothing is missing and nothing is unexplained; the exit status agrees.
     pub complete: bool,
@@ -60,7 +56,7 @@ pub struct AuditReport {
     /// Everything that makes the archive incomplete.
     pub problems: Vec<AuditProblem>,
     /// Other findings, as `status` shows them; they do not affect the exit status.
-    pub(crate) findings: Vec<FindingStatus>,
+    pub(crate) findings: Vec<Finding>,
     /// The accounts.
     pub accounts: Vec<AccountAudit>,
 }
@@ -68,15 +64,12 @@ pub struct AuditReport {
 /// A problem that makes the archive incomplete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditProblem {
-    /// The id of the sub-account.
     pub(crate) sub_account_id: String,
     /// The kind of the problem.
     pub kind: AuditProblemKind,
-    /// How often the problem occurs.
     pub(crate) count: u64,
     /// What is wrong.
     pub what: String,
-    /// What to do about it.
     pub(crate) hint: String,
 }
 
@@ -119,12 +112,9 @@ impl AuditProblemKind {
 /// A backfill that is not complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackfillAudit {
-    /// The number of the backfill.
     pub(crate) id: i64,
-    /// The range.
     #[serde(flatten)]
     pub(crate) range: ReportedRange,
-    /// The length of the range.
     pub(crate) seconds: u64,
     /// The length of the part that was read.
     pub(crate) read_seconds: u64,
@@ -133,11 +123,8 @@ pub struct BackfillAudit {
 /// The report for one account.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AccountAudit {
-    /// The id of the main account.
     pub(crate) rc_account_id: String,
-    /// The id of the sub-account.
     pub(crate) sub_account_id: String,
-    /// The display name.
     pub(crate) name: Option<String>,
     /// The range of end times that was audited; null if nothing was read yet.
     pub(crate) range: Option<ReportedRange>,
@@ -167,7 +154,6 @@ pub struct AccountAudit {
     pub ledger: DigestComparison,
     /// The reads that touch the range, in order, as far back as the log of 2,000 reads goes.
     pub reads: Vec<ReadLogEntry>,
-    /// Further remarks.
     pub(crate) notes: Vec<String>,
 }
 
@@ -176,31 +162,24 @@ pub struct AccountAudit {
 pub struct PurposeCoverage {
     /// The purpose: `live`, `recheck:` with its delay in seconds, or `backfill:` with its number.
     pub(crate) pass: String,
-    /// The covered ranges, in order.
     pub(crate) stretches: Vec<CoveredRange>,
 }
 
 /// A range that was read for one purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct CoveredRange {
-    /// The start of the range, inclusive.
     pub(crate) from: Rfc3339Time,
-    /// The end of the range, exclusive.
     pub(crate) to: Rfc3339Time,
     /// The number of reads that extended the coverage.
     pub(crate) reads: u64,
-    /// When the first read was sent.
     pub(crate) first_read: Rfc3339Time,
-    /// When the last read was sent.
     pub(crate) last_read: Rfc3339Time,
 }
 
 /// A range, and how long after its end it was last read.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LastReadAge {
-    /// The start of the range, inclusive.
     pub(crate) from: Rfc3339Time,
-    /// The end of the range, exclusive.
     pub(crate) to: Rfc3339Time,
     /// The recheck delay in seconds after which the range was read again; null if it was read only
     /// once.
@@ -218,7 +197,6 @@ pub struct AuditGap {
     pub to: Rfc3339Time,
     /// The cause.
     pub cause: GapCause,
-    /// The cause in words.
     pub(crate) why: String,
 }
 
@@ -254,7 +232,6 @@ pub struct SegmentTotals {
 /// segments if nothing is unexplained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ArtifactAudit {
-    /// The artifact.
     pub(crate) artifact: &'static str,
     /// Segments for which it was requested.
     pub asked: u64,
@@ -283,11 +260,9 @@ pub struct ArtifactAudit {
 /// Unfinished items with the same artifact, outcome and last answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnfinishedGroup {
-    /// The artifact.
     pub(crate) artifact: &'static str,
     /// `pending`, `unavailable`, `failed` or `discarded`.
     pub outcome: &'static str,
-    /// The number of items.
     pub(crate) count: u64,
     /// The HTTP status of the last answer.
     pub status: Option<i64>,
@@ -302,17 +277,13 @@ pub struct UnfinishedGroup {
 pub struct UnfinishedItem {
     /// The segment.
     pub segment_id: String,
-    /// When the segment ended.
     pub(crate) segment_end: Option<Rfc3339Time>,
     /// The artifact.
     pub artifact: &'static str,
     /// `unavailable`, `failed` or `discarded`.
     pub outcome: &'static str,
-    /// The number of attempts.
     pub(crate) tries: u64,
-    /// The HTTP status of the last answer.
     pub(crate) status: Option<i64>,
-    /// Why the last attempt failed.
     pub(crate) reason: Option<String>,
 }
 
@@ -336,7 +307,6 @@ pub struct LatenessBucket {
     pub(crate) from_seconds: u64,
     /// The upper bound of the delay in seconds, exclusive.
     pub(crate) to_seconds: u64,
-    /// The number of cases.
     pub(crate) count: u64,
 }
 
@@ -360,11 +330,8 @@ pub struct QuarantinedRecordAudit {
     pub reason: String,
     /// The window in which it was received.
     pub(crate) window: ReportedRange,
-    /// When it was first received.
     pub(crate) first_seen: Rfc3339Time,
-    /// How often it was received.
     pub(crate) times: u64,
-    /// When the window is read again.
     pub(crate) next_read: Rfc3339Time,
 }
 
@@ -399,15 +366,12 @@ pub struct DayDifference {
 /// One read of a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadLogEntry {
-    /// When the request was sent.
     pub(crate) at: Rfc3339Time,
     /// The time until the whole answer was stored, in milliseconds.
     pub(crate) took_ms: u64,
     /// The lane: `live`, `recheck` or `backfill`.
     pub(crate) lane: String,
-    /// The start of the covered range.
     pub(crate) from: Rfc3339Time,
-    /// The end of the covered range.
     pub(crate) to: Rfc3339Time,
     /// The number of segments in the answer.
     pub announced: u64,
@@ -417,6 +381,5 @@ pub struct ReadLogEntry {
     pub(crate) changed: u64,
     /// Segments whose `hasTranscript` had become true.
     pub(crate) flipped: u64,
-    /// Records that were quarantined.
     pub(crate) aside: u64,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::audit_report::{
     AccountAudit, ArtifactAudit, AuditGap, AuditProblem, AuditProblemKind, DayDifference, GapCause, SegmentTotals,
 };
-use crate::status::humanize;
+use crate::health::humanize;
 
 /// Finds everything that makes an account incomplete. Pending, unavailable and discarded items are
 /// explained and no problem.

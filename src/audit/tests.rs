@@ -150,6 +150,7 @@ fn a_gap_says_what_keeps_it_open() {
         until: NOW,
         times: 3,
         status: Some(403),
+        is_login_failure: false,
         reason: "failed to read interaction metadata: 403".to_owned(),
     };
     assert_eq!(cause(AuditedAccountFacts { pause: Some(pause), ..with_gap() }), GapCause::PausedMetadata);

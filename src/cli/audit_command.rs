@@ -11,9 +11,9 @@ use super::{CommandContext, human_format, terminal};
 use crate::audit::{AccountAudit, ArtifactAudit, AuditReport, AuditRequest, run_audit};
 use crate::config::Accounts;
 use crate::db::OpenMode;
-use crate::health::Severity;
+use crate::health::{Finding, Severity};
 use crate::render::clean_line;
-use crate::status::{self, FindingStatus};
+use crate::status;
 
 /// The number of reads, items and records that are shown; `--json` shows all.
 const MAX_ROWS_SHOWN: usize = 20;
@@ -49,8 +49,8 @@ pub(crate) async fn run(args: AuditArgs, context: &CommandContext) -> anyhow::Re
     let request = AuditRequest { from, to, account, now, offset, interval, configured };
     let mut report = run_audit(&db, &request).await?;
     let status = status::gather(&db, settings, &settings.database.instance, None, now).await?;
-    let is_relevant = |finding: &FindingStatus| match &request.account {
-        Some(account) => finding.accounts.is_empty() || finding.accounts.contains(account),
+    let is_relevant = |finding: &Finding| match &request.account {
+        Some(account) => finding.accounts().is_empty() || finding.accounts().contains(account),
         None => true,
     };
     report.findings = status.findings.into_iter().filter(is_relevant).collect();
@@ -69,7 +69,7 @@ fn format_report(audit: &AuditReport) -> String {
     }
     // Findings about missing data are among the problems already.
     for finding in
-        audit.findings.iter().filter(|finding| !finding.is_incompleteness() && finding.severity > Severity::Info)
+        audit.findings.iter().filter(|finding| !finding.code.is_incompleteness() && finding.severity > Severity::Info)
     {
         let _ = write!(text, "\n{}", super::status_command::status_table::format_finding(finding));
     }

@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{CommandContext, UsageError, human_format, is_daemon_alive, terminal};
+use super::{CommandContext, human_format, is_daemon_alive, terminal};
 use crate::clock::{Clock, Time};
 use crate::config::{Accounts, Settings};
 use crate::coverage::{PlanningRules, ReadPurpose, estimate_backfill_duration};
 use crate::db::{AccountKey, AccountRow, Db, OpenMode};
+use crate::error::UserError;
+use crate::health::BackfillStatus;
 use crate::model::{AccountId, TimeRange, TimeRangeSet};
 use crate::render::clean_text;
-use crate::status::{self, BackfillStatus, planning_rules};
+use crate::status::{self, planning_rules};
 
 /// The widest range that is queued without confirmation.
 const MAX_UNCONFIRMED_WIDTH: Duration = Duration::from_secs(400 * SECONDS_PER_DAY);
@@ -101,7 +103,7 @@ pub(crate) async fn run(args: BackfillArgs, context: &CommandContext) -> anyhow:
         (Some(BackfillCommand::List(args)), _) => list_backfills(&args, context).await,
         (Some(BackfillCommand::Cancel(args)), _) => cancel_backfill(&args, context).await,
         (None, Some(args)) => queue_backfills(args, context).await,
-        (None, None) => Err(UsageError("--from and --to are required".to_owned()).into()),
+        (None, None) => Err(UserError::usage("--from and --to are required").into()),
     }
 }
 
@@ -124,13 +126,12 @@ async fn list_backfills(args: &BackfillListArgs, context: &CommandContext) -> an
     let header = ["id", "account", "from", "to", "read", "of", "left", "requested"];
     let duration = |seconds| human_format::format_duration(Duration::from_secs(seconds));
     let row = |backfill: &BackfillStatus| {
-        let requested =
-            Time::parse(&backfill.requested).map(|time| human_format::format_relative(time, now)).unwrap_or_default();
+        let requested = human_format::format_relative(backfill.requested, now);
         [
             backfill.id.to_string(),
             clean_text(&backfill.sub_account_id),
-            backfill.from.clone(),
-            backfill.to.clone(),
+            backfill.from.rfc3339_secs(),
+            backfill.to.rfc3339_secs(),
             duration(backfill.read_seconds),
             duration(backfill.seconds),
             format!("about {}", duration(backfill.left_seconds)),
@@ -149,10 +150,8 @@ async fn cancel_backfill(args: &BackfillCancelArgs, context: &CommandContext) ->
     }
     db.close().await;
     if !was_open {
-        anyhow::bail!(
-            "no open backfill has the number {}\nhint: `ringcx-extractor backfill list` shows the open backfills",
-            args.id
-        );
+        let error = UserError::failed(format!("no open backfill has the number {}", args.id));
+        anyhow::bail!(error.with_hint("`ringcx-extractor backfill list` shows the open backfills"));
     }
     terminal::print_stdout(&format!("cancelled backfill {}; the segments that it has found are kept\n", args.id))?;
     Ok(0)
@@ -214,17 +213,9 @@ async fn queue_backfills(args: BackfillRequestArgs, context: &CommandContext) ->
 
 /// Rounds the range to whole seconds, cuts off the part that cannot be read yet, and returns a note
 /// about that.
-fn readable_range(
-    from: Time,
-    to: Time,
-    now: Time,
-    offset: Duration,
-) -> Result<(TimeRange, Option<String>), UsageError> {
+fn readable_range(from: Time, to: Time, now: Time, offset: Duration) -> Result<(TimeRange, Option<String>), UserError> {
     if from >= to {
-        let (from, to) = (from.rfc3339(), to.rfc3339());
-        return Err(UsageError(format!(
-            "the range of --from and --to is empty: {from} is not before {to}\nhint: --from is inclusive, --to is exclusive"
-        )));
+        return Err(super::empty_range(from, to));
     }
     let horizon = (now - offset).floor_to_second();
     let from = from.floor_to_second();
@@ -236,11 +227,10 @@ fn readable_range(
         )
     });
     let range = TimeRange::new(from, to.min(horizon)).ok_or_else(|| {
-        UsageError(format!(
-            "there is nothing to read yet: --from is {}, but only segments that ended before {} can be read\nhint: a running daemon reads the range as soon as possible",
-            from.rfc3339_secs(),
-            horizon.rfc3339_secs()
-        ))
+        let (from, horizon) = (from.rfc3339_secs(), horizon.rfc3339_secs());
+        let what = format!("--from is {from}, but only segments that ended before {horizon} can be read");
+        UserError::usage(format!("there is nothing to read yet: {what}"))
+            .with_hint("a running daemon reads the range as soon as possible")
     })?;
     Ok((range, note))
 }
@@ -274,12 +264,11 @@ async fn select_accounts(
 type NamedAccount = (AccountId, Option<String>);
 
 /// Selects accounts by id first, then by name; all if `wanted` is `None`.
-fn select_by_id_or_name(known: Vec<NamedAccount>, wanted: Option<&str>) -> Result<Vec<NamedAccount>, UsageError> {
+fn select_by_id_or_name(known: Vec<NamedAccount>, wanted: Option<&str>) -> Result<Vec<NamedAccount>, UserError> {
     if known.is_empty() {
-        return Err(UsageError(
-            "no account is known yet\nhint: `ringcx-extractor run` finds the accounts of the login; or list them as [[accounts]] in the settings"
-                .to_owned(),
-        ));
+        let hint =
+            "`ringcx-extractor run` finds the accounts of the login; or list them as [[accounts]] in the settings";
+        return Err(UserError::usage("no account is known yet").with_hint(hint));
     }
     let Some(wanted) = wanted.map(str::trim) else { return Ok(known) };
     let subs: Vec<String> = known.iter().map(|(id, _)| id.sub.to_string()).collect();
@@ -291,11 +280,8 @@ fn select_by_id_or_name(known: Vec<NamedAccount>, wanted: Option<&str>) -> Resul
     let named: Vec<NamedAccount> = others.into_iter().filter(|(_, name)| is_named(name)).collect();
     match named.len() {
         1 => Ok(named),
-        0 => Err(UsageError(format!(
-            "no account has the id or name {wanted:?}\nhint: the known accounts are {}",
-            subs.join(", ")
-        ))),
-        _ => Err(UsageError(format!("several accounts are named {wanted:?}\nhint: give the sub-account id"))),
+        0 => Err(super::no_such_account(wanted).with_hint(format!("the known accounts are {}", subs.join(", ")))),
+        _ => Err(super::ambiguous_account(wanted)),
     }
 }
 
@@ -377,11 +363,11 @@ fn confirm_large_range(range: TimeRange, estimate: Duration) -> anyhow::Result<(
     );
     match terminal::confirm(&format!("{size}. Queue it? [y/N] ")).context("failed to ask for confirmation")? {
         Some(true) => Ok(()),
-        Some(false) => anyhow::bail!("nothing was queued\nhint: answer yes, or give --yes"),
-        None => Err(UsageError(format!(
-            "nothing was queued: {size}\nhint: give --yes to confirm, or a later --from; RingCX usually keeps data for one or two years"
-        ))
-        .into()),
+        Some(false) => anyhow::bail!(UserError::failed("nothing was queued").with_hint("answer yes, or give --yes")),
+        None => {
+            let hint = "give --yes to confirm, or a later --from; RingCX usually keeps data for one or two years";
+            anyhow::bail!(UserError::usage(format!("nothing was queued: {size}")).with_hint(hint))
+        }
     }
 }
 

@@ -18,9 +18,10 @@ use crate::clock::Time;
 use crate::config::{Accounts, Auth, DatabaseUrl, LimitScope, LoadedSettings, Settings};
 use crate::daemon::app_context;
 use crate::db::{Db, DbError, DbFault, OpenMode};
+use crate::error::{first_hint, hint_of};
 use crate::render::clean_text;
 use crate::ringcx::rate_limit::Pacer;
-use crate::ringcx::{self, ApiClient, ApiError, Login};
+use crate::ringcx::{self, ApiClient, ErrorCause, Login};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {}
@@ -63,7 +64,7 @@ pub(crate) async fn run(_args: CheckArgs, context: &CommandContext) -> anyhow::R
         match ApiClient::new(app_context::api_hosts(settings), settings.api.request_timeout, context.clock.clone()) {
             Ok(api) => api,
             Err(error) => {
-                output.print(&CheckLine::api_error("login", &error))?;
+                output.print(&CheckLine::from_error("login", &error))?;
                 return Ok(output.exit_status());
             }
         };
@@ -92,7 +93,7 @@ fn check_credential(settings: &Settings, now: Time) -> Option<CheckLine> {
     let expires = app_context::login_credentials(&settings.auth).expires()?;
     let finding = ringcx::expiry_warning(expires, now)?;
     let line = if finding.is_expired { CheckLine::failed } else { CheckLine::warning };
-    Some(CheckLine { hint: Some(finding.hint.to_owned()), ..line("credential", &finding.sentence) })
+    Some(line("credential", &finding.sentence).with_hint(Some(finding.hint)))
 }
 
 async fn check_database(
@@ -116,14 +117,10 @@ async fn check_database(
             Some(db)
         }
         Err(error) => {
-            let mut found = format_causes(&error);
+            const FULL_HINT: &str = "free space on its disk, and make the file and its folder writable for this user";
             let full = error.downcast_ref::<DbError>().is_some_and(|error| error.fault() == DbFault::StorageFull);
-            if full && !found.contains("hint:") {
-                found.push_str(
-                    "\nhint: free space on its disk, and make the file and its folder writable for this user",
-                );
-            }
-            output.print(&CheckLine::failed("database", &found))?;
+            let hint = first_hint(&error).or(full.then_some(FULL_HINT));
+            output.print(&CheckLine::failed("database", &format_causes(&error)).with_hint(hint))?;
             None
         }
     })
@@ -159,8 +156,8 @@ async fn check_login(settings: &Settings, login: &Login, output: &mut CheckOutpu
         }
         Err(error) => {
             // The login checks the scope, and its error then names it.
-            let what = if error.message.contains("ReadAccounts") { "scope" } else { "login" };
-            output.print(&CheckLine::api_error(what, &error))?;
+            let what = if error.cause == ErrorCause::MissingScope { "scope" } else { "login" };
+            output.print(&CheckLine::from_error(what, &error))?;
             Ok(false)
         }
     }
@@ -182,7 +179,7 @@ impl CheckEnv<'_> {
                 let visible = ringcx::list_sub_accounts(&self.api, &self.login, &self.pacer, permit).await;
                 let visible = match visible {
                     Ok(visible) => visible,
-                    Err(error) => return output.print(&CheckLine::api_error("accounts", &error)),
+                    Err(error) => return output.print(&CheckLine::from_error("accounts", &error)),
                 };
                 let all = visible.len();
                 let kept = visible.into_iter().filter(|one| !discover.exclude.contains(&*one.id.sub));
@@ -234,11 +231,11 @@ enum CheckLevel {
 
 impl CheckLine {
     fn new(level: CheckLevel, what: &str, found: &str) -> CheckLine {
-        // Errors of the database contain their hint on a line of its own.
-        let (hints, found): (Vec<&str>, Vec<&str>) =
-            found.lines().partition(|line| line.trim_start().starts_with("hint:"));
-        let hint = hints.first().map(|hint| hint.trim_start().trim_start_matches("hint:").trim().to_owned());
-        CheckLine { level, what: what.to_owned(), found: found.join(" "), hint }
+        CheckLine { level, what: what.to_owned(), found: found.replace('\n', " "), hint: None }
+    }
+
+    fn with_hint(self, hint: Option<&str>) -> CheckLine {
+        CheckLine { hint: hint.map(str::to_owned), ..self }
     }
 
     fn ok(what: &str, found: &str) -> CheckLine {
@@ -253,9 +250,8 @@ impl CheckLine {
         CheckLine::new(CheckLevel::Failed, what, found)
     }
 
-    fn api_error(what: &str, error: &ApiError) -> CheckLine {
-        let hint = error.hint().map(str::to_owned);
-        CheckLine { hint, ..CheckLine::failed(what, &error.to_string()) }
+    fn from_error(what: &str, error: &(dyn std::error::Error + 'static)) -> CheckLine {
+        CheckLine::failed(what, &error.to_string()).with_hint(hint_of(error))
     }
 
     fn format(&self) -> String {
@@ -293,10 +289,12 @@ impl CheckOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::UserError;
 
     #[test]
-    fn a_hint_on_a_line_of_its_own_becomes_the_lines_hint() {
-        let line = CheckLine::failed("database", "failed to open it: no room\nhint: make room");
+    fn the_hint_of_an_error_becomes_the_lines_hint() {
+        let error = UserError::failed("failed to open it: no room").with_hint("make room");
+        let line = CheckLine::from_error("database", &error);
         assert_eq!(line.found, "failed to open it: no room");
         assert_eq!(line.hint.as_deref(), Some("make room"));
         assert!(line.format().ends_with("hint: make room\n"), "{}", line.format());
@@ -304,8 +302,8 @@ mod tests {
 
     #[test]
     fn what_an_error_came_of_is_said_once() {
-        let error = anyhow::anyhow!("no room").context("failed to open it: no room\nhint: make room");
-        assert_eq!(format_causes(&error), "failed to open it: no room\nhint: make room");
+        let error = anyhow::anyhow!("no room").context("failed to open it: no room");
+        assert_eq!(format_causes(&error), "failed to open it: no room");
     }
 
     #[test]

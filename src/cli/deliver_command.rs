@@ -9,9 +9,10 @@ use clap::Subcommand;
 use rand::Rng;
 
 use super::human_format::format_count;
-use super::{CommandContext, UsageError, terminal};
+use super::{CommandContext, terminal};
 use crate::config::Settings;
 use crate::db::{Db, OpenMode, ReplayRequest, SinkRow};
+use crate::error::UserError;
 use crate::model::TimeRange;
 
 #[derive(Debug, clap::Args)]
@@ -139,13 +140,11 @@ async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandCont
     require_sink(context.settings()?, &args.sink)?;
     let row = db.sinks().await?.into_iter().find(|row| row.name == args.sink);
     let row = row.ok_or_else(|| {
-        UsageError(format!(
-            "no daemon has started the sink {:?} yet\nhint: `ringcx-extractor run` registers it; with start = \"beginning\" it receives everything",
-            args.sink
-        ))
+        UserError::usage(format!("no daemon has started the sink {:?} yet", args.sink))
+            .with_hint("`ringcx-extractor run` registers it; with start = \"beginning\" it receives everything")
     })?;
     let (from, to) = context.parse_range(Some(&args.from), Some(&args.to))?;
-    let empty = || UsageError("the range of --from and --to is empty".to_owned());
+    let empty = || UserError::usage("the range of --from and --to is empty");
     let stored = from.zip(to).and_then(|(from, to)| TimeRange::new(from, to)).ok_or_else(empty)?;
     let account = context.find_account(db, args.account.as_deref()).await?.map(|account| account.key);
     let request = ReplayRequest { sink: row.key, account, stored, rate: args.rate };
@@ -163,7 +162,7 @@ async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandCont
 }
 
 /// Checks that the settings define this sink.
-fn require_sink(settings: &Settings, name: &str) -> Result<(), UsageError> {
+fn require_sink(settings: &Settings, name: &str) -> Result<(), UserError> {
     if settings.sinks.iter().any(|sink| sink.name == name) {
         return Ok(());
     }
@@ -172,5 +171,5 @@ fn require_sink(settings: &Settings, name: &str) -> Result<(), UsageError> {
         [] => "the settings define no [[sinks]]".to_owned(),
         known => format!("the settings define {}", known.join(", ")),
     };
-    Err(UsageError(format!("there is no sink named {name:?}\nhint: {hint}")))
+    Err(UserError::usage(format!("there is no sink named {name:?}")).with_hint(hint))
 }

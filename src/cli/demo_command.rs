@@ -25,6 +25,7 @@ use crate::clock::{Clock, Tick};
 use crate::config;
 use crate::daemon;
 use crate::db::{Db, OpenMode};
+use crate::error::UserError;
 use crate::sim::Sim;
 use demo_result::DemoResult;
 use demo_scenario::{ARTIFACT_SELECTION, DemoTimeline, SINK_NAME};
@@ -126,9 +127,11 @@ async fn start_simulator(timeline: DemoTimeline, system: &Clock) -> anyhow::Resu
     let folder = tempfile::Builder::new()
         .prefix("ringcx-demo-")
         .tempdir()
-        .context(
-            "failed to create a folder for the archive\nhint: set TMPDIR to a writable folder; the default is /tmp",
-        )?
+        .map_err(|error| {
+            UserError::failed("failed to create a folder for the archive")
+                .with_hint("set TMPDIR to a writable folder; the default is /tmp")
+                .with_source(error)
+        })?
         .keep();
     // The demo plays in the past and ends at the present at the latest.
     let timeline = timeline.ending_by(system.now());

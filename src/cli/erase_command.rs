@@ -13,9 +13,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{CommandContext, UsageError, human_format, terminal};
+use super::{CommandContext, human_format, terminal};
 use crate::db::{Db, DeletionCounts, ExportRange, OpenMode, QuarantinedText, SegmentRef, WipeOutcome};
 use crate::erasure::{self, Confirmation, ErasurePlan, ErasureRequest};
+use crate::error::UserError;
 use crate::model::Subject;
 use crate::render::clean_line;
 
@@ -38,14 +39,14 @@ pub(crate) struct SubjectArgs {
 
 impl SubjectArgs {
     /// The subject, if one was given. Rejects an empty value.
-    pub(crate) fn subject(&self) -> Result<Option<Subject>, UsageError> {
+    pub(crate) fn subject(&self) -> Result<Option<Subject>, UserError> {
         let subject_of = |value: &Option<String>, of: fn(String) -> Subject| value.clone().map(of);
         let subject = subject_of(&self.segment, Subject::Segment)
             .or(subject_of(&self.dialog, Subject::Dialog))
             .or(subject_of(&self.contact, Subject::Contact));
         match subject {
             Some(subject) if subject.normalized().trim().is_empty() => {
-                Err(UsageError(format!("--{} is empty\nhint: give the complete value", subject.kind())))
+                Err(UserError::usage(format!("--{} is empty", subject.kind())).with_hint("give the complete value"))
             }
             subject => Ok(subject),
         }
@@ -100,12 +101,12 @@ pub(crate) struct EraseArgs {
 pub(crate) async fn run(args: EraseArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let subject = args.about.subject()?;
     if subject.is_none() && !args.journal && !args.rewrite && !args.retention_now {
-        let what = "no subject was given\nhint: use --segment, --dialog or --contact to select what to erase, or --journal to show past erasures";
-        return Err(UsageError(what.to_owned()).into());
+        let hint = "use --segment, --dialog or --contact to select what to erase, or --journal to show past erasures";
+        bail!(UserError::usage("no subject was given").with_hint(hint));
     }
     if subject.is_some() && !args.journal && !args.dry_run && !args.yes && !terminal::can_confirm() {
-        let what = "nothing was erased: there is no terminal for the confirmation\nhint: --dry-run shows what would be erased; --yes erases it";
-        return Err(UsageError(what.to_owned()).into());
+        let error = UserError::usage("nothing was erased: there is no terminal for the confirmation");
+        bail!(error.with_hint("--dry-run shows what would be erased; --yes erases it"));
     }
     let db = context.open_database(OpenMode::Existing).await?;
     let status = match subject {
@@ -143,11 +144,11 @@ async fn approve_retention(args: &EraseArgs, db: &Db, context: &CommandContext) 
         return Ok(1);
     }
     if !args.yes && !terminal::can_confirm() {
-        let what = "nothing was approved: there is no terminal for the confirmation\nhint: give --yes to approve";
-        return Err(UsageError(what.to_owned()).into());
+        let error = UserError::usage("nothing was approved: there is no terminal for the confirmation");
+        bail!(error.with_hint("give --yes to approve"));
     }
     if !args.yes && !confirm()? {
-        bail!("nothing was approved\nhint: answer yes, or give --yes");
+        bail!(UserError::failed("nothing was approved").with_hint(CONFIRM_HINT));
     }
     for key in pending {
         db.approve_retention(key, context.clock.now()).await?;
@@ -170,18 +171,17 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
     let found = find_segments(db, &request).await?;
     terminal::print_stdout(&describe_found(&found, args.dry_run))?;
     if found.is_empty() {
-        bail!("{}", describe_nothing_found(&request, found.agent_segments));
+        bail!(nothing_found(&request, found.agent_segments));
     }
     if args.dry_run {
         return Ok(u8::from(found.is_incomplete()));
     }
     if !found.has_deletions() && !found.has_holds() {
-        bail!(
-            "nothing was erased: all matches are uncertain and may belong to someone else\nhint: check each with `ringcx-extractor show`, then erase it by id, or erase all with --include-alike or --include-unreadable"
-        );
+        let error = UserError::failed("nothing was erased: all matches are uncertain and may belong to someone else");
+        bail!(error.with_hint("check each with `ringcx-extractor show`, then erase it by id, or erase all with --include-alike or --include-unreadable"));
     }
     if found.has_deletions() && !args.yes && !confirm()? {
-        bail!("nothing was erased\nhint: answer yes, or give --yes");
+        bail!(UserError::failed("nothing was erased").with_hint(CONFIRM_HINT));
     }
     let confirmation = if args.yes { Confirmation::Everything } else { Confirmation::Listed };
     let bar = segment_progress_bar(found.segments.len() as u64, "erasing");
@@ -314,7 +314,7 @@ pub(super) fn list_first_segments(segments: &[SegmentRef]) -> String {
     list_segments(segments.iter().take(MAX_SEGMENTS_SHOWN)) + &rest
 }
 
-fn describe_nothing_found(request: &ErasureRequest, agents: u64) -> String {
+fn nothing_found(request: &ErasureRequest, agents: u64) -> UserError {
     let kind = request.subject.kind();
     let hint = match &request.subject {
         Subject::Segment(_) if request.account.is_none() => {
@@ -328,7 +328,7 @@ fn describe_nothing_found(request: &ErasureRequest, agents: u64) -> String {
         }
         _ => "ids must match exactly",
     };
-    format!("the archive contains nothing of this {kind}; nothing was erased\nhint: {hint}")
+    UserError::failed(format!("the archive contains nothing of this {kind}; nothing was erased")).with_hint(hint)
 }
 
 fn describe_erased(erased: &DeletionCounts) -> String {
@@ -339,6 +339,8 @@ fn describe_erased(erased: &DeletionCounts) -> String {
     format!("erased permanently: {}\n", parts.join(" and "))
 }
 
+const CONFIRM_HINT: &str = "answer yes, or give --yes";
+
 /// Asks for confirmation; without a terminal the answer is no.
 fn confirm() -> anyhow::Result<bool> {
     let answer = terminal::confirm("Erase permanently? This cannot be undone. [y/N] ");
@@ -347,9 +349,9 @@ fn confirm() -> anyhow::Result<bool> {
 
 /// Removes erased words from the search index. [`wipe_free_pages`] then clears the database's log.
 async fn purge_index(db: &Db) -> anyhow::Result<()> {
-    db.purge_words().await.context(
-        "failed to purge the search index: the data is erased from the archive, but its words may remain in the database files\nhint: once the database is writable again, run `ringcx-extractor erase --rewrite`",
-    )
+    const FAILED: &str = "failed to purge the search index: the data is erased from the archive, but its words may remain in the database files";
+    const HINT: &str = "once the database is writable again, run `ringcx-extractor erase --rewrite`";
+    Ok(db.purge_words().await.map_err(|error| UserError::failed(FAILED).with_hint(HINT).with_source(error))?)
 }
 
 /// Removes erased data from the SQLite files; returns whether they are clean, and otherwise prints
@@ -375,9 +377,10 @@ async fn wipe_free_pages(db: &Db, rewrite: bool, context: &CommandContext) -> an
             "warning: the -wal file of the database may contain erased data, because another process is reading the archive\nhint: run `ringcx-extractor erase --rewrite` later, or restart the daemon",
         ),
         Err(error) => {
-            return Err(anyhow::Error::from(error).context(
-                "failed to rewrite the database file: the data is erased from the archive, but may remain in the file\nhint: make as much space free as the file needs, then run `ringcx-extractor erase --rewrite`",
-            ));
+            let failed =
+                "failed to rewrite the database file: the data is erased from the archive, but may remain in the file";
+            let hint = "make as much space free as the file needs, then run `ringcx-extractor erase --rewrite`";
+            bail!(UserError::failed(failed).with_hint(hint).with_source(error));
         }
     }
     Ok(false)

@@ -3,10 +3,9 @@
 use std::error::Error;
 use std::io;
 
-use super::UsageError;
 use super::terminal::{self, StdoutClosed};
 use crate::config::{ConfigError, ConfigErrors};
-use crate::ringcx::ApiError;
+use crate::error::{UserError, UserFault, hint_of};
 
 const RED: &str = "\x1b[1;31m";
 const CYAN: &str = "\x1b[1;36m";
@@ -18,7 +17,7 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
     let any = |test: fn(&(dyn Error + 'static)) -> bool| error.chain().any(test);
     if any(is_stdout_closed) {
         0
-    } else if any(|cause| cause.is::<UsageError>() || cause.is::<ConfigErrors>() || cause.is::<ConfigError>()) {
+    } else if any(|cause| is_usage_error(cause) || cause.is::<ConfigErrors>() || cause.is::<ConfigError>()) {
         2
     } else {
         1
@@ -33,6 +32,10 @@ pub fn print(error: &anyhow::Error) {
     terminal::print_stderr(format_error(error).trim_end());
 }
 
+fn is_usage_error(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref::<UserError>().is_some_and(|error| error.fault == UserFault::Usage)
+}
+
 fn is_stdout_closed(cause: &(dyn Error + 'static)) -> bool {
     cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<StdoutClosed>())
 }
@@ -40,23 +43,15 @@ fn is_stdout_closed(cause: &(dyn Error + 'static)) -> bool {
 /// Formats an error: `error: …`, its causes, then the hints.
 fn format_error(error: &anyhow::Error) -> String {
     let mut messages: Vec<String> = Vec::new();
-    let mut hints: Vec<String> = Vec::new();
+    let mut hints: Vec<&str> = Vec::new();
     for cause in error.chain() {
         if let Some(errors) = cause.downcast_ref::<ConfigErrors>() {
             // Its own layout has a hint per problem.
             messages.push(errors.to_string().trim_end().to_owned());
             break;
         }
-        let (hint, message): (Vec<String>, Vec<String>) =
-            cause.to_string().lines().map(str::to_owned).partition(|line| line.trim_start().starts_with("hint:"));
-        let api = cause.downcast_ref::<ApiError>().and_then(ApiError::hint);
-        let hint = hint.iter().map(|line| line.trim_start().trim_start_matches("hint:").trim());
-        for hint in hint.chain(api) {
-            if !hints.iter().any(|known| known == hint) {
-                hints.push(hint.to_owned());
-            }
-        }
-        let message = message.join("\n").trim().to_owned();
+        hints.extend(hint_of(cause).filter(|hint| !hints.contains(hint)));
+        let message = cause.to_string().trim().to_owned();
         // Some errors quote their cause already, but without the code of the database.
         if !message.is_empty() && !messages.iter().any(|before| before.contains(strip_driver_prefix(&message))) {
             messages.push(message);
@@ -91,11 +86,12 @@ mod tests {
 
     #[test]
     fn causes_follow_the_error_and_hints_come_last_and_once() {
-        let inner = anyhow!("failed to open it: no room\nhint: make room");
-        let error = inner.context("failed to export\nhint: make room\nhint: or write elsewhere");
+        let inner = UserError::failed("failed to open it: no room").with_hint("make room");
+        let outer = UserError::failed("failed to export").with_hint("or write elsewhere").with_source(inner);
+        let error = anyhow::Error::from(UserError::failed("failed").with_hint("make room").with_source(outer));
         assert_eq!(
             plain(&error),
-            "error: failed to export\n  because: failed to open it: no room\nhint: make room\nhint: or write elsewhere"
+            "error: failed\n  because: failed to export\n  because: failed to open it: no room\nhint: make room\nhint: or write elsewhere"
         );
     }
 
@@ -110,7 +106,7 @@ mod tests {
     #[test]
     fn usage_and_settings_exit_with_2_and_other_failures_with_1() {
         let problem = ConfigError { key: "a".into(), location: None, what: "b".into(), hint: "c".into() };
-        assert_eq!(exit_status(&UsageError("no".into()).into()), 2);
+        assert_eq!(exit_status(&UserError::usage("no").into()), 2);
         assert_eq!(exit_status(&anyhow::Error::from(ConfigErrors(vec![problem])).context("x")), 2);
         assert_eq!(exit_status(&anyhow!("no")), 1);
     }

@@ -8,9 +8,10 @@ use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::terminal::{self, Stdout};
-use super::{CommandContext, UsageError, human_format, named_values};
+use super::{CommandContext, human_format, named_values};
 use crate::config::RedactionRule;
 use crate::db::{Db, ExportRange, OpenMode};
+use crate::error::UserError;
 use crate::export::{self, ExportFormat, Selection, Target};
 use crate::redact::Redactor;
 
@@ -64,18 +65,15 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
     let format = match (args.format, args.excel) {
         (ExportFormat::Csv, true) => ExportFormat::CsvForExcel,
         (_, true) => {
-            let text = "failed to export: --excel requires CSV\nhint: add `--format csv`, or remove --excel";
-            return Err(UsageError(text.to_owned()).into());
+            let error = UserError::usage("failed to export: --excel requires CSV");
+            bail!(error.with_hint("add `--format csv`, or remove --excel"));
         }
         (format, false) => format,
     };
     let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
     if format.is_precompressed() && file.is_none() && terminal::is_terminal() {
-        return Err(UsageError(
-            "refusing to write Parquet to a terminal\nhint: name a file with --output, or redirect standard output"
-                .to_owned(),
-        )
-        .into());
+        let error = UserError::usage("refusing to write Parquet to a terminal");
+        bail!(error.with_hint("name a file with --output, or redirect standard output"));
     }
     let db = context.open_database(OpenMode::Existing).await?;
     let account = context.find_account(&db, args.account.as_deref()).await?.map(|account| account.key);
@@ -132,21 +130,22 @@ async fn find_export_cursor(db: &Db, number: Option<i64>) -> anyhow::Result<Opti
     let Some(number) = number else { return Ok(None) };
     match db.export_cursor(number).await? {
         Some(mark) => Ok(Some(mark)),
-        None => Err(UsageError(format!(
-            "invalid --changed-since: {number} is not a number of a recent export from this database\n\
-             hint: export without it once, and use the number that is printed last; 0 stands for the beginning"
-        ))
-        .into()),
+        None => {
+            let what = "is not a number of a recent export from this database";
+            let error = UserError::usage(format!("invalid --changed-since: {number} {what}"));
+            bail!(error.with_hint(
+                "export without it once, and use the number that is printed last; 0 stands for the beginning"
+            ))
+        }
     }
 }
 
-fn build_redactor(kinds: &[RedactionRule], patterns: &[String]) -> Result<Redactor, UsageError> {
+fn build_redactor(kinds: &[RedactionRule], patterns: &[String]) -> Result<Redactor, UserError> {
     let mut rules = kinds.to_vec();
     for argument in patterns {
         let failed = |why: &str| {
-            UsageError(format!(
-                "invalid --redact-pattern {argument}: {why}\nhint: give a name and a regular expression, such as 'order=ORD-\\d+'"
-            ))
+            UserError::usage(format!("invalid --redact-pattern {argument}: {why}"))
+                .with_hint("give a name and a regular expression, such as 'order=ORD-\\d+'")
         };
         let Some((name, pattern)) = argument.split_once('=').filter(|(name, _)| !name.trim().is_empty()) else {
             return Err(failed("it has no name"));

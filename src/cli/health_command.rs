@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::{CommandContext, terminal};
+use crate::error::UserError;
 
 /// The time limit of the request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,9 +24,11 @@ pub(crate) async fn run(args: HealthArgs, context: &CommandContext) -> anyhow::R
         Some(url) => url,
         None => match &context.loaded_settings()?.settings.http.listen {
             Some(listen) => format!("http://{}/healthz", connectable_address(listen)),
-            None => bail!(
-                "failed to check the daemon: http.listen is \"\", so the daemon has no HTTP server\nhint: set http.listen, or give --url"
-            ),
+            None => {
+                let what = "http.listen is \"\", so the daemon has no HTTP server";
+                let error = UserError::failed(format!("failed to check the daemon: {what}"));
+                bail!(error.with_hint("set http.listen, or give --url"))
+            }
         },
     };
     let client = reqwest::Client::builder()
@@ -35,10 +38,10 @@ pub(crate) async fn run(args: HealthArgs, context: &CommandContext) -> anyhow::R
         .context("failed to create an HTTP client")?;
     let answer = match client.get(&url).send().await {
         Ok(answer) => answer,
-        Err(error) => bail!(
-            "failed to reach the daemon at {url}: {}\nhint: check that it is running and that http.listen is its address",
-            root_cause(&error)
-        ),
+        Err(error) => {
+            let error = UserError::failed(format!("failed to reach the daemon at {url}: {}", root_cause(&error)));
+            bail!(error.with_hint("check that it is running and that http.listen is its address"))
+        }
     };
     if !answer.status().is_success() {
         bail!("the daemon is not healthy: it answered {}", answer.status());

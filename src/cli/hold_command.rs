@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use super::erase_command::{SubjectArgs, current_user, list_first_segments, segment_progress_bar};
 use super::human_format::{format_amounts, format_count};
-use super::{CommandContext, UsageError, terminal};
+use super::{CommandContext, terminal};
 use crate::db::{Db, ExportRange, Hold, JournalAction, JournalEntry, OpenMode};
 use crate::erasure::{self, HoldCount};
+use crate::error::UserError;
 use crate::render::clean_line;
 
 #[derive(Debug, clap::Args)]
@@ -51,8 +52,8 @@ struct HoldJson<'a> {
 pub(crate) async fn run(args: HoldArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let subject = args.about.subject()?;
     if subject.is_none() && !args.list && args.release.is_none() {
-        let what = "no subject was given\nhint: use --segment, --dialog or --contact to place a hold, --list to list the holds, or --release to release one";
-        return Err(UsageError(what.to_owned()).into());
+        let hint = "use --segment, --dialog or --contact to place a hold, --list to list the holds, or --release to release one";
+        bail!(UserError::usage("no subject was given").with_hint(hint));
     }
     let db = context.open_database(OpenMode::Existing).await?;
     if args.list {
@@ -60,7 +61,8 @@ pub(crate) async fn run(args: HoldArgs, context: &CommandContext) -> anyhow::Res
     } else if let Some(id) = args.release {
         let reason = args.reason.clone();
         let Some(released) = db.release_hold(id, &current_user(), reason, context.clock.now()).await? else {
-            bail!("there is no hold {id}\nhint: `ringcx-extractor hold --list` lists the holds");
+            let error = UserError::failed(format!("there is no hold {id}"));
+            bail!(error.with_hint("`ringcx-extractor hold --list` lists the holds"));
         };
         terminal::print_stdout(&format!("released hold {}: retention and erasure apply again\n", released.id))?;
     } else {

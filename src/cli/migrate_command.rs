@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use secrecy::SecretString;
 
-use super::{CommandContext, UsageError, human_format, terminal};
+use super::{CommandContext, human_format, terminal};
 use crate::config::DatabaseUrl;
 use crate::db::{CopySummary, Db, FileLock, OpenMode, PostgresCopy};
+use crate::error::UserError;
 
 /// The number of connections to the target database.
 const MAX_TARGET_CONNECTIONS: u32 = 2;
@@ -51,10 +52,8 @@ impl MigrateArgs {
             (Some(url), _) => url.clone(),
             (None, Some(file)) => std::fs::read_to_string(file)
                 .map_err(|error| {
-                    UsageError(format!(
-                        "failed to read --to-file {}: {error}\nhint: give a file that this user can read and that contains only postgres://user:password@host:5432/database",
-                        file.display()
-                    ))
+                    UserError::usage(format!("failed to read --to-file {}: {error}", file.display()))
+                        .with_hint("give a file that this user can read and that contains only postgres://user:password@host:5432/database")
                 })?
                 .trim()
                 .to_owned(),
@@ -62,9 +61,8 @@ impl MigrateArgs {
         };
         if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
             // The URL is not quoted, because it may contain a password.
-            let message =
-                "invalid --to: it is not a Postgres URL\nhint: give postgres://user:password@host:5432/database";
-            return Err(UsageError(message.to_owned()).into());
+            let error = UserError::usage("invalid --to: it is not a Postgres URL");
+            bail!(error.with_hint("give postgres://user:password@host:5432/database"));
         }
         Ok(Some(SecretString::from(url)))
     }
@@ -72,14 +70,16 @@ impl MigrateArgs {
 
 /// Copies the archive of the settings; the file is not changed.
 async fn copy_to_postgres(url: &SecretString, context: &CommandContext) -> anyhow::Result<u8> {
-    let path = match &context.settings()?.database.url {
-        DatabaseUrl::Sqlite(path) => path.clone(),
-        DatabaseUrl::Postgres(_) => {
-            let message = "failed to copy the archive: database.url is already a Postgres URL\n\
-                           hint: it must still name the SQLite file, in the settings or as RINGCX__DATABASE__URL=sqlite:…";
-            return Err(UsageError(message.to_owned()).into());
-        }
-    };
+    let path =
+        match &context.settings()?.database.url {
+            DatabaseUrl::Sqlite(path) => path.clone(),
+            DatabaseUrl::Postgres(_) => {
+                let error = UserError::usage("failed to copy the archive: database.url is already a Postgres URL");
+                bail!(error.with_hint(
+                    "it must still name the SQLite file, in the settings or as RINGCX__DATABASE__URL=sqlite:…"
+                ));
+            }
+        };
     let from = context.open_database(OpenMode::Existing).await?;
     // No daemon may write to the file during the copy or after it was read.
     let lock = FileLock::acquire(&path)?;

@@ -7,8 +7,9 @@ use clap::Subcommand;
 use clap::builder::TypedValueParser;
 
 use super::human_format::format_count;
-use super::{CommandContext, UsageError, named_values, terminal};
+use super::{CommandContext, named_values, terminal};
 use crate::db::{Db, OpenMode, QueueFilter};
+use crate::error::UserError;
 use crate::model::{Artifact, ItemState};
 
 #[derive(Debug, clap::Args)]
@@ -130,10 +131,8 @@ pub(crate) async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Re
         }
         QueueCommand::Discard(args) => {
             if args.reason.trim().is_empty() {
-                return Err(UsageError(
-                    "--reason is empty\nhint: give the reason, which is stored with the items".to_owned(),
-                )
-                .into());
+                let error = UserError::usage("--reason is empty");
+                bail!(error.with_hint("give the reason, which is stored with the items"));
             }
             let filter = build_filter(&args.selection, &db, context).await?;
             let items = db.discard_items(&filter, args.reason.trim()).await?;
@@ -167,9 +166,9 @@ async fn require_items(db: &Db, filter: &QueueFilter, segment: &str) -> anyhow::
         return Ok(());
     }
     if db.segments_by_id(segment).await?.is_empty() {
-        bail!("the archive has no segment {segment:?}\nhint: ids must match exactly");
+        let error = UserError::failed(format!("the archive has no segment {segment:?}"));
+        bail!(error.with_hint("ids must match exactly"));
     }
-    bail!(
-        "the segment {segment:?} has no such unfinished item\nhint: `ringcx-extractor show` with its id shows what is stored"
-    );
+    let error = UserError::failed(format!("the segment {segment:?} has no such unfinished item"));
+    bail!(error.with_hint("`ringcx-extractor show` with its id shows what is stored"));
 }

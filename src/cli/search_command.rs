@@ -5,8 +5,9 @@ mod hit_list;
 use clap::builder::TypedValueParser;
 
 use super::human_format::format_count;
-use super::{CommandContext, UsageError, named_values, terminal};
+use super::{CommandContext, named_values, terminal};
 use crate::db::{Db, OpenMode};
+use crate::error::UserError;
 use crate::model::Artifact;
 use crate::search::{self, DocumentSource, Filters, SearchResults, SortOrder, tokenizer};
 
@@ -75,13 +76,12 @@ fn sources() -> impl TypedValueParser<Value = DocumentSource> {
 }
 
 pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::Result<u8> {
-    let query = search::parse(&args.query.join(" ")).map_err(|error| UsageError(error.to_string()))?;
+    let query = search::parse(&args.query.join(" "))
+        .map_err(|error| UserError::usage(error.to_string()).with_hint(error.hint()))?;
     let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
     if args.limit == 0 || args.limit > MAX_LIMIT {
-        return Err(UsageError(format!(
-            "invalid --limit: it must be between 1 and {MAX_LIMIT}\nhint: use `export` to get everything"
-        ))
-        .into());
+        let error = UserError::usage(format!("invalid --limit: it must be between 1 and {MAX_LIMIT}"));
+        return Err(error.with_hint("use `export` to get everything").into());
     }
     let db = context.open_database(OpenMode::Existing).await?;
     let account = context.find_account(&db, args.account.as_deref()).await?.map(|account| account.key);

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{CommandContext, terminal};
 use crate::db::{Db, DeletionReason, OpenMode, SegmentRow};
+use crate::error::UserError;
 use crate::export::{ExportLine, SegmentEntry};
 use segment_history::SegmentHistory;
 
@@ -61,7 +62,7 @@ pub(crate) async fn run(args: ShowArgs, context: &CommandContext) -> anyhow::Res
 }
 
 async fn find_segments(db: &Db, args: &ShowArgs) -> anyhow::Result<Vec<SegmentRow>> {
-    const HINT: &str = "hint: ids must match exactly; `ringcx-extractor audit` shows what has been read, and `backfill` reads \
+    const HINT: &str = "ids must match exactly; `ringcx-extractor audit` shows what has been read, and `backfill` reads \
                         more of the past";
     let (segments, what) = match (&args.segment, &args.dialog) {
         (_, Some(dialog)) => (db.segments_of_dialog(dialog).await?, format!("dialog {dialog:?}")),
@@ -77,13 +78,11 @@ async fn find_segments(db: &Db, args: &ShowArgs) -> anyhow::Result<Vec<SegmentRo
             DeletionReason::Erased => "was erased on request, or is excluded from the archive, since",
             DeletionReason::Expired => "was removed by retention at",
         };
-        bail!(
-            "the {what} {why} {}\nhint: `ringcx-extractor erase --journal` shows by whom and why",
-            tombstone.at.rfc3339_secs()
-        );
+        let error = UserError::failed(format!("the {what} {why} {}", tombstone.at.rfc3339_secs()));
+        bail!(error.with_hint("`ringcx-extractor erase --journal` shows by whom and why"));
     }
     if segments.is_empty() {
-        bail!("the archive has no {what}\n{HINT}");
+        bail!(UserError::failed(format!("the archive has no {what}")).with_hint(HINT));
     }
     Ok(segments)
 }

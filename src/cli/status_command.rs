@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::{CommandContext, terminal};
 use crate::config::Settings;
 use crate::db::{Db, OpenMode};
-use crate::status::{self, Status};
+use crate::health::Snapshot;
+use crate::status;
 
 /// The time between two refreshes of `--watch`.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ pub(crate) async fn run(args: StatusArgs, context: &CommandContext) -> anyhow::R
     Ok(0)
 }
 
-async fn watch(args: &StatusArgs, db: &Db, first: Status, context: &CommandContext) -> anyhow::Result<()> {
+async fn watch(args: &StatusArgs, db: &Db, first: Snapshot, context: &CommandContext) -> anyhow::Result<()> {
     let settings = context.settings()?;
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
@@ -64,11 +65,11 @@ async fn watch(args: &StatusArgs, db: &Db, first: Status, context: &CommandConte
     }
 }
 
-async fn gather_status(db: &Db, settings: &Settings, context: &CommandContext) -> anyhow::Result<Status> {
+async fn gather_status(db: &Db, settings: &Settings, context: &CommandContext) -> anyhow::Result<Snapshot> {
     Ok(status::gather(db, settings, &settings.database.instance, None, context.clock.now()).await?)
 }
 
-fn render(status: &Status, args: &StatusArgs) -> anyhow::Result<String> {
+fn render(status: &Snapshot, args: &StatusArgs) -> anyhow::Result<String> {
     Ok(match args.json {
         true => format!("{}\n", serde_json::to_string(status)?),
         false => status_table::render(status, terminal::width()),

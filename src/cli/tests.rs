@@ -189,12 +189,8 @@ fn an_account_is_found_by_its_id_before_any_name() {
     let settings = config::load(Some(&file), variables).unwrap().settings;
     let rows =
         || vec![row(1, "10", None), row(2, "20", Some("10")), row(3, "30", Some("Twin")), row(4, "40", Some("twin"))];
-    let found = |wanted: &str| {
-        select_account(rows(), &settings, wanted).map(|row| row.key.0).map_err(|error| error.to_string())
-    };
-    assert_eq!(found("10"), Ok(1));
-    assert_eq!(found("support"), Ok(1));
-    assert_eq!(found("40"), Ok(4));
-    assert!(found("twin").unwrap_err().contains("several accounts"));
-    assert!(found("nobody").unwrap_err().contains("10, 20, 30, 40"));
+    let found = |wanted: &str| select_account(rows(), &settings, wanted).map(|row| row.key.0);
+    assert_eq!(["10", "support", "40"].map(|wanted| found(wanted).unwrap()), [1, 1, 4]);
+    assert!(found("twin").unwrap_err().to_string().contains("several accounts"));
+    assert!(crate::error::hint_of(&found("nobody").unwrap_err()).unwrap().contains("10, 20, 30, 40"));
 }

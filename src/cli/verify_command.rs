@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use super::{CommandContext, human_format, terminal};
 use crate::clock::Time;
 use crate::db::{AccountChain, OpenMode};
+use crate::error::UserError;
 use crate::export::Target;
 use crate::proof::ExportedLine;
 use crate::render::clean_line;
@@ -91,29 +92,29 @@ fn write_lines(path: &Path, chains: &[AccountChain], now: Time) -> anyhow::Resul
     Ok(count)
 }
 
+const AGAINST_HINT: &str = "--against needs a file that --manifests has written";
+
 fn read_lines(path: &Path) -> anyhow::Result<Vec<ExportedLine>> {
-    let failed =
-        || format!("failed to read {}\nhint: --against needs a file that --manifests has written", path.display());
-    let file = File::open(path).with_context(failed)?;
+    let failed = |source: anyhow::Error| {
+        UserError::failed(format!("failed to read {}", path.display())).with_hint(AGAINST_HINT).with_source(source)
+    };
+    let file = File::open(path).map_err(|error| failed(error.into()))?;
     let file: Box<dyn BufRead> = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zst")) {
-        Box::new(BufReader::new(zstd::stream::read::Decoder::new(file).with_context(failed)?))
+        Box::new(BufReader::new(zstd::stream::read::Decoder::new(file).map_err(|error| failed(error.into()))?))
     } else {
         Box::new(BufReader::new(file))
     };
     let mut lines = Vec::new();
     for (index, text) in file.lines().enumerate() {
-        let text = text.with_context(failed)?;
+        let text = text.map_err(|error| failed(error.into()))?;
         if !text.trim().is_empty() {
-            let line =
-                ExportedLine::parse(&text).with_context(|| format!("line {}", index + 1)).with_context(failed)?;
+            let line = ExportedLine::parse(&text).with_context(|| format!("line {}", index + 1)).map_err(failed)?;
             lines.push(line);
         }
     }
     if lines.is_empty() {
-        bail!(
-            "failed to read {}: it is empty\nhint: --against needs a file that --manifests has written",
-            path.display()
-        );
+        let error = UserError::failed(format!("failed to read {}: it is empty", path.display()));
+        bail!(error.with_hint(AGAINST_HINT));
     }
     Ok(lines)
 }

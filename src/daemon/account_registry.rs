@@ -16,7 +16,7 @@ use super::app_context::AppContext;
 use crate::config::{AccountPolicy, AccountSettings, Accounts, DiscoverAccounts};
 use crate::db::{AccountKey, AccountRow, DbError};
 use crate::fetch::batch_writer::StorageState;
-use crate::health::{HealthFinding, Severity};
+use crate::health::{Finding, FindingCode, Severity};
 use crate::model::AccountId;
 use crate::ringcx::SubAccount;
 use crate::ringcx::rate_limit::Pacer;
@@ -28,11 +28,6 @@ const LIST_RETRY_INTERVAL: Duration = Duration::from_secs(15);
 const LIST_TIMEOUT_FACTOR: u32 = 4;
 /// The longest accepted id. Postgres' indexes accept 2,704 bytes.
 const MAX_ID_BYTES: usize = 512;
-
-/// Code of the finding that the list cannot be used.
-const LIST_FAILED: &str = "account_list_failed";
-/// Code of the finding that an account's id cannot be used.
-const UNUSABLE_ID: &str = "account_id_unusable";
 
 /// The accounts to work on, by their key in the database.
 pub(crate) type RegisteredAccounts = Arc<BTreeMap<AccountKey, RegisteredAccount>>;
@@ -116,7 +111,7 @@ impl AccountRegistry {
                     self.report_list_error(AccountListError { sentence, hint });
                     return Ok(discover.interval.min(LIST_RETRY_INTERVAL));
                 }
-                if self.context.findings.clear(LIST_FAILED, None) {
+                if self.context.findings.clear(FindingCode::AccountListFailed, None) {
                     tracing::info!(accounts = included.len(), "the list of sub-accounts can be read again");
                 }
                 Ok(discover.interval)
@@ -190,11 +185,7 @@ impl AccountRegistry {
         for account in unusable {
             reported.insert(self.report_unusable_id(&account.id.sub));
         }
-        for finding in context.findings.list().iter().filter(|finding| finding.code == UNUSABLE_ID) {
-            if let Some(subject) = finding.subject.as_deref().filter(|subject| !reported.contains(*subject)) {
-                context.findings.clear(UNUSABLE_ID, Some(subject));
-            }
-        }
+        context.findings.clear_outdated(&FindingCode::AccountIdUnusable, |subject| reported.contains(subject));
         if valid.is_empty() {
             let sentence = match all {
                 0 => "failed to list the sub-accounts: the list is empty".to_owned(),
@@ -208,15 +199,9 @@ impl AccountRegistry {
     fn report_list_error(&self, failure: AccountListError) {
         let (context, AccountListError { sentence, hint }) = (&self.context, failure);
         let known = context.subscribe_registered().borrow().as_ref().map_or(0, |known| known.len());
-        let finding = HealthFinding {
-            code: LIST_FAILED,
-            severity: if known == 0 { Severity::Trouble } else { Severity::Warning },
-            since: context.clock.now(),
-            subject: None,
-            sentence: sentence.clone(),
-            hint: hint.clone(),
-            blocks_progress: known == 0,
-        };
+        let severity = if known == 0 { Severity::Trouble } else { Severity::Warning };
+        let (code, now) = (FindingCode::AccountListFailed, context.clock.now());
+        let finding = Finding::new(code, severity, now, sentence.clone(), hint.clone()).blocking(known == 0);
         if context.findings.report(finding) {
             tracing::error!(hint, known, "{sentence}; work on the known accounts continues");
         } else {
@@ -227,23 +212,13 @@ impl AccountRegistry {
     /// Reports an account that is skipped because of its id. Returns the subject of the finding.
     fn report_unusable_id(&self, sub: &str) -> String {
         let subject: String = sub.chars().filter(|letter| !letter.is_control()).take(40).collect();
-        let finding = HealthFinding {
-            code: UNUSABLE_ID,
-            severity: Severity::Trouble,
-            since: self.context.clock.now(),
-            subject: Some(subject.clone()),
-            sentence: "the list of sub-accounts contains an unusable id; the account is skipped".to_owned(),
-            hint: format!(
-                "ids may have at most {MAX_ID_BYTES} bytes and no control characters: contact the vendor's support"
-            ),
-            blocks_progress: false,
-        };
-        if self.context.findings.report(finding) {
-            tracing::error!(
-                account = subject,
-                "the list of sub-accounts contains an unusable id; the account is skipped"
-            );
-        }
+        let sentence = "the list of sub-accounts contains an unusable id; the account is skipped";
+        let hint = format!(
+            "ids may have at most {MAX_ID_BYTES} bytes and no control characters: contact the vendor's support"
+        );
+        let (code, now) = (FindingCode::AccountIdUnusable, self.context.clock.now());
+        let finding = Finding::new(code, Severity::Trouble, now, sentence, hint);
+        self.context.findings.report_and_log(finding.about(subject.clone()));
         subject
     }
 

@@ -13,7 +13,7 @@ use super::app_context::AppContext;
 use crate::audit::{self, AuditProblemKind};
 use crate::clock::Time;
 use crate::db::{Db, DbError};
-use crate::health::{FindingRegistry, HealthFinding, Severity};
+use crate::health::{Finding, FindingCode, FindingRegistry, Severity};
 
 /// The shortest time between two checks.
 const MIN_CHECK_INTERVAL: Duration = Duration::from_secs(300);
@@ -23,9 +23,6 @@ const CHECK_INTERVAL_FACTOR: u32 = 100;
 const STANDBY_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The most accounts named in a finding.
 const MAX_ACCOUNTS_NAMED: usize = 3;
-
-/// Code of the finding that the archive does not hold what was announced.
-const LEDGER_DIFFERS: &str = "ledger_differs";
 
 /// Runs until `stop`.
 ///
@@ -61,7 +58,7 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
 pub async fn check_consistency(db: &Db, findings: &FindingRegistry, now: Time) -> Result<(), DbError> {
     let problems = audit::find_discrepancies(db).await?;
     if problems.is_empty() {
-        if findings.clear(LEDGER_DIFFERS, None) {
+        if findings.clear(FindingCode::LedgerDiffers, None) {
             tracing::info!("the archive matches the announced segments again");
         }
         return Ok(());
@@ -83,17 +80,6 @@ pub async fn check_consistency(db: &Db, findings: &FindingRegistry, now: Time) -
     );
     let hint = "`ringcx-extractor audit` lists each difference; the database was changed by another program, or this is a bug: restore a \
                 backup, or read the missing segments again with `ringcx-extractor backfill`";
-    let finding = HealthFinding {
-        code: LEDGER_DIFFERS,
-        severity: Severity::Trouble,
-        since: now,
-        subject: None,
-        sentence: sentence.clone(),
-        hint: hint.to_owned(),
-        blocks_progress: false,
-    };
-    if findings.report(finding) {
-        tracing::error!(hint, "{sentence}");
-    }
+    findings.report_and_log(Finding::new(FindingCode::LedgerDiffers, Severity::Trouble, now, sentence, hint));
     Ok(())
 }

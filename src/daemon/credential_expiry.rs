@@ -7,15 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::app_context::{AppContext, login_credentials};
 use crate::clock::{Tick, Time};
-use crate::health::{HealthFinding, Severity};
+use crate::health::{Finding, FindingCode, Severity};
 use crate::ringcx::expiry_warning;
 
 /// The time between two checks of the credential.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 /// The time between two warnings in the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(86_400);
-/// The code of the finding.
-const CREDENTIAL_EXPIRES: &str = "credential_expires";
 
 /// Runs until `stop`.
 ///
@@ -41,7 +39,7 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
 fn report(context: &AppContext, expires: Option<Time>, logged: &mut Option<Tick>) {
     let now = context.api.api_now();
     let Some(found) = expires.and_then(|expires| expiry_warning(expires, now)) else {
-        context.findings.clear(CREDENTIAL_EXPIRES, None);
+        context.findings.clear(FindingCode::CredentialExpires, None);
         *logged = None;
         return;
     };
@@ -50,13 +48,7 @@ fn report(context: &AppContext, expires: Option<Time>, logged: &mut Option<Tick>
         *logged = Some(tick);
         tracing::warn!(hint = found.hint, "{}", found.sentence);
     }
-    context.findings.report(HealthFinding {
-        code: CREDENTIAL_EXPIRES,
-        severity: if found.is_expired { Severity::Trouble } else { Severity::Warning },
-        since: now,
-        subject: None,
-        sentence: found.sentence,
-        hint: found.hint.to_owned(),
-        blocks_progress: false,
-    });
+    let severity = if found.is_expired { Severity::Trouble } else { Severity::Warning };
+    let code = FindingCode::CredentialExpires;
+    context.findings.report(Finding::new(code, severity, now, found.sentence, found.hint));
 }

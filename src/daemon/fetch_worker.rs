@@ -169,7 +169,7 @@ impl FetchWorker {
                 tracing::info!(account = %account.id, endpoint = %artifact, "artifact became available; retrying deferred items");
                 let (now, first) = (account.clock.now(), self.retry_policy.backoff.initial_delay());
                 if let Err(error) = account.db.undo_deferrals(account.lease.account, artifact, now, first).await {
-                    tracing::warn!(account = %account.id, %error, "failed to reschedule deferred items");
+                    tracing::warn!(account = %account.id, %error, hint = error.hint(), "failed to reschedule deferred items");
                 }
             }
         }
@@ -259,7 +259,7 @@ async fn load_due(account: Arc<Account>, query: DueQuery) -> FetchEvent {
                 // The supervisor logs it, once for all accounts.
                 tracing::debug!(account = %account.id, %error, "{LOAD_FAILED}");
             } else {
-                tracing::warn!(account = %account.id, %error, "{LOAD_FAILED}");
+                tracing::warn!(account = %account.id, %error, hint = error.hint(), "{LOAD_FAILED}");
             }
             FetchEvent::LoadFailed(query)
         }

@@ -18,7 +18,7 @@ use crate::account::Account;
 use crate::clock::{Tick, Time};
 use crate::db::{AccountKey, ClusterState, Db, DbError, InstanceLock, Lease, UnusableReason};
 use crate::fetch::batch_writer::StorageProblem;
-use crate::health::{HealthFinding, Severity};
+use crate::health::{Finding, FindingCode, Severity};
 
 /// The time between two heartbeats.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
@@ -29,9 +29,6 @@ pub(super) const LEASE_DURATION: Duration = Duration::from_secs(7);
 /// How often the stamp in the SQLite file is renewed. The stamp reveals that a backup was copied
 /// over the file.
 const FILE_STAMP_INTERVAL: Duration = Duration::from_secs(120);
-
-/// Code of the finding that the database must not be used.
-const DATABASE_UNUSABLE: &str = "database_unusable";
 
 /// The result of one heartbeat.
 #[derive(Debug, Clone)]
@@ -147,27 +144,17 @@ impl Heartbeat {
     /// Reports that the database must not be used, and stops all sending. Stops all writing once
     /// all accounts are released.
     async fn report_unusable(&self, unusable: Option<UnusableReason>) -> Result<(), DbError> {
-        let (context, code) = (&self.context, DATABASE_UNUSABLE);
+        let context = &self.context;
         let Some(unusable) = unusable else {
             context.db.suspend(None);
-            if context.findings.clear(code, None) {
+            if context.findings.clear(FindingCode::DatabaseUnusable, None) {
                 tracing::info!("the database can be used again");
             }
             return Ok(());
         };
-        let (sentence, hint) = (unusable.to_string(), unusable.hint());
-        let finding = HealthFinding {
-            code,
-            severity: Severity::Trouble,
-            since: context.clock.now(),
-            subject: None,
-            sentence: sentence.clone(),
-            hint: hint.to_owned(),
-            blocks_progress: true,
-        };
-        if context.findings.report(finding) {
-            tracing::error!(hint, "{sentence}");
-        }
+        let (code, sentence) = (FindingCode::DatabaseUnusable, unusable.to_string());
+        let finding = Finding::new(code, Severity::Trouble, context.clock.now(), sentence.clone(), unusable.hint());
+        context.findings.report_and_log(finding.blocking(true));
         match unusable {
             UnusableReason::Newer { .. } if self.leases.all_released.load(Ordering::Relaxed) => {
                 if !context.db.is_suspended() {

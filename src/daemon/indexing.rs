@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::app_context::AppContext;
 use crate::db::Lease;
-use crate::health::{HealthFinding, Severity};
+use crate::health::{Finding, FindingCode, Severity};
 use crate::search::DocumentSource;
 use crate::search_indexer::{IndexProgress, Indexer};
 
@@ -47,7 +47,7 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
         match step {
             Ok(progress) => {
                 if std::mem::take(&mut is_reported) {
-                    context.findings.clear("search_index_failed", None);
+                    context.findings.clear(FindingCode::SearchIndexFailed, None);
                 }
                 if progress != IndexProgress::Idle || skipped.is_none() {
                     skipped = Some(report_skipped(&context, skipped.unwrap_or(0)).await);
@@ -67,18 +67,14 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
             }
             Err(error) => {
                 if !error.is_transient() && !std::mem::replace(&mut is_reported, true) {
-                    tracing::warn!(%error, "failed to update the full-text index; retrying");
-                    context.findings.report(HealthFinding {
-                        code: "search_index_failed",
-                        severity: Severity::Warning,
-                        since: context.clock.now(),
-                        subject: None,
-                        sentence: "the full-text index cannot be written: searches do not find new conversations"
-                            .to_owned(),
-                        hint: "see the log; the index is retried automatically, and nothing else waits for it"
-                            .to_owned(),
-                        blocks_progress: false,
-                    });
+                    tracing::warn!(%error, hint = error.hint(), "failed to update the full-text index; retrying");
+                    context.findings.report(Finding::new(
+                        FindingCode::SearchIndexFailed,
+                        Severity::Warning,
+                        context.clock.now(),
+                        "the full-text index cannot be written: searches do not find new conversations",
+                        "see the log; the index is retried automatically, and nothing else waits for it",
+                    ));
                 }
                 wait(&stop, INDEX_RETRY_INTERVAL).await;
             }
@@ -89,11 +85,10 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
 
 /// Reports the documents that could not be indexed, if any. Returns their number.
 async fn report_skipped(context: &AppContext, known: u64) -> u64 {
-    const CODE: &str = "documents_not_indexed";
     let (count, first, segment) = match context.db.skipped_documents().await {
         Ok(Some(skipped)) => skipped,
         Ok(None) => {
-            context.findings.clear(CODE, None);
+            context.findings.clear(FindingCode::DocumentsNotIndexed, None);
             return 0;
         }
         // The count is read again after the next step.
@@ -107,16 +102,9 @@ async fn report_skipped(context: &AppContext, known: u64) -> u64 {
     if count > known {
         tracing::warn!(count, %segment, source, reason = %first.reason, "a text could not be indexed for search");
     }
-    context.findings.report(HealthFinding {
-        code: CODE,
-        severity: Severity::Warning,
-        since: context.clock.now(),
-        subject: None,
-        sentence,
-        hint: "`show` and `export` include them; report this with the version, since an upgrade may index them"
-            .to_owned(),
-        blocks_progress: false,
-    });
+    let (code, since) = (FindingCode::DocumentsNotIndexed, context.clock.now());
+    let hint = "`show` and `export` include them; report this with the version, since an upgrade may index them";
+    context.findings.report(Finding::new(code, Severity::Warning, since, sentence, hint));
     count
 }
 

@@ -17,13 +17,10 @@ use crate::account::Account;
 use crate::clock::{Tick, Time};
 use crate::db::{AccountKey, Db, DbError, DbFault, Lease};
 use crate::erasure::{ClockCheck, MAX_CLOCK_DIFFERENCE, RetentionClocks};
-use crate::health::{HealthFinding, Severity};
+use crate::health::{Finding, FindingCode, Severity};
 
 /// The time between two checks for a completed day or a new account.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Code of the finding that an account's newest manifest is of a future day.
-const MANIFEST_AHEAD: &str = "manifest_ahead";
 
 /// Runs until `stop`.
 ///
@@ -77,11 +74,7 @@ fn report_ahead(context: &AppContext, accounts: &[Arc<Account>], ahead: &BTreeMa
     let findings = &context.findings;
     let of = |account: &Arc<Account>| Some((account.id.sub.to_string(), *ahead.get(&account.lease.account)?));
     let found: BTreeMap<String, Time> = accounts.iter().filter_map(of).collect();
-    for known in findings.list().iter().filter(|known| known.code == MANIFEST_AHEAD) {
-        if let Some(sub) = known.subject.as_deref().filter(|sub| !found.contains_key(*sub)) {
-            findings.clear(MANIFEST_AHEAD, Some(sub));
-        }
-    }
+    findings.clear_outdated(&FindingCode::ManifestAhead, |sub| found.contains_key(sub));
     for (sub, begins) in found {
         let date = begins.timestamp().strftime("%Y-%m-%d");
         let sentence = format!(
@@ -89,17 +82,8 @@ fn report_ahead(context: &AppContext, accounts: &[Arc<Account>], ahead: &BTreeMa
              written before that day is over"
         );
         let hint = "until then, export the account's chain heads daily: `ringcx-extractor verify --manifests FILE --manifests-only`";
-        if findings.report(HealthFinding {
-            code: MANIFEST_AHEAD,
-            severity: Severity::Warning,
-            since: context.clock.now(),
-            subject: Some(sub),
-            sentence: sentence.clone(),
-            hint: hint.to_owned(),
-            blocks_progress: false,
-        }) {
-            tracing::warn!(hint, "{sentence}");
-        }
+        let (code, since) = (FindingCode::ManifestAhead, context.clock.now());
+        findings.report_and_log(Finding::new(code, Severity::Warning, since, sentence, hint).about(sub));
     }
 }
 

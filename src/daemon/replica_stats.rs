@@ -7,13 +7,10 @@ use crate::account::Account;
 use crate::broken_answers::BrokenStreak;
 use crate::clock::Time;
 use crate::db::ReplicaRow;
-use crate::deliver::SinkPause;
-use crate::health::{HealthFinding, Severity};
+use crate::health::{BrokenAnswerStats, Finding, FindingCode, MetadataStall, Severity};
 use crate::read_progress::Stall;
 use crate::ringcx::LoginState;
-use crate::status::{
-    AccountStats, BrokenAnswerStats, FindingStatus, MetadataStall, ReplicaStats, SinkPauseStats, planning_rules,
-};
+use crate::status::{AccountStats, ReplicaStats, planning_rules};
 
 /// The replica's row. `released` is set once the replica has released all accounts.
 pub(crate) fn replica_row(context: &AppContext, started: Time, released: Option<Time>) -> ReplicaRow {
@@ -32,13 +29,13 @@ pub(crate) fn replica_stats(context: &AppContext) -> ReplicaStats {
     let (now, tick) = (context.clock.now(), context.clock.tick());
     let max_interval = planning_rules(&context.settings, None).max_live_interval();
     let stalled = |stall: Stall| MetadataStall {
-        since: (now - stall.duration).rfc3339_secs(),
+        since: now - stall.duration,
         lasting: stall.blocks_progress,
         reason: stall.reason,
         hint: stall.hint,
     };
     let broken = |streak: BrokenStreak| {
-        let (since, reason) = ((now - streak.duration).rfc3339_secs(), streak.reason.to_owned());
+        let (since, reason) = (now - streak.duration, streak.reason.to_owned());
         (streak.artifact.name().to_owned(), BrokenAnswerStats { since, answers: streak.answers, reason })
     };
     let account_stats = |account: &Account| {
@@ -53,17 +50,13 @@ pub(crate) fn replica_stats(context: &AppContext) -> ReplicaStats {
             paused_until: usage.paused_until.map(|until| (now + until.since(tick)).rfc3339()),
         }
     };
-    let sink_pause = |(name, pause): (String, SinkPause)| {
-        let (since, until) = (pause.since.rfc3339_secs(), pause.until.rfc3339_secs());
-        (name, SinkPauseStats { since, until, reason: pause.reason })
-    };
     let login = login_finding(context.login.state(), now);
     const MINUTE: Duration = Duration::from_secs(60);
     let speed = (MINUTE.as_secs_f64() / context.clock.real(MINUTE).as_secs_f64().max(0.001)).round() as u32;
     ReplicaStats {
         speed: (speed != 1).then_some(speed),
-        findings: context.findings.list().into_iter().chain(login).map(FindingStatus::from).collect(),
-        sinks: context.sinks.snapshot().into_iter().map(sink_pause).collect(),
+        findings: context.findings.list().into_iter().chain(login).collect(),
+        sinks: context.sinks.snapshot().into_iter().collect(),
         accounts: context
             .accounts()
             .iter()
@@ -76,7 +69,7 @@ pub(crate) fn replica_stats(context: &AppContext) -> ReplicaStats {
 const LOGIN_FAILURE_GRACE: Duration = Duration::from_secs(600);
 
 /// The finding of a failing login.
-fn login_finding(state: LoginState, now: Time) -> Option<HealthFinding> {
+fn login_finding(state: LoginState, now: Time) -> Option<Finding> {
     let LoginState::Failing { since, refused, message, hint, .. } = state else { return None };
     let blocks_progress = refused || now.since(since) >= LOGIN_FAILURE_GRACE;
     let hint = match (hint, refused) {
@@ -86,15 +79,9 @@ fn login_finding(state: LoginState, now: Time) -> Option<HealthFinding> {
             "no action needed: the login is retried automatically; if the failure lasts, check the network and [api]"
         }
     };
-    Some(HealthFinding {
-        code: if refused { "login_refused" } else { "login_failing" },
-        severity: if blocks_progress { Severity::Trouble } else { Severity::Warning },
-        since,
-        subject: None,
-        sentence: message,
-        hint: hint.to_owned(),
-        blocks_progress,
-    })
+    let code = if refused { FindingCode::LoginRefused } else { FindingCode::LoginFailing };
+    let severity = if blocks_progress { Severity::Trouble } else { Severity::Warning };
+    Some(Finding::new(code, severity, since, message, hint).blocking(blocks_progress))
 }
 
 #[cfg(test)]
@@ -109,9 +96,9 @@ mod tests {
             let finding = login_finding(state, Time::from_secs(seconds)).unwrap();
             (finding.code, finding.severity, finding.blocks_progress)
         };
-        assert_eq!(failing(false, 599), ("login_failing", Severity::Warning, false));
-        assert_eq!(failing(false, 600), ("login_failing", Severity::Trouble, true));
-        assert_eq!(failing(true, 0), ("login_refused", Severity::Trouble, true));
+        assert_eq!(failing(false, 599), (FindingCode::LoginFailing, Severity::Warning, false));
+        assert_eq!(failing(false, 600), (FindingCode::LoginFailing, Severity::Trouble, true));
+        assert_eq!(failing(true, 0), (FindingCode::LoginRefused, Severity::Trouble, true));
         assert_eq!(login_finding(LoginState::NeverTried, Time(0)), None);
     }
 }

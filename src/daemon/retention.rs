@@ -20,7 +20,7 @@ use crate::db::{AccountKey, DbError, DbFault, DeletionCounts};
 use crate::erasure::{
     self, ClockCheck, MAX_PASS_INTERVAL, NOTICE_PERIOD, PassDecision, RetentionClocks, RetentionCursor, RetentionNotice,
 };
-use crate::health::{HealthFinding, Severity};
+use crate::health::{Finding, FindingCode, Severity};
 
 /// The longest time between two checks while a pass waits.
 const WAITING_CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -40,12 +40,9 @@ const TRANSACTION_PAUSE: Duration = Duration::from_millis(100);
 /// The time between two purges of deleted segments from the full-text index.
 const INDEX_PURGE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-const CLOCK_SKEW: &str = "clock_skew";
-const RETENTION_PAUSED: &str = "retention_paused";
-const RETENTION_WAITS: &str = "retention_waits";
-const UNREADABLE_ON_HOLD: &str = "unreadable_on_hold";
 /// The findings that each concern one account.
-const ACCOUNT_FINDINGS: [&str; 3] = [RETENTION_PAUSED, RETENTION_WAITS, UNREADABLE_ON_HOLD];
+const ACCOUNT_FINDINGS: [FindingCode; 3] =
+    [FindingCode::RetentionPaused, FindingCode::RetentionWaits, FindingCode::UnreadableOnHold];
 const NTP_HINT: &str =
     "synchronise this machine's clock with NTP (timedatectl set-ntp true); if it is right, the other clock is wrong";
 
@@ -152,7 +149,7 @@ impl RetentionTask {
         self.clear_foreign_findings(accounts);
         let is_enabled = accounts.iter().any(|account| account.policy.retention.is_some());
         if !is_enabled {
-            self.context.findings.clear(RETENTION_PAUSED, None);
+            self.context.findings.clear(FindingCode::RetentionPaused, None);
         }
         let check = clocks.check();
         if check != ClockCheck::Unknown {
@@ -176,7 +173,7 @@ impl RetentionTask {
             }
         };
         self.api_is_believed = clocks.is_api_trusted;
-        self.context.findings.clear(RETENTION_PAUSED, None);
+        self.context.findings.clear(FindingCode::RetentionPaused, None);
         self.is_waiting = false;
         let mut total = DeletionCounts::default();
         for account in accounts {
@@ -188,13 +185,9 @@ impl RetentionTask {
 
     /// Clears findings of accounts that this replica no longer owns. Their owner reports them.
     fn clear_foreign_findings(&self, accounts: &[Arc<Account>]) {
-        let findings = &self.context.findings;
-        for finding in findings.list().iter().filter(|finding| ACCOUNT_FINDINGS.contains(&finding.code)) {
-            if let Some(sub) = &finding.subject
-                && !accounts.iter().any(|account| *account.id.sub == **sub)
-            {
-                findings.clear(finding.code, Some(sub));
-            }
+        for code in &ACCOUNT_FINDINGS {
+            let is_own = |sub: &str| accounts.iter().any(|account| *account.id.sub == *sub);
+            self.context.findings.clear_outdated(code, is_own);
         }
     }
 
@@ -206,15 +199,13 @@ impl RetentionTask {
         for (host, time) in api.api_times(machine, tick) {
             let reading = time.measured.filter(|_| time.is_measured());
             match time.implausible {
-                Some(date) => self.report(HealthFinding {
-                    code: CLOCK_SKEW,
-                    severity: Severity::Trouble,
-                    since: machine,
-                    subject: Some(host.to_owned()),
-                    sentence: format!("answers of {host} are dated {}, which is impossible; the date is ignored", date.rfc3339_secs()),
-                    hint: "check this machine's clock; if it is right, the server's clock is wrong, and its operator must correct it".to_owned(),
-                    blocks_progress: false,
-                }),
+                Some(date) => {
+                    let date = date.rfc3339_secs();
+                    let sentence =
+                        format!("answers of {host} are dated {date}, which is impossible; the date is ignored");
+                    let hint = "check this machine's clock; if it is right, the server's clock is wrong, and its operator must correct it";
+                    self.report(FindingCode::ClockSkew, Severity::Trouble, Some(host), sentence, hint);
+                }
                 None => self.compare_clock(host, machine, reading),
             }
         }
@@ -230,37 +221,26 @@ impl RetentionTask {
             false => (machine.since(reading), "behind"),
         };
         if difference <= SKEW_WARNING_THRESHOLD {
-            self.context.findings.clear(CLOCK_SKEW, Some(subject));
+            self.context.findings.clear(FindingCode::ClockSkew, Some(subject));
             return;
         }
-        self.report(HealthFinding {
-            code: CLOCK_SKEW,
-            severity: if difference > SKEW_TROUBLE_THRESHOLD { Severity::Trouble } else { Severity::Warning },
-            since: machine,
-            subject: Some(subject.to_owned()),
-            sentence: format!("the clock of {subject} is {} s {direction} this machine's", difference.as_secs()),
-            hint: NTP_HINT.to_owned(),
-            blocks_progress: false,
-        });
+        let severity = if difference > SKEW_TROUBLE_THRESHOLD { Severity::Trouble } else { Severity::Warning };
+        let sentence = format!("the clock of {subject} is {} s {direction} this machine's", difference.as_secs());
+        self.report(FindingCode::ClockSkew, severity, Some(subject), sentence, NTP_HINT);
     }
 
-    fn report(&self, finding: HealthFinding) {
-        let (sentence, hint) = (finding.sentence.clone(), finding.hint.clone());
-        if self.context.findings.report(finding) {
-            tracing::warn!(hint, "{sentence}");
-        }
+    fn report(&self, code: FindingCode, severity: Severity, subject: Option<&str>, sentence: String, hint: &str) {
+        let finding = Finding::new(code, severity, self.context.clock.now(), sentence, hint);
+        self.context.findings.report_and_log(match subject {
+            Some(subject) => finding.about(subject),
+            None => finding,
+        });
     }
 
     fn report_paused(&self, account: Option<&Account>, sentence: &str, hint: &str) {
-        self.report(HealthFinding {
-            code: RETENTION_PAUSED,
-            severity: Severity::Trouble,
-            since: self.context.clock.now(),
-            subject: account.map(|account| account.id.sub.to_string()),
-            sentence: format!("retention is paused and deletes nothing: {sentence}"),
-            hint: hint.to_owned(),
-            blocks_progress: false,
-        });
+        let subject = account.map(|account| &*account.id.sub);
+        let sentence = format!("retention is paused and deletes nothing: {sentence}");
+        self.report(FindingCode::RetentionPaused, Severity::Trouble, subject, sentence, hint);
     }
 
     /// Applies retention to an account. Transient errors are retried at the next pass.
@@ -270,7 +250,7 @@ impl RetentionTask {
             // The new owner applies retention.
             Err(error) if error.fault() == DbFault::LeaseLost => Ok(DeletionCounts::default()),
             Err(error) if error.is_transient() => {
-                tracing::warn!(account = %account.id, %error, "failed to apply retention; retrying later");
+                tracing::warn!(account = %account.id, %error, hint = error.hint(), "failed to apply retention; retrying later");
                 Ok(DeletionCounts::default())
             }
             Err(error) => Err(error).with_context(|| format!("failed to apply retention to account {}", account.id)),
@@ -339,7 +319,7 @@ impl RetentionTask {
             self.is_waiting = true;
             return Ok(false);
         }
-        self.context.findings.clear(RETENTION_PAUSED, Some(sub));
+        self.context.findings.clear(FindingCode::RetentionPaused, Some(sub));
         let Some(due) = erasure::find_unusual_pass(db, key, kept, cutoff).await? else { return Ok(true) };
         let tick = account.clock.tick();
         // At most the time between two checks, since another replica may have counted in the
@@ -353,25 +333,23 @@ impl RetentionTask {
         erasure::save_notice(db, key, &notice).await?;
         self.is_waiting = true;
         let runs = now + NOTICE_PERIOD.saturating_sub(notice.waited);
-        self.report(HealthFinding {
-            code: RETENTION_WAITS,
-            severity: Severity::Warning,
-            since: notice.announced,
-            subject: Some(sub.to_owned()),
-            sentence: format!(
-                "retention is about to delete {} of {} segments of account {sub}, more than usual; it waits until {}",
-                due.due, due.total, runs.rfc3339_secs()
-            ),
-            hint: "if this is intended, wait, or run it now with `ringcx-extractor erase --retention-now`; if not, increase the retention or place a hold".to_owned(),
-            blocks_progress: false,
-        });
+        let sentence = format!(
+            "retention is about to delete {} of {} segments of account {sub}, more than usual; it waits until {}",
+            due.due,
+            due.total,
+            runs.rfc3339_secs()
+        );
+        let hint = "if this is intended, wait, or run it now with `ringcx-extractor erase --retention-now`; if not, increase the \
+                    retention or place a hold";
+        let finding = Finding::new(FindingCode::RetentionWaits, Severity::Warning, notice.announced, sentence, hint);
+        self.context.findings.report_and_log(finding.about(sub));
         Ok(false)
     }
 
     /// Clears the findings and the notice of a pass that is done.
     async fn finish_pass(&mut self, account: &Account, notice: Option<RetentionNotice>) -> Result<(), DbError> {
         self.last_decision.remove(&account.lease.account);
-        for code in [RETENTION_PAUSED, RETENTION_WAITS] {
+        for code in [FindingCode::RetentionPaused, FindingCode::RetentionWaits] {
             self.context.findings.clear(code, Some(&account.id.sub));
         }
         if notice.is_some() {
@@ -384,24 +362,15 @@ impl RetentionTask {
     /// until an operator decides.
     fn report_unreadable(&self, account: &Account, segments: u64) {
         if segments == 0 {
-            self.context.findings.clear(UNREADABLE_ON_HOLD, Some(&account.id.sub));
+            self.context.findings.clear(FindingCode::UnreadableOnHold, Some(&account.id.sub));
             return;
         }
-        let finding = HealthFinding {
-            code: UNREADABLE_ON_HOLD,
-            severity: Severity::Warning,
-            since: account.clock.now(),
-            subject: Some(account.id.sub.to_string()),
-            sentence: format!(
-                "retention keeps {segments} expired segments that cannot be read, because they may belong to a contact on hold"
-            ),
-            hint: "list them with `ringcx-extractor erase --contact … --dry-run`; they are deleted once no contact is on hold"
-                .to_owned(),
-            blocks_progress: false,
-        };
-        if self.context.findings.report(finding) {
-            tracing::warn!(account = %account.id, segments, "kept expired segments that cannot be read, because they may belong to a contact on hold");
-        }
+        let sentence = format!(
+            "retention keeps {segments} expired segments that cannot be read, because they may belong to a contact on hold"
+        );
+        let hint = "list them with `ringcx-extractor erase --contact … --dry-run`; they are deleted once no contact is on hold";
+        let (code, sub) = (FindingCode::UnreadableOnHold, Some(&*account.id.sub));
+        self.report(code, Severity::Warning, sub, sentence, hint);
     }
 
     /// Purges deleted segments from the index, at most once a day, since the purge is expensive.
@@ -414,7 +383,7 @@ impl RetentionTask {
         match self.context.db.purge_deleted().await {
             Ok(()) => self.last_purge = Some(now),
             Err(error) => {
-                tracing::warn!(%error, "failed to purge deleted segments from the index; retrying later")
+                tracing::warn!(%error, hint = error.hint(), "failed to purge deleted segments from the index; retrying later")
             }
         }
     }
@@ -477,8 +446,8 @@ instance = "host-1"
         (RetentionTask::new(context), account)
     }
 
-    fn codes(task: &RetentionTask) -> Vec<&'static str> {
-        task.context.findings.list().iter().map(|finding| finding.code).collect()
+    fn codes(task: &RetentionTask) -> Vec<FindingCode> {
+        task.context.findings.list().iter().map(|finding| finding.code.clone()).collect()
     }
 
     #[tokio::test]
@@ -492,7 +461,7 @@ instance = "host-1"
         clock.advance(Duration::from_secs(1));
         task.run_pass(std::slice::from_ref(&account)).await.unwrap();
         let found = task.context.findings.list();
-        assert_eq!((found.len(), found[0].code), (1, RETENTION_PAUSED));
+        assert_eq!((found.len(), &found[0].code), (1, &FindingCode::RetentionPaused));
         assert!(found[0].sentence.ends_with("the API's answers contain no time"), "{}", found[0].sentence);
         // Findings of accounts of another replica are cleared.
         task.report_paused(Some(&account), "the archive was written later", NEWER_DATA_HINT);
@@ -505,7 +474,7 @@ instance = "host-1"
         let (clock, folder) = (Clock::manual(NOW), tempfile::tempdir().unwrap());
         let (task, _account) = retention_task(&clock, folder.path()).await;
         task.compare_clock("api.example", NOW, Some(NOW + Duration::from_secs(3600)));
-        assert_eq!(codes(&task), [CLOCK_SKEW]);
+        assert_eq!(codes(&task), [FindingCode::ClockSkew]);
         task.compare_clock("api.example", NOW, None);
         assert!(codes(&task).is_empty());
     }

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::account_registry::{RegisteredAccount, RegisteredAccounts};
 use super::app_context::{self, AppContext};
@@ -29,6 +30,7 @@ use crate::config::LimitScope;
 use crate::coverage::PlanningRules;
 use crate::db::{AccountKey, ClusterState, DbError, DbFault, InstanceLock, Lease, MaxDelays, OwnershipRow};
 use crate::discover::Discoverer;
+use crate::error::first_hint;
 use crate::fetch::batch_writer::{BatchWriter, StorageProblem, StorageState};
 use crate::model::Endpoint;
 use crate::pipeline::discovery::DiscoveryPolicy;
@@ -170,7 +172,8 @@ impl Supervisor {
                 }
                 Err(error) if error.downcast_ref().is_some_and(|error| self.context.db.is_recoverable(error)) => {
                     if !std::mem::replace(&mut is_unavailable, true) {
-                        tracing::warn!(%error, "the database is unavailable; tasks that need it wait");
+                        let hint = first_hint(&error);
+                        tracing::warn!(%error, hint, "the database is unavailable; tasks that need it wait");
                     }
                     unavailable = error.downcast_ref::<DbError>().map(StorageProblem::from);
                 }
@@ -423,12 +426,14 @@ impl Supervisor {
             let stop = self.stop.child_token();
             let key = lease.account;
             let discovery = discovery::run(account.clone(), discoverer, stop.clone());
-            self.tasks.spawn(async move { (key, discovery.await) });
+            let span = tracing::info_span!("account", account = %account.id);
+            self.tasks.spawn(async move { (key, discovery.await) }.instrument(span.clone()));
             let fetching = fetch_worker.run(stop.clone());
-            self.tasks.spawn(async move {
+            let fetching = async move {
                 fetching.await;
                 (key, Ok(()))
-            });
+            };
+            self.tasks.spawn(fetching.instrument(span));
             self.leases.add(account.clone());
             let supervised =
                 SupervisedAccount { account, acquired_at, stop, running_tasks: 2, is_releasing: false, is_lost: false };

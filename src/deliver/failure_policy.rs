@@ -156,7 +156,7 @@ impl<'a> FailurePolicy<'a> {
         if let EventDecision::Retry(error) = &decision {
             if self.retry_capacity == 0 {
                 let message = format!("too many events are waiting for a retry; the last error: {}", error.reason());
-                return Some(SinkAction::Pause(SinkError { message, ..error.clone() }));
+                return Some(SinkAction::Pause(SinkError { message, hint: None, ..error.clone() }));
             }
             self.retry_capacity -= 1;
         }

@@ -3,14 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Time;
+use crate::health::rfc3339;
 
 /// A pause in the delivery to one sink.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SinkPause {
     /// When the sink stopped accepting events.
+    #[serde(with = "rfc3339")]
     pub(crate) since: Time,
     /// When delivery is tried again.
+    #[serde(with = "rfc3339")]
     pub(crate) until: Time,
     /// The error of the last attempt, as text.
     pub(crate) reason: String,

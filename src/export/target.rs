@@ -11,6 +11,7 @@ use anyhow::{Context as _, anyhow, bail};
 use tempfile::NamedTempFile;
 use zstd::stream::write::Encoder;
 
+use crate::error::UserError;
 use crate::folder_sync::sync_folder;
 
 const ZSTD_LEVEL: i32 = 6;
@@ -50,19 +51,19 @@ impl Target {
     }
 
     fn open(path: &Path, compressed: bool) -> anyhow::Result<Target> {
-        let failed = || {
-            format!(
-                "failed to create {}\nhint: the folder must exist, be writable by this user, and have free space",
-                path.display()
-            )
+        let failed = |error: io::Error| {
+            UserError::failed(format!("failed to create {}", path.display()))
+                .with_hint("the folder must exist, be writable by this user, and have free space")
+                .with_source(error)
         };
         match std::fs::metadata(path) {
             Ok(there) if there.is_dir() => {
-                bail!("failed to create {}: it is a folder\nhint: name a file", path.display())
+                let error = UserError::failed(format!("failed to create {}: it is a folder", path.display()));
+                bail!(error.with_hint("name a file"))
             }
             // A device or a pipe is opened, not replaced.
             Ok(there) if !there.is_file() => {
-                let file = File::options().write(true).open(path).with_context(failed)?;
+                let file = File::options().write(true).open(path).map_err(failed)?;
                 return Ok(Target { writer: OutputWriter::new(file, compressed)?, destination: None });
             }
             _ => {}
@@ -73,8 +74,8 @@ impl Target {
             .prefix(&format!(".{name}."))
             .suffix(".part")
             .tempfile_in(folder)
-            .with_context(failed)?;
-        let file = temporary.as_file().try_clone().with_context(failed)?;
+            .map_err(failed)?;
+        let file = temporary.as_file().try_clone().map_err(failed)?;
         Ok(Target { writer: OutputWriter::new(file, compressed)?, destination: Some((temporary, path.to_owned())) })
     }
 
@@ -87,10 +88,9 @@ impl Target {
         if !error.chain().any(full) {
             return error;
         }
-        anyhow!(
-            "failed to write {}: the disk is full\nhint: free space or name a file on another disk, and export again; the incomplete file was removed, and an existing file was not changed",
-            path.display()
-        )
+        let hint = "free space or name a file on another disk, and export again; the incomplete file was removed, and an existing file was not changed";
+        let error = UserError::failed(format!("failed to write {}: the disk is full", path.display()));
+        error.with_hint(hint).into()
     }
 
     /// Makes the file durable, moves it to its destination, and makes its name durable.

@@ -158,7 +158,7 @@ impl BatchWriterTask {
                 // The database rejects one of the results: find it by halving, and store the
                 // others.
                 Err(error) if jobs.len() > 1 => {
-                    tracing::warn!(items = jobs.len(), %error, "the database rejected a batch; retrying it in halves");
+                    tracing::warn!(items = jobs.len(), %error, hint = error.hint(), "the database rejected a batch; retrying it in halves");
                     let (mut jobs, mut acknowledge_to) = (jobs, acknowledge_to);
                     let half = jobs.len() / 2;
                     transactions.push((jobs.split_off(half), acknowledge_to.split_off(half)));
@@ -166,7 +166,7 @@ impl BatchWriterTask {
                 }
                 Err(error) => {
                     for (job, acknowledge) in jobs.iter().zip(acknowledge_to) {
-                        tracing::error!(item = job.claim.item.0, %error, "failed to store a result; it will be fetched again");
+                        tracing::error!(item = job.claim.item.0, %error, hint = error.hint(), "failed to store a result; it will be fetched again");
                         let _ = acknowledge.send((job.claim.item, false));
                     }
                 }

@@ -23,8 +23,8 @@ use tower_http::timeout::TimeoutLayer;
 
 use crate::clock::Time;
 use crate::db::{AccountKey, AccountRow, Db, DbError, DeletionReason, SegmentRow};
-use crate::search::{self, Filters, SearchResults, SortOrder};
-use crate::status::humanize::format_number;
+use crate::health::humanize::format_number;
+use crate::search::{self, Filters, QueryError, SearchResults, SortOrder};
 
 use super::authenticator::{AuthOutcome, Authenticator};
 use super::state::HttpState;
@@ -155,7 +155,7 @@ impl PageError {
 
 impl From<DbError> for PageError {
     fn from(error: DbError) -> PageError {
-        tracing::warn!(%error, "failed to read the database for a page");
+        tracing::warn!(%error, hint = error.hint(), "failed to read the database for a page");
         let message = "failed to read the archive: the database did not answer\nhint: see /readyz for what to do";
         PageError::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
@@ -196,7 +196,8 @@ async fn search_page(State(state): State<Arc<HttpState>>, form: Result<Query<Sea
 }
 
 async fn run_search(db: &Db, form: &SearchForm) -> Result<(SearchResults, Vec<AccountRow>, Option<String>), PageError> {
-    let query = search::parse(&form.q).map_err(|error| PageError::bad_request(error.to_string()))?;
+    let bad_query = |error: QueryError| PageError::bad_request(format!("{error}\nhint: {}", error.hint()));
+    let query = search::parse(&form.q).map_err(bad_query)?;
     let accounts = db.accounts().await?;
     let account = match form.account.trim() {
         "" => None,

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::coverage::{Coverage, ReadPurpose};
 use crate::db::CoverageRow;
+use crate::health::humanize::format_duration;
 use crate::model::{TimeRange, TimeRangeSet};
-use crate::status::humanize::format_duration;
 
 /// The number of cells of a timeline: five minutes each if it shows a day.
 pub(super) const CELLS: i64 = 288;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::Time;
+use crate::health::{AccountStatus, Finding, Snapshot, WorkCounts};
 use crate::model::TimeRange;
-use crate::status::{AccountFacts, AccountStatus, FindingStatus, IndexStatus, Status, WorkCounts};
 
 use super::coverage_timeline::{CoverageState, CoverageTimeline, TimelineRange};
 use super::health_summary::HealthSummary;
@@ -19,24 +19,14 @@ pub(super) fn account(sub: &str) -> AccountStatus {
     AccountStatus {
         rc_account_id: "1".to_owned(),
         sub_account_id: sub.to_owned(),
-        name: None,
         owner: Some("host-1".to_owned()),
-        watermark: Some((NOW - Duration::from_secs(300)).rfc3339_secs()),
+        watermark: Some(NOW - Duration::from_secs(300)),
         lag_seconds: Some(300),
         work: WorkCounts { done: 812, waiting: 3, ..WorkCounts::default() },
-        oldest_unfinished_seconds: None,
         requests_last_minute: 12,
         drain_seconds: 2,
         requests_per_minute: 120,
-        requests_by_lane: Default::default(),
-        refused: 0,
-        holds_until: None,
-        live_start: None,
-        gaps: Vec::new(),
-        paused: Vec::new(),
-        missing_since: None,
-        set_aside: 0,
-        facts: AccountFacts::default(),
+        ..AccountStatus::default()
     }
 }
 
@@ -50,17 +40,7 @@ pub(super) fn snapshot(accounts: Vec<AccountStatus>) -> StatusSnapshot {
     StatusSnapshot {
         at: NOW,
         timelines: vec![timeline; accounts.len()],
-        status: Status {
-            version: "0.1.0".to_owned(),
-            now: NOW.rfc3339_secs(),
-            instance: "host-1".to_owned(),
-            accounts,
-            sinks: Vec::new(),
-            backfills: Vec::new(),
-            findings: Vec::new(),
-            replicas: Vec::new(),
-            search_index: IndexStatus::default(),
-        },
+        status: Snapshot { now: NOW, instance: "host-1".to_owned(), accounts, ..Snapshot::default() },
         visible_range: VISIBLE_RANGE,
         failures: Vec::new(),
         lateness: Vec::new(),
@@ -69,7 +49,7 @@ pub(super) fn snapshot(accounts: Vec<AccountStatus>) -> StatusSnapshot {
 }
 
 /// The view of a snapshot with these findings.
-pub(super) fn view(snapshot: Option<&StatusSnapshot>, findings: Vec<FindingStatus>) -> DashboardView<'_> {
+pub(super) fn view(snapshot: Option<&StatusSnapshot>, findings: Vec<Finding>) -> DashboardView<'_> {
     let summary = HealthSummary::new(findings, snapshot, NOW);
     DashboardView { summary, snapshot, samples: Vec::new(), now: NOW, instance: "<b>host</b>", has_search: false }
 }

@@ -7,11 +7,9 @@
 use std::collections::HashMap;
 
 use crate::clock::Time;
-use crate::health::Severity;
-use crate::status::humanize::format_duration;
-use crate::status::{FindingStatus, SinkState, SinkStatus};
+use crate::health::humanize::format_duration;
+use crate::health::{Finding, FindingCategory, FindingCode, Severity};
 
-use super::readiness::STANDBY_CODE;
 use super::status_snapshot::StatusSnapshot;
 
 /// Health levels, best first.
@@ -28,42 +26,34 @@ impl HealthLevel {
     pub(super) const ALL: [HealthLevel; 4] =
         [HealthLevel::Healthy, HealthLevel::Behind, HealthLevel::Incomplete, HealthLevel::Trouble];
 
-    /// The display name, at the start of a line.
+    /// The display name, the name in CSS classes, and a symbol to distinguish levels without colours.
+    const fn texts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            HealthLevel::Healthy => ("Healthy", "healthy", "✓"),
+            HealthLevel::Behind => ("Behind", "behind", "~"),
+            HealthLevel::Incomplete => ("Incomplete", "incomplete", "!"),
+            HealthLevel::Trouble => ("In trouble", "trouble", "✕"),
+        }
+    }
+
     pub(super) const fn display_name(self) -> &'static str {
-        match self {
-            HealthLevel::Healthy => "Healthy",
-            HealthLevel::Behind => "Behind",
-            HealthLevel::Incomplete => "Incomplete",
-            HealthLevel::Trouble => "In trouble",
-        }
+        self.texts().0
     }
 
-    /// The name in CSS classes and data attributes.
     pub(super) const fn css_class(self) -> &'static str {
-        match self {
-            HealthLevel::Healthy => "healthy",
-            HealthLevel::Behind => "behind",
-            HealthLevel::Incomplete => "incomplete",
-            HealthLevel::Trouble => "trouble",
-        }
+        self.texts().1
     }
 
-    /// A symbol, so that levels can be distinguished without colours.
     pub(super) const fn symbol(self) -> &'static str {
-        match self {
-            HealthLevel::Healthy => "✓",
-            HealthLevel::Behind => "~",
-            HealthLevel::Incomplete => "!",
-            HealthLevel::Trouble => "✕",
-        }
+        self.texts().2
     }
-}
 
-impl HealthLevel {
-    /// The level of a finding.
-    pub(super) fn of_finding(finding: &FindingStatus) -> HealthLevel {
+    /// The level of a finding. Events that a sink refused are missing there for good.
+    pub(super) fn of_finding(finding: &Finding) -> HealthLevel {
         match finding.severity {
-            _ if finding.is_incompleteness() => HealthLevel::Incomplete,
+            _ if finding.code.is_incompleteness() || finding.code == FindingCode::SinkEventsFailed => {
+                HealthLevel::Incomplete
+            }
             Severity::Trouble => HealthLevel::Trouble,
             Severity::Warning => HealthLevel::Behind,
             Severity::Info => HealthLevel::Healthy,
@@ -78,17 +68,17 @@ pub(super) struct HealthSummary {
     /// Without the level's name.
     pub(super) headline: String,
     /// Worst first.
-    pub(super) findings: Vec<FindingStatus>,
+    pub(super) findings: Vec<Finding>,
     levels: HashMap<String, HealthLevel>,
 }
 
 impl HealthSummary {
     /// Builds the summary from the findings.
-    pub(super) fn new(mut findings: Vec<FindingStatus>, snapshot: Option<&StatusSnapshot>, now: Time) -> HealthSummary {
+    pub(super) fn new(mut findings: Vec<Finding>, snapshot: Option<&StatusSnapshot>, now: Time) -> HealthSummary {
         findings.sort_by_key(|finding| std::cmp::Reverse(HealthLevel::of_finding(finding)));
         let mut levels: HashMap<String, HealthLevel> = HashMap::new();
         for finding in &findings {
-            for account in &finding.accounts {
+            for account in finding.accounts() {
                 let level = levels.entry(account.clone()).or_insert(HealthLevel::Healthy);
                 *level = HealthLevel::of_finding(finding).max(*level);
             }
@@ -103,11 +93,19 @@ impl HealthSummary {
     pub(super) fn account_level(&self, sub: &str) -> HealthLevel {
         self.levels.get(sub).copied().unwrap_or(HealthLevel::Healthy)
     }
+
+    /// The level of a sink.
+    pub(super) fn sink_level(&self, name: &str) -> HealthLevel {
+        let is_about = |finding: &&Finding| {
+            finding.code.category() == FindingCategory::Sink && finding.subject.as_deref() == Some(name)
+        };
+        self.findings.iter().filter(is_about).map(HealthLevel::of_finding).max().unwrap_or(HealthLevel::Healthy)
+    }
 }
 
 /// The headline if nothing is wrong.
-fn healthy_headline(findings: &[FindingStatus], snapshot: Option<&StatusSnapshot>, now: Time) -> String {
-    if let Some(standby) = findings.iter().find(|finding| finding.code == STANDBY_CODE) {
+fn healthy_headline(findings: &[Finding], snapshot: Option<&StatusSnapshot>, now: Time) -> String {
+    if let Some(standby) = findings.iter().find(|finding| finding.code == FindingCode::Standby) {
         return standby.sentence.clone();
     }
     let worst = snapshot.and_then(|snapshot| snapshot.status.accounts.iter().filter_map(|row| row.lag(now)).max());
@@ -115,16 +113,6 @@ fn healthy_headline(findings: &[FindingStatus], snapshot: Option<&StatusSnapshot
         || "no account is known yet".to_owned(),
         |worst| format!("every segment that ended up to {} ago was discovered, without a gap", format_duration(worst)),
     )
-}
-
-/// The level of a sink.
-pub(super) fn sink_level(sink: &SinkStatus) -> HealthLevel {
-    match sink.state {
-        SinkState::Stopped => HealthLevel::Trouble,
-        _ if sink.failed > 0 => HealthLevel::Incomplete,
-        SinkState::Resting => HealthLevel::Behind,
-        SinkState::Active | SinkState::New | SinkState::NotInTheSettings => HealthLevel::Healthy,
-    }
 }
 
 #[cfg(test)]

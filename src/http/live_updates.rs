@@ -129,10 +129,9 @@ mod tests {
 
     use super::super::fixtures::{NOW, account, snapshot, view};
     use super::*;
-    use crate::health::Severity;
-    use crate::status::{AccountStatus, FindingStatus};
+    use crate::health::{AccountStatus, Finding, FindingCode, Severity};
 
-    fn publish(live_updates: &LiveUpdates, accounts: Vec<AccountStatus>, findings: Vec<FindingStatus>) {
+    fn publish(live_updates: &LiveUpdates, accounts: Vec<AccountStatus>, findings: Vec<Finding>) {
         live_updates.publish(&view(Some(&snapshot(accounts)), findings));
     }
 
@@ -172,8 +171,9 @@ mod tests {
         let live_updates = LiveUpdates::new();
         publish(&live_updates, vec![account("one")], Vec::new());
         let (_, mut updates) = live_updates.subscribe(Some(live_updates.seq()));
-        let late = FindingStatus::new("lagging", Severity::Warning, NOW, "one is late".to_owned(), "wait");
-        publish(&live_updates, vec![account("one")], vec![FindingStatus { accounts: vec!["one".to_owned()], ..late }]);
+        let late = Finding::new(FindingCode::Lagging, Severity::Warning, NOW, "one is late", "wait");
+        let late = late.about_accounts("One".to_owned(), vec!["one".to_owned()]);
+        publish(&live_updates, vec![account("one")], vec![late]);
         let update = parsed(&updates.try_recv().unwrap());
         assert!(update["rows"]["one"].as_str().unwrap().contains("data-level=\"behind\""));
     }

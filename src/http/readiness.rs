@@ -15,8 +15,8 @@ use crate::clock::Time;
 use crate::daemon::app_context::AppContext;
 use crate::db::{DbError, DbFault};
 use crate::fetch::batch_writer::{StorageProblem, StorageState};
-use crate::health::{HealthFinding, Severity};
-use crate::status::{AccountStatus, FindingStatus};
+use crate::health::{AccountStatus, Finding, FindingCategory, FindingCode, Severity, rfc3339};
+use crate::model::Endpoint;
 
 /// A database that takes longer to answer counts as unavailable.
 pub(super) const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -41,102 +41,51 @@ impl DatabaseProblem {
     fn rejecting_results(problem: &StorageProblem) -> DatabaseProblem {
         DatabaseProblem {
             is_disk: problem.fault == DbFault::StorageFull,
-            detail: format!("the database does not accept results: {}", first_line(&problem.reason)),
+            detail: format!("the database does not accept results: {}", problem.reason),
         }
     }
 }
 
 impl From<&DbError> for DatabaseProblem {
     fn from(error: &DbError) -> DatabaseProblem {
-        DatabaseProblem {
-            is_disk: error.fault() == DbFault::StorageFull,
-            detail: first_line(&error.to_string()).to_owned(),
-        }
+        DatabaseProblem { is_disk: error.fault() == DbFault::StorageFull, detail: error.to_string() }
     }
 }
 
 impl DatabaseProblem {
-    fn code(&self) -> &'static str {
-        if self.is_disk { DISK_FULL_CODE } else { DATABASE_AWAY_CODE }
+    fn code(&self) -> FindingCode {
+        if self.is_disk { FindingCode::DiskFull } else { FindingCode::DatabaseAway }
     }
 
-    fn to_finding(&self, now: Time) -> HealthFinding {
+    fn to_finding(&self, now: Time) -> Finding {
         let hint = if self.is_disk {
             "free some disk space, and make the file and its folder writable; the daemon then continues automatically"
         } else {
             "make the database available again; the daemon then continues automatically"
         };
-        HealthFinding {
-            code: self.code(),
-            severity: Severity::Trouble,
-            since: now,
-            subject: None,
-            sentence: self.detail.clone(),
-            hint: hint.to_owned(),
-            blocks_progress: true,
-        }
-    }
-}
-
-const DATABASE_AWAY_CODE: &str = "database_away";
-const DISK_FULL_CODE: &str = "disk_full";
-/// The code of the finding of a replica on standby.
-pub(super) const STANDBY_CODE: &str = "standby";
-
-/// What a reason concerns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum ReasonCategory {
-    Database,
-    Disk,
-    Login,
-    Accounts,
-    Leases,
-    Sink,
-    /// Anything else.
-    #[serde(rename = "finding")]
-    Other,
-}
-
-impl ReasonCategory {
-    fn of(code: &str) -> ReasonCategory {
-        match code {
-            DATABASE_AWAY_CODE => ReasonCategory::Database,
-            DISK_FULL_CODE => ReasonCategory::Disk,
-            "login_refused" | "login_failing" => ReasonCategory::Login,
-            "account_missing" | "answers_broken" | "endpoint_paused" | "no_metadata_read" | "rate_limited" => {
-                ReasonCategory::Accounts
-            }
-            STANDBY_CODE => ReasonCategory::Leases,
-            code if code.starts_with("sink_") => ReasonCategory::Sink,
-            _ => ReasonCategory::Other,
-        }
+        Finding::new(self.code(), Severity::Trouble, now, self.detail.clone(), hint).blocking(true)
     }
 }
 
 /// A finding under the original field names of `/readyz`, and under its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct ReadinessReason {
-    pub(super) what: ReasonCategory,
+    pub(super) what: FindingCategory,
     /// The sub-account, if the finding concerns only one.
     pub(super) account: Option<String>,
     pub(super) detail: String,
     #[serde(flatten)]
-    pub(super) finding: FindingStatus,
+    pub(super) finding: Finding,
 }
 
-impl From<&FindingStatus> for ReadinessReason {
-    fn from(finding: &FindingStatus) -> ReadinessReason {
-        let account = match finding.accounts.as_slice() {
+impl From<&Finding> for ReadinessReason {
+    fn from(finding: &Finding) -> ReadinessReason {
+        let account = match finding.accounts() {
             [one] => Some(one.clone()),
             _ => None,
         };
-        ReadinessReason {
-            what: ReasonCategory::of(&finding.code),
-            account,
-            detail: finding.sentence.clone(),
-            finding: finding.clone(),
-        }
+        let (what, detail) = (finding.code.category(), finding.sentence.clone());
+        ReadinessReason { what, account, detail, finding: finding.clone() }
     }
 }
 
@@ -144,8 +93,9 @@ impl From<&FindingStatus> for ReadinessReason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct PausedEndpoint {
     pub(super) account: String,
-    pub(super) endpoint: String,
-    pub(super) until: String,
+    pub(super) endpoint: Endpoint,
+    #[serde(with = "rfc3339")]
+    pub(super) until: Time,
     pub(super) reason: String,
     pub(super) hint: &'static str,
 }
@@ -161,14 +111,14 @@ pub(super) struct Readiness {
 impl Readiness {
     /// Derives readiness from the findings, and lists the paused endpoints of these accounts.
     pub(super) fn from_findings<'a>(
-        findings: &[FindingStatus],
+        findings: &[Finding],
         accounts: impl IntoIterator<Item = &'a AccountStatus>,
     ) -> Readiness {
         let paused = |account: &'a AccountStatus| {
             account.paused.iter().map(|pause| PausedEndpoint {
                 account: account.sub_account_id.clone(),
-                endpoint: pause.endpoint.clone(),
-                until: pause.until.clone(),
+                endpoint: pause.endpoint,
+                until: pause.until,
                 reason: pause.reason.clone(),
                 hint: pause.hint(),
             })
@@ -183,12 +133,10 @@ impl Readiness {
     /// The readiness while the database is being opened, or cannot be.
     pub(super) fn starting(problem: Option<&DatabaseProblem>, now: Time) -> Readiness {
         const OPENING: &str = "the database is being opened, or migrated after an upgrade";
-        let opening = || HealthFinding {
-            hint: "nothing to do: start-up continues automatically".to_owned(),
-            ..DatabaseProblem { is_disk: false, detail: OPENING.to_owned() }.to_finding(now)
-        };
+        const HINT: &str = "nothing to do: start-up continues automatically";
+        let opening = || Finding::new(FindingCode::DatabaseAway, Severity::Trouble, now, OPENING, HINT).blocking(true);
         let finding = problem.map_or_else(opening, |problem| problem.to_finding(now));
-        Readiness::from_findings(&[finding.into()], [])
+        Readiness::from_findings(&[finding], [])
     }
 }
 
@@ -208,8 +156,8 @@ pub(super) fn check_database(app: &AppContext, ping: Result<(), DatabaseProblem>
         (ping, _) => ping,
     };
     let code = database.as_ref().err().map(DatabaseProblem::code);
-    for other in [DATABASE_AWAY_CODE, DISK_FULL_CODE] {
-        if code != Some(other) {
+    for other in [FindingCode::DatabaseAway, FindingCode::DiskFull] {
+        if code.as_ref() != Some(&other) {
             app.findings.clear(other, None);
         }
     }
@@ -217,38 +165,6 @@ pub(super) fn check_database(app: &AppContext, ping: Result<(), DatabaseProblem>
         app.findings.report(problem.to_finding(app.clock.now()));
     }
     database
-}
-
-/// Merges the findings of the last snapshot with those of this process.
-pub(super) fn merge_findings(
-    snapshot_findings: &[FindingStatus],
-    app: &AppContext,
-    is_database_up: bool,
-) -> Vec<FindingStatus> {
-    let mut own: Vec<FindingStatus> = app.findings.list().into_iter().map(FindingStatus::from).collect();
-    if !app.is_active() && is_database_up {
-        own.push(FindingStatus::new(
-            STANDBY_CODE,
-            Severity::Info,
-            app.clock.now(),
-            "this replica owns no account: it is starting, or on standby".to_owned(),
-            "nothing to do: it takes over automatically when it is needed",
-        ));
-    }
-    let is_same = |one: &FindingStatus, other: &FindingStatus| one.code == other.code && one.subject == other.subject;
-    // This process knows the state of the database better than an older snapshot.
-    let is_current = |finding: &FindingStatus| !matches!(finding.code.as_str(), DATABASE_AWAY_CODE | DISK_FULL_CODE);
-    let from_snapshot =
-        snapshot_findings.iter().filter(|finding| is_current(finding) && !own.iter().any(|own| is_same(own, finding)));
-    let mut all: Vec<FindingStatus> = own.iter().chain(from_snapshot).cloned().collect();
-    // An unavailable database explains why no metadata is read.
-    all.retain(|finding| is_database_up || finding.code != "no_metadata_read");
-    all.sort_by_key(|finding| std::cmp::Reverse((finding.severity, finding.blocks_progress)));
-    all
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 #[cfg(test)]

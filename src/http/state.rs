@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Time;
 use crate::daemon::app_context::AppContext;
-use crate::metrics::{AccountMetrics, MetricsSnapshot, PAUSABLE_ENDPOINTS, SinkMetrics};
+use crate::health::{self, AccountStatus, Finding, ProcessState, SinkState, SinkStatus, Snapshot};
+use crate::metrics::{AccountMetrics, MetricsSnapshot, SinkMetrics};
 use crate::ringcx::LoginState;
-use crate::status::{AccountStatus, EndpointPause, FindingStatus, SinkState, SinkStatus, Status};
 
 use super::authenticator::Authenticator;
 use super::health_summary::HealthSummary;
@@ -55,7 +55,7 @@ pub(super) struct HealthReport {
     /// Why the database cannot be used, if it cannot.
     pub(super) database: Result<(), DatabaseProblem>,
     /// Worst first.
-    pub(super) findings: Vec<FindingStatus>,
+    pub(super) findings: Vec<Finding>,
     pub(super) readiness: Readiness,
     pub(super) snapshot: Option<Arc<StatusSnapshot>>,
     pub(super) now: Time,
@@ -144,12 +144,14 @@ impl HttpState {
         let database = readiness::check_database(&self.app, database);
         let status = snapshot.as_deref().map(|snapshot| &snapshot.status);
         let snapshot_findings = status.map(|status| status.findings.as_slice()).unwrap_or_default();
-        let findings = readiness::merge_findings(snapshot_findings, &self.app, database.is_ok());
+        let process = ProcessState { is_active: self.app.is_active(), is_database_up: database.is_ok() };
+        let now = self.app.clock.now();
+        let findings = health::current_findings(self.app.findings.list(), snapshot_findings, process, now);
         let own = self.app.accounts();
         let own = |account: &&AccountStatus| own.iter().any(|own| *own.id.sub == *account.sub_account_id);
         let accounts = status.into_iter().flat_map(|status| status.accounts.iter().filter(own));
         let readiness = Readiness::from_findings(&findings, accounts);
-        HealthReport { database, findings, readiness, snapshot, now: self.app.clock.now() }
+        HealthReport { database, findings, readiness, snapshot, now }
     }
 
     pub(super) fn view<'a>(&'a self, report: &'a HealthReport) -> DashboardView<'a> {
@@ -184,7 +186,7 @@ impl HttpState {
             accounts: accounts.into_iter().flatten().collect(),
             sinks: sinks.into_iter().flatten().collect(),
             lateness: snapshot.map(|snapshot| snapshot.lateness.clone()).unwrap_or_default(),
-            findings: report.findings.iter().map(|finding| finding.code.clone()).collect(),
+            findings: report.findings.iter().map(|finding| finding.code.to_string()).collect(),
         }
     }
 }
@@ -194,25 +196,23 @@ fn sink_metrics(sink: &SinkStatus) -> SinkMetrics {
         name: sink.name.clone(),
         pending: sink.pending,
         failed: sink.failed,
-        last_delivered: sink.last_delivered.as_deref().and_then(Time::parse),
+        last_delivered: sink.last_delivered,
         resting: sink.state == SinkState::Resting,
         stopped: sink.state == SinkState::Stopped,
     }
 }
 
-fn account_metrics(account: &AccountStatus, status: &Status) -> AccountMetrics {
+fn account_metrics(account: &AccountStatus, status: &Snapshot) -> AccountMetrics {
     let backfills = status.backfills.iter().filter(|backfill| backfill.sub_account_id == account.sub_account_id);
     let unread = backfills.clone().map(|backfill| backfill.seconds.saturating_sub(backfill.read_seconds));
-    let paused =
-        |pause: &EndpointPause| PAUSABLE_ENDPOINTS.into_iter().find(|endpoint| endpoint.name() == pause.endpoint);
     AccountMetrics {
         sub: account.sub_account_id.clone(),
-        watermark: account.watermark(),
+        watermark: account.watermark,
         work: account.work,
         requests_last_minute: account.requests_last_minute,
         request_limit: u64::from(account.requests_per_minute),
         refused: account.refused,
-        paused: account.paused.iter().filter_map(paused).collect(),
+        paused: account.paused.iter().map(|pause| pause.endpoint).collect(),
         oldest_unfinished_seconds: account.oldest_unfinished_seconds.unwrap_or(0),
         gaps_seconds: account.gap().as_secs(),
         drain_seconds: account.drain_seconds,

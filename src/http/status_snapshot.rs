@@ -10,9 +10,10 @@ use crate::config::LimitScope;
 use crate::daemon::app_context::AppContext;
 use crate::daemon::replica_stats;
 use crate::db::{AccountKey, AccountRow, CoverageRow, DbError, FailureRow};
+use crate::health::humanize::format_count;
+use crate::health::{AccountStatus, Snapshot};
 use crate::model::TimeRange;
-use crate::status::humanize::format_count;
-use crate::status::{self, AccountStatus, Status};
+use crate::status;
 
 use super::coverage_timeline::{self, CoverageTimeline};
 
@@ -25,7 +26,7 @@ pub(super) struct StatusSnapshot {
     /// When the snapshot was taken.
     pub(super) at: Time,
     /// The content of `status --json`.
-    pub(super) status: Status,
+    pub(super) status: Snapshot,
     /// In the order of the accounts in `status`.
     pub(super) timelines: Vec<CoverageTimeline>,
     /// The time range that all timelines show.

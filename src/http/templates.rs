@@ -18,7 +18,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Time;
-use crate::status::humanize::format_number;
+use crate::health::humanize::format_number;
 
 use super::health_summary::{HealthLevel, HealthSummary};
 use super::lag_history::LagSample;

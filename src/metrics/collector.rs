@@ -8,8 +8,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use crate::clock::{Time, millis};
+use crate::health::WorkCounts;
 use crate::model::Endpoint;
-use crate::status::WorkCounts;
 
 /// The values that a scrape reports.
 #[derive(Debug, Clone, Default)]
@@ -95,7 +95,7 @@ pub struct SinkMetrics {
 }
 
 /// The endpoints that have a circuit breaker.
-pub(crate) const PAUSABLE_ENDPOINTS: [Endpoint; 4] =
+const PAUSABLE_ENDPOINTS: [Endpoint; 4] =
     [Endpoint::Metadata, Endpoint::Transcript, Endpoint::AgentSummary, Endpoint::AutoSummary];
 
 /// The largest power of two in the lateness histogram: about 12 days.

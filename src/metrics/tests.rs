@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::clock::Time;
-use crate::status::WorkCounts;
+use crate::health::WorkCounts;
 
 fn snapshot() -> MetricsSnapshot {
     let account = AccountMetrics {

@@ -71,10 +71,8 @@ impl JsonlSink {
             self.open = None;
             self.is_repaired = false;
             let (why, hint) = describe_disk_error(&error);
-            SinkError::unavailable(format!(
-                "failed to write {}: {why}\nhint: {hint}",
-                self.folder.join(&name).display()
-            ))
+            SinkError::unavailable(format!("failed to write {}: {why}", self.folder.join(&name).display()))
+                .with_hint(hint)
         })
     }
 

@@ -28,7 +28,7 @@ use object_store::{
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{SinkError, SinkErrorKind};
+use super::SinkError;
 use crate::clock::Time;
 use crate::config::ObjectFormat;
 use crate::event::Event;
@@ -118,16 +118,15 @@ impl ObjectStoreSink {
     /// existing object is replaced.
     ///
     /// # Errors
-    /// [`SinkErrorKind::Unavailable`] for every error of the store or the disk: it concerns the
+    /// `SinkErrorKind::Unavailable` for every error of the store or the disk: it concerns the
     /// sink, not an event.
     pub async fn put(&self, name: &str, events: &[Event]) -> Result<(), SinkError> {
         let (extension, media_type) = match self.format {
             ObjectFormat::Jsonl => ("jsonl", "application/x-ndjson"),
             ObjectFormat::Parquet => ("parquet", "application/vnd.apache.parquet"),
         };
-        let relative_path = Path::parse(format!("{name}.{extension}")).map_err(|_| {
-            store_errors::unavailable(format!("failed to write an object: {name} is not a valid name"), None)
-        })?;
+        let relative_path = Path::parse(format!("{name}.{extension}"))
+            .map_err(|_| SinkError::unavailable(format!("failed to write an object: {name} is not a valid name")))?;
         let content = match self.format {
             ObjectFormat::Jsonl => build_json_lines(events).await,
             ObjectFormat::Parquet => parquet_rows::write_parquet(events).await?,

@@ -22,8 +22,8 @@ use crate::clock::Clock;
 use crate::config::signing_key;
 use crate::event::Event;
 use crate::file_descriptors;
-use crate::ringcx::install_tls;
 use crate::ringcx::rate_limit::{MAX_RETRY_AFTER, parse_retry_after};
+use crate::ringcx::{install_tls, is_certificate_error};
 use public_address::PublicAddressResolver;
 
 const USER_AGENT: &str = concat!("ringcx-extractor/", env!("CARGO_PKG_VERSION"));
@@ -133,7 +133,7 @@ impl WebhookSink {
             ),
             _ => format!("{} answered {status}", self.host),
         };
-        Err(SinkError { message, kind, status: Some(status), retry_after })
+        Err(SinkError { status: Some(status), retry_after, ..SinkError::new(kind, message) })
     }
 
     fn transport_error(&self, error: &reqwest::Error) -> SinkError {
@@ -142,17 +142,18 @@ impl WebhookSink {
             return SinkError::new(SinkErrorKind::Retryable, format!("{host} did not answer in time"));
         }
         if error.is_connect() {
-            let why = root_cause(error);
-            let hint = if why.contains("certificate") {
-                "; renew the certificate, or add its authority to the trusted roots of this machine (SSL_CERT_FILE)"
-            } else {
-                ""
+            let failed = SinkError::unavailable(format!("failed to connect to {host}: {}", root_cause(error)));
+            return match is_certificate_error(error) {
+                true => failed.with_hint(UNTRUSTED_HINT),
+                false => failed,
             };
-            return SinkError::unavailable(format!("failed to connect to {host}: {why}{hint}"));
         }
         SinkError::new(SinkErrorKind::Retryable, format!("the connection to {host} broke: {}", root_cause(error)))
     }
 }
+
+const UNTRUSTED_HINT: &str =
+    "renew the certificate, or add its authority to the trusted roots of this machine (SSL_CERT_FILE)";
 
 /// The innermost cause: some of the outer errors quote the URL.
 fn root_cause(error: &reqwest::Error) -> String {

@@ -1,11 +1,9 @@
-//! Builds the [`Status`] from database rows. Pure.
+//! Builds the [`Snapshot`] from database rows. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
-use super::{
-    AccountFacts, AccountStats, AccountStatus, CoverageGap, EndpointPause, FindingStatus, IndexStatus, ReplicaStats,
-    ReplicaStatus, Status, WorkCounts, backfill_status, finding_rules, is_alive, sink_status,
-};
+use super::{AccountStats, ReplicaStats, backfill_status, is_alive, sink_status};
 use crate::account::{budget_name, metadata_budget_name};
 use crate::clock::Time;
 use crate::config::{AccountSettings, Accounts, LimitScope, Settings};
@@ -13,8 +11,11 @@ use crate::coverage::{Coverage, ReadPurpose};
 use crate::db::{
     AccountKey, AccountRow, BackfillRequest, IndexLag, PauseRow, QueueCounts, ReplicaRow, SavedThrottle, SinkOverview,
 };
+use crate::health::{
+    self, AccountFacts, AccountStatus, CoverageGap, EndpointPause, IndexStatus, ReplicaStatus, Snapshot, WorkCounts,
+};
 use crate::lenient_json;
-use crate::model::{AccountId, TimeRange};
+use crate::model::{AccountId, Endpoint, TimeRange};
 
 /// The rows that the status is built from.
 pub(super) struct StatusRows {
@@ -37,16 +38,13 @@ pub(super) struct StatusRows {
     pub(super) backfilled: Vec<(i64, TimeRange)>,
 }
 
-pub(super) fn build_status(rows: StatusRows, settings: &Settings, instance: &str, now: Time) -> Status {
+pub(super) fn build_snapshot(rows: StatusRows, settings: &Settings, instance: &str, now: Time) -> Snapshot {
     let mut stats = live_stats(&rows.replicas, rows.here, rows.own.as_ref().map(|_| instance));
     if let Some(own) = rows.own.clone() {
         stats.accounts.extend(own.accounts);
         stats.sinks.extend(own.sinks);
-        let is_own = |finding: &FindingStatus| {
-            own.findings.iter().any(|own| own.code == finding.code && own.subject == finding.subject)
-        };
-        stats.findings.retain(|finding| !is_own(finding));
-        stats.findings.extend(own.findings);
+        let others = std::mem::replace(&mut stats.findings, own.findings);
+        health::add_unknown(&mut stats.findings, others);
     }
     let mut coverage: HashMap<AccountKey, Vec<TimeRange>> = HashMap::new();
     for (account, stretch) in &rows.coverage {
@@ -75,9 +73,9 @@ pub(super) fn build_status(rows: StatusRows, settings: &Settings, instance: &str
     }
     accounts.sort_by(|a, b| a.sub_account_id.cmp(&b.sub_account_id));
     set_drain_times(&mut accounts, settings);
-    let mut status = Status {
+    let mut snapshot = Snapshot {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        now: now.rfc3339_secs(),
+        now,
         instance: instance.to_owned(),
         accounts,
         sinks: sink_status::configured_sinks(settings, &rows.sinks, &rows.accounts, &stats.sinks),
@@ -88,13 +86,21 @@ pub(super) fn build_status(rows: StatusRows, settings: &Settings, instance: &str
             lag_changes: rows.index.changes,
             lag_seconds: rows.index.since.map_or(0, |since| now.since(since).as_secs()),
         },
+        lag_threshold: lag_threshold(settings),
+        is_limit_shared: settings.limits.scope == LimitScope::Login,
     };
-    if rows.own.is_some() && !status.replicas.iter().any(|replica| replica.name == instance && replica.alive) {
-        status.replicas.retain(|replica| replica.name != instance);
-        status.replicas.push(running_replica(instance, now));
+    if rows.own.is_some() && !snapshot.replicas.iter().any(|replica| replica.name == instance && replica.alive) {
+        snapshot.replicas.retain(|replica| replica.name != instance);
+        snapshot.replicas.push(running_replica(instance, now));
     }
-    status.findings = finding_rules::collect_findings(&status, stats.findings, settings, now);
-    status
+    snapshot.findings = health::derive_findings(&snapshot, stats.findings);
+    snapshot
+}
+
+/// How far an account's watermark may be behind normally: a window may be read `offset` after its
+/// end, and the next one `interval` later. One repeated read is still no reason for concern.
+fn lag_threshold(settings: &Settings) -> Duration {
+    settings.discovery.offset + settings.discovery.interval * 2 + Duration::from_secs(60)
 }
 
 /// The status of this daemon if its heartbeat is missing.
@@ -103,8 +109,8 @@ fn running_replica(instance: &str, now: Time) -> ReplicaStatus {
         name: instance.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         alive: true,
-        started: now.rfc3339_secs(),
-        heartbeat: now.rfc3339_secs(),
+        started: now,
+        heartbeat: now,
     }
 }
 
@@ -137,39 +143,25 @@ fn empty_account_status(id: &AccountId, name: Option<String>, settings: &Setting
         rc_account_id: id.rc.to_string(),
         sub_account_id: id.sub.to_string(),
         name,
-        owner: None,
-        watermark: None,
-        lag_seconds: None,
-        work: WorkCounts::default(),
-        oldest_unfinished_seconds: None,
-        requests_last_minute: 0,
-        requests_by_lane: BTreeMap::new(),
-        refused: 0,
-        holds_until: None,
-        drain_seconds: 0,
         requests_per_minute: settings.limits.requests_per_minute.get(),
-        live_start: None,
-        gaps: Vec::new(),
-        paused: Vec::new(),
-        missing_since: None,
-        set_aside: 0,
         facts: AccountFacts {
             requested_endpoints: requested_endpoints(id, settings),
             is_left_out: is_left_out(id, settings),
             ..AccountFacts::default()
         },
+        ..AccountStatus::default()
     }
 }
 
 /// The endpoints of the artifacts that an account requests.
-fn requested_endpoints(id: &AccountId, settings: &Settings) -> BTreeSet<&'static str> {
+fn requested_endpoints(id: &AccountId, settings: &Settings) -> BTreeSet<Endpoint> {
     let policy = match &settings.accounts {
         Accounts::Listed(listed) => {
             listed.iter().find(|account| account.id.sub == id.sub).map(|account| account.policy)
         }
         Accounts::Discovered(how) => Some(how.policy),
     };
-    policy.map(|policy| policy.wants.artifacts.iter().map(|artifact| artifact.name()).collect()).unwrap_or_default()
+    policy.map(|policy| policy.wants.artifacts.iter().map(Endpoint::from).collect()).unwrap_or_default()
 }
 
 /// Whether the settings do not name an account, or exclude it.
@@ -191,7 +183,7 @@ fn account_status(row: &AccountRow, inputs: AccountInputs<'_>, settings: &Settin
     let empty = empty_account_status(&row.id, row.name.clone(), settings);
     AccountStatus {
         owner: row.owner.clone(),
-        watermark: watermark.map(Time::rfc3339_secs),
+        watermark,
         lag_seconds: watermark.map(|watermark| now.since(watermark).as_secs()),
         work: WorkCounts {
             // Items being fetched are due as well. The heartbeat with their number may be older
@@ -209,10 +201,10 @@ fn account_status(row: &AccountRow, inputs: AccountInputs<'_>, settings: &Settin
         requests_by_lane: stats.by_lane,
         refused: stats.refused,
         holds_until: stats.paused_until,
-        live_start: row.live_start.map(Time::rfc3339_secs),
+        live_start: row.live_start,
         gaps: coverage.as_ref().map(coverage_gaps).unwrap_or_default(),
         paused: pauses.into_iter().map(endpoint_pause).collect(),
-        missing_since: row.missing_since.map(Time::rfc3339_secs),
+        missing_since: row.missing_since,
         set_aside: quarantined.map_or(0, |(records, _)| records),
         facts: AccountFacts {
             stalled: stats.stalled,
@@ -228,21 +220,19 @@ fn account_status(row: &AccountRow, inputs: AccountInputs<'_>, settings: &Settin
 
 fn coverage_gaps(coverage: &Coverage) -> Vec<CoverageGap> {
     let Some(edge) = coverage.live_edge() else { return Vec::new() };
-    let gap = |stretch: &TimeRange| CoverageGap {
-        from: stretch.from.rfc3339_secs(),
-        to: stretch.to.rfc3339_secs(),
-        seconds: stretch.width().as_secs(),
-    };
+    let gap =
+        |stretch: &TimeRange| CoverageGap { from: stretch.from, to: stretch.to, seconds: stretch.width().as_secs() };
     coverage.gaps(edge).as_slice().iter().map(gap).collect()
 }
 
 fn endpoint_pause(row: &PauseRow) -> EndpointPause {
     EndpointPause {
-        endpoint: row.endpoint.name().to_owned(),
-        since: row.since.rfc3339_secs(),
-        until: row.until.rfc3339_secs(),
+        endpoint: row.endpoint,
+        since: row.since,
+        until: row.until,
         reason: row.reason.clone(),
         status: row.status,
+        is_login_failure: row.is_login_failure,
     }
 }
 
@@ -272,11 +262,7 @@ pub(super) fn live_stats(replicas: &[ReplicaRow], here: Time, except: Option<&st
         all.accounts.extend(stats.accounts);
         all.sinks.extend(stats.sinks);
         if except != Some(&row.name) {
-            let known = |finding: &FindingStatus| {
-                all.findings.iter().any(|held| held.code == finding.code && held.subject == finding.subject)
-            };
-            let new: Vec<FindingStatus> = stats.findings.into_iter().filter(|finding| !known(finding)).collect();
-            all.findings.extend(new);
+            health::add_unknown(&mut all.findings, stats.findings);
         }
     }
     all
@@ -287,7 +273,7 @@ fn replica_status(row: &ReplicaRow, here: Time) -> ReplicaStatus {
         name: row.name.clone(),
         version: row.version.clone(),
         alive: is_alive(row, here),
-        started: row.started.rfc3339_secs(),
-        heartbeat: row.heartbeat.rfc3339_secs(),
+        started: row.started,
+        heartbeat: row.heartbeat,
     }
 }

@@ -2,35 +2,12 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::Settings;
 use crate::account::metadata_limits;
 use crate::coverage::{PlanningRules, estimate_backfill_duration};
 use crate::db::{AccountRow, BackfillRequest};
+use crate::health::BackfillStatus;
 use crate::model::{TimeRange, TimeRangeSet};
-
-/// A requested past range that is not completely read yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BackfillStatus {
-    /// The backfill's id.
-    pub(crate) id: i64,
-    /// The sub-account's id.
-    pub(crate) sub_account_id: String,
-    /// First moment in it, RFC 3339.
-    pub(crate) from: String,
-    /// First moment after it, RFC 3339.
-    pub(crate) to: String,
-    /// When it was requested, RFC 3339.
-    pub(crate) requested: String,
-    /// Its length in seconds.
-    pub(crate) seconds: u64,
-    /// How many seconds of it are read.
-    pub(crate) read_seconds: u64,
-    /// How many seconds the rest takes under the limits, together with everything else that is
-    /// queued for the account.
-    pub(crate) left_seconds: u64,
-}
 
 /// The open backfills. `read` holds the ranges that were read, by backfill id.
 pub(super) fn open_backfills(
@@ -53,9 +30,9 @@ pub(super) fn open_backfills(
         Some(BackfillStatus {
             id: request.id,
             sub_account_id: account.id.sub.to_string(),
-            from: request.range.from.rfc3339_secs(),
-            to: request.range.to.rfc3339_secs(),
-            requested: request.created.rfc3339_secs(),
+            from: request.range.from,
+            to: request.range.to,
+            requested: request.created,
             seconds: request.range.width().as_secs(),
             read_seconds: request.range.width().saturating_sub(unread(request).total()).as_secs(),
             left_seconds: remaining_time.as_secs(),

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::{SinkPauseStats, SinkState, SinkStatus};
-use crate::clock::Time;
 use crate::config::{Settings, Sink, SinkKind, SinkStart};
 use crate::db::{AccountRow, SinkOverview};
+use crate::deliver::SinkPause;
+use crate::health::{SinkState, SinkStatus};
 
 /// The sinks of the settings, in their order.
 pub(super) fn configured_sinks(
     settings: &Settings,
     views: &[SinkOverview],
     accounts: &[AccountRow],
-    pauses: &BTreeMap<String, SinkPauseStats>,
+    pauses: &BTreeMap<String, SinkPause>,
 ) -> Vec<SinkStatus> {
     let view = |sink: &Sink| views.iter().find(|view| view.row.name == sink.name);
     settings
@@ -30,7 +30,7 @@ pub(super) fn all_sinks(
     settings: &Settings,
     views: &[SinkOverview],
     accounts: &[AccountRow],
-    pauses: &BTreeMap<String, SinkPauseStats>,
+    pauses: &BTreeMap<String, SinkPause>,
 ) -> Vec<SinkStatus> {
     let mut sinks = configured_sinks(settings, views, accounts, pauses);
     let removed = views.iter().filter(|view| settings.sinks.iter().all(|sink| sink.name != view.row.name));
@@ -59,14 +59,14 @@ fn new_sink(sink: &Sink, accounts: &[AccountRow]) -> SinkStatus {
     }
 }
 
-fn stored_sink(view: &SinkOverview, sink: Option<&Sink>, pause: Option<&SinkPauseStats>) -> SinkStatus {
+fn stored_sink(view: &SinkOverview, sink: Option<&Sink>, pause: Option<&SinkPause>) -> SinkStatus {
     let waiting: u64 = view.accounts.iter().map(|account| account.waiting).sum();
     let behind =
         view.accounts.iter().filter(|account| accepts_account(sink, &account.sub)).map(|account| account.behind);
     let (state, since, reason) = match (sink, view.row.stopped, pause) {
         (None, ..) => (SinkState::NotInTheSettings, None, None),
-        (_, Some(stopped), _) => (SinkState::Stopped, Some(stopped.rfc3339_secs()), view.row.reason.clone()),
-        (_, None, Some(pause)) => (SinkState::Resting, Some(pause.since.clone()), Some(pause.reason.clone())),
+        (_, Some(stopped), _) => (SinkState::Stopped, Some(stopped), view.row.reason.clone()),
+        (_, None, Some(pause)) => (SinkState::Resting, Some(pause.since), Some(pause.reason.clone())),
         (_, None, None) => (SinkState::Active, None, None),
     };
     SinkStatus {
@@ -78,9 +78,9 @@ fn stored_sink(view: &SinkOverview, sink: Option<&Sink>, pause: Option<&SinkPaus
         failed: view.accounts.iter().map(|account| account.failed).sum(),
         failed_since: view.accounts.iter().filter_map(|account| account.failed_since).min(),
         delivered: view.accounts.iter().map(|account| account.delivered).sum(),
-        last_delivered: view.accounts.iter().filter_map(|account| account.last_delivered).max().map(Time::rfc3339_secs),
+        last_delivered: view.accounts.iter().filter_map(|account| account.last_delivered).max(),
         since,
-        resting_until: pause.filter(|_| state == SinkState::Resting).map(|pause| pause.until.clone()),
+        resting_until: pause.filter(|_| state == SinkState::Resting).map(|pause| pause.until),
         reason,
     }
 }

@@ -2,10 +2,11 @@
 
 use std::num::NonZeroU32;
 
-use super::assemble::{StatusRows, build_status};
+use super::assemble::{StatusRows, build_snapshot};
 use super::*;
 use crate::config::LimitScope;
 use crate::db::{AccountKey, AccountRow, IndexLag, PauseRow, QueueCounts, ReplicaRow};
+use crate::health::{CoverageGap, WorkCounts};
 use crate::model::{AccountId, Endpoint, TimeRange};
 
 fn now() -> Time {
@@ -77,8 +78,8 @@ fn rows() -> StatusRows {
     }
 }
 
-fn status_of(rows: StatusRows, settings: &Settings) -> Status {
-    build_status(rows, settings, "host-1", now())
+fn status_of(rows: StatusRows, settings: &Settings) -> Snapshot {
+    build_snapshot(rows, settings, "host-1", now())
 }
 
 #[test]
@@ -130,8 +131,8 @@ fn an_account_removed_from_the_settings_is_not_reported_as_late() {
     rows.coverage.push((AccountKey(2), TimeRange { from: Time(0), to: now() - Duration::from_secs(40 * 86_400) }));
     rows.accounts[1].live_start = Some(Time(0));
     let found = status_of(rows, &settings()).findings;
-    let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
-    assert_eq!((codes, found[0].subject.as_deref()), (vec!["account_left_out"], Some("11111111")));
+    let codes: Vec<String> = found.iter().map(|finding| finding.code.to_string()).collect();
+    assert_eq!((codes, found[0].subject.as_deref()), (vec!["account_left_out".to_owned()], Some("11111111")));
 }
 
 #[test]
@@ -140,9 +141,9 @@ fn the_watermark_stops_at_the_first_gap_and_the_gap_is_listed() {
     rows.coverage =
         vec![(AccountKey(1), stretch("09:00:00", "09:20:00")), (AccountKey(1), stretch("09:30:00", "09:55:00"))];
     let account = status_of(rows, &settings()).accounts.remove(0);
-    assert_eq!(account.watermark.as_deref(), Some("2026-11-20T09:20:00Z"));
-    let gap = CoverageGap { from: "2026-11-20T09:20:00Z".into(), to: "2026-11-20T09:30:00Z".into(), seconds: 600 };
-    assert_eq!(account.gaps, [gap]);
+    assert_eq!(account.watermark, Time::parse("2026-11-20T09:20:00Z"));
+    let TimeRange { from, to } = stretch("09:20:00", "09:30:00");
+    assert_eq!(account.gaps, [CoverageGap { from, to, seconds: 600 }]);
 }
 
 #[test]
@@ -186,6 +187,7 @@ fn a_pause_has_its_start_end_and_reason() {
         until: now() + Duration::from_secs(60),
         times: 1,
         status: Some(403),
+        is_login_failure: false,
         reason: "failed to fetch a transcript: 403".to_owned(),
     }];
     let paused = status_of(rows, &settings()).accounts.remove(0).paused;

@@ -102,6 +102,7 @@ fn scenario_with_secrets() -> Scenario {
     Scenario::history()
         .set("sinks", sinks())
         .set("log.filter", "trace")
+        .set("log.format", "json")
         .set("http.listen", "127.0.0.1:0")
         .set("http.token", format!("{SECRET_MARK}-http-token"))
         .configure_sim(|sim| {
@@ -173,7 +174,15 @@ async fn nothing_that_others_see_holds_a_secret_or_what_was_said(database: TempD
     env.stop().await;
     let log = env.log();
     assert!(log.contains("idle connection"), "the log is not at its finest level");
-    assert!(log.contains("sink=\"hook\""), "the log does not mention the unreachable sink");
+    assert!(log.contains("\"sink\":\"hook\""), "the log does not mention the unreachable sink");
+    let spans: BTreeSet<String> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .flat_map(|line| line["spans"].as_array().cloned().unwrap_or_default())
+        .map(|span| span.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" "))
+        .collect();
+    let expected = ["account name", "duration_ms endpoint method name status", "duration_ms name operation rows"];
+    assert!(expected.iter().all(|span| spans.contains(*span)), "{spans:#?}");
     assert_contains_none("the log", &log, &forbidden);
 }
 

@@ -243,9 +243,10 @@ async fn commands_that_only_look_refuse_an_older_archive_and_say_what_to_do(data
         let mut raw = RawConnection::open(&env.database).await;
         raw.migrate(merged_migrations_up_to(&env.database, version).await).await.unwrap();
         let before = raw.schema().await;
-        let error = open_database(&env.database, OpenMode::Existing).await.unwrap_err().to_string();
-        assert!(error.contains(&format!("is at migration {version}, this program needs {newest}")), "{error}");
-        assert!(error.contains("hint: run `ringcx-extractor migrate`"), "{error}");
+        let error = open_database(&env.database, OpenMode::Existing).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&format!("is at migration {version}, this program needs {newest}")), "{text}");
+        assert!(error.hint().is_some_and(|hint| hint.starts_with("run `ringcx-extractor migrate`")), "{error}");
         for command in ["status", "export", "audit"] {
             env.run(&[command]).await.assert_output(1, &["ringcx-extractor migrate"]);
         }

@@ -12,12 +12,11 @@ use ringcx_extractor::db::{
     ArtifactTally, CompletedJob, Db, ExportRange, IngestSummary, JobOutcome, Lease, MetadataChunk, QueueFilter,
     WindowRead, sql,
 };
-use ringcx_extractor::health::{FindingRegistry, Severity};
+use ringcx_extractor::health::{FindingCode, FindingRegistry, Severity};
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSelection, ArtifactSet, ItemState, Lane, QuarantinedRecord, SegmentRecord,
     SummariesFor, TimeRange, TimeRangeSet,
 };
-use ringcx_extractor::status::FindingStatus;
 use std::time::Duration;
 use support::TestDb;
 
@@ -247,12 +246,13 @@ async fn what_an_audit_counts_is_a_finding_of_the_daemon(test: TestDb) {
     assert_eq!(kinds(run_audit(db).await), [AuditProblemKind::Ledger, AuditProblemKind::Unexplained]);
     check_consistency(db, &findings, NOON).await.unwrap();
     let found = findings.list();
-    assert_eq!((found.len(), found[0].code, found[0].severity), (1, "ledger_differs", Severity::Trouble));
+    assert_eq!((found.len(), &found[0].code), (1, &FindingCode::LedgerDiffers));
+    assert_eq!(found[0].severity, Severity::Trouble);
     assert_eq!(
         found[0].sentence,
         "the archive does not match the announced segments: 1 day that does not add up, 1 artifact unexplained (account 10)"
     );
-    assert!(FindingStatus::from(found[0].clone()).is_incompleteness());
+    assert!(found[0].code.is_incompleteness());
     // Without announced counts and segments there is no difference.
     db.run(sql("delete from announced")).await.unwrap();
     db.run(sql("delete from segment")).await.unwrap();

@@ -14,10 +14,11 @@ use ringcx_extractor::db::{
     OpenMode, ReplicaRow, Stmt, WindowRead, sql,
 };
 use ringcx_extractor::export::{self, ExportFormat, Selection};
+use ringcx_extractor::health::Snapshot;
 use ringcx_extractor::model::{
     AccountId, ArtifactSelection, ArtifactSet, ItemState, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
 };
-use ringcx_extractor::status::{self, Status};
+use ringcx_extractor::status;
 use support::TestDb;
 
 crate::on_both! {
@@ -221,7 +222,7 @@ async fn the_status_adds_up(test: TestDb) {
         stats: stats.to_owned(),
     };
     test.db.record_heartbeat(&row, NOW).await.unwrap();
-    let Status { accounts, replicas, .. } = status::gather(&test.db, &settings(), "host-1", None, NOW).await.unwrap();
+    let Snapshot { accounts, replicas, .. } = status::gather(&test.db, &settings(), "host-1", None, NOW).await.unwrap();
     let account = &accounts[0];
     assert_eq!((account.name.as_deref(), account.owner.as_deref()), (Some("Support"), Some("host-1")));
     assert_eq!((account.work.ready, account.work.running, account.work.done), (1, 2, 3));

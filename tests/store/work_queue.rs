@@ -7,8 +7,8 @@ use crate::support;
 use bytes::Bytes;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::{
-    AccountRow, ArtifactStatus, Claim, CompletedJob, Db, ExportRange, IngestSummary, JobOutcome, Lease, MetadataChunk,
-    QueueFilter, SavedThrottle, WindowRead, sql,
+    AccountRow, ArtifactStatus, Claim, CompletedJob, Db, DbError, ExportRange, IngestSummary, JobOutcome, Lease,
+    MetadataChunk, QueueFilter, SavedThrottle, WindowRead, sql,
 };
 use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSelection, ArtifactSet, ItemState, Lane, QuarantinedRecord, SegmentRecord,
@@ -249,17 +249,17 @@ async fn a_row_that_cannot_be_is_an_error_that_names_it(test: TestDb) {
     } else {
         set("pragma ignore_check_constraints = on").await;
     }
-    let names = |error: String, column: &str| {
-        assert!(error.contains(column) && error.contains("hint"), "{error}");
+    let names = |error: DbError, column: &str| {
+        assert!(error.to_string().contains(column) && error.hint().is_some(), "{error}");
     };
     set("update work set lane = 9").await;
-    names(test.db.queue_rows(&QueueFilter::default()).await.unwrap_err().to_string(), "work.lane");
+    names(test.db.queue_rows(&QueueFilter::default()).await.unwrap_err(), "work.lane");
     set("update work set lane = 0, state = 9").await;
-    names(test.db.queue_rows(&QueueFilter::default()).await.unwrap_err().to_string(), "work.state");
+    names(test.db.queue_rows(&QueueFilter::default()).await.unwrap_err(), "work.state");
     let segments = test.db.segments_after(ExportRange::default(), None, 10).await.unwrap();
-    names(test.db.segment_artifacts(&segments).await.unwrap_err().to_string(), "work.state");
+    names(test.db.segment_artifacts(&segments).await.unwrap_err(), "work.state");
     let mut report = test.db.snapshot().await.unwrap();
-    names(report.unfinished_items(ExportRange::default()).await.unwrap_err().to_string(), "work.state");
+    names(report.unfinished_items(ExportRange::default()).await.unwrap_err(), "work.state");
     set("update segment set asked = 64").await;
     let known = TimeRangeSet::default();
     let records = [record("one", 5, true)];
@@ -279,7 +279,7 @@ async fn a_row_that_cannot_be_is_an_error_that_names_it(test: TestDb) {
         records,
         quarantined: asides,
     };
-    names(test.db.ingest_chunk(chunk).await.unwrap_err().to_string(), "segment.asked");
+    names(test.db.ingest_chunk(chunk).await.unwrap_err(), "segment.asked");
 }
 
 async fn a_failure_waits_and_leaves_its_story(test: TestDb) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sql::EndpointName;
+use super::sql::{EndpointName, Flag};
 use super::{AccountKey, Arg, Db, DbError, Stmt, sql};
 use crate::clock::Time;
 use crate::model::{AccountId, Endpoint};
@@ -60,6 +60,9 @@ pub struct PauseRow {
     pub times: u32,
     /// The HTTP status that caused the pause.
     pub status: Option<i64>,
+    /// Whether no token could be obtained, so that the endpoint itself was not requested.
+    #[sqlx(try_from = "Flag")]
+    pub is_login_failure: bool,
     /// The cause, for display.
     pub reason: String,
 }
@@ -144,13 +147,13 @@ impl Db {
     pub async fn save_pause(&self, lease: Lease, pause: &PauseRow) -> Result<(), DbError> {
         let mut tx = self.begin().await?;
         tx.hold_lease(lease).await?;
-        let stmt = sql(
-            "insert into pause (account, endpoint, since, until, times, status, reason) values ($1, $2, $3, $4, $5, $6, $7)
+        let stmt = sql("insert into pause (account, endpoint, since, until, times, status, is_login_failure, reason)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)
              on conflict (account, endpoint) do update set until = excluded.until, times = excluded.times,
-             status = excluded.status, reason = excluded.reason",
-        );
+             status = excluded.status, is_login_failure = excluded.is_login_failure, reason = excluded.reason");
         let stmt = stmt.bind(lease.account).bind(pause.endpoint.name()).bind(pause.since).bind(pause.until);
-        tx.run(stmt.bind(pause.times).bind(pause.status).bind(&pause.reason)).await?;
+        let stmt = stmt.bind(pause.times).bind(pause.status).bind(i64::from(pause.is_login_failure));
+        tx.run(stmt.bind(&pause.reason)).await?;
         tx.commit().await
     }
 
@@ -182,10 +185,9 @@ impl Db {
 
     /// All pauses, by account and endpoint.
     pub async fn pauses(&self) -> Result<Vec<PauseRow>, DbError> {
-        self.all(sql(
-            "select account, endpoint, since, until, times, status, reason from pause order by account, endpoint",
-        ))
-        .await
+        let stmt = sql("select account, endpoint, since, until, times, status, is_login_failure, reason from pause
+             order by account, endpoint");
+        self.all(stmt).await
     }
 }
 

@@ -21,6 +21,7 @@ use crate::clock::Time;
 use crate::failpoint::{self, Failpoint};
 use crate::hash_chain::{FeedRecord, GENESIS_HASH, SALT_LEN, link};
 use crate::model::{Artifact, ItemState, Lane, Outcome};
+use crate::transaction_span::TransactionSpan;
 
 /// The result of one attempt.
 #[derive(Debug, Clone)]
@@ -169,6 +170,7 @@ impl Db {
     /// Nothing was committed; or, if the connection broke during the commit, everything may have
     /// been. Completing the same jobs again is safe.
     pub async fn complete_jobs(&self, batch: &[CompletedJob]) -> Result<Vec<bool>, DbError> {
+        let _span = TransactionSpan::start("complete_jobs", batch.len());
         let mut tx = self.begin().await?;
         let mut feed_states = tx.lock_feed_states(batch).await?;
         let current: Vec<&CompletedJob> = batch

@@ -338,11 +338,8 @@ fn missing_column(table: &str, column: &str) -> DbError {
 
 fn target_not_empty(table: &str, rows: u64) -> DbError {
     let rows = if rows == 1 { "a row".to_owned() } else { format!("{rows} rows") };
-    DbError::new(
-        DbFault::Broken,
-        format!(
-            "failed to move the archive: the Postgres database is in use already, its table {table} has {rows}\n\
-             hint: move into an empty database; an interrupted move leaves nothing behind and can be run again"
-        ),
+    DbError::broken(
+        format!("failed to move the archive: the Postgres database is in use already, its table {table} has {rows}"),
+        "move into an empty database; an interrupted move leaves nothing behind and can be run again",
     )
 }

@@ -9,6 +9,7 @@ use super::{AccountKey, Db, DbError, IngestSummary, Lease, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::{Hash, ReadRecord};
 use crate::model::{Lane, TimeRange};
+use crate::transaction_span::TransactionSpan;
 
 /// Window reads kept in an account's log.
 const MAX_READS_LOGGED: i64 = 2000;
@@ -118,6 +119,7 @@ impl Db {
     /// # Errors
     /// `DbFault::LeaseLost` if the account has another owner now.
     pub async fn record_window_read(&self, lease: Lease, read: &WindowRead) -> Result<i64, DbError> {
+        let _span = TransactionSpan::start("record_window_read", read.purposes.len());
         let mut tx = self.begin().await?;
         tx.hold_lease(lease).await?;
         // Locked first, in the same order as the ingest does.

@@ -1,5 +1,6 @@
 //! Database errors, classified by who has to act.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use sqlx::migrate::MigrateError;
@@ -26,6 +27,7 @@ pub enum DbFault {
 pub struct DbError {
     message: String,
     fault: DbFault,
+    hint: Option<Cow<'static, str>>,
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -41,34 +43,42 @@ impl DbError {
         matches!(self.fault, DbFault::Unavailable | DbFault::StorageFull)
     }
 
-    /// An error of this kind. `message` says what failed and why; a last line `hint: …` says what
-    /// would help.
+    /// What an operator can do, if that is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// An error of this kind. `message` says what failed and why.
     pub fn new(fault: DbFault, message: impl Into<String>) -> DbError {
-        DbError { message: message.into(), fault, source: None }
+        DbError { message: message.into(), fault, hint: None, source: None }
+    }
+
+    pub(super) fn broken(message: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> DbError {
+        DbError::new(DbFault::Broken, message).with_hint(hint)
+    }
+
+    pub(super) fn with_hint(self, hint: impl Into<Cow<'static, str>>) -> DbError {
+        DbError { hint: Some(hint.into()), ..self }
     }
 
     pub(super) fn bind_failed(source: Box<dyn std::error::Error + Send + Sync>) -> DbError {
-        DbError { message: "failed to bind a value".into(), fault: DbFault::Broken, source: Some(source) }
+        DbError { source: Some(source), ..DbError::new(DbFault::Broken, "failed to bind a value") }
     }
 
     /// A column with a value that the program never writes. It is an error rather than a default,
     /// so that no work is lost silently.
     pub(super) fn inconsistent(column: &str, key: i64, held: impl std::fmt::Display) -> DbError {
-        DbError::new(
-            DbFault::Broken,
-            format!(
-                "{column} of row {key} holds {held}, which is not a valid value\nhint: the database was damaged or changed by hand; run `ringcx-extractor verify` to find other damage, and restore the row from a backup"
-            ),
+        DbError::broken(
+            format!("{column} of row {key} holds {held}, which is not a valid value"),
+            "the database was damaged or changed by hand; run `ringcx-extractor verify` to find other damage, and restore the row from a backup",
         )
     }
 
     /// A row that must exist, because this transaction has written it, is missing.
     pub(super) fn missing_row(table: &str, key: impl std::fmt::Display) -> DbError {
-        DbError::new(
-            DbFault::Broken,
-            format!(
-                "table {table} has no row for {key}, although it was just written\nhint: the database was damaged or changed by hand, such as by a trigger; run `ringcx-extractor verify` to find other damage"
-            ),
+        DbError::broken(
+            format!("table {table} has no row for {key}, although it was just written"),
+            "the database was damaged or changed by hand, such as by a trigger; run `ringcx-extractor verify` to find other damage",
         )
     }
 
@@ -77,44 +87,34 @@ impl DbError {
     }
 
     pub(super) fn missing_file(path: &Path) -> DbError {
-        DbError::new(
-            DbFault::Broken,
-            format!(
-                "failed to open the database {}: there is no such file\nhint: `ringcx-extractor run` creates it; or point database.url at the right one",
-                path.display()
-            ),
+        DbError::broken(
+            format!("failed to open the database {}: there is no such file", path.display()),
+            "`ringcx-extractor run` creates it; or point database.url at the right one",
         )
     }
 
     pub(super) fn schema_too_new(held: i64, newest: i64) -> DbError {
-        DbError::new(
-            DbFault::Broken,
+        DbError::broken(
             format!(
-                "failed to open the database: it is from a newer version of this program (migration {held}, this one knows {newest})\nhint: run that version again, or restore a backup made before the upgrade; nothing was changed"
+                "failed to open the database: it is from a newer version of this program (migration {held}, this one knows {newest})"
             ),
+            "run that version again, or restore a backup made before the upgrade; nothing was changed",
         )
     }
 
     pub(super) fn schema_too_old(held: i64, newest: i64) -> DbError {
-        DbError::new(
-            DbFault::Broken,
-            format!(
-                "failed to open the database: it is at migration {held}, this program needs {newest}\nhint: run `ringcx-extractor migrate` (`run` does it too)"
-            ),
+        DbError::broken(
+            format!("failed to open the database: it is at migration {held}, this program needs {newest}"),
+            "run `ringcx-extractor migrate` (`run` does it too)",
         )
     }
 
     pub(super) fn open_failed(path: &Path, source: sqlx::Error) -> DbError {
         let inner = DbError::from(source);
-        DbError {
-            message: format!(
-                "failed to open the database {}: {}\nhint: the file must be a SQLite database that this user may read and write, on a local disk with room; run commands as the daemon's user",
-                path.display(),
-                inner.message
-            ),
-            ..inner
-        }
-        .reclassify_open_error(path)
+        let message = format!("failed to open the database {}: {}", path.display(), inner.message);
+        DbError { message, ..inner }
+            .with_hint("the file must be a SQLite database that this user may read and write, on a local disk with room; run commands as the daemon's user")
+            .reclassify_open_error(path)
     }
 
     /// Keeps [`DbFault::StorageFull`] only if the disk really is full, which is transient. Any
@@ -126,29 +126,21 @@ impl DbError {
         if !is_disk_full(path) {
             return DbError { fault: DbFault::Broken, ..self };
         }
-        let message = format!(
-            "failed to open the database {}: the disk is full\nhint: free some space; the daemon then continues by itself",
-            path.display()
-        );
-        DbError { message, ..self }
+        let message = format!("failed to open the database {}: the disk is full", path.display());
+        DbError { message, ..self }.with_hint("free some space; the daemon then continues by itself")
     }
 
     pub(super) fn create_failed(path: &Path, source: std::io::Error) -> DbError {
-        DbError {
-            message: format!(
-                "failed to create the database {}: {source}\nhint: the folder must exist or be creatable, and be writable by this user",
-                path.display()
-            ),
-            fault: DbFault::Broken,
-            source: Some(Box::new(source)),
-        }
+        let message = format!("failed to create the database {}: {source}", path.display());
+        let hint = "the folder must exist or be creatable, and be writable by this user";
+        DbError { source: Some(Box::new(source)), ..DbError::broken(message, hint) }
     }
 
     pub(super) fn invalid_url(_source: sqlx::Error) -> DbError {
         // The source may quote the URL, which may hold a password.
-        DbError::new(
-            DbFault::Broken,
-            "failed to read database.url\nhint: postgres://user:password@host:5432/database, with special characters percent-encoded",
+        DbError::broken(
+            "failed to read database.url",
+            "postgres://user:password@host:5432/database, with special characters percent-encoded",
         )
     }
 
@@ -156,16 +148,18 @@ impl DbError {
     pub(super) fn connect_failed(source: sqlx::Error) -> DbError {
         let code = source.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
         let is_mistake = matches!(code.get(..2), Some("28" | "3D" | "3F"));
+        let is_untrusted = ringcx_client::is_certificate_error(&source);
         let mut inner = DbError::from(source);
         if is_mistake {
             inner.fault = DbFault::Broken;
         }
-        let hint = if inner.message.contains("certificate") {
+        let hint = if is_untrusted {
             "have the server's certificate renewed, or name the authority that signed it: sslrootcert=FILE in database.url, or SSL_CERT_FILE"
         } else {
             "is the server up, is the address in database.url right, may this user log in?"
         };
-        DbError { message: format!("failed to reach the Postgres database: {}\nhint: {hint}", inner.message), ..inner }
+        let message = format!("failed to reach the Postgres database: {}", inner.message);
+        DbError { message, ..inner }.with_hint(hint)
     }
 }
 
@@ -192,7 +186,7 @@ impl From<sqlx::Error> for DbError {
             sqlx::Error::PoolTimedOut => "no connection to the database became free in time".to_owned(),
             _ => error.to_string(),
         };
-        DbError { message, fault: fault_of(&error), source: Some(Box::new(error)) }
+        DbError { message, fault: fault_of(&error), hint: None, source: Some(Box::new(error)) }
     }
 }
 
@@ -245,6 +239,7 @@ impl From<MigrateError> for DbError {
         DbError {
             message: format!("failed to bring the database up to date: {error}"),
             fault,
+            hint: None,
             source: Some(Box::new(error)),
         }
     }

@@ -25,6 +25,7 @@ use super::{AccountKey, Arg, Db, DbError, Item, Lease, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::TombstoneRecord;
 use crate::model::{Artifact, ArtifactSet};
+use crate::transaction_span::TransactionSpan;
 
 /// Why a segment was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,7 @@ impl Db {
     /// # Errors
     /// `DbFault::LeaseLost` where the lease has ended; nothing is deleted then.
     pub async fn delete_batch(&self, batch: &DeletionBatch<'_>) -> Result<Option<DeletionCounts>, DbError> {
+        let _span = TransactionSpan::start("delete_batch", batch.segments.len());
         let mut tx = self.begin().await?;
         tx.advisory_lock("keeping").await?;
         if tx.newest_hold_id().await? > batch.newest_hold_id {

@@ -78,9 +78,9 @@ impl Tx {
         if read_only.as_deref() != Some("on") {
             return Ok(());
         }
-        Err(DbError::new(
-            DbFault::Unavailable,
-            "the Postgres server accepts no writes\nhint: database.url must lead to the primary and not to a standby, and default_transaction_read_only must be off",
+        let error = DbError::new(DbFault::Unavailable, "the Postgres server accepts no writes");
+        Err(error.with_hint(
+            "database.url must lead to the primary and not to a standby, and default_transaction_read_only must be off",
         ))
     }
 

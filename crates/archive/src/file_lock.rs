@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 
-use super::{DbError, DbFault};
+use super::DbError;
 
 /// Excludes a second daemon from the same SQLite file until it is dropped. The kernel releases it
 /// when the process ends.
@@ -146,12 +146,9 @@ fn try_lock_file(file: &File, database: &Path, lock_path: &Path) -> Result<(), D
             let holder = std::fs::read_to_string(lock_path).unwrap_or_default();
             let holder = holder.trim();
             let whose = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
-            Err(DbError::new(
-                DbFault::Broken,
-                format!(
-                    "failed to start: another daemon{whose} is using the database {}\nhint: stop it first, or give this one another database (database.url); only on Postgres can several daemons share one archive",
-                    database.display()
-                ),
+            Err(DbError::broken(
+                format!("failed to start: another daemon{whose} is using the database {}", database.display()),
+                "stop it first, or give this one another database (database.url); only on Postgres can several daemons share one archive",
             ))
         }
         Err(TryLockError::Error(error)) => Err(DbError::create_failed(lock_path, error)),

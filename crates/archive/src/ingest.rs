@@ -22,6 +22,7 @@ use crate::model::{
 };
 
 use crate::hash_chain::{MetadataRecord, SALT_LEN};
+use crate::transaction_span::TransactionSpan;
 
 pub(super) use daily_digest::{DailyDigest, LatencyHistogram, segment_id_digest, utc_day};
 
@@ -170,6 +171,7 @@ impl Db {
         chunk: MetadataChunk<'_>,
         retained_since: Option<Time>,
     ) -> Result<IngestSummary, DbError> {
+        let _span = TransactionSpan::start("ingest_chunk", chunk.records.len());
         let mut sum = IngestSummary::default();
         // If a response names a segment twice, the last record counts, as it would in two
         // responses.

@@ -7,7 +7,7 @@ use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::Postgres;
 
-use super::{Db, DbError, DbFault, PgPools, timeout_connection};
+use super::{Db, DbError, PgPools, timeout_connection};
 
 /// How often, and at which interval, to try the lock before the name counts as in use.
 const LOCK_ATTEMPTS: u32 = 32;
@@ -60,11 +60,9 @@ impl Db {
             }
             tokio::time::sleep(LOCK_RETRY_DELAY).await;
         }
-        Err(DbError::new(
-            DbFault::Broken,
-            format!(
-                "failed to start: another replica named {name:?} is running on this database\nhint: give each replica a unique name (database.instance, RINGCX__DATABASE__INSTANCE); the default is the host's name"
-            ),
+        Err(DbError::broken(
+            format!("failed to start: another replica named {name:?} is running on this database"),
+            "give each replica a unique name (database.instance, RINGCX__DATABASE__INSTANCE); the default is the host's name",
         ))
     }
 }

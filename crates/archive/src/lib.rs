@@ -43,6 +43,7 @@ mod status_queries;
 mod suspension;
 mod throttle_state;
 mod timeout_connection;
+mod transaction_span;
 mod work_queue;
 
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@ use super::sql::Flag;
 use super::{AccountKey, Db, DbError, Lease, Stmt, Tx, sql};
 use crate::clock::{Time, millis};
 use crate::model::AccountId;
+use crate::transaction_span::TransactionSpan;
 
 /// A replica's last heartbeat.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -71,6 +72,7 @@ impl Db {
     /// Writes a heartbeat and returns the state of the cluster. `row.heartbeat` is ignored in
     /// favour of the database's time; on SQLite that is `now`.
     pub async fn record_heartbeat(&self, row: &ReplicaRow, now: Time) -> Result<ClusterState, DbError> {
+        let _span = TransactionSpan::start("record_heartbeat", 1);
         let mut tx = self.begin().await?;
         let database_now = now.plus_millis(tx.clock_offset_ms(now).await?);
         let stmt = sql(

@@ -48,7 +48,8 @@ impl Db {
                 retry_on_busy(|| async {
                     // One transaction: two processes must not apply a migration twice.
                     let mut tx = pools.writer.begin_with("begin immediate").await?;
-                    MERGED_SQLITE.run(&mut *tx).await?;
+                    // `run` takes what lends a connection, which makes the future of `open` not `Send`.
+                    MERGED_SQLITE.run_direct(None, &mut *tx, false).await?;
                     Ok(tx.commit().await?)
                 })
                 .await?;

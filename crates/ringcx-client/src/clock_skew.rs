@@ -206,8 +206,8 @@ impl SkewSamples {
         let (seconds, direction) = (skew.saturating_abs() / 1000, if skew > 0 { "behind" } else { "ahead of" });
         tracing::warn!(
             skew_ms = skew,
-            "this machine's clock is {seconds} s {direction} the API's; metadata is read only up to the earlier of the two. \
-             hint: synchronise it with NTP (timedatectl set-ntp true)"
+            hint = "synchronise it with NTP (timedatectl set-ntp true)",
+            "this machine's clock is {seconds} s {direction} the API's; metadata is read only up to the earlier of the two"
         );
     }
 }

@@ -81,6 +81,8 @@ pub enum ErrorCause {
     Empty,
     /// The settings or an id do not allow the request.
     Settings,
+    /// The app of the login lacks a scope.
+    MissingScope,
 }
 
 /// How much of an unusable body is kept for inspection.
@@ -423,8 +425,8 @@ fn is_invalid_data(error: &reqwest::Error) -> bool {
     false
 }
 
-/// Whether the server's certificate is the cause.
-fn is_certificate_error(error: &(dyn Error + 'static)) -> bool {
+/// Whether the server's certificate is the cause of an error, of whichever library.
+pub fn is_certificate_error(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(one) = cause {
         if let Some(rustls::Error::InvalidCertificate(_)) = one.downcast_ref() {

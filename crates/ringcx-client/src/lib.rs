@@ -16,6 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::charset::Charset;
 use crate::clock::{Clock, Tick, Time};
@@ -38,7 +40,7 @@ pub mod transcript;
 
 pub use auth::{AccessToken, Credentials, ExpiryWarning, Login, LoginState, expiry_warning};
 pub use clock_skew::{ApiTime, ClockSkew};
-pub use error::{ApiError, ErrorCause};
+pub use error::{ApiError, ErrorCause, is_certificate_error};
 pub use metadata::{ParsedRecord, ReadSummary, read_metadata};
 pub use sub_accounts::{SubAccount, fetch_rc_account_id, list_sub_accounts};
 pub use summary::{fetch_summary, summary_text};
@@ -238,14 +240,22 @@ impl ApiClient {
         endpoint: Endpoint,
         request: RequestBuilder,
     ) -> Result<ApiResponse, ApiError> {
+        let (client, request) = request.build_split();
+        let request = request.map_err(|error| ApiError::from_transport(endpoint, error))?;
+        // Without the URL: it holds ids of segments.
+        let span =
+            tracing::debug_span!("request", method = %request.method(), %endpoint, status = Empty, duration_ms = Empty);
         let sent = self.0.clock.tick();
         // Not reqwest's read time-out: it also runs while the reader waits for a slow database.
-        let outcome = tokio::time::timeout(self.0.idle_timeout, request.send()).await;
+        let outcome = tokio::time::timeout(self.0.idle_timeout, client.execute(request).instrument(span.clone())).await;
         let took = self.0.clock.tick().since(sent);
         let outcome = match outcome {
             Ok(outcome) => outcome.map_err(|error| ApiError::from_transport(endpoint, error)),
             Err(_) => Err(ApiError::timed_out(endpoint, "no answer came in time")),
         };
+        span.record("status", outcome.as_ref().ok().map(|response| response.status().as_u16()));
+        span.record("duration_ms", u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        span.in_scope(|| tracing::debug!("request ended"));
         if let Some(observer) = self.0.observer.get() {
             let seen = outcome.as_ref().map(|response| response.status().as_u16()).map_err(|error| error.cause);
             observer.on_request(endpoint, seen, took);

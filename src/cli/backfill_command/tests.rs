@@ -76,7 +76,8 @@ fn an_account_is_meant_by_its_id_or_by_its_name() {
     assert_eq!(subs(Some("10")), ["10"]);
     assert_eq!(subs(Some(" 40 ")), ["40"]);
     assert!(select_by_id_or_name(known(), Some("Sales")).unwrap_err().to_string().contains("several"));
-    assert!(select_by_id_or_name(known(), Some("50")).unwrap_err().to_string().contains("10, 20, 30, 40"));
+    let error = select_by_id_or_name(known(), Some("50")).unwrap_err();
+    assert!(crate::error::hint_of(&error).unwrap().contains("10, 20, 30, 40"));
     assert!(select_by_id_or_name(Vec::new(), None).unwrap_err().to_string().contains("no account is known"));
 }
 

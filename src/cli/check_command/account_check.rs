@@ -11,6 +11,7 @@ use crate::account::metadata_budget_name;
 use crate::clock::{Clock, Time};
 use crate::daemon::app_context;
 use crate::db::{AccountKey, Db, DbError};
+use crate::error::{UserError, hint_of};
 use crate::model::{AccountId, Artifact, ArtifactSet, SegmentRecord, Window};
 use crate::ringcx::rate_limit::{Pacer, ReservedQuota};
 use crate::ringcx::{self, ApiError, ParsedRecord};
@@ -35,11 +36,11 @@ fn from_real_time(clock: &Clock, span: Duration) -> Duration {
 /// because its request count does not include this process.
 ///
 /// # Errors
-/// Returns a message if there is no permit within [`BUDGET_WAIT_TIMEOUT`].
-async fn request_permit(env: &CheckEnv<'_>, id: &AccountId) -> Result<(), String> {
+/// If there is no permit within [`BUDGET_WAIT_TIMEOUT`].
+async fn request_permit(env: &CheckEnv<'_>, id: &AccountId) -> Result<(), UserError> {
     let (db, clock) = (&env.db, &env.context.clock);
     let alive = from_real_time(clock, MAX_HEARTBEAT_AGE);
-    let failed = |error: DbError| format!("failed to request a permit from the running daemon: {error}");
+    let failed = |error: DbError| db_failed("failed to request a permit from the running daemon", &error);
     let account = db.register_account(id, None, clock.now()).await.map_err(failed)?;
     let here = db.database_now(clock.now()).await.map_err(failed)?;
     let replicas = db.replicas().await.map_err(failed)?;
@@ -49,7 +50,20 @@ async fn request_permit(env: &CheckEnv<'_>, id: &AccountId) -> Result<(), String
     }
     match await_permit(db, clock, account.key).await.map_err(failed)? {
         true => Ok(()),
-        false => Err("not checked: the running daemon granted no request in time, as when it waits after a 429 or its limit is very low\nhint: see `status`, or try again".to_owned()),
+        false => {
+            let why =
+                "the running daemon granted no request in time, as when it waits after a 429 or its limit is very low";
+            Err(UserError::failed(format!("not checked: {why}")).with_hint("see `status`, or try again"))
+        }
+    }
+}
+
+/// A failure of the database during a check.
+fn db_failed(what: &str, error: &DbError) -> UserError {
+    let failed = UserError::failed(format!("{what}: {error}"));
+    match error.hint() {
+        Some(hint) => failed.with_hint(hint),
+        None => failed,
     }
 }
 
@@ -72,16 +86,15 @@ async fn await_permit(db: &Db, clock: &Clock, account: AccountKey) -> Result<boo
 /// Checks that the server has not asked to wait after a 429, which may have been sent to a daemon.
 ///
 /// # Errors
-/// Returns a message if it has.
-async fn check_throttle(env: &CheckEnv<'_>, budget: &str) -> Result<(), String> {
+/// If it has.
+async fn check_throttle(env: &CheckEnv<'_>, budget: &str) -> Result<(), UserError> {
     let now = env.context.clock.now();
     let refusals = env.db.saved_throttles(now).await;
-    let refusals = refusals.map_err(|error| format!("failed to read recent rate-limit answers: {error}"))?;
+    let refusals = refusals.map_err(|error| db_failed("failed to read recent rate-limit answers", &error))?;
     let Some(refusal) = refusals.get(budget).filter(|refusal| refusal.until > now) else { return Ok(()) };
     let (until, wait) = (refusal.until.rfc3339_secs(), refusal.until.since(now).as_secs().saturating_add(1));
-    Err(format!(
-        "not checked: the daemon received a 429 and waits until {until} ({wait} s)\nhint: try again then; another client also uses the limit of the account"
-    ))
+    let error = UserError::failed(format!("not checked: the daemon received a 429 and waits until {until} ({wait} s)"));
+    Err(error.with_hint("try again then; another client also uses the limit of the account"))
 }
 
 /// An account to check.
@@ -129,10 +142,10 @@ async fn check_metadata(
     let (what, id, clock) = (account.title(), &account.id, &env.context.clock);
     match budget_free_at(budget, clock).await {
         Ok(free) if free > clock.now() + from_real_time(clock, BUDGET_WAIT_TIMEOUT) => {
-            return CheckLine::failed(&what, &budget_exhausted(free, clock.now()));
+            return CheckLine::from_error(&what, &budget_exhausted(free, clock.now()));
         }
         Ok(_) => {}
-        Err(why) => return CheckLine::failed(&what, &why),
+        Err(error) => return CheckLine::from_error(&what, &error),
     }
     let allowed = async {
         check_throttle(env, &metadata_budget_name(&id.sub)).await?;
@@ -140,11 +153,11 @@ async fn check_metadata(
         // Before the daemon's permit, which is valid only for a short time.
         let permit = pacer.acquire().await;
         request_permit(env, id).await?;
-        Ok::<_, String>(permit)
+        Ok::<_, UserError>(permit)
     };
     let permit = match allowed.await {
         Ok(permit) => permit,
-        Err(why) => return CheckLine::failed(&what, &why),
+        Err(error) => return CheckLine::from_error(&what, &error),
     };
     let window = latest_window(env.api.api_now(), env.settings.discovery.window, env.settings.discovery.offset);
     let (sender, mut receiver) = mpsc::channel(2);
@@ -163,22 +176,21 @@ async fn check_metadata(
     let (read, transcribed) = tokio::join!(request, drain);
     match read {
         Ok(read) => CheckLine::ok(&what, &describe_window(read.announced, transcribed, read.quarantined, window)),
-        Err(error) => CheckLine::api_error(&what, &error),
+        Err(error) => CheckLine::from_error(&what, &error),
     }
 }
 
 /// When the metadata budget allows the next request.
-async fn budget_free_at(budget: &ReservedQuota, clock: &Clock) -> Result<Time, String> {
-    let log = budget.effective_times().await.map_err(|error| format!("failed to read the metadata budget: {error}"))?;
+async fn budget_free_at(budget: &ReservedQuota, clock: &Clock) -> Result<Time, UserError> {
+    let log = budget.effective_times().await;
+    let log = log.map_err(|error| UserError::failed(format!("failed to read the metadata budget: {error}")))?;
     Ok(budget.limits().earliest_send(&log, clock.now()))
 }
 
-fn budget_exhausted(free: Time, now: Time) -> String {
-    format!(
-        "not checked: the budget of metadata requests is exhausted until {} ({} s)\nhint: try again then, or increase discovery.interval if this happens always",
-        free.rfc3339_secs(),
-        free.since(now).as_secs().saturating_add(1)
-    )
+fn budget_exhausted(free: Time, now: Time) -> UserError {
+    let (until, wait) = (free.rfc3339_secs(), free.since(now).as_secs().saturating_add(1));
+    UserError::failed(format!("not checked: the budget of metadata requests is exhausted until {until} ({wait} s)"))
+        .with_hint("try again then, or increase discovery.interval if this happens always")
 }
 
 /// The window of this width that ends `offset` before `now`, in whole seconds.
@@ -205,8 +217,8 @@ async fn check_permission(
 ) -> Option<CheckLine> {
     let what = format!("{}, {}", account.title(), artifact.name());
     let permit = pacer.acquire().await;
-    if let Err(why) = request_permit(env, &account.id).await {
-        return Some(CheckLine::warning(&what, &why));
+    if let Err(error) = request_permit(env, &account.id).await {
+        return Some(CheckLine::warning(&what, &error.to_string()).with_hint(hint_of(&error)));
     }
     let (api, login, segment_id) = (&env.api, &env.login, segment.segment_id.as_str());
     let dialog = segment.dialog_id.as_deref().unwrap_or_default();
@@ -218,7 +230,7 @@ async fn check_permission(
     };
     // A temporary failure does not show a missing permission.
     let is_permanent = |error: &ApiError| error.is_refusal() || error.is_redirect();
-    answer.err().filter(is_permanent).map(|error| CheckLine::api_error(&what, &error))
+    answer.err().filter(is_permanent).map(|error| CheckLine::from_error(&what, &error))
 }
 
 fn describe_window(announced: u64, transcribed: u64, aside: u64, window: Window) -> String {
@@ -280,7 +292,7 @@ mod tests {
     #[test]
     fn a_used_up_budget_says_when_it_is_free_again() {
         let now = Time::from_secs(1_790_000_000);
-        let line = CheckLine::failed("account 1", &budget_exhausted(now + Duration::from_secs(40), now));
+        let line = CheckLine::from_error("account 1", &budget_exhausted(now + Duration::from_secs(40), now));
         assert!(line.found.contains("(41 s)"), "{}", line.found);
         assert!(line.hint.is_some());
     }

@@ -22,7 +22,7 @@ fn check_sink(what: &str, kind: &SinkKind, clock: &Clock) -> CheckLine {
         SinkKind::Webhook { url, secrets, timeout, allow_private } => {
             match WebhookSink::new(url, secrets, *timeout, *allow_private, clock.clone()) {
                 Ok(_) => CheckLine::ok(what, &format!("webhook: the settings are valid; {NOT_SENT}")),
-                Err(error) => CheckLine::failed(what, &format!("webhook: {error}")),
+                Err(error) => CheckLine::failed(what, &format!("webhook: {error}")).with_hint(error.hint.as_deref()),
             }
         }
         SinkKind::ObjectStore { url, format, options } => match ObjectStoreSink::new(url, *format, options) {
@@ -30,7 +30,7 @@ fn check_sink(what: &str, kind: &SinkKind, clock: &Clock) -> CheckLine {
                 Some(folder) => check_folder(what, "object store", folder, "url"),
                 None => CheckLine::ok(what, &format!("object store: the settings are valid; {NOT_SENT}")),
             },
-            Err(error) => CheckLine::failed(what, &format!("object store: {error}")),
+            Err(error) => CheckLine::failed(what, &format!("object store: {error}")).with_hint(error.hint.as_deref()),
         },
     }
 }
@@ -38,13 +38,10 @@ fn check_sink(what: &str, kind: &SinkKind, clock: &Clock) -> CheckLine {
 fn check_folder(what: &str, kind: &str, path: &Path, key: &str) -> CheckLine {
     match folder_state(path) {
         Ok(found) => CheckLine::ok(what, &format!("{kind}, {}: {found}", path.display())),
-        Err(why) => CheckLine::failed(
-            what,
-            &format!(
-                "{kind}, {}: {why}\nhint: {key} must name a folder that this user can write to or create",
-                path.display()
-            ),
-        ),
+        Err(why) => {
+            let hint = format!("{key} must name a folder that this user can write to or create");
+            CheckLine::failed(what, &format!("{kind}, {}: {why}", path.display())).with_hint(Some(&hint))
+        }
     }
 }
 

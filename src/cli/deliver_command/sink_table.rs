@@ -10,8 +10,9 @@ use crate::cli::terminal;
 use crate::clock::Time;
 use crate::config::Settings;
 use crate::db::{Db, ReplayRow, SinkFailure, SinkOverview};
+use crate::health::{self, SinkState, SinkStatus};
 use crate::render::clean_line;
-use crate::status::{self, SinkState, SinkStatus};
+use crate::status;
 
 /// The number of failure reasons that are shown per sink.
 const MAX_REASONS_SHOWN: usize = 5;
@@ -141,7 +142,7 @@ fn format_table(sinks: &[(SinkStatus, Option<&SinkOverview>, Vec<ReplayRow>)], n
     }
     let header = ["sink", "type", "state", "pending", "waiting", "failed", "delivered", "last delivered"];
     let row = |(sink, ..): &(SinkStatus, Option<&SinkOverview>, Vec<ReplayRow>)| {
-        let last = sink.last_delivered.as_deref().and_then(Time::parse);
+        let last = sink.last_delivered;
         [
             clean_line(&sink.name),
             sink.kind.unwrap_or("-").to_owned(),
@@ -164,18 +165,14 @@ fn format_table(sinks: &[(SinkStatus, Option<&SinkOverview>, Vec<ReplayRow>)], n
 fn add_problems(sink: &SinkStatus, view: Option<&SinkOverview>, now: Time, text: &mut String) {
     let name = clean_line(&sink.name);
     let reason = sink.reason.as_deref().map(clean_line).unwrap_or_default();
-    let at = |time: Option<&str>| {
-        let time = time.and_then(Time::parse);
-        time.map_or_else(|| "soon".to_owned(), |time| format_relative(time, now))
-    };
     match sink.state {
         SinkState::Resting => text.push_str(&format!(
             "\n{name}: paused since {}, next attempt {}: {reason}\n  hint: no event is lost; `ringcx-extractor deliver retry --sink {name}` retries now\n",
-            sink.since.as_deref().unwrap_or("a while"),
-            at(sink.resting_until.as_deref()),
+            sink.since.map_or_else(|| "a while".to_owned(), Time::rfc3339_secs),
+            sink.resting_until.map_or_else(|| "soon".to_owned(), |until| format_relative(until, now)),
         )),
         SinkState::Stopped => {
-            text.push_str(&format!("\n{name}: stopped: {reason}\n  hint: {}\n", crate::deliver::STOPPED_SINK_HINT));
+            text.push_str(&format!("\n{name}: stopped: {reason}\n  hint: {}\n", health::STOPPED_SINK_HINT));
         }
         SinkState::NotInTheSettings => text.push_str(&format!(
             "\n{name}: not in the settings; if it is added again, it continues where it stopped\n"

@@ -5,21 +5,19 @@ use std::time::Duration;
 use crate::cli::human_format::{format_duration, format_relative};
 use crate::cli::terminal;
 use crate::clock::Time;
-use crate::health::Severity;
+use crate::health::{AccountStatus, Finding, Severity, Snapshot};
 use crate::render::clean_line;
-use crate::status::{AccountStatus, FindingStatus, Status};
 
 /// Renders the status for a terminal of this width.
-pub(super) fn render(status: &Status, width: usize) -> String {
-    let now = Time::parse(&status.now).unwrap_or_default();
-    let mut text = format!("ringcx-extractor {}, {}, {}\n\n", status.version, status.instance, status.now);
+pub(super) fn render(status: &Snapshot, width: usize) -> String {
+    let now = status.now;
+    let mut text = format!("ringcx-extractor {}, {}, {}\n\n", status.version, status.instance, now.rfc3339_secs());
     text.push_str(&account_table(status, now, width));
     for finding in status.findings.iter().filter(|finding| finding.severity > Severity::Info) {
         text.push_str(&format!("\n{}", format_finding(finding)));
     }
     for sink in &status.sinks {
-        let last = sink.last_delivered.as_deref().and_then(Time::parse);
-        let last = last.map_or_else(
+        let last = sink.last_delivered.map_or_else(
             || "nothing delivered yet".to_owned(),
             |last| format!("last delivered {}", format_relative(last, now)),
         );
@@ -31,19 +29,19 @@ pub(super) fn render(status: &Status, width: usize) -> String {
 }
 
 /// Formats a finding with its hint.
-pub(in crate::cli) fn format_finding(finding: &FindingStatus) -> String {
+pub(in crate::cli) fn format_finding(finding: &Finding) -> String {
     let severity = match finding.severity {
         Severity::Trouble => "trouble",
         Severity::Warning => "warning",
         Severity::Info => "note",
     };
     // The subject is shown for accounts only; the sentence contains the name of a sink.
-    let about = finding.subject.as_deref().filter(|_| !finding.accounts.is_empty());
+    let about = finding.subject.as_deref().filter(|_| !finding.accounts().is_empty());
     let about = about.map(|about| format!(" ({})", clean_line(about))).unwrap_or_default();
     format!("{severity}: {}{about}\n  hint: {}\n", clean_line(&finding.sentence), clean_line(&finding.hint))
 }
 
-fn account_table(status: &Status, now: Time, width: usize) -> String {
+fn account_table(status: &Snapshot, now: Time, width: usize) -> String {
     if status.accounts.is_empty() {
         return "no accounts yet\n".to_owned();
     }
@@ -66,8 +64,7 @@ fn account_table(status: &Status, now: Time, width: usize) -> String {
 
 fn account_row(account: &AccountStatus, now: Time) -> [String; 12] {
     let duration = |secs: u64| format_duration(Duration::from_secs(secs));
-    let read = account.watermark.as_deref().and_then(Time::parse);
-    let read = read.map(|time| brief_time(time, now)).unwrap_or_else(|| "nothing yet".to_owned());
+    let read = account.watermark.map_or_else(|| "nothing yet".to_owned(), |time| brief_time(time, now));
     let work = account.work;
     [
         account_title(account),
@@ -97,11 +94,10 @@ fn account_title(account: &AccountStatus) -> String {
     clean_line(account.name.as_deref().unwrap_or(&account.sub_account_id))
 }
 
-fn add_replicas(status: &Status, now: Time, text: &mut String) {
+fn add_replicas(status: &Snapshot, now: Time, text: &mut String) {
     text.push('\n');
     for replica in status.replicas.iter().filter(|replica| replica.alive) {
-        let since =
-            Time::parse(&replica.started).map(|started| format_duration(now.since(started))).unwrap_or_default();
+        let since = format_duration(now.since(replica.started));
         text.push_str(&format!("{}: version {}, running for {since}\n", clean_line(&replica.name), replica.version));
     }
 }

@@ -72,6 +72,7 @@ fn pause(account: &Account) -> PauseRow {
         until: NOW + Duration::from_secs(60),
         times: 1,
         status: Some(403),
+        is_login_failure: false,
         reason: "access.denied.exception".to_owned(),
     }
 }

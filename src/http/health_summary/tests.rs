@@ -1,9 +1,9 @@
 use super::super::fixtures::{NOW, account, snapshot};
 use super::*;
 
-fn finding(code: &str, severity: Severity, accounts: &[&str]) -> FindingStatus {
-    let found = FindingStatus::new(code, severity, NOW, format!("{code} it is"), "mend it");
-    FindingStatus { accounts: accounts.iter().map(|account| (*account).to_owned()).collect(), ..found }
+fn finding(code: FindingCode, severity: Severity, accounts: &[&str]) -> Finding {
+    let found = Finding::new(code.clone(), severity, NOW, format!("{code} it is"), "mend it");
+    found.about_accounts(accounts.join(", "), accounts.iter().map(|account| (*account).to_owned()).collect())
 }
 
 #[test]
@@ -11,7 +11,7 @@ fn a_healthy_summary_says_how_far_discovery_is() {
     let summary = HealthSummary::new(Vec::new(), Some(&snapshot(vec![account("one"), account("two")])), NOW);
     assert_eq!(summary.level, HealthLevel::Healthy);
     assert_eq!(summary.headline, "every segment that ended up to 5 min ago was discovered, without a gap");
-    let standby = finding(STANDBY_CODE, Severity::Info, &[]);
+    let standby = finding(FindingCode::Standby, Severity::Info, &[]);
     let summary = HealthSummary::new(vec![standby], None, NOW);
     assert_eq!((summary.level, summary.headline.as_str()), (HealthLevel::Healthy, "standby it is"));
 }
@@ -19,9 +19,9 @@ fn a_healthy_summary_says_how_far_discovery_is() {
 #[test]
 fn the_worst_finding_is_the_headline_and_each_account_has_the_level_of_its_worst() {
     let findings = vec![
-        finding("lagging", Severity::Warning, &["one", "two"]),
-        finding("items_failed", Severity::Trouble, &["two"]),
-        finding("endpoint_paused", Severity::Trouble, &["three"]),
+        finding(FindingCode::Lagging, Severity::Warning, &["one", "two"]),
+        finding(FindingCode::ItemsFailed, Severity::Trouble, &["two"]),
+        finding(FindingCode::EndpointPaused, Severity::Trouble, &["three"]),
     ];
     let summary = HealthSummary::new(findings, None, NOW);
     assert_eq!((summary.level, summary.headline.as_str()), (HealthLevel::Trouble, "endpoint_paused it is"));
@@ -32,4 +32,18 @@ fn the_worst_finding_is_the_headline_and_each_account_has_the_level_of_its_worst
         account_levels,
         [HealthLevel::Behind, HealthLevel::Incomplete, HealthLevel::Trouble, HealthLevel::Healthy]
     );
+}
+
+#[test]
+fn a_sink_has_the_level_of_its_findings() {
+    let of = |code, severity, name: &str| finding(code, severity, &[]).about(name);
+    let findings = vec![
+        of(FindingCode::SinkResting, Severity::Warning, "lake"),
+        of(FindingCode::SinkEventsFailed, Severity::Warning, "hook"),
+        of(FindingCode::SinkStopped, Severity::Trouble, "gone"),
+        of(FindingCode::ClockSkew, Severity::Trouble, "fine"),
+    ];
+    let summary = HealthSummary::new(findings, None, NOW);
+    let levels = ["lake", "hook", "gone", "fine"].map(|sink| summary.sink_level(sink));
+    assert_eq!(levels, [HealthLevel::Behind, HealthLevel::Incomplete, HealthLevel::Trouble, HealthLevel::Healthy]);
 }

@@ -2,42 +2,51 @@ use super::*;
 
 const NOW: Time = Time(0);
 
-fn finding(code: &str, blocks_progress: bool) -> FindingStatus {
-    let found = FindingStatus::new(code, Severity::Trouble, NOW, "it is wrong".to_owned(), "mend it");
-    FindingStatus { blocks_progress, accounts: vec!["one".to_owned()], ..found }
+fn finding(code: FindingCode, blocks_progress: bool) -> Finding {
+    let found = Finding::new(code, Severity::Trouble, NOW, "it is wrong", "mend it").blocking(blocks_progress);
+    found.about_accounts("One".to_owned(), vec!["one".to_owned()])
 }
 
 #[test]
 fn a_blocking_finding_makes_the_daemon_unready() {
     assert!(Readiness::from_findings(&[], []).ready);
-    let readiness = Readiness::from_findings(&[finding("endpoint_paused", false), finding("sink_stopped", false)], []);
+    let readiness = Readiness::from_findings(
+        &[finding(FindingCode::EndpointPaused, false), finding(FindingCode::SinkStopped, false)],
+        [],
+    );
     assert!(readiness.ready, "a sink or one account of several does not make the daemon unready");
     assert_eq!(
         readiness.reasons.iter().map(|reason| reason.what).collect::<Vec<_>>(),
-        [ReasonCategory::Accounts, ReasonCategory::Sink]
+        [FindingCategory::Accounts, FindingCategory::Sink]
     );
-    assert!(!Readiness::from_findings(&[finding("items_failed", false), finding("clock_skew", true)], []).ready);
+    assert!(
+        !Readiness::from_findings(
+            &[finding(FindingCode::ItemsFailed, false), finding(FindingCode::ClockSkew, true)],
+            []
+        )
+        .ready
+    );
 }
 
 #[test]
 fn an_unavailable_database_and_a_full_disk_are_distinguished() {
     let away = Readiness::starting(Some(&DatabaseProblem::timed_out()), NOW);
-    assert_eq!((away.ready, away.reasons[0].what), (false, ReasonCategory::Database));
+    assert_eq!((away.ready, away.reasons[0].what), (false, FindingCategory::Database));
     let rejected = |fault, reason: &str| {
         let problem = StorageProblem { fault, reason: reason.to_owned() };
         Readiness::starting(Some(&DatabaseProblem::rejecting_results(&problem)), NOW)
     };
     let busy = rejected(DbFault::Unavailable, "cannot execute INSERT in a read-only transaction on disk");
-    assert_eq!(busy.reasons[0].what, ReasonCategory::Database, "the wording does not matter");
-    let full = rejected(DbFault::StorageFull, "database or disk is full\nhint: x");
-    assert_eq!((full.ready, full.reasons[0].what), (false, ReasonCategory::Disk));
+    assert_eq!(busy.reasons[0].what, FindingCategory::Database, "the wording does not matter");
+    let full = rejected(DbFault::StorageFull, "database or disk is full");
+    assert_eq!((full.ready, full.reasons[0].what), (false, FindingCategory::Disk));
     assert_eq!(full.reasons[0].detail, "the database does not accept results: database or disk is full");
     assert!(!Readiness::starting(None, NOW).ready);
 }
 
 #[test]
 fn the_body_has_the_original_field_names_and_those_of_findings() {
-    let json = serde_json::to_value(Readiness::from_findings(&[finding("login_refused", true)], [])).unwrap();
+    let json = serde_json::to_value(Readiness::from_findings(&[finding(FindingCode::LoginRefused, true)], [])).unwrap();
     assert_eq!(json["ready"], false);
     let reason = &json["reasons"][0];
     assert_eq!((&reason["what"], &reason["account"]), (&"login".into(), &"one".into()));

@@ -7,9 +7,9 @@ use maud::{Markup, html};
 use super::super::coverage_timeline::{CELLS, CoverageState, CoverageTimeline};
 use super::super::health_summary::HealthLevel;
 use crate::clock::Time;
+use crate::health::humanize::{format_count, format_duration, format_number};
+use crate::health::{AccountStatus, EndpointPause};
 use crate::model::TimeRange;
-use crate::status::humanize::{format_count, format_duration, format_number};
-use crate::status::{AccountStatus, EndpointPause};
 
 /// What the row of an account shows.
 pub(in super::super) struct AccountRowView<'a> {
@@ -27,7 +27,7 @@ impl AccountRowView<'_> {
     pub(in super::super) fn markup(&self, now: Option<Time>) -> Markup {
         let row = self.account;
         let (unfinished, given_up) = (row.work.unfinished(), row.work.failed + row.work.unavailable);
-        let watermark = row.watermark();
+        let watermark = row.watermark;
         html! {
             tr data-key=(row.sub_account_id) data-level=(self.level.css_class()) data-rank=(self.level as u8) data-name=(row.title())
                 data-watermark=[watermark.map(|watermark| watermark.0)] data-todo=(unfinished) data-done=(row.work.done)
@@ -77,9 +77,7 @@ fn notes(row: &AccountStatus) -> impl Iterator<Item = String> {
 fn pause_note(pause: &EndpointPause) -> Markup {
     html! {
         small.note title=(pause.hint()) {
-            (pause.endpoint.replace('_', " ")) " paused"
-            @if let Some(until) = Time::parse(&pause.until) { " until " (time_of_day(until)) }
-            ": " (pause.reason)
+            (pause.endpoint.name().replace('_', " ")) " paused until " (time_of_day(pause.until)) ": " (pause.reason)
         }
     }
 }

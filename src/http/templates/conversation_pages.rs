@@ -12,9 +12,9 @@ use super::page_layout;
 use crate::clock::Time;
 use crate::db::{AccountRow, SegmentArtifact, SegmentRow};
 use crate::export::{conversation_of, outcome_name, summary_text_of};
+use crate::health::humanize::{format_count, format_duration};
 use crate::render::{Conversation, Metadata, Phrase, clean_line, clean_text};
 use crate::search::{MAX_SCANNED_MATCHES, SearchHit, SearchResults};
-use crate::status::humanize::{format_count, format_duration};
 
 /// The most segments of a dialog that are listed.
 const MAX_DIALOG_SEGMENTS: usize = 100;

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use super::super::health_summary::{HealthLevel, sink_level};
+use super::super::health_summary::{HealthLevel, HealthSummary};
 use super::super::lag_history::LagSample;
 use super::super::status_snapshot::StatusSnapshot;
 use super::DashboardView;
 use super::account_row::budget_bar;
 use super::sparkline::sparkline;
+use crate::clock::Time;
 use crate::db::FailureRow;
-use crate::status::humanize::{format_count, format_duration, format_number};
-use crate::status::{AccountStatus, FindingStatus, SinkStatus};
+use crate::health::humanize::{format_count, format_duration, format_number};
+use crate::health::{AccountStatus, Finding, SinkState, SinkStatus};
 
 /// The most findings listed below the headline.
 const MAX_OTHER_FINDINGS: usize = 8;
@@ -35,7 +36,7 @@ pub(in super::super) fn rest(view: &DashboardView<'_>) -> Markup {
     html! {
         @if let Some(snapshot) = view.snapshot {
             (failures_section(&snapshot.failures))
-            (sinks_section(&snapshot.status.sinks))
+            (sinks_section(&snapshot.status.sinks, &view.summary))
         }
     }
 }
@@ -84,7 +85,7 @@ fn with_code(text: &str) -> Markup {
     }
 }
 
-fn finding_item(finding: &FindingStatus, is_only_account: bool) -> Markup {
+fn finding_item(finding: &Finding, is_only_account: bool) -> Markup {
     let level = HealthLevel::of_finding(finding);
     html! {
         li {
@@ -95,9 +96,9 @@ fn finding_item(finding: &FindingStatus, is_only_account: bool) -> Markup {
 }
 
 /// The accounts concerned, and the hint.
-fn finding_details(finding: &FindingStatus, is_only_account: bool) -> Markup {
+fn finding_details(finding: &Finding, is_only_account: bool) -> Markup {
     html! {
-        @if let Some(subject) = finding.subject.as_ref().filter(|_| !is_only_account && !finding.accounts.is_empty()) {
+        @if let Some(subject) = finding.subject.as_ref().filter(|_| !is_only_account && !finding.accounts().is_empty()) {
             span.who { (subject) } " · "
         }
         (with_code(&finding.hint))
@@ -185,16 +186,17 @@ fn accounts_tile(levels: impl Iterator<Item = HealthLevel>) -> Markup {
 /// A short summary of the sinks; details are below the accounts.
 fn sinks_tile(sinks: &[SinkStatus]) -> Markup {
     let waiting: u64 = sinks.iter().map(|sink| sink.pending).sum();
-    let count_at_level = |level: HealthLevel, description: &str| {
-        let count = sinks.iter().filter(|sink| sink_level(sink) == level).count();
-        (count > 0).then(|| format!("{count} {description}"))
+    let problem = |sink: &SinkStatus| match sink.state {
+        SinkState::Stopped => "stopped",
+        _ if sink.failed > 0 => "refusing",
+        SinkState::Resting => "resting",
+        SinkState::Active | SinkState::New | SinkState::NotInTheSettings => "",
     };
-    let problems = [
-        count_at_level(HealthLevel::Trouble, "stopped"),
-        count_at_level(HealthLevel::Incomplete, "refusing"),
-        count_at_level(HealthLevel::Behind, "resting"),
-    ];
-    let problems: Vec<String> = problems.into_iter().flatten().collect();
+    let count = |name: &str| {
+        let count = sinks.iter().filter(|sink| problem(sink) == name).count();
+        (count > 0).then(|| format!("{count} {name}"))
+    };
+    let problems: Vec<String> = ["stopped", "refusing", "resting"].into_iter().filter_map(count).collect();
     html! {
         a.tile href="#sinks" {
             h3 { "Sinks" }
@@ -242,7 +244,7 @@ fn failures_section(failures: &[(String, FailureRow)]) -> Markup {
     }
 }
 
-fn sinks_section(sinks: &[SinkStatus]) -> Markup {
+fn sinks_section(sinks: &[SinkStatus], summary: &HealthSummary) -> Markup {
     html! {
         @if !sinks.is_empty() {
             section.sinks #sinks {
@@ -252,15 +254,14 @@ fn sinks_section(sinks: &[SinkStatus]) -> Markup {
                         th scope="col" { "Sink" } th scope="col" { "State" } th scope="col" { "Pending" }
                         th scope="col" { "Delivered" } th scope="col" { "Refused" } th scope="col" { "Last delivered" }
                     } }
-                    tbody { @for sink in sinks { (sink_row(sink)) } }
+                    tbody { @for sink in sinks { (sink_row(sink, summary.sink_level(&sink.name))) } }
                 }
             }
         }
     }
 }
 
-fn sink_row(sink: &SinkStatus) -> Markup {
-    let level = sink_level(sink);
+fn sink_row(sink: &SinkStatus, level: HealthLevel) -> Markup {
     html! {
         tr data-level=(level.css_class()) {
             td data-label="Sink" {
@@ -269,8 +270,8 @@ fn sink_row(sink: &SinkStatus) -> Markup {
             }
             td.wide data-label="State" {
                 span.level.(level.css_class()) aria-hidden="true" { (level.symbol()) } " " (sink.state.display_name())
-                @if let Some(since) = &sink.since { " since " (readable_time(since)) }
-                @if let Some(until) = &sink.resting_until { ", next attempt at " (readable_time(until)) }
+                @if let Some(since) = sink.since { " since " (readable_time(since)) }
+                @if let Some(until) = sink.resting_until { ", next attempt at " (readable_time(until)) }
                 @if let Some(reason) = &sink.reason { small.note { (reason) } }
                 @if let Some(hint) = sink.hint() { small { (with_code(hint)) } }
             }
@@ -282,12 +283,12 @@ fn sink_row(sink: &SinkStatus) -> Markup {
             td.number data-label="Refused" {
                 @if sink.failed > 0 { strong { (format_number(sink.failed)) } } @else { "0" }
             }
-            td data-label="Last delivered" { (sink.last_delivered.as_deref().map_or_else(|| "never".to_owned(), readable_time)) }
+            td data-label="Last delivered" { (sink.last_delivered.map_or_else(|| "never".to_owned(), readable_time)) }
         }
     }
 }
 
-/// Formats an RFC 3339 time for people.
-fn readable_time(time: &str) -> String {
-    time.replace('T', " ").replace('Z', " UTC")
+/// Formats a time for people.
+fn readable_time(time: Time) -> String {
+    time.rfc3339_secs().replace('T', " ").replace('Z', " UTC")
 }

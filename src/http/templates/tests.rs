@@ -3,14 +3,13 @@ use std::time::Duration;
 use super::super::fixtures::{NOW, account, snapshot, view};
 use super::*;
 use crate::db::{AccountKey, FailureRow};
-use crate::health::Severity;
-use crate::model::Artifact;
-use crate::status::{AccountStatus, EndpointPause, FindingStatus};
+use crate::health::{AccountStatus, EndpointPause, Finding, FindingCode, Severity};
+use crate::model::{Artifact, Endpoint};
 
 /// A finding about an account.
-fn finding(code: &str, sentence: &str, account: &str) -> FindingStatus {
-    let found = FindingStatus::new(code, Severity::Warning, NOW, sentence.to_owned(), "<i>do</i>");
-    FindingStatus { subject: Some("<u>who</u>".to_owned()), accounts: vec![account.to_owned()], ..found }
+fn finding(code: FindingCode, sentence: &str, account: &str) -> Finding {
+    let found = Finding::new(code, Severity::Warning, NOW, sentence, "<i>do</i>");
+    found.about_accounts("<u>who</u>".to_owned(), vec![account.to_owned()])
 }
 
 fn failure(reason: &str) -> FailureRow {
@@ -23,7 +22,7 @@ fn failure(reason: &str) -> FailureRow {
     }
 }
 
-fn render(snapshot: Option<&StatusSnapshot>, findings: Vec<FindingStatus>) -> String {
+fn render(snapshot: Option<&StatusSnapshot>, findings: Vec<Finding>) -> String {
     render_dashboard(&view(snapshot, findings), 7)
 }
 
@@ -31,9 +30,14 @@ const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror='ale
 
 #[test]
 fn external_text_is_escaped() {
-    let hostile = || HOSTILE.to_owned();
-    let paused =
-        EndpointPause { endpoint: hostile(), since: hostile(), until: hostile(), reason: hostile(), status: Some(403) };
+    let paused = EndpointPause {
+        endpoint: Endpoint::Transcript,
+        since: NOW,
+        until: NOW,
+        reason: HOSTILE.to_owned(),
+        status: Some(403),
+        is_login_failure: false,
+    };
     let hostile_account = AccountStatus {
         name: Some(HOSTILE.into()),
         sub_account_id: HOSTILE.into(),
@@ -42,7 +46,7 @@ fn external_text_is_escaped() {
     };
     let mut snapshot = snapshot(vec![hostile_account]);
     snapshot.failures = vec![(HOSTILE.into(), failure(HOSTILE))];
-    let page = render(Some(&snapshot), vec![finding(HOSTILE, HOSTILE, HOSTILE)]);
+    let page = render(Some(&snapshot), vec![finding(FindingCode::Other(HOSTILE.to_owned()), HOSTILE, HOSTILE)]);
     assert_eq!(page.matches("<script").count(), 1, "only the page's own");
     assert_eq!(page.matches("</script").count(), 1);
     assert!(["<img", "<i>", "<u>", "<b>"].iter().all(|markup| !page.contains(markup)));
@@ -67,7 +71,7 @@ fn the_policy_allows_only_the_pages_own_style_and_script() {
 
 #[test]
 fn nothing_is_loaded_from_elsewhere() {
-    let page = render(Some(&snapshot(vec![account("one")])), vec![finding("lagging", "x", "one")]);
+    let page = render(Some(&snapshot(vec![account("one")])), vec![finding(FindingCode::Lagging, "x", "one")]);
     for (at, _) in page.match_indices("http") {
         let rest = &page[at..(at + 30).min(page.len())];
         assert!(rest.starts_with("http-equiv") || rest.starts_with("http://www.w3.org/2000/svg"), "{rest}");
@@ -77,10 +81,10 @@ fn nothing_is_loaded_from_elsewhere() {
 #[test]
 fn accounts_that_need_attention_come_first_then_those_that_are_behind() {
     let mut late = account("c-late");
-    late.watermark = Some((NOW - Duration::from_secs(800)).rfc3339_secs());
+    late.watermark = Some(NOW - Duration::from_secs(800));
     let mut failed = account("d-failed");
     failed.work.failed = 1;
-    let wrong = vec![finding("items_failed", "x", "d-failed")];
+    let wrong = vec![finding(FindingCode::ItemsFailed, "x", "d-failed")];
     let page = render(Some(&snapshot(vec![account("a"), account("b"), late, failed])), wrong);
     let at = |sub: &str| page.find(&format!("data-key=\"{sub}\"")).unwrap();
     assert!(at("d-failed") < at("c-late") && at("c-late") < at("a") && at("a") < at("b"));
@@ -97,7 +101,7 @@ fn the_accounts_stand_above_failures_and_sinks_and_are_counted_by_level() {
     failed.work.failed = 1;
     let mut snapshot = snapshot(vec![account("one"), failed, account("three")]);
     snapshot.failures = vec![("two".into(), failure("400"))];
-    let page = render(Some(&snapshot), vec![finding("items_failed", "x", "two")]);
+    let page = render(Some(&snapshot), vec![finding(FindingCode::ItemsFailed, "x", "two")]);
     let at = |part: &str| page.find(part).unwrap_or_else(|| panic!("no {part}"));
     assert!(at("id=\"health\"") < at("data-key=\"two\"") && at("data-key=\"one\"") < at("id=\"failures\""));
     assert!(page.contains("<small>1 incomplete, 2 healthy</small>"));

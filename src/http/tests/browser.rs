@@ -11,10 +11,9 @@ use super::super::lag_history::LagSample;
 use super::super::templates::{self, ConversationView, SearchForm, SearchOutcome};
 use super::*;
 use crate::db::{ArtifactStatus, Lease, SegmentArtifact, SegmentRow, sql};
-use crate::health::Severity;
+use crate::health::{CoverageGap, Finding, FindingCode, Severity};
 use crate::search::score::{DocumentMatch, Passage};
 use crate::search::{DocumentSource, SearchHit, SearchResults};
-use crate::status::{CoverageGap, FindingStatus};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -76,6 +75,7 @@ async fn fill_archive(app: &AppContext, troubled: bool) {
                 until: NOW + Duration::from_secs(1800),
                 times: 3,
                 status: Some(403),
+                is_login_failure: false,
                 reason: "access.denied.exception".to_owned(),
             };
             db.save_pause(Lease { account: key, epoch: 0 }, &pause).await.unwrap();
@@ -185,16 +185,15 @@ fn the_filter_buttons_work_in_a_real_browser() {
         let mut account = account(&format!("{}", 1000 + number));
         account.name = Some(format!("Team {number}"));
         if number.is_multiple_of(9) {
-            let (from, to) = ((NOW - Duration::from_secs(3600)).rfc3339_secs(), NOW.rfc3339_secs());
-            account.gaps.push(CoverageGap { from, to, seconds: 3600 });
+            account.gaps.push(CoverageGap { from: NOW - Duration::from_secs(3600), to: NOW, seconds: 3600 });
         }
         account
     };
     let snapshot = snapshot((1..=40).map(named_account).collect());
     let with_gaps = snapshot.status.accounts.iter().filter(|account| !account.gaps.is_empty());
     let gaps: Vec<String> = with_gaps.map(|account| account.sub_account_id.clone()).collect();
-    let found = FindingStatus::new("coverage_gaps", Severity::Warning, NOW, "gaps".to_owned(), "wait");
-    let view = view(Some(&snapshot), vec![FindingStatus { accounts: gaps, ..found }]);
+    let found = Finding::new(FindingCode::CoverageGaps, Severity::Warning, NOW, "gaps", "wait");
+    let view = view(Some(&snapshot), vec![found.about_accounts("some".to_owned(), gaps)]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("page.html");
     std::fs::write(&file, templates::render_dashboard(&view, 1).replace("</body>", &format!("{CLICK_SCRIPT}</body>")))

@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::{SinkError, store_errors};
+use super::SinkError;
 use crate::event::Event;
 use crate::model::Artifact;
 use crate::parquet_writer::{CellValue, ColumnSpec, ParquetType, ParquetWriter};
@@ -34,7 +34,7 @@ pub(super) async fn write_parquet(events: &[Event]) -> Result<Vec<Bytes>, SinkEr
     let encoded = tokio::task::spawn_blocking(move || encode_table(rows)).await.map_err(io::Error::other);
     match encoded.and_then(|encoded| encoded) {
         Ok(file) => Ok(vec![Bytes::from(file)]),
-        Err(error) => Err(store_errors::unavailable(format!("failed to write a Parquet file: {error}"), None)),
+        Err(error) => Err(SinkError::unavailable(format!("failed to write a Parquet file: {error}"))),
     }
 }
 

@@ -11,16 +11,12 @@ use object_store::client::{HttpError, HttpErrorKind};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::super::describe_disk_error;
-use super::{SinkError, SinkErrorKind};
-
-/// An error of the whole sink.
-pub(super) fn unavailable(message: String, status: Option<u16>) -> SinkError {
-    SinkError { message, kind: SinkErrorKind::Unavailable, status, retry_after: None }
-}
+use super::SinkError;
+use crate::ringcx::is_certificate_error;
 
 /// An invalid setting.
 pub(super) fn setting_error(what: &str, hint: &str) -> SinkError {
-    unavailable(format!("{what}\nhint: {hint}"), None)
+    SinkError::unavailable(what).with_hint(hint)
 }
 
 /// An invalid option.
@@ -48,14 +44,15 @@ pub(super) fn options_error(error: &object_store::Error, options: &BTreeMap<Stri
 /// A folder that cannot be written to.
 pub(super) fn folder_error(error: &io::Error, folder: &str) -> SinkError {
     let (why, hint) = describe_disk_error(error);
-    unavailable(format!("failed to write below {folder}: {why}\nhint: {hint}"), None)
+    SinkError::unavailable(format!("failed to write below {folder}: {why}")).with_hint(hint)
 }
 
 /// A bucket that did not accept an object.
 pub(super) fn store_error(error: &object_store::Error, bucket: &str) -> SinkError {
     let details = ErrorDetails::of(error);
     let (why, hint) = details.describe();
-    unavailable(format!("failed to write to {bucket}: {why}\nhint: {hint}"), details.status)
+    let failed = SinkError::unavailable(format!("failed to write to {bucket}: {why}")).with_hint(hint);
+    SinkError { status: details.status, ..failed }
 }
 
 /// What is known about an error.
@@ -65,19 +62,24 @@ struct ErrorDetails {
     /// The store's error code, such as `NoSuchBucket`.
     code: Option<String>,
     kind: Option<HttpErrorKind>,
-    /// The library's messages, to recognise errors without a response. Never reported.
+    is_untrusted: bool,
+    /// Whether the request could not be built: the endpoint is not https.
+    is_unbuilt: bool,
+    /// The library's messages, for what only they tell: its error types are private. Never
+    /// reported.
     text: String,
 }
 
 impl ErrorDetails {
     fn of(error: &object_store::Error) -> ErrorDetails {
-        let mut details = ErrorDetails::default();
+        let mut details = ErrorDetails { is_untrusted: is_certificate_error(error), ..ErrorDetails::default() };
         let mut next: Option<&(dyn StdError + 'static)> = Some(error);
         while let Some(error) = next {
             let text = error.to_string();
             details.status = details.status.or_else(|| parse_status(&text));
             details.code = details.code.or_else(|| parse_error_code(&text));
             details.kind = details.kind.or_else(|| error.downcast_ref::<HttpError>().map(HttpError::kind));
+            details.is_unbuilt |= error.downcast_ref().is_some_and(reqwest::Error::is_builder);
             details.text.push_str(&text);
             details.text.push('\n');
             next = error.source();
@@ -146,17 +148,17 @@ impl ErrorDetails {
     }
 
     fn without_response(&self) -> (String, &'static str) {
-        let text = self.text.to_lowercase();
-        let contains = |part: &str| text.contains(part);
-        let (why, hint) = if contains("dns error") || contains("failed to lookup") {
+        // No error type tells a name that does not resolve.
+        let is_unresolved = ["dns error", "failed to lookup"].iter().any(|part| self.text.contains(part));
+        let (why, hint) = if is_unresolved {
             ("its host name does not resolve", "check the endpoint, the region and this machine's DNS")
-        } else if contains("certificate") {
+        } else if self.is_untrusted {
             ("its certificate is not trusted", "add its authority to the system's trusted roots")
         } else if matches!(self.kind, Some(HttpErrorKind::Timeout)) {
             ("it does not answer in time", "check the network; it is retried automatically")
         } else if matches!(self.kind, Some(HttpErrorKind::Connect)) {
             ("it cannot be reached", "check the endpoint and the firewall; it is retried automatically")
-        } else if contains("builder error") || contains("scheme is not allowed") {
+        } else if self.is_unbuilt {
             ("its endpoint is not https", "set aws_allow_http = \"true\" in options if that is intended")
         } else {
             ("the connection broke off", "nothing to do: it is retried automatically")

@@ -11,7 +11,7 @@ use sha2::Sha256;
 
 use super::super::ingest::utc_day;
 use super::super::sql::{DeletionCode, Flag};
-use super::super::{AccountKey, Db, DbError, DbFault, Stmt, Tx, sql};
+use super::super::{AccountKey, Db, DbError, Stmt, Tx, sql};
 use super::{DeletionReason, Hold};
 use crate::clock::Time;
 use crate::model::{Certainty, Participants, QuarantinedRecord, SegmentRecord, Subject, TimeRange};
@@ -77,9 +77,9 @@ fn parse_archive_key(text: Option<String>) -> Result<Option<ArchiveKey>, DbError
 }
 
 pub(super) fn archive_key_damaged() -> DbError {
-    DbError::new(
-        DbFault::Broken,
-        "failed to read the archive's key in the table meta: it is damaged or missing\nhint: restore it from a backup: without it the archive cannot recognise what was erased",
+    DbError::broken(
+        "failed to read the archive's key in the table meta: it is damaged or missing",
+        "restore it from a backup: without it the archive cannot recognise what was erased",
     )
 }
 

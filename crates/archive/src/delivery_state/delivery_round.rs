@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use super::super::{AccountKey, Arg, Db, DbError, Item, Lease, SinkKey, Stmt, Tx, sql};
 use super::FailedDelivery;
 use crate::clock::{Time, millis};
+use crate::transaction_span::TransactionSpan;
 
 /// How far a round advances the cursor in one account.
 #[derive(Debug, Clone)]
@@ -65,6 +66,7 @@ impl Db {
     /// Nothing was committed; or, if the connection broke during the commit, everything may have
     /// been. Delivery is at least once, so the round may be repeated.
     pub async fn record_delivery_round(&self, round: &DeliveryRound) -> Result<HashSet<AccountKey>, DbError> {
+        let _span = TransactionSpan::start("record_delivery_round", round.advances.len());
         let mut tx = self.begin().await?;
         let replay_lease = round.replay_progress.map(|progress| progress.lease);
         let held = tx.held_leases(round.advances.iter().map(|advance| advance.lease).chain(replay_lease)).await?;

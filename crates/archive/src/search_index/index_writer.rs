@@ -8,6 +8,7 @@ use super::DocId;
 use super::index_batch::{EntryContent, IndexBatch, IndexEntry, IndexRow, IndexSlice, ReindexTask};
 use super::sqlite_rowids::FullRanges;
 use crate::clock::Time;
+use crate::transaction_span::TransactionSpan;
 
 /// Rows of a statement that writes documents: their words are long.
 pub(crate) const MAX_DOCS_PER_STATEMENT: usize = 100;
@@ -83,6 +84,7 @@ impl Db {
     /// # Errors
     /// Where the database fails. Nothing was changed then, and the batch can be written again.
     pub async fn write_index(&self, batch: &IndexBatch) -> Result<u64, DbError> {
+        let _span = TransactionSpan::start("write_index", batch.entries.len());
         let mut tx = self.begin().await?;
         if tx.is_postgres() {
             tx.run(sql(RAISE_PENDING_LIST_LIMIT)).await?;

@@ -389,9 +389,16 @@ impl DiscoveryMachine {
                 self.breaker.record_failure(Fault::Unauthorised, "", local, backoff.initial_delay(), jitter);
                 let pause = self.breaker.pause().map(|pause| (pause.since.min(local), pause.until, pause.times));
                 let (since, until, times) = pause.unwrap_or((local, local, 0));
-                let (account, endpoint) = (self.lease.account, Endpoint::Metadata);
-                let (status, reason) = (error.pause_status(), error.to_string());
-                FailureConsequence::Paused(PauseRow { account, endpoint, since, until, times, status, reason })
+                FailureConsequence::Paused(PauseRow {
+                    account: self.lease.account,
+                    endpoint: Endpoint::Metadata,
+                    since,
+                    until,
+                    times,
+                    status: error.pause_status(),
+                    is_login_failure: error.endpoint == Endpoint::Login,
+                    reason: error.to_string(),
+                })
             }
             Fault::Transient | Fault::Broken | Fault::NotYet | Fault::Permanent => {
                 self.consecutive_failures = self.consecutive_failures.saturating_add(1);

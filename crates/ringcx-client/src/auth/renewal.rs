@@ -260,7 +260,7 @@ impl Login {
                 Ok(token)
             }
             // A login without a RingCentral account cannot have such a token: it has not failed.
-            Err(error) if error.cause == ErrorCause::Settings => Err(error),
+            Err(error) if matches!(error.cause, ErrorCause::Settings | ErrorCause::MissingScope) => Err(error),
             Err(error) => {
                 let only_platform_failed = renewal.only_platform_failed || renewal.consecutive_failures == 0;
                 let error = renewal.record_failure(error, self.clock().tick());

@@ -208,7 +208,7 @@ fn check_scope(answer: &Value) -> Result<(), ApiError> {
         return Ok(());
     }
     let why = "the RingCentral app lacks the scope ReadAccounts";
-    Err(ApiError::new(Fault::Forbidden, Endpoint::Login, ErrorCause::Settings, why).with_hint(
+    Err(ApiError::new(Fault::Forbidden, Endpoint::Login, ErrorCause::MissingScope, why).with_hint(
         "in the RingCentral developer portal open the app, Settings, App permissions (OAuth scopes), add Read Accounts, \
          save, and log in again",
     ))
@@ -284,7 +284,7 @@ mod tests {
         assert!(check_scope(&json!({"scope": null})).is_ok());
         assert!(check_scope(&json!({"scope": "ReadMessages ReadAccounts"})).is_ok());
         let error = check_scope(&json!({"scope": "ReadAccountsNot"})).unwrap_err();
-        assert_eq!(error.fault, Fault::Forbidden);
+        assert_eq!((error.fault, error.cause), (Fault::Forbidden, ErrorCause::MissingScope));
         assert!(error.message.contains("ReadAccounts") && error.hint().unwrap().contains("developer portal"));
     }
 

@@ -84,6 +84,7 @@ impl FetchMachine {
             until: pause.until,
             times: pause.times,
             status: error.pause_status(),
+            is_login_failure: error.endpoint == Endpoint::Login,
             reason: error.to_string(),
         };
         self.actions.push(FetchAction::RecordPause(row, error.hint()));

@@ -398,6 +398,7 @@ fn a_pause_by_a_clock_that_was_ahead_ends_within_the_hour() {
         until: NOW + Duration::from_secs(400 * 86_400),
         times: 1,
         status: Some(403),
+        is_login_failure: false,
         reason: "access.denied.exception".to_owned(),
     };
     world.machine.restore_pause(&row, NOW);
