@@ -222,7 +222,8 @@ impl Db {
             lock,
             suspension: suspension::Suspension::default(),
         }));
-        db.prepare_schema(mode).await.map_err(|error| error.reclassify_open_error(path))?;
+        // Boxed: nested in those of all callers, this future is too deep for the compiler.
+        Box::pin(db.prepare_schema(mode)).await.map_err(|error| error.reclassify_open_error(path))?;
         Ok(db)
     }
 
@@ -272,7 +273,7 @@ impl Db {
         };
         let suspension = suspension::Suspension::default();
         let db = Db::Postgres(Arc::new(PgPools { pool, heartbeat, statement_timeout, suspension }));
-        db.prepare_schema(mode).await?;
+        Box::pin(db.prepare_schema(mode)).await?;
         Ok(db)
     }
 
