@@ -107,11 +107,26 @@ async fn measure_large_answer(segments: u64) {
     print_row("before: peak with one account at work, MB", small);
     print_row(&format!("{segments} segments in one answer: peak, MB"), process_memory_mb(daemon.pid(), "VmHWM"));
     print_row("  stored within, s (including the server's time)", took.as_secs_f64());
+    let bare = bare_read(&server.url).await;
+    print_row("  a bare loop that discards the answer, s", bare.as_secs_f64());
+    print_row("  ratio", took.as_secs_f64() / bare.as_secs_f64());
     print_row("  longest time without a result of the other account, ms", longest.as_secs_f64() * 1000.0);
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
     // Without the warning about the raised limits.
     let complaints: Vec<&str> = log.lines().filter(|line| !line.contains(" WARN limits.")).take(20).collect();
     assert!(complaints.is_empty(), "the log has warnings: {}", complaints.join("\n"));
+}
+
+/// How long it takes to receive the large answer and discard it.
+async fn bare_read(url: &str) -> Duration {
+    let clock = Clock::system();
+    let start = clock.tick();
+    let path = format!("{url}/voice/api/cx/integration/v1/accounts/1/sub-accounts/large/interaction-metadata");
+    let request =
+        reqwest::Client::new().post(path).body(r#"{"segmentEndTime":"2027-01-01 00:00:00","timeInterval":900}"#);
+    let mut answer = request.send().await.unwrap();
+    while answer.chunk().await.unwrap().is_some() {}
+    clock.tick().since(start)
 }
 
 async fn open_when_created(folder: &Path) -> Db {
@@ -136,6 +151,7 @@ async fn is_large_answer_stored(db: &Db) -> bool {
 
 async fn measure() {
     ringcx::install_tls();
+    support::print_workload();
     measure_idle(env_number("IDLE", 60)).await;
     measure_large_answer(env_number("SEGMENTS", 300_000)).await;
 }

@@ -4,8 +4,8 @@
 //! `DATABASE=FILE` uses that database: it is filled if it is empty, and otherwise queried as it is, so that an archive can be used
 //! again. `INDEX_FOR=300` starts the queries after that many seconds, even if the index is incomplete.
 //!
-//! The words of the transcripts follow Zipf's law (the nth word has a share of 1/n). Transcripts are stored and indexed as in the
-//! daemon. Prints the median and the 95th percentile of each kind, and their ratio to reading twenty segments by number, the least
+//! The conversations are those of `ringcx_simulator::workload`: all differ, and words follow Zipf's law. Transcripts are stored and
+//! indexed as in the daemon. Prints the median and the 95th percentile of each kind, and their ratio to reading twenty segments by number, the least
 //! cost of a page of hits.
 
 #![allow(
@@ -21,7 +21,6 @@ mod postgres_cluster;
 #[path = "support/search_queries.rs"]
 mod search_queries;
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,15 +34,15 @@ use ringcx_extractor::model::{
 };
 use ringcx_extractor::search::{find, parse};
 use ringcx_extractor::search_indexer::{IndexProgress, Indexer};
+use ringcx_extractor::sim::workload::Workload;
 use search_queries::QUERY_KINDS;
 use secrecy::SecretString;
 
 const NOW: Time = Time(1_800_000_000_000);
 const FIRST_END_MS: i64 = 1_700_000_000_000;
 const SEGMENTS_PER_CHUNK: u64 = 1000;
-const VOCABULARY_SIZE: usize = 30_000;
+const SEED: u64 = 1;
 const ACCOUNT_COUNT: u64 = 10;
-const AGENT_COUNT: u64 = 97;
 
 fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -54,103 +53,26 @@ fn main() {
     runtime.block_on(measure());
 }
 
-/// An artificial vocabulary: the smaller the number, the more frequent and the shorter the word.
-fn vocabulary() -> Vec<String> {
-    const SYLLABLES: [&str; 20] = [
-        "re", "ta", "mo", "li", "ser", "con", "do", "pan", "vi", "ken", "su", "tra", "ne", "ga", "bor", "fi", "ul",
-        "chi", "pe", "dra",
-    ];
-    let word = |number: usize| {
-        let (mut left, mut word) = (number, String::new());
-        loop {
-            word.push_str(SYLLABLES[left % SYLLABLES.len()]);
-            left /= SYLLABLES.len();
-            if left == 0 {
-                return word;
-            }
-        }
-    };
-    (0..VOCABULARY_SIZE).map(word).collect()
-}
-
-fn random_word<'a>(words: &'a [String], rng: &mut StdRng) -> &'a str {
-    let share: f64 = rng.random();
-    &words[((words.len() as f64).powf(share) as usize - 1).min(words.len() - 1)]
-}
-
-/// The name of the `n`th agent.
-fn agent_name(n: u64) -> String {
-    const FIRST: [&str; 10] = ["Jane", "Zoë", "Ahmed", "Maria", "Joe", "Li", "Ann", "Bob", "Olga", "Pablo"];
-    const LAST: [&str; 10] = ["Doe", "Ångström", "Smith", "Silva", "Roe", "Wei", "Baker", "Novak", "Moreno", "Park"];
-    format!("{} {}", FIRST[n as usize % 10], LAST[n as usize / 10 % 10])
-}
-
-/// Varied but reproducible metadata of the `n`th segment.
-fn metadata_json(n: u64, words: &[String]) -> String {
-    let mut rng = StdRng::seed_from_u64(n);
-    let (class, kind) = match rng.random_range(0..100) {
-        0..80 => ("VOICE", "VOICE"),
-        80..95 => ("DIGITAL", "CHAT"),
-        _ => ("DIGITAL", "EMAIL"),
-    };
-    let origin = if rng.random_bool(0.75) { "INBOUND" } else { "OUTBOUND" };
-    const DISPOSITIONS: [&str; 8] =
-        ["Success", "Call back", "No answer", "Sale", "Complaint", "Wrong number", "Escalated", "Legal hold"];
-    let disposition = DISPOSITIONS[8_f64.powf(rng.random::<f64>()) as usize - 1];
-    let notes = match rng.random_bool(0.05) {
-        true => format!(
-            "\"{} {} {}\"",
-            random_word(words, &mut rng),
-            random_word(words, &mut rng),
-            random_word(words, &mut rng)
-        ),
-        false => "null".to_owned(),
-    };
-    let agent = n % AGENT_COUNT;
-    format!(
-        r#"{{"segmentId":"p-v-{n:032x}","dialogId":"d-{n:032x}","segmentType":"AGENT","channelClass":"{class}","channelType":"{kind}","dialogOrigination":"{origin}","segmentParticipantId":"{agent}","agentDisposition":"{disposition}","systemDisposition":"ANSWERED","agentNotes":{notes},"hasTranscript":true}}"#
-    )
-}
-
-/// The transcript of the `n`th segment, between an agent and a caller with a unique number.
-fn transcript_json(n: u64, words: &[String], rng: &mut StdRng) -> String {
-    let mut body = String::from(r#"{"channelClass":"VOICE","errorCode":null,"errorMessage":null,"transcript":["#);
-    let (agent, caller) = (agent_name(n % AGENT_COUNT), format!("+1555{n:07}"));
-    for turn in 0..rng.random_range(8..40) {
-        let (name, role) = if turn % 2 == 0 { (&agent, "agent") } else { (&caller, "contact") };
-        let comma = if turn == 0 { "" } else { "," };
-        let _ = write!(
-            body,
-            r#"{comma}{{"participantId":"{turn}-8f3a","participantName":"{name}","participantType":"{role}","rcUserId":null,"timestamp":"{}","message":""#,
-            FIRST_END_MS + turn * 4000
-        );
-        for nth in 0..rng.random_range(3..22) {
-            let _ = write!(body, "{}{}", if nth == 0 { "" } else { " " }, random_word(words, rng));
-        }
-        body.push_str(".\"}");
-    }
-    body.push_str("]}");
-    body
-}
-
 async fn acquire_account(db: &Db, sub: u64) -> Lease {
     let account = db.register_account(&AccountId::new("1", sub.to_string()), None, NOW).await.unwrap();
     db.acquire_leases(&[account.key], "bench", Duration::from_secs(10), NOW).await.unwrap().remove(0)
 }
 
-async fn store_transcripts(db: &Db, owned: &[Lease], transcripts: u64, words: &[String]) {
-    let mut rng = StdRng::seed_from_u64(1);
+async fn store_transcripts(db: &Db, owned: &[Lease], transcripts: u64, workload: &Workload) {
     let only = ArtifactSet::NONE.with(Artifact::Transcript);
     for (nth, first) in (0..transcripts).step_by(SEGMENTS_PER_CHUNK as usize).enumerate() {
         let owned = owned[nth % owned.len()];
         let records: Vec<SegmentRecord> = (first..transcripts.min(first + SEGMENTS_PER_CHUNK))
-            .map(|n| SegmentRecord {
-                segment_id: format!("p-v-{n:032x}"),
-                dialog_id: Some(format!("d-{n:032x}")),
-                end: Some(Time(FIRST_END_MS + n as i64 * 3000)),
-                has_transcript: true,
-                is_agent: true,
-                raw: metadata_json(n, words),
+            .map(|n| {
+                let end = Time(FIRST_END_MS + n as i64 * 3000);
+                SegmentRecord {
+                    segment_id: workload.segment_id(n),
+                    dialog_id: Some(workload.dialog_id(n)),
+                    end: Some(end),
+                    has_transcript: true,
+                    is_agent: true,
+                    raw: workload.record(n, "1", end, Some(true)),
+                }
             })
             .collect();
         let chunk = MetadataChunk {
@@ -169,8 +91,8 @@ async fn store_transcripts(db: &Db, owned: &[Lease], transcripts: u64, words: &[
         let claims = db.due_items(owned, only, NOW, SEGMENTS_PER_CHUNK as usize).await.unwrap();
         let mut batch = Vec::with_capacity(claims.len());
         for claim in claims {
-            let n = u64::from_str_radix(claim.segment_id.trim_start_matches("p-v-"), 16).unwrap();
-            let body = Bytes::from(transcript_json(n, words, &mut rng));
+            let number = Workload::number_of(&claim.segment_id).unwrap();
+            let body = Bytes::from(workload.transcript(number));
             batch.push(CompletedJob { claim, at: NOW, outcome: JobOutcome::stored(&body, None) });
         }
         for part in batch.chunks(500) {
@@ -211,7 +133,7 @@ async fn measure() {
         Err(_) => Db::open_sqlite(&folder.path().join("bench.db"), OpenMode::CreateOrMigrate).await,
     };
     let db = db.unwrap();
-    let words = vocabulary();
+    let workload = Workload::new(SEED);
     let mut owned = Vec::new();
     for account in 0..ACCOUNT_COUNT {
         owned.push(acquire_account(&db, account).await);
@@ -219,14 +141,14 @@ async fn measure() {
     if stored_count(&db).await > 0 {
         build_index(&db, &clock, &owned).await;
         let transcripts = stored_count(&db).await;
-        run_queries(&db, &clock, &owned, rounds, transcripts, &words).await;
+        run_queries(&db, &clock, &owned, rounds, transcripts, workload.words()).await;
         return db.close().await;
     }
     let tick = clock.tick();
-    store_transcripts(&db, &owned, transcripts, &words).await;
+    store_transcripts(&db, &owned, transcripts, &workload).await;
     println!("{transcripts} transcripts stored in {:.1?}", clock.tick().since(tick));
     build_index(&db, &clock, &owned).await;
-    run_queries(&db, &clock, &owned, rounds, transcripts, &words).await;
+    run_queries(&db, &clock, &owned, rounds, transcripts, workload.words()).await;
     db.close().await;
 }
 

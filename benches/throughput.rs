@@ -121,6 +121,7 @@ async fn measure() {
     ringcx::install_tls();
     let segments = env_number("SEGMENTS", 20_000);
     let concurrency = usize::try_from(env_number("CONCURRENCY", 64)).unwrap();
+    support::print_workload();
     let server = StubServer::start(&[]);
     run_bare_loop(&server.url, segments / 10, concurrency).await;
     let kinds: &[(&str, bool)] = match (std::env::var("DATABASE").is_ok(), env_number("INDEX", 1) > 0) {

@@ -15,17 +15,38 @@ use axum::extract::{Path as Parts, State};
 use axum::routing::{get, post};
 use ringcx_extractor::clock::{Clock, Time};
 use ringcx_extractor::config;
+use ringcx_extractor::sim::workload::{Workload, WorkloadFigures};
 
 /// A number from the environment, or its default.
 pub fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
+/// The most conversations that the server holds; a segment with a higher number gets the text of another.
+const MAX_BODIES: u64 = 200_000;
+/// Segments end within one minute, at any millisecond. In place of this one, a record gets another minute when it is served.
+const RECORD_MINUTE: Time = Time(4_102_444_800_000);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Of ten segments that are announced, this many have a transcript.
+const TRANSCRIBED_OF_TEN: u64 = 7;
+
+/// The workload of every benchmark.
+pub fn workload() -> Workload {
+    Workload::new(1)
+}
+
+/// Prints what a thousand conversations of the workload are.
+pub fn print_workload() {
+    let WorkloadFigures { conversations, bytes, words, distinct_words } = workload().figures(1000);
+    println!("{conversations} conversations: {bytes} bytes, {words} words, {distinct_words} different ones");
+}
+
 struct StubServerState {
-    transcript: bytes::Bytes,
-    segments: u64,
-    /// Segments of the sub-account `large`.
-    large: u64,
+    /// The transcript and the two summaries of each conversation.
+    bodies: Vec<[bytes::Bytes; 3]>,
+    /// The records of an answer, and of the sub-account `large`.
+    records: String,
+    large: String,
     /// Whether each read announces new segments that ended in the requested window.
     fresh: bool,
     /// When the segments ended otherwise, so that only one window announces them.
@@ -46,28 +67,38 @@ impl StubServerState {
         *reads += u64::from(metadata);
         *reads
     }
+
+    fn body(&self, segment: &str, artifact: usize) -> bytes::Bytes {
+        let number = Workload::number_of(segment).unwrap() as usize;
+        self.bodies[number % self.bodies.len()][artifact].clone()
+    }
 }
 
-fn transcript_body() -> String {
-    let phrases: Vec<String> = (0..24)
-        .map(|turn| {
-            let (speaker, role) = (turn % 2, if turn % 2 == 0 { "agent" } else { "contact" });
-            let at = 1_721_647_000_000_u64 + turn * 4_000;
-            format!(
-                r#"{{"participantId":"{turn}-8f3a","participantName":"Speaker {speaker}","participantType":"{role}","rcUserId":null,"timestamp":"{at}","message":"Turn {turn}: thank you for calling, let me look at the order that you placed on the {turn}th and see where it is."}}"#
-            )
-        })
-        .collect();
-    format!(r#"{{"channelClass":"VOICE","errorCode":null,"errorMessage":null,"transcript":[{}]}}"#, phrases.join(","))
+/// The records of an answer, in no order: `segments` with a transcript, and some without. The ids of further reads differ in their
+/// first digits.
+fn metadata_answer(workload: &Workload, segments: u64) -> String {
+    let without = segments * (10 - TRANSCRIBED_OF_TEN) / TRANSCRIBED_OF_TEN;
+    let mut numbers: Vec<u64> = (0..segments + without).collect();
+    // Ids are random, so their order is none.
+    numbers.sort_by_cached_key(|number| workload.segment_id(*number));
+    let end = |number: u64| RECORD_MINUTE.plus_millis((number * 7_919 % 60_000) as i64);
+    let record = |number: u64| workload.record(number, "SUB", end(number), Some(number < segments));
+    let records: Vec<String> = numbers.into_iter().map(record).collect();
+    format!("[{}]", records.join(","))
 }
 
 /// Prints its address and serves until the process is killed. One window announces `SEGMENTS` (`LARGE` for the sub-account of that
 /// name); with `FRESH` each read announces new ones. `LATENCY_MS` delays each artifact.
 pub async fn serve() {
+    let (workload, segments) = (workload(), env_number("SEGMENTS", 20_000));
+    let bodies = |number| {
+        let texts = [workload.transcript(number), workload.summary(number, 0), workload.summary(number, 1)];
+        texts.map(bytes::Bytes::from)
+    };
     let state = StubServerState {
-        transcript: transcript_body().into(),
-        segments: env_number("SEGMENTS", 20_000),
-        large: env_number("LARGE", 0),
+        bodies: (0..segments.clamp(1, MAX_BODIES)).map(bodies).collect(),
+        records: metadata_answer(&workload, segments),
+        large: metadata_answer(&workload, env_number("LARGE", 0) * TRANSCRIBED_OF_TEN / 10),
         fresh: env_number("FRESH", 0) > 0,
         ended: (Clock::system().now() - Duration::from_secs(600)).floor_to_second(),
         latency: Duration::from_millis(env_number("LATENCY_MS", 0)),
@@ -92,20 +123,20 @@ pub async fn serve() {
 
 async fn serve_transcript(
     State(state): State<Arc<StubServerState>>,
-    Parts((_, sub, _, _)): Parts<(String, String, String, String)>,
+    Parts((_, sub, _, segment)): Parts<(String, String, String, String)>,
 ) -> bytes::Bytes {
     state.count(&sub, false);
     simulate_latency(state.latency).await;
-    state.transcript.clone()
+    state.body(&segment, 0)
 }
 
 async fn serve_summary(
     State(state): State<Arc<StubServerState>>,
-    Parts((sub, _, _)): Parts<(String, String, String)>,
-) -> &'static str {
+    Parts((sub, segment, kind)): Parts<(String, String, String)>,
+) -> bytes::Bytes {
     state.count(&sub, false);
     simulate_latency(state.latency).await;
-    "The customer asked about an order; the agent promised to call back on Tuesday."
+    state.body(&segment, if kind == "agent" { 1 } else { 2 })
 }
 
 async fn simulate_latency(latency: Duration) {
@@ -125,19 +156,20 @@ async fn serve_metadata(
     let begin = Time::parse(&(request["segmentEndTime"].as_str().unwrap().replace(' ', "T") + "Z")).unwrap();
     let end = begin + Duration::from_secs(request["timeInterval"].as_u64().unwrap());
     let (read, end) = match state.fresh {
-        true => (read, begin.plus_millis(500)),
+        true => (read, begin + MINUTE),
         false if (begin..end).contains(&state.ended) => (0, state.ended),
         false => return "[]".to_owned(),
     };
-    let end = end.rfc3339();
-    let record = |number| {
-        format!(
-            r#"{{"subAccountId":"{sub}","dialogId":"d-{number}","segmentId":"s-{read}-{number:012x}","segmentType":"AGENT","channelClass":"VOICE","segmentEndTimeMs":"{end}","hasTranscript":true}}"#
-        )
-    };
-    let segments = if sub == "large" { state.large } else { state.segments };
-    let records: Vec<String> = (0..segments).map(record).collect();
-    format!("[{}]", records.join(","))
+    let records = if sub == "large" { &state.large } else { &state.records };
+    records
+        .replace(&minute_text(RECORD_MINUTE), &minute_text(end))
+        .replace(r#""SUB""#, &format!(r#""{sub}""#))
+        .replace(r#""segmentId":""#, &format!(r#""segmentId":"{read}-"#))
+}
+
+/// The begin of the minute that a time is in, without the seconds.
+fn minute_text(time: Time) -> String {
+    time.rfc3339()[.."2100-01-01T00:00:".len()].to_owned()
 }
 
 /// Requests by sub-account: all, and metadata requests among them.
@@ -226,9 +258,9 @@ pub async fn run_bare_loop(url: &str, segments: u64, concurrency: usize) {
         let (client, segment) = (client.clone(), number / 3);
         let cx = "voice/api/cx/integration/v1/accounts/bare/sub-accounts/bare";
         let path = match number % 3 {
-            0 => format!("{url}/{cx}/transcripts/dialogs/d-{segment}/segments/s-{segment:012x}"),
-            1 => format!("{url}/voice/api/v1/summary/accounts/bare/segments/s-{segment:012x}/agent"),
-            _ => format!("{url}/voice/api/v1/summary/accounts/bare/segments/s-{segment:012x}/auto"),
+            0 => format!("{url}/{cx}/transcripts/dialogs/d-{segment}/segments/{segment:032x}"),
+            1 => format!("{url}/voice/api/v1/summary/accounts/bare/segments/{segment:032x}/agent"),
+            _ => format!("{url}/voice/api/v1/summary/accounts/bare/segments/{segment:032x}/auto"),
         };
         while running.len() >= concurrency {
             running.join_next().await.unwrap().unwrap();

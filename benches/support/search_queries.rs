@@ -5,8 +5,9 @@ use rand::rngs::StdRng;
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::db::Lease;
 use ringcx_extractor::search::{DocumentSource, Filters, SortOrder};
+use ringcx_extractor::sim::workload::{AGENT_COUNT, VOCABULARY_SIZE, person_name};
 
-use super::{AGENT_COUNT, FIRST_END_MS, VOCABULARY_SIZE, agent_name, env_number};
+use super::{FIRST_END_MS, SEED, Workload, env_number};
 
 /// A kind of query: a query text, an order and filters.
 pub struct QueryKind {
@@ -36,7 +37,7 @@ fn voice(_: &Lease, _: &mut StdRng) -> Filters {
     filter_channel("voice")
 }
 
-/// 5 % of the segments.
+/// 7 % of the segments.
 fn email(_: &Lease, _: &mut StdRng) -> Filters {
     filter_channel("email")
 }
@@ -55,23 +56,24 @@ fn filter_agent(agent: String) -> Filters {
     Filters { agent: Some(agent), ..Filters::default() }
 }
 
-/// One segment in a hundred.
+/// One segment in three hundred.
 fn one_agent(_: &Lease, rng: &mut StdRng) -> Filters {
-    filter_agent(rng.random_range(0..AGENT_COUNT).to_string())
+    filter_agent((400_000 + rng.random_range(0..AGENT_COUNT)).to_string())
 }
 
 fn one_name(_: &Lease, rng: &mut StdRng) -> Filters {
-    filter_agent(agent_name(rng.random_range(0..AGENT_COUNT)))
+    filter_agent(person_name(rng.random_range(0..AGENT_COUNT)))
 }
 
-/// One segment in ten.
+/// One segment in twenty-four.
 fn a_first_name(_: &Lease, rng: &mut StdRng) -> Filters {
-    filter_agent(agent_name(rng.random_range(0..AGENT_COUNT)).split(' ').take(1).collect())
+    filter_agent(person_name(rng.random_range(0..AGENT_COUNT)).split(' ').take(1).collect())
 }
 
-/// A single segment.
+/// A few segments.
 fn a_caller(_: &Lease, rng: &mut StdRng) -> Filters {
-    filter_agent(format!("1555{:07}", rng.random_range(0..env_number("TRANSCRIPTS", 100_000))))
+    let number = rng.random_range(0..env_number("TRANSCRIPTS", 100_000));
+    filter_agent(Workload::new(SEED).contact_number(number).trim_start_matches('+').to_owned())
 }
 
 fn unknown_name(_: &Lease, _: &mut StdRng) -> Filters {
@@ -82,7 +84,7 @@ fn a_name_and_email(owned: &Lease, rng: &mut StdRng) -> Filters {
     Filters { channel: Some("email".to_owned()), ..one_name(owned, rng) }
 }
 
-/// 5 % of the documents.
+/// One segment in five.
 fn notes(_: &Lease, _: &mut StdRng) -> Filters {
     Filters { sources: vec![DocumentSource::Notes], ..Filters::default() }
 }
@@ -109,6 +111,10 @@ fn rare(words: &[String], rng: &mut StdRng) -> String {
     words[rng.random_range(5000..VOCABULARY_SIZE)].clone()
 }
 
+fn prefix(word: &str, letters: usize) -> String {
+    word.chars().take(letters).collect()
+}
+
 fn phrase(words: &[String], rng: &mut StdRng) -> String {
     format!("\"{} {}\"", frequent(words, rng), frequent(words, rng))
 }
@@ -126,11 +132,11 @@ fn a_phrase_that_hardly_occurs(words: &[String], rng: &mut StdRng) -> String {
 }
 
 fn a_beginning_of_five_letters(words: &[String], rng: &mut StdRng) -> String {
-    format!("{}*", rare(words, rng).chars().take(5).collect::<String>())
+    format!("{}*", prefix(&rare(words, rng), 5))
 }
 
 fn a_beginning_of_three_letters(words: &[String], rng: &mut StdRng) -> String {
-    format!("{}*", usual(words, rng).chars().take(3).collect::<String>())
+    format!("{}*", prefix(&usual(words, rng), 3))
 }
 
 fn a_word_without_another(words: &[String], rng: &mut StdRng) -> String {
@@ -142,7 +148,7 @@ fn a_phrase_of_three_frequent_words(words: &[String], rng: &mut StdRng) -> Strin
 }
 
 fn a_phrase_with_a_beginning(words: &[String], rng: &mut StdRng) -> String {
-    format!("\"{} {}\"*", frequent(words, rng), &usual(words, rng)[..3])
+    format!("\"{} {}\"*", frequent(words, rng), prefix(&usual(words, rng), 3))
 }
 
 fn either_of_two_phrases(words: &[String], rng: &mut StdRng) -> String {
@@ -155,11 +161,11 @@ fn a_word_without_a_phrase(words: &[String], rng: &mut StdRng) -> String {
 }
 
 fn a_beginning_after_a_frequent_word(words: &[String], rng: &mut StdRng) -> String {
-    format!("\"{} {}\"*", frequent(words, rng), &rare(words, rng)[..5])
+    format!("\"{} {}\"*", frequent(words, rng), prefix(&rare(words, rng), 5))
 }
 
 fn a_beginning(words: &[String], rng: &mut StdRng) -> String {
-    format!("{}*", &usual(words, rng)[..3])
+    format!("{}*", prefix(&usual(words, rng), 3))
 }
 
 const fn best(name: &'static str, query: QueryGenerator, filters: FilterGenerator) -> QueryKind {

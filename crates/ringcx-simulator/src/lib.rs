@@ -23,6 +23,7 @@ mod sliding_window_counter;
 mod stats;
 mod tenant_segment;
 mod token_store;
+pub mod workload;
 
 #[cfg(test)]
 mod tests;

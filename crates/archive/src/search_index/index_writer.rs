@@ -289,15 +289,20 @@ impl Tx {
     ) -> Result<Vec<(i64, i64)>, DbError> {
         let docs: Vec<(i64, Time)> = entries.iter().map(|entry| (entry.item, entry.ended)).collect();
         let assignment = self.assign_rowids(&docs, full_ranges).await?;
-        for part in entries.chunks(MAX_DOCS_PER_STATEMENT) {
-            let rows = part.iter().filter_map(|entry| {
-                let (doc, EntryContent::Words(words)) = (assignment.doc_ids.get(&entry.item)?, &entry.content) else {
-                    return None;
-                };
-                Some(vec![Arg::from(doc.0), words.into()])
-            });
-            let head = "insert or replace into search_text (rowid, words) values ";
-            self.run(Stmt::rows(head, rows.collect(), "")).await?;
+        let head = "delete from search_text where rowid in ";
+        self.run(Stmt::list(head, Vec::new(), assignment.reused.iter().map(|doc| doc.0), "")).await?;
+        let mut rows: Vec<(DocId, &String)> = entries
+            .iter()
+            .filter_map(|entry| match &entry.content {
+                EntryContent::Words(words) => Some((*assignment.doc_ids.get(&entry.item)?, words)),
+                _ => None,
+            })
+            .collect();
+        // FTS5 writes a segment of the index whenever a row id is smaller than the one before it.
+        rows.sort_unstable_by_key(|(doc, _)| doc.0);
+        for part in rows.chunks(MAX_DOCS_PER_STATEMENT) {
+            let rows = part.iter().map(|(doc, words)| vec![Arg::from(doc.0), (*words).into()]);
+            self.run(Stmt::rows("insert into search_text (rowid, words) values ", rows.collect(), "")).await?;
         }
         Ok(assignment.full_ranges)
     }

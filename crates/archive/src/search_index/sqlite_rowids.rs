@@ -80,6 +80,8 @@ impl FullRanges {
 pub(super) struct RowidAssignment {
     /// By item.
     pub(crate) doc_ids: HashMap<i64, DocId>,
+    /// Those that the items had before.
+    pub(crate) reused: Vec<DocId>,
     /// Ranges that are full now, for [`FullRanges::add_all`].
     pub(crate) full_ranges: Vec<(i64, i64)>,
 }
@@ -94,6 +96,7 @@ impl Tx {
         let known = items.iter().map(|(item, _)| *item);
         let stmt = Stmt::list("select item, number from search_doc where item in ", Vec::new(), known, "");
         let mut doc_ids: HashMap<i64, DocId> = self.all(stmt).await?.into_iter().collect();
+        let reused = doc_ids.values().copied().collect();
         let mut new: BTreeMap<i64, Vec<(i64, Time)>> = BTreeMap::new();
         for (item, ended) in items.iter().filter(|(item, _)| !doc_ids.contains_key(item)) {
             new.entry(preferred_rowid(*ended)).or_default().push((*item, *ended));
@@ -129,7 +132,7 @@ impl Tx {
         }
         self.run(Stmt::rows("insert into search_doc (item, number) values ", rows, "")).await?;
         self.record_rowid_spread(max_offset).await?;
-        Ok(RowidAssignment { doc_ids, full_ranges: filled })
+        Ok(RowidAssignment { doc_ids, reused, full_ranges: filled })
     }
 
     /// Releases the row ids of these items, and returns them.
