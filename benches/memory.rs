@@ -122,8 +122,12 @@ async fn bare_read(url: &str) -> Duration {
     let clock = Clock::system();
     let start = clock.tick();
     let path = format!("{url}/voice/api/cx/integration/v1/accounts/1/sub-accounts/large/interaction-metadata");
-    let request =
-        reqwest::Client::new().post(path).body(r#"{"segmentEndTime":"2027-01-01 00:00:00","timeInterval":900}"#);
+    let request = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .unwrap()
+        .post(path)
+        .body(r#"{"segmentEndTime":"2027-01-01 00:00:00","timeInterval":900}"#);
     let mut answer = request.send().await.unwrap();
     while answer.chunk().await.unwrap().is_some() {}
     clock.tick().since(start)
