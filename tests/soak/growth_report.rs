@@ -108,8 +108,7 @@ impl GrowthReport {
             (fourth - third) * 1024.0 / (after - before).max(1.0),
             after - before
         );
-        // The figure of Postgres includes the free space in its pages, which moves by a tenth.
-        if fourth > third * 1.15 + expected_growth {
+        if fourth > third * 1.1 + expected_growth {
             growing.push(format!(
                 "the database went from {third:.0} KB in use to {fourth:.0}, of which {expected_growth:.0} are expected"
             ));

@@ -26,7 +26,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(2 * 3600);
 
 /// How a step goes on.
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+enum StepOutcome {
     Answered,
     Failed(Fault, ErrorCause),
     /// The step is abandoned at this action: the database fails, the step is cancelled, or panics.
@@ -38,7 +38,7 @@ enum Fate {
 #[derive(Debug, Clone)]
 enum Happening {
     Wait(u64),
-    Step(Fate),
+    Step(StepOutcome),
     /// The errors of the clocks in milliseconds: this machine's, the database's, the API's.
     Clocks([i64; 3], Option<i64>),
     /// An operator requests a backfill: how many seconds ago it begins, and its width.
@@ -138,8 +138,8 @@ impl World {
     fn happen(&mut self, happening: &Happening) {
         match *happening {
             Happening::Wait(secs) => self.wait(Duration::from_secs(secs)),
-            Happening::Step(fate) => {
-                self.step(fate);
+            Happening::Step(outcome) => {
+                self.step(outcome);
             }
             Happening::Clocks(errors, believed) => {
                 (self.errors, self.believed) = (errors, believed);
@@ -180,11 +180,11 @@ impl World {
     }
 
     /// Runs one step. Returns how long nothing is due.
-    fn step(&mut self, fate: Fate) -> Option<Duration> {
+    fn step(&mut self, outcome: StepOutcome) -> Option<Duration> {
         let mut event = Event::Wake;
         for nth in 0..MAX_ACTIONS {
             let action = self.machine.on(event, self.readings());
-            if matches!(fate, Fate::Abandoned(at) if at == nth) {
+            if matches!(outcome, StepOutcome::Abandoned(at) if at == nth) {
                 return None;
             }
             event = match action {
@@ -210,12 +210,12 @@ impl World {
                     let age = |sent: &Tick| self.time(self.errors[0]) - self.tick.since(*sent);
                     Event::PlanInputs(Vec::new(), self.sent.iter().map(age).collect())
                 }
-                Action::Read(planned, is_probe) => self.read(planned, is_probe, fate),
+                Action::Read(planned, is_probe) => self.read(planned, is_probe, outcome),
                 Action::Record(read) => {
                     assert!(read.range.to <= self.horizon(), "counts as read before it has passed: {read:?}");
                     self.seq += 1;
                     self.record(&read);
-                    if matches!(fate, Fate::AbandonedAfterRecord) {
+                    if matches!(outcome, StepOutcome::AbandonedAfterRecord) {
                         return None;
                     }
                     Event::Recorded(self.seq)
@@ -243,7 +243,7 @@ impl World {
         loaded
     }
 
-    fn read(&mut self, planned: PlannedRead, is_probe: bool, fate: Fate) -> Event {
+    fn read(&mut self, planned: PlannedRead, is_probe: bool, outcome: StepOutcome) -> Event {
         for (most, width) in rules().limits.rules() {
             let counted = self.sent.iter().filter(|sent| self.tick.since(**sent) < *width).count();
             assert!(counted < *most as usize, "exceeds the limit of {most} in {width:?}");
@@ -254,8 +254,8 @@ impl World {
         self.sent.retain(|sent| self.tick.since(*sent) < Duration::from_secs(1000));
         self.sent.push(self.tick);
         self.wait(Duration::from_millis(300));
-        match fate {
-            Fate::Failed(fault, cause) => {
+        match outcome {
+            StepOutcome::Failed(fault, cause) => {
                 Event::ReadFailed(ApiError::new(fault, Endpoint::Metadata, cause, "it is planned to fail"), 0.5)
             }
             _ => {
@@ -277,7 +277,7 @@ impl World {
         self.wait(Duration::from_secs(11));
         let end = self.tick + CALM;
         while self.tick < end {
-            if let Some(span) = self.step(Fate::Answered) {
+            if let Some(span) = self.step(StepOutcome::Answered) {
                 self.wait(span);
             }
         }
@@ -304,19 +304,19 @@ impl World {
     }
 }
 
-fn any_fate() -> impl Strategy<Value = Fate> {
+fn any_outcome() -> impl Strategy<Value = StepOutcome> {
     let failures = [
-        Fate::Failed(Fault::RateLimited, ErrorCause::Answered),
-        Fate::Failed(Fault::Unauthorised, ErrorCause::Answered),
-        Fate::Failed(Fault::Transient, ErrorCause::TimedOut),
-        Fate::Failed(Fault::Transient, ErrorCause::Answered),
-        Fate::Failed(Fault::Transient, ErrorCause::ReservationFailed),
+        StepOutcome::Failed(Fault::RateLimited, ErrorCause::Answered),
+        StepOutcome::Failed(Fault::Unauthorised, ErrorCause::Answered),
+        StepOutcome::Failed(Fault::Transient, ErrorCause::TimedOut),
+        StepOutcome::Failed(Fault::Transient, ErrorCause::Answered),
+        StepOutcome::Failed(Fault::Transient, ErrorCause::ReservationFailed),
     ];
     prop_oneof![
-        6 => Just(Fate::Answered),
+        6 => Just(StepOutcome::Answered),
         3 => prop::sample::select(failures.to_vec()),
-        2 => (0..MAX_ACTIONS).prop_map(Fate::Abandoned),
-        1 => Just(Fate::AbandonedAfterRecord),
+        2 => (0..MAX_ACTIONS).prop_map(StepOutcome::Abandoned),
+        1 => Just(StepOutcome::AbandonedAfterRecord),
     ]
 }
 
@@ -327,7 +327,7 @@ fn any_error() -> impl Strategy<Value = i64> {
 
 fn any_happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        12 => any_fate().prop_map(Happening::Step),
+        12 => any_outcome().prop_map(Happening::Step),
         5 => (1_u64..2000).prop_map(Happening::Wait),
         2 => ([any_error(), any_error(), any_error()], prop::option::of(any_error()))
             .prop_map(|(errors, believed)| Happening::Clocks(errors, believed)),
