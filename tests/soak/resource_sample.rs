@@ -16,7 +16,8 @@ pub struct ResourceSample {
     pub threads: u64,
     /// The database's size on the disk in kilobytes.
     pub database_kb: u64,
-    /// The same without free pages.
+    /// The same without what the database will use again before it asks for more: free pages, and on Postgres the free space
+    /// within pages that a vacuum has recorded.
     pub used_kb: u64,
     /// The write-ahead log.
     pub log_kb: u64,
@@ -69,7 +70,11 @@ async fn sample_database(sample: &mut ResourceSample, db: &Db, url: &str) -> Res
         "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' and name <> 'search_text'"
     } else {
         sample.database_kb = kb(query_number(db, "select pg_database_size(current_database())").await?);
-        sample.used_kb = sample.database_kb;
+        db.run(sql("create schema if not exists trial")).await?;
+        db.run(sql("create extension if not exists pg_freespacemap schema trial")).await?;
+        let free = "select cast(coalesce(sum(avail), 0) as bigint) from pg_class c, lateral trial.pg_freespace(c.oid)
+                    where c.relkind in ('r', 't', 'i')";
+        sample.used_kb = sample.database_kb.saturating_sub(kb(query_number(db, free).await?));
         sample.log_kb = kb(query_number(db, "select cast(sum(size) as bigint) from pg_ls_waldir()").await?);
         let connections = "select count(*) from pg_stat_activity where application_name = 'ringcx-extractor' and pid <> pg_backend_pid()";
         sample.connections = u64::try_from(query_number(db, connections).await?).unwrap_or(0);
