@@ -28,6 +28,8 @@ pub(crate) mod read_progress;
 pub mod redact;
 pub mod sink;
 
+pub(crate) mod access;
+
 pub mod deliver;
 pub mod erasure;
 pub mod search;

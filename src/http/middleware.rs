@@ -1,7 +1,7 @@
 //! Middleware for every request and response.
 //!
 //! Only GET and HEAD are allowed, since nothing here changes anything, and POST to log in and out
-//! where conversations can be read (see `authenticator`). A form must come from this server's own
+//! where conversations can be read (see `login`). A form must come from this server's own
 //! pages, or from a client that is not a browser. No response may be framed, sniffed or stored, and
 //! no other site's page may read one (there are no CORS headers). A site that points its own name
 //! at this machine's loopback address (DNS rebinding) would count as the same origin. So while the
