@@ -4,6 +4,7 @@
 //! `CommandContext`, which opens them on demand. Results go to standard output, everything else
 //! to standard error.
 
+mod access_command;
 mod audit_command;
 mod backfill_command;
 mod check_command;
@@ -35,10 +36,13 @@ use std::sync::OnceLock;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
+use crate::access::{AccessAction, AccessLog, AccessSubject, Caller};
 use crate::clock::{Clock, Time};
 use crate::config::{self, Accounts, ConfigErrors, DatabaseUrl, LoadedSettings, Settings};
-use crate::db::{AccountRow, Db, OpenMode};
+use crate::db::{AccountRow, Db, DbError, OpenMode};
 use crate::error::UserError;
+use crate::model::Subject;
+use crate::render::clean_line;
 use crate::status;
 
 /// The number of Postgres connections of a command.
@@ -95,6 +99,8 @@ pub(crate) enum Command {
     Hold(hold_command::HoldArgs),
     /// Verify the integrity of the archive and report alterations
     Verify(verify_command::VerifyArgs),
+    /// Create keys for programs, and show who read what
+    Access(access_command::AccessArgs),
     /// Check whether a running daemon is alive; for containers
     Health(health_command::HealthArgs),
     /// Migrate the database to the current schema (as `run` does), or copy it to Postgres
@@ -127,6 +133,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Erase(args) => erase_command::run(args, &context).await,
         Command::Hold(args) => hold_command::run(args, &context).await,
         Command::Verify(args) => verify_command::run(args, &context).await,
+        Command::Access(args) => access_command::run(args, &context).await,
         Command::Health(args) => health_command::run(args, &context).await,
         Command::Migrate(args) => migrate_command::run(args, &context).await,
         Command::Completions(args) => completions_command::run(args, &context).await,
@@ -184,6 +191,35 @@ impl CommandContext {
         })
     }
 
+    /// Records in the access log what the command is about to show or do. On a database that this
+    /// user can only read there is no entry, and standard error says so.
+    pub(crate) async fn record_access(
+        &self,
+        db: &Db,
+        action: AccessAction,
+        subject: AccessSubject<'_>,
+    ) -> anyhow::Result<()> {
+        match self.access_log(db).record(&system_caller(), action, subject).await {
+            Err(error) if error.is_read_only() => {
+                terminal::print_stderr(
+                    "warning: this database is read-only, so the access log has no entry about this command",
+                );
+                Ok(())
+            }
+            recorded => recorded.map_err(not_recorded),
+        }
+    }
+
+    /// Records an erasure before it begins; returns the number of its entry.
+    pub(crate) async fn record_erasure(&self, db: &Db, subject: &Subject) -> anyhow::Result<i64> {
+        let subject = AccessSubject::Subject { subject, sub: None };
+        self.access_log(db).record_erasure(&system_caller(), subject).await.map_err(not_recorded)
+    }
+
+    fn access_log(&self, db: &Db) -> AccessLog {
+        AccessLog::new(db.clone(), self.clock.clone())
+    }
+
     /// Parses the time of an option.
     pub fn parse_time(&self, option: &str, text: &str) -> Result<Time, UserError> {
         config::parse_time(text, self.clock.now()).map_err(|why| UserError::usage(format!("invalid {option}: {why}")))
@@ -217,6 +253,24 @@ impl CommandContext {
             None => Ok(db.accounts().await?),
         }
     }
+}
+
+/// The user of this machine who runs the command. The name may come from the environment; the
+/// number does not.
+fn system_caller() -> Caller {
+    let variable = |name: &str| std::env::var(name).ok().filter(|user| !user.trim().is_empty());
+    let uid = rustix::process::getuid().as_raw();
+    let user = variable("SUDO_USER").or_else(|| variable("USER")).unwrap_or_else(|| format!("uid {uid}"));
+    let host = hostname::get().map_or_else(|_| "unknown".to_owned(), |host| host.to_string_lossy().into_owned());
+    Caller::system_user(clean_line(&user), clean_line(&format!("uid {uid} on {host}")))
+}
+
+fn not_recorded(error: DbError) -> anyhow::Error {
+    let failed = UserError::failed("nothing was shown or changed, because the access log has no entry about it");
+    failed
+        .with_hint("the access log is a table of the archive: make the database writable, and try again")
+        .with_source(error)
+        .into()
 }
 
 /// Whether a daemon is running on this database.

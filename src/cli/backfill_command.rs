@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::{CommandContext, human_format, is_daemon_alive, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::clock::{Clock, Time};
 use crate::config::{Accounts, Settings};
 use crate::coverage::{PlanningRules, ReadPurpose, estimate_backfill_duration};
@@ -182,6 +183,9 @@ async fn queue_backfills(args: BackfillRequestArgs, context: &CommandContext) ->
     let mut queued = Vec::with_capacity(accounts.len());
     for account in accounts {
         let rules = planning_rules(settings, account.retention_days);
+        let what = format!("backfill from {} to {}", range.from.rfc3339_secs(), range.to.rfc3339_secs());
+        let subject = AccessSubject::Other { what: &what, sub: Some(&account.id.sub) };
+        context.record_access(&db, AccessAction::Backfill, subject).await?;
         let id = db.request_backfill(account.key, range, !args.oldest_first, now).await?;
         queued.push(QueuedBackfill { id, account, range, rules });
     }

@@ -10,6 +10,7 @@ use rand::Rng;
 
 use super::human_format::format_count;
 use super::{CommandContext, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::config::Settings;
 use crate::db::{Db, OpenMode, ReplayRequest, SinkRow};
 use crate::error::UserError;
@@ -111,6 +112,8 @@ async fn retry_failed(args: &DeliverRetryArgs, db: &Db, context: &CommandContext
         Some(name) => row.name == *name,
         None => settings.sinks.iter().any(|sink| sink.name == row.name),
     };
+    let what = format!("failed events of {}", args.sink.as_deref().unwrap_or("all sinks"));
+    context.record_access(db, AccessAction::Redeliver, AccessSubject::Other { what: &what, sub: None }).await?;
     let (mut events, mut started) = (0, Vec::new());
     for row in db.sinks().await?.into_iter().filter(is_selected) {
         events += db.retry_failed_deliveries(row.key, args.all, context.clock.now()).await?;
@@ -146,7 +149,11 @@ async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandCont
     let (from, to) = context.parse_range(Some(&args.from), Some(&args.to))?;
     let empty = || UserError::usage("the range of --from and --to is empty");
     let stored = from.zip(to).and_then(|(from, to)| TimeRange::new(from, to)).ok_or_else(empty)?;
-    let account = context.find_account(db, args.account.as_deref()).await?.map(|account| account.key);
+    let account = context.find_account(db, args.account.as_deref()).await?;
+    let what = format!("replay to {} from {} to {}", args.sink, args.from, args.to);
+    let sub = account.as_ref().map(|account| &*account.id.sub);
+    context.record_access(db, AccessAction::Redeliver, AccessSubject::Other { what: &what, sub }).await?;
+    let account = account.map(|account| account.key);
     let request = ReplayRequest { sink: row.key, account, stored, rate: args.rate };
     let accounts = db.request_replay(&request, context.clock.now()).await?;
     db.bump_change_version().await?;

@@ -144,7 +144,7 @@ async fn run_search(
         channel: non_empty(&form.channel),
         ..Filters::default()
     };
-    let index_state = index_state(db).await?;
+    let index_state = index_state(db, caller).await?;
     let order = if form.newest.is_empty() { SortOrder::Best } else { SortOrder::Newest };
     let results = visible_hits::find(db, caller, &accounts, &query, &filters, order, MAX_HITS).await?;
     let sub =
@@ -192,11 +192,12 @@ fn parse_day(text: &str) -> Result<Option<Time>, PageError> {
 
 /// What the index lacks. This is read before the search, since changes indexed in between may be
 /// missing from its results.
-async fn index_state(db: &Db) -> Result<Option<String>, DbError> {
+async fn index_state(db: &Db, caller: &Caller) -> Result<Option<String>, DbError> {
     if db.index_version().await? != Some(search::tokenizer::TOKENIZER_VERSION) {
         return Ok(Some("The archive is not indexed yet; the daemon is indexing it.".to_owned()));
     }
-    let behind = db.unindexed_changes().await?;
+    // The number is that of all accounts.
+    let behind = if caller.is_unlimited_reader() { db.unindexed_changes().await? } else { 0 };
     Ok((behind > 0).then(|| format!("The index is {} changes behind the archive.", format_number(behind))))
 }
 

@@ -77,7 +77,7 @@ impl HttpState {
         let authenticator = Authenticator::new(http.token.as_ref(), access, app.clock.clone(), app.db.clone())?;
         Ok(HttpState {
             authenticator,
-            access_log: AccessLog::new(app.db.clone(), app.clock.clone()),
+            access_log: AccessLog::new(app.db.clone(), app.clock.clone()).with_metrics(app.metrics.clone()),
             refused_logins: LogThrottle::default(),
             search_permits: Semaphore::new(MAX_CONCURRENT_SEARCHES),
             app,
