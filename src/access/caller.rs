@@ -124,8 +124,7 @@ impl Caller {
 
     /// Whether it reads everything as it is: no account, channel or text is hidden from it.
     pub(crate) fn is_unlimited_reader(&self) -> bool {
-        let is_unlimited = |role: &Role| role.accounts.is_none() && role.channels.is_none();
-        self.roles.iter().any(|role| role.may(Permission::Read) && is_unlimited(role)) && !self.has_redaction()
+        self.may_everywhere(Permission::Read) && !self.has_redaction()
     }
 
     /// Whether some text may be redacted for it.

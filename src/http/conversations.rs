@@ -130,7 +130,8 @@ async fn run_search(
     let bad_query = |error: QueryError| PageError::bad_request(format!("{error}\nhint: {}", error.hint()));
     let query: SearchQuery = search::parse(&form.q).map_err(bad_query)?;
     let mut accounts = db.accounts().await?;
-    accounts.retain(|account| caller.sees_account(&account.id.sub));
+    let readable = caller.readable_accounts();
+    accounts.retain(|account| readable.as_ref().is_none_or(|readable| readable.contains(&*account.id.sub)));
     let account = match form.account.trim() {
         "" => None,
         wanted => Some(find_account(&accounts, wanted)?),

@@ -411,7 +411,8 @@ async fn every_reading_is_in_the_log_before_it_is_shown_and_the_log_cannot_be_al
         db.run(sql(forgery).bind(number)).await.unwrap();
         let verified = env.run(&["verify", "--json"]).await;
         let report: Value = serde_json::from_str(&verified.out).unwrap();
-        let kinds: Vec<&Value> = report["problems"].as_array().unwrap().iter().map(|problem| &problem["kind"]).collect();
+        let kinds: Vec<&Value> =
+            report["problems"].as_array().unwrap().iter().map(|problem| &problem["kind"]).collect();
         assert!(verified.status == 1 && kinds.iter().all(|kind| *kind == "access"), "{forgery}: {report}");
         let undo = sql(undo).bind(number);
         db.run(if forgery.contains("subject") { undo.bind(&segment) } else { undo }).await.unwrap();

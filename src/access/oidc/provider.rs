@@ -4,7 +4,6 @@
 //! an unknown key has them read again, though not more often than twice a minute: forged tokens must
 //! not become requests. A failed discovery is repeated at the next login, after some seconds.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
