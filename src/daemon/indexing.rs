@@ -21,8 +21,8 @@ const INDEX_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How long indexing waits for further results after an idle period. Results are indexed together,
 /// since each step costs a transaction and later merges of the index.
 const IDLE_BATCH_DELAY: Duration = Duration::from_millis(500);
-/// The same while results keep arriving.
-const BUSY_BATCH_DELAY: Duration = Duration::from_millis(200);
+/// The same while results keep arriving: the texts of a segment should arrive before it is indexed.
+const BUSY_BATCH_DELAY: Duration = Duration::from_secs(2);
 /// The time between two attempts while the index cannot be written.
 const INDEX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -94,18 +94,6 @@ impl Tx {
         Ok(())
     }
 
-    /// Takes a shared advisory lock on `key` until this transaction ends: it excludes
-    /// [`Tx::advisory_lock`] only.
-    pub(super) async fn advisory_lock_shared(&mut self, key: &str) -> Result<(), DbError> {
-        if self.is_postgres() {
-            self.run(
-                sql("select 1 from (select pg_advisory_xact_lock_shared(hashtextextended($1, 0))) held").bind(key),
-            )
-            .await?;
-        }
-        Ok(())
-    }
-
     /// By how many milliseconds the database's clock is ahead of `now`; 0 on SQLite, where all
     /// processes are on one machine.
     pub(super) async fn clock_offset_ms(&mut self, now: Time) -> Result<i64, DbError> {

@@ -90,8 +90,8 @@ pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
 pub use search_index::{
-    DocId, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexRow, IndexSlice, ReindexTask, SearchTerm,
-    SkippedDocument,
+    DocumentKeys, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexSlice, IndexedSegment, ReindexTask,
+    SearchTerm, SkippedDocument, StoredText,
 };
 pub use segment_reader::{
     ArtifactStatus, ArtifactVersion, AttemptRow, ExportRange, MetadataChange, QuarantineRow, SegmentArtifact,
@@ -127,7 +127,6 @@ pub struct SqlitePools {
     pub(crate) writer: SqlitePool,
     pub(crate) reader: SqlitePool,
     pub(crate) path: PathBuf,
-    pub(crate) full_ranges: search_index::FullRanges,
     /// The daemon's lock, which detects a replaced file.
     pub(crate) lock: Option<Arc<FileLock>>,
     pub(crate) suspension: suspension::Suspension,
@@ -222,7 +221,6 @@ impl Db {
             writer,
             reader,
             path: path.to_owned(),
-            full_ranges: search_index::FullRanges::default(),
             lock,
             suspension: suspension::Suspension::default(),
         }));

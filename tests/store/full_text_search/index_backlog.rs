@@ -1,16 +1,18 @@
-//! The indexer reads and splits the next batch while it writes the last one: prepared documents are written only if still valid.
+//! A backlog of more than a step takes: it is indexed once, and each document as it is when its batch is written.
 
 use super::*;
 
 crate::on_both! {
     everything_is_indexed_once_where_far_more_is_waiting_than_a_step_takes,
-    what_was_made_ahead_for_an_account_that_has_another_owner_by_now_is_not_written,
-    what_changed_after_it_was_made_ahead_is_found_as_it_is_now,
-    what_was_taken_out_after_it_was_made_ahead_does_not_come_back,
+    a_backlog_of_an_account_with_another_owner_is_left_to_it,
+    what_changes_while_the_backlog_is_indexed_is_found_as_it_is_now,
+    what_is_erased_while_the_backlog_is_indexed_does_not_come_back,
+    texts_of_a_segment_that_arrive_together_are_indexed_once,
+    many_small_steps_leave_few_runs,
 }
 
 /// More segments than two steps handle.
-const SEGMENT_COUNT: i64 = 2300;
+const SEGMENT_COUNT: i64 = 4300;
 
 /// Stores `SEGMENT_COUNT` transcripts, each of which contains its segment's id.
 async fn archive_many_transcripts(db: &Db, owned: Lease) {
@@ -60,7 +62,7 @@ async fn everything_is_indexed_once_where_far_more_is_waiting_than_a_step_takes(
     );
 }
 
-async fn what_was_made_ahead_for_an_account_that_has_another_owner_by_now_is_not_written(test: TestDb) {
+async fn a_backlog_of_an_account_with_another_owner_is_left_to_it(test: TestDb) {
     let before = acquire_account(&test.db, "a").await;
     archive_many_transcripts(&test.db, before).await;
     let indexer = Indexer::new(test.db.clone());
@@ -76,12 +78,12 @@ async fn what_was_made_ahead_for_an_account_that_has_another_owner_by_now_is_not
     );
 }
 
-async fn what_changed_after_it_was_made_ahead_is_found_as_it_is_now(test: TestDb) {
+async fn what_changes_while_the_backlog_is_indexed_is_found_as_it_is_now(test: TestDb) {
     let owned = acquire_account(&test.db, "a").await;
     archive_many_transcripts(&test.db, owned).await;
     let indexer = Indexer::new(test.db.clone());
     assert_eq!(indexer.step(&[owned]).await.unwrap(), IndexProgress::MoreToDo);
-    let changed = segment_at_feed_number(&test.db, owned, 1500).await;
+    let changed = segment_at_feed_number(&test.db, owned, 3500).await;
     let number: i64 = changed.trim_start_matches('s').parse().unwrap();
     ingest(&test.db, owned, &[record(&changed, number, json!({"agentNotes": "noted"}))]).await;
     store_artifact(&test.db, owned, &changed, Artifact::Transcript, &transcript_json(&[("Joe", "otherwise")])).await;
@@ -95,15 +97,16 @@ async fn what_changed_after_it_was_made_ahead_is_found_as_it_is_now(test: TestDb
     assert_eq!(hit_ids(&run_search(&test.db, "otherwise", &joe, SortOrder::Newest, 5).await), changed);
 }
 
-async fn what_was_taken_out_after_it_was_made_ahead_does_not_come_back(test: TestDb) {
+async fn what_is_erased_while_the_backlog_is_indexed_does_not_come_back(test: TestDb) {
     let owned = acquire_account(&test.db, "a").await;
     archive_many_transcripts(&test.db, owned).await;
     let indexer = Indexer::new(test.db.clone());
     assert_eq!(indexer.step(&[owned]).await.unwrap(), IndexProgress::MoreToDo);
-    let gone = segment_at_feed_number(&test.db, owned, 1500).await;
+    let gone = segment_at_feed_number(&test.db, owned, 3500).await;
     let segment = test.db.segments_by_id(&gone).await.unwrap().remove(0);
     let mut tx = test.db.begin().await.unwrap();
     tx.run(sql("delete from artifact where item = $1").bind(segment.key * 4)).await.unwrap();
+    tx.run(sql("delete from segment where id = $1").bind(segment.key)).await.unwrap();
     tx.remove_from_index(&[Item(segment.key * 4)]).await.unwrap();
     tx.commit().await.unwrap();
     while indexer.step(&[owned]).await.unwrap() != IndexProgress::Idle {}
@@ -111,4 +114,55 @@ async fn what_was_taken_out_after_it_was_made_ahead_does_not_come_back(test: Tes
         (search_ids(&test.db, &gone).await.as_str(), count_documents_with(&test.db, "everywhere").await as i64),
         ("", SEGMENT_COUNT - 1)
     );
+}
+
+/// The documents that the index has, and the runs that were written so far.
+async fn index_size(db: &Db) -> (u64, u64) {
+    let documents = sql("select cast(coalesce(sum(size), 0) as bigint) from search_run");
+    let runs = sql("select coalesce(max(id), 0) from search_run");
+    (db.count(documents).await.unwrap(), db.count(runs).await.unwrap())
+}
+
+async fn texts_of_a_segment_that_arrive_together_are_indexed_once(test: TestDb) {
+    let owned = acquire_account(&test.db, "a").await;
+    let indexer = Indexer::new(test.db.clone());
+    archive_transcript(&test.db, owned, "s1", 1, &[("Jane", "everywhere")]).await;
+    let claim = async |artifact| due_claim(&test.db, owned, "s1", artifact).await;
+    let stored = |claim: Claim| CompletedJob {
+        claim,
+        at: NOW,
+        outcome: JobOutcome::stored(&Bytes::from_static(b"everywhere"), Some(NOW)),
+    };
+    let summaries = [claim(Artifact::AgentSummary).await, claim(Artifact::AutoSummary).await].map(stored);
+    // More than a step takes, between the transcript and the summaries.
+    let records: Vec<SegmentRecord> = (0..2500).map(|n| record(&format!("t{n}"), 10 + n, json!({}))).collect();
+    for part in records.chunks(500) {
+        ingest(&test.db, owned, part).await;
+    }
+    let only = ArtifactSet::NONE.with(Artifact::AutoSummary);
+    let claims = test.db.due_items(owned, only, NOW + Duration::from_secs(86_400), 50_000).await.unwrap();
+    let others: Vec<CompletedJob> =
+        claims.into_iter().filter(|claim| claim.segment_id.starts_with('t')).map(stored).collect();
+    test.db.complete_jobs(&others).await.unwrap();
+    test.db.complete_jobs(&summaries).await.unwrap();
+    assert_eq!(indexer.step(&[owned]).await.unwrap(), IndexProgress::MoreToDo);
+    let jane = Filters { agent: Some("Jane".to_owned()), ..Filters::default() };
+    let found = async || hit_ids(&run_search(&test.db, "everywhere", &jane, SortOrder::Newest, 9).await);
+    assert_eq!((found().await.as_str(), index_size(&test.db).await), ("", (1999, 1)));
+    while indexer.step(&[owned]).await.unwrap() != IndexProgress::Idle {}
+    assert_eq!((found().await.as_str(), index_size(&test.db).await), ("s1 s1 s1", (2503, 2)));
+}
+
+async fn many_small_steps_leave_few_runs(test: TestDb) {
+    let owned = acquire_account(&test.db, "a").await;
+    let indexer = Indexer::new(test.db.clone());
+    for n in 0..40 {
+        archive_transcript(&test.db, owned, &format!("s{n}"), n, &[("Jane", "everywhere")]).await;
+        while indexer.step(&[owned]).await.unwrap() != IndexProgress::Idle {}
+    }
+    let runs = test.db.count(sql("select count(*) from search_run")).await.unwrap();
+    assert!(runs < 12, "{runs}");
+    assert_eq!(count_documents_with(&test.db, "everywhere").await, 40);
+    let found = run_search(&test.db, "everywhere", &Filters::default(), SortOrder::Newest, 3).await;
+    assert_eq!(hit_ids(&found), "s39 s38 s37");
 }
