@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// For each module, the modules that it must not use. `*` forbids all; `-name` or `-name::part` is an exception.
 const MODULE_RULES: &[(&str, &[&str])] = &[
     ("broken_answers", &["*", "-clock", "-model"]),
+    ("build_info", &["*", "-clock"]),
     ("read_progress", &["*", "-clock"]),
     ("config", &["*", "-clock", "-model"]),
     ("health", &["*", "-clock", "-model"]),
