@@ -15,7 +15,9 @@ pub(crate) struct ManPagesArgs {
 }
 
 pub(crate) async fn run(args: ManPagesArgs, _context: &CommandContext) -> anyhow::Result<u8> {
-    clap_mangen::generate_to(Cli::command(), &args.folder)
+    // A page is the same for every commit of a version.
+    let command = Cli::command().long_version(env!("CARGO_PKG_VERSION"));
+    clap_mangen::generate_to(command, &args.folder)
         .with_context(|| format!("failed to write man pages to {}", args.folder.display()))?;
     Ok(0)
 }
