@@ -17,6 +17,7 @@ mod export_command;
 mod health_command;
 mod hold_command;
 mod human_format;
+mod man_pages_command;
 mod migrate_command;
 mod queue_command;
 mod resume_command;
@@ -37,6 +38,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
 use crate::access::{AccessAction, AccessLog, AccessSubject, Caller};
+use crate::build_info;
 use crate::clock::{Clock, Time};
 use crate::config::{self, Accounts, ConfigErrors, DatabaseUrl, LoadedSettings, Settings};
 use crate::db::{AccountRow, Db, DbError, OpenMode};
@@ -54,7 +56,8 @@ Exit status: 0 done, 1 failed, 2 usage or configuration.";
 
 /// Gets every transcript and every summary out of RingCX.
 #[derive(Debug, Parser)]
-#[command(name = "ringcx-extractor", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "ringcx-extractor", version, long_version = build_info::long_version())]
+#[command(max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     /// Settings file [default: $RINGCX_CONFIG, ./config/local.toml or
     /// /etc/ringcx-extractor/config.toml]
@@ -107,6 +110,9 @@ pub(crate) enum Command {
     Migrate(migrate_command::MigrateArgs),
     /// Print shell completions
     Completions(completions_command::CompletionsArgs),
+    /// Write the man pages of all commands, for packages
+    #[command(hide = true)]
+    ManPages(man_pages_command::ManPagesArgs),
 }
 
 /// Runs a command; returns the exit status.
@@ -137,6 +143,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Health(args) => health_command::run(args, &context).await,
         Command::Migrate(args) => migrate_command::run(args, &context).await,
         Command::Completions(args) => completions_command::run(args, &context).await,
+        Command::ManPages(args) => man_pages_command::run(args, &context).await,
     }
 }
 

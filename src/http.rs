@@ -39,6 +39,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -60,7 +61,7 @@ pub use startup_server::serve_during_startup;
 /// If the address is in use, not this machine's, or not permitted.
 pub(crate) async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListener>> {
     let Some(listen) = http.listen.as_deref().filter(|listen| !listen.is_empty()) else { return Ok(None) };
-    match TcpListener::bind(listen).await {
+    match listen_on(listen).await {
         Ok(listener) => Ok(Some(listener)),
         Err(error) => {
             let hint = match error.kind() {
@@ -69,13 +70,28 @@ pub(crate) async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListen
                 }
                 ErrorKind::PermissionDenied => "ports below 1024 need a privilege: set http.listen to a higher port",
                 ErrorKind::AddrNotAvailable => {
-                    "http.listen must name an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+                    "http.listen must name an address of this machine, such as 127.0.0.1, or [::] for all of them"
                 }
                 _ => "http.listen must be host:port, such as 127.0.0.1:8480",
             };
             let failed = UserError::failed(format!("failed to listen on http.listen = {listen:?}"));
             Err(failed.with_hint(format!("{hint}; \"\" disables the HTTP server")).with_source(error).into())
         }
+    }
+}
+
+/// Listens. On a machine without IPv6, `[::]` means all its IPv4 addresses.
+async fn listen_on(address: &str) -> std::io::Result<TcpListener> {
+    let error = match TcpListener::bind(address).await {
+        Ok(listener) => return Ok(listener),
+        Err(error) => error,
+    };
+    let without_ipv6 = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(|errno| Some(errno.raw_os_error()));
+    match address.strip_prefix("[::]:") {
+        Some(port) if without_ipv6.contains(&error.raw_os_error()) => {
+            TcpListener::bind(format!("0.0.0.0:{port}")).await
+        }
+        _ => Err(error),
     }
 }
 

@@ -14,6 +14,7 @@ pub use ringcx_simulator as sim;
 
 // In the order of the data flow; the interfaces for people (cli, http) come last.
 pub(crate) mod broken_answers;
+pub(crate) mod build_info;
 pub mod config;
 pub mod health;
 

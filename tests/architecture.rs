@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const MODULE_RULES: &[(&str, &[&str])] = &[
     ("access", &["*", "-clock", "-model", "-config", "-db", "-metrics", "-redact", "-render"]),
     ("broken_answers", &["*", "-clock", "-model"]),
+    ("build_info", &["*", "-clock"]),
     ("read_progress", &["*", "-clock"]),
     ("config", &["*", "-clock", "-model"]),
     ("health", &["*", "-clock", "-model"]),

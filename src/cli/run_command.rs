@@ -3,6 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::CommandContext;
+use crate::build_info;
 use crate::daemon::{self, signals};
 use crate::telemetry;
 
@@ -19,7 +20,7 @@ pub(crate) async fn run(_args: RunArgs, context: &CommandContext) -> anyhow::Res
         move || reload_log_filter(&context, &log)
     })?;
     let file = loaded.file.as_ref().map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = file, "starting");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), commit = build_info::commit(), settings = file, "starting");
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

@@ -370,6 +370,15 @@ async fn a_waiting_connection_gets_the_slot_of_one_that_becomes_idle_later() {
 }
 
 #[tokio::test]
+async fn all_addresses_include_those_of_ipv4() {
+    for listen in ["[::]:0", "0.0.0.0:0"] {
+        let listener = bind(&config::Http { listen: Some(listen.to_owned()), token: None }).await.unwrap().unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_reported_with_a_hint() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listen = taken.local_addr().unwrap().to_string();

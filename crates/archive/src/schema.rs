@@ -6,12 +6,12 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use super::{Db, DbError, OpenMode, PgPools, SqlitePools, retry_on_busy, sql};
 
-static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
-static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
+static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// The earlier migrations, which were merged into the first one of today.
-static MERGED_SQLITE: Migrator = sqlx::migrate!("../../migrations/until_25/sqlite");
-static MERGED_POSTGRES: Migrator = sqlx::migrate!("../../migrations/until_25/postgres");
+static MERGED_SQLITE: Migrator = sqlx::migrate!("migrations/until_25/sqlite");
+static MERGED_POSTGRES: Migrator = sqlx::migrate!("migrations/until_25/postgres");
 
 /// The newest of them.
 const LAST_MERGED: i64 = 25;
