@@ -14,6 +14,7 @@
 //! of a request's head, and the time that a response may stay unread are all bounded (see
 //! `connection`). See `middleware` for the rules that every request must meet.
 
+pub(crate) mod api;
 mod authenticator;
 mod connection;
 mod conversations;
@@ -23,6 +24,7 @@ mod fixtures;
 mod health_summary;
 mod lag_history;
 mod live_updates;
+mod mcp_endpoint;
 mod middleware;
 mod readiness;
 mod routes;

@@ -36,6 +36,7 @@ mod replica;
 mod reservation_store;
 mod schema;
 mod search_index;
+mod segment_page;
 mod segment_reader;
 mod session_revocation;
 mod sql;
@@ -89,6 +90,7 @@ pub use search_index::{
     DocId, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexRow, IndexSlice, ReindexTask, SearchTerm,
     SkippedDocument,
 };
+pub use segment_page::{SegmentPosition, SegmentQuery};
 pub use segment_reader::{
     ArtifactStatus, ArtifactVersion, AttemptRow, ExportRange, MetadataChange, QuarantineRow, SegmentArtifact,
     SegmentRow,
