@@ -33,7 +33,8 @@ use file_source::LinedToml;
 pub use config_error::{ConfigError, ConfigErrors, SettingLocation};
 pub use sections::signing_key;
 pub(crate) use settings::{
-    AccountPolicy, AccountSettings, Accounts, Auth, DiscoverAccounts, Http, LimitScope, Log, LogFormat,
+    Access, AccountPolicy, AccountSettings, Accounts, Auth, DiscoverAccounts, Http, KeySettings, LimitScope, Log,
+    LogFormat, Oidc, Permission, RoleSettings,
 };
 pub use settings::{Database, DatabaseUrl, Limits, ObjectFormat, RedactionRule, Settings, Sink, SinkKind, SinkStart};
 #[cfg(test)]

@@ -8,14 +8,14 @@
 //! | `/metrics` | metrics for Prometheus |
 //! | `/api/status` | the JSON of `status --json` |
 //! | `/` | the dashboard, updated by `/events` |
-//! | `/search`, `/conversation` | conversations, with `http.token` only (`/login`, `/logout`); 404 if none is set |
+//! | `/search`, `/conversation` | conversations, for callers with a role or `http.token` (see `access`) |
+//! | `/login`, `/auth/login`, `/auth/callback`, `/logout` | login and logout; like the pages before, 404 if the settings let nobody in |
 //!
 //! A client can block neither the daemon nor other clients. Connections, viewers, the size and time
 //! of a request's head, and the time that a response may stay unread are all bounded (see
 //! `connection`). See `middleware` for the rules that every request must meet.
 
-pub(crate) mod api;
-mod authenticator;
+mod api;
 mod connection;
 mod conversations;
 mod coverage_timeline;
@@ -24,6 +24,7 @@ mod fixtures;
 mod health_summary;
 mod lag_history;
 mod live_updates;
+mod login;
 mod mcp_endpoint;
 mod middleware;
 mod readiness;
@@ -33,6 +34,7 @@ mod startup_server;
 mod state;
 mod status_snapshot;
 mod templates;
+mod visible_hits;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -85,9 +87,10 @@ pub(crate) async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListen
 /// If the listener has no address, or a background task of the server exits unexpectedly.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let address = listener.local_addr().context("failed to read the address that the HTTP server listens on")?;
-    log_address(address, app.settings.http.token.is_some());
+    let has_readers = HttpState::has_readers(&app.settings);
+    log_address(address, has_readers);
     let hosts = AllowedHosts::of(address, app.settings.http.listen.as_deref(), local_host_name());
-    serve_until_stop(listener, Arc::new(HttpState::new(app, stop.clone())), hosts, stop).await
+    serve_until_stop(listener, Arc::new(HttpState::new(app, stop.clone())?), hosts, stop).await
 }
 
 async fn serve_until_stop(
@@ -110,13 +113,13 @@ async fn serve_until_stop(
     Ok(())
 }
 
-fn log_address(address: SocketAddr, has_token: bool) {
+fn log_address(address: SocketAddr, has_readers: bool) {
     tracing::info!(%address, "the dashboard is at http://{address}/");
     if !address.ip().to_canonical().is_loopback() {
         tracing::info!("everyone who can reach this address can read account names and figures, but no conversations");
-        if has_token {
+        if has_readers {
             tracing::warn!(
-                "conversations and http.token are sent unencrypted here: put a TLS proxy in front, and let only the proxy reach \
+                "conversations, tokens and sessions are sent unencrypted here: put a TLS proxy in front, and let only the proxy reach \
                  this address"
             );
         }

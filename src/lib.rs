@@ -28,11 +28,14 @@ pub(crate) mod read_progress;
 pub mod redact;
 pub mod sink;
 
+pub(crate) mod access;
+
 pub mod deliver;
 pub mod erasure;
 pub mod search;
 pub mod search_indexer;
 
+pub(crate) mod archive_reader;
 pub mod audit;
 pub(crate) mod error;
 pub mod export;
@@ -42,6 +45,7 @@ pub mod verify;
 
 pub mod daemon;
 pub(crate) mod http;
+pub(crate) mod mcp;
 pub(crate) mod telemetry;
 
 pub mod cli;

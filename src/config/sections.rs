@@ -4,6 +4,7 @@
 //! Reads the host name of the machine if no instance is set, and the files of secrets. Continues
 //! after a problem, so that all problems are found at once.
 
+mod access_settings;
 mod account_settings;
 mod auth_settings;
 mod sink_settings;
@@ -50,9 +51,13 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     let accounts = account_settings::build_accounts(accounts, discover_accounts, checker);
     let database = build_database(document.database, checker);
     let http = build_http(document.http, checker);
+    let access = access_settings::build_access(document.access, checker);
     let sinks = sink_settings::build_sinks(document.sinks, checker);
     if let (Some(accounts), Some(sinks)) = (&accounts, &sinks) {
         warn_about_unknown_accounts(accounts, sinks, checker);
+    }
+    if let (Some(Accounts::Listed(listed)), Some(access)) = (&accounts, &access) {
+        access_settings::warn_about_unknown_accounts(listed, access, checker);
     }
     Some(Settings {
         api,
@@ -63,6 +68,7 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
         fetch,
         database: database?,
         http,
+        access: access?,
         log,
         sinks: sinks?,
     })

@@ -16,7 +16,7 @@ use super::config_error::quoted;
 use super::schema::{self, SettingKind};
 use super::sections::{DEFAULT_DATABASE_URL, REDACTION_HINT};
 use super::setting_types::{Artifacts, Id, List, Retention, SPAN_HINT, SecretText, Span, StoreOption, Text};
-use super::settings::{ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, SinkStart};
+use super::settings::{ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, Permission, SinkStart};
 use crate::model::SummariesFor;
 
 /// The settings of ringcx-extractor.
@@ -33,6 +33,7 @@ pub(super) struct Document {
     pub(super) fetch: Fetch,
     pub(super) database: DatabaseSection,
     pub(super) http: HttpSection,
+    pub(super) access: AccessSection,
     pub(super) log: Log,
     /// The systems that receive an event for each stored artifact.
     pub(super) sinks: Vec<Option<SinkSection>>,
@@ -125,6 +126,83 @@ impl Default for HttpSection {
     fn default() -> HttpSection {
         HttpSection { listen: "127.0.0.1:8480".to_owned().into(), token: None, token_file: Text::default() }
     }
+}
+
+/// Who may read conversations over HTTP.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct AccessSection {
+    pub(super) oidc: Option<OidcSection>,
+    /// What their members may do, in which accounts and channels.
+    pub(super) roles: Vec<Option<RoleSection>>,
+    /// Keys of programs.
+    pub(super) keys: Vec<Option<KeySection>>,
+    /// How long entries of the access log are kept.
+    pub(super) log_retention: Span<DEFAULT_LOG_RETENTION_SECS>,
+}
+
+/// Seven years, leap days included.
+const DEFAULT_LOG_RETENTION_SECS: u64 = 2_557 * 86_400;
+
+/// The login of people, at an OpenID Connect provider.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct OidcSection {
+    /// The provider's issuer URL.
+    pub(super) issuer: Text,
+    /// The client id that the provider has assigned.
+    pub(super) client_id: Text,
+    /// The client secret.
+    pub(super) client_secret: Option<SecretText>,
+    pub(super) client_secret_file: Text,
+    /// The URL under which people reach this server; the provider sends them back to
+    /// {public_url}/auth/callback.
+    pub(super) public_url: Text,
+    /// The claim with a person's groups.
+    #[schemars(extend("default" = DEFAULT_GROUPS_CLAIM))]
+    pub(super) groups_claim: Text,
+    /// What is requested besides openid.
+    #[schemars(extend("default" = DEFAULT_SCOPES))]
+    pub(super) scopes: Option<List<Id>>,
+}
+
+pub(super) const DEFAULT_GROUPS_CLAIM: &str = "groups";
+pub(super) const DEFAULT_SCOPES: [&str; 2] = ["email", "profile"];
+
+/// A role.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct RoleSection {
+    /// Identifies the role.
+    pub(super) name: Text,
+    /// Members: the provider's groups.
+    pub(super) groups: List<Id>,
+    /// Members: verified e-mail addresses, or `sub` claims.
+    pub(super) subjects: List<Id>,
+    /// Sub-account ids that it covers, all if empty.
+    pub(super) accounts: List<Id>,
+    /// Channels that it covers, all if empty.
+    pub(super) channels: List<Id>,
+    /// What it permits: read, listen, operate, erase, log.
+    #[schemars(with = "Vec<Permission>", extend("default" = []))]
+    pub(super) may: List<Permission>,
+    /// What it never sees: card, email, phone, or custom patterns.
+    #[schemars(with = "Vec<RedactionEntry>", extend("default" = []))]
+    pub(super) redact: Vec<Option<RedactionEntry>>,
+}
+
+/// A key of a program.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct KeySection {
+    /// Names the program in the access log.
+    pub(super) name: Text,
+    /// The key's hash, as `access new-key` prints it.
+    pub(super) key_hash: Text,
+    /// The name of its role.
+    pub(super) role: Text,
+    /// When it becomes invalid: a date (midnight UTC) or a time; never if not set.
+    pub(super) expires: Text,
 }
 
 /// The type of a sink.

@@ -11,13 +11,17 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{AccessLog, Authenticator, LoginError};
+use crate::archive_reader::ArchiveReader;
 use crate::clock::Time;
+use crate::config;
 use crate::daemon::app_context::AppContext;
 use crate::health::{self, AccountStatus, Finding, ProcessState, SinkState, SinkStatus, Snapshot};
 use crate::metrics::{AccountMetrics, MetricsSnapshot, SinkMetrics};
 use crate::ringcx::LoginState;
 
-use super::authenticator::Authenticator;
+use super::api::request_rules::RequestLimiter;
+use super::connection::LogThrottle;
 use super::health_summary::HealthSummary;
 use super::lag_history::{self, LagHistory, LagSample};
 use super::live_updates::LiveUpdates;
@@ -32,6 +36,7 @@ const MAX_PING_AGE: Duration = Duration::from_secs(1);
 pub(super) const UPDATE_INTERVAL: Duration = Duration::from_secs(2);
 /// The maximum age of a snapshot for API clients, which may check for a change that they just made.
 pub(super) const MAX_API_SNAPSHOT_AGE: Duration = Duration::from_millis(250);
+const MAX_CONCURRENT_SEARCHES: usize = 2;
 /// The most viewers at a time.
 pub(super) const MAX_VIEWERS: usize = 64;
 
@@ -40,8 +45,16 @@ pub(super) struct HttpState {
     pub(super) app: Arc<AppContext>,
     pub(super) stop: CancellationToken,
     pub(super) live_updates: LiveUpdates,
-    /// Guards the conversations; `None` if no token is set.
-    pub(super) authenticator: Option<Arc<Authenticator>>,
+    /// Guards the conversations; `None` if the settings let nobody in.
+    pub(super) authenticator: Option<Authenticator>,
+    pub(super) access_log: AccessLog,
+    /// Reads conversations for the API and MCP.
+    pub(super) reader: Arc<ArchiveReader>,
+    pub(super) request_limiter: RequestLimiter,
+    /// Throttles the log of refused logins.
+    pub(super) refused_logins: LogThrottle,
+    /// Permits for concurrent searches: they load the database more than anything else here.
+    pub(super) search_permits: Semaphore,
     pub(super) viewer_permits: Arc<Semaphore>,
     database_ping: SingleFlightCache<Result<(), DatabaseProblem>>,
     snapshots: SingleFlightCache<Result<Arc<StatusSnapshot>, DatabaseProblem>>,
@@ -62,16 +75,19 @@ pub(super) struct HealthReport {
 }
 
 impl HttpState {
-    pub(super) fn new(app: Arc<AppContext>, stop: CancellationToken) -> HttpState {
-        let authenticator = app
-            .settings
-            .http
-            .token
-            .clone()
-            .map(|token| Arc::new(Authenticator::new(token, app.clock.clone(), app.db.clone())));
-        HttpState {
-            app,
+    /// # Errors
+    /// If no client of the identity provider can be built.
+    pub(super) fn new(app: Arc<AppContext>, stop: CancellationToken) -> Result<HttpState, LoginError> {
+        let config::Settings { http, access, .. } = &app.settings;
+        let authenticator = Authenticator::new(http.token.as_ref(), access, app.clock.clone(), app.db.clone())?;
+        Ok(HttpState {
             authenticator,
+            access_log: AccessLog::new(app.db.clone(), app.clock.clone()),
+            reader: Arc::new(ArchiveReader::new(app.db.clone(), Arc::new(app.settings.clone()), app.clock.clone())),
+            request_limiter: RequestLimiter::new(),
+            refused_logins: LogThrottle::default(),
+            search_permits: Semaphore::new(MAX_CONCURRENT_SEARCHES),
+            app,
             stop,
             live_updates: LiveUpdates::new(),
             viewer_permits: Arc::new(Semaphore::new(MAX_VIEWERS)),
@@ -79,7 +95,12 @@ impl HttpState {
             snapshots: SingleFlightCache::new(),
             last_snapshot: Mutex::new(None),
             history: LagHistory::default(),
-        }
+        })
+    }
+
+    /// Whether the settings let anybody read conversations.
+    pub(super) fn has_readers(settings: &config::Settings) -> bool {
+        settings.http.token.is_some() || settings.access.oidc.is_some() || !settings.access.keys.is_empty()
     }
 
     /// Serves the caches, updates viewers, and records the history, until the stop.

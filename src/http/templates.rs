@@ -26,7 +26,8 @@ use super::status_snapshot::StatusSnapshot;
 
 pub(super) use account_row::{AccountRowView, visible_range_label};
 pub(super) use conversation_pages::{
-    ConversationView, SearchForm, SearchOutcome, conversation_page, login_page, not_found_page, search_page,
+    ConversationView, LoginView, SearchForm, SearchOutcome, conversation_page, login_page, not_found_page,
+    provider_login_path, search_page,
 };
 pub(super) use dashboard_sections::{head, rest};
 

@@ -203,12 +203,22 @@ impl FilterMatcher<'_> {
 
     /// Whether a participant of the transcript has this name; each of a participant's names counts.
     fn has_participant(&self, transcript: &[u8]) -> bool {
-        let conversation = Conversation::parse(transcript).unwrap_or_default();
+        self.is_participant_of(&Conversation::parse(transcript).unwrap_or_default())
+    }
+
+    fn is_participant_of(&self, conversation: &Conversation) -> bool {
         let mut names: Vec<&str> = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).collect();
         names.sort_unstable();
         names.dedup();
         names.iter().any(|name| self.contains_agent_name(name))
     }
+}
+
+/// Whether a segment passes the filters of metadata and participants, such as a redacted one.
+pub(crate) fn passes_filters(filters: &Filters, metadata: &Metadata, transcript: Option<&Conversation>) -> bool {
+    let matcher = FilterMatcher::of(filters);
+    let has_participant = || transcript.is_some_and(|transcript| matcher.is_participant_of(transcript));
+    matcher.matches_metadata(metadata) && (matcher.matches_agent_field(metadata) || has_participant())
 }
 
 /// Whether two texts are equal apart from case, accents and punctuation.
@@ -372,7 +382,7 @@ async fn resolve_speakers(
     Ok(())
 }
 
-/// Adds the segments to the hits and sorts them, including those that ended in the same second.
+/// Adds the segments to the hits and sorts them.
 async fn resolve_hits(
     db: &Db,
     query: &Query,
@@ -387,6 +397,12 @@ async fn resolve_hits(
         Some(SearchHit { segment, source, version: candidate.version, best_match: candidate.best_match })
     };
     let mut hits: Vec<SearchHit> = best.into_iter().filter_map(to_search_hit).collect();
+    sort_hits(&mut hits, order);
+    Ok(hits)
+}
+
+/// Sorts hits, including those that ended in the same second.
+pub(crate) fn sort_hits(hits: &mut [SearchHit], order: SortOrder) {
     hits.sort_by(|a, b| {
         let by_score = match order {
             SortOrder::Best => b.best_match.score.total_cmp(&a.best_match.score),
@@ -398,7 +414,6 @@ async fn resolve_hits(
             .then_with(|| a.segment.segment_id.cmp(&b.segment.segment_id))
             .then_with(|| a.source.cmp(&b.source))
     });
-    Ok(hits)
 }
 
 #[cfg(test)]

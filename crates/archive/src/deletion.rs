@@ -333,7 +333,7 @@ impl Tx {
     }
 
     /// The secret that keys the tombstones' hashes. It is created at its first use.
-    async fn get_or_create_archive_key(&mut self) -> Result<ArchiveKey, DbError> {
+    pub(super) async fn get_or_create_archive_key(&mut self) -> Result<ArchiveKey, DbError> {
         if let Some(key) = self.stored_archive_key().await? {
             return Ok(key);
         }

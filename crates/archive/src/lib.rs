@@ -11,6 +11,7 @@ use ringcx_model::{self as model, charset, clock};
 pub mod failpoint;
 pub mod hash_chain;
 
+mod access_log;
 mod account_store;
 mod audit_queries;
 mod chain_store;
@@ -56,6 +57,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
 
+pub use access_log::{AccessAction, NewAccessEntry, ReaderKind, SubjectKind};
 pub use account_store::{AccountRow, Lease, PauseRow};
 pub use audit_queries::{
     ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, DeletionTally, OpenQuarantineRow,

@@ -99,7 +99,7 @@ fn build_sink(section: SinkSection, at: &str, checker: &mut Checker<'_>) -> Opti
 }
 
 /// Checks the name, which is used on the command line and in metrics.
-fn build_name(path: &str, name: Text, checker: &mut Checker<'_>) -> Option<String> {
+pub(super) fn build_name(path: &str, name: Text, checker: &mut Checker<'_>) -> Option<String> {
     const HINT: &str = "give letters, digits, - and _, such as \"lake\"";
     let name = checker.require(path, name.0, HINT)?;
     let is_valid = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
@@ -129,7 +129,11 @@ fn reject_foreign_keys(at: &str, kind: SinkType, checker: &mut Checker<'_>) {
 pub(in super::super) const REDACTION_HINT: &str =
     r#"give "card", "email", "phone", or { name = "order", pattern = 'ORD-\d+' }"#;
 
-fn build_redaction(path: &str, entries: Vec<Option<RedactionEntry>>, checker: &mut Checker<'_>) -> Vec<RedactionRule> {
+pub(super) fn build_redaction(
+    path: &str,
+    entries: Vec<Option<RedactionEntry>>,
+    checker: &mut Checker<'_>,
+) -> Vec<RedactionRule> {
     let mut rules = Vec::new();
     for (i, entry) in entries.into_iter().enumerate() {
         let path = format!("{path}[{i}]");

@@ -1,7 +1,6 @@
 //! The rules for every request to the API and to MCP: who it comes from, how many there may be, and
 //! answers that the client has already.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 use crate::access::{AuthRefusal, Caller};
+use crate::http::connection::PeerAddress;
 use crate::http::state::HttpState;
 
 /// Requests of one reader in a minute. A whole minute's requests may come at once.
@@ -111,7 +111,7 @@ async fn authenticate(state: &HttpState, request: &Request) -> Result<Caller, Pr
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "this server lets nobody read over HTTP")
             .with_hint("set http.token, or [[access.keys]] with a role, in the settings"));
     };
-    let peer = request.extensions().get::<IpAddr>().copied();
+    let peer = request.extensions().get::<PeerAddress>().map(|PeerAddress(peer)| *peer);
     authenticator.authenticate(request.headers(), peer).await.map_err(|refusal| refuse(&refusal))
 }
 

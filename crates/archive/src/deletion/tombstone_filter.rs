@@ -60,6 +60,11 @@ impl ArchiveKey {
         self.hash([format!("typed {kind}").as_bytes(), value.as_bytes()])
     }
 
+    /// For the subject of an entry of the access log.
+    pub(crate) fn hash_access_subject(&self, kind: &str, subject: &str) -> Vec<u8> {
+        self.hash([format!("access {kind}").as_bytes(), subject.as_bytes()])
+    }
+
     pub(crate) fn hash_subject(&self, subject: &Subject) -> Vec<u8> {
         self.hash([subject.kind().as_bytes(), subject.normalized().as_bytes()])
     }
