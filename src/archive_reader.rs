@@ -37,8 +37,8 @@ pub(crate) use count::CountAnswer;
 pub(crate) use feed::FeedAnswer;
 pub(crate) use overview::{AccountView, AuditQuestion};
 pub(crate) use read_error::{ReadError, ReadFault};
-pub(crate) use scope::Scope;
-pub(crate) use search::{FacetValue, SearchAnswer, SearchHitView, SearchQuestion};
+pub(crate) use scope::{Scope, forbidden};
+pub(crate) use search::{FacetValue, FoundHits, SearchAnswer, SearchHitView, SearchQuestion};
 pub(crate) use segment_filter::{Dimension, SegmentFilter};
 
 /// Searches, counts and audits at a time: they load the database more than anything else.

@@ -16,6 +16,7 @@ mod export_command;
 mod health_command;
 mod hold_command;
 mod human_format;
+mod mcp_command;
 mod migrate_command;
 mod queue_command;
 mod resume_command;
@@ -35,6 +36,7 @@ use std::sync::OnceLock;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
+use crate::access::Caller;
 use crate::clock::{Clock, Time};
 use crate::config::{self, Accounts, ConfigErrors, DatabaseUrl, LoadedSettings, Settings};
 use crate::db::{AccountRow, Db, OpenMode};
@@ -95,6 +97,8 @@ pub(crate) enum Command {
     Hold(hold_command::HoldArgs),
     /// Verify the integrity of the archive and report alterations
     Verify(verify_command::VerifyArgs),
+    /// Serve the archive to an assistant on this machine, over the Model Context Protocol
+    Mcp(mcp_command::McpArgs),
     /// Check whether a running daemon is alive; for containers
     Health(health_command::HealthArgs),
     /// Migrate the database to the current schema (as `run` does), or copy it to Postgres
@@ -127,6 +131,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Erase(args) => erase_command::run(args, &context).await,
         Command::Hold(args) => hold_command::run(args, &context).await,
         Command::Verify(args) => verify_command::run(args, &context).await,
+        Command::Mcp(args) => mcp_command::run(args, &context).await,
         Command::Health(args) => health_command::run(args, &context).await,
         Command::Migrate(args) => migrate_command::run(args, &context).await,
         Command::Completions(args) => completions_command::run(args, &context).await,
@@ -173,6 +178,12 @@ impl CommandContext {
     /// Loads the current settings again.
     pub(crate) fn reload_settings(&self) -> Result<LoadedSettings, ConfigErrors> {
         config::load(self.config.as_deref(), config::read_environment())
+    }
+
+    /// The user of this machine who runs the command.
+    pub(crate) fn caller(&self) -> Caller {
+        let host = hostname::get().map_or_else(|_| "unknown".to_owned(), |host| host.to_string_lossy().into_owned());
+        Caller::system_user(erase_command::current_user(), host)
     }
 
     /// Opens the database of the settings without a lock, so that a daemon can use it at the same

@@ -40,6 +40,7 @@ pub mod audit;
 pub(crate) mod error;
 pub mod export;
 pub mod metrics;
+pub(crate) mod operator_actions;
 pub mod status;
 pub mod verify;
 

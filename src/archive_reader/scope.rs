@@ -50,6 +50,11 @@ impl<'c> Scope<'c> {
         self.checks_texts
     }
 
+    /// Whether the caller sees every channel of an account.
+    pub(super) fn shows_all_channels(&self, sub: &str) -> bool {
+        self.caller.sees_all_channels(sub)
+    }
+
     /// Whether a role redacts texts.
     pub(super) fn redacts(&self) -> bool {
         self.redacts

@@ -9,11 +9,11 @@ use super::segment_filter::{Dimension, SegmentFilter};
 use super::{AccessAction, AccessSubject, ArchiveReader, PageRequest, ReadError, ReadFault, Scope};
 use crate::access::Caller;
 use crate::clock::Time;
-use crate::db::{Db, SegmentRow};
+use crate::db::{AccountRow, Db, SegmentRow};
 use crate::export::SegmentEntry;
 use crate::render::{Conversation, Metadata};
 use crate::search::score::{DocumentMatch, score_document};
-use crate::search::{self, Document, DocumentSource, Filters, Query, SearchHit, SortOrder};
+use crate::search::{self, Document, DocumentSource, Filters, Query, SearchHit, SearchResults, SortOrder};
 
 /// Up to this number, `total` is exact.
 pub(crate) const MAX_TOTAL: usize = 10_000;
@@ -103,6 +103,15 @@ pub(crate) struct SearchAnswer {
     pub(crate) index_is_current: bool,
 }
 
+/// Hits with their segments, and the accounts that the caller sees.
+#[derive(Debug)]
+pub(crate) struct FoundHits {
+    pub(crate) results: SearchResults,
+    pub(crate) accounts: Vec<AccountRow>,
+    /// Whether the search index contains everything of these accounts that is stored.
+    pub(crate) index_is_current: bool,
+}
+
 /// Where the next page begins.
 #[derive(Debug, Serialize, Deserialize)]
 struct SearchPosition {
@@ -120,8 +129,7 @@ impl ArchiveReader {
         question: &SearchQuestion,
         page: &PageRequest,
     ) -> Result<SearchAnswer, ReadError> {
-        let query = search::parse(&question.text)
-            .map_err(|error| ReadError::new(ReadFault::Invalid, error.to_string()).with_hint(error.hint()))?;
+        let query = parse_query(&question.text)?;
         let scope = self.scope(caller, &question.filter.accounts).await?;
         let binding = format!("search {}", page.question);
         let position: Option<SearchPosition> = self.open_cursor(&binding, page.cursor.as_deref()).await?;
@@ -134,7 +142,8 @@ impl ArchiveReader {
             _ => MAX_TOTAL,
         };
         let find = self.find_visible(&scope, &query, question, wanted);
-        let (mut hits, has_more) = self.run_heavy(find).await?;
+        let SearchResults { mut hits, has_more, scan_limit_reached, .. } = self.run_heavy(find).await?;
+        let has_more = has_more || scan_limit_reached;
         let (total, total_is_exact) = match position {
             Some(position) => (position.total, position.total_is_exact),
             None => (hits.len() as u64, !has_more),
@@ -147,10 +156,7 @@ impl ArchiveReader {
         };
         let hits = hits.drain(skip.min(hits.len())..page_end.min(hits.len()));
         let hits: Vec<SearchHitView> = hits.map(|hit| SearchHitView::of(&hit)).collect();
-        let text = format!("{} {}", question.text, question.filter.describe());
-        let subject =
-            AccessSubject::Query { text: text.trim_end(), sub: scope.single_sub(), hits: hits.len() as u64 };
-        self.record(caller, AccessAction::Search, subject).await?;
+        self.record_search(caller, &scope, question, hits.len()).await?;
         let next = match next {
             Some(position) => Some(self.seal_cursor(&binding, &position).await?),
             None => None,
@@ -165,14 +171,41 @@ impl ArchiveReader {
         Ok(version == Some(search::tokenizer::TOKENIZER_VERSION) && !lags.iter().any(|(key, ..)| is_visible(*key)))
     }
 
-    /// The first `limit` hits that the caller may see, and whether there are more.
+    /// The first hits with their segments, for a page.
+    pub(crate) async fn find_hits(
+        &self,
+        caller: &Caller,
+        question: &SearchQuestion,
+        limit: usize,
+    ) -> Result<FoundHits, ReadError> {
+        let query = parse_query(&question.text)?;
+        let scope = self.scope(caller, &question.filter.accounts).await?;
+        let index_is_current = self.is_index_current(&scope).await?;
+        let results = self.run_heavy(self.find_visible(&scope, &query, question, limit)).await?;
+        self.record_search(caller, &scope, question, results.hits.len()).await?;
+        Ok(FoundHits { results, accounts: scope.accounts().to_vec(), index_is_current })
+    }
+
+    async fn record_search(
+        &self,
+        caller: &Caller,
+        scope: &Scope<'_>,
+        question: &SearchQuestion,
+        hits: usize,
+    ) -> Result<(), ReadError> {
+        let text = format!("{} {}", question.text, question.filter.describe());
+        let subject = AccessSubject::Query { text: text.trim_end(), sub: scope.single_sub(), hits: hits as u64 };
+        self.record(caller, AccessAction::Search, subject).await
+    }
+
+    /// The first `limit` hits that the caller may see.
     async fn find_visible(
         &self,
         scope: &Scope<'_>,
         query: &Query,
         question: &SearchQuestion,
         limit: usize,
-    ) -> Result<(Vec<SearchHit>, bool), ReadError> {
+    ) -> Result<SearchResults, ReadError> {
         let filter = &question.filter;
         let base = Filters {
             from: filter.from,
@@ -184,44 +217,35 @@ impl ArchiveReader {
             disposition: filter.disposition.clone(),
             sources: question.sources.clone(),
         };
-        // Filters that the index does not know need all hits.
-        let wanted = if scope.checks_texts() || filter.needs_check_after_search() { MAX_TOTAL } else { limit };
-        let (mut hits, mut has_more) = (Vec::new(), false);
+        // What the index does not know is checked afterwards, for all hits.
+        let needs_check = scope.checks_texts() || filter.needs_check_after_search();
+        let wanted = if needs_check { MAX_TOTAL } else { limit };
         let accounts = match scope.keys() {
             None => vec![None],
             Some(keys) => keys.into_iter().map(Some).collect(),
         };
-        let several = accounts.len() > 1;
+        let mut results = SearchResults::default();
         for account in accounts {
             let filters = Filters { account, ..base.clone() };
             let found = search::find(&self.db, query, &filters, question.order, wanted).await?;
-            has_more |= found.has_more || found.scan_limit_reached;
-            hits.extend(found.hits);
+            results.has_more |= found.has_more;
+            results.ranking_truncated |= found.ranking_truncated;
+            results.scan_limit_reached |= found.scan_limit_reached;
+            results.hits.extend(found.hits);
         }
-        if several {
-            hits.sort_by(|a, b| compare_hits(question.order, a, b));
+        if needs_check {
+            let hits = std::mem::take(&mut results.hits);
+            results.hits = check_hits(&self.db, scope, query, question, hits).await?;
         }
-        if wanted > limit || scope.checks_texts() || filter.needs_check_after_search() {
-            hits = check_hits(&self.db, scope, query, question, hits).await?;
-            hits.sort_by(|a, b| compare_hits(question.order, a, b));
-        }
-        has_more |= hits.len() > limit;
-        hits.truncate(limit);
-        Ok((hits, has_more))
+        search::sort_hits(&mut results.hits, question.order);
+        results.has_more |= results.hits.len() > limit;
+        results.hits.truncate(limit);
+        Ok(results)
     }
 }
 
-/// The order of the hits, as the search returns them.
-fn compare_hits(order: SortOrder, a: &SearchHit, b: &SearchHit) -> std::cmp::Ordering {
-    let by_score = match order {
-        SortOrder::Best => b.best_match.score.total_cmp(&a.best_match.score),
-        SortOrder::Newest => std::cmp::Ordering::Equal,
-    };
-    by_score
-        .then_with(|| b.segment.ended.cmp(&a.segment.ended))
-        .then_with(|| a.segment.account.sub.cmp(&b.segment.account.sub))
-        .then_with(|| a.segment.segment_id.cmp(&b.segment.segment_id))
-        .then_with(|| a.source.cmp(&b.source))
+fn parse_query(text: &str) -> Result<Query, ReadError> {
+    search::parse(text).map_err(|error| ReadError::new(ReadFault::Invalid, error.to_string()).with_hint(error.hint()))
 }
 
 /// The hits that pass what the index does not know: the role's channels and redactions, and the

@@ -186,12 +186,10 @@ impl ArchiveReader {
 
     /// Why there is no segment with this id, as far as the caller may know.
     async fn no_such_segment(&self, scope: &Scope<'_>, segment_id: &str) -> Result<ReadError, ReadError> {
-        let accounts = match scope.keys() {
-            None => vec![None],
-            Some(keys) => keys.into_iter().map(Some).collect(),
-        };
-        for account in accounts {
-            if let Some(tombstone) = self.db.tombstone(segment_id, account).await? {
+        // What was erased had a channel that is no longer known, so only a caller that sees all of them
+        // learns about it.
+        for account in scope.accounts().iter().filter(|account| scope.shows_all_channels(&account.id.sub)) {
+            if let Some(tombstone) = self.db.tombstone(segment_id, Some(account.key)).await? {
                 let why = match tombstone.reason {
                     DeletionReason::Erased => "was erased on request",
                     DeletionReason::Expired => "was removed by retention",

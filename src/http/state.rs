@@ -36,7 +36,6 @@ const MAX_PING_AGE: Duration = Duration::from_secs(1);
 pub(super) const UPDATE_INTERVAL: Duration = Duration::from_secs(2);
 /// The maximum age of a snapshot for API clients, which may check for a change that they just made.
 pub(super) const MAX_API_SNAPSHOT_AGE: Duration = Duration::from_millis(250);
-const MAX_CONCURRENT_SEARCHES: usize = 2;
 /// The most viewers at a time.
 pub(super) const MAX_VIEWERS: usize = 64;
 
@@ -53,8 +52,6 @@ pub(super) struct HttpState {
     pub(super) request_limiter: RequestLimiter,
     /// Throttles the log of refused logins.
     pub(super) refused_logins: LogThrottle,
-    /// Permits for concurrent searches: they load the database more than anything else here.
-    pub(super) search_permits: Semaphore,
     pub(super) viewer_permits: Arc<Semaphore>,
     database_ping: SingleFlightCache<Result<(), DatabaseProblem>>,
     snapshots: SingleFlightCache<Result<Arc<StatusSnapshot>, DatabaseProblem>>,
@@ -86,7 +83,6 @@ impl HttpState {
             reader: Arc::new(ArchiveReader::new(app.db.clone(), Arc::new(app.settings.clone()), app.clock.clone())),
             request_limiter: RequestLimiter::new(),
             refused_logins: LogThrottle::default(),
-            search_permits: Semaphore::new(MAX_CONCURRENT_SEARCHES),
             app,
             stop,
             live_updates: LiveUpdates::new(),

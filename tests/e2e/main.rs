@@ -5,6 +5,7 @@
 mod support;
 
 mod answer_decoding;
+mod api;
 mod api_faults;
 mod certificates;
 mod command_line;

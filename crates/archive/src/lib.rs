@@ -26,6 +26,7 @@ mod delivery_state;
 mod dialect;
 mod export_cursor;
 mod file_lock;
+mod idempotent_request;
 mod ingest;
 mod instance_lock;
 mod item;
@@ -82,6 +83,7 @@ pub use delivery_state::{
 };
 pub use export_cursor::ExportCursor;
 pub use file_lock::FileLock;
+pub use idempotent_request::{IdempotentAnswer, IdempotentRequest};
 pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
 pub use item::{Item, PackedBody, pack, unpack, unpack_text};

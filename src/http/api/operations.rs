@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -14,7 +14,7 @@ use super::parameters::{
     AuditParameters, FeedParameters, SearchParameters, SegmentParameters, SegmentsParameters, TranscriptParameters,
     negotiate, parse_artifacts,
 };
-use super::problem::{ApiQuery, Problem, Problems};
+use super::problem::{ApiPath, ApiQuery, Problem, Problems};
 use crate::access::Caller;
 use crate::archive_reader::{
     AccountView, DialogView, FeedAnswer, Page, PageRequest, SearchAnswer, SegmentView, TranscriptView, caption,
@@ -23,6 +23,9 @@ use crate::http::state::HttpState;
 
 type ApiState = State<Arc<HttpState>>;
 type ApiResult<T> = Result<axum::Json<T>, Problem>;
+
+/// Items that a stream reads at a time.
+const ITEMS_PER_READ: usize = 500;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
@@ -45,7 +48,7 @@ pub(super) async fn list_accounts(
 pub(super) async fn get_account(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
-    Path(sub): Path<String>,
+    ApiPath(sub): ApiPath,
 ) -> ApiResult<AccountView> {
     Ok(axum::Json(state.reader.account(&caller, &sub).await?))
 }
@@ -68,7 +71,7 @@ pub(super) async fn list_segments(
     }
     lines_of_pages(page.cursor.clone(), move |cursor| {
         let (state, caller, filter) = (state.clone(), caller.clone(), filter.clone());
-        let page = PageRequest { cursor, ..page.clone() };
+        let page = PageRequest { cursor, limit: ITEMS_PER_READ, ..page.clone() };
         async move {
             let found = state.reader.segments(&caller, &filter, &page, expand).await?;
             Ok((found.items, found.next))
@@ -84,7 +87,7 @@ pub(super) async fn list_segments(
 pub(super) async fn get_segment(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath,
     ApiQuery(parameters): ApiQuery<SegmentParameters>,
 ) -> ApiResult<SegmentView> {
     let expand = parse_artifacts("expand", &parameters.expand)?;
@@ -106,7 +109,7 @@ pub(super) async fn get_transcript(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath,
     ApiQuery(parameters): ApiQuery<TranscriptParameters>,
 ) -> Result<Response, Problem> {
     let Some(format) = negotiate(&headers, &[JSON, TEXT, SRT, WEBVTT]) else {
@@ -136,7 +139,7 @@ pub(super) async fn get_transcript(
 pub(super) async fn get_dialog(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath,
 ) -> ApiResult<DialogView> {
     Ok(axum::Json(state.reader.dialog(&caller, &id).await?))
 }
@@ -159,7 +162,7 @@ pub(super) async fn search(
     }
     lines_of_pages(page.cursor.clone(), move |cursor| {
         let (state, caller, question) = (state.clone(), caller.clone(), question.clone());
-        let page = PageRequest { cursor, ..page.clone() };
+        let page = PageRequest { cursor, limit: ITEMS_PER_READ, ..page.clone() };
         async move {
             let found = state.reader.search(&caller, &question, &page).await?;
             Ok((found.hits, found.next))

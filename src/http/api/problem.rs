@@ -1,8 +1,8 @@
 //! Errors of the API: problem details (RFC 9457), also for what the router and the extractors refuse.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
@@ -119,6 +119,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for ApiQuery<T> {
                 .with_hint("/api lists the parameters of each operation")
         };
         query.map(|Query(query)| ApiQuery(query)).map_err(refused)
+    }
+}
+
+/// A part of the path.
+pub(super) struct ApiPath(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ApiPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<ApiPath, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let refused = |error: PathRejection| Problem::bad_request(format!("the path is not valid: {}", error.body_text()));
+        path.map(|Path(part)| ApiPath(part)).map_err(refused)
     }
 }
 

@@ -21,11 +21,11 @@ use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 use crate::access::{AuthRefusal, Caller};
-use crate::http::connection::PeerAddress;
+use crate::http::login::peer_of;
 use crate::http::state::HttpState;
 
 /// Requests of one reader in a minute. A whole minute's requests may come at once.
-const REQUESTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(600).expect("600 is not 0");
+const REQUESTS_PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(599);
 const MINUTE: u64 = 60;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -111,8 +111,7 @@ async fn authenticate(state: &HttpState, request: &Request) -> Result<Caller, Pr
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "this server lets nobody read over HTTP")
             .with_hint("set http.token, or [[access.keys]] with a role, in the settings"));
     };
-    let peer = request.extensions().get::<PeerAddress>().map(|PeerAddress(peer)| *peer);
-    authenticator.authenticate(request.headers(), peer).await.map_err(|refusal| refuse(&refusal))
+    authenticator.authenticate(request.headers(), peer_of(request)).await.map_err(|refusal| refuse(&refusal))
 }
 
 fn refuse(refusal: &AuthRefusal) -> Problem {
