@@ -32,13 +32,12 @@ use crate::config::Settings;
 use crate::db::Db;
 use cursor::CursorCodec;
 
-pub(crate) use conversation_view::{DialogPhraseView, DialogView, PhraseView, SegmentView, SpeakerView, TranscriptView, format_offset};
-pub(crate) use count::CountAnswer;
+pub(crate) use conversation_view::{DialogView, SegmentView, TranscriptView, format_offset};
 pub(crate) use feed::FeedAnswer;
 pub(crate) use overview::{AccountView, AuditQuestion};
 pub(crate) use read_error::{ReadError, ReadFault};
 pub(crate) use scope::{Scope, forbidden};
-pub(crate) use search::{FacetValue, FoundHits, SearchAnswer, SearchHitView, SearchQuestion};
+pub(crate) use search::{FoundHits, SearchAnswer, SearchHitView, SearchQuestion};
 pub(crate) use segment_filter::{Dimension, SegmentFilter};
 
 /// Searches, counts and audits at a time: they load the database more than anything else.
@@ -87,12 +86,7 @@ impl ArchiveReader {
     }
 
     /// Records what is about to be answered. Without the entry there is no answer.
-    async fn record(
-        &self,
-        caller: &Caller,
-        action: AccessAction,
-        subject: AccessSubject<'_>,
-    ) -> Result<(), ReadError> {
+    async fn record(&self, caller: &Caller, action: AccessAction, subject: AccessSubject<'_>) -> Result<(), ReadError> {
         Ok(self.log.record(caller, action, subject).await?)
     }
 
@@ -100,7 +94,11 @@ impl ArchiveReader {
         self.cursors.get_or_try_init(|| async { CursorCodec::new(&self.db.cursor_key().await?) }).await
     }
 
-    async fn open_cursor<T: DeserializeOwned>(&self, scope: &str, cursor: Option<&str>) -> Result<Option<T>, ReadError> {
+    async fn open_cursor<T: DeserializeOwned>(
+        &self,
+        scope: &str,
+        cursor: Option<&str>,
+    ) -> Result<Option<T>, ReadError> {
         let Some(cursor) = cursor else { return Ok(None) };
         self.cursors().await?.open(scope, cursor).map(Some)
     }

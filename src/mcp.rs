@@ -161,7 +161,8 @@ impl ServerHandler for McpServer {
     ) -> Result<CallToolResponse, ErrorData> {
         let caller = self.caller(&context)?;
         let answer = self.call(&caller, &request.name, request.arguments.unwrap_or_default()).await;
-        let answer = answer.ok_or_else(|| ErrorData::invalid_params(format!("there is no tool {:?}", request.name), None))?;
+        let answer =
+            answer.ok_or_else(|| ErrorData::invalid_params(format!("there is no tool {:?}", request.name), None))?;
         let result = match answer {
             Ok(answer) => CallToolResult::success(vec![ContentBlock::text(answer.to_string())]),
             Err(error) => {

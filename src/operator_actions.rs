@@ -46,11 +46,7 @@ pub(crate) fn readable_range(
 pub(crate) fn needs_confirmation(range: TimeRange, accounts: &[AccountRow], settings: &Settings) -> Option<Duration> {
     let estimate = |account: &AccountRow| {
         let rules = planning_rules(settings, account.retention_days);
-        estimate_backfill_duration(
-            &TimeRangeSet::from_unsorted(vec![range]),
-            &rules,
-            &settings.discovery.rechecks,
-        )
+        estimate_backfill_duration(&TimeRangeSet::from_unsorted(vec![range]), &rules, &settings.discovery.rechecks)
     };
     let longest = accounts.iter().map(estimate).max().unwrap_or_default();
     (range.width() > MAX_UNCONFIRMED_WIDTH || longest > MAX_UNCONFIRMED_ESTIMATE).then_some(longest)

@@ -14,6 +14,6 @@ mod truncate_body;
 pub use document::{Document, DocumentSource, body_words, conversation_words};
 pub use facets::Facets;
 pub use query::{Query, QueryError, parse};
+pub(crate) use ranked_search::sort_hits;
 pub use ranked_search::{Filters, MAX_RANKED_MATCHES, MAX_SCANNED_MATCHES, SearchHit, SearchResults, SortOrder, find};
-pub(crate) use ranked_search::{passes_filters, sort_hits};
 pub use truncate_body::truncate_body;

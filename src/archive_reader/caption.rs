@@ -28,10 +28,14 @@ fn captions(phrases: &[PhraseView]) -> Vec<Caption<'_>> {
         let next = starts.get(nth + 1).copied().filter(|next| *next > start);
         (start, next.unwrap_or(start.saturating_add(read)))
     };
-    phrases.iter().enumerate().map(|(nth, phrase)| {
-        let (start, end) = caption((nth, phrase));
-        (start, end, phrase)
-    }).collect()
+    phrases
+        .iter()
+        .enumerate()
+        .map(|(nth, phrase)| {
+            let (start, end) = caption((nth, phrase));
+            (start, end, phrase)
+        })
+        .collect()
 }
 
 /// `hh:mm:ss`, the separator and the milliseconds.

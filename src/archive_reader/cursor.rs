@@ -45,8 +45,7 @@ impl CursorCodec {
         let mut sealed = URL_SAFE_NO_PAD.decode(cursor).ok()?;
         let nonce: [u8; NONCE_LEN] = sealed.get(..NONCE_LEN)?.try_into().ok()?;
         let sealed = sealed.get_mut(NONCE_LEN..)?;
-        let position =
-            self.0.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(scope), sealed).ok()?;
+        let position = self.0.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(scope), sealed).ok()?;
         serde_json::from_slice(position).ok()
     }
 }

@@ -53,7 +53,9 @@ impl ArchiveReader {
         let binding = serde_json::to_string(&("feed", accounts)).unwrap_or_default();
         let mut position = match after {
             BEGINNING => FeedPosition::default(),
-            NEWEST => FeedPosition { feeds: scope.accounts().iter().map(|account| (account.key, account.feed)).collect() },
+            NEWEST => {
+                FeedPosition { feeds: scope.accounts().iter().map(|account| (account.key, account.feed)).collect() }
+            }
             cursor => self.open_cursor(&binding, Some(cursor)).await?.unwrap_or_default(),
         };
         let mut events = Vec::new();
@@ -71,7 +73,8 @@ impl ArchiveReader {
         if !events.is_empty() {
             let text = format!("feed account={}", accounts.join(","));
             let hits = events.len() as u64;
-            let subject = AccessSubject::Query { text: text.trim_end_matches(" account="), sub: scope.single_sub(), hits };
+            let subject =
+                AccessSubject::Query { text: text.trim_end_matches(" account="), sub: scope.single_sub(), hits };
             self.record(caller, AccessAction::Feed, subject).await?;
         }
         let next = self.seal_cursor(&binding, &position).await?;

@@ -189,7 +189,8 @@ impl ArchiveReader {
 
 fn coverage_of(account: &AccountAudit) -> Result<Value, ReadError> {
     let mut audit = to_json(account)?;
-    let kept = ["rc_account_id", "sub_account_id", "name", "range", "watermark", "passes", "last_looked", "gaps", "backfills"];
+    let kept =
+        ["rc_account_id", "sub_account_id", "name", "range", "watermark", "passes", "last_looked", "gaps", "backfills"];
     if let Some(fields) = audit.as_object_mut() {
         fields.retain(|name, _| kept.contains(&name.as_str()));
     }

@@ -64,8 +64,7 @@ impl<'c> Scope<'c> {
     pub(super) fn shows(&self, segment: &SegmentRow, metadata: &Metadata) -> bool {
         let is_asked_for = self.is_unlimited || self.accounts.iter().any(|account| account.key == segment.account_key);
         let channels = channels_of(metadata);
-        is_asked_for
-            && self.caller.sees(&segment.account.sub, &channels.iter().map(String::as_str).collect::<Vec<_>>())
+        is_asked_for && self.caller.sees(&segment.account.sub, &channels.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The metadata and the body of an artifact as the caller sees them; `None` if it does not.
@@ -145,9 +144,8 @@ fn find_account<'a>(accounts: &'a [AccountRow], wanted: &str) -> Result<&'a Acco
     if let Some(account) = accounts.iter().find(|account| &*account.id.sub == wanted) {
         return Ok(account);
     }
-    let is_named = |account: &&AccountRow| {
-        account.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(wanted.trim()))
-    };
+    let is_named =
+        |account: &&AccountRow| account.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(wanted.trim()));
     let mut named = accounts.iter().filter(is_named);
     match (named.next(), named.next()) {
         (Some(account), None) => Ok(account),

@@ -143,12 +143,12 @@ impl ArchiveReader {
         };
         let find = self.find_visible(&scope, &query, question, wanted);
         let SearchResults { mut hits, has_more, scan_limit_reached, .. } = self.run_heavy(find).await?;
-        let has_more = has_more || scan_limit_reached;
         let (total, total_is_exact) = match position {
             Some(position) => (position.total, position.total_is_exact),
-            None => (hits.len() as u64, !has_more),
+            None => (hits.len() as u64, !has_more && !scan_limit_reached),
         };
-        let facets = question.facets.iter().map(|dimension| (dimension.name(), count_values(*dimension, &hits))).collect();
+        let facets =
+            question.facets.iter().map(|dimension| (dimension.name(), count_values(*dimension, &hits))).collect();
         let page_end = skip.saturating_add(page.limit);
         let next = match hits.len() > page_end || (has_more && page_end < MAX_TOTAL) {
             true => Some(SearchPosition { skip: page_end, total, total_is_exact }),
@@ -245,7 +245,8 @@ impl ArchiveReader {
 }
 
 fn parse_query(text: &str) -> Result<Query, ReadError> {
-    search::parse(text).map_err(|error| ReadError::new(ReadFault::Invalid, error.to_string()).with_hint(error.hint()))
+    search::parse(text)
+        .map_err(|error| ReadError::new(ReadFault::Invalid, error.to_string()).with_hint(error.hint().to_owned()))
 }
 
 /// The hits that pass what the index does not know: the role's channels and redactions, and the

@@ -23,7 +23,7 @@ pub(crate) struct SegmentFilter {
     pub(crate) to: Option<Time>,
     /// Segments of these accounts, by id or name; empty for all.
     pub(crate) accounts: Vec<String>,
-    /// The agent's id, or a part of the agent's name.
+    /// The agent's id, or a part of the name of a participant.
     pub(crate) agent: Option<String>,
     /// A complete telephone number, address, id or name of the contact.
     pub(crate) contact: Option<String>,
@@ -72,10 +72,7 @@ impl SegmentFilter {
 
     /// Whether a search must check its hits for filters that the index does not know.
     pub(super) fn needs_check_after_search(&self) -> bool {
-        self.contact.is_some()
-            || self.dialog.is_some()
-            || self.changed_since.is_some()
-            || self.has != ArtifactSet::NONE
+        self.contact.is_some() || self.dialog.is_some() || self.changed_since.is_some() || self.has != ArtifactSet::NONE
     }
 
     /// The filters as text for the access log, without the contact.
@@ -94,7 +91,8 @@ impl SegmentFilter {
             ("has", Some(self.has.iter().map(|one| one.name()).collect::<Vec<_>>().join(","))),
             ("changed_since", time(self.changed_since)),
         ];
-        let given = parts.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
+        let given =
+            parts.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
         given.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
 
@@ -133,15 +131,10 @@ fn contains_name(name: &str, wanted: &str) -> bool {
     !wanted.is_empty() && tokenize(name).windows(wanted.len()).any(|part| part == wanted)
 }
 
-/// Whether someone who is not the contact speaks under this name.
+/// Whether a participant of the transcript has this name.
 fn speaks(body: &[u8], metadata: &Metadata, wanted: &str) -> bool {
     let conversation = Conversation::read(body, metadata).unwrap_or_default();
-    conversation
-        .phrases
-        .iter()
-        .filter(|phrase| !phrase.kind.as_deref().is_some_and(|kind| kind.eq_ignore_ascii_case("contact")))
-        .filter_map(|phrase| phrase.name.as_deref())
-        .any(|name| contains_name(name, wanted))
+    conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).any(|name| contains_name(name, wanted))
 }
 
 /// A dimension that answers can be counted by.

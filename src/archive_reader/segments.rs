@@ -172,7 +172,11 @@ impl ArchiveReader {
 
     /// The other segments of a dialog that the caller sees, for links to them; without an entry in the
     /// log, so no text of them may be shown.
-    pub(crate) async fn dialog_entries(&self, caller: &Caller, dialog_id: &str) -> Result<Vec<SegmentEntry>, ReadError> {
+    pub(crate) async fn dialog_entries(
+        &self,
+        caller: &Caller,
+        dialog_id: &str,
+    ) -> Result<Vec<SegmentEntry>, ReadError> {
         let scope = self.scope(caller, &[]).await?;
         let segments = self.db.segments_of_dialog(dialog_id).await?;
         self.show_all(&scope, segments).await

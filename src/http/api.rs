@@ -7,6 +7,7 @@
 mod actions;
 mod answers;
 mod description_page;
+mod erasure_actions;
 mod feed_stream;
 mod idempotency;
 mod operations;
@@ -77,9 +78,9 @@ fn operations() -> OpenApiRouter<Arc<HttpState>> {
         .routes(routes!(actions::retry_items))
         .routes(routes!(actions::discard_items))
         .routes(routes!(actions::retry_deliveries))
-        .routes(routes!(actions::erase))
-        .routes(routes!(actions::place_hold))
-        .routes(routes!(actions::release_hold));
+        .routes(routes!(erasure_actions::erase))
+        .routes(routes!(erasure_actions::place_hold))
+        .routes(routes!(erasure_actions::release_hold));
     OpenApiRouter::with_openapi(Description::openapi()).nest("/api/v1", operations)
 }
 

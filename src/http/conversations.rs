@@ -67,7 +67,6 @@ impl PageError {
     fn bad_request(message: impl Into<Cow<'static, str>>) -> PageError {
         PageError::new(StatusCode::BAD_REQUEST, message)
     }
-
 }
 
 impl From<ReadError> for PageError {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::rejection::FormRejection;
+use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Extension, Form, Query, Request, State};
 use axum::handler::Handler as _;
 use axum::http::header::{ACCEPT, AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -195,7 +195,7 @@ async fn complete_login(
     State(state): State<Arc<HttpState>>,
     peer: Option<Extension<PeerAddress>>,
     headers: HeaderMap,
-    callback: Option<Query<Callback>>,
+    callback: Result<Query<Callback>, QueryRejection>,
 ) -> Response {
     let Some(authenticator) = &state.authenticator else { return StatusCode::NOT_FOUND.into_response() };
     if !authenticator.has_provider() {

@@ -29,11 +29,8 @@ pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
         .disable_allowed_hosts()
         .enforce_origin_validation();
     let server = McpServer::for_http(state.reader.clone());
-    let service = StreamableHttpService::new(
-        move || Ok(server.clone()),
-        Arc::new(NeverSessionManager::default()),
-        config,
-    );
+    let service =
+        StreamableHttpService::new(move || Ok(server.clone()), Arc::new(NeverSessionManager::default()), config);
     Router::new()
         .route_service(PATH, service)
         .layer(middleware::from_fn_with_state(state.clone(), request_rules::apply))

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::archive_reader::{AuditQuestion, Dimension, PageRequest, ReadError, ReadFault, SearchQuestion, SegmentFilter};
+use crate::archive_reader::{
+    AuditQuestion, Dimension, PageRequest, ReadError, ReadFault, SearchQuestion, SegmentFilter,
+};
 use crate::clock::Time;
 use crate::config;
 use crate::model::ArtifactSet;

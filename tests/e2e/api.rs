@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::support;
 
-use ringcx_extractor::model::AccountId;
+use ringcx_extractor::model::{AccountId, encode_path_segment};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use support::test_env::{Scenario, TempDatabase, TestEnv};
@@ -36,9 +36,7 @@ fn strings(texts: &[&str]) -> toml::Value {
 /// Two accounts, and a key for each of three roles.
 fn scenario() -> Scenario {
     let ids = [AccountId::new("980634004", "99999999"), AccountId::new("980634004", OTHER_SUB)];
-    let account = |id: &AccountId| {
-        table(&[("rc_account_id", (*id.rc).into()), ("sub_account_id", (*id.sub).into())])
-    };
+    let account = |id: &AccountId| table(&[("rc_account_id", (*id.rc).into()), ("sub_account_id", (*id.sub).into())]);
     let role = |name: &str, may: &[&str], accounts: &[&str]| {
         table(&[("name", name.into()), ("may", strings(may)), ("accounts", strings(accounts))])
     };
@@ -50,7 +48,10 @@ fn scenario() -> Scenario {
         .configure_sim(|sim| sim.accounts = ids.to_vec())
         .set("accounts", ids.iter().map(account).collect::<Vec<_>>())
         .set("http.listen", "127.0.0.1:0")
-        .set("access.roles", vec![role("admin", &all, &[]), role("limited", &all, &["99999999"]), role("reader", &["read"], &[])])
+        .set(
+            "access.roles",
+            vec![role("admin", &all, &[]), role("limited", &all, &["99999999"]), role("reader", &["read"], &[])],
+        )
         .set("access.keys", vec![key("admin", ADMIN), key("limited", LIMITED), key("reader", READER)])
 }
 
@@ -129,7 +130,10 @@ impl Client {
 /// The words of a text that are long enough to search for.
 fn words(text: &str) -> BTreeSet<String> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
-    words.filter(|word| word.len() >= 5 && word.chars().all(|letter| letter.is_ascii_alphabetic())).map(str::to_lowercase).collect()
+    words
+        .filter(|word| word.len() >= 5 && word.chars().all(|letter| letter.is_ascii_alphabetic()))
+        .map(str::to_lowercase)
+        .collect()
 }
 
 /// The words and ids of one account's export.
@@ -175,9 +179,9 @@ async fn a_role_sees_nothing_of_other_accounts_by_any_way_in(database: TempDatab
     .await;
 
     // Words that only the other account has, and one that both have.
-    let mut foreign: Vec<&String> = other.words.difference(&own.words).collect();
-    foreign.truncate(4);
-    let common = own.words.intersection(&other.words).next().unwrap();
+    let foreign: Vec<&str> = other.words.difference(&own.words).take(4).map(String::as_str).collect();
+    let common = own.words.intersection(&other.words).next().unwrap().as_str();
+    assert!(!foreign.is_empty(), "without such words the searches show nothing");
     let mut hidden: Vec<String> = other.segments.difference(&own.segments).cloned().collect();
     hidden.extend(other.dialogs.difference(&own.dialogs).cloned());
     hidden.push(OTHER_SUB.to_owned());
@@ -214,7 +218,7 @@ async fn a_role_sees_nothing_of_other_accounts_by_any_way_in(database: TempDatab
 
     // Searches: no hit, no count, no facet.
     let facets = ("facets", "day,account,agent,channel,direction,disposition");
-    for word in &foreign {
+    for word in foreign {
         assert_ne!(admin.get("/api/v1/search", &[("q", word)]).await["total"], 0, "{word}");
         for sort in ["best", "newest"] {
             let answer = limited.get("/api/v1/search", &[("q", word), ("sort", sort), facets]).await;
@@ -242,19 +246,21 @@ async fn a_role_sees_nothing_of_other_accounts_by_any_way_in(database: TempDatab
     let (_, page) = limited.get_text("/api/v1/segments", &[("cursor", &foreign_cursor)], "*/*").await;
     assert_hides(&page, &hidden, "a foreign cursor");
     for cursor in [foreign_cursor.as_str(), "x", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
-        let (status, problem) = limited.get_text("/api/v1/segments", &[("from", "9d"), ("cursor", cursor)], "*/*").await;
+        let (status, problem) =
+            limited.get_text("/api/v1/segments", &[("from", "9d"), ("cursor", cursor)], "*/*").await;
         assert_eq!(status, 400, "{problem}");
     }
 
     // An id that was guessed is an id that does not exist.
     let (segment, dialog) = (&hidden[0], other.dialogs.difference(&own.dialogs).next());
+    let encoded = encode_path_segment(segment);
     let mut guesses = vec![
-        format!("/api/v1/segments/{segment}"),
-        format!("/api/v1/segments/{segment}/transcript"),
+        format!("/api/v1/segments/{encoded}"),
+        format!("/api/v1/segments/{encoded}/transcript"),
         format!("/api/v1/accounts/{OTHER_SUB}"),
         "/api/v1/segments/no-such-id".to_owned(),
     ];
-    guesses.extend(dialog.map(|dialog| format!("/api/v1/dialogs/{dialog}")));
+    guesses.extend(dialog.map(|dialog| format!("/api/v1/dialogs/{}", encode_path_segment(dialog))));
     for path in &guesses {
         let (status, problem) = limited.get_text(path, &[], "*/*").await;
         assert_eq!(status, 404, "{path}: {problem}");
@@ -269,12 +275,12 @@ async fn a_role_sees_nothing_of_other_accounts_by_any_way_in(database: TempDatab
         ("/api/v1/erasures", json!({ "segment": segment, "account": OTHER_SUB })),
         ("/api/v1/erasures", json!({ "segment": segment })),
         ("/api/v1/holds", json!({ "segment": segment, "account": OTHER_SUB })),
-        (&format!("/api/v1/queue/{segment}/retry"), json!({})),
+        (format!("/api/v1/queue/{encoded}/retry").as_str(), json!({})),
     ] {
         let (status, problem) = limited.post(path, &body, None).await;
         assert_eq!(status, 404, "{path}: {problem}");
     }
-    assert_eq!(admin.get(&format!("/api/v1/segments/{segment}"), &[]).await["segment_id"], json!(segment));
+    assert_eq!(admin.get(&guesses[0], &[]).await["segment_id"], json!(segment));
 
     // The feed, figures, and every tool.
     let (mut after, mut events) = ("0".to_owned(), Vec::new());
@@ -342,7 +348,8 @@ async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: Te
     let (status, erased) = admin.post("/api/v1/erasures", &erasure, Some("erasure-1")).await;
     assert_eq!((status, &erased["segments"]), (200, &json!(1)), "{erased}");
     assert_eq!(admin.post("/api/v1/erasures", &erasure, Some("erasure-1")).await, (200, erased));
-    let (status, problem) = admin.get_text(&format!("/api/v1/segments/{segment}"), &[], "*/*").await;
+    let path = format!("/api/v1/segments/{}", encode_path_segment(segment));
+    let (status, problem) = admin.get_text(&path, &[], "*/*").await;
     assert!(status == 404 && problem.contains("was erased on request"), "{problem}");
 
     let range = json!({ "from": "2h", "to": "1h", "account": OTHER_SUB });
@@ -353,8 +360,9 @@ async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: Te
     assert_eq!(admin.post("/api/v1/queue/no-such-item/discard", &json!({}), None).await.0, 404);
 
     // Answers that the client has already, formats, and problems.
-    let own = segments[1]["segment_id"].as_str().unwrap();
-    let path = format!("/api/v1/segments/{own}");
+    let is_stored = |item: &&Value| item["transcript"]["outcome"] == "stored" && item["segment_id"] != segment;
+    let stored = segments.iter().find(is_stored).unwrap()["segment_id"].as_str().unwrap();
+    let path = format!("/api/v1/segments/{}", encode_path_segment(stored));
     let first = admin.request(reqwest::Method::GET, &path, &[]).send().await.unwrap();
     let tag = first.headers()["etag"].to_str().unwrap().to_owned();
     assert!(first.headers().contains_key("ratelimit") && first.headers().contains_key("ratelimit-policy"));
@@ -379,7 +387,10 @@ async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: Te
         assert_eq!((status, &problem["status"]), (expected, &json!(expected)), "{path}: {text}");
     }
     let wrong = admin.request(reqwest::Method::PUT, "/api/v1/segments", &[]).send().await.unwrap();
-    assert_eq!((wrong.status().as_u16(), &wrong.headers()["content-type"]), (405, &"application/problem+json".parse().unwrap()));
+    assert_eq!(
+        (wrong.status().as_u16(), &wrong.headers()["content-type"]),
+        (405, &"application/problem+json".parse().unwrap())
+    );
 
     // A waiting request is answered as soon as something is stored.
     let newest = admin.get("/api/v1/feed", &[("after", "newest")]).await;

@@ -78,11 +78,8 @@ impl Db {
         if let (Some(after), Some(ended)) = (after, after_ended) {
             condition.add("(s.ended > $n", ended);
             let number = condition.args.len();
-            let clause = format!(
-                " or (s.ended = ${number} and (a.sub, s.segment_id) > (${}, ${})))",
-                number + 1,
-                number + 2
-            );
+            let clause =
+                format!(" or (s.ended = ${number} and (a.sub, s.segment_id) > (${}, ${})))", number + 1, number + 2);
             condition.clause.push_str(&clause);
             condition.args.extend([Arg::from(&after.sub), Arg::from(&after.segment_id)]);
         }

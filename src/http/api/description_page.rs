@@ -1,7 +1,7 @@
 //! The readable page of the API, rendered from its description.
 
 use maud::{Markup, html};
-use utoipa::openapi::path::{HttpMethod, Operation, ParameterIn};
+use utoipa::openapi::path::{HttpMethod, Operation, Parameter, ParameterIn};
 use utoipa::openapi::{OpenApi, RefOr, Required};
 
 use crate::http::templates;
@@ -9,11 +9,8 @@ use crate::http::templates;
 /// Renders the page.
 pub(super) fn render(document: &OpenApi) -> String {
     let operations = document.paths.paths.iter().flat_map(|(path, item)| {
-        let methods = [
-            (HttpMethod::Get, &item.get),
-            (HttpMethod::Post, &item.post),
-            (HttpMethod::Delete, &item.delete),
-        ];
+        let methods =
+            [(HttpMethod::Get, &item.get), (HttpMethod::Post, &item.post), (HttpMethod::Delete, &item.delete)];
         methods.into_iter().filter_map(move |(method, operation)| Some((path, method, operation.as_ref()?)))
     });
     let body = html! {
@@ -33,6 +30,14 @@ pub(super) fn render(document: &OpenApi) -> String {
     templates::static_page("API", &body)
 }
 
+/// The parameter, if it is described in place; this description has no others.
+fn inline(parameter: &RefOr<Parameter>) -> Option<&Parameter> {
+    match parameter {
+        RefOr::T(parameter) => Some(parameter),
+        RefOr::Ref(_) => None,
+    }
+}
+
 fn section(path: &str, method: &HttpMethod, operation: &Operation) -> Markup {
     let method = match method {
         HttpMethod::Post => "POST",
@@ -48,10 +53,16 @@ fn section(path: &str, method: &HttpMethod, operation: &Operation) -> Markup {
                 table {
                     thead { tr { th { "parameter" } th { "in" } th { "meaning" } } }
                     tbody {
-                        @for parameter in parameters {
+                        @for parameter in parameters.iter().filter_map(inline) {
                             tr {
                                 td { code { (parameter.name) } @if parameter.required == Required::True { " (required)" } }
-                                td { @if parameter.parameter_in == ParameterIn::Path { "path" } @else { "query" } }
+                                td {
+                                    @match parameter.parameter_in {
+                                        ParameterIn::Path => "path",
+                                        ParameterIn::Header => "header",
+                                        _ => "query",
+                                    }
+                                }
                                 td { (parameter.description.as_deref().unwrap_or_default()) }
                             }
                         }

@@ -26,7 +26,7 @@ macro_rules! filter_parameters {
             to: Option<String>,
             /// Segments of these accounts: sub-account ids or names, separated by commas.
             account: Option<String>,
-            /// The agent's participant id, or a part of the agent's name.
+            /// The agent's participant id, or a part of a participant's name.
             agent: Option<String>,
             /// A complete telephone number, address, id or name of the contact.
             contact: Option<String>,
@@ -271,15 +271,12 @@ pub(super) fn parse_time(name: &str, text: &Option<String>, now: Time) -> Result
     text.as_ref().map(parse).transpose()
 }
 
-fn parse_range(
-    from: &Option<String>,
-    to: &Option<String>,
-    now: Time,
-) -> Result<(Option<Time>, Option<Time>), Problem> {
+fn parse_range(from: &Option<String>, to: &Option<String>, now: Time) -> Result<(Option<Time>, Option<Time>), Problem> {
     let (from, to) = (parse_time("from", from, now)?, parse_time("to", to, now)?);
     match (from, to) {
         (Some(start), Some(end)) if start >= end => {
-            Err(Problem::bad_request("the range of from and to is empty").with_hint("from is inclusive, to is exclusive"))
+            Err(Problem::bad_request("the range of from and to is empty")
+                .with_hint("from is inclusive, to is exclusive"))
         }
         range => Ok(range),
     }

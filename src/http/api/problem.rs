@@ -130,7 +130,8 @@ impl<S: Send + Sync> FromRequestParts<S> for ApiPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<ApiPath, Problem> {
         let path = Path::<String>::from_request_parts(parts, state).await;
-        let refused = |error: PathRejection| Problem::bad_request(format!("the path is not valid: {}", error.body_text()));
+        let refused =
+            |error: PathRejection| Problem::bad_request(format!("the path is not valid: {}", error.body_text()));
         path.map(|Path(part)| ApiPath(part)).map_err(refused)
     }
 }

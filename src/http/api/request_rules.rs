@@ -1,6 +1,7 @@
 //! The rules for every request to the API and to MCP: who it comes from, how many there may be, and
 //! answers that the client has already.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +85,7 @@ impl Allowance {
 
 /// Finds the caller, counts the request, and answers 304 if the client has the answer already.
 pub(in crate::http) async fn apply(State(state): State<Arc<HttpState>>, mut request: Request, next: Next) -> Response {
-    let caller = match authenticate(&state, &request).await {
+    let caller = match authenticate(&state, request.headers(), peer_of(&request)).await {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
@@ -106,12 +107,12 @@ pub(in crate::http) async fn apply(State(state): State<Arc<HttpState>>, mut requ
     response
 }
 
-async fn authenticate(state: &HttpState, request: &Request) -> Result<Caller, Problem> {
+async fn authenticate(state: &HttpState, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Caller, Problem> {
     let Some(authenticator) = &state.authenticator else {
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "this server lets nobody read over HTTP")
             .with_hint("set http.token, or [[access.keys]] with a role, in the settings"));
     };
-    authenticator.authenticate(request.headers(), peer_of(request)).await.map_err(|refusal| refuse(&refusal))
+    authenticator.authenticate(headers, peer).await.map_err(|refusal| refuse(&refusal))
 }
 
 fn refuse(refusal: &AuthRefusal) -> Problem {
@@ -149,7 +150,8 @@ async fn add_entity_tag(response: Response, known: Option<&HeaderValue>) -> Resp
         parts.headers.insert(ETAG, value);
     }
     let known = known.and_then(|known| known.to_str().ok()).unwrap_or_default();
-    let is_known = known.split(',').map(|known| known.trim().trim_start_matches("W/")).any(|known| known == tag || known == "*");
+    let is_known =
+        known.split(',').map(|known| known.trim().trim_start_matches("W/")).any(|known| known == tag || known == "*");
     if is_known {
         parts.status = StatusCode::NOT_MODIFIED;
         parts.headers.remove(axum::http::header::CONTENT_LENGTH);
