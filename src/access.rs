@@ -14,9 +14,8 @@ mod session;
 
 pub(crate) use access_log::{AccessLog, AccessSubject};
 pub(crate) use authenticator::{AuthRefusal, Authenticator, generate_key, hash_key};
-pub(crate) use caller::{Caller, Reader};
-pub(crate) use oidc::{Callback, LoginError, LoginFault};
-pub(crate) use role::Role;
+pub(crate) use caller::Caller;
+pub(crate) use oidc::{Callback, LoginError, LoginFault, check_provider};
 
 pub(crate) use crate::config::Permission;
 pub(crate) use crate::db::AccessAction;

@@ -74,8 +74,7 @@ pub(crate) struct Page<T> {
 }
 
 impl ArchiveReader {
-    pub(crate) fn new(db: Db, settings: Arc<Settings>, clock: Clock) -> ArchiveReader {
-        let log = AccessLog::new(db.clone(), clock.clone());
+    pub(crate) fn new(db: Db, settings: Arc<Settings>, clock: Clock, log: AccessLog) -> ArchiveReader {
         let heavy_reads = Semaphore::new(MAX_HEAVY_READS);
         ArchiveReader { db, settings, clock, log, cursors: OnceCell::new(), heavy_reads }
     }

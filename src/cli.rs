@@ -4,6 +4,7 @@
 //! `CommandContext`, which opens them on demand. Results go to standard output, everything else
 //! to standard error.
 
+mod access_command;
 mod audit_command;
 mod backfill_command;
 mod check_command;
@@ -36,11 +37,13 @@ use std::sync::OnceLock;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
-use crate::access::Caller;
+use crate::access::{AccessAction, AccessLog, AccessSubject, Caller};
 use crate::clock::{Clock, Time};
 use crate::config::{self, Accounts, ConfigErrors, DatabaseUrl, LoadedSettings, Settings};
-use crate::db::{AccountRow, Db, OpenMode};
+use crate::db::{AccountRow, Db, DbError, OpenMode};
 use crate::error::UserError;
+use crate::model::Subject;
+use crate::render::clean_line;
 use crate::status;
 
 /// The number of Postgres connections of a command.
@@ -97,6 +100,8 @@ pub(crate) enum Command {
     Hold(hold_command::HoldArgs),
     /// Verify the integrity of the archive and report alterations
     Verify(verify_command::VerifyArgs),
+    /// Create keys for programs, and show who read what
+    Access(access_command::AccessArgs),
     /// Serve the archive to an assistant on this machine, over the Model Context Protocol
     Mcp(mcp_command::McpArgs),
     /// Check whether a running daemon is alive; for containers
@@ -131,6 +136,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Erase(args) => erase_command::run(args, &context).await,
         Command::Hold(args) => hold_command::run(args, &context).await,
         Command::Verify(args) => verify_command::run(args, &context).await,
+        Command::Access(args) => access_command::run(args, &context).await,
         Command::Mcp(args) => mcp_command::run(args, &context).await,
         Command::Health(args) => health_command::run(args, &context).await,
         Command::Migrate(args) => migrate_command::run(args, &context).await,
@@ -180,12 +186,6 @@ impl CommandContext {
         config::load(self.config.as_deref(), config::read_environment())
     }
 
-    /// The user of this machine who runs the command.
-    pub(crate) fn caller(&self) -> Caller {
-        let host = hostname::get().map_or_else(|_| "unknown".to_owned(), |host| host.to_string_lossy().into_owned());
-        Caller::system_user(erase_command::current_user(), host)
-    }
-
     /// Opens the database of the settings without a lock, so that a daemon can use it at the same
     /// time.
     pub(crate) async fn open_database(&self, access: OpenMode) -> anyhow::Result<Db> {
@@ -193,6 +193,35 @@ impl CommandContext {
             DatabaseUrl::Sqlite(path) => Db::open_sqlite(path, access).await?,
             DatabaseUrl::Postgres(url) => Db::open_postgres(url, access, MAX_CONNECTIONS).await?,
         })
+    }
+
+    /// Records in the access log what the command is about to show or do. On a database that this
+    /// user can only read there is no entry, and standard error says so.
+    pub(crate) async fn record_access(
+        &self,
+        db: &Db,
+        action: AccessAction,
+        subject: AccessSubject<'_>,
+    ) -> anyhow::Result<()> {
+        match self.access_log(db).record(&system_caller(), action, subject).await {
+            Err(error) if error.is_read_only() => {
+                terminal::print_stderr(
+                    "warning: this database is read-only, so the access log has no entry about this command",
+                );
+                Ok(())
+            }
+            recorded => recorded.map_err(not_recorded),
+        }
+    }
+
+    /// Records an erasure before it begins; returns the number of its entry.
+    pub(crate) async fn record_erasure(&self, db: &Db, subject: &Subject) -> anyhow::Result<i64> {
+        let subject = AccessSubject::Subject { subject, sub: None };
+        self.access_log(db).record_erasure(&system_caller(), subject).await.map_err(not_recorded)
+    }
+
+    fn access_log(&self, db: &Db) -> AccessLog {
+        AccessLog::new(db.clone(), self.clock.clone())
     }
 
     /// Parses the time of an option.
@@ -228,6 +257,24 @@ impl CommandContext {
             None => Ok(db.accounts().await?),
         }
     }
+}
+
+/// The user of this machine who runs the command. The name may come from the environment; the
+/// number does not.
+fn system_caller() -> Caller {
+    let variable = |name: &str| std::env::var(name).ok().filter(|user| !user.trim().is_empty());
+    let uid = rustix::process::getuid().as_raw();
+    let user = variable("SUDO_USER").or_else(|| variable("USER")).unwrap_or_else(|| format!("uid {uid}"));
+    let host = hostname::get().map_or_else(|_| "unknown".to_owned(), |host| host.to_string_lossy().into_owned());
+    Caller::system_user(clean_line(&user), clean_line(&format!("uid {uid} on {host}")))
+}
+
+fn not_recorded(error: DbError) -> anyhow::Error {
+    let failed = UserError::failed("nothing was shown or changed, because the access log has no entry about it");
+    failed
+        .with_hint("the access log is a table of the archive: make the database writable, and try again")
+        .with_source(error)
+        .into()
 }
 
 /// Whether a daemon is running on this database.

@@ -91,7 +91,9 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<AppContext>, stop: Can
     let has_readers = HttpState::has_readers(&app.settings);
     log_address(address, has_readers);
     let hosts = AllowedHosts::of(address, app.settings.http.listen.as_deref(), local_host_name());
-    serve_until_stop(listener, Arc::new(HttpState::new(app, stop.clone())?), hosts, stop).await
+    let state =
+        HttpState::new(app, stop.clone()).map_err(|error| UserError::failed(error.message).with_hint(error.hint))?;
+    serve_until_stop(listener, Arc::new(state), hosts, stop).await
 }
 
 async fn serve_until_stop(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// For each module, the modules that it must not use. `*` forbids all; `-name` or `-name::part` is an exception.
 const MODULE_RULES: &[(&str, &[&str])] = &[
-    ("access", &["*", "-clock", "-model", "-config", "-db", "-redact", "-render"]),
+    ("access", &["*", "-clock", "-model", "-config", "-db", "-metrics", "-redact", "-render"]),
     ("broken_answers", &["*", "-clock", "-model"]),
     ("read_progress", &["*", "-clock"]),
     ("config", &["*", "-clock", "-model"]),

@@ -48,6 +48,19 @@ pub(crate) enum AuthRefusal {
     Unavailable(DbError),
 }
 
+impl AuthRefusal {
+    /// The reason, for the metric.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            AuthRefusal::Missing => "missing",
+            AuthRefusal::Wrong => "wrong",
+            AuthRefusal::Expired { .. } => "expired",
+            AuthRefusal::RateLimited(_) => "rate_limited",
+            AuthRefusal::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 impl From<DbError> for AuthRefusal {
     fn from(error: DbError) -> AuthRefusal {
         AuthRefusal::Unavailable(error)
@@ -342,3 +355,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
+
+#[cfg(test)]
+mod tests;

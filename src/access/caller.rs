@@ -124,8 +124,7 @@ impl Caller {
 
     /// Whether it reads everything as it is: no account, channel or text is hidden from it.
     pub(crate) fn is_unlimited_reader(&self) -> bool {
-        let is_unlimited = |role: &Role| role.accounts.is_none() && role.channels.is_none();
-        self.roles.iter().any(|role| role.may(Permission::Read) && is_unlimited(role)) && !self.has_redaction()
+        self.may_everywhere(Permission::Read) && !self.has_redaction()
     }
 
     /// Whether some text may be redacted for it.
@@ -175,4 +174,91 @@ impl Caller {
 fn channels_of(segment: &SegmentRow) -> Vec<String> {
     let metadata = Metadata::parse(&segment.metadata);
     CHANNEL_FIELDS.iter().filter_map(|field| metadata.field(field)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::RoleSettings;
+
+    const ACCOUNTS: [&str; 3] = ["A", "B", "C"];
+    const CHANNELS: [&str; 3] = ["VOICE", "CHAT", "EMAIL"];
+    const PERMISSIONS: [Permission; 5] =
+        [Permission::Read, Permission::Listen, Permission::Operate, Permission::Erase, Permission::Log];
+
+    fn names(all: &'static [&'static str]) -> impl Strategy<Value = BTreeSet<String>> {
+        prop::sample::subsequence(all, 0..=all.len()).prop_map(|names| names.into_iter().map(str::to_owned).collect())
+    }
+
+    prop_compose! {
+        fn role()(
+            accounts in names(&ACCOUNTS),
+            channels in names(&CHANNELS),
+            may in prop::sample::subsequence(&PERMISSIONS, 1..=5),
+            redact in prop::sample::subsequence(vec![RedactionRule::Card, RedactionRule::Email, RedactionRule::Phone], 0..=3),
+        ) -> RoleSettings {
+            let (groups, subjects) = (BTreeSet::new(), BTreeSet::new());
+            RoleSettings { name: "role".to_owned(), groups, subjects, accounts, channels, may: may.into_iter().collect(), redact }
+        }
+    }
+
+    fn caller(roles: &[RoleSettings]) -> Caller {
+        let roles: Vec<Arc<Role>> = roles.iter().map(|role| Arc::new(Role::of(role))).collect();
+        Caller::new(Reader::Key { name: "test".to_owned() }, "here".to_owned(), roles)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { timeout: Duration::from_secs(10).as_millis() as u32, ..ProptestConfig::default() })]
+
+        /// Several roles give what some single role gives, never a product of two; and what is redacted
+        /// is what every role redacts that shows the segment.
+        #[test]
+        fn several_roles_give_no_more_than_each_of_them(roles in prop::collection::vec(role(), 0..4)) {
+            let all = caller(&roles);
+            let alone: Vec<Caller> = roles.iter().map(|role| caller(std::slice::from_ref(role))).collect();
+            for sub in ACCOUNTS {
+                for permission in PERMISSIONS {
+                    let some = |one: &Caller| one.may_in_account(permission, sub);
+                    prop_assert_eq!(all.may_in_account(permission, sub), alone.iter().any(some));
+                }
+                prop_assert_eq!(all.sees_account(sub), CHANNELS.iter().any(|channel| all.sees(sub, &[channel])));
+                let is_readable = all.readable_accounts().is_none_or(|accounts| accounts.contains(sub));
+                prop_assert_eq!(all.sees_account(sub), is_readable);
+                for channel in CHANNELS {
+                    let readers: Vec<&RoleSettings> =
+                        roles.iter().zip(&alone).filter(|(_, one)| one.sees(sub, &[channel])).map(|(role, _)| role).collect();
+                    prop_assert_eq!(all.sees(sub, &[channel]), !readers.is_empty());
+                    prop_assert!(!all.sees_all_channels(sub) || all.sees(sub, &[channel]));
+                    prop_assert!(!all.is_unlimited_reader() || all.redactor(sub, &[channel]).is_noop());
+                    let sample = "4111 1111 1111 1111, ann@example.com, +49 30 901820";
+                    let shown = all.redactor(sub, &[channel]).text(sample).into_owned();
+                    for (rule, label) in [(RedactionRule::Card, "[card]"), (RedactionRule::Email, "[email]"), (RedactionRule::Phone, "[phone]")] {
+                        let expected = !readers.is_empty() && readers.iter().all(|role| role.redact.contains(&rule));
+                        prop_assert_eq!(shown.contains(label), expected, "{}: {}", label, shown);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn channels_are_compared_without_case_and_either_field_suffices() {
+        let role = RoleSettings {
+            name: "voice".to_owned(),
+            groups: BTreeSet::new(),
+            subjects: BTreeSet::new(),
+            accounts: BTreeSet::new(),
+            channels: ["voice".to_owned()].into(),
+            may: [Permission::Read].into(),
+            redact: Vec::new(),
+        };
+        let caller = caller(&[role]);
+        assert!(caller.sees("A", &["VOICE"]) && caller.sees("A", &["DIGITAL", "Voice"]));
+        assert!(!caller.sees("A", &["DIGITAL"]) && !caller.sees("A", &[]), "without a channel there is no match");
+        assert!(!caller.may_everywhere(Permission::Read) && !caller.is_unlimited_reader());
+    }
 }

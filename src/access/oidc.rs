@@ -149,6 +149,14 @@ impl OidcLogin {
     }
 }
 
+/// Reads the provider's discovery document and keys, as the first login would.
+///
+/// # Errors
+/// If the provider cannot be reached or used.
+pub(crate) async fn check_provider(settings: &Oidc, clock: &Clock) -> Result<(), LoginError> {
+    Provider::new(settings, clock.clone())?.client().await.map(drop)
+}
+
 impl PendingLogin {
     fn verifier(&self) -> PkceCodeVerifier {
         PkceCodeVerifier::new(self.verifier.clone())

@@ -82,7 +82,7 @@ impl Sessions {
     async fn key(&self) -> Result<Key, DbError> {
         let derive = || async {
             let secret = self.db.session_secret().await?;
-            Ok(Key::from(&Sha512::new().chain_update(b"session 2\0").chain_update(secret).finalize()))
+            Ok::<_, DbError>(Key::from(&Sha512::new().chain_update(b"session 2\0").chain_update(secret).finalize()))
         };
         self.key.get_or_try_init(derive).await.cloned()
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::{CommandContext, human_format, is_daemon_alive, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::clock::{Clock, Time};
 use crate::config::{Accounts, Settings};
 use crate::coverage::{PlanningRules, ReadPurpose, estimate_backfill_duration};
@@ -171,6 +172,11 @@ async fn queue_backfills(args: BackfillRequestArgs, context: &CommandContext) ->
     }
     if let Some(longest) = operator_actions::needs_confirmation(range, &accounts, settings).filter(|_| !args.yes) {
         confirm_large_range(range, longest)?;
+    }
+    for account in &accounts {
+        let what = format!("backfill from {} to {}", range.from.rfc3339_secs(), range.to.rfc3339_secs());
+        let subject = AccessSubject::Other { what: &what, sub: Some(&account.id.sub) };
+        context.record_access(&db, AccessAction::Backfill, subject).await?;
     }
     let ids = operator_actions::queue_backfills(&db, &accounts, range, !args.oldest_first, now).await?;
     let queued: Vec<QueuedBackfill> = ids

@@ -10,6 +10,7 @@ use rand::Rng;
 
 use super::human_format::format_count;
 use super::{CommandContext, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, OpenMode, ReplayRequest};
 use crate::error::UserError;
 use crate::model::TimeRange;
@@ -103,6 +104,8 @@ async fn retry_failed(args: &DeliverRetryArgs, db: &Db, context: &CommandContext
         )?;
         return Ok(());
     }
+    let what = format!("failed events of {}", args.sink.as_deref().unwrap_or("all sinks"));
+    context.record_access(db, AccessAction::Redeliver, AccessSubject::Other { what: &what, sub: None }).await?;
     let sink = args.sink.as_deref();
     let done = operator_actions::retry_deliveries(db, settings, sink, args.all, context.clock.now()).await?;
     for name in done.restarted {
@@ -132,7 +135,11 @@ async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandCont
     let (from, to) = context.parse_range(Some(&args.from), Some(&args.to))?;
     let empty = || UserError::usage("the range of --from and --to is empty");
     let stored = from.zip(to).and_then(|(from, to)| TimeRange::new(from, to)).ok_or_else(empty)?;
-    let account = context.find_account(db, args.account.as_deref()).await?.map(|account| account.key);
+    let account = context.find_account(db, args.account.as_deref()).await?;
+    let what = format!("replay to {} from {} to {}", args.sink, args.from, args.to);
+    let sub = account.as_ref().map(|account| &*account.id.sub);
+    context.record_access(db, AccessAction::Redeliver, AccessSubject::Other { what: &what, sub }).await?;
+    let account = account.map(|account| account.key);
     let request = ReplayRequest { sink: row.key, account, stored, rate: args.rate };
     let accounts = db.request_replay(&request, context.clock.now()).await?;
     db.bump_change_version().await?;

@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{CommandContext, human_format, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, DeletionCounts, ExportRange, OpenMode, QuarantinedText, SegmentRef};
 use crate::erasure::{self, Confirmation, ErasurePlan, ErasureRequest};
 use crate::error::UserError;
@@ -151,6 +152,8 @@ async fn approve_retention(args: &EraseArgs, db: &Db, context: &CommandContext) 
     if !args.yes && !confirm()? {
         bail!(UserError::failed("nothing was approved").with_hint(CONFIRM_HINT));
     }
+    let subject = AccessSubject::Other { what: "approved what retention will erase", sub: None };
+    context.record_access(db, AccessAction::Erase, subject).await?;
     for key in pending {
         db.approve_retention(key, context.clock.now()).await?;
     }
@@ -168,6 +171,7 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
         reason: args.reason.clone(),
         include_alike: args.include_alike,
         include_unreadable: args.include_unreadable,
+        access_entry: None,
     };
     let found = find_segments(db, &request).await?;
     terminal::print_stdout(&describe_found(&found, args.dry_run))?;
@@ -184,6 +188,8 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
     if found.has_deletions() && !args.yes && !confirm()? {
         bail!(UserError::failed("nothing was erased").with_hint(CONFIRM_HINT));
     }
+    let access_entry = Some(context.record_erasure(db, &request.subject).await?);
+    let request = ErasureRequest { access_entry, ..request };
     let confirmation = if args.yes { Confirmation::Everything } else { Confirmation::Listed };
     let bar = segment_progress_bar(found.segments.len() as u64, "erasing");
     let now = context.clock.now();

@@ -5,7 +5,7 @@
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 
-use super::{CommandContext, terminal};
+use super::{CommandContext, system_caller, terminal};
 use crate::archive_reader::ArchiveReader;
 use crate::db::OpenMode;
 use crate::mcp::McpServer;
@@ -22,8 +22,8 @@ pub(crate) async fn run(_: McpArgs, context: &CommandContext) -> anyhow::Result<
              hint: assistants start this command themselves; docs/api.md shows how to configure them",
         );
     }
-    let reader = Arc::new(ArchiveReader::new(db.clone(), settings, context.clock.clone()));
-    let served = McpServer::serve_stdio(reader, context.caller()).await;
+    let reader = Arc::new(ArchiveReader::new(db.clone(), settings, context.clock.clone(), context.access_log(&db)));
+    let served = McpServer::serve_stdio(reader, system_caller()).await;
     db.close().await;
     served.map(|()| 0)
 }

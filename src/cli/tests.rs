@@ -34,6 +34,7 @@ fn the_help_lists_every_command_and_option() {
       erase        Erase conversations permanently, for example on a legal request
       hold         Place, list or release legal holds, which prevent retention and erasure
       verify       Verify the integrity of the archive and report alterations
+      access       Create keys for programs, and show who read what
       health       Check whether a running daemon is alive; for containers
       migrate      Migrate the database to the current schema (as `run` does), or copy it to Postgres
       completions  Print shell completions

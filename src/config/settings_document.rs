@@ -141,8 +141,8 @@ pub(super) struct AccessSection {
     pub(super) log_retention: Span<DEFAULT_LOG_RETENTION_SECS>,
 }
 
-/// Seven years, leap days included.
-const DEFAULT_LOG_RETENTION_SECS: u64 = 2_557 * 86_400;
+/// Seven years of 365.25 days.
+const DEFAULT_LOG_RETENTION_SECS: u64 = 7 * 31_557_600;
 
 /// The login of people, at an OpenID Connect provider.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -176,7 +176,7 @@ pub(super) struct RoleSection {
     /// Identifies the role.
     pub(super) name: Text,
     /// Members: the provider's groups.
-    pub(super) groups: List<Id>,
+    pub(super) groups: Option<List<Id>>,
     /// Members: verified e-mail addresses, or `sub` claims.
     pub(super) subjects: List<Id>,
     /// Sub-account ids that it covers, all if empty.
@@ -184,8 +184,7 @@ pub(super) struct RoleSection {
     /// Channels that it covers, all if empty.
     pub(super) channels: List<Id>,
     /// What it permits: read, listen, operate, erase, log.
-    #[schemars(with = "Vec<Permission>", extend("default" = []))]
-    pub(super) may: List<Permission>,
+    pub(super) may: Option<List<Permission>>,
     /// What it never sees: card, email, phone, or custom patterns.
     #[schemars(with = "Vec<RedactionEntry>", extend("default" = []))]
     pub(super) redact: Vec<Option<RedactionEntry>>,

@@ -65,6 +65,7 @@ pub(super) async fn require_reader(State(state): State<Arc<HttpState>>, mut requ
         }
         Err(refusal) => refusal,
     };
+    state.app.metrics.count_refused_access(refusal.name());
     let next_path = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
     // With a provider alone there is nothing to choose.
     let is_missing = matches!(refusal, AuthRefusal::Missing);
@@ -149,6 +150,7 @@ async fn log_in_with_token(
         Err(rejection) => return (rejection.status(), "expected a form with the field `token`\n").into_response(),
     };
     if let Err(refusal) = authenticator.check_token(form.token.trim()) {
+        state.app.metrics.count_refused_access(refusal.name());
         if let Some(suppressed) = state.refused_logins.try_acquire() {
             tracing::warn!(suppressed, "login refused: wrong http.token, or too many wrong ones before");
         }
@@ -217,6 +219,7 @@ fn login_failed(state: &HttpState, authenticator: &Authenticator, error: &LoginE
         LoginFault::Stale => StatusCode::BAD_REQUEST,
         LoginFault::Denied => StatusCode::FORBIDDEN,
     };
+    state.app.metrics.count_refused_access("login_failed");
     // The message of a denial names a person.
     if error.fault != LoginFault::Denied
         && let Some(suppressed) = state.refused_logins.try_acquire()

@@ -77,10 +77,16 @@ impl HttpState {
     pub(super) fn new(app: Arc<AppContext>, stop: CancellationToken) -> Result<HttpState, LoginError> {
         let config::Settings { http, access, .. } = &app.settings;
         let authenticator = Authenticator::new(http.token.as_ref(), access, app.clock.clone(), app.db.clone())?;
+        let access_log = AccessLog::new(app.db.clone(), app.clock.clone()).with_metrics(app.metrics.clone());
         Ok(HttpState {
             authenticator,
-            access_log: AccessLog::new(app.db.clone(), app.clock.clone()),
-            reader: Arc::new(ArchiveReader::new(app.db.clone(), Arc::new(app.settings.clone()), app.clock.clone())),
+            reader: Arc::new(ArchiveReader::new(
+                app.db.clone(),
+                Arc::new(app.settings.clone()),
+                app.clock.clone(),
+                access_log.clone(),
+            )),
+            access_log,
             request_limiter: RequestLimiter::new(),
             refused_logins: LogThrottle::default(),
             app,

@@ -74,7 +74,7 @@ impl Server {
         let app = AppContext::new(settings, db, Clock::manual(NOW)).unwrap();
         let listener = bind(&app.settings.http).await.unwrap().unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let state = Arc::new(HttpState::new(app.clone(), stop.clone()));
+        let state = Arc::new(HttpState::new(app.clone(), stop.clone()).unwrap());
         prepare(&app, &state.history).await;
         let hosts = AllowedHosts::of(address, None, None);
         let served = tokio::spawn(serve_until_stop(listener, state, hosts, stop.clone()));

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_control;
 mod answer_decoding;
 mod api;
 mod api_faults;

@@ -105,7 +105,15 @@ async fn ingest_and_store(db: &Db, owned: Lease, ids: &[String]) {
 
 fn erasure_request(subject: Subject) -> ErasureRequest {
     let (who, reason) = ("officer@host".to_owned(), None);
-    ErasureRequest { subject, account: None, who, reason, include_alike: false, include_unreadable: false }
+    ErasureRequest {
+        subject,
+        account: None,
+        who,
+        reason,
+        include_alike: false,
+        include_unreadable: false,
+        access_entry: None,
+    }
 }
 
 async fn erase_segment(db: &Db, id: &str) {

@@ -22,6 +22,8 @@ pub struct Metric {
 pub fn sample_page() -> String {
     let metrics = Metrics::new();
     metrics.on_request(Endpoint::Transcript, Ok(200), Duration::from_millis(120));
+    metrics.count_access("key", "search");
+    metrics.count_refused_access("wrong");
     metrics.on_request(Endpoint::Login, Err(ErrorCause::UntrustedCertificate), Duration::from_millis(3));
     let figures = MetricsSnapshot {
         accounts: vec![AccountMetrics { sub: "10".to_owned(), watermark: Some(Time(0)), ..AccountMetrics::default() }],

@@ -5,7 +5,12 @@
 //! entries, and an erasure blanks a text. A keyed hash of the text stays, so the chain can still be
 //! verified, and the entries of a segment can still be found by its id.
 
+mod log_cleanup;
+mod log_reader;
+
 use std::borrow::Cow;
+
+pub use log_reader::{AccessChainState, AccessLogQuery, AccessLogRow};
 
 use super::{Db, DbError, Tx, sql};
 use crate::clock::Time;

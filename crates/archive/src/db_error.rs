@@ -43,6 +43,18 @@ impl DbError {
         matches!(self.fault, DbFault::Unavailable | DbFault::StorageFull)
     }
 
+    /// Whether the database can be read but not written: a read-only copy, or a user without the
+    /// right to write.
+    pub fn is_read_only(&self) -> bool {
+        let source = self.source.as_deref().and_then(|source| source.downcast_ref::<sqlx::Error>());
+        let Some(sqlx::Error::Database(error)) = source else { return false };
+        let code = error.code().unwrap_or_default();
+        match error.as_error().is::<sqlx::postgres::PgDatabaseError>() {
+            true => matches!(&*code, "25006" | "42501"),
+            false => code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_READONLY),
+        }
+    }
+
     /// What an operator can do, if that is known.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()

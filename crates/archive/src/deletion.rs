@@ -71,6 +71,9 @@ pub struct DeletionBatch<'a> {
     pub at: Time,
     /// The entry for the journal, without the counts.
     pub journal_entry: &'a JournalEntry,
+    /// The number of the erasure's entry in the access log; other entries then lose the ids of what
+    /// is erased.
+    pub access_entry: Option<i64>,
 }
 
 /// How much was deleted.
@@ -102,6 +105,7 @@ impl DeletionCounts {
 struct PendingDeletion {
     key: i64,
     segment_id: String,
+    dialog_id: Option<String>,
     ended: Time,
     #[sqlx(try_from = "ArtifactBits")]
     asked: ArtifactSet,
@@ -134,6 +138,12 @@ impl Db {
         tx.tombstone_segments(&key, batch, &pending).await?;
         counts.records = tx.delete_quarantined(&key, batch, &pending).await?;
         counts.unknown_ids = tx.tombstone_unknown_ids(&key, batch).await?;
+        if let Some(erasure) = batch.access_entry {
+            let segments = pending.iter().map(|segment| segment.segment_id.as_str());
+            let segments = segments.chain(batch.unknown_ids.iter().map(String::as_str));
+            let dialogs = pending.iter().filter_map(|segment| segment.dialog_id.as_deref());
+            tx.blank_access_ids(segments, dialogs, erasure).await?;
+        }
         if !counts.is_empty() {
             tx.append_journal(
                 batch.journal_entry,
@@ -172,7 +182,7 @@ impl Tx {
     }
 
     async fn pending_deletions(&mut self, account: AccountKey, keys: &[i64]) -> Result<Vec<PendingDeletion>, DbError> {
-        let head = "select id as key, segment_id, ended, asked from segment where account = $1 and id in ";
+        let head = "select id as key, segment_id, dialog_id, ended, asked from segment where account = $1 and id in ";
         self.all(Stmt::list(head, vec![account.into()], keys.iter().copied(), "")).await
     }
 

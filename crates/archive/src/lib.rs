@@ -58,7 +58,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
 
-pub use access_log::{AccessAction, NewAccessEntry, ReaderKind, SubjectKind};
+pub use access_log::{
+    AccessAction, AccessChainState, AccessLogQuery, AccessLogRow, NewAccessEntry, ReaderKind, SubjectKind,
+};
 pub use account_store::{AccountRow, Lease, PauseRow};
 pub use audit_queries::{
     ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, DeletionTally, OpenQuarantineRow,

@@ -4,7 +4,6 @@
 //! an unknown key has them read again, though not more often than twice a minute: forged tokens must
 //! not become requests. A failed discovery is repeated at the next login, after some seconds.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +93,8 @@ struct Known {
     client: Option<Arc<ProviderClient>>,
     /// When it was read.
     read_at: Option<Tick>,
+    /// When it was last read because of an unknown key.
+    refreshed_at: Option<Tick>,
     /// The last failure, and when.
     failed: Option<(Tick, LoginError)>,
 }
@@ -147,9 +148,8 @@ impl Provider {
         let mut known = self.known.lock().await;
         let now = self.clock.tick();
         let is_recent = known.read_at.is_some_and(|read| now.since(read) < MAX_METADATA_AGE);
-        match &known.client {
-            Some(client) if is_recent => return Ok(client.clone()),
-            Some(_) | None => {}
+        if let Some(client) = known.client.as_ref().filter(|_| is_recent) {
+            return Ok(client.clone());
         }
         if let Some((failed, error)) = &known.failed
             && now.since(*failed) < DISCOVERY_RETRY_DELAY
@@ -169,10 +169,14 @@ impl Provider {
     /// If they cannot be read.
     pub(super) async fn refreshed_client(&self, used: &Arc<ProviderClient>) -> Result<Arc<ProviderClient>, LoginError> {
         let mut known = self.known.lock().await;
-        let is_too_soon = known.read_at.is_some_and(|read| self.clock.tick().since(read) < MIN_KEY_REFRESH_INTERVAL);
+        let now = self.clock.tick();
+        let is_too_soon = known.refreshed_at.is_some_and(|last| now.since(last) < MIN_KEY_REFRESH_INTERVAL);
         match &known.client {
             Some(client) if is_too_soon || !Arc::ptr_eq(client, used) => Ok(client.clone()),
-            _ => self.discover(&mut known).await,
+            _ => {
+                known.refreshed_at = Some(now);
+                self.discover(&mut known).await
+            }
         }
     }
 
@@ -181,7 +185,7 @@ impl Provider {
         let now = self.clock.tick();
         match discovered {
             Ok(client) => {
-                *known = Known { client: Some(client.clone()), read_at: Some(now), failed: None };
+                (known.client, known.read_at, known.failed) = (Some(client.clone()), Some(now), None);
                 Ok(client)
             }
             Err(error) => {

@@ -92,12 +92,12 @@ fn build_role(section: RoleSection, at: &str, checker: &mut Checker<'_>) -> Opti
     let key = |name: &str| format!("{at}.{name}");
     let name = build_name(&key("name"), section.name, checker);
     let mut texts = |name: &str, texts: List<Id>| checker.texts(&key(name), texts);
-    let groups = texts("groups", section.groups);
+    let groups = texts("groups", section.groups.unwrap_or_default());
     let subjects = texts("subjects", section.subjects);
     let accounts = texts("accounts", section.accounts);
     let channels = texts("channels", section.channels);
     let redact = build_redaction(&key("redact"), section.redact, checker);
-    let may: BTreeSet<_> = section.may.0.into_iter().collect();
+    let may: BTreeSet<_> = section.may.map(|may| may.0).unwrap_or_default().into_iter().collect();
     if may.is_empty() && !checker.has_problem(&key("may")) {
         let what = if checker.is_set(&key("may")) { "is empty" } else { "is missing" };
         let hint = r#"give what the role permits, such as ["read"]; others are "listen", "operate", "erase" and "log""#;

@@ -120,6 +120,7 @@ async fn erase_subject(
         reason: body.reason.clone(),
         include_alike: body.include_alike,
         include_unreadable: body.include_unreadable,
+        access_entry: None,
     };
     let plan = erasure::plan_erasure(db, &request, &mut |_| {}).await.map_err(unavailable)?;
     // An unknown id is excluded from an account only where the request names it.
@@ -147,13 +148,10 @@ async fn erase_subject(
                 "\"dry_run\": true shows the counts; include_alike and include_unreadable erase uncertain ones",
             ));
     }
-    let sub = account.as_ref().map(|account| &*account.id.sub).or(plan.segments.first().map(|segment| &*segment.sub));
-    let logged = match &request.subject {
-        Subject::Segment(id) => AccessSubject::Segment { sub: sub.unwrap_or_default(), id },
-        Subject::Dialog(id) => AccessSubject::Dialog { id, segments: answer.segments },
-        Subject::Contact(contact) => AccessSubject::Contact { contact },
-    };
-    state.access_log.record(caller, AccessAction::Erase, logged).await.map_err(unavailable)?;
+    let sub = account.as_ref().map(|account| &*account.id.sub);
+    let logged = AccessSubject::Subject { subject: &request.subject, sub };
+    let entry = state.access_log.record_erasure(caller, logged).await.map_err(unavailable)?;
+    let request = ErasureRequest { access_entry: Some(entry), ..request };
     let now = state.reader.now();
     let done = erasure::execute_plan(db, &request, plan, Confirmation::Everything, now, &mut |_| {}).await;
     let (erased, _) = done.map_err(unavailable)?;
@@ -184,8 +182,8 @@ pub(super) async fn place_hold(
     let act = async {
         let subject = body.subject()?;
         let account = body.account(&state, &caller).await?;
-        let what = format!("hold on a {}", subject.kind());
-        let logged = AccessSubject::Other { what: &what, sub: account.as_ref().map(|account| &*account.id.sub) };
+        let sub = account.as_ref().map(|account| &*account.id.sub);
+        let logged = AccessSubject::Subject { subject: &subject, sub };
         state.access_log.record(&caller, AccessAction::Hold, logged).await.map_err(unavailable)?;
         let entry = JournalEntry {
             who: journal_name(&caller),

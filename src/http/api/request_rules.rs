@@ -112,7 +112,10 @@ async fn authenticate(state: &HttpState, headers: &HeaderMap, peer: Option<IpAdd
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "this server lets nobody read over HTTP")
             .with_hint("set http.token, or [[access.keys]] with a role, in the settings"));
     };
-    authenticator.authenticate(headers, peer).await.map_err(|refusal| refuse(&refusal))
+    authenticator.authenticate(headers, peer).await.map_err(|refusal| {
+        state.app.metrics.count_refused_access(refusal.name());
+        refuse(&refusal)
+    })
 }
 
 fn refuse(refusal: &AuthRefusal) -> Problem {

@@ -214,7 +214,7 @@ fn is_segment_held(holds: &[Hold], record: &SegmentRecord) -> bool {
 
 impl Db {
     /// The stored key; `None` where nothing was ever erased or put on hold.
-    pub(super) async fn stored_archive_key(&self) -> Result<Option<ArchiveKey>, DbError> {
+    pub(crate) async fn stored_archive_key(&self) -> Result<Option<ArchiveKey>, DbError> {
         let key = parse_archive_key(self.meta(ARCHIVE_KEY_META).await?)?;
         if key.is_none() && self.value::<i64>(sql("select id from journal limit 1")).await?.is_some() {
             return Err(archive_key_damaged());
