@@ -18,6 +18,7 @@ mod health_command;
 mod hold_command;
 mod human_format;
 mod man_pages_command;
+mod mcp_command;
 mod migrate_command;
 mod queue_command;
 mod resume_command;
@@ -104,6 +105,8 @@ pub(crate) enum Command {
     Verify(verify_command::VerifyArgs),
     /// Create keys for programs, and show who read what
     Access(access_command::AccessArgs),
+    /// Serve the archive to an assistant on this machine, over the Model Context Protocol
+    Mcp(mcp_command::McpArgs),
     /// Check whether a running daemon is alive; for containers
     Health(health_command::HealthArgs),
     /// Migrate the database to the current schema (as `run` does), or copy it to Postgres
@@ -140,6 +143,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Hold(args) => hold_command::run(args, &context).await,
         Command::Verify(args) => verify_command::run(args, &context).await,
         Command::Access(args) => access_command::run(args, &context).await,
+        Command::Mcp(args) => mcp_command::run(args, &context).await,
         Command::Health(args) => health_command::run(args, &context).await,
         Command::Migrate(args) => migrate_command::run(args, &context).await,
         Command::Completions(args) => completions_command::run(args, &context).await,

@@ -7,6 +7,8 @@
 //! | `/readyz` | 200, or 503 if nothing can make progress; JSON with each reason and its remedy |
 //! | `/metrics` | metrics for Prometheus |
 //! | `/api/status` | the JSON of `status --json` |
+//! | `/api/v1`, `/api`, `/api/openapi.json` | the API for programs, with a key |
+//! | `/mcp` | the Model Context Protocol, with a key |
 //! | `/` | the dashboard, updated by `/events` |
 //! | `/search`, `/conversation` | conversations, for callers with a role or `http.token` (see `access`) |
 //! | `/login`, `/auth/login`, `/auth/callback`, `/logout` | login and logout; like the pages before, 404 if the settings let nobody in |
@@ -15,6 +17,7 @@
 //! of a request's head, and the time that a response may stay unread are all bounded (see
 //! `connection`). See `middleware` for the rules that every request must meet.
 
+mod api;
 mod connection;
 mod conversations;
 mod coverage_timeline;
@@ -24,6 +27,7 @@ mod health_summary;
 mod lag_history;
 mod live_updates;
 mod login;
+mod mcp_endpoint;
 mod middleware;
 mod readiness;
 mod routes;
@@ -32,7 +36,6 @@ mod startup_server;
 mod state;
 mod status_snapshot;
 mod templates;
-mod visible_hits;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

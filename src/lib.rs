@@ -36,15 +36,18 @@ pub mod erasure;
 pub mod search;
 pub mod search_indexer;
 
+pub(crate) mod archive_reader;
 pub mod audit;
 pub(crate) mod error;
 pub mod export;
 pub mod metrics;
+pub(crate) mod operator_actions;
 pub mod status;
 pub mod verify;
 
 pub mod daemon;
 pub(crate) mod http;
+pub(crate) mod mcp;
 pub(crate) mod telemetry;
 
 pub mod cli;

@@ -15,6 +15,6 @@ pub use document::{Document, DocumentSource, for_each_conversation_word, for_eac
 pub use facets::Facets;
 pub(crate) use facets::source_facet;
 pub use query::{Query, QueryError, parse};
+pub(crate) use ranked_search::sort_hits;
 pub use ranked_search::{Filters, MAX_RANKED_MATCHES, MAX_SCANNED_MATCHES, SearchHit, SearchResults, SortOrder, find};
-pub(crate) use ranked_search::{passes_filters, sort_hits};
 pub use truncate_body::truncate_body;

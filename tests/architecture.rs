@@ -57,6 +57,9 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
     ),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
     ("verify", &["*", "-clock", "-model", "-db", "-proof"]),
+    ("archive_reader", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
+    ("operator_actions", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
+    ("mcp", &["discover", "fetch", "deliver", "daemon", "cli", "http", "sim", "db"]),
     ("http", &["discover", "cli", "sim"]),
     ("daemon", &["cli", "sim"]),
 ];

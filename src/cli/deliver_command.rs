@@ -11,10 +11,10 @@ use rand::Rng;
 use super::human_format::format_count;
 use super::{CommandContext, terminal};
 use crate::access::{AccessAction, AccessSubject};
-use crate::config::Settings;
-use crate::db::{Db, OpenMode, ReplayRequest, SinkRow};
+use crate::db::{Db, OpenMode, ReplayRequest};
 use crate::error::UserError;
 use crate::model::TimeRange;
+use crate::operator_actions;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeliverArgs {
@@ -98,34 +98,20 @@ fn generate_secret() -> String {
 
 async fn retry_failed(args: &DeliverRetryArgs, db: &Db, context: &CommandContext) -> anyhow::Result<()> {
     let settings = context.settings()?;
-    match &args.sink {
-        Some(name) => require_sink(settings, name)?,
-        None if settings.sinks.is_empty() => {
-            terminal::print_stdout(
-                "no sinks, so there is nothing to resend\nhint: [[sinks]] in the settings define the systems that receive events\n",
-            )?;
-            return Ok(());
-        }
-        None => {}
+    if args.sink.is_none() && settings.sinks.is_empty() {
+        terminal::print_stdout(
+            "no sinks, so there is nothing to resend\nhint: [[sinks]] in the settings define the systems that receive events\n",
+        )?;
+        return Ok(());
     }
-    let is_selected = |row: &SinkRow| match &args.sink {
-        Some(name) => row.name == *name,
-        None => settings.sinks.iter().any(|sink| sink.name == row.name),
-    };
     let what = format!("failed events of {}", args.sink.as_deref().unwrap_or("all sinks"));
     context.record_access(db, AccessAction::Redeliver, AccessSubject::Other { what: &what, sub: None }).await?;
-    let (mut events, mut started) = (0, Vec::new());
-    for row in db.sinks().await?.into_iter().filter(is_selected) {
-        events += db.retry_failed_deliveries(row.key, args.all, context.clock.now()).await?;
-        if row.stopped.is_some() {
-            started.push(row.name);
-        }
-    }
-    db.bump_change_version().await?;
-    for name in started {
+    let sink = args.sink.as_deref();
+    let done = operator_actions::retry_deliveries(db, settings, sink, args.all, context.clock.now()).await?;
+    for name in done.restarted {
         terminal::print_stdout(&format!("restarted sink {name}\n"))?;
     }
-    terminal::print_stdout(&describe_retry(events, args.all))?;
+    terminal::print_stdout(&describe_retry(done.events, args.all))?;
     Ok(())
 }
 
@@ -140,7 +126,7 @@ fn describe_retry(events: u64, all: bool) -> String {
 }
 
 async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandContext) -> anyhow::Result<()> {
-    require_sink(context.settings()?, &args.sink)?;
+    operator_actions::require_sink(context.settings()?, &args.sink)?;
     let row = db.sinks().await?.into_iter().find(|row| row.name == args.sink);
     let row = row.ok_or_else(|| {
         UserError::usage(format!("no daemon has started the sink {:?} yet", args.sink))
@@ -166,17 +152,4 @@ async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandCont
         format_count(u64::from(args.rate), "event"),
     ))?;
     Ok(())
-}
-
-/// Checks that the settings define this sink.
-fn require_sink(settings: &Settings, name: &str) -> Result<(), UserError> {
-    if settings.sinks.iter().any(|sink| sink.name == name) {
-        return Ok(());
-    }
-    let known: Vec<&str> = settings.sinks.iter().map(|sink| sink.name.as_str()).collect();
-    let hint = match known.as_slice() {
-        [] => "the settings define no [[sinks]]".to_owned(),
-        known => format!("the settings define {}", known.join(", ")),
-    };
-    Err(UserError::usage(format!("there is no sink named {name:?}")).with_hint(hint))
 }

@@ -12,6 +12,7 @@ use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, OpenMode, QueueFilter};
 use crate::error::UserError;
 use crate::model::{Artifact, ItemState};
+use crate::operator_actions;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct QueueArgs {
@@ -124,8 +125,7 @@ pub(crate) async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Re
         QueueCommand::Retry(selection) => {
             let filter = build_filter(&selection, &db, context).await?;
             record_operation(&selection, &db, AccessAction::Retry, context).await?;
-            let items = db.retry_items(&filter, context.clock.now()).await?;
-            db.bump_change_version().await?;
+            let items = operator_actions::retry_items(&db, &filter, context.clock.now()).await?;
             terminal::print_stdout(&format!(
                 "{} will be retried by the running daemon or the next one\n",
                 format_count(items, "item")
@@ -138,8 +138,7 @@ pub(crate) async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Re
             }
             let filter = build_filter(&args.selection, &db, context).await?;
             record_operation(&args.selection, &db, AccessAction::Discard, context).await?;
-            let items = db.discard_items(&filter, args.reason.trim()).await?;
-            db.bump_change_version().await?;
+            let items = operator_actions::discard_items(&db, &filter, &args.reason).await?;
             terminal::print_stdout(&format!("discarded {}\n", format_count(items, "item")))?;
         }
     }

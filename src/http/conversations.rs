@@ -19,21 +19,20 @@ use axum::routing::get;
 use serde::Deserialize;
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::access::{AccessAction, AccessSubject, Caller};
+use crate::access::Caller;
+use crate::archive_reader::{FoundHits, ReadError, ReadFault, SearchQuestion, SegmentFilter};
 use crate::clock::Time;
-use crate::db::{AccountKey, AccountRow, Db, DbError, DeletionReason, SegmentRow};
+use crate::db::DbError;
 use crate::export::SegmentEntry;
-use crate::health::humanize::format_number;
-use crate::search::{self, Filters, Query as SearchQuery, QueryError, SearchResults, SortOrder};
+use crate::search::SortOrder;
 
 use super::login;
 use super::state::HttpState;
 use super::templates::{self, ConversationView, SearchForm, SearchOutcome};
-use super::visible_hits;
 
 const MAX_HITS: usize = 50;
-/// How long a search, or reading a conversation, may take.
-const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long reading a conversation may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The routes; empty where the settings let nobody in.
 pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
@@ -68,11 +67,19 @@ impl PageError {
     fn bad_request(message: impl Into<Cow<'static, str>>) -> PageError {
         PageError::new(StatusCode::BAD_REQUEST, message)
     }
+}
 
-    fn search_too_slow() -> PageError {
-        let message = "failed to search: it takes too long, or too many searches are running\n\
-                       hint: choose a time or an account, or try again in a moment";
-        PageError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+impl From<ReadError> for PageError {
+    fn from(error: ReadError) -> PageError {
+        let status = match error.fault() {
+            ReadFault::Invalid => StatusCode::BAD_REQUEST,
+            ReadFault::Forbidden => StatusCode::FORBIDDEN,
+            ReadFault::NotFound => StatusCode::NOT_FOUND,
+            ReadFault::Conflict => StatusCode::CONFLICT,
+            ReadFault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        PageError::new(status, format!("{error}{hint}"))
     }
 }
 
@@ -100,19 +107,10 @@ async fn search_page(
     if form.q.trim().is_empty() {
         return Html(templates::search_page(&form, &SearchOutcome::NoQuery)).into_response();
     }
-    let search = async {
-        let _permit = state.search_permits.acquire().await.map_err(|_| PageError::search_too_slow())?;
-        run_search(&state, &caller, &form).await
-    };
-    let found = tokio::time::timeout(SEARCH_TIMEOUT, search).await;
-    match found.unwrap_or_else(|_| Err(PageError::search_too_slow())) {
-        Ok((results, accounts, index_state)) => {
-            let outcome = SearchOutcome::Results {
-                results: &results,
-                accounts: &accounts,
-                index_state: index_state.as_deref(),
-                limit: MAX_HITS,
-            };
+    match run_search(&state, &caller, &form).await {
+        Ok(FoundHits { results, accounts, index_is_current }) => {
+            let outcome =
+                SearchOutcome::Results { results: &results, accounts: &accounts, index_is_current, limit: MAX_HITS };
             Html(templates::search_page(&form, &outcome)).into_response()
         }
         Err(PageError { status, message }) => {
@@ -121,64 +119,20 @@ async fn search_page(
     }
 }
 
-async fn run_search(
-    state: &HttpState,
-    caller: &Caller,
-    form: &SearchForm,
-) -> Result<(SearchResults, Vec<AccountRow>, Option<String>), PageError> {
-    let db = &state.app.db;
-    let bad_query = |error: QueryError| PageError::bad_request(format!("{error}\nhint: {}", error.hint()));
-    let query: SearchQuery = search::parse(&form.q).map_err(bad_query)?;
-    let mut accounts = db.accounts().await?;
-    let readable = caller.readable_accounts();
-    accounts.retain(|account| readable.as_ref().is_none_or(|readable| readable.contains(&*account.id.sub)));
-    let account = match form.account.trim() {
-        "" => None,
-        wanted => Some(find_account(&accounts, wanted)?),
-    };
+async fn run_search(state: &HttpState, caller: &Caller, form: &SearchForm) -> Result<FoundHits, PageError> {
     let non_empty = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-    let filters = Filters {
+    let filter = SegmentFilter {
         from: parse_day(&form.from)?,
         to: parse_day(&form.to)?.map(|day| day + Duration::from_secs(86_400)),
-        account,
+        accounts: non_empty(&form.account).into_iter().collect(),
         agent: non_empty(&form.agent),
         channel: non_empty(&form.channel),
-        ..Filters::default()
+        ..SegmentFilter::default()
     };
-    let index_state = index_state(db, caller).await?;
     let order = if form.newest.is_empty() { SortOrder::Best } else { SortOrder::Newest };
-    let results = visible_hits::find(db, caller, &accounts, &query, &filters, order, MAX_HITS).await?;
-    let sub =
-        account.and_then(|key| accounts.iter().find(|account| account.key == key)).map(|account| &*account.id.sub);
-    let subject = AccessSubject::Query { text: &describe_search(form), sub, hits: results.hits.len() as u64 };
-    state.access_log.record(caller, AccessAction::Search, subject).await?;
-    Ok((results, accounts, index_state))
-}
-
-/// A search as the access log has it: the query and the filters.
-fn describe_search(form: &SearchForm) -> String {
-    let fields = [
-        ("account", &form.account),
-        ("agent", &form.agent),
-        ("channel", &form.channel),
-        ("from", &form.from),
-        ("to", &form.to),
-    ];
-    let filters = fields.iter().filter(|(_, value)| !value.trim().is_empty());
-    filters.fold(form.q.trim().to_owned(), |text, (name, value)| format!("{text} {name}={}", value.trim()))
-}
-
-/// Finds an account by its id, or by a unique name.
-fn find_account(accounts: &[AccountRow], wanted: &str) -> Result<AccountKey, PageError> {
-    if let Some(account) = accounts.iter().find(|account| &*account.id.sub == wanted) {
-        return Ok(account.key);
-    }
-    let mut named = accounts.iter().filter(|account| account.name.as_deref() == Some(wanted));
-    match (named.next(), named.next()) {
-        (Some(account), None) => Ok(account.key),
-        (Some(_), Some(_)) => Err(PageError::bad_request("several accounts have that name\nhint: give the id")),
-        (None, _) => Err(PageError::bad_request("no account has that id or name\nhint: the dashboard lists them all")),
-    }
+    let question =
+        SearchQuestion { text: form.q.trim().to_owned(), filter, sources: Vec::new(), order, facets: Vec::new() };
+    Ok(state.reader.find_hits(caller, &question, MAX_HITS).await?)
 }
 
 /// The start of a day in UTC, in the format of a browser's date field.
@@ -189,17 +143,6 @@ fn parse_day(text: &str) -> Result<Option<Time>, PageError> {
             .map(Some)
             .ok_or_else(|| PageError::bad_request("a day must look like 2026-11-20")),
     }
-}
-
-/// What the index lacks. This is read before the search, since changes indexed in between may be
-/// missing from its results.
-async fn index_state(db: &Db, caller: &Caller) -> Result<Option<String>, DbError> {
-    if db.index_version().await? != Some(search::tokenizer::TOKENIZER_VERSION) {
-        return Ok(Some("The archive is not indexed yet; the daemon is indexing it.".to_owned()));
-    }
-    // The number is that of all accounts.
-    let behind = if caller.is_unlimited_reader() { db.unindexed_changes().await? } else { 0 };
-    Ok((behind > 0).then(|| format!("The index is {} changes behind the archive.", format_number(behind))))
 }
 
 /// The query of a conversation page.
@@ -220,7 +163,7 @@ async fn conversation_page(
         render_conversation(&state, &caller, &query).await
     };
     let too_slow = "failed to read the conversation: it takes too long\nhint: try again in a moment";
-    let page = tokio::time::timeout(SEARCH_TIMEOUT, page).await;
+    let page = tokio::time::timeout(READ_TIMEOUT, page).await;
     match page.unwrap_or_else(|_| Err(PageError::new(StatusCode::SERVICE_UNAVAILABLE, too_slow))) {
         Ok(page) => Html(page).into_response(),
         Err(PageError { status, message }) => (status, Html(templates::not_found_page(&message))).into_response(),
@@ -228,64 +171,18 @@ async fn conversation_page(
 }
 
 async fn render_conversation(state: &HttpState, caller: &Caller, query: &SegmentQuery) -> Result<String, PageError> {
-    let db = &state.app.db;
-    // What the caller must not see is answered like what does not exist.
-    if !caller.sees_account(&query.account) {
-        return Err(no_such_conversation());
-    }
-    let accounts = db.accounts().await?;
-    let account = accounts.iter().find(|account| *account.id.sub == *query.account).ok_or_else(no_such_conversation)?;
-    let is_of_account = |segment: &SegmentRow| segment.account_key == account.key;
-    let Some(segment) = db.segments_by_id(&query.segment).await?.into_iter().find(is_of_account) else {
-        return Err(missing_segment(db, caller, account, &query.segment).await?);
-    };
-    if !caller.sees_segment(&segment) {
-        return Err(no_such_conversation());
-    }
-    let mut dialog = match &segment.dialog_id {
-        Some(dialog) => db.segments_of_dialog(dialog).await?,
+    let entry = state.reader.read_segment(caller, &query.segment, Some(&query.account)).await?;
+    let dialog = match &entry.segment.dialog_id {
+        Some(dialog) => state.reader.dialog_entries(caller, dialog).await?,
         None => Vec::new(),
     };
-    dialog.retain(|segment| caller.sees_segment(segment));
-    let slots = db.segment_artifacts(std::slice::from_ref(&segment)).await?;
-    let slots = slots.into_iter().next().ok_or_else(no_such_conversation)?;
-    let redactor = caller.segment_redactor(&segment);
-    let SegmentEntry { segment, slots } = SegmentEntry { segment, slots }.redact(&redactor);
-    let subject = AccessSubject::Segment { sub: &segment.account.sub, id: &segment.segment_id };
-    state.access_log.record(caller, AccessAction::Read, subject).await?;
+    let accounts = state.reader.scope(caller, &[query.account.clone()]).await?;
+    let SegmentEntry { segment, slots } = entry;
     Ok(templates::conversation_page(&ConversationView {
         segment: &segment,
         slots: &slots,
-        dialog: &dialog,
-        account: account.name.as_deref(),
+        dialog: &dialog.into_iter().map(|entry| entry.segment).collect::<Vec<_>>(),
+        account: accounts.accounts().first().and_then(|account| account.name.as_deref()),
         now: state.app.clock.now(),
     }))
-}
-
-/// Why a segment of an account is not in the archive. What was erased had a channel that is no
-/// longer known, so only a caller that sees all of them learns about it.
-async fn missing_segment(
-    db: &Db,
-    caller: &Caller,
-    account: &AccountRow,
-    segment_id: &str,
-) -> Result<PageError, DbError> {
-    if !caller.sees_all_channels(&account.id.sub) {
-        return Ok(no_such_conversation());
-    }
-    Ok(match db.tombstone(segment_id, Some(account.key)).await? {
-        Some(tombstone) => {
-            let why = match tombstone.reason {
-                DeletionReason::Erased => "was erased on request",
-                DeletionReason::Expired => "was removed by retention",
-            };
-            let message = format!("this conversation {why}, at {}", tombstone.at.rfc3339_secs());
-            PageError::new(StatusCode::NOT_FOUND, message)
-        }
-        None => no_such_conversation(),
-    })
-}
-
-fn no_such_conversation() -> PageError {
-    PageError::new(StatusCode::NOT_FOUND, "there is no such conversation in the archive")
 }

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{AccessLog, Authenticator, LoginError};
+use crate::archive_reader::ArchiveReader;
 use crate::clock::Time;
 use crate::config;
 use crate::daemon::app_context::AppContext;
@@ -19,6 +20,7 @@ use crate::health::{self, AccountStatus, Finding, ProcessState, SinkState, SinkS
 use crate::metrics::{AccountMetrics, MetricsSnapshot, SinkMetrics};
 use crate::ringcx::LoginState;
 
+use super::api::request_rules::RequestLimiter;
 use super::connection::LogThrottle;
 use super::health_summary::HealthSummary;
 use super::lag_history::{self, LagHistory, LagSample};
@@ -34,7 +36,6 @@ const MAX_PING_AGE: Duration = Duration::from_secs(1);
 pub(super) const UPDATE_INTERVAL: Duration = Duration::from_secs(2);
 /// The maximum age of a snapshot for API clients, which may check for a change that they just made.
 pub(super) const MAX_API_SNAPSHOT_AGE: Duration = Duration::from_millis(250);
-const MAX_CONCURRENT_SEARCHES: usize = 2;
 /// The most viewers at a time.
 pub(super) const MAX_VIEWERS: usize = 64;
 
@@ -46,10 +47,11 @@ pub(super) struct HttpState {
     /// Guards the conversations; `None` if the settings let nobody in.
     pub(super) authenticator: Option<Authenticator>,
     pub(super) access_log: AccessLog,
+    /// Reads conversations for the API and MCP.
+    pub(super) reader: Arc<ArchiveReader>,
+    pub(super) request_limiter: RequestLimiter,
     /// Throttles the log of refused logins.
     pub(super) refused_logins: LogThrottle,
-    /// Permits for concurrent searches: they load the database more than anything else here.
-    pub(super) search_permits: Semaphore,
     pub(super) viewer_permits: Arc<Semaphore>,
     database_ping: SingleFlightCache<Result<(), DatabaseProblem>>,
     snapshots: SingleFlightCache<Result<Arc<StatusSnapshot>, DatabaseProblem>>,
@@ -75,11 +77,18 @@ impl HttpState {
     pub(super) fn new(app: Arc<AppContext>, stop: CancellationToken) -> Result<HttpState, LoginError> {
         let config::Settings { http, access, .. } = &app.settings;
         let authenticator = Authenticator::new(http.token.as_ref(), access, app.clock.clone(), app.db.clone())?;
+        let access_log = AccessLog::new(app.db.clone(), app.clock.clone()).with_metrics(app.metrics.clone());
         Ok(HttpState {
             authenticator,
-            access_log: AccessLog::new(app.db.clone(), app.clock.clone()).with_metrics(app.metrics.clone()),
+            reader: Arc::new(ArchiveReader::new(
+                app.db.clone(),
+                Arc::new(app.settings.clone()),
+                app.clock.clone(),
+                access_log.clone(),
+            )),
+            access_log,
+            request_limiter: RequestLimiter::new(),
             refused_logins: LogThrottle::default(),
-            search_permits: Semaphore::new(MAX_CONCURRENT_SEARCHES),
             app,
             stop,
             live_updates: LiveUpdates::new(),

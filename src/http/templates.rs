@@ -64,6 +64,17 @@ pub(super) fn conversation_policy() -> &'static str {
     &POLICY
 }
 
+/// The Content-Security-Policy of pages without script and forms.
+pub(super) fn static_policy() -> &'static str {
+    static POLICY: LazyLock<String> = LazyLock::new(|| page_policy("form-action 'none'"));
+    &POLICY
+}
+
+/// Renders a page without script.
+pub(super) fn static_page(title: &str, body: &Markup) -> String {
+    page_layout(title, &html! {}, body)
+}
+
 fn page_policy(rules: &str) -> String {
     let style = csp_hash(STYLE);
     format!("default-src 'none'; style-src '{style}'; img-src data:; base-uri 'none'; frame-ancestors 'none'; {rules}")

@@ -202,22 +202,12 @@ impl FilterMatcher<'_> {
 
     /// Whether a participant of the transcript has this name; each of a participant's names counts.
     fn has_participant(&self, transcript: &[u8]) -> bool {
-        self.is_participant_of(&Conversation::parse(transcript).unwrap_or_default())
-    }
-
-    fn is_participant_of(&self, conversation: &Conversation) -> bool {
+        let conversation = Conversation::parse(transcript).unwrap_or_default();
         let mut names: Vec<&str> = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).collect();
         names.sort_unstable();
         names.dedup();
         names.iter().any(|name| self.contains_agent_name(name))
     }
-}
-
-/// Whether a segment passes the filters of metadata and participants, such as a redacted one.
-pub(crate) fn passes_filters(filters: &Filters, metadata: &Metadata, transcript: Option<&Conversation>) -> bool {
-    let matcher = FilterMatcher::of(filters);
-    let has_participant = || transcript.is_some_and(|transcript| matcher.is_participant_of(transcript));
-    matcher.matches_metadata(metadata) && (matcher.matches_agent_field(metadata) || has_participant())
 }
 
 /// Whether two texts are equal apart from case, accents and punctuation.

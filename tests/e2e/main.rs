@@ -6,6 +6,7 @@ mod support;
 
 mod access_control;
 mod answer_decoding;
+mod api;
 mod api_faults;
 mod certificates;
 mod command_line;

@@ -33,6 +33,14 @@ impl Db {
         }
     }
 
+    /// A query of the keys in the JSON object that is bound as this argument, as numbers.
+    pub(super) fn select_json_keys(&self, argument: usize) -> String {
+        match self {
+            Db::Sqlite(_) => format!("select cast(key as integer) from json_each(${argument})"),
+            Db::Postgres(_) => format!("select cast(key as bigint) from json_each_text(cast(${argument} as json))"),
+        }
+    }
+
     /// Runs a statement that no transaction may contain, such as a vacuum. Does nothing on SQLite.
     pub(super) async fn vacuum_postgres(&self, text: &'static str) -> Result<(), DbError> {
         if let Db::Postgres(pools) = self {

@@ -26,6 +26,7 @@ mod delivery_state;
 mod dialect;
 mod export_cursor;
 mod file_lock;
+mod idempotent_request;
 mod ingest;
 mod instance_lock;
 mod item;
@@ -37,6 +38,7 @@ mod replica;
 mod reservation_store;
 mod schema;
 mod search_index;
+mod segment_page;
 mod segment_reader;
 mod session_revocation;
 mod sql;
@@ -83,6 +85,7 @@ pub use delivery_state::{
 };
 pub use export_cursor::ExportCursor;
 pub use file_lock::FileLock;
+pub use idempotent_request::{IdempotentAnswer, IdempotentRequest};
 pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
 pub use item::{Item, PackedBody, pack, unpack, unpack_text};
@@ -93,6 +96,7 @@ pub use search_index::{
     DocumentKeys, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexSlice, IndexedSegment, ReindexTask,
     SearchTerm, SkippedDocument, StoredText,
 };
+pub use segment_page::{SegmentPosition, SegmentQuery};
 pub use segment_reader::{
     ArtifactStatus, ArtifactVersion, AttemptRow, ExportRange, MetadataChange, QuarantineRow, SegmentArtifact,
     SegmentRow,

@@ -41,8 +41,8 @@ pub(in super::super) enum SearchOutcome<'a> {
     Results {
         results: &'a SearchResults,
         accounts: &'a [AccountRow],
-        /// What the index lacks, if anything.
-        index_state: Option<&'a str>,
+        /// Whether the search index contains everything that is stored.
+        index_is_current: bool,
         limit: usize,
     },
 }
@@ -149,8 +149,10 @@ pub(in super::super) fn search_page(form: &SearchForm, outcome: &SearchOutcome<'
                 " a prefix, " code { "refund OR money" } " either word; " code { "-late" } " excludes a word."
             },
             SearchOutcome::Error(why) => section.wrong role="alert" { @for line in why.lines() { p { (line) } } },
-            SearchOutcome::Results { results, accounts, index_state, limit } => {
-                @if let Some(index_state) = index_state { p.hint { (index_state) } }
+            SearchOutcome::Results { results, accounts, index_is_current, limit } => {
+                @if !index_is_current {
+                    p.hint { "The archive is not indexed yet up to its newest changes; the daemon is indexing them." }
+                }
                 (result_summary(results, *limit))
                 ol.hits { @for hit in &results.hits { li { (hit_item(hit, accounts)) } } }
             }

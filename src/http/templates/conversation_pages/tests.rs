@@ -91,8 +91,10 @@ fn a_hit_shows_its_passage_as_text_with_the_matches_marked() {
         SearchHit { segment: segment(1, HOSTILE), source: DocumentSource::ALL[0], version: 1, best_match: judged };
     let results = SearchResults { hits: vec![hit], ..SearchResults::default() };
     let form = SearchForm { q: HOSTILE.into(), account: HOSTILE.into(), from: HOSTILE.into(), ..SearchForm::default() };
-    let page =
-        search_page(&form, &SearchOutcome::Results { results: &results, accounts: &[], index_state: None, limit: 50 });
+    let page = search_page(
+        &form,
+        &SearchOutcome::Results { results: &results, accounts: &[], index_is_current: true, limit: 50 },
+    );
     assert_harmless(&page);
     assert!(page.contains("<mark>refund</mark> <mark>&lt;/p&gt;</mark>"), "{page}");
     assert!(page.contains("#t00:07"), "{page}");
