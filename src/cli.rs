@@ -6,6 +6,7 @@
 
 mod audit_command;
 mod backfill_command;
+mod backup_command;
 mod check_command;
 mod completions_command;
 mod deliver_command;
@@ -18,6 +19,7 @@ mod hold_command;
 mod human_format;
 mod migrate_command;
 mod queue_command;
+mod restore_command;
 mod resume_command;
 mod run_command;
 mod search_command;
@@ -95,6 +97,10 @@ pub(crate) enum Command {
     Hold(hold_command::HoldArgs),
     /// Verify the integrity of the archive and report alterations
     Verify(verify_command::VerifyArgs),
+    /// Write a consistent copy of a SQLite archive, while a daemon may be running
+    Backup(backup_command::BackupArgs),
+    /// Restore a copy of the archive, and repeat the erasures made since
+    Restore(restore_command::RestoreArgs),
     /// Check whether a running daemon is alive; for containers
     Health(health_command::HealthArgs),
     /// Migrate the database to the current schema (as `run` does), or copy it to Postgres
@@ -127,6 +133,8 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Erase(args) => erase_command::run(args, &context).await,
         Command::Hold(args) => hold_command::run(args, &context).await,
         Command::Verify(args) => verify_command::run(args, &context).await,
+        Command::Backup(args) => backup_command::run(args, &context).await,
+        Command::Restore(args) => restore_command::run(args, &context).await,
         Command::Health(args) => health_command::run(args, &context).await,
         Command::Migrate(args) => migrate_command::run(args, &context).await,
         Command::Completions(args) => completions_command::run(args, &context).await,

@@ -6,8 +6,10 @@ mod support;
 
 mod answer_decoding;
 mod api_faults;
+mod backup_restore;
 mod certificates;
 mod command_line;
+mod credential_rotation;
 mod database_outage;
 mod dns_outage;
 mod earlier_archive;
