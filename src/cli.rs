@@ -7,6 +7,7 @@
 mod access_command;
 mod audit_command;
 mod backfill_command;
+mod backup_command;
 mod check_command;
 mod completions_command;
 mod deliver_command;
@@ -21,6 +22,7 @@ mod man_pages_command;
 mod mcp_command;
 mod migrate_command;
 mod queue_command;
+mod restore_command;
 mod resume_command;
 mod run_command;
 mod search_command;
@@ -107,6 +109,10 @@ pub(crate) enum Command {
     Access(access_command::AccessArgs),
     /// Serve the archive to an assistant on this machine, over the Model Context Protocol
     Mcp(mcp_command::McpArgs),
+    /// Write a consistent copy of a SQLite archive, while a daemon may be running
+    Backup(backup_command::BackupArgs),
+    /// Restore a copy of the archive, and repeat the erasures made since
+    Restore(restore_command::RestoreArgs),
     /// Check whether a running daemon is alive; for containers
     Health(health_command::HealthArgs),
     /// Migrate the database to the current schema (as `run` does), or copy it to Postgres
@@ -144,6 +150,8 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Verify(args) => verify_command::run(args, &context).await,
         Command::Access(args) => access_command::run(args, &context).await,
         Command::Mcp(args) => mcp_command::run(args, &context).await,
+        Command::Backup(args) => backup_command::run(args, &context).await,
+        Command::Restore(args) => restore_command::run(args, &context).await,
         Command::Health(args) => health_command::run(args, &context).await,
         Command::Migrate(args) => migrate_command::run(args, &context).await,
         Command::Completions(args) => completions_command::run(args, &context).await,

@@ -70,7 +70,13 @@ pub(crate) async fn run(_args: CheckArgs, context: &CommandContext) -> anyhow::R
                 return Ok(output.exit_status());
             }
         };
-    let login = app_context::build_login(settings, &api, &db, &context.clock);
+    let login = app_context::build_login(
+        settings,
+        tokio::sync::watch::Sender::new(settings.auth.clone()).subscribe(),
+        &api,
+        &db,
+        &context.clock,
+    );
     if check_login(settings, &login, &mut output).await? {
         let pacer = Pacer::new(settings.limits.requests_per_minute, context.clock.clone());
         let env = CheckEnv { context, settings, db: db.clone(), api, login, pacer };

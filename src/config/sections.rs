@@ -28,6 +28,7 @@ use super::settings_document::{DatabaseSection, Document, HttpSection};
 
 pub(super) use sink_settings::REDACTION_HINT;
 pub use sink_settings::signing_key;
+pub(super) use url::has_password;
 
 /// The smallest offset that the API documents.
 const API_MIN_OFFSET: Duration = Duration::from_mins(5);

@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::config_error::ConfigError;
 use super::secret::Secret;
-use super::sections::{DATABASE_URL_HINT, parse_database_url};
+use super::sections::{DATABASE_URL_HINT, has_password, parse_database_url};
 use super::setting_types::{Span, span, spans};
 use super::time_parse::{TIME_FORMS, parse_start};
 use crate::clock::Time;
@@ -269,6 +269,18 @@ pub struct Database {
 }
 
 impl Database {
+    /// The Postgres URL as a word of a shell command, without its password: from its file, or from
+    /// a variable where it contains a password.
+    pub(crate) fn shell_url(&self) -> String {
+        match (&self.secret.file, &self.url) {
+            (Some((_, file)), _) => format!("\"$(cat '{}')\"", file.display()),
+            (None, DatabaseUrl::Postgres(url)) if !has_password(url.expose_secret()) => {
+                format!("'{}'", url.expose_secret())
+            }
+            _ => "\"$DATABASE_URL\" (the value of database.url)".to_owned(),
+        }
+    }
+
     /// The Postgres URL, read again if it came from a file; `None` for SQLite.
     ///
     /// # Errors

@@ -199,6 +199,7 @@ impl HttpState {
         MetricsSnapshot {
             now: report.now,
             database_up: report.database.is_ok(),
+            wal_bytes: self.app.db.wal_bytes(),
             disk_up: !matches!(&report.database, Err(problem) if problem.is_disk),
             login_up: !matches!(self.app.login.state(), LoginState::Failing { .. }),
             ready: report.readiness.ready,

@@ -243,7 +243,8 @@ async fn a_request_with_too_large_a_head_is_refused() {
 async fn it_is_not_ready_while_the_database_accepts_no_results() {
     let server = Server::start().await;
     server.own_both_accounts().await;
-    let problem = StorageProblem { fault: DbFault::StorageFull, reason: "database or disk is full".to_owned() };
+    let problem =
+        StorageProblem { fault: DbFault::StorageFull, reason: "database or disk is full".to_owned(), hint: None };
     server.app.set_storage(StorageState::Unavailable(problem));
     let response = server.get("/readyz").await;
     assert_eq!((response.status, &response.json()["reasons"][0]["what"]), (503, &"disk".into()));

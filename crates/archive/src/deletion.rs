@@ -102,11 +102,11 @@ impl DeletionCounts {
 
 /// A segment that this transaction deletes.
 #[derive(sqlx::FromRow)]
-struct PendingDeletion {
+pub(super) struct PendingDeletion {
     key: i64,
-    segment_id: String,
+    pub(super) segment_id: String,
     dialog_id: Option<String>,
-    ended: Time,
+    pub(super) ended: Time,
     #[sqlx(try_from = "ArtifactBits")]
     asked: ArtifactSet,
 }
@@ -158,6 +158,17 @@ impl Db {
         Ok(Some(counts))
     }
 
+    /// Creates the archive's key where nothing was ever erased or put on hold.
+    pub(super) async fn ensure_archive_key(&self) -> Result<(), DbError> {
+        if self.stored_archive_key().await?.is_none() {
+            let mut tx = self.begin().await?;
+            tx.advisory_lock("keeping").await?;
+            tx.get_or_create_archive_key().await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
     /// Removes the words of deleted segments from the index's files. Call it after the last of
     /// several deletions.
     pub async fn purge_deleted(&self) -> Result<(), DbError> {
@@ -181,13 +192,21 @@ impl Tx {
         Ok(self.value::<i64>(stmt).await?.is_some())
     }
 
-    async fn pending_deletions(&mut self, account: AccountKey, keys: &[i64]) -> Result<Vec<PendingDeletion>, DbError> {
+    pub(super) async fn pending_deletions(
+        &mut self,
+        account: AccountKey,
+        keys: &[i64],
+    ) -> Result<Vec<PendingDeletion>, DbError> {
         let head = "select id as key, segment_id, dialog_id, ended, asked from segment where account = $1 and id in ";
         self.all(Stmt::list(head, vec![account.into()], keys.iter().copied(), "")).await
     }
 
     /// Deletes all rows of these segments.
-    async fn delete_segments(&mut self, account: AccountKey, pending: &[PendingDeletion]) -> Result<(), DbError> {
+    pub(super) async fn delete_segments(
+        &mut self,
+        account: AccountKey,
+        pending: &[PendingDeletion],
+    ) -> Result<(), DbError> {
         if pending.is_empty() {
             return Ok(());
         }

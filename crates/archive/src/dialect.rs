@@ -20,7 +20,8 @@ impl Db {
                 "select count(*) from information_schema.tables where table_schema = current_schema() and table_name = $1",
             ),
         };
-        Ok(self.value::<i64>(stmt.bind(name)).await?.is_some_and(|tables| tables > 0))
+        let tables: Vec<(i64,)> = self.all_unchecked(stmt.bind(name)).await?;
+        Ok(tables.iter().any(|(tables,)| *tables > 0))
     }
 
     /// A query of the pairs in the JSON object of numbers that is bound as this argument.
@@ -180,6 +181,21 @@ impl Tx {
         let stmt = sql("insert into meta (key, value) select 'segment.newest', cast(coalesce(max(id), 0) as text) from segment where true
              on conflict (key) do update set value = excluded.value where cast(excluded.value as integer) > cast(meta.value as integer)");
         self.run(stmt).await.map(drop)
+    }
+
+    /// Makes the database assign no hold a number up to this one.
+    pub(super) async fn reserve_hold_ids(&mut self, highest: i64) -> Result<(), DbError> {
+        if self.is_postgres() {
+            let stmt = sql("select setval(pg_get_serial_sequence('hold', 'id'), greatest(cast($1 as bigint), coalesce(max(id), 0), 1),
+                 greatest(cast($1 as bigint), coalesce(max(id), 0)) > 0) from hold");
+            return self.run(stmt.bind(highest)).await.map(drop);
+        }
+        let stmt = sql("insert into sqlite_sequence (name, seq) select 'hold', 0
+             where not exists (select 1 from sqlite_sequence where name = 'hold')");
+        self.run(stmt).await?;
+        self.run(sql("update sqlite_sequence set seq = $1 where name = 'hold' and seq < $1").bind(highest))
+            .await
+            .map(drop)
     }
 
     /// The key for the next segment, where the database would assign one that was used before.

@@ -14,6 +14,7 @@ pub mod hash_chain;
 mod access_log;
 mod account_store;
 mod audit_queries;
+mod backup;
 mod chain_store;
 mod change_version;
 mod completion;
@@ -33,9 +34,11 @@ mod item;
 mod keys;
 mod meta;
 mod permit_request;
+mod pooler_check;
 mod queue_counts;
 mod replica;
 mod reservation_store;
+mod restore;
 mod schema;
 mod search_index;
 mod segment_page;
@@ -66,6 +69,7 @@ pub use audit_queries::{
     ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, DeletionTally, OpenQuarantineRow,
     SegmentSetDigest, Snapshot, UnfinishedItemsRow, WindowReadRow,
 };
+pub use backup::SqliteBackup;
 pub use chain_store::{
     AccountChain, EntryPage, EntryRow, IntegrityReport, JournalProof, LeafPage, MetadataRow, ReadLogProof,
     RecordChainState,
@@ -92,6 +96,7 @@ pub use item::{Item, PackedBody, pack, unpack, unpack_text};
 pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
+pub use restore::{CarriedState, RestoreOutcome, RestoreSummary, RestoredCopy};
 pub use search_index::{
     DocumentKeys, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexSlice, IndexedSegment, ReindexTask,
     SearchTerm, SkippedDocument, StoredText,
@@ -113,6 +118,9 @@ pub(crate) const MAX_ROWS_PER_STATEMENT: usize = 500;
 /// Prepared statements cached per connection. A statement over rows or a list exists in several
 /// sizes (`sql/stmt.rs`).
 const STATEMENT_CACHE_CAPACITY: usize = 300;
+
+/// Size to which a checkpoint shrinks SQLite's write-ahead log.
+const WAL_SIZE_LIMIT_BYTES: &str = "67108864";
 
 /// Rows of a SQLite result that are buffered between the two threads.
 const ROW_BUFFER_SIZE: usize = 1000;
@@ -157,6 +165,9 @@ pub enum OpenMode {
     CreateOrMigrate,
     /// It must exist and be up to date; for commands that only read.
     Existing,
+    /// It must exist, and its schema is not checked; for what a restore reads of an archive that
+    /// another version of this program wrote.
+    AnyVersion,
 }
 
 impl Db {
@@ -205,6 +216,8 @@ impl Db {
             .pragma("temp_store", "memory")
             // A checkpoint costs two more disk syncs: one per 16 MB instead of one per 4 MB.
             .pragma("wal_autocheckpoint", "2000")
+            // A long read, such as a backup, lets the log grow. The next checkpoint shrinks it again.
+            .pragma("journal_size_limit", WAL_SIZE_LIMIT_BYTES)
             // Overwrites deleted content, also in freed pages. It costs about 2 % in table `work`,
             // which has the most deletions.
             .pragma("secure_delete", "true");
@@ -277,6 +290,10 @@ impl Db {
             Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect_failed(explain_open_error(&options).await)),
             opened => opened.map_err(DbError::connect_failed)?,
         };
+        // Only the daemon holds locks; a command notices by its prepared statements.
+        if statement_timeout.is_some() {
+            pooler_check::refuse_transaction_pooling(&options).await?;
+        }
         let suspension = suspension::Suspension::default();
         let db = Db::Postgres(Arc::new(PgPools { pool, heartbeat, statement_timeout, suspension }));
         Box::pin(db.prepare_schema(mode)).await?;
@@ -316,6 +333,12 @@ impl Db {
             Db::Sqlite(pools) => Some(&pools.path),
             Db::Postgres(_) => None,
         }
+    }
+
+    /// Size of SQLite's write-ahead log; `None` on Postgres.
+    pub fn wal_bytes(&self) -> Option<u64> {
+        let path = std::fs::canonicalize(self.sqlite_path()?).ok()?;
+        Some(std::fs::metadata(file_lock::with_suffix(&path, "-wal")).map_or(0, |log| log.len()))
     }
 
     /// Begins and ends a write transaction, to check that the database responds and accepts writes.
@@ -367,7 +390,9 @@ impl std::fmt::Debug for Db {
 
 fn postgres_options(url: &SecretString) -> Result<PgConnectOptions, DbError> {
     let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::invalid_url)?;
-    Ok(options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENT_CACHE_CAPACITY))
+    let options = options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
+    // PgBouncer refuses this start-up parameter, and no floating-point number is read.
+    Ok(options.extra_float_digits(None))
 }
 
 /// The reason why no connection can be opened. The pool reports only a time-out.
