@@ -85,16 +85,12 @@ pub(crate) async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListen
 
 /// Listens. On a machine without IPv6, `[::]` means all its IPv4 addresses.
 async fn listen_on(address: &str) -> std::io::Result<TcpListener> {
-    let error = match TcpListener::bind(address).await {
-        Ok(listener) => return Ok(listener),
-        Err(error) => error,
-    };
-    let without_ipv6 = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(|errno| Some(errno.raw_os_error()));
-    match address.strip_prefix("[::]:") {
-        Some(port) if without_ipv6.contains(&error.raw_os_error()) => {
+    let listener = TcpListener::bind(address).await;
+    match (&listener, address.strip_prefix("[::]:")) {
+        (Err(error), Some(port)) if Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT) => {
             TcpListener::bind(format!("0.0.0.0:{port}")).await
         }
-        _ => Err(error),
+        _ => listener,
     }
 }
 
