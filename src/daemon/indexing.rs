@@ -52,9 +52,7 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
                 }
                 match progress {
                     IndexProgress::MoreToDo => {}
-                    IndexProgress::CaughtUp if stored.has_changed().unwrap_or(false) => {
-                        wait(&stop, BATCH_DELAY).await
-                    }
+                    IndexProgress::CaughtUp if stored.has_changed().unwrap_or(false) => wait(&stop, BATCH_DELAY).await,
                     IndexProgress::CaughtUp => {}
                     IndexProgress::Idle => tokio::select! {
                         () = stop.cancelled() => break,
