@@ -91,7 +91,7 @@ impl Db {
         };
         let progress = &["delete from search_cursor", "delete from search_todo", "delete from search_skipped"];
         for text in emptied.iter().chain(progress) {
-            tx.run(sql(*text)).await?;
+            tx.run(sql(text)).await?;
         }
         tx.delete_meta("search_spread").await?;
         tx.put_meta("search_version", &version.to_string()).await?;
