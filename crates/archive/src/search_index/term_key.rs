@@ -112,6 +112,10 @@ fn short_prefix_key(prefix: &str) -> u64 {
     WordHash::of(&format!("{SHORT_PREFIX_MARKER}{prefix}")).key()
 }
 
+fn single_key(key: u64) -> Range<u64> {
+    key..key + 1
+}
+
 /// Collects the keys of a document.
 #[derive(Debug, Clone, Default)]
 pub struct DocumentKeys {
@@ -157,7 +161,7 @@ pub(super) type KeySets = Vec<Vec<Range<u64>>>;
 #[allow(clippy::single_range_in_vec_init, reason = "a set of one range of keys, not the keys in it")]
 pub(super) fn term_key_sets(term: &SearchTerm) -> KeySets {
     let hashes: Vec<WordHash> = term.words.iter().map(|word| WordHash::of(word)).collect();
-    let exact = |key: u64| vec![key..key + 1];
+    let exact = |key: u64| vec![single_key(key)];
     let (Some(last), Some(last_word)) = (hashes.last(), term.words.last()) else { return Vec::new() };
     let letters = last_word.chars().count();
     let mut sets: KeySets = hashes
@@ -175,7 +179,7 @@ pub(super) fn term_key_sets(term: &SearchTerm) -> KeySets {
     sets.extend(longest.and_then(|nth| hashes.get(nth)).map(|hash| exact(hash.key())));
     if sets.is_empty() || (term.is_prefix && letters < PREFIX_LETTERS) {
         sets.push(if letters < PREFIX_LETTERS {
-            [short_prefix_key(last_word), last.key()].map(|key| key..key + 1).into()
+            [short_prefix_key(last_word), last.key()].map(single_key).into()
         } else {
             vec![last.key_range(letters)]
         });
@@ -186,7 +190,7 @@ pub(super) fn term_key_sets(term: &SearchTerm) -> KeySets {
 /// The key of a term that is one whole word; other terms have keys that other texts may have, too.
 pub(super) fn exact_key(term: &SearchTerm) -> Option<Range<u64>> {
     match term.words.as_slice() {
-        [word] if !term.is_prefix => Some(WordHash::of(word).key()).map(|key| key..key + 1),
+        [word] if !term.is_prefix => Some(single_key(WordHash::of(word).key())),
         _ => None,
     }
 }
