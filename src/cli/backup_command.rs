@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CommandContext, human_format, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::config::{Database, DatabaseUrl};
 use crate::db::{OpenMode, SqliteBackup};
 use crate::error::UserError;
@@ -49,6 +50,12 @@ pub(crate) async fn run(args: BackupArgs, context: &CommandContext) -> anyhow::R
 
 async fn back_up(database: &Path, file: &Path, overwrite: bool, context: &CommandContext) -> anyhow::Result<()> {
     let backup = SqliteBackup::begin(database, file, overwrite)?;
+    // Before an upgrade the schema is of an earlier version, whose access log cannot be written.
+    if let Ok(db) = context.open_database(OpenMode::Existing).await {
+        let what = "a copy of the whole archive";
+        context.record_access(&db, AccessAction::Backup, AccessSubject::Other { what, sub: None }).await?;
+        db.close().await;
+    }
     let bar = terminal::progress_bar(backup.check_space().await?, PROGRESS_TEMPLATE);
     let progress = async {
         loop {

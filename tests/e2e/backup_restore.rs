@@ -222,7 +222,7 @@ async fn a_backup_replaces_nothing_unasked_and_leaves_nothing_behind() {
     ] {
         env.run(&["backup", &target, "--overwrite"]).await.assert_output(1, &[said, "hint:"]);
     }
-    env.run(&["backup"]).await.assert_output(2, &["--journal"]);
+    env.run(&["backup"]).await.assert_output(2, &["<FILE>"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

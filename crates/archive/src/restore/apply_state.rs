@@ -90,12 +90,16 @@ impl Db {
         state: Option<&CarriedState>,
         instance: &str,
     ) -> Result<RestoreSummary, DbError> {
+        let has_access_log = self.has_access_log().await?;
         let mut tx = self.begin().await?;
         tx.advisory_lock("keeping").await?;
         let summary = match state {
             Some(state) => tx.apply_state(state).await?,
             None => RestoreSummary::new(RestoreOutcome::Unknown),
         };
+        if let Some(state) = state.filter(|_| has_access_log && summary.outcome == RestoreOutcome::Repeated) {
+            tx.adopt_access_log(state).await?;
+        }
         let known = state.filter(|_| summary.outcome != RestoreOutcome::OtherArchive).map(|state| state.export_number);
         let last: i64 = tx.meta("export").await?.and_then(|text| text.parse().ok()).unwrap_or(0);
         let next = known.map_or(last.saturating_add(EXPORT_NUMBER_GAP), |known| known.max(last));
@@ -422,7 +426,7 @@ fn key_missing() -> DbError {
     )
 }
 
-fn diverged() -> DbError {
+pub(super) fn diverged() -> DbError {
     DbError::broken(
         "the journal of erasures does not continue that of the copy: both had entries that the other lacks, or one was altered",
         WITHOUT_JOURNAL_HINT,

@@ -1,8 +1,9 @@
 //! What an archive tells the copy that replaces it, or the file of `backup --journal`.
 //!
 //! A copy is older than the archive. What people decided since must not be undone by it: erasures,
-//! holds, requested backfills. Neither must a limit be exceeded, nor a number be given twice. This
-//! state holds these decisions and nothing that was said. Erased segments are keyed hashes.
+//! holds, requested backfills. Nor may the record of who read what end at the copy, a limit be
+//! exceeded, or a number be given twice. This state holds that, and nothing that was said. Erased
+//! segments are keyed hashes.
 
 use std::io::{BufRead, Write};
 
@@ -37,6 +38,9 @@ pub struct CarriedState {
     pub(super) cursors: Vec<CarriedCursor>,
     pub(super) reservations: Vec<CarriedReservation>,
     pub(super) ended_sessions: Vec<CarriedSession>,
+    pub(super) access_log: Vec<CarriedAccessEntry>,
+    /// `None` where there is no access log, or it is empty.
+    pub(super) access_chain: Option<CarriedAccessChain>,
 }
 
 /// Bytes as hexadecimal digits in the file.
@@ -91,6 +95,13 @@ carried_rows! {
     CarriedReservation { key: String, reserved: i64, counted: Option<i64> }
     /// A revoked session of the web pages: a row of table `meta`.
     CarriedSession { key: String, value: String }
+    /// A row of table `access_log`.
+    CarriedAccessEntry {
+        id: i64, at: i64, reader_kind: String, reader: String, origin: String, action: String, sub: Option<String>,
+        subject_kind: String, subject: Option<String>, subject_hash: HexBytes, hits: Option<i64>, erased_by: Option<i64>,
+    }
+    /// The row of table `access_chain`.
+    CarriedAccessChain { newest: i64, head: HexBytes, removed: i64, removed_head: HexBytes }
 }
 
 /// A line of the file.
@@ -114,6 +125,8 @@ enum JournalLine {
     Cursor(CarriedCursor),
     Reservation(CarriedReservation),
     EndedSession(CarriedSession),
+    Access(CarriedAccessEntry),
+    AccessChain(CarriedAccessChain),
     /// The number of lines before this one, so that a truncated file is noticed.
     End(usize),
 }
@@ -121,9 +134,17 @@ enum JournalLine {
 impl Db {
     /// Reads the state in one snapshot. The schema may be that of a newer program.
     pub async fn carried_state(&self, now: Time) -> Result<CarriedState, DbError> {
+        let has_access_log = self.has_access_log().await?;
         let mut snapshot = self.snapshot().await?;
         let tx = &mut snapshot.0;
         let key_text = tx.archive_key_text().await?;
+        let (mut access_log, mut access_chain) = (Vec::new(), None);
+        if has_access_log {
+            let stmt = sql("select id, at, reader_kind, reader, origin, action, sub, subject_kind, subject, subject_hash, hits, erased_by
+                 from access_log order by id");
+            access_log = tx.all(stmt).await?;
+            access_chain = tx.first(sql("select newest, head, removed, removed_head from access_chain")).await?;
+        }
         Ok(CarriedState {
             at: now,
             key_id: tx.archive_key_id().await?,
@@ -159,6 +180,8 @@ impl Db {
             ended_sessions: tx
                 .all(sql("select key, value from meta where key >= 'ended_session:' and key < 'ended_session;'"))
                 .await?,
+            access_log,
+            access_chain,
         })
     }
 }
@@ -206,6 +229,8 @@ impl CarriedState {
         let rows = rows.chain(self.cursors.iter().cloned().map(JournalLine::Cursor));
         let rows = rows.chain(self.reservations.iter().cloned().map(JournalLine::Reservation));
         let rows = rows.chain(self.ended_sessions.iter().cloned().map(JournalLine::EndedSession));
+        let rows = rows.chain(self.access_log.iter().cloned().map(JournalLine::Access));
+        let rows = rows.chain(self.access_chain.iter().cloned().map(JournalLine::AccessChain));
         let mut lines = 0;
         for line in std::iter::once(header).chain(rows) {
             writeln!(target, "{}", serde_json::to_string(&line)?)?;
@@ -260,10 +285,19 @@ impl CarriedState {
             JournalLine::Reservation(row) => self.reservations.push(row),
             JournalLine::EndedSession(row) if row.key.starts_with("ended_session:") => self.ended_sessions.push(row),
             JournalLine::EndedSession(_) => return Err(unreadable_journal(index + 1, "not a session")),
+            JournalLine::Access(row) => self.access_log.push(row),
+            JournalLine::AccessChain(row) => self.access_chain = Some(row),
             JournalLine::End(lines) if lines == index => return Ok(true),
             JournalLine::End(_) => return Err(unreadable_journal(index + 1, "lines are missing")),
         }
         Ok(false)
+    }
+}
+
+impl Db {
+    /// Whether this version of the schema has the access log.
+    pub(super) async fn has_access_log(&self) -> Result<bool, DbError> {
+        self.has_table("access_log").await
     }
 }
 
