@@ -35,7 +35,10 @@ pub use sections::signing_key;
 pub(crate) use settings::{
     AccountPolicy, AccountSettings, Accounts, Auth, DiscoverAccounts, Http, LimitScope, Log, LogFormat,
 };
-pub use settings::{Database, DatabaseUrl, Limits, ObjectFormat, RedactionRule, Settings, Sink, SinkKind, SinkStart};
+pub use settings::{
+    Database, DatabaseUrl, Limits, OauthSettings, ObjectFormat, RedactionRule, Settings, Sink, SinkErasures, SinkKind,
+    SinkStart, WebhookMethod, WebhookSettings,
+};
 #[cfg(test)]
 use settings::{Discovery, Fetch};
 pub use time_parse::parse_time;
