@@ -36,7 +36,10 @@ pub(crate) use settings::{
     Access, AccountPolicy, AccountSettings, Accounts, Auth, DiscoverAccounts, Http, KeySettings, LimitScope, Log,
     LogFormat, Oidc, Permission, RoleSettings,
 };
-pub use settings::{Database, DatabaseUrl, Limits, ObjectFormat, RedactionRule, Settings, Sink, SinkKind, SinkStart};
+pub use settings::{
+    Database, DatabaseUrl, Limits, OauthSettings, ObjectFormat, RedactionRule, Settings, Sink, SinkErasures, SinkKind,
+    SinkStart, WebhookMethod, WebhookSettings,
+};
 #[cfg(test)]
 use settings::{Discovery, Fetch};
 pub use time_parse::parse_time;

@@ -130,6 +130,13 @@ pub(crate) async fn run_with_reload(
     let (db, lock) = opened?;
     let context = AppContext::new(settings, db.clone(), clock)?;
     let instance_lock = db.for_heartbeat().lock_instance(&context.settings.database.instance).await?;
+    // Before the first metadata is read. If the database does not accept it now, delivery does it
+    // later.
+    if let Err(error) = delivery::announce_wanted_metadata(&context).await
+        && !error.is_transient()
+    {
+        return Err(error.into());
+    }
     let mut tasks = JoinSet::new();
     if let Some(listener) = listener {
         let server = crate::http::serve(listener, context.clone(), stop.clone());

@@ -1,8 +1,10 @@
-//! `deliver`: shows pending and failed events of each sink, and resends events.
+//! `deliver`: shows pending and failed events of each sink, resends events, and tries a sink.
 //!
-//! The command only reads and queues. A daemon on the same database sends the events.
+//! Except for a test event, the command only reads and queues. A daemon on the same database sends
+//! the events.
 
 mod sink_table;
+mod sink_test;
 
 use base64::Engine;
 use clap::Subcommand;
@@ -30,6 +32,8 @@ pub(crate) enum DeliverCommand {
     Retry(DeliverRetryArgs),
     /// Resend the events of a past time range, in addition to new events
     Replay(DeliverReplayArgs),
+    /// Send a test event to a sink and print the answer
+    Test(DeliverTestArgs),
     /// Print a new signing secret for a webhook
     NewSecret,
 }
@@ -52,6 +56,13 @@ pub(crate) struct DeliverRetryArgs {
     /// Also resend now the events that wait for an automatic retry
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeliverTestArgs {
+    /// The sink of the settings
+    #[arg(value_name = "SINK")]
+    pub(crate) sink: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -79,12 +90,16 @@ pub(crate) async fn run(args: DeliverArgs, context: &CommandContext) -> anyhow::
         return Ok(0);
     }
     let settings = context.settings()?;
+    if let DeliverCommand::Test(args) = &args.command {
+        require_sink(settings, &args.sink)?;
+        return sink_test::send_test_event(&args.sink, settings, &context.clock).await;
+    }
     let db = context.open_database(OpenMode::Existing).await?;
     match args.command {
         DeliverCommand::Status(args) => sink_table::show_sinks(&args, &db, settings, context.clock.now()).await?,
         DeliverCommand::Retry(args) => retry_failed(&args, &db, context).await?,
         DeliverCommand::Replay(args) => request_replay(&args, &db, context).await?,
-        DeliverCommand::NewSecret => {}
+        DeliverCommand::Test(_) | DeliverCommand::NewSecret => {}
     }
     db.close().await;
     Ok(0)

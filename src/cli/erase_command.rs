@@ -5,6 +5,7 @@
 //! it needs `--yes`. It keeps and lists what a hold protects, and possible matches that may belong
 //! to someone else.
 
+mod copies;
 mod journal_table;
 
 use std::collections::BTreeMap;
@@ -175,6 +176,7 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
     };
     let found = find_segments(db, &request).await?;
     terminal::print_stdout(&describe_found(&found, args.dry_run))?;
+    terminal::print_stdout(&copies::describe_copies(db, context.settings()?, &found.segments).await?)?;
     if found.is_empty() {
         bail!(nothing_found(&request, found.agent_segments));
     }

@@ -55,9 +55,9 @@ fn the_help_lists_every_command_and_option() {
       hold         Place, list or release legal holds, which prevent retention and erasure
       verify       Verify the integrity of the archive and report alterations
       access       Create keys for programs, and show who read what
+      mcp          Serve the archive to an assistant on this machine, over the Model Context Protocol
       backup       Write a consistent copy of a SQLite archive, while a daemon may be running
       restore      Restore a copy of the archive, and repeat the erasures made since
-      mcp          Serve the archive to an assistant on this machine, over the Model Context Protocol
       health       Check whether a running daemon is alive; for containers
       migrate      Migrate the database to the current schema (as `run` does), or copy it to Postgres
       completions  Print shell completions

@@ -9,6 +9,7 @@ mod account_settings;
 mod auth_settings;
 mod sink_settings;
 mod url;
+mod webhook_settings;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,8 +28,8 @@ use super::settings::{
 use super::settings_document::{DatabaseSection, Document, HttpSection};
 
 pub(super) use sink_settings::REDACTION_HINT;
-pub use sink_settings::signing_key;
 pub(super) use url::has_password;
+pub use webhook_settings::signing_key;
 
 /// The smallest offset that the API documents.
 const API_MIN_OFFSET: Duration = Duration::from_mins(5);

@@ -431,8 +431,12 @@ pub struct Sink {
     pub name: String,
     /// The start of the sink when its name first appears.
     pub start: SinkStart,
-    /// The artifacts that it receives; never empty.
+    /// The artifacts that it receives.
     pub artifacts: ArtifactSet,
+    /// Whether it also receives metadata: a segment was announced or changed.
+    pub metadata: bool,
+    /// Which erasures it is told about.
+    pub erasures: SinkErasures,
     /// The sub-account ids that it receives; empty for all.
     pub accounts: BTreeSet<String>,
     /// The channels that it receives; empty for all.
@@ -443,6 +447,17 @@ pub struct Sink {
     pub give_up_after: Duration,
     /// The type of the sink, with its own settings.
     pub kind: SinkKind,
+}
+
+/// The erasures that a sink is told about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkErasures {
+    /// Those that a person requested, and those by retention.
+    #[default]
+    All,
+    /// Those that a person requested.
+    Requested,
 }
 
 /// A rule for what is redacted in texts.
@@ -488,17 +503,7 @@ pub enum SinkKind {
         rotate: Duration,
     },
     /// HTTP requests, signed as Standard Webhooks.
-    Webhook {
-        /// The target URL, http or https. Secret, because such URLs often contain a token.
-        url: SecretString,
-        /// The signing secrets; never empty. Each request is signed with all of them, so that they
-        /// can be rotated.
-        secrets: Vec<SecretString>,
-        /// How long a request may take.
-        timeout: Duration,
-        /// Whether the URL may be on a private network.
-        allow_private: bool,
-    },
+    Webhook(Box<WebhookSettings>),
     /// Objects in a bucket or folder.
     ObjectStore {
         /// `s3://`, `gs://`, `az://` or `file://`, with bucket and prefix.
@@ -508,6 +513,90 @@ pub enum SinkKind {
         /// The options of the store; names in lower case.
         options: BTreeMap<String, SecretString>,
     },
+}
+
+/// The settings of a webhook.
+#[derive(Debug, Clone)]
+pub struct WebhookSettings {
+    /// The target URL, http or https. Secret, because such URLs often contain a token.
+    pub url: SecretString,
+    /// The signing secrets. Each request is signed with all of them, so that they can be rotated.
+    /// Without any, requests are not signed.
+    pub secrets: Vec<SecretString>,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// Whether the URL may be on a private network.
+    pub allow_private: bool,
+    /// The HTTP method.
+    pub method: WebhookMethod,
+    /// Further headers; the names are valid, the values secret.
+    pub headers: BTreeMap<String, SecretString>,
+    /// The media type of the body; `None` for that of the event, or JSON with a template.
+    pub content_type: Option<String>,
+    /// The template of the body.
+    pub template: Option<String>,
+    /// How to obtain a bearer token.
+    pub oauth: Option<OauthSettings>,
+    /// The proxy, which may contain a password.
+    pub proxy: Option<SecretString>,
+    /// Above this size in bytes, the body has a reference in place of the content.
+    pub max_body: Option<usize>,
+}
+
+impl WebhookSettings {
+    /// A webhook with this URL and signing secret, and the defaults.
+    pub fn new(url: &str, secret: &str) -> WebhookSettings {
+        WebhookSettings {
+            url: SecretString::from(url),
+            secrets: vec![SecretString::from(secret)],
+            timeout: Duration::from_secs(30),
+            allow_private: false,
+            method: WebhookMethod::Post,
+            headers: BTreeMap::new(),
+            content_type: None,
+            template: None,
+            oauth: None,
+            proxy: None,
+            max_body: None,
+        }
+    }
+}
+
+/// The HTTP method of a webhook.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum WebhookMethod {
+    /// POST.
+    #[default]
+    Post,
+    /// PUT.
+    Put,
+    /// PATCH.
+    Patch,
+}
+
+impl WebhookMethod {
+    /// The method's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            WebhookMethod::Post => "POST",
+            WebhookMethod::Put => "PUT",
+            WebhookMethod::Patch => "PATCH",
+        }
+    }
+}
+
+/// OAuth 2.0 client credentials.
+#[derive(Debug, Clone)]
+pub struct OauthSettings {
+    /// The token endpoint.
+    pub token_url: String,
+    /// The client's id.
+    pub client_id: String,
+    /// The client's secret.
+    pub client_secret: SecretString,
+    /// The scope to ask for.
+    pub scope: Option<String>,
 }
 
 /// The format of the objects of a sink.

@@ -15,8 +15,12 @@ use super::checker::Checker;
 use super::config_error::quoted;
 use super::schema::{self, SettingKind};
 use super::sections::{DEFAULT_DATABASE_URL, REDACTION_HINT};
-use super::setting_types::{Artifacts, Id, List, Retention, SPAN_HINT, SecretText, Span, StoreOption, Text};
-use super::settings::{ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, Permission, SinkStart};
+use super::setting_types::{
+    Artifacts, Id, List, Retention, SPAN_HINT, SecretText, SinkContents, Span, StoreOption, Text,
+};
+use super::settings::{
+    ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, Permission, SinkErasures, SinkStart, WebhookMethod,
+};
 use crate::model::SummariesFor;
 
 /// The settings of ringcx-extractor.
@@ -223,8 +227,10 @@ pub(super) struct SinkSection {
     pub(super) r#type: Option<SinkType>,
     /// Start of a new sink: now or beginning.
     pub(super) start: SinkStart,
-    /// Artifacts that it receives.
-    pub(super) artifacts: Artifacts,
+    /// Artifacts that it receives; also metadata, for segments that are announced or changed.
+    pub(super) artifacts: SinkContents,
+    /// Erasures that it is told about: all, or requested (without those by retention).
+    pub(super) erasures: SinkErasures,
     /// Sub-account ids that it receives, all if empty.
     pub(super) accounts: List<Id>,
     /// Channels that it receives, all if empty.
@@ -252,10 +258,41 @@ pub(super) struct SinkSection {
     pub(super) timeout: Span<30>,
     /// webhook: whether the URL may be on a private network.
     pub(super) allow_private: bool,
+    /// webhook: POST, PUT or PATCH.
+    pub(super) method: WebhookMethod,
+    /// webhook: further headers of each request.
+    pub(super) headers: BTreeMap<String, StoreOption>,
+    /// webhook: media type of the body.
+    pub(super) content_type: Text,
+    /// webhook: template of the body.
+    pub(super) template: Option<SecretText>,
+    pub(super) template_file: Text,
+    /// webhook: OAuth client credentials, from which each request gets a bearer token.
+    pub(super) oauth: OauthSection,
+    /// webhook: URL of a proxy.
+    pub(super) proxy: Option<SecretText>,
+    pub(super) proxy_file: Text,
+    /// webhook: size in bytes above which the body has a reference in place of the content.
+    pub(super) max_body: Option<u32>,
     /// object_store: jsonl or parquet.
     pub(super) format: ObjectFormat,
     /// object_store: options of the store.
     pub(super) options: BTreeMap<String, StoreOption>,
+}
+
+/// OAuth client credentials.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct OauthSection {
+    /// Token endpoint.
+    pub(super) token_url: Text,
+    /// Id of the client.
+    pub(super) client_id: Text,
+    /// Secret of the client.
+    pub(super) client_secret: Option<SecretText>,
+    pub(super) client_secret_file: Text,
+    /// Scope that the token needs.
+    pub(super) scope: Text,
 }
 
 /// What is redacted: the name of a built-in rule, or a pattern.

@@ -25,6 +25,7 @@ mod permissions;
 mod pipeline;
 mod process_lifecycle;
 mod read_only_storage;
+mod recipes;
 mod search_pages;
 mod secret_leaks;
 mod sink_delivery;

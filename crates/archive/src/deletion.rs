@@ -19,6 +19,7 @@ pub use tombstone_filter::Tombstone;
 pub(super) use tombstone_filter::{ArchiveKey, TombstoneFilter};
 pub use wipe_free_pages::WipeOutcome;
 
+use super::delivery_state::{NewNotice, NoticeKind};
 use super::ingest::{DailyDigest, segment_id_digest, utc_day};
 use super::sql::{ArtifactBits, utf8_lossy};
 use super::{AccountKey, Arg, Db, DbError, Item, Lease, Stmt, Tx, sql};
@@ -136,6 +137,7 @@ impl Db {
         // id of a segment would leave one that is not, and the segment would be counted again at
         // its next announcement.
         tx.tombstone_segments(&key, batch, &pending).await?;
+        tx.announce_deletions(batch, &pending).await?;
         counts.records = tx.delete_quarantined(&key, batch, &pending).await?;
         counts.unknown_ids = tx.tombstone_unknown_ids(&key, batch).await?;
         if let Some(erasure) = batch.access_entry {
@@ -218,6 +220,7 @@ impl Tx {
         self.keep_entry_leaves(account, &items).await?;
         let keys: Vec<i64> = pending.iter().map(|segment| segment.key).collect();
         self.keep_erased_leaves(&keys).await?;
+        self.delete_metadata_notices(&keys).await?;
         for head in [
             "delete from artifact where item in ",
             "delete from attempt where item in ",
@@ -264,6 +267,26 @@ impl Tx {
         let unheld = records.into_iter().map(|(digest, ..)| digest);
         deleted += self.run(Stmt::list(DELETE, of_account(), unheld, "")).await?;
         Ok(deleted)
+    }
+
+    /// Tells the sinks about the deletions.
+    async fn announce_deletions(
+        &mut self,
+        batch: &DeletionBatch<'_>,
+        pending: &[PendingDeletion],
+    ) -> Result<(), DbError> {
+        if !self.announces_erasures().await? {
+            return Ok(());
+        }
+        let kind = match batch.reason {
+            DeletionReason::Erased => NoticeKind::Erased,
+            DeletionReason::Expired => NoticeKind::Expired,
+        };
+        let notices: Vec<NewNotice<'_>> = pending
+            .iter()
+            .map(|segment| NewNotice { kind, segment: segment.key, segment_id: &segment.segment_id, version: 1 })
+            .collect();
+        self.append_notices(batch.account, &notices, batch.at).await
     }
 
     /// Inserts a tombstone for each segment, and moves its counts from the announced to the

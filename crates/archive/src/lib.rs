@@ -84,8 +84,9 @@ pub use deletion::{
     RetentionNoticeRow, SegmentRef, SegmentTexts, Tombstone, WipeOutcome,
 };
 pub use delivery_state::{
-    CursorAdvance, DeliveryRound, FailedDelivery, FeedEntry, FeedRange, FeedRow, LaggingFeed, ObjectBatch,
-    ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress, SinkFailure, SinkOverview, SinkRow,
+    CursorAdvance, DeliveredCopies, DeliveryRound, FailedDelivery, FeedEntry, FeedNotice, FeedRange, FeedRow,
+    KnownFailure, LaggingFeed, NoticeKind, ObjectBatch, ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress,
+    SinkFailure, SinkOverview, SinkRow,
 };
 pub use export_cursor::ExportCursor;
 pub use file_lock::FileLock;
