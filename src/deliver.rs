@@ -162,7 +162,8 @@ impl Deliverer {
             SinkClient::Batch(client) => self.step_batch(client, sink, now).await,
             SinkClient::Webhook(delivery) => self.step_webhook(delivery, sink).await,
         };
-        self.client = Some(client);
+        // A stopped sink starts anew: requests that are in flight must not stop it again.
+        self.client = (!self.stopped).then_some(client);
         progress
     }
 
