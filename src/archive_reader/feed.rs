@@ -50,6 +50,7 @@ impl ArchiveReader {
         limit: usize,
     ) -> Result<FeedAnswer, ReadError> {
         let scope = self.scope(caller, accounts).await?;
+        self.db.note_feed_read(self.clock.now()).await?;
         let binding = serde_json::to_string(&("feed", accounts)).unwrap_or_default();
         let mut position = match after {
             BEGINNING => FeedPosition::default(),
