@@ -100,7 +100,7 @@ impl DeletionCounts {
 /// A segment that this transaction deletes.
 #[derive(sqlx::FromRow)]
 pub(super) struct PendingDeletion {
-    key: i64,
+    pub(super) key: i64,
     pub(super) segment_id: String,
     pub(super) ended: Time,
     #[sqlx(try_from = "ArtifactBits")]
