@@ -121,7 +121,7 @@ impl Tx {
         }
         let state = self.first(sql("select sub, feed, chain from account where id = $1").bind(account)).await?;
         let (sub, mut feed, chain): (String, i64, Option<Vec<u8>>) =
-            state.ok_or_else(|| DbError::missing_row("account", account.0))?;
+            state.ok_or_else(|| DbError::missing_row("account", account.0.to_string()))?;
         let mut head = chain.unwrap_or_else(|| GENESIS_HASH.to_vec());
         let (mut rows, mut leaves) = (Vec::with_capacity(notices.len()), Vec::with_capacity(notices.len()));
         for notice in notices {
