@@ -537,7 +537,7 @@ async fn an_erasure_is_an_event_and_removes_the_lines(test: TestDb) {
     erase_segment(&env, "seg-1").await;
     let named = sql("select count(*) from feed_notice where segment_id is not null");
     assert_eq!(env.db().count(named.clone()).await.unwrap(), 1);
-    assert_eq!(env.db().forget_delivered_erasures(&["sink"]).await.unwrap(), 0, "the sink was not told yet");
+    assert_eq!(env.db().forget_delivered_erasures(&["sink"], NOW).await.unwrap(), 0, "the sink was not told yet");
     step_until_idle(&mut deliverer).await;
     let lines = env.delivered_lines();
     let kinds: Vec<(&str, &str)> =
@@ -546,7 +546,7 @@ async fn an_erasure_is_an_event_and_removes_the_lines(test: TestDb) {
     assert_eq!(kinds, [("seg-0", transcript), ("seg-2", transcript), ("seg-1", "com.ringcx.segment.erased")]);
     assert_eq!(lines[2]["data"]["reason"], "erasure");
     assert!(lines[2]["sequence"].as_str() > lines[1]["sequence"].as_str());
-    assert_eq!(env.db().forget_delivered_erasures(&["sink"]).await.unwrap(), 1);
+    assert_eq!(env.db().forget_delivered_erasures(&["sink"], NOW).await.unwrap(), 1);
     assert_eq!(env.db().count(named).await.unwrap(), 0);
     // The entry is in the chain, and has no content to resend.
     let feed = sql("select feed from account where id = $1").bind(env.owned.account);
