@@ -21,6 +21,7 @@ pub use audit_report::{
 };
 
 use crate::clock::Time;
+use crate::config::{Accounts, Settings};
 use crate::db::{
     AccountKey, ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, Db, DbError,
     DeletionTally, ExportRange, OpenQuarantineRow, PauseRow, Snapshot, UnfinishedItemsRow, WindowReadRow,
@@ -88,6 +89,18 @@ pub async fn run_audit(db: &Db, request: &AuditRequest) -> Result<AuditReport, D
     Ok(evaluation::evaluate(request, facts))
 }
 
+impl AuditReport {
+    /// One report of the audits of several accounts.
+    pub(crate) fn combine(reports: Vec<AuditReport>, now: Time) -> AuditReport {
+        let (mut accounts, mut problems) = (Vec::new(), Vec::new());
+        for report in reports {
+            accounts.extend(report.accounts);
+            problems.extend(report.problems);
+        }
+        evaluation::report(now, accounts, problems)
+    }
+}
+
 /// Finds differences between what is stored and what was announced or requested, for all accounts.
 /// These are the problems of [`run_audit`] that only a full count shows. Reads less than an audit,
 /// but scans all segments and artifacts.
@@ -114,6 +127,24 @@ fn tallies_of(tallies: &BTreeMap<(AccountKey, Artifact), ArtifactTally>, account
 }
 
 impl AuditRequest {
+    /// An audit of the accounts of these settings.
+    pub(crate) fn new(
+        settings: &Settings,
+        from: Option<Time>,
+        to: Option<Time>,
+        account: Option<String>,
+        now: Time,
+    ) -> AuditRequest {
+        let configured = match &settings.accounts {
+            Accounts::Listed(listed) => {
+                listed.iter().map(|account| (account.id.clone(), account.name.clone())).collect()
+            }
+            Accounts::Discovered(_) => Vec::new(),
+        };
+        let (offset, interval) = (settings.discovery.offset, settings.discovery.interval);
+        AuditRequest { from, to, account, now, offset, interval, configured }
+    }
+
     fn includes(&self, account: &AccountId) -> bool {
         self.account.as_deref().is_none_or(|asked| asked == &*account.sub)
     }

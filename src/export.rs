@@ -24,6 +24,7 @@ use crate::redact::Redactor;
 use crate::render::{Conversation, Metadata};
 use crate::ringcx::summary_text;
 
+pub(crate) use jsonl_export::artifact_payload;
 pub use jsonl_export::{ArtifactPayload, ExportLine};
 pub use target::Target;
 

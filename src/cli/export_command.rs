@@ -9,6 +9,7 @@ use regex::Regex;
 
 use super::terminal::{self, Stdout};
 use super::{CommandContext, human_format, named_values};
+use crate::access::{AccessAction, AccessSubject};
 use crate::config::RedactionRule;
 use crate::db::{Db, ExportRange, OpenMode};
 use crate::error::UserError;
@@ -76,8 +77,12 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
         bail!(error.with_hint("name a file with --output, or redirect standard output"));
     }
     let db = context.open_database(OpenMode::Existing).await?;
-    let account = context.find_account(&db, args.account.as_deref()).await?.map(|account| account.key);
-    let range = ExportRange { from, to, account };
+    let account = context.find_account(&db, args.account.as_deref()).await?;
+    let range = ExportRange { from, to, account: account.as_ref().map(|account| account.key) };
+    let total = db.count_segments(range).await?;
+    let sub = account.as_ref().map(|account| &*account.id.sub);
+    let subject = AccessSubject::Query { text: &describe_export(&args), sub, hits: total };
+    context.record_access(&db, AccessAction::Export, subject).await?;
     let selection = Selection { range, since: find_export_cursor(&db, args.changed_since).await?, redactor };
     let target = match file {
         Some(path) if format.is_precompressed() => Target::precompressed_file(path)?,
@@ -87,7 +92,7 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
     // Taken before the first read, so that the next export includes all later changes.
     let cursor = db.create_export_cursor(context.clock.now()).await;
     let bar = match file {
-        Some(_) => terminal::progress_bar(db.count_segments(range).await?, PROGRESS_TEMPLATE),
+        Some(_) => terminal::progress_bar(total, PROGRESS_TEMPLATE),
         None => ProgressBar::hidden(),
     };
     // An interrupt must not leave an incomplete file.
@@ -112,6 +117,23 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
         Err(error) => terminal::print_stderr(&format!("warning: no number for --changed-since is available: {error}")),
     }
     Ok(0)
+}
+
+/// The selection, for the access log.
+fn describe_export(args: &ExportArgs) -> String {
+    let mut text = "export".to_owned();
+    for (name, value) in [("from", &args.from), ("to", &args.to)] {
+        if let Some(value) = value {
+            text.push_str(&format!(" {name}={value}"));
+        }
+    }
+    if let Some(number) = args.changed_since {
+        text.push_str(&format!(" changed_since={number}"));
+    }
+    if !args.redact.is_empty() || !args.redact_pattern.is_empty() {
+        text.push_str(" redacted");
+    }
+    text
 }
 
 async fn write_target(

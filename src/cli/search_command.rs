@@ -6,6 +6,7 @@ use clap::builder::TypedValueParser;
 
 use super::human_format::format_count;
 use super::{CommandContext, named_values, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, OpenMode};
 use crate::error::UserError;
 use crate::model::Artifact;
@@ -83,8 +84,11 @@ pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::R
         let error = UserError::usage(format!("invalid --limit: it must be between 1 and {MAX_LIMIT}"));
         return Err(error.with_hint("use `export` to get everything").into());
     }
+    let description = describe_search(&args);
     let db = context.open_database(OpenMode::Existing).await?;
-    let account = context.find_account(&db, args.account.as_deref()).await?.map(|account| account.key);
+    let account = context.find_account(&db, args.account.as_deref()).await?;
+    let sub = account.as_ref().map(|account| account.id.sub.to_string());
+    let account = account.map(|account| account.key);
     let filters = Filters {
         from,
         to,
@@ -98,6 +102,9 @@ pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::R
     let order = if args.newest { SortOrder::Newest } else { SortOrder::Best };
     let index_note = describe_index_lag(&db).await?;
     let findings = search::find(&db, &query, &filters, order, args.limit).await?;
+    let hits = findings.hits.len() as u64;
+    let subject = AccessSubject::Query { text: &description, sub: sub.as_deref(), hits };
+    context.record_access(&db, AccessAction::Search, subject).await?;
     if args.json {
         let lines: Result<Vec<String>, _> = findings.hits.iter().map(hit_list::format_json).collect();
         terminal::print_stdout(&lines?.concat())?;
@@ -110,6 +117,23 @@ pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::R
     }
     db.close().await;
     Ok(0)
+}
+
+/// The query and the filters, for the access log.
+fn describe_search(args: &SearchArgs) -> String {
+    let filters = [
+        ("from", &args.from),
+        ("to", &args.to),
+        ("channel", &args.channel),
+        ("direction", &args.direction),
+        ("agent", &args.agent),
+        ("disposition", &args.disposition),
+    ];
+    let mut text = args.query.join(" ");
+    for (name, value) in filters.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
+        text.push_str(&format!(" {name}={value}"));
+    }
+    text
 }
 
 /// Prints notes about the result to standard error.

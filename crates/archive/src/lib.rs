@@ -11,8 +11,10 @@ use ringcx_model::{self as model, charset, clock};
 pub mod failpoint;
 pub mod hash_chain;
 
+mod access_log;
 mod account_store;
 mod audit_queries;
+mod backup;
 mod chain_store;
 mod change_version;
 mod completion;
@@ -25,17 +27,21 @@ mod delivery_state;
 mod dialect;
 mod export_cursor;
 mod file_lock;
+mod idempotent_request;
 mod ingest;
 mod instance_lock;
 mod item;
 mod keys;
 mod meta;
 mod permit_request;
+mod pooler_check;
 mod queue_counts;
 mod replica;
 mod reservation_store;
+mod restore;
 mod schema;
 mod search_index;
+mod segment_page;
 mod segment_reader;
 mod session_revocation;
 mod sql;
@@ -55,11 +61,15 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
 
+pub use access_log::{
+    AccessAction, AccessChainState, AccessLogQuery, AccessLogRow, NewAccessEntry, ReaderKind, SubjectKind,
+};
 pub use account_store::{AccountRow, Lease, PauseRow};
 pub use audit_queries::{
     ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, DeletionTally, OpenQuarantineRow,
     SegmentSetDigest, Snapshot, UnfinishedItemsRow, WindowReadRow,
 };
+pub use backup::SqliteBackup;
 pub use chain_store::{
     AccountChain, EntryPage, EntryRow, IntegrityReport, JournalProof, LeafPage, MetadataRow, ReadLogProof,
     RecordChainState,
@@ -74,21 +84,25 @@ pub use deletion::{
     RetentionNoticeRow, SegmentRef, SegmentTexts, Tombstone, WipeOutcome,
 };
 pub use delivery_state::{
-    CursorAdvance, DeliveryRound, FailedDelivery, FeedEntry, FeedRange, FeedRow, LaggingFeed, ObjectBatch,
-    ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress, SinkFailure, SinkOverview, SinkRow,
+    CursorAdvance, DeliveredCopies, DeliveryRound, FailedDelivery, FeedEntry, FeedNotice, FeedRange, FeedRow,
+    KnownFailure, LaggingFeed, NoticeKind, ObjectBatch, ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress,
+    SinkFailure, SinkOverview, SinkRow,
 };
 pub use export_cursor::ExportCursor;
 pub use file_lock::FileLock;
+pub use idempotent_request::{IdempotentAnswer, IdempotentRequest};
 pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
 pub use item::{Item, PackedBody, unpack, unpack_text};
 pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
+pub use restore::{CarriedState, RestoreOutcome, RestoreSummary, RestoredCopy};
 pub use search_index::{
-    DocId, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexRow, IndexSlice, ReindexTask, SearchTerm,
-    SkippedDocument,
+    DocumentKeys, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexSlice, IndexedSegment, ReindexTask,
+    SearchTerm, SkippedDocument, StoredText,
 };
+pub use segment_page::{SegmentPosition, SegmentQuery};
 pub use segment_reader::{
     ArtifactStatus, ArtifactVersion, AttemptRow, ExportRange, MetadataChange, QuarantineRow, SegmentArtifact,
     SegmentRow,
@@ -105,6 +119,9 @@ pub(crate) const MAX_ROWS_PER_STATEMENT: usize = 500;
 /// Prepared statements cached per connection. A statement over rows or a list exists in several
 /// sizes (`sql/stmt.rs`).
 const STATEMENT_CACHE_CAPACITY: usize = 300;
+
+/// Size to which a checkpoint shrinks SQLite's write-ahead log.
+const WAL_SIZE_LIMIT_BYTES: &str = "67108864";
 
 /// Rows of a SQLite result that are buffered between the two threads.
 const ROW_BUFFER_SIZE: usize = 1000;
@@ -123,7 +140,6 @@ pub struct SqlitePools {
     pub(crate) writer: SqlitePool,
     pub(crate) reader: SqlitePool,
     pub(crate) path: PathBuf,
-    pub(crate) full_ranges: search_index::FullRanges,
     /// The daemon's lock, which detects a replaced file.
     pub(crate) lock: Option<Arc<FileLock>>,
     pub(crate) suspension: suspension::Suspension,
@@ -150,6 +166,9 @@ pub enum OpenMode {
     CreateOrMigrate,
     /// It must exist and be up to date; for commands that only read.
     Existing,
+    /// It must exist, and its schema is not checked; for what a restore reads of an archive that
+    /// another version of this program wrote.
+    AnyVersion,
 }
 
 impl Db {
@@ -198,6 +217,8 @@ impl Db {
             .pragma("temp_store", "memory")
             // A checkpoint costs two more disk syncs: one per 16 MB instead of one per 4 MB.
             .pragma("wal_autocheckpoint", "2000")
+            // A long read, such as a backup, lets the log grow. The next checkpoint shrinks it again.
+            .pragma("journal_size_limit", WAL_SIZE_LIMIT_BYTES)
             // Overwrites deleted content, also in freed pages. It costs about 2 % in table `work`,
             // which has the most deletions.
             .pragma("secure_delete", "true");
@@ -218,7 +239,6 @@ impl Db {
             writer,
             reader,
             path: path.to_owned(),
-            full_ranges: search_index::FullRanges::default(),
             lock,
             suspension: suspension::Suspension::default(),
         }));
@@ -271,6 +291,10 @@ impl Db {
             Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect_failed(explain_open_error(&options).await)),
             opened => opened.map_err(DbError::connect_failed)?,
         };
+        // Only the daemon holds locks; a command notices by its prepared statements.
+        if statement_timeout.is_some() {
+            pooler_check::refuse_transaction_pooling(&options).await?;
+        }
         let suspension = suspension::Suspension::default();
         let db = Db::Postgres(Arc::new(PgPools { pool, heartbeat, statement_timeout, suspension }));
         Box::pin(db.prepare_schema(mode)).await?;
@@ -310,6 +334,12 @@ impl Db {
             Db::Sqlite(pools) => Some(&pools.path),
             Db::Postgres(_) => None,
         }
+    }
+
+    /// Size of SQLite's write-ahead log; `None` on Postgres.
+    pub fn wal_bytes(&self) -> Option<u64> {
+        let path = std::fs::canonicalize(self.sqlite_path()?).ok()?;
+        Some(std::fs::metadata(file_lock::with_suffix(&path, "-wal")).map_or(0, |log| log.len()))
     }
 
     /// Begins and ends a write transaction, to check that the database responds and accepts writes.
@@ -361,7 +391,9 @@ impl std::fmt::Debug for Db {
 
 fn postgres_options(url: &SecretString) -> Result<PgConnectOptions, DbError> {
     let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::invalid_url)?;
-    Ok(options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENT_CACHE_CAPACITY))
+    let options = options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
+    // PgBouncer refuses this start-up parameter, and no floating-point number is read.
+    Ok(options.extra_float_digits(None))
 }
 
 /// The reason why no connection can be opened. The pool reports only a time-out.

@@ -21,7 +21,7 @@ pub use segment_metadata::Metadata;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Phrase {
     /// When it was said, in milliseconds since 1970.
-    pub(crate) at: Option<i64>,
+    pub at: Option<i64>,
     /// The speaker's name.
     pub name: Option<String>,
     /// The speaker's type: `agent`, `contact` or another word of the API.

@@ -1,7 +1,6 @@
 //! Shows search hits as a table or as JSON.
 
-use serde::Serialize;
-
+use crate::archive_reader::SearchHitView;
 use crate::cli::terminal;
 use crate::clock::Time;
 use crate::render::clean_line;
@@ -15,49 +14,9 @@ const RESET: &str = "\x1b[0m";
 /// sequence of each.
 const STYLE_MARKS: [(char, &str); 2] = [('\u{2061}', BOLD), ('\u{2062}', RESET)];
 
-/// A hit as JSON.
-#[derive(Serialize)]
-struct HitJson<'a> {
-    rc_account_id: &'a str,
-    sub_account_id: &'a str,
-    dialog_id: Option<&'a str>,
-    segment_id: &'a str,
-    segment_end: Option<String>,
-    artifact: &'static str,
-    version: Option<i64>,
-    speaker: Option<&'a str>,
-    offset: Option<&'a str>,
-    passage: &'a str,
-    /// The matches in the passage, as start and end in characters.
-    matches: Vec<(usize, usize)>,
-    score: f64,
-}
-
 /// Formats a hit as a line of JSON.
 pub(super) fn format_json(hit: &SearchHit) -> serde_json::Result<String> {
-    let (segment, judged) = (&hit.segment, &hit.best_match);
-    let text = judged.passage.text.as_str();
-    let char_offset = |bytes: usize| text.get(..bytes).map_or(0, |before| before.chars().count());
-    let line = HitJson {
-        rc_account_id: &segment.account.rc,
-        sub_account_id: &segment.account.sub,
-        dialog_id: segment.dialog_id.as_deref(),
-        segment_id: &segment.segment_id,
-        segment_end: segment.ended.map(Time::rfc3339),
-        artifact: hit.source.name(),
-        version: Some(hit.version).filter(|version| *version > 0),
-        speaker: judged.speaker.as_deref(),
-        offset: judged.offset.as_deref(),
-        passage: text,
-        matches: judged
-            .passage
-            .matches
-            .iter()
-            .map(|range| (char_offset(range.start), char_offset(range.end)))
-            .collect(),
-        score: (judged.score * 1000.0).round() / 1000.0,
-    };
-    Ok(format!("{}\n", serde_json::to_string(&line)?))
+    Ok(format!("{}\n", serde_json::to_string(&SearchHitView::of(hit))?))
 }
 
 /// An invisible character that marks the first line of each hit in the table.
