@@ -32,7 +32,7 @@ fuzz target="api" seconds="140":
 bench name="throughput":
     cargo bench --bench {{name}}
 
-# Compare the ratios of two short benchmarks with benches/baseline.json, as CI does
+# Compare the ratios of a short benchmark with benches/baseline.json, as CI does
 bench-gate:
     ./scripts/bench-gate
 
