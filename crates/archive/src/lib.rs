@@ -93,7 +93,7 @@ pub use file_lock::FileLock;
 pub use idempotent_request::{IdempotentAnswer, IdempotentRequest};
 pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
-pub use item::{Item, PackedBody, pack, unpack, unpack_text};
+pub use item::{Item, PackedBody, unpack, unpack_text};
 pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
