@@ -86,7 +86,7 @@ pub use deletion::{
 pub use delivery_state::{
     CursorAdvance, DeliveredCopies, DeliveryRound, FailedDelivery, FeedEntry, FeedNotice, FeedRange, FeedRow,
     KnownFailure, LaggingFeed, NoticeKind, ObjectBatch, ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress,
-    SinkFailure, SinkOverview, SinkRow,
+    SinkFailure, SinkOverview, SinkRow, UnitState,
 };
 pub use export_cursor::ExportCursor;
 pub use file_lock::FileLock;

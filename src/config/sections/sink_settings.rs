@@ -27,6 +27,8 @@ const WEBHOOK_KEYS: &[&str] = &[
     "template",
     "oauth",
     "proxy",
+    "unit",
+    "settle_after",
     "max_body",
 ];
 const OBJECT_STORE_KEYS: &[&str] = &["url", "format", "options"];
