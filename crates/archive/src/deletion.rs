@@ -16,7 +16,7 @@ pub use legal_hold::{Hold, JournalAction, JournalEntry, JournalRow};
 pub use retention_notice::RetentionNoticeRow;
 pub use subject_lookup::{QuarantinedText, SegmentRef, SegmentTexts};
 pub use tombstone_filter::Tombstone;
-pub(super) use tombstone_filter::{ArchiveKey, TombstoneFilter};
+pub(super) use tombstone_filter::{ArchiveKey, TombstoneFilter, archive_key_damaged};
 pub use wipe_free_pages::WipeOutcome;
 
 use super::ingest::{DailyDigest, segment_id_digest, utc_day};
@@ -37,7 +37,7 @@ pub enum DeletionReason {
 }
 
 impl DeletionReason {
-    const fn code(self) -> i64 {
+    pub(crate) const fn code(self) -> i64 {
         match self {
             DeletionReason::Erased => 0,
             DeletionReason::Expired => 1,
@@ -102,6 +102,7 @@ impl DeletionCounts {
 struct PendingDeletion {
     key: i64,
     segment_id: String,
+    dialog_id: Option<String>,
     ended: Time,
     #[sqlx(try_from = "ArtifactBits")]
     asked: ArtifactSet,
@@ -132,6 +133,8 @@ impl Db {
         // id of a segment would leave one that is not, and the segment would be counted again at
         // its next announcement.
         tx.tombstone_segments(&key, batch, &pending).await?;
+        let ids = pending.iter().map(|segment| (segment.segment_id.clone(), segment.dialog_id.clone()));
+        tx.keep_export_erasures(&key, batch.account, ids, batch.at, batch.reason).await?;
         counts.records = tx.delete_quarantined(&key, batch, &pending).await?;
         counts.unknown_ids = tx.tombstone_unknown_ids(&key, batch).await?;
         if !counts.is_empty() {
@@ -172,7 +175,7 @@ impl Tx {
     }
 
     async fn pending_deletions(&mut self, account: AccountKey, keys: &[i64]) -> Result<Vec<PendingDeletion>, DbError> {
-        let head = "select id as key, segment_id, ended, asked from segment where account = $1 and id in ";
+        let head = "select id as key, segment_id, dialog_id, ended, asked from segment where account = $1 and id in ";
         self.all(Stmt::list(head, vec![account.into()], keys.iter().copied(), "")).await
     }
 
@@ -339,7 +342,7 @@ impl Tx {
         }
         // Tombstones exist, so a key is missing: a new one would not match them.
         if self.value::<i64>(sql("select account from tombstone limit 1")).await?.is_some() {
-            return Err(tombstone_filter::archive_key_damaged());
+            return Err(archive_key_damaged());
         }
         let (key, text) = ArchiveKey::new(&mut rand::rng())?;
         self.put_meta(tombstone_filter::ARCHIVE_KEY_META, &text).await?;

@@ -46,6 +46,11 @@ impl ArchiveKey {
         mac.finalize().into_bytes()[..HASH_BYTES].to_vec()
     }
 
+    /// A key of its own for this purpose.
+    pub(crate) fn derive(&self, purpose: &str) -> Vec<u8> {
+        self.hash([b"derived key", purpose.as_bytes()])
+    }
+
     pub(super) fn hash_segment_id(&self, id: &str) -> Vec<u8> {
         self.hash([b"segment", id.as_bytes()])
     }
@@ -76,7 +81,7 @@ fn parse_archive_key(text: Option<String>) -> Result<Option<ArchiveKey>, DbError
     ArchiveKey::from_secret(&STANDARD.decode(text).map_err(|_| archive_key_damaged())?).map(Some)
 }
 
-pub(super) fn archive_key_damaged() -> DbError {
+pub(crate) fn archive_key_damaged() -> DbError {
     DbError::broken(
         "failed to read the archive's key in the table meta: it is damaged or missing",
         "restore it from a backup: without it the archive cannot recognise what was erased",
@@ -209,7 +214,7 @@ fn is_segment_held(holds: &[Hold], record: &SegmentRecord) -> bool {
 
 impl Db {
     /// The stored key; `None` where nothing was ever erased or put on hold.
-    pub(super) async fn stored_archive_key(&self) -> Result<Option<ArchiveKey>, DbError> {
+    pub(crate) async fn stored_archive_key(&self) -> Result<Option<ArchiveKey>, DbError> {
         let key = parse_archive_key(self.meta(ARCHIVE_KEY_META).await?)?;
         if key.is_none() && self.value::<i64>(sql("select id from journal limit 1")).await?.is_some() {
             return Err(archive_key_damaged());
