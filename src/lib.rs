@@ -32,11 +32,13 @@ pub mod deliver;
 pub mod erasure;
 pub mod search;
 pub mod search_indexer;
+pub mod segment_filter;
 
 pub mod audit;
 pub(crate) mod error;
 pub mod export;
 pub mod metrics;
+pub(crate) mod report;
 pub mod status;
 pub mod verify;
 

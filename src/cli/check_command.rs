@@ -12,6 +12,8 @@ use account_check::CheckedAccount;
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::error_report::strip_driver_prefix;
 use super::{CommandContext, terminal};
 use crate::clock::Time;
@@ -24,7 +26,11 @@ use crate::ringcx::rate_limit::Pacer;
 use crate::ringcx::{self, ApiClient, ErrorCause, Login};
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct CheckArgs {}
+pub(crate) struct CheckArgs {
+    /// Print JSON, one check per line
+    #[arg(long)]
+    json: bool,
+}
 
 /// The resources that the checks of all accounts share.
 struct CheckEnv<'a> {
@@ -38,8 +44,8 @@ struct CheckEnv<'a> {
 }
 
 /// Runs all checks; returns exit status 1 if one failed, or 2 if the settings are invalid.
-pub(crate) async fn run(_args: CheckArgs, context: &CommandContext) -> anyhow::Result<u8> {
-    let mut output = CheckOutput::default();
+pub(crate) async fn run(args: CheckArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    let mut output = CheckOutput { is_json: args.json, ..CheckOutput::default() };
     let loaded = match context.loaded_settings() {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -68,7 +74,7 @@ pub(crate) async fn run(_args: CheckArgs, context: &CommandContext) -> anyhow::R
                 return Ok(output.exit_status());
             }
         };
-    let login = app_context::build_login(settings, &api, &db, &context.clock);
+    let login = app_context::build_login(settings, &api, &db, &context.clock)?;
     if check_login(settings, &login, &mut output).await? {
         let pacer = Pacer::new(settings.limits.requests_per_minute, context.clock.clone());
         let env = CheckEnv { context, settings, db: db.clone(), api, login, pacer };
@@ -90,7 +96,7 @@ fn settings_lines(loaded: &LoadedSettings) -> Vec<CheckLine> {
 
 /// A line if the JWT credential of the login expires soon or has expired.
 fn check_credential(settings: &Settings, now: Time) -> Option<CheckLine> {
-    let expires = app_context::login_credentials(&settings.auth).expires()?;
+    let expires = app_context::login_credentials(settings.auth.as_ref()?).expires()?;
     let finding = ringcx::expiry_warning(expires, now)?;
     let line = if finding.is_expired { CheckLine::failed } else { CheckLine::warning };
     Some(line("credential", &finding.sentence).with_hint(Some(finding.hint)))
@@ -141,7 +147,8 @@ fn format_causes(error: &anyhow::Error) -> String {
 
 /// Logs in; returns whether there is a token for further checks.
 async fn check_login(settings: &Settings, login: &Login, output: &mut CheckOutput) -> anyhow::Result<bool> {
-    let method = match &settings.auth {
+    let auth = settings.login()?;
+    let method = match auth {
         Auth::RingCentral { .. } => "RingCentral JWT, exchanged for a RingCX token",
         Auth::Engage { .. } => "Engage user name and password",
         Auth::ApiToken { .. } => "permanent API token: verified by the first request below",
@@ -149,7 +156,7 @@ async fn check_login(settings: &Settings, login: &Login, output: &mut CheckOutpu
     match login.token().await {
         Ok(_) => {
             output.print(&CheckLine::ok("login", method))?;
-            if matches!(settings.auth, Auth::RingCentral { .. }) {
+            if matches!(auth, Auth::RingCentral { .. }) {
                 output.print(&CheckLine::ok("scope", "ReadAccounts is granted, or the answer listed no scopes"))?;
             }
             Ok(true)
@@ -213,7 +220,7 @@ impl CheckEnv<'_> {
 }
 
 /// The result of one check.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct CheckLine {
     level: CheckLevel,
     what: String,
@@ -221,7 +228,8 @@ struct CheckLine {
     hint: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 enum CheckLevel {
     Ok,
     /// Valid but unusual.
@@ -272,13 +280,17 @@ impl CheckLine {
 /// Prints lines and remembers whether a check failed.
 #[derive(Debug, Default)]
 struct CheckOutput {
+    is_json: bool,
     has_failed: bool,
 }
 
 impl CheckOutput {
     fn print(&mut self, line: &CheckLine) -> anyhow::Result<()> {
         self.has_failed |= line.level == CheckLevel::Failed;
-        Ok(terminal::print_stdout(&line.format())?)
+        match self.is_json {
+            true => terminal::print_json(line),
+            false => Ok(terminal::print_stdout(&line.format())?),
+        }
     }
 
     fn exit_status(&self) -> u8 {

@@ -35,7 +35,7 @@ struct SegmentJson<'a> {
 }
 
 pub(crate) async fn run(args: ShowArgs, context: &CommandContext) -> anyhow::Result<u8> {
-    let db = context.open_database(OpenMode::Existing).await?;
+    let db = context.open_database(OpenMode::ReadOnly).await?;
     let segments = find_segments(&db, &args).await?;
     let slots = db.segment_artifacts(&segments).await?;
     let now = context.clock.now();

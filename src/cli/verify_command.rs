@@ -50,7 +50,7 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
         Some(path) => read_lines(path)?,
         None => Vec::new(),
     };
-    let db = context.open_database(OpenMode::Existing).await?;
+    let db = context.open_database(OpenMode::ReadOnly).await?;
     let account = context.find_account(&db, args.account.as_deref()).await?;
     let recorded = match &account {
         Some(account) => recorded.into_iter().filter(|line| line.sub() == &*account.id.sub).collect(),

@@ -11,7 +11,7 @@ use super::account_registry::RegisteredAccounts;
 use crate::account::{Account, metadata_budget_name};
 pub use crate::account::{budget_name, metadata_limits};
 use crate::clock::{Clock, Time};
-use crate::config::{Auth, Limits, Settings};
+use crate::config::{Auth, ConfigError, Limits, Settings};
 use crate::db::Db;
 use crate::deliver::SinkPauses;
 use crate::fetch::batch_writer::StorageState;
@@ -62,7 +62,7 @@ impl AppContext {
         .context("failed to set up the API client")?;
         let metrics = Arc::new(Metrics::new());
         api.set_observer(metrics.clone());
-        let login = build_login(&settings, &api, &db, &clock);
+        let login = build_login(&settings, &api, &db, &clock)?;
         Ok(Arc::new(AppContext {
             settings,
             db,
@@ -175,23 +175,21 @@ const RINGCENTRAL_TOKENS_PER_MINUTE: u32 = 5;
 /// Builds the login from the settings. Its token requests and exchanges share their limits with all
 /// other processes on the database. Tokens are never stored: each process has one of its own, for
 /// all its accounts.
-pub(crate) fn build_login(settings: &Settings, api: &ApiClient, db: &Db, clock: &Clock) -> Login {
+///
+/// # Errors
+/// If the settings have no login.
+pub(crate) fn build_login(settings: &Settings, api: &ApiClient, db: &Db, clock: &Clock) -> Result<Login, ConfigError> {
     let exchanges = settings.limits.token_exchanges_per_minute.get();
     let budget = |key: &str, per_minute| {
         let limits = SlidingWindowLimiter::new([(per_minute, Duration::from_secs(60))]);
         Arc::new(ReservedQuota::new(Arc::new(db.clone()), key.to_owned(), limits, clock.clone()))
     };
     let ringcentral_tokens = budget("ringcentral", ringcentral_tokens_per_minute(api.hosts(), exchanges));
-    let auth = settings.auth.clone();
+    let auth = settings.login()?.clone();
+    let credentials = login_credentials(&auth);
     let reread =
         Arc::new(move || auth.reload_secrets().map(|auth| login_credentials(&auth)).map_err(|error| error.to_string()));
-    Login::new(
-        api.clone(),
-        login_credentials(&settings.auth),
-        Some(reread),
-        ringcentral_tokens,
-        budget("login", exchanges),
-    )
+    Ok(Login::new(api.clone(), credentials, Some(reread), ringcentral_tokens, budget("login", exchanges)))
 }
 
 /// The limit of requests for RingCentral tokens. RingCentral enforces its limit whatever RingCX

@@ -18,11 +18,11 @@ const LOG_INTERVAL: Duration = Duration::from_secs(86_400);
 /// Runs until `stop`.
 ///
 /// # Errors
-/// None. The signature is that of the other background tasks.
+/// If the settings have no login.
 pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut logged = None;
     loop {
-        let auth = context.settings.auth.clone();
+        let auth = context.settings.login()?.clone();
         // The credential may have been replaced in its file. The login reads it when the old one is
         // refused.
         let reloaded = tokio::task::spawn_blocking(move || auth.reload_secrets().unwrap_or(auth)).await;

@@ -24,6 +24,7 @@ mod deletion;
 mod delivery_state;
 mod dialect;
 mod export_cursor;
+mod export_erasure;
 mod file_lock;
 mod ingest;
 mod instance_lock;
@@ -32,6 +33,7 @@ mod keys;
 mod meta;
 mod permit_request;
 mod queue_counts;
+mod read_only_file;
 mod replica;
 mod reservation_store;
 mod schema;
@@ -52,13 +54,13 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
 
 pub use account_store::{AccountRow, Lease, PauseRow};
 pub use audit_queries::{
-    ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, DeletionTally, OpenQuarantineRow,
-    SegmentSetDigest, Snapshot, UnfinishedItemsRow, WindowReadRow,
+    ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDeletion, DailyDigestRow, DailyTally,
+    DeletionTally, OpenQuarantineRow, SegmentSetDigest, Snapshot, UnfinishedItemsRow, WindowReadRow,
 };
 pub use chain_store::{
     AccountChain, EntryPage, EntryRow, IntegrityReport, JournalProof, LeafPage, MetadataRow, ReadLogProof,
@@ -78,6 +80,7 @@ pub use delivery_state::{
     ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress, SinkFailure, SinkOverview, SinkRow,
 };
 pub use export_cursor::ExportCursor;
+pub use export_erasure::{EXPORT_ERASURE_RETENTION, ErasedSegment};
 pub use file_lock::FileLock;
 pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
@@ -127,6 +130,8 @@ pub struct SqlitePools {
     /// The daemon's lock, which detects a replaced file.
     pub(crate) lock: Option<Arc<FileLock>>,
     pub(crate) suspension: suspension::Suspension,
+    /// Whether the file was opened without write access.
+    is_read_only: bool,
 }
 
 /// The connections to Postgres.
@@ -138,6 +143,8 @@ pub struct PgPools {
     /// Time-out of a statement; `None` for interactive commands.
     pub(crate) statement_timeout: Option<Duration>,
     pub(crate) suspension: suspension::Suspension,
+    /// Whether the role or the server permits no writes.
+    is_read_only: bool,
 }
 
 /// One connection for the heartbeat, one for the instance lock.
@@ -148,8 +155,10 @@ const HEARTBEAT_CONNECTIONS: u32 = 2;
 pub enum OpenMode {
     /// Create it if it does not exist, and apply missing migrations.
     CreateOrMigrate,
-    /// It must exist and be up to date; for commands that only read.
+    /// It must exist and be up to date.
     Existing,
+    /// As `Existing`, for commands that only read: a file or a role that permits no writes will do.
+    ReadOnly,
 }
 
 impl Db {
@@ -181,21 +190,17 @@ impl Db {
         } else if !path.exists() {
             return Err(DbError::missing_file(path));
         }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
+        if mode == OpenMode::ReadOnly && !read_only_file::is_writable(path) {
+            return Db::connect_read_only_file(path).await;
+        }
+        let options = read_only_file::common_options(path)
             .create_if_missing(false)
             // For new files. With smaller pages, a typical transcript would leave a fifth of the
             // space empty.
             .page_size(8192)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10))
-            .foreign_keys(false)
-            .statement_cache_capacity(STATEMENT_CACHE_CAPACITY)
-            // Rows come from another thread over a channel. Each time it is full, both sides wait.
-            .row_buffer_size(ROW_BUFFER_SIZE)
             .pragma("cache_size", "-8000")
-            .pragma("temp_store", "memory")
             // A checkpoint costs two more disk syncs: one per 16 MB instead of one per 4 MB.
             .pragma("wal_autocheckpoint", "2000")
             // Overwrites deleted content, also in freed pages. It costs about 2 % in table `work`,
@@ -221,6 +226,7 @@ impl Db {
             full_ranges: search_index::FullRanges::default(),
             lock,
             suspension: suspension::Suspension::default(),
+            is_read_only: false,
         }));
         // Boxed: nested in those of all callers, this future is too deep for the compiler.
         Box::pin(db.prepare_schema(mode)).await.map_err(|error| error.reclassify_open_error(path))?;
@@ -272,8 +278,12 @@ impl Db {
             opened => opened.map_err(DbError::connect_failed)?,
         };
         let suspension = suspension::Suspension::default();
-        let db = Db::Postgres(Arc::new(PgPools { pool, heartbeat, statement_timeout, suspension }));
+        let pools = PgPools { pool, heartbeat, statement_timeout, suspension, is_read_only: false };
+        let db = Db::Postgres(Arc::new(pools));
         Box::pin(db.prepare_schema(mode)).await?;
+        if mode == OpenMode::ReadOnly && !db.may_write().await? {
+            return Ok(db.into_read_only());
+        }
         Ok(db)
     }
 
@@ -300,7 +310,16 @@ impl Db {
                 heartbeat: pools.heartbeat.clone(),
                 statement_timeout: pools.statement_timeout,
                 suspension: pools.suspension.clone(),
+                is_read_only: pools.is_read_only,
             })),
+        }
+    }
+
+    /// Whether it was opened with [`OpenMode::ReadOnly`] and permits no writes.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Db::Sqlite(pools) => pools.is_read_only,
+            Db::Postgres(pools) => pools.is_read_only,
         }
     }
 

@@ -25,8 +25,8 @@ impl Db {
         let newest = self.known_migrations().max().unwrap_or(0);
         match self.newest_applied_migration().await? {
             held if held > newest => Err(DbError::schema_too_new(held, newest)),
-            held if held < newest && mode == OpenMode::Existing => Err(DbError::schema_too_old(held, newest)),
-            _ if mode == OpenMode::Existing => Ok(()),
+            held if held < newest && mode != OpenMode::CreateOrMigrate => Err(DbError::schema_too_old(held, newest)),
+            _ if mode != OpenMode::CreateOrMigrate => Ok(()),
             held => {
                 if (1..=LAST_MERGED).contains(&held)
                     && let Err(error) = self.upgrade_merged_schema().await
