@@ -21,6 +21,7 @@ pub use audit_report::{
 };
 
 use crate::clock::Time;
+use crate::config::{Accounts, Settings};
 use crate::db::{
     AccountKey, ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, Db, DbError,
     DeletionTally, ExportRange, OpenQuarantineRow, PauseRow, Snapshot, UnfinishedItemsRow, WindowReadRow,
@@ -114,6 +115,18 @@ fn tallies_of(tallies: &BTreeMap<(AccountKey, Artifact), ArtifactTally>, account
 }
 
 impl AuditRequest {
+    /// An audit of the accounts of the settings and of the archive.
+    pub(crate) fn new(settings: &Settings, from: Option<Time>, to: Option<Time>, now: Time) -> AuditRequest {
+        let configured = match &settings.accounts {
+            Accounts::Listed(listed) => {
+                listed.iter().map(|account| (account.id.clone(), account.name.clone())).collect()
+            }
+            Accounts::Discovered(_) => Vec::new(),
+        };
+        let (offset, interval) = (settings.discovery.offset, settings.discovery.interval);
+        AuditRequest { from, to, account: None, now, offset, interval, configured }
+    }
+
     fn includes(&self, account: &AccountId) -> bool {
         self.account.as_deref().is_none_or(|asked| asked == &*account.sub)
     }

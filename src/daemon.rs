@@ -17,6 +17,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod indexing;
 pub mod manifest_writer;
 pub(crate) mod replica_stats;
+pub(crate) mod report_writer;
 pub(crate) mod retention;
 pub(crate) mod signals;
 pub(crate) mod supervisor;
@@ -128,6 +129,7 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     let manifests = manifest_writer::run(context.clone(), stop.clone());
     spawn_task(&mut tasks, "manifests", async move { manifests.await.context("the daily manifests failed") });
     spawn_task(&mut tasks, "consistency check", consistency_check::run(context.clone(), stop.clone()));
+    spawn_task(&mut tasks, "daily report", report_writer::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "credential expiry", credential_expiry::run(context, stop.clone()));
     let mut outcome = Ok(());
     loop {

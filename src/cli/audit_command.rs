@@ -9,7 +9,6 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::{CommandContext, human_format, terminal};
 use crate::audit::{AccountAudit, ArtifactAudit, AuditReport, AuditRequest, run_audit};
-use crate::config::Accounts;
 use crate::db::OpenMode;
 use crate::health::{Finding, Severity};
 use crate::render::clean_line;
@@ -38,15 +37,11 @@ pub(crate) struct AuditArgs {
 pub(crate) async fn run(args: AuditArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
     let settings = context.settings()?;
-    let db = context.open_database(OpenMode::Existing).await?;
+    let db = context.open_database(OpenMode::ReadOnly).await?;
     let account = context.find_account(&db, args.account.as_deref()).await?;
     let account = account.map(|account| account.id.sub.to_string());
-    let configured = match &settings.accounts {
-        Accounts::Listed(listed) => listed.iter().map(|account| (account.id.clone(), account.name.clone())).collect(),
-        Accounts::Discovered(_) => Vec::new(),
-    };
-    let (offset, interval, now) = (settings.discovery.offset, settings.discovery.interval, context.clock.now());
-    let request = AuditRequest { from, to, account, now, offset, interval, configured };
+    let now = context.clock.now();
+    let request = AuditRequest { account, ..AuditRequest::new(settings, from, to, now) };
     let mut report = run_audit(&db, &request).await?;
     let status = status::gather(&db, settings, &settings.database.instance, None, now).await?;
     let is_relevant = |finding: &Finding| match &request.account {
