@@ -30,6 +30,7 @@ fn the_help_lists_every_command_and_option() {
       show         Show a segment: its conversation, summaries and history
       export       Export the archive in order of segment end time
       audit        Check completeness: what was read, every gap, and the outcome of each segment
+      report       Write the reconciliation report: announced and held, by account and day
       deliver      Inspect delivery and resend events
       erase        Erase conversations permanently, for example on a legal request
       hold         Place, list or release legal holds, which prevent retention and erasure
@@ -155,6 +156,7 @@ fn an_erasure_or_a_hold_has_one_subject() {
     assert!(!parse("x erase --segment a --dialog b"));
     assert!(!parse("x erase --rewrite --segment a"));
     assert!(!parse("x erase --segment a --json"));
+    assert!(parse("x erase --segment a --dry-run --json"));
     assert!(parse("x hold --contact a --account Support"));
     assert!(parse("x hold --list --json"));
     assert!(parse("x hold --release 7 --reason over"));
