@@ -7,7 +7,7 @@ use super::erase_command::segment_progress_bar;
 use super::human_format::format_count;
 use super::{CommandContext, terminal};
 use crate::clock::Time;
-use crate::db::{AccountKey, Db, ExportRange, SegmentRef};
+use crate::db::{AccountKey, AccountRow, Db, ExportRange, SegmentRef};
 use crate::erasure::{self, SubjectSegments};
 use crate::error::UserError;
 use crate::model::Subject;
@@ -161,6 +161,6 @@ fn note_left_out(found: &SubjectSegments) {
 pub(crate) async fn account_names(db: &Db, context: &CommandContext) -> anyhow::Result<BTreeMap<AccountKey, Arc<str>>> {
     let settings = context.settings()?;
     let accounts = db.accounts().await?.into_iter();
-    let name = |row| super::account_name(settings, &row).map(|name| (row.key, Arc::from(name)));
+    let name = |row: AccountRow| super::account_name(settings, &row).map(|name| (row.key, Arc::<str>::from(name)));
     Ok(accounts.filter_map(name).collect())
 }

@@ -98,19 +98,35 @@ fn the_help_of_status_show_export_and_queue_lists_every_option() {
                                          /etc/ringcx-extractor/config.toml]
           --format <FORMAT>              Output format [default: jsonl] [possible values: jsonl, csv,
                                          parquet, text]
+          --table <TABLE>                What one row is; docs/tables.md lists the columns [default:
+                                         segments] [possible values: segments, phrases, dialogs]
           --excel                        With `--format csv`: make all cells safe for Excel and other
                                          spreadsheets: no formulas, and no cell too long
-          --from <TIME>                  Segments that ended at or after this time
-          --to <TIME>                    Segments that ended before this time
-          --account <ACCOUNT>            Only this account: its sub-account id or name
-          --changed-since <NUMBER>       Only segments that changed since an earlier export, given by
-                                         the number that it printed last on standard error
+          --changed-since <NUMBER>       Only what changed since an earlier export, given by the number
+                                         that it printed last on standard error; also tells which
+                                         segments were erased
           --redact <KIND>                Redact these in texts, metadata and summaries; the archive is
                                          not changed [possible values: card, email, phone]
           --redact-pattern <NAME=REGEX>  Replace every match of a regular expression by [NAME]
       -o, --output <FILE>                Write to this file, atomically, and compressed if its name ends
                                          in .zst [default: standard output]
       -h, --help                         Print help (see more with '--help')
+
+    Filters:
+          --from <TIME>                Segments that ended at or after this time
+          --to <TIME>                  Segments that ended before this time
+          --account <ACCOUNT>          Only this account: its sub-account id or name
+          --channel <CHANNEL>          Only this channel: VOICE, DIGITAL, EMAIL …
+          --direction <DIRECTION>      Only this direction: INBOUND or OUTBOUND
+          --agent <AGENT>              Only with this agent: the participant id in RingCX, or a name in
+                                       the transcript
+          --disposition <DISPOSITION>  Only with this disposition of the agent or the system
+          --contact <VALUE>            Only with this contact, as `erase --contact` finds it: a complete
+                                       telephone number, address, id or name
+          --include-alike              With --contact, also possible matches: a similar number, or a
+                                       speaker who may be the agent
+          --dialog <ID>                Only this dialog
+          --hold <NUMBER>              Only what this legal hold protects, by its number
 
     ---- queue
     List work items, and retry or discard those that failed
