@@ -3,6 +3,7 @@
 #     docker build -t ringcx-extractor .
 #     docker build -t ringcx-extractor --build-arg BASE=my/debian-12 .
 #
+# COMMIT and SOURCE_DATE_EPOCH are what `--version` shows; the build does not see the repository.
 # BASE needs glibc (2.36 or newer) and libgcc of BUILD_BASE's age or newer, and CA certificates; no shell, no user of its own.
 ARG BUILD_BASE=rust:1.95-bookworm
 ARG BASE=gcr.io/distroless/cc-debian12:nonroot
@@ -17,7 +18,7 @@ RUN find crates -type f ! -name Cargo.toml -delete \
 # The dependencies, against an empty program: a stage of its own, built again only when they change.
 FROM ${BUILD_BASE} AS dependencies
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY --from=manifests /src/crates crates
 # Cargo wants the files of the benchmarks that Cargo.toml names, though it builds none of them.
 RUN mkdir src benches \
@@ -30,11 +31,13 @@ RUN mkdir src benches \
 
 # The program. Its files may be older than the empty ones: the time stamps say that it has to be built.
 FROM dependencies AS build
+ARG COMMIT
+ARG SOURCE_DATE_EPOCH
 COPY migrations migrations
 COPY crates crates
 COPY src src
 RUN touch src/main.rs src/lib.rs crates/*/src/lib.rs \
-    && cargo build --profile dist --locked \
+    && RINGCX_COMMIT="$COMMIT" SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" cargo build --profile dist --locked \
     && mkdir -p /image/usr/local/bin \
     && cp target/dist/ringcx-extractor /image/usr/local/bin/
 
@@ -48,7 +51,7 @@ COPY --from=build --chown=65532:65532 /state/ /var/lib/
 # By number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 # Settings are looked for in /etc/ringcx-extractor/config.toml; the archive is data/ringcx-extractor.db in here unless
-# they say otherwise. Nothing else is written to.
+# they say otherwise. Nothing else is written to; a copy by `backup` goes in here too, or to another volume.
 WORKDIR /var/lib/ringcx-extractor
 VOLUME ["/var/lib/ringcx-extractor"]
 EXPOSE 8480

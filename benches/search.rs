@@ -103,11 +103,13 @@ async fn store_transcripts(db: &Db, owned: &[Lease], transcripts: u64, workload:
 
 async fn index_bytes(db: &Db) -> u64 {
     let stmt = match db {
-        // Without free space in pages, about 1 %. A document's number and length take about 40 bytes.
-        Db::Sqlite(_) => {
-            sql("select (select sum(length(block)) from search_text_data) + (select count(*) * 40 from search_doc)")
+        // Without free space in pages, about 2 %. A chunk's key takes about 40 bytes.
+        Db::Sqlite(_) => sql(
+            "select (select sum(length(rest) + 40) from search_posting) + (select sum(length(documents)) from search_run)",
+        ),
+        Db::Postgres(_) => {
+            sql("select pg_total_relation_size('search_posting') + pg_total_relation_size('search_run')")
         }
-        Db::Postgres(_) => sql("select pg_total_relation_size('search_block')"),
     };
     db.count(stmt).await.unwrap()
 }

@@ -89,6 +89,18 @@ pub async fn run_audit(db: &Db, request: &AuditRequest) -> Result<AuditReport, D
     Ok(evaluation::evaluate(request, facts))
 }
 
+impl AuditReport {
+    /// One report of the audits of several accounts.
+    pub(crate) fn combine(reports: Vec<AuditReport>, now: Time) -> AuditReport {
+        let (mut accounts, mut problems) = (Vec::new(), Vec::new());
+        for report in reports {
+            accounts.extend(report.accounts);
+            problems.extend(report.problems);
+        }
+        evaluation::report(now, accounts, problems)
+    }
+}
+
 /// Finds differences between what is stored and what was announced or requested, for all accounts.
 /// These are the problems of [`run_audit`] that only a full count shows. Reads less than an audit,
 /// but scans all segments and artifacts.
@@ -115,8 +127,14 @@ fn tallies_of(tallies: &BTreeMap<(AccountKey, Artifact), ArtifactTally>, account
 }
 
 impl AuditRequest {
-    /// An audit of the accounts of the settings and of the archive.
-    pub(crate) fn new(settings: &Settings, from: Option<Time>, to: Option<Time>, now: Time) -> AuditRequest {
+    /// An audit of the accounts of these settings.
+    pub(crate) fn new(
+        settings: &Settings,
+        from: Option<Time>,
+        to: Option<Time>,
+        account: Option<String>,
+        now: Time,
+    ) -> AuditRequest {
         let configured = match &settings.accounts {
             Accounts::Listed(listed) => {
                 listed.iter().map(|account| (account.id.clone(), account.name.clone())).collect()
@@ -124,7 +142,7 @@ impl AuditRequest {
             Accounts::Discovered(_) => Vec::new(),
         };
         let (offset, interval) = (settings.discovery.offset, settings.discovery.interval);
-        AuditRequest { from, to, account: None, now, offset, interval, configured }
+        AuditRequest { from, to, account, now, offset, interval, configured }
     }
 
     fn includes(&self, account: &AccountId) -> bool {

@@ -4,8 +4,10 @@
 //! `CommandContext`, which opens them on demand. Results go to standard output, everything else
 //! to standard error.
 
+mod access_command;
 mod audit_command;
 mod backfill_command;
+mod backup_command;
 mod check_command;
 mod completions_command;
 mod deliver_command;
@@ -17,9 +19,12 @@ mod filter_args;
 mod health_command;
 mod hold_command;
 mod human_format;
+mod man_pages_command;
+mod mcp_command;
 mod migrate_command;
 mod queue_command;
 mod report_command;
+mod restore_command;
 mod resume_command;
 mod run_command;
 mod search_command;
@@ -37,10 +42,14 @@ use std::sync::OnceLock;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
+use crate::access::{AccessAction, AccessLog, AccessSubject, Caller};
+use crate::build_info;
 use crate::clock::{Clock, Time};
 use crate::config::{self, Accounts, ConfigErrors, DatabaseUrl, LoadScope, LoadedSettings, Settings};
-use crate::db::{AccountRow, Db, OpenMode};
+use crate::db::{AccountRow, Db, DbError, OpenMode};
 use crate::error::UserError;
+use crate::model::Subject;
+use crate::render::clean_line;
 use crate::status;
 
 /// The number of Postgres connections of a command.
@@ -52,7 +61,8 @@ Exit status: 0 done, 1 failed, 2 usage or configuration.";
 
 /// Gets every transcript and every summary out of RingCX.
 #[derive(Debug, Parser)]
-#[command(name = "ringcx-extractor", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "ringcx-extractor", version, long_version = build_info::long_version())]
+#[command(max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     /// Settings file [default: $RINGCX_CONFIG, ./config/local.toml or
     /// /etc/ringcx-extractor/config.toml]
@@ -99,12 +109,23 @@ pub(crate) enum Command {
     Hold(hold_command::HoldArgs),
     /// Verify the integrity of the archive and report alterations
     Verify(verify_command::VerifyArgs),
+    /// Create keys for programs, and show who read what
+    Access(access_command::AccessArgs),
+    /// Serve the archive to an assistant on this machine, over the Model Context Protocol
+    Mcp(mcp_command::McpArgs),
+    /// Write a consistent copy of a SQLite archive, while a daemon may be running
+    Backup(backup_command::BackupArgs),
+    /// Restore a copy of the archive, and repeat the erasures made since
+    Restore(restore_command::RestoreArgs),
     /// Check whether a running daemon is alive; for containers
     Health(health_command::HealthArgs),
     /// Migrate the database to the current schema (as `run` does), or copy it to Postgres
     Migrate(migrate_command::MigrateArgs),
     /// Print shell completions
     Completions(completions_command::CompletionsArgs),
+    /// Write the man pages of all commands, for packages
+    #[command(hide = true)]
+    ManPages(man_pages_command::ManPagesArgs),
 }
 
 impl Command {
@@ -150,9 +171,14 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Erase(args) => erase_command::run(args, &context).await,
         Command::Hold(args) => hold_command::run(args, &context).await,
         Command::Verify(args) => verify_command::run(args, &context).await,
+        Command::Access(args) => access_command::run(args, &context).await,
+        Command::Mcp(args) => mcp_command::run(args, &context).await,
+        Command::Backup(args) => backup_command::run(args, &context).await,
+        Command::Restore(args) => restore_command::run(args, &context).await,
         Command::Health(args) => health_command::run(args, &context).await,
         Command::Migrate(args) => migrate_command::run(args, &context).await,
         Command::Completions(args) => completions_command::run(args, &context).await,
+        Command::ManPages(args) => man_pages_command::run(args, &context).await,
     }
 }
 
@@ -208,6 +234,35 @@ impl CommandContext {
         })
     }
 
+    /// Records in the access log what the command is about to show or do. On a database that this
+    /// user can only read there is no entry, and standard error says so.
+    pub(crate) async fn record_access(
+        &self,
+        db: &Db,
+        action: AccessAction,
+        subject: AccessSubject<'_>,
+    ) -> anyhow::Result<()> {
+        match self.access_log(db).record(&system_caller(), action, subject).await {
+            Err(error) if error.is_read_only() => {
+                terminal::print_stderr(
+                    "warning: this database is read-only, so the access log has no entry about this command",
+                );
+                Ok(())
+            }
+            recorded => recorded.map_err(not_recorded),
+        }
+    }
+
+    /// Records an erasure before it begins; returns the number of its entry.
+    pub(crate) async fn record_erasure(&self, db: &Db, subject: &Subject) -> anyhow::Result<i64> {
+        let subject = AccessSubject::Subject { subject, sub: None };
+        self.access_log(db).record_erasure(&system_caller(), subject).await.map_err(not_recorded)
+    }
+
+    fn access_log(&self, db: &Db) -> AccessLog {
+        AccessLog::new(db.clone(), self.clock.clone())
+    }
+
     /// Parses the time of an option.
     pub fn parse_time(&self, option: &str, text: &str) -> Result<Time, UserError> {
         config::parse_time(text, self.clock.now()).map_err(|why| UserError::usage(format!("invalid {option}: {why}")))
@@ -241,6 +296,24 @@ impl CommandContext {
             None => Ok(db.accounts().await?),
         }
     }
+}
+
+/// The user of this machine who runs the command. The name may come from the environment; the
+/// number does not.
+fn system_caller() -> Caller {
+    let variable = |name: &str| std::env::var(name).ok().filter(|user| !user.trim().is_empty());
+    let uid = rustix::process::getuid().as_raw();
+    let user = variable("SUDO_USER").or_else(|| variable("USER")).unwrap_or_else(|| format!("uid {uid}"));
+    let host = hostname::get().map_or_else(|_| "unknown".to_owned(), |host| host.to_string_lossy().into_owned());
+    Caller::system_user(clean_line(&user), clean_line(&format!("uid {uid} on {host}")))
+}
+
+fn not_recorded(error: DbError) -> anyhow::Error {
+    let failed = UserError::failed("nothing was shown or changed, because the access log has no entry about it");
+    failed
+        .with_hint("the access log is a table of the archive: make the database writable, and try again")
+        .with_source(error)
+        .into()
 }
 
 /// Whether a daemon is running on this database.

@@ -34,10 +34,13 @@ use file_source::LinedToml;
 pub use config_error::{ConfigError, ConfigErrors, SettingLocation};
 pub use sections::signing_key;
 pub(crate) use settings::{
-    AccountPolicy, AccountSettings, Accounts, Auth, DailyReport, DiscoverAccounts, Http, LimitScope, Log, LogFormat,
-    ReportFormat,
+    Access, AccountPolicy, AccountSettings, Accounts, Auth, DailyReport, DiscoverAccounts, Http, KeySettings,
+    LimitScope, Log, LogFormat, Oidc, Permission, ReportFormat, RoleSettings,
 };
-pub use settings::{Database, DatabaseUrl, Limits, ObjectFormat, RedactionRule, Settings, Sink, SinkKind, SinkStart};
+pub use settings::{
+    Database, DatabaseUrl, Limits, OauthSettings, ObjectFormat, RedactionRule, Settings, Sink, SinkErasures, SinkKind,
+    SinkStart, WebhookMethod, WebhookSettings,
+};
 #[cfg(test)]
 use settings::{Discovery, Fetch};
 pub use time_parse::parse_time;

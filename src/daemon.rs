@@ -10,6 +10,7 @@ pub mod app_context;
 pub(crate) mod assignment;
 pub mod consistency_check;
 pub(crate) mod credential_expiry;
+pub(crate) mod credential_reload;
 pub(crate) mod delivery;
 pub(crate) mod discovery;
 pub(crate) mod fetch_worker;
@@ -31,7 +32,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{DatabaseUrl, Settings};
+use crate::config::{Auth, DatabaseUrl, Settings};
 use crate::db::{Db, DbError, FileLock};
 use crate::error::first_hint;
 use crate::http::DatabaseProblem;
@@ -63,7 +64,11 @@ pub(crate) async fn open_database(settings: &Settings) -> anyhow::Result<(Db, Op
             let lock = Arc::new(FileLock::acquire(path)?);
             Ok((Db::open_sqlite_for_daemon(path, &lock).await?, Some(lock)))
         }
-        DatabaseUrl::Postgres(url) => Ok((Db::open_postgres_for_daemon(url, 12).await?, None)),
+        DatabaseUrl::Postgres(url) => {
+            // Another attempt may come after its file was rewritten.
+            let reloaded = settings.database.reload_url().ok().flatten();
+            Ok((Db::open_postgres_for_daemon(reloaded.as_ref().unwrap_or(url), 12).await?, None))
+        }
     }
 }
 
@@ -103,6 +108,20 @@ fn spawn_task(
 /// # Errors
 /// If it cannot start, or a background task failed or exited unexpectedly.
 pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
+    let auth = watch::Sender::new(settings.login()?.clone());
+    run_with_reload(settings, auth.subscribe(), clock, stop).await
+}
+
+/// As [`run`]; `reloaded` has the login of the settings, as they were last loaded.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_with_reload(
+    settings: Settings,
+    reloaded: watch::Receiver<Auth>,
+    clock: Clock,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let listener = crate::http::bind(&settings.http).await?;
     let (problem, problem_seen) = watch::channel(None);
     let opened = tokio::select! {
@@ -112,6 +131,13 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     let (db, lock) = opened?;
     let context = AppContext::new(settings, db.clone(), clock)?;
     let instance_lock = db.for_heartbeat().lock_instance(&context.settings.database.instance).await?;
+    // Before the first metadata is read. If the database does not accept it now, delivery does it
+    // later.
+    if let Err(error) = delivery::announce_wanted_metadata(&context).await
+        && !error.is_transient()
+    {
+        return Err(error.into());
+    }
     let mut tasks = JoinSet::new();
     if let Some(listener) = listener {
         let server = crate::http::serve(listener, context.clone(), stop.clone());
@@ -130,7 +156,8 @@ pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> a
     spawn_task(&mut tasks, "manifests", async move { manifests.await.context("the daily manifests failed") });
     spawn_task(&mut tasks, "consistency check", consistency_check::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "daily report", report_writer::run(context.clone(), stop.clone()));
-    spawn_task(&mut tasks, "credential expiry", credential_expiry::run(context, stop.clone()));
+    spawn_task(&mut tasks, "credential expiry", credential_expiry::run(context.clone(), stop.clone()));
+    spawn_task(&mut tasks, "credential reload", credential_reload::run(context, reloaded, stop.clone()));
     let mut outcome = Ok(());
     loop {
         // The watchdog only shows that the process is alive, so it is notified even while the

@@ -7,14 +7,15 @@
 //! unavailable, delivery to it is paused and its cursors stay where they are: its backlog is the
 //! feed itself. Each sink has its own [`Deliverer`], so that no sink waits for another.
 
+mod batch_delivery;
+mod delivery_records;
 mod event_builder;
-mod event_delivery;
-mod failure_policy;
 mod fair_share;
 mod object_delivery;
 mod replay_delivery;
 mod sink_client;
 mod sink_pauses;
+mod webhook_delivery;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -25,30 +26,26 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
 use crate::clock::{Clock, Tick, Time};
 use crate::config::{Sink, SinkKind, SinkStart};
-use crate::db::{AccountKey, Db, DbError, DeliveryRound, Lease, SinkKey};
+use crate::db::{AccountKey, Db, DbError, DeliveryRound, LaggingFeed, Lease, SinkKey};
 use crate::health::STOPPED_SINK_HINT;
+use crate::pipeline::delivery::pause_delay;
 use crate::sink::SinkError;
 
 use event_builder::EventFilter;
-use failure_policy::{FailureStreak, SinkAction};
-use sink_client::SinkClient;
+use sink_client::{BatchClient, SinkClient};
 pub use sink_pauses::{SinkPause, SinkPauses};
 
 /// How often an idle sink checks for work.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The first pause, and the longest.
-const PAUSE_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-
 /// How often a pause may be logged: a sink that accepts some events and refuses others pauses every
 /// few seconds.
 const PAUSE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The first delay before an event is retried, and the longest.
-const RETRY_DELAY_BOUNDS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(86_400));
+/// Identifies an event: account key and number in the account's feed.
+type EventKey = (AccountKey, i64);
 
 /// The result of one delivery step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +87,6 @@ pub struct Deliverer {
     pause: Option<PauseState>,
     /// No pause is logged as a warning before this time.
     next_pause_warning: Tick,
-    streak: FailureStreak,
     /// Which account comes first in the next round, so that all take turns.
     rotation: usize,
     /// Whether a replay may be open, and when its next step is due.
@@ -125,7 +121,6 @@ impl Deliverer {
             next_row_refresh: Tick::default(),
             pause: None,
             next_pause_warning: Tick::default(),
-            streak: FailureStreak::default(),
             rotation: 0,
             may_replay: true,
             replay_after: Tick::default(),
@@ -156,23 +151,39 @@ impl Deliverer {
         if self.stopped {
             return Ok(DeliveryProgress::Idle(now + IDLE_POLL_INTERVAL));
         }
-        if let Some(until) = self.paused_until(now) {
+        if let Some(until) = self.paused_until(now).filter(|_| self.client.is_none()) {
             return Ok(DeliveryProgress::Idle(until));
         }
         if let Err(error) = self.ensure_client().await {
             return Ok(DeliveryProgress::Idle(self.pause_delivery(&error, false)));
         }
-        let progress = match &self.client {
-            Some(SinkClient::ObjectStore(store)) => {
-                let store = store.clone();
-                self.step_objects(sink, &store).await?
-            }
-            _ => self.step_events(sink).await?,
+        let Some(mut client) = self.client.take() else { return Ok(DeliveryProgress::Worked) };
+        let progress = match &mut client {
+            SinkClient::Batch(client) => self.step_batch(client, sink, now).await,
+            SinkClient::Webhook(delivery) => self.step_webhook(delivery, sink).await,
         };
-        if self.stopped || self.paused_until(self.context.clock.tick()).is_some() {
+        // A stopped sink starts anew: requests that are in flight must not stop it again.
+        self.client = (!self.stopped).then_some(client);
+        progress
+    }
+
+    async fn step_batch(
+        &mut self,
+        client: &BatchClient,
+        sink: SinkKey,
+        now: Tick,
+    ) -> Result<DeliveryProgress, DbError> {
+        if let Some(until) = self.paused_until(now) {
+            return Ok(DeliveryProgress::Idle(until));
+        }
+        let progress = match client {
+            BatchClient::ObjectStore(store) => self.step_objects(client, &store.clone(), sink).await?,
+            BatchClient::Jsonl(_) => self.step_lines(client, sink).await?,
+        };
+        if self.paused_until(self.context.clock.tick()).is_some() {
             return Ok(progress);
         }
-        Ok(match (progress, self.step_replay(sink).await?) {
+        Ok(match (progress, self.step_replay(client, sink).await?) {
             (DeliveryProgress::Idle(one), DeliveryProgress::Idle(other)) => {
                 self.clear_expired_pause();
                 DeliveryProgress::Idle(one.min(other))
@@ -195,6 +206,9 @@ impl Deliverer {
         self.next_object_at.clear();
         if let Some(pause) = &mut self.pause {
             pause.until = Tick::default();
+        }
+        if let Some(SinkClient::Webhook(delivery)) = &mut self.client {
+            delivery.retry_now(self.context.clock.tick());
         }
     }
 
@@ -234,7 +248,9 @@ impl Deliverer {
             // On Postgres, several replicas may share a folder. On SQLite there is only one.
             let shared = self.context.db.sqlite_path().is_none().then_some(self.context.owner.as_str());
             let client = SinkClient::new(&self.settings.kind, shared, &self.context.clock)?;
-            client.repair_files().await;
+            if let SinkClient::Batch(client) = &client {
+                client.repair_files().await;
+            }
             self.client = Some(client);
         }
         Ok(())
@@ -245,28 +261,30 @@ impl Deliverer {
         (self.context.leases)().into_iter().map(|owned| (owned.account, owned.epoch)).collect()
     }
 
-    /// How many times in a row delivery was paused.
-    fn consecutive_pauses(&self) -> u32 {
-        self.pause.as_ref().map_or(0, |pause| pause.consecutive)
-    }
-
     /// The end of the pause, if the sink is paused at `now`.
     fn paused_until(&self, now: Tick) -> Option<Tick> {
         self.pause.as_ref().map(|pause| pause.until).filter(|until| now < *until)
     }
 
-    /// Pauses the sink for as long as it asks, or longer each time in a row. If it has just
-    /// `accepted` an event, the pauses start short again: it is available, however often it
-    /// refuses. Returns the end of the pause.
+    /// Pauses a sink that accepts batches, for as long as it asks, or longer each time in a row.
+    /// Returns the end of the pause.
     fn pause_delivery(&mut self, error: &SinkError, accepted: bool) -> Tick {
+        if accepted {
+            self.pause = None;
+        }
+        let consecutive = self.pause.as_ref().map_or(1, |pause| pause.consecutive.saturating_add(1));
+        let asked = error.retry_after.filter(|asked| !asked.is_zero());
+        let delay = asked.unwrap_or_else(|| pause_delay(consecutive, rand::rng().random()));
+        let until = self.context.clock.tick() + delay;
+        self.publish_pause(until, error);
+        until
+    }
+
+    /// Publishes and logs a pause.
+    fn publish_pause(&mut self, until: Tick, error: &SinkError) {
         let (tick, now) = (self.context.clock.tick(), self.context.clock.now());
-        let before = self.pause.take().filter(|_| !accepted);
         let (since, consecutive, logged) =
-            before.map_or((now, 1, false), |pause| (pause.since, pause.consecutive.saturating_add(1), pause.logged));
-        let delay = error
-            .retry_after
-            .filter(|asked| !asked.is_zero())
-            .unwrap_or_else(|| backoff_delay(PAUSE_BOUNDS, consecutive));
+            self.pause.take().map_or((now, 1, false), |pause| (pause.since, pause.consecutive + 1, pause.logged));
         let logs = !logged && tick >= self.next_pause_warning;
         if logs {
             self.next_pause_warning = tick + PAUSE_WARNING_INTERVAL;
@@ -283,11 +301,9 @@ impl Deliverer {
                 "the sink is still not accepting events"
             );
         }
-        let until = tick + delay;
         self.pause = Some(PauseState { until, consecutive, since, logged: logged || logs });
-        let pause = SinkPause { since, until: now + delay, reason: error.reason() };
+        let pause = SinkPause { since, until: now + until.since(tick), reason: error.reason() };
         self.context.sink_pauses.set(&self.settings.name, Some(pause));
-        until
     }
 
     fn resume_delivery(&mut self) {
@@ -304,33 +320,32 @@ impl Deliverer {
         }
     }
 
-    /// Applies the failure policy's action; `accepted` tells whether the sink accepted an event.
-    /// Returns whether delivery continues. A pause ends only once an event was accepted: a round
+    /// Applies the result of a batch. `accepted` tells whether the sink accepted an event: a round
     /// without events proves nothing.
-    fn apply_action(&mut self, action: &SinkAction, accepted: bool) -> bool {
-        match action {
-            SinkAction::Continue => {
-                if accepted {
-                    self.resume_delivery();
-                }
-                true
+    fn apply_result(&mut self, failure: Option<SinkError>, accepted: bool) {
+        match failure {
+            Some(error) => {
+                self.pause_delivery(&error, accepted);
             }
-            SinkAction::Pause(error) => {
-                self.pause_delivery(error, accepted);
-                false
-            }
-            SinkAction::Stop(error) => {
-                self.stopped = true;
-                self.context.sink_pauses.set(&self.settings.name, None);
-                self.pause = None;
-                tracing::error!(
-                    sink = self.settings.name,
-                    reason = error.reason(),
-                    "the sink is stopped; {STOPPED_SINK_HINT}"
-                );
-                false
-            }
+            None if accepted => self.resume_delivery(),
+            None => {}
         }
+    }
+
+    /// Stops delivery until a person starts it again: the sink wants no more events.
+    fn stop_delivery(&mut self, error: &SinkError) {
+        self.stopped = true;
+        self.context.sink_pauses.set(&self.settings.name, None);
+        self.pause = None;
+        tracing::error!(sink = self.settings.name, reason = error.reason(), "the sink is stopped; {STOPPED_SINK_HINT}");
+    }
+
+    /// This process's accounts that the sink is behind in.
+    async fn accounts_behind(&self, sink: SinkKey) -> Result<Vec<LaggingFeed>, DbError> {
+        let owned = self.owned_epochs();
+        let mut accounts_behind = self.context.db.lagging_feeds(sink, &self.context.owner).await?;
+        accounts_behind.retain(|account| owned.contains(&(account.lease.account, account.lease.epoch)));
+        Ok(accounts_behind)
     }
 
     /// Records a round. Returns the accounts whose lease was still held. If that fails, the round is
@@ -347,52 +362,17 @@ impl Deliverer {
     /// poll interval.
     async fn next_wakeup(&self, sink: SinkKey) -> Result<DeliveryProgress, DbError> {
         let (tick, now) = (self.context.clock.tick(), self.context.clock.now());
-        let (due, _) = self.context.db.waiting_deliveries(sink).await?;
-        let due = due.filter(|due| *due > now).map(|due| tick + due.since(now));
+        let due = self.context.db.next_delivery_due(sink, now).await?.map(|due| tick + due.since(now));
         Ok(DeliveryProgress::Idle(due.map_or(tick + IDLE_POLL_INTERVAL, |due| due.min(tick + IDLE_POLL_INTERVAL))))
     }
-}
-
-/// The reason, if the action stops the sink.
-fn stop_reason(action: &SinkAction) -> Option<String> {
-    match action {
-        SinkAction::Stop(error) => Some(error.reason()),
-        SinkAction::Continue | SinkAction::Pause(_) => None,
-    }
-}
-
-/// The delay after this number of attempts, between the bounds, with jitter.
-fn backoff_delay((first, longest): (Duration, Duration), tries: u32) -> Duration {
-    let backoff = Backoff::new(first, longest, longest);
-    backoff.map_or(longest, |backoff| backoff.delay(tries, rand::rng().random()))
 }
 
 /// A digest of the sink's destination, which does not reveal it.
 fn destination_digest(kind: &SinkKind) -> String {
     let text = match kind {
         SinkKind::Jsonl { path, .. } => format!("jsonl {}", path.display()),
-        SinkKind::Webhook { url, .. } => format!("webhook {}", url.expose_secret()),
+        SinkKind::Webhook(settings) => format!("webhook {}", settings.url.expose_secret()),
         SinkKind::ObjectStore { url, .. } => format!("object_store {url}"),
     };
     Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn delays_grow_and_stay_within_their_bounds(tries in 1u32..100_000) {
-            for bounds in [PAUSE_BOUNDS, RETRY_DELAY_BOUNDS] {
-                let delay = backoff_delay(bounds, tries);
-                prop_assert!(delay >= bounds.0 / 2 && delay <= bounds.1);
-                if tries > 20 {
-                    prop_assert!(delay >= bounds.1 / 2);
-                }
-            }
-        }
-    }
 }

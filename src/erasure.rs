@@ -55,6 +55,8 @@ pub struct ErasureRequest {
     pub include_alike: bool,
     /// Also erase what cannot be read and so may contain the contact.
     pub include_unreadable: bool,
+    /// The number of this erasure's entry in the access log, which then loses the subject, too.
+    pub access_entry: Option<i64>,
 }
 
 /// What the person who requests an erasure has confirmed.
@@ -319,6 +321,10 @@ pub async fn execute_plan(
 ) -> Result<(DeletionCounts, ErasurePlan), DbError> {
     let mut total = DeletionCounts::default();
     let listed = ListedMatches::of(&plan);
+    // First: an erasure that is repeated after an interruption finds no segment any more.
+    if let Some(erasure) = request.access_entry {
+        db.blank_access_texts(&request.subject, erasure).await?;
+    }
     while !execute_batches(db, request, &plan, now, &mut total, progress).await? {
         plan = plan_erasure(db, request, &mut |_| {}).await?;
         if confirmation == Confirmation::Listed {
@@ -360,6 +366,7 @@ async fn execute_batches(
             newest_hold_id: plan.newest_hold_id,
             at: now,
             journal_entry: &journal_entry,
+            access_entry: request.access_entry,
         };
         let Some(counts) = db.delete_batch(&deletion).await? else { return Ok(false) };
         total.add(counts);

@@ -1,4 +1,4 @@
-//! An event: one stored artifact version, as CloudEvents 1.0 JSON.
+//! An event: a stored artifact version, announced metadata, or an erasure, as CloudEvents 1.0 JSON.
 //!
 //! Pure. The id is derived from the event's subject, so it is the same at every redelivery.
 
@@ -18,7 +18,51 @@ pub use artifact_payload::{ArtifactPayload, decode_summary};
 /// one.
 pub(crate) const NAMESPACE: Uuid = Uuid::from_u128(0x5c1f_0a7e_9d3b_4e62_8a4d_2b6f_71c0_e935);
 
-/// One stored version of one artifact, with the metadata of its segment.
+/// What an event tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// A version of an artifact was stored.
+    Artifact(Artifact),
+    /// The segment was announced, or its metadata changed.
+    Metadata,
+    /// The segment was erased.
+    Erased(ErasureReason),
+    /// A person tries the sink.
+    Test,
+}
+
+/// Why a segment was erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErasureReason {
+    /// A person requested it.
+    Erasure,
+    /// It was past retention.
+    Retention,
+}
+
+impl EventKind {
+    /// The artifact, if the event is about one.
+    pub fn artifact(self) -> Option<Artifact> {
+        match self {
+            EventKind::Artifact(artifact) => Some(artifact),
+            EventKind::Test => Some(Artifact::Transcript),
+            EventKind::Metadata | EventKind::Erased(_) => None,
+        }
+    }
+
+    /// The last part of the event's type.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::Artifact(artifact) => artifact.name(),
+            EventKind::Metadata => "metadata",
+            EventKind::Erased(_) => "segment.erased",
+            EventKind::Test => "test",
+        }
+    }
+}
+
+/// One event, with the metadata of its segment. An erasure has no content: no dialog, end, metadata
+/// or body.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// The sequence number in the account's feed.
@@ -33,11 +77,11 @@ pub struct Event {
     pub segment_id: String,
     /// When the segment ended; `None` if the API never reported it.
     pub ended: Option<Time>,
-    /// The artifact.
-    pub artifact: Artifact,
-    /// The artifact's version, 1 for the first.
+    /// What it tells.
+    pub kind: EventKind,
+    /// The version of the artifact or the metadata, 1 for the first.
     pub version: i64,
-    /// When the version was stored.
+    /// When the version was stored, or the segment erased.
     pub stored: Time,
     /// The segment's newest metadata, JSON; redacted if the sink requires it.
     pub metadata: String,
@@ -56,17 +100,28 @@ struct CloudEventEnvelope<'a> {
     #[serde(rename = "type")]
     kind: String,
     time: String,
+    sequence: String,
     datacontenttype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dataref: Option<String>,
     data: CloudEventData<'a>,
 }
 
 #[derive(Serialize)]
-struct CloudEventData<'a> {
+#[serde(untagged)]
+enum CloudEventData<'a> {
+    Segment(Box<SegmentData<'a>>),
+    Erased { rc_account_id: &'a str, sub_account_id: &'a str, segment_id: &'a str, reason: &'static str },
+}
+
+#[derive(Serialize)]
+struct SegmentData<'a> {
     rc_account_id: &'a str,
     sub_account_id: &'a str,
     dialog_id: Option<&'a str>,
     segment_id: &'a str,
     segment_end: Option<String>,
+    version: i64,
     metadata: Box<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     transcript: Option<ArtifactPayload>,
@@ -77,23 +132,100 @@ struct CloudEventData<'a> {
 }
 
 impl Event {
+    /// A test event, marked as such by its type.
+    pub(crate) fn test(now: Time) -> Event {
+        let sample = Event::sample(EventKind::Test);
+        Event { version: now.0, stored: now, ended: Some(now), ..sample }
+    }
+
+    /// An event of each kind, to check templates with.
+    pub(crate) fn samples() -> impl Iterator<Item = Event> {
+        let artifacts = Artifact::ALL.into_iter().map(EventKind::Artifact);
+        let others = [EventKind::Metadata, EventKind::Erased(ErasureReason::Erasure), EventKind::Test];
+        artifacts.chain(others).map(Event::sample)
+    }
+
+    fn sample(kind: EventKind) -> Event {
+        let body: &[u8] = match kind {
+            EventKind::Artifact(Artifact::AgentSummary | Artifact::AutoSummary) => b"\"A \\\"test\\\" summary.\"",
+            _ => br#"{"channelClass":"VOICE","transcript":[{"participantType":"AGENT","message":"A \"test\" message.","timestamp":0}]}"#,
+        };
+        Event {
+            feed_seq: 0,
+            account_key: 0,
+            account: AccountId::new("test", "test"),
+            dialog_id: Some("test-dialog".to_owned()),
+            segment_id: "test-segment".to_owned(),
+            ended: Some(Time(0)),
+            kind,
+            version: 1,
+            stored: Time(0),
+            metadata: r#"{"segmentId":"test-segment","channelClass":"VOICE"}"#.to_owned(),
+            body: body.to_vec(),
+        }
+    }
+
     /// The event's id: the same at every redelivery, and unique per segment, artifact and version.
     pub fn id(&self) -> Uuid {
         // A JSON array, so that two different lists of ids never give the same text.
-        let name = serde_json::json!([
-            &*self.account.rc,
-            &*self.account.sub,
-            self.segment_id,
-            self.artifact.name(),
-            self.version
-        ]);
+        let name =
+            serde_json::json!([&*self.account.rc, &*self.account.sub, self.segment_id, self.kind.name(), self.version]);
         Uuid::new_v5(&NAMESPACE, name.to_string().as_bytes())
+    }
+
+    /// The event's type.
+    pub(crate) fn type_name(&self) -> String {
+        format!("com.ringcx.{}", self.kind.name())
+    }
+
+    /// The event without content: an artifact's outcome remains.
+    pub(crate) fn without_content(&self) -> Event {
+        Event { body: Vec::new(), ..self.clone() }
     }
 
     /// The event as one line of JSON, without a line break at its end.
     pub(crate) fn cloud_event(&self) -> Vec<u8> {
+        self.to_json(false)
+    }
+
+    /// The event with a reference in place of its content.
+    pub(crate) fn cloud_event_with_reference(&self) -> Vec<u8> {
+        self.to_json(true)
+    }
+
+    fn to_json(&self, is_reference: bool) -> Vec<u8> {
         let payload = |artifact: Artifact| {
-            (self.artifact == artifact).then(|| ArtifactPayload::from_body(artifact, Some(self.stored), &self.body))
+            let is_meant = self.kind.artifact() == Some(artifact);
+            is_meant.then(|| match is_reference {
+                true => ArtifactPayload::without_content("stored", Some(self.stored)),
+                false => ArtifactPayload::from_body(artifact, Some(self.stored), &self.body),
+            })
+        };
+        let (rc_account_id, sub_account_id) = (&*self.account.rc, &*self.account.sub);
+        let data = match self.kind {
+            EventKind::Erased(reason) => CloudEventData::Erased {
+                rc_account_id,
+                sub_account_id,
+                segment_id: &self.segment_id,
+                reason: match reason {
+                    ErasureReason::Erasure => "erasure",
+                    ErasureReason::Retention => "retention",
+                },
+            },
+            EventKind::Artifact(_) | EventKind::Metadata | EventKind::Test => {
+                CloudEventData::Segment(Box::new(SegmentData {
+                    rc_account_id,
+                    sub_account_id,
+                    dialog_id: self.dialog_id.as_deref(),
+                    segment_id: &self.segment_id,
+                    segment_end: self.ended.map(Time::rfc3339),
+                    version: self.version,
+                    metadata: to_json_line(self.metadata.as_bytes()),
+                    transcript: payload(Artifact::Transcript),
+                    agent_summary: payload(Artifact::AgentSummary),
+                    auto_summary: payload(Artifact::AutoSummary),
+                }))
+            }
         };
         let envelope = CloudEventEnvelope {
             specversion: "1.0",
@@ -104,20 +236,16 @@ impl Event {
                 encode_path_segment(&self.account.sub)
             ),
             subject: &self.segment_id,
-            kind: format!("com.ringcx.{}", self.artifact.name()),
+            kind: self.type_name(),
             time: self.stored.rfc3339(),
+            // Its texts sort like its numbers, as the extension requires.
+            sequence: format!("{:020}", self.feed_seq),
             datacontenttype: "application/json",
-            data: CloudEventData {
-                rc_account_id: &self.account.rc,
-                sub_account_id: &self.account.sub,
-                dialog_id: self.dialog_id.as_deref(),
-                segment_id: &self.segment_id,
-                segment_end: self.ended.map(Time::rfc3339),
-                metadata: to_json_line(self.metadata.as_bytes()),
-                transcript: payload(Artifact::Transcript),
-                agent_summary: payload(Artifact::AgentSummary),
-                auto_summary: payload(Artifact::AutoSummary),
-            },
+            dataref: is_reference.then(|| {
+                let artifact = self.kind.artifact().map(|artifact| format!("/{artifact}")).unwrap_or_default();
+                format!("/api/v1/segments/{}{artifact}", encode_path_segment(&self.segment_id))
+            }),
+            data,
         };
         // Strings, numbers and valid JSON: serialising them cannot fail.
         let mut line = serde_json::to_vec(&envelope).unwrap_or_default();
@@ -142,7 +270,7 @@ mod tests {
             dialog_id: Some("dia".into()),
             segment_id: "seg/1".into(),
             ended: Time::parse("2024-07-22T11:24:47Z"),
-            artifact,
+            kind: EventKind::Artifact(artifact),
             version: 1,
             stored: Time(1_800_000_000_123),
             metadata: "{\"segmentId\":\"seg/1\",\n \"n\":1.50,\"z\":null}".into(),
@@ -157,8 +285,9 @@ mod tests {
             line,
             "{\"specversion\":\"1.0\",\"id\":\"ID\",\"source\":\"/accounts/980634004/sub-accounts/99%209\",\
              \"subject\":\"seg/1\",\"type\":\"com.ringcx.transcript\",\"time\":\"2027-01-15T08:00:00.123Z\",\
+             \"sequence\":\"00000000000000000007\",\
              \"datacontenttype\":\"application/json\",\"data\":{\"rc_account_id\":\"980634004\",\"sub_account_id\":\"99 9\",\
-             \"dialog_id\":\"dia\",\"segment_id\":\"seg/1\",\"segment_end\":\"2024-07-22T11:24:47.000Z\",\
+             \"dialog_id\":\"dia\",\"segment_id\":\"seg/1\",\"segment_end\":\"2024-07-22T11:24:47.000Z\",\"version\":1,\
              \"metadata\":{\"segmentId\":\"seg/1\",  \"n\":1.50,\"z\":null},\"transcript\":{\"outcome\":\"stored\",\
              \"fetched_at\":\"2027-01-15T08:00:00.123Z\",\"body\":{\"b\":1e3,  \"a\":[]}}}}"
                 .replace("ID", &event(Artifact::Transcript, b"").id().to_string())
@@ -174,6 +303,25 @@ mod tests {
         assert!(summary["data"].get("transcript").is_none());
         let broken = read(event(Artifact::Transcript, b"{oops"));
         assert_eq!(broken["data"]["transcript"]["body"], "{oops");
+    }
+
+    #[test]
+    fn an_erasure_names_the_segment_and_has_no_content() {
+        let kind = EventKind::Erased(ErasureReason::Retention);
+        let line = Event { kind, ..event(Artifact::Transcript, b"{}") }.cloud_event();
+        let line: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(line["type"], "com.ringcx.segment.erased");
+        let expected = serde_json::json!({
+            "rc_account_id": "980634004", "sub_account_id": "99 9", "segment_id": "seg/1", "reason": "retention",
+        });
+        assert_eq!(line["data"], expected);
+        let metadata = Event { kind: EventKind::Metadata, ..event(Artifact::Transcript, b"{}") }.cloud_event();
+        let metadata: Value = serde_json::from_slice(&metadata).unwrap();
+        assert_eq!(
+            (&metadata["type"], &metadata["data"]["metadata"]["z"]),
+            (&"com.ringcx.metadata".into(), &Value::Null)
+        );
+        assert!(metadata["data"].get("transcript").is_none());
     }
 
     #[test]

@@ -40,6 +40,7 @@ use table::RowSource;
 use unit_reader::{Unit, UnitReader};
 
 pub(crate) use facts::SegmentOverview;
+pub(crate) use jsonl_export::artifact_payload;
 pub use jsonl_export::{ArtifactPayload, ExportLine};
 pub use table::Table;
 pub use target::Target;

@@ -7,14 +7,17 @@
 //! | `/readyz` | 200, or 503 if nothing can make progress; JSON with each reason and its remedy |
 //! | `/metrics` | metrics for Prometheus |
 //! | `/api/status` | the JSON of `status --json` |
+//! | `/api/v1`, `/api`, `/api/openapi.json` | the API for programs, with a key |
+//! | `/mcp` | the Model Context Protocol, with a key |
 //! | `/` | the dashboard, updated by `/events` |
-//! | `/search`, `/conversation` | conversations, with `http.token` only (`/login`, `/logout`); 404 if none is set |
+//! | `/search`, `/conversation` | conversations, for callers with a role or `http.token` (see `access`) |
+//! | `/login`, `/auth/login`, `/auth/callback`, `/logout` | login and logout; like the pages before, 404 if the settings let nobody in |
 //!
 //! A client can block neither the daemon nor other clients. Connections, viewers, the size and time
 //! of a request's head, and the time that a response may stay unread are all bounded (see
 //! `connection`). See `middleware` for the rules that every request must meet.
 
-mod authenticator;
+mod api;
 mod connection;
 mod conversations;
 mod coverage_timeline;
@@ -23,6 +26,8 @@ mod fixtures;
 mod health_summary;
 mod lag_history;
 mod live_updates;
+mod login;
+mod mcp_endpoint;
 mod middleware;
 mod readiness;
 mod routes;
@@ -37,6 +42,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -58,7 +64,7 @@ pub use startup_server::serve_during_startup;
 /// If the address is in use, not this machine's, or not permitted.
 pub(crate) async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListener>> {
     let Some(listen) = http.listen.as_deref().filter(|listen| !listen.is_empty()) else { return Ok(None) };
-    match TcpListener::bind(listen).await {
+    match listen_on(listen).await {
         Ok(listener) => Ok(Some(listener)),
         Err(error) => {
             let hint = match error.kind() {
@@ -67,7 +73,7 @@ pub(crate) async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListen
                 }
                 ErrorKind::PermissionDenied => "ports below 1024 need a privilege: set http.listen to a higher port",
                 ErrorKind::AddrNotAvailable => {
-                    "http.listen must name an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+                    "http.listen must name an address of this machine, such as 127.0.0.1, or [::] for all of them"
                 }
                 _ => "http.listen must be host:port, such as 127.0.0.1:8480",
             };
@@ -77,15 +83,29 @@ pub(crate) async fn bind(http: &config::Http) -> anyhow::Result<Option<TcpListen
     }
 }
 
+/// Listens. On a machine without IPv6, `[::]` means all its IPv4 addresses.
+async fn listen_on(address: &str) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    match (&listener, address.strip_prefix("[::]:")) {
+        (Err(error), Some(port)) if Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT) => {
+            TcpListener::bind(format!("0.0.0.0:{port}")).await
+        }
+        _ => listener,
+    }
+}
+
 /// Serves until `stop`, then closes every connection and event stream, within two seconds.
 ///
 /// # Errors
 /// If the listener has no address, or a background task of the server exits unexpectedly.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let address = listener.local_addr().context("failed to read the address that the HTTP server listens on")?;
-    log_address(address, app.settings.http.token.is_some());
+    let has_readers = HttpState::has_readers(&app.settings);
+    log_address(address, has_readers);
     let hosts = AllowedHosts::of(address, app.settings.http.listen.as_deref(), local_host_name());
-    serve_until_stop(listener, Arc::new(HttpState::new(app, stop.clone())), hosts, stop).await
+    let state =
+        HttpState::new(app, stop.clone()).map_err(|error| UserError::failed(error.message).with_hint(error.hint))?;
+    serve_until_stop(listener, Arc::new(state), hosts, stop).await
 }
 
 async fn serve_until_stop(
@@ -108,13 +128,13 @@ async fn serve_until_stop(
     Ok(())
 }
 
-fn log_address(address: SocketAddr, has_token: bool) {
+fn log_address(address: SocketAddr, has_readers: bool) {
     tracing::info!(%address, "the dashboard is at http://{address}/");
     if !address.ip().to_canonical().is_loopback() {
         tracing::info!("everyone who can reach this address can read account names and figures, but no conversations");
-        if has_token {
+        if has_readers {
             tracing::warn!(
-                "conversations and http.token are sent unencrypted here: put a TLS proxy in front, and let only the proxy reach \
+                "conversations, tokens and sessions are sent unencrypted here: put a TLS proxy in front, and let only the proxy reach \
                  this address"
             );
         }

@@ -14,6 +14,7 @@ pub use ringcx_simulator as sim;
 
 // In the order of the data flow; the interfaces for people (cli, http) come last.
 pub(crate) mod broken_answers;
+pub(crate) mod build_info;
 pub mod config;
 pub mod health;
 
@@ -28,22 +29,27 @@ pub(crate) mod read_progress;
 pub mod redact;
 pub mod sink;
 
+pub(crate) mod access;
+
 pub mod deliver;
 pub mod erasure;
 pub mod search;
 pub mod search_indexer;
 pub mod segment_filter;
 
+pub(crate) mod archive_reader;
 pub mod audit;
 pub(crate) mod error;
 pub mod export;
 pub mod metrics;
+pub(crate) mod operator_actions;
 pub(crate) mod report;
 pub mod status;
 pub mod verify;
 
 pub mod daemon;
 pub(crate) mod http;
+pub(crate) mod mcp;
 pub(crate) mod telemetry;
 
 pub mod cli;

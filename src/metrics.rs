@@ -63,6 +63,8 @@ impl MetricsFormat {
 pub struct Metrics {
     registry: Registry,
     requests: Family<Labels, Counter>,
+    accesses: Family<Labels, Counter>,
+    refused_accesses: Family<Labels, Counter>,
     durations: Family<Labels, Histogram, fn() -> Histogram>,
 }
 
@@ -79,15 +81,36 @@ impl Metrics {
         let durations = Family::<Labels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
             Histogram::new(DURATION_BUCKETS_SECONDS)
         });
+        let (accesses, refused_accesses) = (Family::<Labels, Counter>::default(), Family::<Labels, Counter>::default());
         let mut registry = Registry::with_prefix(METRIC_PREFIX);
         registry.register("requests", "API requests, by endpoint and outcome", requests.clone());
+        registry.register(
+            "accesses",
+            "Entries of the access log by this process, by reader and action",
+            accesses.clone(),
+        );
+        registry.register(
+            "refused_accesses",
+            "Requests for conversations that were refused, by reason",
+            refused_accesses.clone(),
+        );
         registry.register_with_unit(
             "request_duration",
             "Time from sending a request to the response headers, or to the failure",
             Unit::Seconds,
             durations.clone(),
         );
-        Metrics { registry, requests, durations }
+        Metrics { registry, requests, accesses, refused_accesses, durations }
+    }
+
+    /// Counts an entry of the access log, by the kind of reader and the action.
+    pub fn count_access(&self, reader: &'static str, action: &'static str) {
+        self.accesses.get_or_create(&vec![("reader", reader), ("action", action)]).inc();
+    }
+
+    /// Counts a request for conversations that was refused.
+    pub fn count_refused_access(&self, reason: &'static str) {
+        self.refused_accesses.get_or_create(&vec![("reason", reason)]).inc();
     }
 
     /// Renders all metrics: these counters, and the values of the snapshot.

@@ -11,8 +11,10 @@ pub mod score;
 pub mod tokenizer;
 mod truncate_body;
 
-pub use document::{Document, DocumentSource, body_words, conversation_words};
+pub use document::{Document, DocumentSource, for_each_conversation_word, for_each_text_word};
 pub use facets::Facets;
+pub(crate) use facets::source_facet;
 pub use query::{Query, QueryError, parse};
+pub(crate) use ranked_search::sort_hits;
 pub use ranked_search::{Filters, MAX_RANKED_MATCHES, MAX_SCANNED_MATCHES, SearchHit, SearchResults, SortOrder, find};
 pub use truncate_body::truncate_body;

@@ -8,6 +8,8 @@ pub(crate) mod webhook;
 use std::io;
 use std::time::Duration;
 
+use crate::config::SinkKind;
+
 /// Why a sink did not accept something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -33,6 +35,8 @@ pub enum SinkErrorKind {
     Refused,
     /// The event failed, and a retry may succeed.
     Retryable,
+    /// The event was not answered in time, and a retry may succeed.
+    TimedOut,
     /// The sink wants no more events (410).
     Gone,
 }
@@ -65,6 +69,26 @@ impl SinkError {
     /// credentials, or an address that does not exist.
     pub(crate) fn looks_like_a_wrong_setting(&self) -> bool {
         self.kind == SinkErrorKind::Refused && matches!(self.status, Some(300..=399 | 401 | 403 | 404 | 405 | 407))
+    }
+}
+
+/// What happens to an erased segment at a sink that has received it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErasureCapability {
+    /// The daemon rewrites its files without the segment.
+    Rewrite,
+    /// The receiver is told, and has to erase it.
+    Tombstone,
+    /// The event is written beside the copies, which stay.
+    None,
+}
+
+/// What a kind of sink does about erased segments.
+pub(crate) fn erasure_capability(kind: &SinkKind) -> ErasureCapability {
+    match kind {
+        SinkKind::Jsonl { .. } => ErasureCapability::Rewrite,
+        SinkKind::Webhook(_) => ErasureCapability::Tombstone,
+        SinkKind::ObjectStore { .. } => ErasureCapability::None,
     }
 }
 

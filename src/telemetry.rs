@@ -59,6 +59,8 @@ pub(crate) fn init(log: &Log) -> anyhow::Result<LogFilterHandle> {
         target if metadata.is_span() => is_own(target) && *metadata.level() >= least_span,
         own if is_own(own) => true,
         OBJECT_STORE_RETRY_TARGET => *metadata.level() <= Level::WARN,
+        // It logs whole requests and answers of assistants, and with them what was said.
+        target if target.starts_with("rmcp") => *metadata.level() <= Level::WARN,
         _ => *metadata.level() <= Level::DEBUG,
     });
     let journal = is_journal();

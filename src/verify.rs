@@ -5,6 +5,7 @@
 //! read a second time before it is reported. The checks themselves are in `chain_walk` and
 //! `manifest_check`, which are pure.
 
+mod access_check;
 mod chain_walk;
 mod manifest_check;
 mod record_check;
@@ -47,7 +48,8 @@ pub async fn load_chains(db: &Db, account: Option<AccountKey>) -> Result<Vec<Acc
 pub fn manifest_lines(chain: &AccountChain, now: Time) -> impl Iterator<Item = ExportedLine> {
     let (feed, reads) =
         ((chain.from, chain.feed, chain.head.as_slice()), (chain.records.reads, chain.records.reads_head.as_slice()));
-    let head = ExportedLine::head(&chain.id, feed, &chain.record_heads(), reads, now, &chain.newest);
+    let access = (chain.access.newest, chain.access.head.as_slice());
+    let head = ExportedLine::head(&chain.id, feed, &chain.record_heads(), [reads, access], now, &chain.newest);
     chain.manifests.iter().map(|manifest| ExportedLine::manifest(&chain.id, manifest)).chain([head])
 }
 
@@ -135,6 +137,7 @@ async fn check_archive(
         record_check::check(db, chain, &recorded, problems).await?;
     }
     record_check::check_journal(db, chains, request, checked, problems).await?;
+    access_check::check(db, request, checked, problems).await?;
     manifest_check::check_accounts(chains, request, problems);
     segment_check::check(db, chains, request.account, accounts, problems, progress).await?;
     if request.account.is_none() {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 /// For each module, the modules that it must not use. `*` forbids all; `-name` or `-name::part` is an exception.
 const MODULE_RULES: &[(&str, &[&str])] = &[
+    ("access", &["*", "-clock", "-model", "-config", "-db", "-metrics", "-redact", "-render"]),
     ("broken_answers", &["*", "-clock", "-model"]),
+    ("build_info", &["*", "-clock"]),
     ("read_progress", &["*", "-clock"]),
     ("config", &["*", "-clock", "-model"]),
     ("health", &["*", "-clock", "-model"]),
@@ -18,6 +20,7 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
     ("fetch", &["discover", "discovery", "coverage", "pipeline::discovery", "daemon", "cli", "http", "sim", "status"]),
     ("discovery", &["fetch"]),
     ("coverage", &["discovery", "fetch"]),
+    ("delivery", &["*", "-backoff", "-clock"]),
     ("search", &["discover", "fetch", "search_indexer", "daemon", "cli", "http", "sim", "status"]),
     ("segment_filter", &["*", "-render", "-search::tokenizer"]),
     ("report", &["*", "-audit", "-clock", "-config", "-db", "-model", "-render", "-verify"]),
@@ -34,6 +37,7 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
             "-config",
             "-event",
             "-folder_sync",
+            "-lenient_json",
             "-render",
             "-parquet_writer",
         ],
@@ -51,12 +55,16 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
             "-db",
             "-event",
             "-health",
+            "-pipeline",
             "-redact",
             "-sink",
         ],
     ),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
     ("verify", &["*", "-clock", "-model", "-db", "-proof"]),
+    ("archive_reader", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
+    ("operator_actions", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
+    ("mcp", &["discover", "fetch", "deliver", "daemon", "cli", "http", "sim", "db"]),
     ("http", &["discover", "cli", "sim"]),
     ("daemon", &["cli", "sim"]),
 ];

@@ -11,7 +11,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use ringcx_extractor::clock::Time;
 use ringcx_extractor::config::ObjectFormat;
-use ringcx_extractor::event::Event;
+use ringcx_extractor::event::{Event, EventKind};
 use ringcx_extractor::model::{AccountId, Artifact};
 use ringcx_extractor::sink::SinkErrorKind;
 use ringcx_extractor::sink::object_store::{ObjectStoreSink, object_name};
@@ -31,7 +31,7 @@ fn event_of(segment: &str, artifact: Artifact, body: &str) -> Event {
         dialog_id: Some("dia-1".to_owned()),
         segment_id: segment.to_owned(),
         ended: None,
-        artifact,
+        kind: EventKind::Artifact(artifact),
         version: 3,
         stored: STORED_AT,
         metadata: r#"{"big":12345678901234567890,"one":1.0}"#.to_owned(),

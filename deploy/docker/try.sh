@@ -169,7 +169,7 @@ stages() {
     dependencies=$(docker image inspect -f '{{ .Id }}' try-dependencies)
     rm -rf "$work/changed"
     mkdir "$work/changed"
-    cp -a "$from"/{Cargo.toml,Cargo.lock,Dockerfile,.dockerignore,crates,src,migrations} "$work/changed/"
+    cp -a "$from"/{Cargo.toml,Cargo.lock,build.rs,Dockerfile,.dockerignore,crates,src,migrations} "$work/changed/"
     echo '// Changed.' | tee -a "$work/changed/src/lib.rs" >>"$work/changed/crates/archive/src/lib.rs"
     built "$work/changed" --target dependencies -t try-dependencies
     [ "$(docker image inspect -f '{{ .Id }}' try-dependencies)" = "$dependencies" ] || fail "a change in src builds the dependencies again"
@@ -194,7 +194,7 @@ jwt_file = "/run/secrets/jwt"
 rc_account_id = "1"
 sub_account_id = "10"
 [http]
-listen = "0.0.0.0:8480"
+listen = "[::]:8480"
 TOML
     echo not-a-secret | tee "$work/run/secrets/client_secret" >"$work/run/secrets/jwt"
     chown -R 65532 "$work/run/secrets"

@@ -2,7 +2,7 @@
 # Sets the daemon up under systemd, or takes it away again. Running it twice changes nothing; running it with a newer
 # program upgrades.
 #
-#     install.sh install [PROGRAM]      PROGRAM: target/dist/ringcx-extractor unless given
+#     install.sh install [PROGRAM]      PROGRAM: the one beside this script, or target/dist/ringcx-extractor
 #     install.sh uninstall [--purge]    settings, credentials and archive stay unless --purge is given
 #
 # DESTDIR puts everything below another root, for packages; users are not created and nothing is started then.
@@ -15,7 +15,10 @@ program=$root/usr/local/bin/$name
 unit=$root/etc/systemd/system/$name.service
 settings=$root/etc/$name
 state=$root/var/lib/$name
-docs=$root/usr/local/share/doc/$name
+share=$root/usr/local/share
+docs=$share/doc/$name
+completions=("$share/bash-completion/completions/$name" "$share/zsh/site-functions/_$name"
+    "$share/fish/vendor_completions.d/$name.fish")
 
 fail() {
     echo "error: $1" >&2
@@ -42,8 +45,13 @@ check_root() {
     [ -n "$root" ] || [ "$(id -u)" -eq 0 ] || fail "only root can do this" "sudo $0 $*"
 }
 
+# In the archive of a release, everything lies beside this script; in the source, in folders of its own.
+beside() {
+    if [ -e "$here/$1" ]; then echo "$here/$1"; else echo "$here/../../$2"; fi
+}
+
 do_install() {
-    local from=${1:-$here/../../target/dist/$name}
+    local from=${1:-$(beside "$name" "target/dist/$name")} completion
     check_root install "$@"
     [ -f "$from" ] || fail "there is no program at $from" "build it with: cargo build --profile dist --locked"
     if [ -z "$root" ] && ! id "$name" >/dev/null 2>&1; then
@@ -54,9 +62,18 @@ do_install() {
     owned root -m 0755 "$from" "$program.new"
     mv -f "$program.new" "$program"
     owned root -m 0644 "$here/$name.service" "$unit"
-    [ ! -f "$here/../../docs/operations.md" ] || owned root -m 0644 "$here/../../docs/"*.md "$docs/"
+    owned root -m 0644 "$(beside docs docs)"/*.md "$docs/"
+    if [ -d "$here/man" ]; then
+        mkdir -p "$share/man/man1"
+        owned root -m 0644 "$here"/man/* "$share/man/man1/"
+        for completion in "${completions[@]}"; do
+            owned root -D -m 0644 "$here/completions/${completion##*/}" "$completion"
+        done
+    fi
     owned "$name" -d -m 0750 "$settings" "$settings/credentials"
-    [ -e "$settings/config.toml" ] || owned "$name" -m 0640 "$here/config.toml" "$settings/config.toml"
+    local settled=
+    [ ! -e "$settings/config.toml" ] || settled=yes
+    [ -n "$settled" ] || owned "$name" -m 0640 "$here/config.toml" "$settings/config.toml"
     if [ -z "$root" ]; then
         install -d -m 0700 -o "$name" -g "$name" "$state"
         # Whoever put the secrets there, the daemon's group may read them and others may not.
@@ -67,15 +84,7 @@ do_install() {
         # An upgrade takes effect; a first installation waits for its settings.
         if systemctl is-active --quiet "$name"; then systemctl restart "$name"; fi
     fi
-    cat >&2 <<TEXT
-installed. If this is the first time:
-  1. put each secret into a file of its own (paste it, Enter, Ctrl-D):
-         sudo install -g $name -m 0640 /dev/stdin $settings/credentials/client_secret
-         sudo install -g $name -m 0640 /dev/stdin $settings/credentials/jwt
-  2. fill in $settings/config.toml
-  3. sudo -u $name $name check
-  4. sudo systemctl enable --now $name
-TEXT
+    [ -n "$settled" ] || cat "$(beside next-steps deploy/package/next-steps)" >&2
 }
 
 do_uninstall() {
@@ -84,7 +93,7 @@ do_uninstall() {
     check_root uninstall "$@"
     if live; then systemctl disable --now "$name" 2>/dev/null || true; fi
     rm -f "$program" "$program.new" "$unit"
-    rm -rf "$docs"
+    rm -rf "$docs" "$share"/man/man1/$name{,-*}.1.gz "${completions[@]}"
     if live; then systemctl daemon-reload; fi
     if [ -n "$purge" ]; then
         rm -rf "$unit.d" "$settings" "$state"

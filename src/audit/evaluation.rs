@@ -43,9 +43,14 @@ pub(super) fn evaluate(request: &AuditRequest, facts: Vec<AuditedAccountFacts>) 
     for account in &accounts {
         problems.extend(find_problems(account));
     }
+    report(request.now, accounts, problems)
+}
+
+/// The report with these accounts and their problems.
+pub(super) fn report(now: Time, accounts: Vec<AccountAudit>, problems: Vec<AuditProblem>) -> AuditReport {
     let complete = problems.is_empty() && !accounts.is_empty();
     let verdict = summarize(&accounts, &problems);
-    let (version, now, findings) = (env!("CARGO_PKG_VERSION"), Rfc3339Time(request.now), Vec::new());
+    let (version, now, findings) = (env!("CARGO_PKG_VERSION"), Rfc3339Time(now), Vec::new());
     AuditReport { version, now, complete, verdict, problems, findings, accounts }
 }
 

@@ -41,7 +41,7 @@ pub(crate) async fn run(args: AuditArgs, context: &CommandContext) -> anyhow::Re
     let account = context.find_account(&db, args.account.as_deref()).await?;
     let account = account.map(|account| account.id.sub.to_string());
     let now = context.clock.now();
-    let request = AuditRequest { account, ..AuditRequest::new(settings, from, to, now) };
+    let request = AuditRequest::new(settings, from, to, account, now);
     let mut report = run_audit(&db, &request).await?;
     let status = status::gather(&db, settings, &settings.database.instance, None, now).await?;
     let is_relevant = |finding: &Finding| match &request.account {

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::{CommandContext, human_format, is_daemon_alive, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::clock::{Clock, Time};
 use crate::config::{Accounts, Settings};
 use crate::coverage::{PlanningRules, ReadPurpose, estimate_backfill_duration};
@@ -19,13 +20,9 @@ use crate::db::{AccountKey, AccountRow, Db, OpenMode};
 use crate::error::UserError;
 use crate::health::BackfillStatus;
 use crate::model::{AccountId, TimeRange, TimeRangeSet};
+use crate::operator_actions;
 use crate::render::clean_text;
 use crate::status::{self, planning_rules};
-
-/// The widest range that is queued without confirmation.
-const MAX_UNCONFIRMED_WIDTH: Duration = Duration::from_secs(31 * SECONDS_PER_DAY);
-/// The longest estimate of the reading time that is queued without confirmation.
-const MAX_UNCONFIRMED_ESTIMATE: Duration = Duration::from_secs(7 * SECONDS_PER_DAY);
 
 /// The retention of RingCX that is assumed if the API does not tell it.
 const ASSUMED_RETENTION: Duration = Duration::from_secs(365 * 86_400);
@@ -189,31 +186,35 @@ async fn queue_backfills(args: BackfillRequestArgs, context: &CommandContext) ->
     let settings = context.settings()?;
     let now = context.clock.now();
     let (from, to) = (context.parse_time("--from", &args.from)?, context.parse_time("--to", &args.to)?);
-    let (range, clipped) = readable_range(from, to, now, settings.discovery.offset)?;
+    if from >= to {
+        return Err(super::empty_range(from, to).into());
+    }
+    let (range, unread_from) = operator_actions::readable_range(from, to, now, settings.discovery.offset)?;
     let db = context.open_database(OpenMode::CreateOrMigrate).await?;
     let accounts = select_accounts(&db, settings, args.account.as_deref(), now).await?;
-    if let Some(note) = clipped {
-        terminal::print_stderr(&note);
+    if let Some(horizon) = unread_from {
+        terminal::print_stderr(&format!(
+            "note: segments that ended at {} or later cannot be read yet; the daemon will read them automatically",
+            horizon.rfc3339_secs()
+        ));
     }
-    let estimate_for = |account: &AccountRow| {
-        let alone = TimeRangeSet::from_unsorted(vec![range]);
-        estimate_backfill_duration(
-            &alone,
-            &planning_rules(settings, account.retention_days),
-            &settings.discovery.rechecks,
-        )
-    };
-    let longest = accounts.iter().map(estimate_for).max().unwrap_or_default();
-    if (range.width() > MAX_UNCONFIRMED_WIDTH || longest > MAX_UNCONFIRMED_ESTIMATE) && !args.yes {
+    if let Some(longest) = operator_actions::needs_confirmation(range, &accounts, settings).filter(|_| !args.yes) {
         confirm_large_range(range, longest)?;
     }
-    let mut queued = Vec::with_capacity(accounts.len());
-    for account in accounts {
-        let rules = planning_rules(settings, account.retention_days);
-        let id = db.request_backfill(account.key, range, !args.oldest_first, now).await?;
-        queued.push(QueuedBackfill { id, account, range, rules });
+    for account in &accounts {
+        let what = format!("backfill from {} to {}", range.from.rfc3339_secs(), range.to.rfc3339_secs());
+        let subject = AccessSubject::Other { what: &what, sub: Some(&account.id.sub) };
+        context.record_access(&db, AccessAction::Backfill, subject).await?;
     }
-    db.bump_change_version().await?;
+    let ids = operator_actions::queue_backfills(&db, &accounts, range, !args.oldest_first, now).await?;
+    let queued: Vec<QueuedBackfill> = ids
+        .into_iter()
+        .zip(accounts)
+        .map(|(id, account)| {
+            let rules = planning_rules(settings, account.retention_days);
+            QueuedBackfill { id, account, range, rules }
+        })
+        .collect();
     for backfill in &queued {
         let open = open_backfills(&db, backfill.account.key).await?;
         match args.json {
@@ -240,30 +241,6 @@ async fn queue_backfills(args: BackfillRequestArgs, context: &CommandContext) ->
     };
     db.close().await;
     Ok(status)
-}
-
-/// Rounds the range to whole seconds, cuts off the part that cannot be read yet, and returns a note
-/// about that.
-fn readable_range(from: Time, to: Time, now: Time, offset: Duration) -> Result<(TimeRange, Option<String>), UserError> {
-    if from >= to {
-        return Err(super::empty_range(from, to));
-    }
-    let horizon = (now - offset).floor_to_second();
-    let from = from.floor_to_second();
-    let to = to.plus_millis(999).floor_to_second();
-    let note = (to > horizon).then(|| {
-        format!(
-            "note: segments that ended at {} or later cannot be read yet; the daemon will read them automatically",
-            horizon.rfc3339_secs()
-        )
-    });
-    let range = TimeRange::new(from, to.min(horizon)).ok_or_else(|| {
-        let (from, horizon) = (from.rfc3339_secs(), horizon.rfc3339_secs());
-        let what = format!("--from is {from}, but only segments that ended before {horizon} can be read");
-        UserError::usage(format!("there is nothing to read yet: {what}"))
-            .with_hint("a running daemon reads the range as soon as possible")
-    })?;
-    Ok((range, note))
 }
 
 /// Selects the accounts; registers those of the settings that are new.

@@ -1,10 +1,11 @@
 //! `check`: checks the whole installation, with one line per check and a hint for each problem.
 //!
-//! Checks the settings, the sinks, the database and the login. Then it reads one metadata window of
+//! Checks the settings, the sinks, the identity provider, the database and the login. Then it reads one metadata window of
 //! each account, whose records it drops, and one artifact of each kind. Its requests count against
 //! the budgets that it shares with a daemon on the same database. It continues after a failure as
 //! far as possible.
 
+mod access_check;
 mod account_check;
 mod sink_check;
 
@@ -56,7 +57,8 @@ pub(crate) async fn run(args: CheckArgs, context: &CommandContext) -> anyhow::Re
     let settings = &loaded.settings;
     let credential = check_credential(settings, context.clock.now());
     let sinks = sink_check::check(&settings.sinks, &context.clock);
-    for line in settings_lines(loaded).into_iter().chain(credential).chain(sinks) {
+    let access = access_check::check(&settings.access, &context.clock).await;
+    for line in settings_lines(loaded).into_iter().chain(credential).chain(sinks).chain(access) {
         output.print(&line)?;
     }
     let db = match check_database(context, settings, &mut output).await? {
@@ -74,7 +76,13 @@ pub(crate) async fn run(args: CheckArgs, context: &CommandContext) -> anyhow::Re
                 return Ok(output.exit_status());
             }
         };
-    let login = app_context::build_login(settings, &api, &db, &context.clock)?;
+    let login = app_context::build_login(
+        settings,
+        tokio::sync::watch::Sender::new(settings.login()?.clone()).subscribe(),
+        &api,
+        &db,
+        &context.clock,
+    );
     if check_login(settings, &login, &mut output).await? {
         let pacer = Pacer::new(settings.limits.requests_per_minute, context.clock.clone());
         let env = CheckEnv { context, settings, db: db.clone(), api, login, pacer };

@@ -1,8 +1,10 @@
-//! `deliver`: shows pending and failed events of each sink, and resends events.
+//! `deliver`: shows pending and failed events of each sink, resends events, and tries a sink.
 //!
-//! The command only reads and queues. A daemon on the same database sends the events.
+//! Except for a test event, the command only reads and queues. A daemon on the same database sends
+//! the events.
 
 mod sink_table;
+mod sink_test;
 
 use base64::Engine;
 use clap::Subcommand;
@@ -10,10 +12,11 @@ use rand::Rng;
 
 use super::human_format::format_count;
 use super::{CommandContext, terminal};
-use crate::config::Settings;
-use crate::db::{Db, OpenMode, ReplayRequest, SinkRow};
+use crate::access::{AccessAction, AccessSubject};
+use crate::db::{Db, OpenMode, ReplayRequest};
 use crate::error::UserError;
 use crate::model::TimeRange;
+use crate::operator_actions;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeliverArgs {
@@ -29,6 +32,8 @@ pub(crate) enum DeliverCommand {
     Retry(DeliverRetryArgs),
     /// Resend the events of a past time range, in addition to new events
     Replay(DeliverReplayArgs),
+    /// Send a test event to a sink and print the answer
+    Test(DeliverTestArgs),
     /// Print a new signing secret for a webhook
     NewSecret,
 }
@@ -51,6 +56,13 @@ pub(crate) struct DeliverRetryArgs {
     /// Also resend now the events that wait for an automatic retry
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeliverTestArgs {
+    /// The sink of the settings
+    #[arg(value_name = "SINK")]
+    pub(crate) sink: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,12 +90,16 @@ pub(crate) async fn run(args: DeliverArgs, context: &CommandContext) -> anyhow::
         return Ok(0);
     }
     let settings = context.settings()?;
+    if let DeliverCommand::Test(args) = &args.command {
+        require_sink(settings, &args.sink)?;
+        return sink_test::send_test_event(&args.sink, settings, &context.clock).await;
+    }
     let db = context.open_database(OpenMode::Existing).await?;
     match args.command {
         DeliverCommand::Status(args) => sink_table::show_sinks(&args, &db, settings, context.clock.now()).await?,
         DeliverCommand::Retry(args) => retry_failed(&args, &db, context).await?,
         DeliverCommand::Replay(args) => request_replay(&args, &db, context).await?,
-        DeliverCommand::NewSecret => {}
+        DeliverCommand::Test(_) | DeliverCommand::NewSecret => {}
     }
     db.close().await;
     Ok(0)
@@ -97,32 +113,20 @@ fn generate_secret() -> String {
 
 async fn retry_failed(args: &DeliverRetryArgs, db: &Db, context: &CommandContext) -> anyhow::Result<()> {
     let settings = context.settings()?;
-    match &args.sink {
-        Some(name) => require_sink(settings, name)?,
-        None if settings.sinks.is_empty() => {
-            terminal::print_stdout(
-                "no sinks, so there is nothing to resend\nhint: [[sinks]] in the settings define the systems that receive events\n",
-            )?;
-            return Ok(());
-        }
-        None => {}
+    if args.sink.is_none() && settings.sinks.is_empty() {
+        terminal::print_stdout(
+            "no sinks, so there is nothing to resend\nhint: [[sinks]] in the settings define the systems that receive events\n",
+        )?;
+        return Ok(());
     }
-    let is_selected = |row: &SinkRow| match &args.sink {
-        Some(name) => row.name == *name,
-        None => settings.sinks.iter().any(|sink| sink.name == row.name),
-    };
-    let (mut events, mut started) = (0, Vec::new());
-    for row in db.sinks().await?.into_iter().filter(is_selected) {
-        events += db.retry_failed_deliveries(row.key, args.all, context.clock.now()).await?;
-        if row.stopped.is_some() {
-            started.push(row.name);
-        }
-    }
-    db.bump_change_version().await?;
-    for name in started {
+    let what = format!("failed events of {}", args.sink.as_deref().unwrap_or("all sinks"));
+    context.record_access(db, AccessAction::Redeliver, AccessSubject::Other { what: &what, sub: None }).await?;
+    let sink = args.sink.as_deref();
+    let done = operator_actions::retry_deliveries(db, settings, sink, args.all, context.clock.now()).await?;
+    for name in done.restarted {
         terminal::print_stdout(&format!("restarted sink {name}\n"))?;
     }
-    terminal::print_stdout(&describe_retry(events, args.all))?;
+    terminal::print_stdout(&describe_retry(done.events, args.all))?;
     Ok(())
 }
 
@@ -137,7 +141,7 @@ fn describe_retry(events: u64, all: bool) -> String {
 }
 
 async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandContext) -> anyhow::Result<()> {
-    require_sink(context.settings()?, &args.sink)?;
+    operator_actions::require_sink(context.settings()?, &args.sink)?;
     let row = db.sinks().await?.into_iter().find(|row| row.name == args.sink);
     let row = row.ok_or_else(|| {
         UserError::usage(format!("no daemon has started the sink {:?} yet", args.sink))
@@ -146,7 +150,11 @@ async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandCont
     let (from, to) = context.parse_range(Some(&args.from), Some(&args.to))?;
     let empty = || UserError::usage("the range of --from and --to is empty");
     let stored = from.zip(to).and_then(|(from, to)| TimeRange::new(from, to)).ok_or_else(empty)?;
-    let account = context.find_account(db, args.account.as_deref()).await?.map(|account| account.key);
+    let account = context.find_account(db, args.account.as_deref()).await?;
+    let what = format!("replay to {} from {} to {}", args.sink, args.from, args.to);
+    let sub = account.as_ref().map(|account| &*account.id.sub);
+    context.record_access(db, AccessAction::Redeliver, AccessSubject::Other { what: &what, sub }).await?;
+    let account = account.map(|account| account.key);
     let request = ReplayRequest { sink: row.key, account, stored, rate: args.rate };
     let accounts = db.request_replay(&request, context.clock.now()).await?;
     db.bump_change_version().await?;
@@ -159,17 +167,4 @@ async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandCont
         format_count(u64::from(args.rate), "event"),
     ))?;
     Ok(())
-}
-
-/// Checks that the settings define this sink.
-fn require_sink(settings: &Settings, name: &str) -> Result<(), UserError> {
-    if settings.sinks.iter().any(|sink| sink.name == name) {
-        return Ok(());
-    }
-    let known: Vec<&str> = settings.sinks.iter().map(|sink| sink.name.as_str()).collect();
-    let hint = match known.as_slice() {
-        [] => "the settings define no [[sinks]]".to_owned(),
-        known => format!("the settings define {}", known.join(", ")),
-    };
-    Err(UserError::usage(format!("there is no sink named {name:?}")).with_hint(hint))
 }

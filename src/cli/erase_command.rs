@@ -5,6 +5,7 @@
 //! it needs `--yes`. It keeps and lists what a hold protects, and possible matches that may belong
 //! to someone else.
 
+mod copies;
 mod journal_table;
 mod plan_json;
 
@@ -15,10 +16,12 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{CommandContext, human_format, terminal};
-use crate::db::{Db, DeletionCounts, ExportRange, OpenMode, QuarantinedText, SegmentRef, WipeOutcome};
+use crate::access::{AccessAction, AccessSubject};
+use crate::db::{Db, DeletionCounts, ExportRange, OpenMode, QuarantinedText, SegmentRef};
 use crate::erasure::{self, Confirmation, ErasurePlan, ErasureRequest};
 use crate::error::UserError;
 use crate::model::Subject;
+use crate::operator_actions;
 use crate::render::clean_line;
 
 /// The number of segments that are listed individually.
@@ -114,7 +117,7 @@ pub(crate) async fn run(args: EraseArgs, context: &CommandContext) -> anyhow::Re
         subject if args.journal => journal_table::show_journal(&db, subject.as_ref(), args.json).await?,
         None if args.retention_now => approve_retention(&args, &db, context).await?,
         None => {
-            purge_index(&db).await?;
+            operator_actions::purge_index(&db).await?;
             if wipe_free_pages(&db, true, context).await? {
                 terminal::print_stdout("rewrote the database file; it contains no erased data\n")?;
             }
@@ -151,6 +154,8 @@ async fn approve_retention(args: &EraseArgs, db: &Db, context: &CommandContext) 
     if !args.yes && !confirm()? {
         bail!(UserError::failed("nothing was approved").with_hint(CONFIRM_HINT));
     }
+    let subject = AccessSubject::Other { what: "approved what retention will erase", sub: None };
+    context.record_access(db, AccessAction::Erase, subject).await?;
     for key in pending {
         db.approve_retention(key, context.clock.now()).await?;
     }
@@ -168,6 +173,7 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
         reason: args.reason.clone(),
         include_alike: args.include_alike,
         include_unreadable: args.include_unreadable,
+        access_entry: None,
     };
     let found = find_segments(db, &request).await?;
     if args.json {
@@ -175,6 +181,7 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
         return Ok(u8::from(found.is_empty() || found.is_incomplete()));
     }
     terminal::print_stdout(&describe_found(&found, args.dry_run))?;
+    terminal::print_stdout(&copies::describe_copies(db, context.settings()?, &found.segments).await?)?;
     if found.is_empty() {
         bail!(nothing_found(&request, found.agent_segments));
     }
@@ -188,6 +195,8 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
     if found.has_deletions() && !args.yes && !confirm()? {
         bail!(UserError::failed("nothing was erased").with_hint(CONFIRM_HINT));
     }
+    let access_entry = Some(context.record_erasure(db, &request.subject).await?);
+    let request = ErasureRequest { access_entry, ..request };
     let confirmation = if args.yes { Confirmation::Everything } else { Confirmation::Listed };
     let bar = segment_progress_bar(found.segments.len() as u64, "erasing");
     let now = context.clock.now();
@@ -199,7 +208,7 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
         db.bump_change_version().await?;
         // Printed before another step can fail, because the erasure is final.
         terminal::print_stdout(&describe_erased(&erased))?;
-        purge_index(db).await?;
+        operator_actions::purge_index(db).await?;
         wipe_free_pages(db, !args.quick, context).await?;
     }
     Ok(u8::from(found.is_incomplete()))
@@ -352,13 +361,6 @@ fn confirm() -> anyhow::Result<bool> {
     Ok(answer.context("failed to ask for confirmation")?.unwrap_or(false))
 }
 
-/// Removes erased words from the search index. [`wipe_free_pages`] then clears the database's log.
-async fn purge_index(db: &Db) -> anyhow::Result<()> {
-    const FAILED: &str = "failed to purge the search index: the data is erased from the archive, but its words may remain in the database files";
-    const HINT: &str = "once the database is writable again, run `ringcx-extractor erase --rewrite`";
-    Ok(db.purge_words().await.map_err(|error| UserError::failed(FAILED).with_hint(HINT).with_source(error))?)
-}
-
 /// Removes erased data from the SQLite files; returns whether they are clean, and otherwise prints
 /// the reason.
 async fn wipe_free_pages(db: &Db, rewrite: bool, context: &CommandContext) -> anyhow::Result<bool> {
@@ -368,27 +370,13 @@ async fn wipe_free_pages(db: &Db, rewrite: bool, context: &CommandContext) -> an
         ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
     );
     spinner.enable_steady_tick(Duration::from_millis(200));
-    let outcome = db.wipe_free_pages(rewrite, &context.clock).await;
+    let left = operator_actions::wipe_free_pages(db, rewrite, &context.clock).await;
     spinner.finish_and_clear();
-    match outcome {
-        Ok(WipeOutcome::Clean) => return Ok(true),
-        Ok(WipeOutcome::NotSqlite) => terminal::print_stderr(
-            "note: Postgres keeps deleted rows in its pages until a vacuum, and in its write-ahead log and backups; see docs/keeping.md",
-        ),
-        Ok(WipeOutcome::NotRewritten) => terminal::print_stderr(
-            "note: unused parts of the database file may contain erased data until `ringcx-extractor erase --rewrite` is run",
-        ),
-        Ok(WipeOutcome::LogInUse) => terminal::print_stderr(
-            "warning: the -wal file of the database may contain erased data, because another process is reading the archive\nhint: run `ringcx-extractor erase --rewrite` later, or restart the daemon",
-        ),
-        Err(error) => {
-            let failed =
-                "failed to rewrite the database file: the data is erased from the archive, but may remain in the file";
-            let hint = "make as much space free as the file needs, then run `ringcx-extractor erase --rewrite`";
-            bail!(UserError::failed(failed).with_hint(hint).with_source(error));
-        }
+    let left = left?;
+    if let Some(note) = left {
+        terminal::print_stderr(note);
     }
-    Ok(false)
+    Ok(left.is_none())
 }
 
 /// The current user and host, for the journal.

@@ -10,6 +10,7 @@ use regex::Regex;
 use super::filter_args::{FilterArgs, account_names};
 use super::terminal::{self, Stdout};
 use super::{CommandContext, human_format, named_values};
+use crate::access::{AccessAction, AccessSubject};
 use crate::config::RedactionRule;
 use crate::db::{Db, EXPORT_ERASURE_RETENTION, OpenMode};
 use crate::error::UserError;
@@ -90,6 +91,9 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
         (Some(keys), None) => keys.len() as u64,
         _ => db.count_segments(selected.range).await?,
     };
+    let text = describe_export(&args);
+    let subject_of_access = AccessSubject::Query { text: &text, sub: selected.sub.as_deref(), hits: total };
+    context.record_access(&db, AccessAction::Export, subject_of_access).await?;
     let selection = Selection {
         table: args.table,
         range: selected.range,
@@ -133,6 +137,19 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
         None => terminal::print_stderr("note: the database is read-only, so there is no number for --changed-since"),
     }
     Ok(0)
+}
+
+/// The selection, for the access log.
+fn describe_export(args: &ExportArgs) -> String {
+    let mut text = "export".to_owned();
+    text.push_str(&args.filters.describe());
+    if let Some(number) = args.changed_since {
+        text.push_str(&format!(" changed_since={number}"));
+    }
+    if !args.redact.is_empty() || !args.redact_pattern.is_empty() {
+        text.push_str(" redacted");
+    }
+    text
 }
 
 async fn write_target(

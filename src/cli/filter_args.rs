@@ -56,6 +56,8 @@ pub(crate) struct FilterArgs {
 pub(crate) struct SelectedSegments {
     pub(crate) range: ExportRange,
     pub(crate) filter: SegmentFilter,
+    /// The sub-account id of the account, if one was given.
+    pub(crate) sub: Option<String>,
     /// The segments of a contact, a dialog or a hold, in the order of exports; `None` without such
     /// a filter.
     pub(crate) subject: Option<Vec<SegmentRef>>,
@@ -70,7 +72,9 @@ impl FilterArgs {
     /// Finds the account, and the segments of contact, dialog and hold. Prints what it leaves out.
     pub(crate) async fn resolve(&self, db: &Db, context: &CommandContext) -> anyhow::Result<SelectedSegments> {
         let (from, to) = self.time_range(context)?;
-        let account = context.find_account(db, self.account.as_deref()).await?.map(|account| account.key);
+        let account = context.find_account(db, self.account.as_deref()).await?;
+        let sub = account.as_ref().map(|account| account.id.sub.to_string());
+        let account = account.map(|account| account.key);
         let filter = SegmentFilter {
             channel: self.channel.clone(),
             direction: self.direction.clone(),
@@ -80,8 +84,28 @@ impl FilterArgs {
         Ok(SelectedSegments {
             range: ExportRange { from, to, account },
             filter,
+            sub,
             subject: self.find_subjects(db, account).await?,
         })
+    }
+
+    /// The filters, for the access log. A contact is not named there: the log cannot be erased.
+    pub(crate) fn describe(&self) -> String {
+        let hold = self.hold.map(|number| number.to_string());
+        let contact = self.contact.as_ref().map(|_| "[contact]".to_owned());
+        let filters = [
+            ("from", &self.from),
+            ("to", &self.to),
+            ("channel", &self.channel),
+            ("direction", &self.direction),
+            ("agent", &self.agent),
+            ("disposition", &self.disposition),
+            ("contact", &contact),
+            ("dialog", &self.dialog),
+            ("hold", &hold),
+        ];
+        let given = filters.into_iter().filter_map(|(name, value)| Some(format!(" {name}={}", value.as_ref()?)));
+        given.collect()
     }
 
     async fn find_subjects(&self, db: &Db, account: Option<AccountKey>) -> anyhow::Result<Option<Vec<SegmentRef>>> {

@@ -1,6 +1,6 @@
 //! `health`: checks whether a running daemon is alive, for containers without a shell.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -62,13 +62,11 @@ fn root_cause(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// The address to connect to: an unspecified address becomes loopback.
+/// The address to connect to: an unspecified address becomes loopback. `[::]` includes IPv4, and
+/// containers often have no other loopback.
 fn connectable_address(listen: &str) -> String {
     match listen.parse::<SocketAddr>() {
-        Ok(address) if address.ip().is_unspecified() => {
-            let ip: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-            SocketAddr::new(ip, address.port()).to_string()
-        }
+        Ok(address) if address.ip().is_unspecified() => format!("{}:{}", Ipv4Addr::LOCALHOST, address.port()),
         _ => listen.to_owned(),
     }
 }
@@ -80,7 +78,7 @@ mod tests {
     #[test]
     fn any_address_is_asked_on_this_machine() {
         assert_eq!(connectable_address("0.0.0.0:8480"), "127.0.0.1:8480");
-        assert_eq!(connectable_address("[::]:8480"), "[::1]:8480");
+        assert_eq!(connectable_address("[::]:8480"), "127.0.0.1:8480");
         assert_eq!(connectable_address("192.0.2.7:1"), "192.0.2.7:1");
         assert_eq!(connectable_address("localhost:1"), "localhost:1");
     }

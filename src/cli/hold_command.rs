@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::erase_command::{SubjectArgs, current_user, list_first_segments, segment_progress_bar};
 use super::human_format::{format_amounts, format_count};
 use super::{CommandContext, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::db::{AccountRow, Db, ExportRange, Hold, JournalAction, JournalEntry, OpenMode};
 use crate::erasure::{self, HoldCount};
 use crate::error::UserError;
@@ -60,6 +61,8 @@ pub(crate) async fn run(args: HoldArgs, context: &CommandContext) -> anyhow::Res
         list_holds(&db, args.json).await?;
     } else if let Some(id) = args.release {
         let reason = args.reason.clone();
+        let what = format!("hold {id}");
+        context.record_access(&db, AccessAction::Release, AccessSubject::Other { what: &what, sub: None }).await?;
         let Some(released) = db.release_hold(id, &current_user(), reason, context.clock.now()).await? else {
             let error = UserError::failed(format!("there is no hold {id}"));
             bail!(error.with_hint("`ringcx-extractor hold --list` lists the holds"));
@@ -71,7 +74,12 @@ pub(crate) async fn run(args: HoldArgs, context: &CommandContext) -> anyhow::Res
             }
         }
     } else {
-        let account = context.find_account(&db, args.account.as_deref()).await?.map(|account| account.key);
+        let account = context.find_account(&db, args.account.as_deref()).await?;
+        if let Some(subject) = &subject {
+            let sub = account.as_ref().map(|account| &*account.id.sub);
+            context.record_access(&db, AccessAction::Hold, AccessSubject::Subject { subject, sub }).await?;
+        }
+        let account = account.map(|account| account.key);
         let entry = JournalEntry {
             who: current_user(),
             what: JournalAction::Hold,

@@ -41,9 +41,31 @@ pub(crate) fn format_amounts(segments: u64, records: u64, suffix: &str) -> Vec<S
     segments.into_iter().chain(records).collect()
 }
 
+/// Formats a size: `812 KiB`, `1.5 GiB`.
+pub(crate) fn format_bytes(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// Quotes a word for a POSIX shell, where that is needed.
+pub(crate) fn shell_word(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+:@%=,".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_quoted_where_the_shell_would_split_or_expand_it() {
+        assert_eq!(shell_word("/var/a-1.db"), "/var/a-1.db");
+        assert_eq!(shell_word("a b"), "'a b'");
+        assert_eq!(shell_word("it's $x"), r"'it'\''s $x'");
+        assert_eq!(shell_word(""), "''");
+    }
 
     #[test]
     fn a_span_is_said_in_its_two_largest_units() {

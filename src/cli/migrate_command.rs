@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use secrecy::SecretString;
 
 use super::{CommandContext, human_format, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::config::DatabaseUrl;
 use crate::db::{CopySummary, Db, FileLock, OpenMode, PostgresCopy};
 use crate::error::UserError;
@@ -91,6 +92,9 @@ async fn copy_to_postgres(url: &SecretString, context: &CommandContext) -> anyho
         _ = tokio::signal::ctrl_c() => bail!("interrupted: nothing was copied"),
     };
     from.close().await;
+    // In the copy alone: the file is only read.
+    let what = "copy of the archive to Postgres";
+    context.record_access(&to, AccessAction::Backup, AccessSubject::Other { what, sub: None }).await?;
     to.close().await;
     drop(lock);
     terminal::print_stdout(&summarize_copy(&summary, &path))?;

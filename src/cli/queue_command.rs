@@ -8,9 +8,11 @@ use clap::builder::TypedValueParser;
 
 use super::human_format::format_count;
 use super::{CommandContext, named_values, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, OpenMode, QueueFilter};
 use crate::error::UserError;
 use crate::model::{Artifact, ItemState};
+use crate::operator_actions;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct QueueArgs {
@@ -122,8 +124,8 @@ pub(crate) async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Re
         QueueCommand::Show(args) => item_list::show_items(&args, &db, context).await?,
         QueueCommand::Retry(selection) => {
             let filter = build_filter(&selection, &db, context).await?;
-            let items = db.retry_items(&filter, context.clock.now()).await?;
-            db.bump_change_version().await?;
+            record_operation(&selection, &db, AccessAction::Retry, context).await?;
+            let items = operator_actions::retry_items(&db, &filter, context.clock.now()).await?;
             terminal::print_stdout(&format!(
                 "{} will be retried by the running daemon or the next one\n",
                 format_count(items, "item")
@@ -135,13 +137,35 @@ pub(crate) async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Re
                 bail!(error.with_hint("give the reason, which is stored with the items"));
             }
             let filter = build_filter(&args.selection, &db, context).await?;
-            let items = db.discard_items(&filter, args.reason.trim()).await?;
-            db.bump_change_version().await?;
+            record_operation(&args.selection, &db, AccessAction::Discard, context).await?;
+            let items = operator_actions::discard_items(&db, &filter, &args.reason).await?;
             terminal::print_stdout(&format!("discarded {}\n", format_count(items, "item")))?;
         }
     }
     db.close().await;
     Ok(0)
+}
+
+/// Records which items are changed.
+async fn record_operation(
+    selection: &ItemSelection,
+    db: &Db,
+    action: AccessAction,
+    context: &CommandContext,
+) -> anyhow::Result<()> {
+    let mut what = match (&selection.segment, selection.state) {
+        (Some(segment), _) => format!("items of segment {segment}"),
+        (None, Some(state)) => format!("items in state {state:?}"),
+        (None, None) => "unavailable and failed items".to_owned(),
+    };
+    for (name, value) in
+        [("artifact", selection.artifact.map(|artifact| artifact.to_string())), ("account", selection.account.clone())]
+    {
+        if let Some(value) = value {
+            what.push_str(&format!(" {name}={value}"));
+        }
+    }
+    context.record_access(db, action, AccessSubject::Other { what: &what, sub: None }).await
 }
 
 /// Builds the filter of the selected items. A segment without such items is an error, because its

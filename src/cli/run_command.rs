@@ -1,8 +1,11 @@
 //! `run`: starts the daemon with its logging and signals.
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::CommandContext;
+use crate::build_info;
+use crate::config::Auth;
 use crate::daemon::{self, signals};
 use crate::telemetry;
 
@@ -14,16 +17,18 @@ pub(crate) async fn run(_args: RunArgs, context: &CommandContext) -> anyhow::Res
     let loaded = context.loaded_settings()?;
     let log = telemetry::init(&loaded.settings.log)?;
     let stop = CancellationToken::new();
+    let auth = watch::Sender::new(loaded.settings.login()?.clone());
+    let reloaded = auth.subscribe();
     let signals = signals::listen(stop.clone(), {
         let context = CommandContext::new(context.config.clone(), context.clock.clone());
-        move || reload_log_filter(&context, &log)
+        move || reload_settings(&context, &log, &auth)
     })?;
     let file = loaded.file.as_ref().map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = file, "starting");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), commit = build_info::commit(), settings = file, "starting");
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let daemon = daemon::run(loaded.settings.clone(), context.clock.clone(), stop);
+    let daemon = daemon::run_with_reload(loaded.settings.clone(), reloaded, context.clock.clone(), stop);
     // The signal task never ends before the daemon.
     tokio::pin!(daemon);
     let outcome = tokio::select! {
@@ -36,13 +41,20 @@ pub(crate) async fn run(_args: RunArgs, context: &CommandContext) -> anyhow::Res
     outcome.map(|()| 0)
 }
 
-/// Applies the log filter of the current settings after SIGHUP.
-fn reload_log_filter(context: &CommandContext, log: &telemetry::LogFilterHandle) {
+/// Applies the log filter and the login of the current settings after SIGHUP.
+fn reload_settings(context: &CommandContext, log: &telemetry::LogFilterHandle, auth: &watch::Sender<Auth>) {
     match context.reload_settings().map_err(anyhow::Error::from).and_then(|loaded| {
         log.set_filter(&loaded.settings.log.filter)?;
-        Ok(loaded.settings.log.filter)
+        Ok(loaded.settings)
     }) {
-        Ok(filter) => tracing::info!(filter, "log filter reloaded"),
-        Err(error) => tracing::warn!("failed to reload the log filter; the current one stays active: {error:#}"),
+        Ok(settings) => {
+            tracing::info!(filter = settings.log.filter, "log filter reloaded");
+            if let Some(login) = settings.auth {
+                auth.send_replace(login);
+            }
+        }
+        Err(error) => {
+            tracing::warn!("failed to reload the log filter and the login; the current ones stay active: {error:#}");
+        }
     }
 }

@@ -10,9 +10,10 @@ mod overview_list;
 
 use clap::builder::TypedValueParser;
 
-use super::filter_args::FilterArgs;
+use super::filter_args::{FilterArgs, SelectedSegments};
 use super::human_format::format_count;
 use super::{CommandContext, named_values, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, OpenMode};
 use crate::error::UserError;
 use crate::model::Artifact;
@@ -91,6 +92,7 @@ pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::R
         None => {
             let selected = args.filters.resolve(&db, context).await?;
             let (shown, has_more) = overview_list::read_newest(&db, &selected, page).await?;
+            record_search(&args, &selected, shown.len(), &db, context).await?;
             if args.json {
                 shown.iter().try_for_each(|overview| terminal::print_json(&overview.to_json()))?;
             } else if !shown.is_empty() {
@@ -106,6 +108,19 @@ pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::R
     }
     db.close().await;
     Ok(0)
+}
+
+/// Adds an entry to the access log, before anything is shown.
+async fn record_search(
+    args: &SearchArgs,
+    selected: &SelectedSegments,
+    hits: usize,
+    db: &Db,
+    context: &CommandContext,
+) -> anyhow::Result<()> {
+    let text = format!("{}{}", args.query.join(" "), args.filters.describe());
+    let subject = AccessSubject::Query { text: &text, sub: selected.sub.as_deref(), hits: hits as u64 };
+    context.record_access(db, AccessAction::Search, subject).await
 }
 
 /// Which conversations are shown.
@@ -176,6 +191,7 @@ async fn search_words(
         }
     };
     let (shown, has_more) = page.select(group_by_conversation(hits));
+    record_search(args, &selected, shown.len(), db, context).await?;
     if args.json {
         shown.iter().try_for_each(|conversation| terminal::print_json(&hit_list::to_json(conversation)))?;
     } else if !shown.is_empty() {

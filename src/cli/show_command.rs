@@ -7,6 +7,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::{CommandContext, terminal};
+use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, DeletionReason, OpenMode, SegmentRow};
 use crate::error::UserError;
 use crate::export::{ExportLine, SegmentEntry};
@@ -37,6 +38,14 @@ struct SegmentJson<'a> {
 pub(crate) async fn run(args: ShowArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let db = context.open_database(OpenMode::ReadOnly).await?;
     let segments = find_segments(&db, &args).await?;
+    for segment in segments.iter().filter(|_| args.dialog.is_none()) {
+        let subject = AccessSubject::Segment { sub: &segment.account.sub, id: &segment.segment_id };
+        context.record_access(&db, AccessAction::Read, subject).await?;
+    }
+    if let Some(dialog) = &args.dialog {
+        let subject = AccessSubject::Dialog { id: dialog, segments: segments.len() as u64 };
+        context.record_access(&db, AccessAction::Read, subject).await?;
+    }
     let slots = db.segment_artifacts(&segments).await?;
     let now = context.clock.now();
     let mut pages = match &args.dialog {

@@ -11,6 +11,26 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
+fn the_version_names_the_commit_and_its_time() {
+    let version = concat!("ringcx-extractor ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(Cli::command().render_version().trim_end(), version);
+    let text = Cli::command().render_long_version();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines[0], lines.len()), (version, 3), "{text}");
+    assert!(lines[1].starts_with("commit: ") && lines[2].starts_with("built: "), "{text}");
+}
+
+#[test]
+fn every_command_has_a_man_page() {
+    let folder = tempfile::tempdir().unwrap();
+    clap_mangen::generate_to(Cli::command(), folder.path()).unwrap();
+    for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+        let page = folder.path().join(format!("ringcx-extractor-{}.1", command.get_name()));
+        assert!(page.exists(), "{}", page.display());
+    }
+}
+
+#[test]
 fn the_help_lists_every_command_and_option() {
     let help = Cli::command().term_width(100).render_help().to_string();
     insta::assert_snapshot!(help, @r#"
@@ -35,6 +55,10 @@ fn the_help_lists_every_command_and_option() {
       erase        Erase conversations permanently, for example on a legal request
       hold         Place, list or release legal holds, which prevent retention and erasure
       verify       Verify the integrity of the archive and report alterations
+      access       Create keys for programs, and show who read what
+      mcp          Serve the archive to an assistant on this machine, over the Model Context Protocol
+      backup       Write a consistent copy of a SQLite archive, while a daemon may be running
+      restore      Restore a copy of the archive, and repeat the erasures made since
       health       Check whether a running daemon is alive; for containers
       migrate      Migrate the database to the current schema (as `run` does), or copy it to Postgres
       completions  Print shell completions

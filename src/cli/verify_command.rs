@@ -2,11 +2,15 @@
 //!
 //! Reads the database, and writes only the file of `--manifests`.
 
+mod manifest_signature;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+
+use manifest_signature::SigningKey;
 
 use super::{CommandContext, human_format, terminal};
 use crate::clock::Time;
@@ -36,6 +40,10 @@ pub(crate) struct VerifyArgs {
     /// store it where nobody who can write to the database can change it
     #[arg(long, value_name = "FILE")]
     pub(crate) manifests: Option<PathBuf>,
+    /// Sign the file of --manifests with this Ed25519 key (PEM): the signature is in FILE.sig, for
+    /// `openssl pkeyutl`
+    #[arg(long, value_name = "KEY", requires = "manifests")]
+    pub(crate) sign: Option<PathBuf>,
     /// Compare with an earlier file of --manifests: the archive must still match its heads
     #[arg(long, value_name = "FILE")]
     pub(crate) against: Option<PathBuf>,
@@ -50,6 +58,7 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
         Some(path) => read_lines(path)?,
         None => Vec::new(),
     };
+    let key = args.sign.as_deref().map(SigningKey::read).transpose()?;
     let db = context.open_database(OpenMode::ReadOnly).await?;
     let account = context.find_account(&db, args.account.as_deref()).await?;
     let recorded = match &account {
@@ -61,6 +70,10 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
     if let Some(path) = &args.manifests {
         let count = write_lines(path, &chains, request.now)?;
         terminal::print_stderr(&format!("wrote {} to {}", human_format::format_count(count, "line"), path.display()));
+        if let Some(key) = key {
+            let signature = key.sign_file(path)?;
+            terminal::print_stderr(&format!("wrote the signature to {}", signature.display()));
+        }
     }
     let report = if args.manifests_only {
         verify::verify_manifests(&chains, &request)

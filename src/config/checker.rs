@@ -22,9 +22,8 @@ pub(crate) enum LoadScope {
     Archive,
 }
 
-/// Sections that reading the archive does not need. Their secrets may be unreadable for a person who
-/// only reads.
-const SECTIONS_WITH_SECRETS: [&str; 3] = ["auth", "http", "sinks"];
+/// What reading the archive does not need. Its secrets may be unreadable for a person who only reads.
+const SECTIONS_WITH_SECRETS: [&str; 4] = ["access.oidc", "auth", "http", "sinks"];
 
 /// The problems and warnings of the merged settings.
 pub(super) struct Checker<'a> {
@@ -83,8 +82,8 @@ impl Checker<'_> {
     /// Drops the problems that do not matter to the scope.
     pub(super) fn drop_irrelevant_problems(&mut self) {
         if self.scope == LoadScope::Archive {
-            let section = |problem: &ConfigError| problem.key.split(['.', '[']).next().unwrap_or_default().to_owned();
-            self.problems.retain(|problem| !SECTIONS_WITH_SECRETS.contains(&&*section(problem)));
+            let is_irrelevant = |key: &str| SECTIONS_WITH_SECRETS.iter().any(|section| key.starts_with(section));
+            self.problems.retain(|problem| !is_irrelevant(&problem.key));
         }
     }
 

@@ -4,10 +4,12 @@
 //! Reads the host name of the machine if no instance is set, and the files of secrets. Continues
 //! after a problem, so that all problems are found at once.
 
+mod access_settings;
 mod account_settings;
 mod auth_settings;
 mod sink_settings;
 mod url;
+mod webhook_settings;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +28,8 @@ use super::settings::{
 use super::settings_document::{DatabaseSection, Document, HttpSection, ReportSection};
 
 pub(super) use sink_settings::REDACTION_HINT;
-pub use sink_settings::signing_key;
+pub(super) use url::has_password;
+pub use webhook_settings::signing_key;
 
 /// The smallest offset that the API documents.
 const API_MIN_OFFSET: Duration = Duration::from_mins(5);
@@ -51,12 +54,16 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     let database = build_database(document.database, checker);
     let http = build_http(document.http, checker);
     let report = build_report(document.report, checker);
+    let access = access_settings::build_access(document.access, checker);
     let sinks = sink_settings::build_sinks(document.sinks, checker);
     if let (Some(accounts), Some(sinks)) = (&accounts, &sinks) {
         warn_about_unknown_accounts(accounts, sinks, checker);
     }
     if checker.scope == LoadScope::All && auth.is_none() {
         return None;
+    }
+    if let (Some(Accounts::Listed(listed)), Some(access)) = (&accounts, &access) {
+        access_settings::warn_about_unknown_accounts(listed, access, checker);
     }
     Some(Settings {
         api,
@@ -67,6 +74,7 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
         fetch,
         database: database?,
         http,
+        access: access?,
         log,
         report,
         sinks: sinks?,

@@ -158,6 +158,38 @@ impl Default for Artifacts {
     }
 }
 
+/// What a sink receives: artifacts, all by default, and metadata.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(with = "Vec<String>", inline, extend("items" = { "type": "string", "enum": SinkContent::NAMES }))]
+pub(super) struct SinkContents(pub(super) List<SinkContent>);
+
+/// One kind of events that a sink can receive.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SinkContent {
+    Metadata,
+    #[serde(untagged)]
+    Artifact(Artifact),
+}
+
+impl SinkContent {
+    const NAMES: [&'static str; 4] = ["transcript", "agent_summary", "auto_summary", "metadata"];
+
+    /// The artifact, unless it is metadata.
+    pub(super) fn artifact(self) -> Option<Artifact> {
+        match self {
+            SinkContent::Metadata => None,
+            SinkContent::Artifact(artifact) => Some(artifact),
+        }
+    }
+}
+
+impl Default for SinkContents {
+    fn default() -> SinkContents {
+        SinkContents(List(ArtifactSet::ALL.iter().map(SinkContent::Artifact).collect()))
+    }
+}
+
 /// How long the archive keeps a segment: `forever`, or a span of time.
 #[derive(Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]

@@ -18,9 +18,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::config_error::ConfigError;
 use super::secret::Secret;
-use super::sections::{DATABASE_URL_HINT, parse_database_url};
+use super::sections::{DATABASE_URL_HINT, has_password, parse_database_url};
 use super::setting_types::{Span, span, spans};
 use super::time_parse::{TIME_FORMS, parse_start};
+use crate::clock::Time;
 use crate::model::{AccountId, ArtifactSelection, ArtifactSet, DiscoveryStart};
 
 /// All settings.
@@ -37,6 +38,7 @@ pub struct Settings {
     /// The section `[database]`.
     pub database: Database,
     pub(crate) http: Http,
+    pub(crate) access: Access,
     pub(crate) log: Log,
     pub(crate) report: Option<DailyReport>,
     pub(crate) sinks: Vec<Sink>,
@@ -281,6 +283,18 @@ pub struct Database {
 }
 
 impl Database {
+    /// The Postgres URL as a word of a shell command, without its password: from its file, or from
+    /// a variable where it contains a password.
+    pub(crate) fn shell_url(&self) -> String {
+        match (&self.secret.file, &self.url) {
+            (Some((_, file)), _) => format!("\"$(cat '{}')\"", file.display()),
+            (None, DatabaseUrl::Postgres(url)) if !has_password(url.expose_secret()) => {
+                format!("'{}'", url.expose_secret())
+            }
+            _ => "\"$DATABASE_URL\" (the value of database.url)".to_owned(),
+        }
+    }
+
     /// The Postgres URL, read again if it came from a file; `None` for SQLite.
     ///
     /// # Errors
@@ -319,6 +333,72 @@ pub(crate) struct Http {
     pub(crate) listen: Option<String>,
     /// The token that a browser needs to see conversations; `None` never shows them.
     pub(crate) token: Option<SecretString>,
+}
+
+/// Who may read conversations over HTTP, besides the holders of `http.token`.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    pub(crate) oidc: Option<Oidc>,
+    pub(crate) roles: Vec<RoleSettings>,
+    pub(crate) keys: Vec<KeySettings>,
+    /// How long entries of the access log are kept.
+    pub(crate) log_retention: Duration,
+}
+
+/// The OpenID Connect provider at which people log in.
+#[derive(Debug, Clone)]
+pub(crate) struct Oidc {
+    /// As the provider writes it in its tokens.
+    pub(crate) issuer: String,
+    pub(crate) client_id: String,
+    pub(crate) client_secret: Secret,
+    /// Without a trailing slash.
+    pub(crate) public_url: String,
+    pub(crate) groups_claim: String,
+    /// Besides `openid`.
+    pub(crate) scopes: Vec<String>,
+}
+
+/// Something that a role may permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Permission {
+    /// Search and read conversations.
+    Read,
+    /// Listen to recordings.
+    Listen,
+    /// Queue, backfills and delivery.
+    Operate,
+    /// Erase, and place or release legal holds.
+    Erase,
+    /// Read the access log.
+    Log,
+}
+
+/// A role.
+#[derive(Debug, Clone)]
+pub(crate) struct RoleSettings {
+    pub(crate) name: String,
+    pub(crate) groups: BTreeSet<String>,
+    pub(crate) subjects: BTreeSet<String>,
+    /// Sub-account ids; all if empty.
+    pub(crate) accounts: BTreeSet<String>,
+    /// Channels; all if empty.
+    pub(crate) channels: BTreeSet<String>,
+    /// At least one.
+    pub(crate) may: BTreeSet<Permission>,
+    pub(crate) redact: Vec<RedactionRule>,
+}
+
+/// A key of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeySettings {
+    pub(crate) name: String,
+    /// SHA-256 of the key.
+    pub(crate) hash: [u8; 32],
+    /// The name of a role that exists.
+    pub(crate) role: String,
+    pub(crate) expires: Option<Time>,
 }
 
 /// The log.
@@ -388,8 +468,12 @@ pub struct Sink {
     pub name: String,
     /// The start of the sink when its name first appears.
     pub start: SinkStart,
-    /// The artifacts that it receives; never empty.
+    /// The artifacts that it receives.
     pub artifacts: ArtifactSet,
+    /// Whether it also receives metadata: a segment was announced or changed.
+    pub metadata: bool,
+    /// Which erasures it is told about.
+    pub erasures: SinkErasures,
     /// The sub-account ids that it receives; empty for all.
     pub accounts: BTreeSet<String>,
     /// The channels that it receives; empty for all.
@@ -400,6 +484,17 @@ pub struct Sink {
     pub give_up_after: Duration,
     /// The type of the sink, with its own settings.
     pub kind: SinkKind,
+}
+
+/// The erasures that a sink is told about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkErasures {
+    /// Those that a person requested, and those by retention.
+    #[default]
+    All,
+    /// Those that a person requested.
+    Requested,
 }
 
 /// A rule for what is redacted in texts.
@@ -420,6 +515,20 @@ pub enum RedactionRule {
     },
 }
 
+impl PartialEq for RedactionRule {
+    fn eq(&self, other: &RedactionRule) -> bool {
+        match (self, other) {
+            (RedactionRule::Card, RedactionRule::Card)
+            | (RedactionRule::Email, RedactionRule::Email)
+            | (RedactionRule::Phone, RedactionRule::Phone) => true,
+            (RedactionRule::Pattern { name, pattern }, RedactionRule::Pattern { name: name_2, pattern: pattern_2 }) => {
+                name == name_2 && pattern.as_str() == pattern_2.as_str()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The type of a sink.
 #[derive(Debug, Clone)]
 pub enum SinkKind {
@@ -431,17 +540,7 @@ pub enum SinkKind {
         rotate: Duration,
     },
     /// HTTP requests, signed as Standard Webhooks.
-    Webhook {
-        /// The target URL, http or https. Secret, because such URLs often contain a token.
-        url: SecretString,
-        /// The signing secrets; never empty. Each request is signed with all of them, so that they
-        /// can be rotated.
-        secrets: Vec<SecretString>,
-        /// How long a request may take.
-        timeout: Duration,
-        /// Whether the URL may be on a private network.
-        allow_private: bool,
-    },
+    Webhook(Box<WebhookSettings>),
     /// Objects in a bucket or folder.
     ObjectStore {
         /// `s3://`, `gs://`, `az://` or `file://`, with bucket and prefix.
@@ -451,6 +550,90 @@ pub enum SinkKind {
         /// The options of the store; names in lower case.
         options: BTreeMap<String, SecretString>,
     },
+}
+
+/// The settings of a webhook.
+#[derive(Debug, Clone)]
+pub struct WebhookSettings {
+    /// The target URL, http or https. Secret, because such URLs often contain a token.
+    pub url: SecretString,
+    /// The signing secrets. Each request is signed with all of them, so that they can be rotated.
+    /// Without any, requests are not signed.
+    pub secrets: Vec<SecretString>,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// Whether the URL may be on a private network.
+    pub allow_private: bool,
+    /// The HTTP method.
+    pub method: WebhookMethod,
+    /// Further headers; the names are valid, the values secret.
+    pub headers: BTreeMap<String, SecretString>,
+    /// The media type of the body; `None` for that of the event, or JSON with a template.
+    pub content_type: Option<String>,
+    /// The template of the body.
+    pub template: Option<String>,
+    /// How to obtain a bearer token.
+    pub oauth: Option<OauthSettings>,
+    /// The proxy, which may contain a password.
+    pub proxy: Option<SecretString>,
+    /// Above this size in bytes, the body has a reference in place of the content.
+    pub max_body: Option<usize>,
+}
+
+impl WebhookSettings {
+    /// A webhook with this URL and signing secret, and the defaults.
+    pub fn new(url: &str, secret: &str) -> WebhookSettings {
+        WebhookSettings {
+            url: SecretString::from(url),
+            secrets: vec![SecretString::from(secret)],
+            timeout: Duration::from_secs(30),
+            allow_private: false,
+            method: WebhookMethod::Post,
+            headers: BTreeMap::new(),
+            content_type: None,
+            template: None,
+            oauth: None,
+            proxy: None,
+            max_body: None,
+        }
+    }
+}
+
+/// The HTTP method of a webhook.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum WebhookMethod {
+    /// POST.
+    #[default]
+    Post,
+    /// PUT.
+    Put,
+    /// PATCH.
+    Patch,
+}
+
+impl WebhookMethod {
+    /// The method's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            WebhookMethod::Post => "POST",
+            WebhookMethod::Put => "PUT",
+            WebhookMethod::Patch => "PATCH",
+        }
+    }
+}
+
+/// OAuth 2.0 client credentials.
+#[derive(Debug, Clone)]
+pub struct OauthSettings {
+    /// The token endpoint.
+    pub token_url: String,
+    /// The client's id.
+    pub client_id: String,
+    /// The client's secret.
+    pub client_secret: SecretString,
+    /// The scope to ask for.
+    pub scope: Option<String>,
 }
 
 /// The format of the objects of a sink.

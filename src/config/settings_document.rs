@@ -15,8 +15,13 @@ use super::checker::Checker;
 use super::config_error::quoted;
 use super::schema::{self, SettingKind};
 use super::sections::{DEFAULT_DATABASE_URL, REDACTION_HINT};
-use super::setting_types::{Artifacts, Id, List, Retention, SPAN_HINT, SecretText, Span, StoreOption, Text};
-use super::settings::{ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, ReportFormat, SinkStart};
+use super::setting_types::{
+    Artifacts, Id, List, Retention, SPAN_HINT, SecretText, SinkContents, Span, StoreOption, Text,
+};
+use super::settings::{
+    ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, Permission, ReportFormat, SinkErasures, SinkStart,
+    WebhookMethod,
+};
 use crate::model::SummariesFor;
 
 /// The settings of ringcx-extractor.
@@ -33,6 +38,7 @@ pub(super) struct Document {
     pub(super) fetch: Fetch,
     pub(super) database: DatabaseSection,
     pub(super) http: HttpSection,
+    pub(super) access: AccessSection,
     pub(super) log: Log,
     pub(super) report: ReportSection,
     /// The systems that receive an event for each stored artifact.
@@ -154,6 +160,82 @@ impl Default for ReportSection {
     }
 }
 
+/// Who may read conversations over HTTP.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct AccessSection {
+    pub(super) oidc: Option<OidcSection>,
+    /// What their members may do, in which accounts and channels.
+    pub(super) roles: Vec<Option<RoleSection>>,
+    /// Keys of programs.
+    pub(super) keys: Vec<Option<KeySection>>,
+    /// How long entries of the access log are kept.
+    pub(super) log_retention: Span<DEFAULT_LOG_RETENTION_SECS>,
+}
+
+/// Seven years of 365.25 days.
+const DEFAULT_LOG_RETENTION_SECS: u64 = 7 * 31_557_600;
+
+/// The login of people, at an OpenID Connect provider.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct OidcSection {
+    /// The provider's issuer URL.
+    pub(super) issuer: Text,
+    /// The client id that the provider has assigned.
+    pub(super) client_id: Text,
+    /// The client secret.
+    pub(super) client_secret: Option<SecretText>,
+    pub(super) client_secret_file: Text,
+    /// The URL under which people reach this server; the provider sends them back to
+    /// {public_url}/auth/callback.
+    pub(super) public_url: Text,
+    /// The claim with a person's groups.
+    #[schemars(extend("default" = DEFAULT_GROUPS_CLAIM))]
+    pub(super) groups_claim: Text,
+    /// What is requested besides openid.
+    #[schemars(extend("default" = DEFAULT_SCOPES))]
+    pub(super) scopes: Option<List<Id>>,
+}
+
+pub(super) const DEFAULT_GROUPS_CLAIM: &str = "groups";
+pub(super) const DEFAULT_SCOPES: [&str; 2] = ["email", "profile"];
+
+/// A role.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct RoleSection {
+    /// Identifies the role.
+    pub(super) name: Text,
+    /// Members: the provider's groups.
+    pub(super) groups: Option<List<Id>>,
+    /// Members: verified e-mail addresses, or `sub` claims.
+    pub(super) subjects: List<Id>,
+    /// Sub-account ids that it covers, all if empty.
+    pub(super) accounts: List<Id>,
+    /// Channels that it covers, all if empty.
+    pub(super) channels: List<Id>,
+    /// What it permits: read, listen, operate, erase, log.
+    pub(super) may: Option<List<Permission>>,
+    /// What it never sees: card, email, phone, or custom patterns.
+    #[schemars(with = "Vec<RedactionEntry>", extend("default" = []))]
+    pub(super) redact: Vec<Option<RedactionEntry>>,
+}
+
+/// A key of a program.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct KeySection {
+    /// Names the program in the access log.
+    pub(super) name: Text,
+    /// The key's hash, as `access new-key` prints it.
+    pub(super) key_hash: Text,
+    /// The name of its role.
+    pub(super) role: Text,
+    /// When it becomes invalid: a date (midnight UTC) or a time; never if not set.
+    pub(super) expires: Text,
+}
+
 /// The type of a sink.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -173,8 +255,10 @@ pub(super) struct SinkSection {
     pub(super) r#type: Option<SinkType>,
     /// Start of a new sink: now or beginning.
     pub(super) start: SinkStart,
-    /// Artifacts that it receives.
-    pub(super) artifacts: Artifacts,
+    /// Artifacts that it receives; also metadata, for segments that are announced or changed.
+    pub(super) artifacts: SinkContents,
+    /// Erasures that it is told about: all, or requested (without those by retention).
+    pub(super) erasures: SinkErasures,
     /// Sub-account ids that it receives, all if empty.
     pub(super) accounts: List<Id>,
     /// Channels that it receives, all if empty.
@@ -202,10 +286,41 @@ pub(super) struct SinkSection {
     pub(super) timeout: Span<30>,
     /// webhook: whether the URL may be on a private network.
     pub(super) allow_private: bool,
+    /// webhook: POST, PUT or PATCH.
+    pub(super) method: WebhookMethod,
+    /// webhook: further headers of each request.
+    pub(super) headers: BTreeMap<String, StoreOption>,
+    /// webhook: media type of the body.
+    pub(super) content_type: Text,
+    /// webhook: template of the body.
+    pub(super) template: Option<SecretText>,
+    pub(super) template_file: Text,
+    /// webhook: OAuth client credentials, from which each request gets a bearer token.
+    pub(super) oauth: OauthSection,
+    /// webhook: URL of a proxy.
+    pub(super) proxy: Option<SecretText>,
+    pub(super) proxy_file: Text,
+    /// webhook: size in bytes above which the body has a reference in place of the content.
+    pub(super) max_body: Option<u32>,
     /// object_store: jsonl or parquet.
     pub(super) format: ObjectFormat,
     /// object_store: options of the store.
     pub(super) options: BTreeMap<String, StoreOption>,
+}
+
+/// OAuth client credentials.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct OauthSection {
+    /// Token endpoint.
+    pub(super) token_url: Text,
+    /// Id of the client.
+    pub(super) client_id: Text,
+    /// Secret of the client.
+    pub(super) client_secret: Option<SecretText>,
+    pub(super) client_secret_file: Text,
+    /// Scope that the token needs.
+    pub(super) scope: Text,
 }
 
 /// What is redacted: the name of a built-in rule, or a pattern.

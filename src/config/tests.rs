@@ -1,5 +1,6 @@
 //! Loading as a whole: files in temporary folders, the environment as an argument.
 
+mod access;
 mod environment;
 mod lookup;
 mod mistakes;

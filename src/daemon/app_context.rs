@@ -32,6 +32,7 @@ pub(crate) struct AppContext {
     pub(crate) api: ApiClient,
     /// The login of all accounts.
     pub(crate) login: Login,
+    auth: watch::Sender<Auth>,
     /// The request metrics of the API client.
     pub(crate) metrics: Arc<Metrics>,
     accounts: RwLock<Vec<Arc<Account>>>,
@@ -62,13 +63,15 @@ impl AppContext {
         .context("failed to set up the API client")?;
         let metrics = Arc::new(Metrics::new());
         api.set_observer(metrics.clone());
-        let login = build_login(&settings, &api, &db, &clock)?;
+        let auth = watch::Sender::new(settings.login()?.clone());
+        let login = build_login(&settings, auth.subscribe(), &api, &db, &clock);
         Ok(Arc::new(AppContext {
             settings,
             db,
             clock,
             api,
             login,
+            auth,
             metrics,
             accounts: RwLock::default(),
             storage: watch::Sender::new(StorageState::Available),
@@ -80,6 +83,16 @@ impl AppContext {
             credential_expiry: AtomicI64::new(i64::MAX),
             registered: watch::Sender::new(None),
         }))
+    }
+
+    /// The login section of the settings, as it was last loaded.
+    pub(crate) fn auth(&self) -> Auth {
+        self.auth.borrow().clone()
+    }
+
+    /// Sets the login section of the settings.
+    pub(crate) fn set_auth(&self, auth: Auth) {
+        self.auth.send_replace(auth);
     }
 
     /// The accounts that this process currently works on.
@@ -172,24 +185,28 @@ pub(crate) fn api_hosts(settings: &Settings) -> ApiHosts {
 /// (contract.md, Authentication).
 const RINGCENTRAL_TOKENS_PER_MINUTE: u32 = 5;
 
-/// Builds the login from the settings. Its token requests and exchanges share their limits with all
+/// Builds the login from the settings; `auth` has their newest login section. Its token requests and exchanges share their limits with all
 /// other processes on the database. Tokens are never stored: each process has one of its own, for
 /// all its accounts.
-///
-/// # Errors
-/// If the settings have no login.
-pub(crate) fn build_login(settings: &Settings, api: &ApiClient, db: &Db, clock: &Clock) -> Result<Login, ConfigError> {
+pub(crate) fn build_login(
+    settings: &Settings,
+    auth: watch::Receiver<Auth>,
+    api: &ApiClient,
+    db: &Db,
+    clock: &Clock,
+) -> Login {
     let exchanges = settings.limits.token_exchanges_per_minute.get();
     let budget = |key: &str, per_minute| {
         let limits = SlidingWindowLimiter::new([(per_minute, Duration::from_secs(60))]);
         Arc::new(ReservedQuota::new(Arc::new(db.clone()), key.to_owned(), limits, clock.clone()))
     };
     let ringcentral_tokens = budget("ringcentral", ringcentral_tokens_per_minute(api.hosts(), exchanges));
-    let auth = settings.login()?.clone();
-    let credentials = login_credentials(&auth);
-    let reread =
-        Arc::new(move || auth.reload_secrets().map(|auth| login_credentials(&auth)).map_err(|error| error.to_string()));
-    Ok(Login::new(api.clone(), credentials, Some(reread), ringcentral_tokens, budget("login", exchanges)))
+    let credentials = login_credentials(&auth.borrow());
+    let reread = Arc::new(move || {
+        let auth = auth.borrow().clone();
+        auth.reload_secrets().map(|auth| login_credentials(&auth)).map_err(|error| error.to_string())
+    });
+    Login::new(api.clone(), credentials, Some(reread), ringcentral_tokens, budget("login", exchanges))
 }
 
 /// The limit of requests for RingCentral tokens. RingCentral enforces its limit whatever RingCX

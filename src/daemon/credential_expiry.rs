@@ -22,7 +22,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(86_400);
 pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut logged = None;
     loop {
-        let auth = context.settings.login()?.clone();
+        let auth = context.auth();
         // The credential may have been replaced in its file. The login reads it when the old one is
         // refused.
         let reloaded = tokio::task::spawn_blocking(move || auth.reload_secrets().unwrap_or(auth)).await;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::DATABASE_RETRY_INTERVAL;
 use super::app_context::AppContext;
 use crate::config::{Sink, SinkKind};
-use crate::db::DbFault;
+use crate::db::{DbError, DbFault};
 use crate::deliver::{Deliverer, DeliveryContext, DeliveryProgress};
 
 /// How long delivery waits for further results after a new one, so that it does not write once per
@@ -19,6 +19,9 @@ const BATCH_DELAY: Duration = Duration::from_millis(100);
 
 /// The same for object stores, which collect larger objects anyway.
 const OBJECT_BATCH_DELAY: Duration = Duration::from_secs(1);
+
+/// How often it is checked which sinks were told about erasures.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long deliveries under way may take at shutdown.
 const DELIVERY_SHUTDOWN_GRACE: Duration = Duration::from_secs(6);
@@ -32,6 +35,7 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
     for sink in &context.settings.sinks {
         tasks.spawn(deliver_to_sink(context.clone(), sink.clone(), stop.clone()));
     }
+    tasks.spawn(maintain_feed(context.clone(), stop.clone()));
     // A sink's task ends before `stop` only if it panics. That stops the daemon, as for any other
     // background task.
     while !tasks.is_empty() && !stop.is_cancelled() {
@@ -49,11 +53,36 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
     Ok(())
 }
 
+/// Has metadata announced in the feeds if a sink asks for it.
+pub(super) async fn announce_wanted_metadata(context: &AppContext) -> Result<(), DbError> {
+    context.db.announce_metadata(context.settings.sinks.iter().any(|sink| sink.metadata)).await
+}
+
+/// Removes the ids of erased segments once every sink was told about the erasure.
+async fn maintain_feed(context: Arc<AppContext>, stop: CancellationToken) {
+    let sinks: Vec<&str> = context.settings.sinks.iter().map(|sink| sink.name.as_str()).collect();
+    while !stop.is_cancelled() {
+        let maintained = async {
+            announce_wanted_metadata(&context).await?;
+            context.db.forget_delivered_erasures(&sinks).await
+        };
+        match maintained.await {
+            Ok(0) => {}
+            Ok(segments) => tracing::debug!(segments, "removed the ids of erased segments; every sink was told"),
+            Err(error) => tracing::debug!(%error, "the feeds are maintained later"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = context.clock.sleep(MAINTENANCE_INTERVAL) => {}
+        }
+    }
+}
+
 /// Delivers to one sink: a step, then a wait for its time, a new result, or a command.
 async fn deliver_to_sink(context: Arc<AppContext>, sink: Sink, stop: CancellationToken) {
     let batch_delay = match sink.kind {
         SinkKind::ObjectStore { .. } => OBJECT_BATCH_DELAY,
-        SinkKind::Jsonl { .. } | SinkKind::Webhook { .. } => BATCH_DELAY,
+        SinkKind::Jsonl { .. } | SinkKind::Webhook(_) => BATCH_DELAY,
     };
     let (mut stored, mut changes) = (context.subscribe_stored(), context.subscribe_changes());
     let mut deliverer = Deliverer::new(sink, delivery_context(&context, &stop));

@@ -103,10 +103,7 @@ impl Heartbeat {
             };
             let (cluster, is_outdated) = match done {
                 Ok((cluster, is_outdated)) => (Ok(Arc::new(cluster)), is_outdated),
-                Err(error) if self.context.db.is_recoverable(&error) => {
-                    self.reload_database_url();
-                    (Err(StorageProblem::from(&error)), false)
-                }
+                Err(error) if self.context.db.is_recoverable(&error) => (Err(StorageProblem::from(&error)), false),
                 Err(error) => return Err(error.into()),
             };
             self.results.send_replace(Some(HeartbeatResult { tick, cluster, is_outdated }));
@@ -195,19 +192,6 @@ impl Heartbeat {
                 .get(&lease.account)
                 .is_none_or(|epoch| *epoch > lease.epoch || (*epoch < lease.epoch && held_before.contains(&lease)));
             account.pacer.set_lease_deadline(if lost { Some(Tick::default()) } else { until });
-        }
-    }
-
-    /// Reads the database URL again, since a password may have been rotated.
-    fn reload_database_url(&self) {
-        match self.context.settings.database.reload_url() {
-            Ok(Some(url)) => {
-                if let Err(error) = self.context.db.set_url(&url) {
-                    tracing::debug!(%error, "failed to use the database URL that was read again");
-                }
-            }
-            Ok(None) => {}
-            Err(error) => tracing::debug!(%error, "failed to read the database URL again"),
         }
     }
 }

@@ -18,11 +18,9 @@ use crate::search_indexer::{IndexProgress, Indexer};
 
 /// The time between two checks without a notification, for changes of metadata.
 const INDEX_POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// How long indexing waits for further results after an idle period. Results are indexed together,
-/// since each step costs a transaction and later merges of the index.
-const IDLE_BATCH_DELAY: Duration = Duration::from_millis(500);
-/// The same while results keep arriving.
-const BUSY_BATCH_DELAY: Duration = Duration::from_millis(200);
+/// How long indexing waits for further results. Results are indexed together: each step costs a
+/// transaction and later merges of the index, and the texts of a segment should be indexed once.
+const BATCH_DELAY: Duration = Duration::from_millis(500);
 /// The time between two attempts while the index cannot be written.
 const INDEX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -54,14 +52,12 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
                 }
                 match progress {
                     IndexProgress::MoreToDo => {}
-                    IndexProgress::CaughtUp if stored.has_changed().unwrap_or(false) => {
-                        wait(&stop, BUSY_BATCH_DELAY).await
-                    }
+                    IndexProgress::CaughtUp if stored.has_changed().unwrap_or(false) => wait(&stop, BATCH_DELAY).await,
                     IndexProgress::CaughtUp => {}
                     IndexProgress::Idle => tokio::select! {
                         () = stop.cancelled() => break,
                         () = tokio::time::sleep(INDEX_POLL_INTERVAL) => {}
-                        changed = stored.changed() => if changed.is_ok() { wait(&stop, IDLE_BATCH_DELAY).await },
+                        changed = stored.changed() => if changed.is_ok() { wait(&stop, BATCH_DELAY).await },
                     },
                 }
             }

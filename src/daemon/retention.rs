@@ -184,6 +184,30 @@ impl RetentionTask {
         if let Err(error) = self.context.db.forget_export_erasures(now).await {
             tracing::debug!(%error, "failed to delete the ids of segments that were erased long ago; retrying later");
         }
+        self.expire_access_log(now).await
+    }
+
+    /// Removes entries of the access log that are past its own retention. A replica does not need to
+    /// own an account for it.
+    async fn expire_access_log(&self, now: Time) -> anyhow::Result<()> {
+        let AppContext { db, settings, clock, .. } = &*self.context;
+        let cutoff = now - settings.access.log_retention;
+        let mut removed = 0;
+        loop {
+            match db.remove_access_entries(cutoff, clock.now(), &settings.database.instance).await {
+                Ok(0) => break,
+                Ok(count) => removed += count,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, hint = error.hint(), "failed to apply the access log's retention; retrying later");
+                    break;
+                }
+                Err(error) => return Err(error).context("failed to apply the access log's retention"),
+            }
+            clock.sleep(TRANSACTION_PAUSE).await;
+        }
+        if removed > 0 {
+            tracing::info!(entries = removed, "removed entries of the access log that were past access.log_retention");
+        }
         Ok(())
     }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::failure_policy::EventKey;
-use crate::config::Sink;
-use crate::db::{AccountKey, Db, DbError, DbFault, FeedEntry, FeedRange, FeedRow, Item};
-use crate::event::{Event, decode_summary};
+use super::EventKey;
+use crate::config::{Sink, SinkErasures};
+use crate::db::{AccountKey, Db, DbError, DbFault, FeedEntry, FeedNotice, FeedRange, FeedRow, Item, NoticeKind};
+use crate::event::{ErasureReason, Event, EventKind, decode_summary};
 use crate::lenient_json;
 use crate::model::{Artifact, ArtifactSet};
 use crate::redact::Redactor;
@@ -18,6 +18,8 @@ use crate::redact::Redactor;
 #[derive(Debug)]
 pub(super) struct EventFilter {
     artifacts: ArtifactSet,
+    metadata: bool,
+    erasures: SinkErasures,
     accounts: BTreeSet<String>,
     /// Lower case.
     channels: BTreeSet<String>,
@@ -37,6 +39,8 @@ impl EventFilter {
     pub(super) fn new(settings: &Sink) -> EventFilter {
         EventFilter {
             artifacts: settings.artifacts,
+            metadata: settings.metadata,
+            erasures: settings.erasures,
             accounts: settings.accounts.clone(),
             channels: settings.channels.iter().map(|channel| channel.to_lowercase()).collect(),
             redactor: Redactor::new(&settings.redact),
@@ -50,7 +54,18 @@ impl EventFilter {
 
     /// Whether the sink may accept this entry, judged by the feed alone.
     pub(super) fn wants(&self, head: &FeedEntry) -> bool {
-        head.stored && head.item.artifact().is_some_and(|artifact| self.artifacts.contains(artifact))
+        match head.notice {
+            None => head.stored && head.item.artifact().is_some_and(|artifact| self.artifacts.contains(artifact)),
+            Some(kind) => self.wants_notice(kind),
+        }
+    }
+
+    fn wants_notice(&self, kind: NoticeKind) -> bool {
+        match kind {
+            NoticeKind::Metadata => self.metadata,
+            NoticeKind::Erased => true,
+            NoticeKind::Expired => self.erasures == SinkErasures::All,
+        }
     }
 
     fn wants_channel(&self, metadata: &str) -> bool {
@@ -81,11 +96,47 @@ impl EventFilter {
             dialog_id: row.dialog_id,
             segment_id: row.segment_id,
             ended: row.ended,
-            artifact,
+            kind: EventKind::Artifact(artifact),
             version: row.version,
             stored: row.fetched,
             metadata,
             body,
+        })
+    }
+
+    /// Builds the event of a notice. One of an erased segment passes the filter of channels: which
+    /// channel it had is not known any more.
+    fn build_notice(&self, mut row: FeedNotice) -> BuiltEvent {
+        let metadata = match row.unpack() {
+            Ok(metadata) => metadata,
+            Err(error) => return BuiltEvent::Damaged(row.item, error.to_string()),
+        };
+        let (kind, metadata) = match (row.kind, metadata) {
+            (NoticeKind::Metadata, Some(metadata)) if self.wants_channel(&metadata) => {
+                (EventKind::Metadata, self.redactor.metadata(&metadata).into_owned())
+            }
+            (NoticeKind::Metadata, _) => return BuiltEvent::Unwanted,
+            (NoticeKind::Erased, _) => (EventKind::Erased(ErasureReason::Erasure), String::new()),
+            (NoticeKind::Expired, _) => (EventKind::Erased(ErasureReason::Retention), String::new()),
+        };
+        let Some(segment_id) = row.segment_id.filter(|_| self.wants_notice(row.kind)) else {
+            return BuiltEvent::Unwanted;
+        };
+        if !self.wants_account(&row.account.sub) {
+            return BuiltEvent::Unwanted;
+        }
+        BuiltEvent::Event(Event {
+            feed_seq: row.feed,
+            account_key: row.account_key.0,
+            account: row.account,
+            dialog_id: row.dialog_id,
+            segment_id,
+            ended: row.ended,
+            kind,
+            version: row.version,
+            stored: row.at,
+            metadata,
+            body: Vec::new(),
         })
     }
 
@@ -153,14 +204,17 @@ pub(super) async fn read_events(db: &Db, filter: &Arc<EventFilter>, keys: &[Even
         return Ok(EventBatch::default());
     }
     let rows = db.feed_rows(keys).await?;
+    let notices = if rows.len() < keys.len() { db.feed_notices(keys).await? } else { Vec::new() };
     let filter = filter.clone();
     // Decompressing and redacting need CPU time.
     let built = tokio::task::spawn_blocking(move || {
         let mut batch = EventBatch::default();
-        for row in rows {
-            let key = (row.account_key, row.feed);
-            let item = row.item;
-            match filter.build_event(row) {
+        let artifacts = rows.into_iter().map(|row| ((row.account_key, row.feed), row.item, filter.build_event(row)));
+        let notices = notices.into_iter().map(|row| ((row.account_key, row.feed), row.item, filter.build_notice(row)));
+        let mut built: Vec<_> = artifacts.chain(notices).collect();
+        built.sort_by_key(|(key, ..)| *key);
+        for (key, item, event) in built {
+            match event {
                 BuiltEvent::Event(event) => {
                     batch.items.insert(key, item);
                     batch.events.push(event);

@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 
+use super::delivery_records::{damaged_failures, has_delivered};
 use super::event_builder::{EventFilter, read_window_events};
-use super::event_delivery::{LeaseMap, damaged_failures, has_delivered};
-use super::failure_policy::{EventDecision, SinkAction};
+use super::sink_client::BatchClient;
 use super::{Deliverer, DeliveryProgress};
 use crate::clock::Time;
 use crate::db::{
@@ -50,8 +50,9 @@ enum NextObject {
 impl Deliverer {
     pub(super) async fn step_objects(
         &mut self,
-        sink: SinkKey,
+        client: &BatchClient,
         store: &Arc<ObjectStoreSink>,
+        sink: SinkKey,
     ) -> Result<DeliveryProgress, DbError> {
         let behind = self.accounts_behind(sink).await?;
         let mut round = DeliveryRound {
@@ -60,12 +61,11 @@ impl Deliverer {
             object_batches_written: true,
             ..DeliveryRound::default()
         };
-        let mut action = self.retry_due_events(&mut round, &mut LeaseMap::of(&behind)).await?;
-        let batches = match action {
-            SinkAction::Continue => self.plan_objects(sink, &behind, &mut round).await?,
-            SinkAction::Pause(_) | SinkAction::Stop(_) => Vec::new(),
+        let mut failure = self.retry_due_batch(client, &mut round).await?;
+        let batches = match failure {
+            None => self.plan_objects(sink, &behind, &mut round).await?,
+            Some(_) => Vec::new(),
         };
-        let mut failures = Vec::new();
         let writes: Vec<_> = batches
             .into_iter()
             .map(|(owned, batch)| {
@@ -79,23 +79,19 @@ impl Deliverer {
                     round.advances.push(step);
                     round.failed_deliveries.extend(damaged);
                 }
-                Err(error) => failures.push(error),
+                Err(error) => failure = Some(error),
             }
         }
         drop(writes);
-        if let Some(error) = failures.pop() {
-            action = SinkAction::Pause(error);
-        }
         let is_empty = round.advances.is_empty();
         let accepted = has_delivered(&round);
         if !is_empty {
             self.log_failures(&round);
             self.record_round(round).await?;
         }
-        if !self.apply_action(&action, accepted) {
-            return Ok(DeliveryProgress::Idle(self.context.clock.tick()));
-        }
-        if !is_empty {
+        let is_paused = failure.is_some();
+        self.apply_result(failure, accepted);
+        if !is_empty || is_paused {
             return Ok(DeliveryProgress::Worked);
         }
         let next = self.next_object_at.values().min().copied();
@@ -226,24 +222,21 @@ pub(super) async fn write_by_hour(store: &ObjectStoreSink, events: &[Event], suf
     Ok(())
 }
 
-/// The decisions on events that were written as a whole.
-pub(super) fn decide_whole_batch(
-    result: Result<(), SinkError>,
-    events: usize,
-) -> (Vec<Option<EventDecision>>, SinkAction) {
-    match result {
-        Ok(()) => (vec![Some(EventDecision::Delivered); events], SinkAction::Continue),
-        Err(error) => (vec![None; events], SinkAction::Pause(error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::db::Item;
 
     fn head(feed: i64, fetched: i64, size: u64) -> FeedEntry {
-        FeedEntry { account: AccountKey(1), feed, item: Item(4), stored: true, fetched: Time(fetched), size }
+        FeedEntry {
+            account: AccountKey(1),
+            feed,
+            item: Item(4),
+            notice: None,
+            stored: true,
+            fetched: Time(fetched),
+            size,
+        }
     }
 
     fn decide(heads: &[FeedEntry], end: i64, is_full: bool, now: i64) -> NextObject {

@@ -184,6 +184,8 @@ async fn delete_expired(
         newest_hold_id,
         at,
         journal_entry: &journal_entry,
+        // The ids of what has expired stay in the access log, which has a retention of its own.
+        access_entry: None,
     };
     db.delete_batch(&deletion).await
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::clock::Time;
 use crate::model::Artifact;
@@ -9,13 +10,19 @@ use crate::render::to_json_line;
 use crate::ringcx::summary_text;
 
 /// An artifact in an export line or an event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ArtifactPayload {
+    /// `stored`, `not_populated`, `pending`, `unavailable`, `failed`, `discarded` or
+    /// `not_requested`.
     outcome: &'static str,
+    /// When it was fetched, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     fetched_at: Option<String>,
+    /// The transcript as RingCX sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     body: Option<Box<RawValue>>,
+    /// The summary's text.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
 }

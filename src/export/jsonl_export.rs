@@ -73,15 +73,15 @@ impl ExportLine {
             segment_id: segment.segment_id.clone(),
             segment_end: format_time(segment.ended),
             metadata: to_json_line(segment.metadata.as_bytes()),
-            transcript: artifact_part(Artifact::Transcript, transcript),
-            agent_summary: artifact_part(Artifact::AgentSummary, agent),
-            auto_summary: artifact_part(Artifact::AutoSummary, auto),
+            transcript: artifact_payload(Artifact::Transcript, transcript),
+            agent_summary: artifact_payload(Artifact::AgentSummary, agent),
+            auto_summary: artifact_payload(Artifact::AutoSummary, auto),
         }
     }
 }
 
 /// The outcome of an artifact, with its body if one is stored.
-fn artifact_part(artifact: Artifact, slot: &SegmentArtifact) -> ArtifactPayload {
+pub(crate) fn artifact_payload(artifact: Artifact, slot: &SegmentArtifact) -> ArtifactPayload {
     match &slot.status {
         ArtifactStatus::Stored(body) => ArtifactPayload::from_body(artifact, slot.fetched, body),
         outcome => ArtifactPayload::without_content(outcome_name(outcome), slot.fetched),

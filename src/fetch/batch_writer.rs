@@ -50,11 +50,13 @@ pub(crate) struct StorageProblem {
     pub(crate) fault: DbFault,
     /// The error message.
     pub(crate) reason: String,
+    /// What an operator can do, if that is known.
+    pub(crate) hint: Option<String>,
 }
 
 impl From<&DbError> for StorageProblem {
     fn from(error: &DbError) -> StorageProblem {
-        StorageProblem { fault: error.fault(), reason: error.to_string() }
+        StorageProblem { fault: error.fault(), reason: error.to_string(), hint: error.hint().map(str::to_owned) }
     }
 }
 
@@ -203,7 +205,7 @@ impl BatchWriterTask {
             }
             match (&*held, &now) {
                 (StorageState::Available, StorageState::Unavailable(problem)) => {
-                    tracing::error!(reason = %problem.reason, "the database does not accept results; fetching stops until it does");
+                    tracing::error!(reason = %problem.reason, hint = problem.hint, "the database does not accept results; fetching stops until it does");
                 }
                 (StorageState::Unavailable(_), StorageState::Available) => tracing::info!("the database accepts results again"),
                 _ => {}

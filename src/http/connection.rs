@@ -5,6 +5,7 @@
 //! timeout, which ends the connection. If all slots are taken, the connection that is idle the
 //! longest is closed.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ const CONNECTION_SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 /// The shortest interval between two log lines that any client can cause.
 const MIN_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
+/// The address of a request's connection: an extension of the request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PeerAddress(pub(super) IpAddr);
+
 /// Accepts connections, up to the number of slots, until `stop`. If all slots are taken, closes the
 /// connection that is idle the longest, or the next one that becomes idle.
 pub(super) async fn accept_connections(
@@ -46,7 +51,7 @@ pub(super) async fn accept_connections(
     stop: &CancellationToken,
 ) {
     let mut open: Vec<(AbortHandle, Arc<ConnectionActivity>)> = Vec::new();
-    let mut pending: Option<TcpStream> = None;
+    let mut pending: Option<(TcpStream, PeerAddress)> = None;
     let accept_failures = LogThrottle::default();
     loop {
         tokio::select! {
@@ -57,7 +62,7 @@ pub(super) async fn accept_connections(
                 }
             }
             accepted = listener.accept(), if pending.is_none() => match accepted {
-                Ok((stream, _)) => pending = Some(stream),
+                Ok((stream, peer)) => pending = Some((stream, PeerAddress(peer.ip()))),
                 Err(error) => {
                     if let Some(suppressed) = accept_failures.try_acquire() {
                         tracing::warn!(%error, suppressed, "failed to accept an HTTP connection");
@@ -73,7 +78,8 @@ pub(super) async fn accept_connections(
         open.retain(|(task, _)| !task.is_finished());
         if open.len() < slots {
             let activity = Arc::new(ConnectionActivity::new());
-            let connection = serve_connection(stream, activity.clone(), router.clone(), stop.clone());
+            let (stream, peer) = stream;
+            let connection = serve_connection(stream, peer, activity.clone(), router.clone(), stop.clone());
             open.push((connections.spawn(connection), activity));
             continue;
         }
@@ -98,6 +104,7 @@ pub(super) async fn close_connections(mut connections: JoinSet<()>) {
 /// Serves one connection until it ends, or the daemon stops.
 async fn serve_connection(
     stream: TcpStream,
+    peer: PeerAddress,
     activity: Arc<ConnectionActivity>,
     router: Router,
     stop: CancellationToken,
@@ -105,7 +112,8 @@ async fn serve_connection(
     let _ = stream.set_nodelay(true);
     let stream = TokioIo::new(observed_stream(stream, WRITE_TIMEOUT, &activity));
     let router_service = TowerToHyperService::new(router);
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer);
         // A slowly sent form must not protect its connection from being closed.
         if request.method() != hyper::Method::POST {
             activity.set_busy();

@@ -1,7 +1,7 @@
 //! Middleware for every request and response.
 //!
 //! Only GET and HEAD are allowed, since nothing here changes anything, and POST to log in and out
-//! where conversations can be read (see `authenticator`). A form must come from this server's own
+//! where conversations can be read (see `login`). A form must come from this server's own
 //! pages, or from a client that is not a browser. No response may be framed, sniffed or stored, and
 //! no other site's page may read one (there are no CORS headers). A site that points its own name
 //! at this machine's loopback address (DNS rebinding) would count as the same origin. So while the
@@ -27,8 +27,12 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use super::mcp_endpoint;
+
 /// The paths that accept forms.
 const FORM_PATHS: [&str; 2] = ["/login", "/logout"];
+/// The paths of the API begin so.
+const API_PREFIX: &str = "/api/v1/";
 /// The paths that programs request, maybe without a host.
 const PROBE_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
@@ -110,10 +114,13 @@ pub(super) fn apply_policy(router: Router, hosts: AllowedHosts) -> Router {
 
 /// Refuses other methods, and forms of other sites.
 async fn check_method(request: Request, next: Next) -> Response {
-    let is_form = *request.method() == Method::POST && FORM_PATHS.contains(&request.uri().path());
-    if !is_form && !matches!(*request.method(), Method::GET | Method::HEAD) {
+    let (path, is_read) = (request.uri().path(), matches!(*request.method(), Method::GET | Method::HEAD));
+    let is_form = *request.method() == Method::POST && FORM_PATHS.contains(&path);
+    // The API and MCP know their methods themselves.
+    let is_api_write = !is_read && (path.starts_with(API_PREFIX) || path == mcp_endpoint::PATH);
+    if !is_form && !is_api_write && !is_read {
         (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "only GET and HEAD are allowed\n").into_response()
-    } else if is_form && !is_same_origin(request.headers()) {
+    } else if !is_read && !is_same_origin(request.headers()) {
         (StatusCode::FORBIDDEN, "this form came from another site\n").into_response()
     } else {
         next.run(request).await

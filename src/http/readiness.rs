@@ -28,13 +28,15 @@ pub struct DatabaseProblem {
     pub(super) is_disk: bool,
     /// The error message.
     pub(super) detail: String,
+    /// What an operator can do, if that is known.
+    pub(super) hint: Option<String>,
 }
 
 impl DatabaseProblem {
     /// The database did not answer in time.
     pub(super) fn timed_out() -> DatabaseProblem {
         let detail = format!("the database did not answer within {} s", DATABASE_TIMEOUT.as_secs());
-        DatabaseProblem { is_disk: false, detail }
+        DatabaseProblem { is_disk: false, detail, hint: None }
     }
 
     /// The database does not accept results, for this reason.
@@ -42,13 +44,15 @@ impl DatabaseProblem {
         DatabaseProblem {
             is_disk: problem.fault == DbFault::StorageFull,
             detail: format!("the database does not accept results: {}", problem.reason),
+            hint: problem.hint.clone(),
         }
     }
 }
 
 impl From<&DbError> for DatabaseProblem {
     fn from(error: &DbError) -> DatabaseProblem {
-        DatabaseProblem { is_disk: error.fault() == DbFault::StorageFull, detail: error.to_string() }
+        let hint = error.hint().map(str::to_owned);
+        DatabaseProblem { is_disk: error.fault() == DbFault::StorageFull, detail: error.to_string(), hint }
     }
 }
 
@@ -58,11 +62,12 @@ impl DatabaseProblem {
     }
 
     fn to_finding(&self, now: Time) -> Finding {
-        let hint = if self.is_disk {
+        let general = if self.is_disk {
             "free some disk space, and make the file and its folder writable; the daemon then continues automatically"
         } else {
             "make the database available again; the daemon then continues automatically"
         };
+        let hint = self.hint.as_deref().unwrap_or(general);
         Finding::new(self.code(), Severity::Trouble, now, self.detail.clone(), hint).blocking(true)
     }
 }

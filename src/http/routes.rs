@@ -18,7 +18,7 @@ use crate::metrics::MetricsFormat;
 
 use super::middleware::{AllowedHosts, apply_policy};
 use super::state::{HttpState, MAX_API_SNAPSHOT_AGE, UPDATE_INTERVAL};
-use super::{conversations, templates};
+use super::{api, conversations, mcp_endpoint, templates};
 
 /// All routes; see `middleware` for the rules that every request must meet.
 pub(super) fn routes(state: Arc<HttpState>, hosts: AllowedHosts) -> Router {
@@ -26,7 +26,9 @@ pub(super) fn routes(state: Arc<HttpState>, hosts: AllowedHosts) -> Router {
         .route("/", get(dashboard))
         .route("/events", get(events))
         .route("/api/status", get(status))
-        .merge(conversations::routes(&state));
+        .merge(conversations::routes(&state))
+        .merge(api::routes(&state))
+        .merge(mcp_endpoint::routes(&state));
     let router = browser_routes
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(readiness))

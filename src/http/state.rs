@@ -11,13 +11,17 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{AccessLog, Authenticator, LoginError};
+use crate::archive_reader::ArchiveReader;
 use crate::clock::Time;
+use crate::config;
 use crate::daemon::app_context::AppContext;
 use crate::health::{self, AccountStatus, Finding, ProcessState, SinkState, SinkStatus, Snapshot};
 use crate::metrics::{AccountMetrics, MetricsSnapshot, SinkMetrics};
 use crate::ringcx::LoginState;
 
-use super::authenticator::Authenticator;
+use super::api::request_rules::RequestLimiter;
+use super::connection::LogThrottle;
 use super::health_summary::HealthSummary;
 use super::lag_history::{self, LagHistory, LagSample};
 use super::live_updates::LiveUpdates;
@@ -40,8 +44,14 @@ pub(super) struct HttpState {
     pub(super) app: Arc<AppContext>,
     pub(super) stop: CancellationToken,
     pub(super) live_updates: LiveUpdates,
-    /// Guards the conversations; `None` if no token is set.
-    pub(super) authenticator: Option<Arc<Authenticator>>,
+    /// Guards the conversations; `None` if the settings let nobody in.
+    pub(super) authenticator: Option<Authenticator>,
+    pub(super) access_log: AccessLog,
+    /// Reads conversations for the API and MCP.
+    pub(super) reader: Arc<ArchiveReader>,
+    pub(super) request_limiter: RequestLimiter,
+    /// Throttles the log of refused logins.
+    pub(super) refused_logins: LogThrottle,
     pub(super) viewer_permits: Arc<Semaphore>,
     database_ping: SingleFlightCache<Result<(), DatabaseProblem>>,
     snapshots: SingleFlightCache<Result<Arc<StatusSnapshot>, DatabaseProblem>>,
@@ -62,16 +72,24 @@ pub(super) struct HealthReport {
 }
 
 impl HttpState {
-    pub(super) fn new(app: Arc<AppContext>, stop: CancellationToken) -> HttpState {
-        let authenticator = app
-            .settings
-            .http
-            .token
-            .clone()
-            .map(|token| Arc::new(Authenticator::new(token, app.clock.clone(), app.db.clone())));
-        HttpState {
-            app,
+    /// # Errors
+    /// If no client of the identity provider can be built.
+    pub(super) fn new(app: Arc<AppContext>, stop: CancellationToken) -> Result<HttpState, LoginError> {
+        let config::Settings { http, access, .. } = &app.settings;
+        let authenticator = Authenticator::new(http.token.as_ref(), access, app.clock.clone(), app.db.clone())?;
+        let access_log = AccessLog::new(app.db.clone(), app.clock.clone()).with_metrics(app.metrics.clone());
+        Ok(HttpState {
             authenticator,
+            reader: Arc::new(ArchiveReader::new(
+                app.db.clone(),
+                Arc::new(app.settings.clone()),
+                app.clock.clone(),
+                access_log.clone(),
+            )),
+            access_log,
+            request_limiter: RequestLimiter::new(),
+            refused_logins: LogThrottle::default(),
+            app,
             stop,
             live_updates: LiveUpdates::new(),
             viewer_permits: Arc::new(Semaphore::new(MAX_VIEWERS)),
@@ -79,7 +97,12 @@ impl HttpState {
             snapshots: SingleFlightCache::new(),
             last_snapshot: Mutex::new(None),
             history: LagHistory::default(),
-        }
+        })
+    }
+
+    /// Whether the settings let anybody read conversations.
+    pub(super) fn has_readers(settings: &config::Settings) -> bool {
+        settings.http.token.is_some() || settings.access.oidc.is_some() || !settings.access.keys.is_empty()
     }
 
     /// Serves the caches, updates viewers, and records the history, until the stop.
@@ -176,6 +199,7 @@ impl HttpState {
         MetricsSnapshot {
             now: report.now,
             database_up: report.database.is_ok(),
+            wal_bytes: self.app.db.wal_bytes(),
             disk_up: !matches!(&report.database, Err(problem) if problem.is_disk),
             login_up: !matches!(self.app.login.state(), LoginState::Failing { .. }),
             ready: report.readiness.ready,

@@ -26,7 +26,8 @@ use super::status_snapshot::StatusSnapshot;
 
 pub(super) use account_row::{AccountRowView, visible_range_label};
 pub(super) use conversation_pages::{
-    ConversationView, SearchForm, SearchOutcome, conversation_page, login_page, not_found_page, search_page,
+    ConversationView, LoginView, SearchForm, SearchOutcome, conversation_page, login_page, not_found_page,
+    provider_login_path, search_page,
 };
 pub(super) use dashboard_sections::{head, rest};
 
@@ -61,6 +62,17 @@ pub(super) fn dashboard_policy() -> &'static str {
 pub(super) fn conversation_policy() -> &'static str {
     static POLICY: LazyLock<String> = LazyLock::new(|| page_policy("form-action 'self'"));
     &POLICY
+}
+
+/// The Content-Security-Policy of pages without script and forms.
+pub(super) fn static_policy() -> &'static str {
+    static POLICY: LazyLock<String> = LazyLock::new(|| page_policy("form-action 'none'"));
+    &POLICY
+}
+
+/// Renders a page without script.
+pub(super) fn static_page(title: &str, body: &Markup) -> String {
+    page_layout(title, &html! {}, body)
 }
 
 fn page_policy(rules: &str) -> String {

@@ -74,7 +74,7 @@ impl Server {
         let app = AppContext::new(settings, db, Clock::manual(NOW)).unwrap();
         let listener = bind(&app.settings.http).await.unwrap().unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let state = Arc::new(HttpState::new(app.clone(), stop.clone()));
+        let state = Arc::new(HttpState::new(app.clone(), stop.clone()).unwrap());
         prepare(&app, &state.history).await;
         let hosts = AllowedHosts::of(address, None, None);
         let served = tokio::spawn(serve_until_stop(listener, state, hosts, stop.clone()));
@@ -243,7 +243,8 @@ async fn a_request_with_too_large_a_head_is_refused() {
 async fn it_is_not_ready_while_the_database_accepts_no_results() {
     let server = Server::start().await;
     server.own_both_accounts().await;
-    let problem = StorageProblem { fault: DbFault::StorageFull, reason: "database or disk is full".to_owned() };
+    let problem =
+        StorageProblem { fault: DbFault::StorageFull, reason: "database or disk is full".to_owned(), hint: None };
     server.app.set_storage(StorageState::Unavailable(problem));
     let response = server.get("/readyz").await;
     assert_eq!((response.status, &response.json()["reasons"][0]["what"]), (503, &"disk".into()));
@@ -367,6 +368,15 @@ async fn a_waiting_connection_gets_the_slot_of_one_that_becomes_idle_later() {
     drop(held);
     stop.cancel();
     served.await.unwrap();
+}
+
+#[tokio::test]
+async fn all_addresses_include_those_of_ipv4() {
+    for listen in ["[::]:0", "0.0.0.0:0"] {
+        let listener = bind(&config::Http { listen: Some(listen.to_owned()), token: None }).await.unwrap().unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ pub struct MetricsSnapshot {
     pub database_up: bool,
     /// Whether the disk under the database accepts writes, as far as is known.
     pub disk_up: bool,
+    /// Size of SQLite's write-ahead log; `None` on Postgres.
+    pub wal_bytes: Option<u64>,
     /// Whether the last login, or use of a token, succeeded.
     pub login_up: bool,
     /// Whether `/readyz` reports ready.
@@ -159,6 +161,13 @@ impl StatusCollector {
         );
         self.gauge("database_up", "1 if the database answers and accepts results", None, flag(snapshot.database_up));
         self.gauge("disk_up", "0 if the disk under the database is full or not writable", None, flag(snapshot.disk_up));
+        let wal = snapshot.wal_bytes.map(|bytes| (Labels::new(), bytes as f64));
+        self.gauge(
+            "sqlite_wal",
+            "Size of SQLite's write-ahead log; absent on Postgres. A checkpoint shrinks it to 64 MiB",
+            Some(Unit::Bytes),
+            wal.into_iter().collect(),
+        );
         self.gauge(
             "login_up",
             "1 if the API accepted the last login, or none was needed yet",

@@ -9,10 +9,6 @@ use crate::model::Artifact;
 use crate::render::{Conversation, Metadata, Phrase, clean_line, clean_text_cow, decode_utf8};
 use crate::ringcx::summary_text;
 
-/// The separator between two speakers, so that no phrase matches across them. A query cannot
-/// contain it.
-pub(crate) const SPEAKER_BREAK: &str = "\u{2029}";
-
 /// The part of a segment that a document contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentSource {
@@ -99,52 +95,27 @@ impl Document {
         };
         Document { parts: conversation.phrases.iter().map(part).collect() }
     }
-
-    /// Its words, joined by single spaces, with [`SPEAKER_BREAK`] where the speaker changes: as
-    /// they are indexed.
-    #[cfg(test)]
-    fn words(&self) -> String {
-        let mut joined = String::new();
-        let mut previous: Option<&Option<String>> = None;
-        for part in &self.parts {
-            if previous.is_some_and(|previous| *previous != part.speaker) {
-                append_word(&mut joined, SPEAKER_BREAK);
-            }
-            tokenizer::for_each_word(&part.text, |word, _| append_word(&mut joined, word));
-            previous = Some(&part.speaker);
-        }
-        joined
-    }
 }
 
-/// The words of an artifact's body as they are indexed: joined by single spaces, with
-/// [`SPEAKER_BREAK`] where the speaker changes. They equal those of its [`Document`]. Every stored
-/// text passes through here, so this does not build the document.
-pub fn body_words(source: DocumentSource, body: &[u8]) -> String {
-    let mut joined = String::new();
-    let mut append_words =
-        |text: &str| tokenizer::for_each_word(&clean_text_cow(text), |word, _| append_word(&mut joined, word));
-    match source {
-        DocumentSource::Artifact(Artifact::Transcript) => {
-            return conversation_words(&Conversation::parse(body).unwrap_or_default());
-        }
-        DocumentSource::Artifact(_) => append_words(&summary_text(body)),
-        DocumentSource::Notes => append_words(&agent_notes(&decode_utf8(body)).unwrap_or_default()),
-    }
-    joined
+/// Calls `on_word` with each word of a summary or of notes, as they are indexed. They equal those of
+/// its [`Document`]. Every stored text passes through here, so this does not build the document.
+pub fn for_each_text_word(source: DocumentSource, body: &[u8], mut on_word: impl FnMut(&str)) {
+    let text = match source {
+        DocumentSource::Artifact(_) => summary_text(body),
+        DocumentSource::Notes => agent_notes(&decode_utf8(body)).unwrap_or_default(),
+    };
+    tokenizer::for_each_word(&clean_text_cow(&text), |word, _| on_word(word));
 }
 
-/// The words of a parsed transcript, as they are indexed.
-pub fn conversation_words(conversation: &Conversation) -> String {
-    let mut joined = String::with_capacity(conversation.phrases.iter().map(|phrase| phrase.text.len() + 4).sum());
+/// The same for a parsed transcript, with `None` where the speaker changes.
+pub fn for_each_conversation_word(conversation: &Conversation, mut on_word: impl FnMut(Option<&str>)) {
     let mut speakers = SpeakerTracker::default();
     for phrase in &conversation.phrases {
         if speakers.is_change(phrase) {
-            append_word(&mut joined, SPEAKER_BREAK);
+            on_word(None);
         }
-        tokenizer::for_each_word(&clean_text_cow(&phrase.text), |word, _| append_word(&mut joined, word));
+        tokenizer::for_each_word(&clean_text_cow(&phrase.text), |word, _| on_word(Some(word)));
     }
-    joined
 }
 
 /// Speakers whose names are cached. Conversations rarely have more.
@@ -186,13 +157,6 @@ impl<'a> SpeakerTracker<'a> {
     }
 }
 
-fn append_word(joined: &mut String, word: &str) {
-    if !joined.is_empty() {
-        joined.push(' ');
-    }
-    joined.push_str(word);
-}
-
 /// The agent's notes in a segment's metadata.
 pub(crate) fn agent_notes(metadata: &str) -> Option<String> {
     if !metadata.contains("agentNotes") {
@@ -208,21 +172,56 @@ mod tests {
 
     use super::*;
 
+    /// Words joined by spaces; a bar stands for a change of the speaker.
+    #[derive(Default)]
+    struct Joined(Vec<String>);
+
+    impl Joined {
+        fn add(&mut self, word: Option<&str>) {
+            self.0.push(word.unwrap_or("|").to_owned());
+        }
+    }
+
+    fn indexed_words(source: DocumentSource, body: &[u8]) -> String {
+        let mut joined = Joined::default();
+        match source {
+            DocumentSource::Artifact(Artifact::Transcript) => {
+                let conversation = Conversation::parse(body).unwrap_or_default();
+                for_each_conversation_word(&conversation, |word| joined.add(word));
+            }
+            source => for_each_text_word(source, body, |word| joined.add(Some(word))),
+        }
+        joined.0.join(" ")
+    }
+
+    fn document_words(document: &Document) -> String {
+        let mut joined = Joined::default();
+        let mut previous: Option<&Option<String>> = None;
+        for part in &document.parts {
+            if previous.is_some_and(|previous| *previous != part.speaker) {
+                joined.add(None);
+            }
+            tokenizer::for_each_word(&part.text, |word, _| joined.add(Some(word)));
+            previous = Some(&part.speaker);
+        }
+        joined.0.join(" ")
+    }
+
     #[test]
     fn phrases_do_not_cross_speakers() {
         let body = r#"{"transcript":[{"participantName":"A","message":"I want"},{"participantName":"A","message":"my money"},
             {"participantName":"B","message":"Back it comes\u001b[2J"},{"participantName":"B","message":null}]}"#;
         let document = Document::parse(DocumentSource::ALL[0], body.as_bytes(), false);
-        assert_eq!(body_words(DocumentSource::ALL[0], body.as_bytes()), document.words());
-        assert_eq!(document.words(), "i want my money \u{2029} back it comes");
+        assert_eq!(indexed_words(DocumentSource::ALL[0], body.as_bytes()), document_words(&document));
+        assert_eq!(document_words(&document), "i want my money | back it comes");
         assert_eq!(document.parts[2].speaker.as_deref(), Some("B"));
     }
 
     #[test]
     fn summaries_and_notes_are_one_text() {
-        assert_eq!(Document::parse(DocumentSource::ALL[1], b"\"Two\\nlines\"", false).words(), "two lines");
+        assert_eq!(indexed_words(DocumentSource::ALL[1], b"\"Two\\nlines\""), "two lines");
         assert_eq!(
-            Document::parse(DocumentSource::Notes, br#"{"agentNotes":"Call\tback"}"#, false).words(),
+            document_words(&Document::parse(DocumentSource::Notes, br#"{"agentNotes":"Call\tback"}"#, false)),
             "call back"
         );
         assert_eq!(Document::parse(DocumentSource::Notes, br#"{"agentNotes":null}"#, false), Document::default());
@@ -232,14 +231,14 @@ mod tests {
     #[test]
     fn a_lone_surrogate_does_not_remove_other_words() {
         let body = br#"{"transcript":[{"message":"marker okay"},{"message":"cut \ud83d","timestamp":1e999}]}"#;
-        assert_eq!(body_words(DocumentSource::ALL[0], body), "marker okay cut");
+        assert_eq!(indexed_words(DocumentSource::ALL[0], body), "marker okay cut");
         assert_eq!(
-            body_words(DocumentSource::Notes, b"{\"x\":\"\\ud83d\",\"agentNotes\":\"call\nback \xe9\"}"),
+            indexed_words(DocumentSource::Notes, b"{\"x\":\"\\ud83d\",\"agentNotes\":\"call\nback \xe9\"}"),
             "call back"
         );
         assert_eq!(
-            body_words(DocumentSource::ALL[1], b"caf\xe9 closed"),
-            Document::parse(DocumentSource::ALL[1], b"caf\xe9 closed", false).words()
+            indexed_words(DocumentSource::ALL[1], b"caf\xe9 closed"),
+            document_words(&Document::parse(DocumentSource::ALL[1], b"caf\xe9 closed", false))
         );
     }
 
@@ -274,7 +273,7 @@ mod tests {
                 (DocumentSource::ALL[2], summary.as_str().unwrap_or_default().to_owned()),
                 (DocumentSource::Notes, json!({"agentNotes": summary}).to_string()),
             ] {
-                prop_assert_eq!(body_words(source, body.as_bytes()), Document::parse(source, body.as_bytes(), false).words());
+                prop_assert_eq!(indexed_words(source, body.as_bytes()), document_words(&Document::parse(source, body.as_bytes(), false)));
             }
         }
     }

@@ -7,10 +7,10 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{DocumentSource, SPEAKER_BREAK};
+use super::document::DocumentSource;
 use super::ranked_search::Filters;
 use super::tokenizer::tokenize;
-use crate::db::SearchTerm;
+use crate::db::{DocumentKeys, SearchTerm};
 use crate::render::{Conversation, Metadata};
 
 const SOURCE: char = '\u{e001}';
@@ -21,18 +21,11 @@ const DISPOSITION: char = '\u{e004}';
 const AGENT_ID: char = '\u{e005}';
 /// A word of a participant's name. Each word of a name is a facet, so that parts of names match.
 const NAME: char = '\u{e006}';
-/// Replaces the names where there are too many: any name may be among them.
-const TOO_MANY_NAMES: char = '\u{e007}';
 /// Separates the words of a value, which is one facet.
 const WORD_SEPARATOR: char = '\u{e00f}';
-/// Precedes the hash of a value that is too long or has no words.
-const HASH_MARKER: char = '\u{e00e}';
+/// Precedes a value that has no words.
+const RAW_VALUE: char = '\u{e00e}';
 
-/// Longer values are replaced by their hash.
-const MAX_VALUE_BYTES: usize = 64;
-/// Words of all names of a conversation. A chunk of the Postgres index has no room for more
-/// positions of one word.
-const MAX_NAME_WORDS: usize = 200;
 /// Words of a name that are searched for in the index.
 const MAX_SEARCHED_NAME_WORDS: usize = 16;
 
@@ -58,8 +51,8 @@ const FACET_FIELDS: [(char, &[&str]); 4] = [
 /// The facets of a segment's documents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facets {
-    fields: String,
-    names: String,
+    /// Each one has a word, and a name as many as it consists of.
+    facets: BTreeSet<Vec<String>>,
     /// The agent's name in the metadata.
     agent: Option<String>,
 }
@@ -69,47 +62,33 @@ impl Facets {
     /// [`Facets::add_names`].
     pub(crate) fn from_metadata(metadata: &str) -> Facets {
         let metadata = Metadata::parse(metadata);
-        let mut fields = BTreeSet::new();
+        let mut facets = BTreeSet::new();
         for (kind, keys) in FACET_FIELDS {
-            fields.extend(keys.iter().filter_map(|key| metadata.field(key)).map(|text| value_facet(kind, &text)));
+            facets.extend(keys.iter().filter_map(|key| metadata.field(key)).map(|text| vec![value_facet(kind, &text)]));
         }
-        Facets {
-            fields: fields.into_iter().collect::<Vec<_>>().join(" "),
-            names: String::new(),
-            agent: metadata.field(AGENT_NAME_FIELD),
-        }
+        Facets { facets, agent: metadata.field(AGENT_NAME_FIELD) }
     }
 
     /// Adds the names of the participants of a conversation.
     pub(crate) fn add_names(&mut self, conversation: &Conversation) {
-        let mut names: Vec<&str> = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).collect();
-        names.extend(self.agent.as_deref());
-        names.sort_unstable();
-        names.dedup();
-        let (mut seen, mut count) = (BTreeSet::new(), 0);
-        for name in names {
-            let words = tokenize(name);
-            count += words.len();
-            if count > MAX_NAME_WORDS {
-                self.names = TOO_MANY_NAMES.to_string();
-                return;
-            }
-            if !words.is_empty() {
-                seen.insert(words.iter().map(|word| format!("{NAME}{word}")).collect::<Vec<_>>().join(" "));
-            }
-        }
-        self.names = seen.into_iter().collect::<Vec<_>>().join(&format!(" {SPEAKER_BREAK} "));
+        let names = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref());
+        let names: BTreeSet<&str> = names.chain(self.agent.as_deref()).collect();
+        let words = |name| tokenize(name).iter().map(|word| format!("{NAME}{word}")).collect();
+        self.facets.extend(names.into_iter().map(words).filter(|words: &Vec<String>| !words.is_empty()));
     }
 
-    /// The facets of the segment's document from this source, joined by single spaces, with
-    /// [`SPEAKER_BREAK`] between two names.
-    pub(crate) fn joined(&self, source: DocumentSource) -> String {
-        let parts = [source_facet(source), self.fields.clone(), self.names.clone()];
-        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    /// Adds the facets to the keys of a document.
+    pub(crate) fn add_to(&self, keys: &mut DocumentKeys) {
+        for words in &self.facets {
+            keys.add_break();
+            words.iter().for_each(|word| keys.add_word(word));
+        }
+        keys.add_break();
     }
 }
 
-fn source_facet(source: DocumentSource) -> String {
+/// The facet of a document's source.
+pub(crate) fn source_facet(source: DocumentSource) -> String {
     let code = DocumentSource::ALL.iter().position(|known| *known == source).unwrap_or_default();
     format!("{SOURCE}{code}")
 }
@@ -118,19 +97,9 @@ fn source_facet(source: DocumentSource) -> String {
 fn value_facet(kind: char, text: &str) -> String {
     let words = tokenize(text);
     if words.is_empty() {
-        return format!("{kind}{HASH_MARKER}{:x}", fnv1a(text.trim()));
+        return format!("{kind}{RAW_VALUE}{}", text.trim());
     }
-    let joined = words.join(&WORD_SEPARATOR.to_string());
-    if joined.len() > MAX_VALUE_BYTES {
-        format!("{kind}{HASH_MARKER}{:x}", fnv1a(&joined))
-    } else {
-        format!("{kind}{joined}")
-    }
-}
-
-/// FNV-1a. Values with the same hash are distinguished by the metadata later.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    format!("{kind}{}", words.join(&WORD_SEPARATOR.to_string()))
 }
 
 /// The clauses that a document must match in the index to pass the filters.
@@ -149,7 +118,7 @@ pub(super) fn filter_clauses(filters: &Filters) -> Vec<Vec<SearchTerm>> {
             tokenize(wanted).iter().take(MAX_SEARCHED_NAME_WORDS).map(|word| format!("{NAME}{word}")).collect();
         let mut alternatives = vec![term(value_facet(AGENT_ID, wanted))];
         if !name.is_empty() {
-            alternatives.extend([SearchTerm { words: name, is_prefix: false }, term(TOO_MANY_NAMES.to_string())]);
+            alternatives.push(SearchTerm { words: name, is_prefix: false });
         }
         all.push(alternatives);
     }
@@ -162,41 +131,34 @@ mod tests {
 
     use super::*;
 
-    fn with_names(names: &[&str]) -> Facets {
-        let phrases: Vec<Value> = names.iter().map(|name| json!({"participantName": name, "message": "hi"})).collect();
-        let mut facets = Facets::default();
-        let transcript = json!({"transcript": phrases}).to_string();
-        facets.add_names(&Conversation::parse(transcript.as_bytes()).unwrap());
-        facets
+    fn of(facets: &Facets) -> String {
+        facets.facets.iter().map(|words| words.join(" ")).collect::<Vec<_>>().join(" | ")
     }
 
     #[test]
     fn equivalent_values_have_the_same_facet() {
-        let facets = |metadata: Value| Facets::from_metadata(&metadata.to_string()).joined(DocumentSource::Notes);
+        let facets = |metadata: Value| of(&Facets::from_metadata(&metadata.to_string()));
         assert_eq!(
             facets(
                 json!({"channelClass": "VOICE", "channelType": "voice", "agentDisposition": "Call-back É", "segmentParticipantId": 42})
             ),
-            "\u{e001}3 \u{e002}voice \u{e004}call\u{e00f}back\u{e00f}e \u{e005}42"
+            "\u{e002}voice | \u{e004}call\u{e00f}back\u{e00f}e | \u{e005}42"
         );
-        assert_eq!(
-            facets(json!({"channelClass": null, "dialogOrigination": " ", "agentDisposition": []})),
-            "\u{e001}3"
-        );
+        assert_eq!(facets(json!({"channelClass": null, "dialogOrigination": " ", "agentDisposition": []})), "");
         assert_eq!(value_facet(CHANNEL, " - "), value_facet(CHANNEL, "-"));
         assert_ne!(value_facet(CHANNEL, "-"), value_facet(CHANNEL, "+"));
         let long = "x y ".repeat(100);
         assert_eq!(value_facet(CHANNEL, &long), value_facet(CHANNEL, &long.to_uppercase()));
-        assert!(value_facet(CHANNEL, &long).len() < 24 && Facets::from_metadata("oops") == Facets::default());
+        assert!(Facets::from_metadata("oops") == Facets::default());
     }
 
     #[test]
     fn names_are_separate_words_and_separated_from_each_other() {
-        assert_eq!(
-            with_names(&["Zoë Ångström", "BOB", "Bob", "…"]).names,
-            "\u{e006}bob \u{2029} \u{e006}zoe \u{e006}angstrom"
-        );
-        let many: Vec<String> = (0..=MAX_NAME_WORDS).map(|n| format!("guest{n}")).collect();
-        assert_eq!(with_names(&many.iter().map(String::as_str).collect::<Vec<_>>()).names, "\u{e007}");
+        let names = ["Zoë Ångström", "BOB", "Bob", "…"];
+        let phrases: Vec<Value> = names.iter().map(|name| json!({"participantName": name, "message": "hi"})).collect();
+        let mut facets = Facets::default();
+        let transcript = json!({"transcript": phrases}).to_string();
+        facets.add_names(&Conversation::parse(transcript.as_bytes()).unwrap());
+        assert_eq!(of(&facets), "\u{e006}bob | \u{e006}zoe \u{e006}angstrom");
     }
 }

@@ -14,8 +14,7 @@ const MAX_TERMS: usize = 32;
 const MAX_ALTERNATIVES: usize = 128;
 /// Nesting depth of parentheses.
 const MAX_NESTING: usize = 16;
-/// Words of a phrase: fewer than the overlap of two chunks in the index. In a script without spaces
-/// each character is a word.
+/// Words of a phrase. In a script without spaces each character is a word.
 const MAX_PHRASE_WORDS: usize = 60;
 /// Letters of a prefix: a shorter one would match half of the archive, and the index has keys for
 /// prefixes of this length.

@@ -14,7 +14,7 @@ use super::score::{DocumentMatch, score_document};
 use super::tokenizer::tokenize;
 use super::truncate_body::truncate_body;
 use crate::clock::Time;
-use crate::db::{AccountKey, Db, DbError, DocId, IndexHit, IndexQuery, SegmentRow};
+use crate::db::{AccountKey, Db, DbError, IndexHit, IndexQuery, SegmentRow};
 use crate::render::{Conversation, Metadata, Phrase};
 
 /// The newest matches that are ranked.
@@ -107,13 +107,11 @@ pub async fn find(
     limit: usize,
 ) -> Result<SearchResults, DbError> {
     let index_query = IndexQuery {
-        required: query.index_clauses(),
+        required: [facets::filter_clauses(filters), query.index_clauses()].concat(),
         excluded: query.excluded.clone(),
         account: filters.account,
-        facets: facets::filter_clauses(filters),
         from: filters.from,
         to: filters.to,
-        scan_windows: None,
     };
     // One more than the limit shows whether there are more.
     let kept = limit.saturating_add(1);
@@ -122,13 +120,14 @@ pub async fn find(
     let matcher = FilterMatcher::of(filters);
     let (mut results, mut match_count, mut scanned) = (SearchResults::default(), 0, 0);
     let mut best: Vec<UnresolvedHit> = Vec::new();
-    let mut before: Option<DocId> = None;
+    let mut before: Option<IndexHit> = None;
     'pages: loop {
-        let doc_ids = db.query_index(&index_query, before, page).await?;
-        let Some(last) = doc_ids.last().copied() else { break };
+        let found = db.query_index(&index_query, before, page).await?;
+        let Some(last) = found.last().copied() else { break };
         before = Some(last);
-        scanned += doc_ids.len();
-        let hits = apply_filters(db, &matcher, db.resolve_doc_ids(&doc_ids).await?).await?;
+        let count = found.len();
+        scanned += count;
+        let hits = apply_filters(db, &matcher, found).await?;
         for part in split_by_bytes(db, &hits).await? {
             for candidate in score_documents(db, query, &matcher, part).await? {
                 match_count += 1;
@@ -142,7 +141,7 @@ pub async fn find(
                 break 'pages;
             }
         }
-        if doc_ids.len() < page {
+        if count < page {
             break;
         }
         if scanned >= MAX_SCANNED_MATCHES.max(wanted) {
@@ -163,7 +162,7 @@ fn keep_best(candidates: &mut Vec<UnresolvedHit>, order: SortOrder, limit: usize
             SortOrder::Best => b.best_match.score.total_cmp(&a.best_match.score),
             SortOrder::Newest => std::cmp::Ordering::Equal,
         };
-        by_score.then(b.hit.doc_id.cmp(&a.hit.doc_id))
+        by_score.then(b.hit.cmp(&a.hit))
     });
     candidates.truncate(limit);
 }
@@ -231,13 +230,14 @@ struct FilteredHit {
 
 async fn apply_filters(db: &Db, matcher: &FilterMatcher<'_>, hits: Vec<IndexHit>) -> Result<Vec<FilteredHit>, DbError> {
     let filters = matcher.filters;
-    let within = |hit: &IndexHit| match hit.ended {
-        Some(ended) => filters.from.is_none_or(|from| ended >= from) && filters.to.is_none_or(|to| ended < to),
-        None => filters.from.is_none() && filters.to.is_none(),
+    // A segment that moved in time is in the index where it was, until it is indexed again.
+    let ends = db.end_times(&segment_keys(hits.iter())).await?;
+    let is_wanted = |hit: &IndexHit| {
+        let has_source = filters.sources.is_empty() || filters.sources.contains(&DocumentSource::of_item(hit.item));
+        let is_bounded = filters.from.is_some() || filters.to.is_some();
+        has_source && ends.get(&hit.segment()) == Some(&hit.ended) && (!is_bounded || hit.ended.known().is_some())
     };
-    let is_source_selected =
-        |hit: &IndexHit| filters.sources.is_empty() || filters.sources.contains(&DocumentSource::of_item(hit.item));
-    let hits: Vec<IndexHit> = hits.into_iter().filter(|hit| within(hit) && is_source_selected(hit)).collect();
+    let hits: Vec<IndexHit> = hits.into_iter().filter(is_wanted).collect();
     if !filters.needs_metadata() {
         return Ok(hits.into_iter().map(|hit| FilteredHit { hit, needs_participant_check: false }).collect());
     }
@@ -248,14 +248,14 @@ async fn apply_filters(db: &Db, matcher: &FilterMatcher<'_>, hits: Vec<IndexHit>
         .map(|(key, segment)| (key, Metadata::parse(&segment.metadata)))
         .collect();
     let to_filtered = |hit: IndexHit| {
-        let metadata = metadata.get(&hit.item.div_euclid(4)).filter(|metadata| matcher.matches_metadata(metadata))?;
+        let metadata = metadata.get(&hit.segment()).filter(|metadata| matcher.matches_metadata(metadata))?;
         Some(FilteredHit { hit, needs_participant_check: !matcher.matches_agent_field(metadata) })
     };
     Ok(hits.into_iter().filter_map(to_filtered).collect())
 }
 
 fn segment_keys<'a>(hits: impl Iterator<Item = &'a IndexHit>) -> Vec<i64> {
-    let mut keys: Vec<i64> = hits.map(|hit| hit.item.div_euclid(4)).collect();
+    let mut keys: Vec<i64> = hits.map(|hit| hit.segment()).collect();
     keys.sort_unstable();
     keys.dedup();
     keys
@@ -341,7 +341,7 @@ async fn email_transcripts(
 }
 
 fn transcript_item(hit: &IndexHit) -> i64 {
-    hit.item.div_euclid(4) * 4
+    hit.segment() * 4
 }
 
 /// Names the speakers for which the transcript has an id only, by the metadata. It reads the texts
@@ -360,7 +360,7 @@ async fn resolve_speakers(
     for part in split_by_size(&items, |item| sizes.get(item).copied().unwrap_or_default()) {
         let mut bodies = db.newest_bodies(part).await?;
         for candidate in nameless.by_ref().take(part.len()) {
-            let segment = segments.get(&candidate.hit.item.div_euclid(4));
+            let segment = segments.get(&candidate.hit.segment());
             let Some((segment, (_, body))) = segment.zip(bodies.remove(&candidate.hit.item)) else { continue };
             let body = truncate_body(body);
             let conversation = Conversation::read(&body, &Metadata::parse(&segment.metadata)).unwrap_or_default();
@@ -372,7 +372,7 @@ async fn resolve_speakers(
     Ok(())
 }
 
-/// Adds the segments to the hits and sorts them, including those that ended in the same second.
+/// Adds the segments to the hits and sorts them.
 async fn resolve_hits(
     db: &Db,
     query: &Query,
@@ -382,11 +382,17 @@ async fn resolve_hits(
     let segments = db.segments_by_key(&segment_keys(best.iter().map(|candidate| &candidate.hit))).await?;
     resolve_speakers(db, query, &mut best, &segments).await?;
     let to_search_hit = |candidate: UnresolvedHit| {
-        let segment = segments.get(&candidate.hit.item.div_euclid(4))?.clone();
+        let segment = segments.get(&candidate.hit.segment())?.clone();
         let source = DocumentSource::of_item(candidate.hit.item);
         Some(SearchHit { segment, source, version: candidate.version, best_match: candidate.best_match })
     };
     let mut hits: Vec<SearchHit> = best.into_iter().filter_map(to_search_hit).collect();
+    sort_hits(&mut hits, order);
+    Ok(hits)
+}
+
+/// Sorts hits, including those that ended in the same second.
+pub(crate) fn sort_hits(hits: &mut [SearchHit], order: SortOrder) {
     hits.sort_by(|a, b| {
         let by_score = match order {
             SortOrder::Best => b.best_match.score.total_cmp(&a.best_match.score),
@@ -398,7 +404,6 @@ async fn resolve_hits(
             .then_with(|| a.segment.segment_id.cmp(&b.segment.segment_id))
             .then_with(|| a.source.cmp(&b.source))
     });
-    Ok(hits)
 }
 
 #[cfg(test)]

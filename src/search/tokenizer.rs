@@ -11,8 +11,9 @@ use std::ops::Range;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::{canonical_combining_class, compose, is_combining_mark};
 
-/// Increase this whenever the same body results in different words. The index is rebuilt then.
-pub const TOKENIZER_VERSION: i64 = 3;
+/// Increase this whenever the same body results in different words, or a word in another key. The
+/// index is rebuilt then.
+pub const TOKENIZER_VERSION: i64 = 4;
 
 /// Letters of a word; the rest of a longer one is ignored.
 pub(crate) const MAX_WORD_LETTERS: usize = 64;

@@ -2,16 +2,19 @@
 //! written, and they are synced to disk before they count as delivered.
 //!
 //! Only the sink's folder is touched. A line that a crash tore is removed before the next append.
-//! If the disk fills up during a write, the file is reset to its state before the write. All calls
-//! block: use them where blocking is allowed.
+//! If the disk fills up during a write, the file is reset to its state before the write. After an
+//! erasure, files are written anew without the erased lines. All calls block: use them where
+//! blocking is allowed.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use serde::Deserialize;
 
 use super::{SinkError, describe_disk_error};
 use crate::clock::{Time, millis};
@@ -22,6 +25,8 @@ const EXTENSION: &str = ".jsonl";
 /// How many of the newest files are checked for torn lines: only the file that was being written
 /// can hold one.
 const MAX_FILES_CHECKED: usize = 100;
+/// The end of the name of a file that is being written anew.
+const REWRITTEN: &str = ".rewritten";
 /// How much is read at a time in the backward search for the last line break.
 const READ_BLOCK_BYTES: u64 = 64 * 1024;
 
@@ -76,6 +81,49 @@ impl JsonlSink {
         })
     }
 
+    /// Removes the lines of erased segments (sub-account and segment id) from all files. Each file
+    /// is replaced as a whole, so that a crash leaves the old file or the new one.
+    ///
+    /// # Errors
+    /// If a file cannot be read or replaced. The next call repeats it.
+    pub(crate) fn remove_segments(&mut self, erased: &BTreeSet<(String, String)>) -> Result<(), SinkError> {
+        // A file that is open for appending would be written to after it was replaced.
+        self.open = None;
+        let names = match self.own_files() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            names => names,
+        };
+        let removed = names.and_then(|names| names.iter().try_for_each(|name| self.rewrite_without(name, erased)));
+        removed.map_err(|error| {
+            let (why, hint) = describe_disk_error(&error);
+            let folder = self.folder.display();
+            SinkError::unavailable(format!("failed to remove erased lines in {folder}: {why}")).with_hint(hint)
+        })
+    }
+
+    fn rewrite_without(&self, name: &str, erased: &BTreeSet<(String, String)>) -> io::Result<()> {
+        let path = self.folder.join(name);
+        let is_erased = |line: &[u8]| serde_json::from_slice::<ErasableLine>(line).is_ok_and(|line| line.is_of(erased));
+        let file = open_regular_file(OpenOptions::new().read(true), &path)?;
+        if !read_lines(&file)?.any(|line| line.is_ok_and(|line| is_erased(&line))) {
+            return Ok(());
+        }
+        let new_path = self.folder.join(format!("{name}{REWRITTEN}"));
+        let mut options = OpenOptions::new();
+        let new = open_regular_file(options.write(true).create(true).truncate(true).mode(0o600), &new_path)?;
+        let mut new = io::BufWriter::new(new);
+        for line in read_lines(&file)? {
+            let line = line?;
+            if !is_erased(&line) {
+                new.write_all(&line)?;
+                new.write_all(b"\n")?;
+            }
+        }
+        new.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&new_path, &path)?;
+        File::open(&self.folder)?.sync_all()
+    }
+
     fn write_and_sync(&mut self, lines: &[u8]) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Err(io::Error::other("no file is open")) };
         match open.file.write_all(lines).and_then(|()| open.file.sync_data()) {
@@ -116,13 +164,27 @@ impl JsonlSink {
         Ok(())
     }
 
-    /// Removes torn lines from the newest files of this sink.
-    fn truncate_torn_lines(&self) -> io::Result<()> {
+    /// The names of this sink's files, in order.
+    fn own_files(&self) -> io::Result<Vec<String>> {
         let mut names: Vec<String> = std::fs::read_dir(&self.folder)?
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| self.is_own_file_name(name))
             .collect();
         names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Removes torn lines from the newest files of this sink, and files that a crash left while they
+    /// were written anew.
+    fn truncate_torn_lines(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(REWRITTEN));
+            if let Some(name) = name.filter(|name| self.is_own_file_name(name)) {
+                std::fs::remove_file(self.folder.join(format!("{name}{REWRITTEN}")))?;
+            }
+        }
+        let names = self.own_files()?;
         for name in names.iter().rev().take(MAX_FILES_CHECKED) {
             // A file that was removed or replaced in the meantime is not ours to repair.
             let Ok(mut file) = open_regular_file(OpenOptions::new().read(true).write(true), &self.folder.join(name))
@@ -155,6 +217,54 @@ impl JsonlSink {
         };
         format!("{}{}", start.strftime(pattern), self.extension())
     }
+}
+
+/// Writes a test event to a file that no delivery writes to. Returns its path.
+///
+/// # Errors
+/// If the folder cannot be written to.
+pub(crate) fn write_test_file(folder: &Path, line: &[u8]) -> Result<PathBuf, SinkError> {
+    let path = folder.join(format!("test{EXTENSION}"));
+    let write = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let mut options = OpenOptions::new();
+        let mut file = open_regular_file(options.write(true).create(true).truncate(true).mode(0o600), &path)?;
+        file.write_all(line).and_then(|()| file.sync_all())
+    };
+    match write() {
+        Ok(()) => Ok(path),
+        Err(error) => {
+            let (why, hint) = describe_disk_error(&error);
+            Err(SinkError::unavailable(format!("failed to write {}: {why}", path.display())).with_hint(hint))
+        }
+    }
+}
+
+/// What identifies the segment of a line.
+#[derive(Deserialize)]
+struct ErasableLine {
+    r#type: String,
+    data: ErasableData,
+}
+
+#[derive(Deserialize)]
+struct ErasableData {
+    sub_account_id: String,
+    segment_id: String,
+}
+
+impl ErasableLine {
+    /// Whether it holds content of an erased segment. That the segment was erased is no content.
+    fn is_of(self, erased: &BTreeSet<(String, String)>) -> bool {
+        self.r#type != "com.ringcx.segment.erased" && erased.contains(&(self.data.sub_account_id, self.data.segment_id))
+    }
+}
+
+/// The lines of a file from its start.
+fn read_lines(file: &File) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>>> {
+    let mut file = file.try_clone()?;
+    file.rewind()?;
+    Ok(io::BufReader::new(file).split(b'\n'))
 }
 
 /// Opens a regular file. It never follows a symbolic link, which would make the sink write to, or
@@ -247,6 +357,37 @@ mod tests {
             assert_eq!(read(folder.path(), "2026-11-26.jsonl"), "new\n");
             assert_eq!(read(folder.path(), "notes.jsonl"), "not ours");
         }
+    }
+
+    fn erased_line(sub: &str, id: &str, kind: &str) -> String {
+        let data = serde_json::json!({"sub_account_id": sub, "segment_id": id, "transcript": {"body": "words"}});
+        format!("{}\n", serde_json::json!({"type": kind, "data": data}))
+    }
+
+    #[test]
+    fn erased_segments_are_removed_from_every_file_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let kind = "com.ringcx.transcript";
+        let (gone, other) = (erased_line("1", "a\"b", kind), erased_line("2", "a\"b", kind));
+        let told = erased_line("1", "a\"b", "com.ringcx.segment.erased");
+        std::fs::write(folder.path().join("2026-11-25.jsonl"), format!("{gone}{other}")).unwrap();
+        std::fs::write(folder.path().join("2026-11-26.jsonl"), format!("{told}{gone}not json a\\\"b\n")).unwrap();
+        std::fs::write(folder.path().join("notes.jsonl"), &gone).unwrap();
+        // Left by a crash.
+        std::fs::write(folder.path().join("2026-11-24.jsonl.rewritten"), &gone).unwrap();
+        let mut sink = JsonlSink::new(folder.path(), DAILY, None);
+        sink.append_lines(b"new\n", at("2026-11-26T10:00:00Z")).unwrap();
+        let erased = BTreeSet::from([("1".to_owned(), "a\"b".to_owned())]);
+        for _ in 0..2 {
+            sink.remove_segments(&erased).unwrap();
+            assert_eq!(read(folder.path(), "2026-11-25.jsonl"), other);
+            assert_eq!(read(folder.path(), "2026-11-26.jsonl"), format!("{told}not json a\\\"b\nnew\n"));
+        }
+        sink.append_lines(b"newer\n", at("2026-11-26T10:00:00Z")).unwrap();
+        assert!(read(folder.path(), "2026-11-26.jsonl").ends_with("new\nnewer\n"));
+        assert_eq!(read(folder.path(), "notes.jsonl"), gone, "a file of someone else");
+        let mode = std::fs::metadata(folder.path().join("2026-11-25.jsonl")).unwrap().permissions().mode() & 0o777;
+        assert_eq!((std::fs::read_dir(folder.path()).unwrap().count(), mode), (3, 0o600));
     }
 
     #[test]

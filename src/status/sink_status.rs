@@ -92,7 +92,7 @@ fn accepts_account(sink: Option<&Sink>, sub: &str) -> bool {
 fn type_name(kind: &SinkKind) -> &'static str {
     match kind {
         SinkKind::Jsonl { .. } => "jsonl",
-        SinkKind::Webhook { .. } => "webhook",
+        SinkKind::Webhook(_) => "webhook",
         SinkKind::ObjectStore { .. } => "object_store",
     }
 }

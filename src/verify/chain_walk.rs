@@ -1,5 +1,5 @@
-//! Recomputes a hash chain number by number: the feed of an account, its record chain, or the
-//! journal of the archive. Pure.
+//! Recomputes a hash chain number by number: the feed of an account, its record chain, the journal
+//! of the archive, or its access log. Pure.
 //!
 //! Stored heads (in manifests, in the row of the account, in an earlier export) are checkpoints. If
 //! the recomputed head differs from a checkpoint, the walk continues from the checkpoint, so that
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::short_hash;
 use super::verify_report::{IntegrityProblem, IntegrityProblemKind};
-use crate::db::{AccountChain, EntryPage, EntryRow, RecordChainState, unpack};
+use crate::db::{AccessChainState, AccountChain, EntryPage, EntryRow, RecordChainState, unpack};
 use crate::proof::{ChainName, ExportedLine, GENESIS_HASH, Hash, format_day, link, unhex};
 
 /// A stored head.
@@ -33,6 +33,8 @@ pub(super) struct ChainWalk<'a> {
     from: i64,
     /// The newest number.
     newest: i64,
+    /// The number and the head at which the walk begins.
+    start: (i64, Vec<u8>),
     checkpoints: BTreeMap<i64, Vec<Checkpoint>>,
 }
 
@@ -76,6 +78,16 @@ const JOURNAL_TERMS: ChainTerms = ChainTerms {
     many_missing: "entries are missing from the journal of erasures and holds",
     what_altered: "the journal of erasures and holds does not produce the head in {}: an entry was altered or removed",
     numbers: Some("journal entries"),
+};
+
+const ACCESS_TERMS: ChainTerms = ChainTerms {
+    chain: ChainName::Access,
+    missing: IntegrityProblemKind::Access,
+    altered: IntegrityProblemKind::Access,
+    one_missing: "an entry is missing from the access log",
+    many_missing: "entries are missing from the access log",
+    what_altered: "the access log does not produce the head in {}: an entry was altered or removed",
+    numbers: Some("entries of the access log"),
 };
 
 /// The position of a walk.
@@ -132,6 +144,13 @@ impl<'a> ChainWalk<'a> {
         ChainWalk::new(&JOURNAL_TERMS, "", 0, manifests, end, recorded)
     }
 
+    /// A walk over the entries of the access log that retention has left.
+    pub(super) fn access(state: &AccessChainState, recorded: &[&ExportedLine]) -> ChainWalk<'a> {
+        let end = (state.newest, state.head.clone(), "the archive");
+        let walk = ChainWalk::new(&ACCESS_TERMS, "", state.removed, std::iter::empty(), end, recorded);
+        ChainWalk { start: (state.removed, state.removed_head.clone()), ..walk }
+    }
+
     fn new(
         terms: &'static ChainTerms,
         sub: &'a str,
@@ -156,7 +175,7 @@ impl<'a> ChainWalk<'a> {
             add(number, head, false, format!("the manifest of {}", format_day(day)));
         }
         add(newest, head, false, source.to_owned());
-        ChainWalk { terms, sub, from, newest, checkpoints }
+        ChainWalk { terms, sub, from, newest, start: (0, GENESIS_HASH.to_vec()), checkpoints }
     }
 
     /// The newest number of the walk.
@@ -180,16 +199,16 @@ impl<'a> ChainWalk<'a> {
     /// The position before the first entry, and the problems found there.
     pub(super) fn begin(&self) -> (WalkPosition, Vec<IntegrityProblem>) {
         let mut at = WalkPosition {
-            feed: 0,
+            feed: self.start.0,
             entries: 0,
             erased: 0,
-            head: Some(GENESIS_HASH.to_vec()),
+            head: Some(self.start.1.clone()),
             last_checkpoint: self.from,
             last_agreement: self.from,
             diverged: false,
             found: Vec::new(),
         };
-        self.compare_checkpoints(&mut at, 0);
+        self.compare_checkpoints(&mut at, self.start.0);
         let found = std::mem::take(&mut at.found);
         (at, found)
     }

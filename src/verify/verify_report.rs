@@ -32,6 +32,8 @@ pub struct VerifyReport {
     pub journal_entries: i64,
     /// The number of active holds.
     pub holds: u64,
+    /// The number of entries in the access log.
+    pub(crate) access_entries: i64,
     /// The number of problems.
     pub(crate) problem_count: u64,
     /// The first thousand problems.
@@ -125,6 +127,8 @@ pub enum IntegrityProblemKind {
     Hold,
     /// The coverage or the log of reads was altered.
     Coverage,
+    /// The access log was altered.
+    Access,
     /// The integrity check of the database found damaged files.
     Database,
 }
@@ -233,6 +237,8 @@ pub(super) struct CheckedScope {
     pub(crate) journal_taken_over: i64,
     /// The number of active holds.
     pub(crate) holds: u64,
+    /// The number of entries of the access log.
+    pub(crate) access_entries: i64,
 }
 
 pub(super) fn build_report(
@@ -261,6 +267,7 @@ pub(super) fn build_report(
         compared_with_export: checked.against,
         journal_entries: checked.journal,
         holds: checked.holds,
+        access_entries: checked.access_entries,
         problem_count: problems.count,
         problems: problems.list,
         accounts,
@@ -277,6 +284,7 @@ fn describe_scope(accounts: &[AccountReport], checked: &CheckedScope) -> (Vec<St
         covers.insert(2, "erased entries and the journal".to_owned());
         covers.insert(3, "holds".to_owned());
         covers.insert(4, "coverage and the log of the last reads".to_owned());
+        covers.insert(5, "the access log".to_owned());
         match checked.database {
             Some(by) => covers.push(format!("the database files ({by})")),
             None => not_covered.push("the database files: install the extension amcheck to check them".to_owned()),

@@ -95,6 +95,22 @@ async fn a_disk_that_is_full_at_the_start_is_waited_out_too() {
     env.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_does_not_fit_says_so_and_leaves_nothing_behind() {
+    let Some(disk) = SmallDisk::mount_new("64k") else { return };
+    let mut env = TestEnv::with_daemon(TempDatabase::sqlite(), Scenario::history().transcripts_only()).await;
+    env.expect_complete_archive().await;
+    let copy = disk.path().join("copy.db").display().to_string();
+    env.run(&["backup", &copy])
+        .await
+        .assert_output(1, &["failed to write", "the disk has 0 MiB", "hint: free some space"]);
+    assert!(files_ending_with(disk.path(), "").is_empty());
+    disk.grow("20m");
+    env.run_ok(&["backup", &copy]).await;
+    assert_eq!(files_ending_with(disk.path(), "").len(), 1);
+    env.stop().await;
+}
+
 fn sink_settings(name: &str, kind: &str, key: &str, target: &str) -> toml::Value {
     let pairs = [("name", name), ("type", kind), (key, target)].map(|(key, value)| (key.to_owned(), value.into()));
     toml::Value::Table(pairs.into_iter().collect())

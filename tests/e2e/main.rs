@@ -4,10 +4,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_control;
 mod answer_decoding;
+mod api;
 mod api_faults;
+mod backup_restore;
 mod certificates;
 mod command_line;
+mod credential_rotation;
 mod database_outage;
 mod dns_outage;
 mod earlier_archive;
@@ -21,6 +25,7 @@ mod permissions;
 mod pipeline;
 mod process_lifecycle;
 mod read_only_storage;
+mod recipes;
 mod search_pages;
 mod secret_leaks;
 mod sink_delivery;

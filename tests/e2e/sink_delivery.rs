@@ -8,10 +8,16 @@ use crate::support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringcx_extractor::model::Artifact;
+use bytes::Bytes;
+use ringcx_extractor::clock::{Clock, Tick, Time};
+use ringcx_extractor::db::{CompletedJob, Db, JobOutcome, MetadataChunk, OpenMode};
+use ringcx_extractor::model::{
+    Artifact, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
+};
 use ringcx_extractor::sim::{ExpectedArtifact, truncate_depth};
 use serde_json::Value;
 use support::test_env::{Scenario, TempDatabase, TestEnv};
@@ -29,6 +35,10 @@ crate::e2e! {
     a_sink_gets_only_what_it_asks_for,
     a_redirect_is_not_followed_and_says_where_it_points,
     a_daemon_that_ends_does_not_wait_for_a_receiver_that_does_not_answer,
+    an_erasure_reaches_every_sink_and_then_only_a_hash_stays,
+    a_sink_that_asks_for_metadata_is_told_about_every_segment,
+    #[ignore = "measures; run with --release"]
+    the_rate_at_a_good_receiver_and_at_a_bad_one,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -434,4 +444,158 @@ async fn a_daemon_that_ends_does_not_wait_for_a_receiver_that_does_not_answer(da
     env.wait_until("everything is delivered", async || sink_status(&env, "hook").await["pending"] == 0).await;
     let events: Vec<Value> = receiver.accepted().into_iter().map(|received| received.event).collect();
     assert_events_match_ledger(&env, &events);
+}
+
+async fn an_erasure_reaches_every_sink_and_then_only_a_hash_stays(database: TempDatabase) {
+    let receiver = WebhookReceiver::start(|_| WebhookReply::Status(200)).await;
+    let settings = vec![webhook_sink(&receiver.url, &[]), jsonl_sink("lake", &[])];
+    let env = TestEnv::with_daemon(database, with_sinks(Scenario::history(), settings)).await;
+    wait_until_delivered(&env).await;
+    let subjects: Vec<Value> = sink_events(&env, "lake").iter().map(|event| event["subject"].clone()).collect();
+    let id = subjects[0].as_str().unwrap().to_owned();
+    let told = ["copies: sink hook received", "com.ringcx.segment.erased", "copies: sink lake received", "the files"];
+    env.run(&["erase", "--segment", &id, "--dry-run"]).await.assert_output(0, &told);
+    env.run(&["erase", "--segment", &id, "--yes"]).await.assert_output(0, &told);
+    env.wait_until("the webhook is told", async || {
+        receiver.accepted().iter().any(|received| received.event["type"] == "com.ringcx.segment.erased")
+    })
+    .await;
+    let last = receiver.accepted().into_iter().rfind(|received| received.event["subject"] == id.as_str()).unwrap();
+    assert_eq!(last.event["type"], "com.ringcx.segment.erased", "it is the segment's last event");
+    let data = last.event["data"].as_object().unwrap();
+    assert_eq!((data.len(), &data["reason"], &data["segment_id"]), (4, &"erasure".into(), &id.as_str().into()));
+    env.wait_until("its lines are removed", async || {
+        let lines = sink_events(&env, "lake");
+        let of_segment: Vec<&Value> = lines.iter().filter(|line| line["subject"] == id.as_str()).collect();
+        of_segment.len() == 1 && of_segment[0]["type"] == "com.ringcx.segment.erased"
+    })
+    .await;
+    assert_eq!(
+        sink_events(&env, "lake").iter().filter(|line| line["subject"] != id.as_str()).count(),
+        subjects.iter().filter(|subject| **subject != *id).count(),
+        "all others are there"
+    );
+    env.run_ok(&["verify"]).await;
+}
+
+async fn a_sink_that_asks_for_metadata_is_told_about_every_segment(database: TempDatabase) {
+    let contents = vec![toml::Value::from("metadata")];
+    let settings = vec![jsonl_sink("crm", &[("artifacts", contents.into())])];
+    let env = TestEnv::with_daemon(database, with_sinks(Scenario::history(), settings)).await;
+    env.wait_until("every segment is told", async || {
+        let told: BTreeSet<String> =
+            sink_events(&env, "crm").iter().map(|event| event["subject"].as_str().unwrap().to_owned()).collect();
+        env.expected_segments().iter().all(|entry| told.contains(&entry.segment_id))
+    })
+    .await;
+    assert!(sink_events(&env, "crm").iter().all(|event| event["type"] == "com.ringcx.metadata"));
+    assert!(env.expected_segments().iter().any(|entry| !entry.has_transcript), "some have no transcript");
+}
+
+/// What a receiver accepted: distinct events, and when the first and the last arrived.
+#[derive(Default)]
+struct RateLog {
+    ids: BTreeSet<String>,
+    first: Option<Tick>,
+    last: Tick,
+    requests: u64,
+}
+
+/// A receiver that answers after 5 ms, and `percent` of the requests badly, in four ways alike.
+async fn start_rate_receiver(percent: u64, log: Arc<Mutex<RateLog>>) -> WebhookReceiver {
+    let clock = Clock::system();
+    WebhookReceiver::start_discarding(move |received| {
+        let mut log = log.lock().unwrap();
+        log.requests += 1;
+        // Spread over the requests, without a pattern that a retry could meet again.
+        let at = (log.requests * 7_919) % 400;
+        if at < percent * 4 {
+            return match at % 4 {
+                0 => WebhookReply::Status(500),
+                1 => WebhookReply::RetryAfter(1),
+                2 => WebhookReply::NoReply,
+                _ => WebhookReply::Reset,
+            };
+        }
+        log.last = clock.tick();
+        let now = log.last;
+        log.first.get_or_insert(now);
+        log.ids.insert(received.id());
+        WebhookReply::AcceptAfter(5)
+    })
+    .await
+}
+
+/// Stores a transcript of each of so many segments, as the daemon would.
+async fn fill_archive(env: &TestEnv, segments: usize) {
+    let db = match env.database.url.strip_prefix("sqlite:") {
+        Some(path) => Db::open_sqlite(Path::new(path), OpenMode::CreateOrMigrate).await.unwrap(),
+        None => Db::open_postgres(&env.database.url.clone().into(), OpenMode::CreateOrMigrate, 4).await.unwrap(),
+    };
+    let now = env.clock.now();
+    let account = db.register_account(&env.main_account(), None, now).await.unwrap();
+    let lease = db.acquire_leases(&[account.key], "e2e", SECOND, now).await.unwrap().remove(0);
+    let records: Vec<SegmentRecord> = (0..segments)
+        .map(|number| SegmentRecord {
+            segment_id: format!("rate-{number}"),
+            dialog_id: Some(format!("dialog-{}", number / 3)),
+            end: Some(now - 60 * SECOND),
+            has_transcript: true,
+            is_agent: true,
+            raw: format!(r#"{{"segmentId":"rate-{number}"}}"#),
+        })
+        .collect();
+    let wants = ArtifactSelection {
+        artifacts: ArtifactSet::NONE.with(Artifact::Transcript),
+        summaries_for: SummariesFor::Transcribed,
+    };
+    for part in records.chunks(1_000) {
+        let chunk = MetadataChunk {
+            lease,
+            lane: Lane::Live,
+            range: TimeRange { from: Time(0), to: now },
+            now,
+            wants,
+            already_read: &TimeRangeSet::default(),
+            urgent_before: None,
+            quarantine_retry_delay: SECOND,
+            records: part,
+            quarantined: &[],
+        };
+        db.ingest_chunk(chunk).await.unwrap();
+        let claims = db.due_items(lease, ArtifactSet::ALL, now, 5_000).await.unwrap();
+        let body = Bytes::from(r#"{"channelClass":"VOICE","transcript":[{"message":"good morning"}]}"#);
+        let done: Vec<CompletedJob> = claims
+            .into_iter()
+            .map(|claim| CompletedJob { claim, at: now, outcome: JobOutcome::stored(&body, None) })
+            .collect();
+        db.complete_jobs(&done).await.unwrap();
+    }
+    db.close().await;
+}
+
+/// Events per second at a receiver that accepts everything, and at one that answers three in ten badly.
+async fn the_rate_at_a_good_receiver_and_at_a_bad_one(database: TempDatabase) {
+    const EVENTS: usize = 10_000;
+    let is_sqlite = database.is_sqlite();
+    let quiet = Scenario::history().configure_sim(|sim| sim.traffic.per_minute = 0.01);
+    let mut env = TestEnv::new(database, quiet.set("log.filter", "warn")).await;
+    fill_archive(&env, EVENTS).await;
+    for percent in [0, 30] {
+        let log = Arc::<Mutex<RateLog>>::default();
+        let receiver = start_rate_receiver(percent, log.clone()).await;
+        let mut hook = webhook_sink(&receiver.url, &[("start", "beginning".into())]);
+        hook.as_table_mut().unwrap().insert("name".into(), format!("hook-{percent}").into());
+        env.set("sinks", vec![hook]);
+        env.start();
+        let nearly_all = || log.lock().unwrap().ids.len() >= EVENTS * 98 / 100;
+        env.wait_until_within(300 * SECOND, "nearly all arrive", async || nearly_all()).await;
+        let (took, ids, requests) = {
+            let log = log.lock().unwrap();
+            (log.last.since(log.first.unwrap()), log.ids.len(), log.requests)
+        };
+        let rate = ids as f64 / took.as_secs_f64();
+        println!("SQLite: {is_sqlite}; {percent} % bad: {ids} events in {took:?}, {rate:.0}/s, {requests} requests");
+        env.stop().await;
+    }
 }

@@ -28,6 +28,7 @@ crate::e2e! {
     commands_that_only_look_refuse_an_older_archive_and_say_what_to_do,
     a_rolled_back_program_refuses_the_upgraded_archive_and_takes_the_backup,
     a_migration_that_fails_half_way_leaves_nothing_behind,
+    a_program_works_beside_a_newer_one_until_a_migration_shuts_it_out,
 }
 
 async fn open_database(database: &TempDatabase, access: OpenMode) -> Result<Db, DbError> {
@@ -287,7 +288,9 @@ async fn a_rolled_back_program_refuses_the_upgraded_archive_and_takes_the_backup
     copy_archive(&env.database, false).await;
     // A migration of a later program.
     let mut later = migrations(&env.database).await;
-    let next = "create table novelty (id bigint); alter table segment rename column asked to wanted".into_sql_str();
+    let next = "create table novelty (id bigint); alter table segment rename column asked to wanted;
+        update meta set value = '9000' where key in ('schema.oldest_writer', 'schema.newest_marked')"
+        .into_sql_str();
     later.push(Migration::new(9_000, "later".into(), MigrationType::Simple, next, false));
     let mut raw = RawConnection::open(&env.database).await;
     raw.migrate(later).await.unwrap();
@@ -305,6 +308,42 @@ async fn a_rolled_back_program_refuses_the_upgraded_archive_and_takes_the_backup
     env.start();
     env.wait_for_log("working").await;
     env.stop().await;
+}
+
+/// Stands for a replica of the version before while a newer one is rolled out: it opens, and goes on with, a database that was
+/// expanded. It releases its accounts and writes no more once a migration took something away.
+async fn a_program_works_beside_a_newer_one_until_a_migration_shuts_it_out(database: TempDatabase) {
+    let scenario = Scenario::live(8 * Duration::from_secs(1)).set("http.listen", "127.0.0.1:0");
+    let mut env = TestEnv::with_daemon(database, scenario).await;
+    env.wait_for_log("working").await;
+    let mut later = migrations(&env.database).await;
+    let expand = "alter table segment add column novelty bigint; create table novelty (id bigint primary key);
+        update meta set value = '9000' where key = 'schema.newest_marked'";
+    later.push(Migration::new(9_000, "expand".into(), MigrationType::Simple, expand.into_sql_str(), false));
+    let mut raw = RawConnection::open(&env.database).await;
+    raw.migrate(later.clone()).await.unwrap();
+    // A running daemon and a new one, and commands, work on it.
+    env.clock.sleep(Duration::from_secs(3)).await;
+    env.stop().await;
+    assert!(!env.log().contains("newer version"), "a daemon stopped at a database that was only expanded");
+    env.start();
+    env.wait_for_log("stopped").await;
+    env.expect_complete_archive().await;
+    env.run_ok(&["verify"]).await;
+    let contract = "update meta set value = '9001' where key in ('schema.oldest_writer', 'schema.newest_marked')";
+    later.push(Migration::new(9_001, "contract".into(), MigrationType::Simple, contract.into_sql_str(), false));
+    raw.migrate(later).await.unwrap();
+    env.wait_for_log("released all accounts; writing stops").await;
+    let readyz = format!("{}readyz", env.dashboard_url().await);
+    let (status, body) = support::http_get(&readyz).await;
+    assert!(status == 503 && body.contains("newer version of this program has migrated"), "{status} {body}");
+    let heartbeats = "select cast(max(heartbeat) as text) from replica r where r.name <> ''";
+    let before = raw.texts(heartbeats).await;
+    env.clock.sleep(Duration::from_secs(5)).await;
+    assert_eq!(raw.texts(heartbeats).await, before, "it still writes");
+    env.stop().await;
+    env.run(&["run"]).await.assert_output(1, &["newer version", "migration 9001", "hint:"]);
+    raw.close().await;
 }
 
 /// The name of the last table or index that a migration creates.

@@ -74,7 +74,7 @@ impl GrowthReport {
             rows("segment"),
             rows("artifact"),
             rows("work"),
-            rows("search_text_docsize") + rows("search_block"),
+            rows("search_posting"),
             rows("tombstone"),
         );
         self.samples.push((day, sample));

@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
-use ringcx_extractor::config::{ObjectFormat, Sink, SinkKind, SinkStart};
+use ringcx_extractor::config::{ObjectFormat, Sink, SinkErasures, SinkKind, SinkStart, WebhookSettings};
 use ringcx_extractor::db::{
     CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, Item, JobOutcome, Lease, MetadataChunk, ObjectBatch,
     ReplayProgress, ReplayRequest, SinkOverview, sql,
 };
 use ringcx_extractor::deliver::{Deliverer, DeliveryContext, DeliveryProgress, SinkPauses};
+use ringcx_extractor::erasure::{Confirmation, ErasureRequest, execute_plan, plan_erasure};
 use ringcx_extractor::model::{
-    AccountId, Artifact, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
+    AccountId, Artifact, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, Subject, SummariesFor, TimeRange,
+    TimeRangeSet,
 };
-use secrecy::SecretString;
 use serde_json::Value;
 use support::TestDb;
 use support::webhook_receiver::{WebhookReceiver, WebhookReply};
@@ -39,6 +40,9 @@ crate::on_both! {
     an_outage_counts_against_no_events_patience,
     what_is_erased_is_not_delivered_any_more,
     a_new_version_is_another_event,
+    an_older_version_is_not_sent_after_a_newer_one,
+    an_erasure_is_an_event_and_removes_the_lines,
+    metadata_is_an_event_when_it_is_announced_and_when_it_changes,
     what_is_damaged_in_the_archive_is_reported_and_passed_over,
     a_backlog_goes_out_once_each_and_in_order,
     what_gathers_within_a_minute_becomes_one_object,
@@ -122,6 +126,8 @@ fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
         name: "sink".to_owned(),
         start,
         artifacts: ArtifactSet::ALL,
+        metadata: false,
+        erasures: SinkErasures::All,
         accounts: BTreeSet::new(),
         channels: BTreeSet::new(),
         redact: Vec::new(),
@@ -131,13 +137,9 @@ fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
 }
 
 fn webhook_settings(receiver: &WebhookReceiver) -> Sink {
-    let kind = SinkKind::Webhook {
-        url: SecretString::from(receiver.url.clone()),
-        secrets: vec![SecretString::from("whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0")],
-        timeout: Duration::from_secs(10),
-        allow_private: true,
-    };
-    sink_settings(SinkStart::Beginning, kind)
+    let defaults = WebhookSettings::new(&receiver.url, "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0");
+    let settings = WebhookSettings { timeout: Duration::from_secs(10), allow_private: true, ..defaults };
+    sink_settings(SinkStart::Beginning, SinkKind::Webhook(Box::new(settings)))
 }
 
 async fn acquire_account(db: &Db, sub: &str) -> Lease {
@@ -146,6 +148,17 @@ async fn acquire_account(db: &Db, sub: &str) -> Lease {
 }
 
 async fn store_transcripts(db: &Db, owned: Lease, numbers: std::ops::Range<usize>, at: Time) {
+    ingest_segments(db, owned, numbers, at, |number| format!(r#"{{"segmentId":"seg-{number}"}}"#)).await;
+    answer_due_items(db, owned, at, "first", Some(at + MINUTE)).await;
+}
+
+async fn ingest_segments(
+    db: &Db,
+    owned: Lease,
+    numbers: std::ops::Range<usize>,
+    at: Time,
+    raw: impl Fn(usize) -> String,
+) {
     let wants = ArtifactSelection {
         artifacts: ArtifactSet::NONE.with(Artifact::Transcript),
         summaries_for: SummariesFor::Transcribed,
@@ -157,7 +170,7 @@ async fn store_transcripts(db: &Db, owned: Lease, numbers: std::ops::Range<usize
             end: Some(at),
             has_transcript: true,
             is_agent: true,
-            raw: format!(r#"{{"segmentId":"seg-{number}"}}"#),
+            raw: raw(number),
         })
         .collect();
     let chunk = MetadataChunk {
@@ -173,7 +186,6 @@ async fn store_transcripts(db: &Db, owned: Lease, numbers: std::ops::Range<usize
         quarantined: &[],
     };
     db.ingest_chunk(chunk).await.unwrap();
-    answer_due_items(db, owned, at, "first", Some(at + MINUTE)).await;
 }
 
 /// Stores this text for every due item.
@@ -473,6 +485,105 @@ async fn a_new_version_is_another_event(test: TestDb) {
     assert_eq!(words, ["first", "second"]);
     assert_ne!(lines[0]["id"], lines[1]["id"]);
     assert_eq!((&lines[0]["subject"], &lines[0]["type"]), (&lines[1]["subject"], &lines[1]["type"]));
+}
+
+async fn an_older_version_is_not_sent_after_a_newer_one(test: TestDb) {
+    let env = DeliveryEnv::new(test).await;
+    let is_first = |event: &Value| event["data"]["transcript"]["body"]["word"] == "first";
+    let receiver = WebhookReceiver::start(move |received| match is_first(&received.event) {
+        true => WebhookReply::Status(500),
+        false => WebhookReply::Status(200),
+    })
+    .await;
+    env.store_transcripts(0..1).await;
+    let mut deliverer = env.deliverer(webhook_settings(&receiver));
+    step_until_idle(&mut deliverer).await;
+    env.clock.advance(2 * MINUTE);
+    answer_due_items(env.db(), env.owned, env.clock.now(), "second", None).await;
+    advance_until(&env, &mut deliverer, 60 * MINUTE, async || !receiver.accepted().is_empty()).await;
+    // The newer version waits for the first retries of the older one, and then replaces it.
+    assert!(receiver.request_count() > 4);
+    receiver.set_reply(|_| WebhookReply::Status(200));
+    env.clock.advance(WEEK);
+    step_until_idle(&mut deliverer).await;
+    let accepted: Vec<Value> = receiver.accepted().into_iter().map(|received| received.event).collect();
+    assert_eq!((accepted.len(), &accepted[0]["data"]["version"]), (1, &2.into()), "{accepted:?}");
+    assert_eq!(env.totals().await, (0, 0, 0, 1));
+}
+
+async fn erase_segment(env: &DeliveryEnv, id: &str) {
+    let request = ErasureRequest {
+        subject: Subject::Segment(id.to_owned()),
+        account: None,
+        who: "test".to_owned(),
+        reason: None,
+        include_alike: false,
+        include_unreadable: false,
+    };
+    let plan = plan_erasure(env.db(), &request, &mut |_| {}).await.unwrap();
+    let now = env.clock.now();
+    let (counts, _) = execute_plan(env.db(), &request, plan, Confirmation::Listed, now, &mut |_| {}).await.unwrap();
+    assert_eq!(counts.segments, 1);
+}
+
+async fn an_erasure_is_an_event_and_removes_the_lines(test: TestDb) {
+    let env = DeliveryEnv::new(test).await;
+    env.store_transcripts(0..3).await;
+    let mut deliverer = env.deliverer(env.jsonl_settings(SinkStart::Beginning));
+    step_until_idle(&mut deliverer).await;
+    let key = env.db().segments_by_id("seg-1").await.unwrap()[0].key;
+    let copies = env.db().delivered_copies(&[key]).await.unwrap();
+    assert_eq!((copies[0].sink.as_str(), copies[0].events, copies[0].segments), ("sink", 1, 1));
+    erase_segment(&env, "seg-1").await;
+    let named = sql("select count(*) from feed_notice where segment_id is not null");
+    assert_eq!(env.db().count(named.clone()).await.unwrap(), 1);
+    assert_eq!(env.db().forget_delivered_erasures(&["sink"]).await.unwrap(), 0, "the sink was not told yet");
+    step_until_idle(&mut deliverer).await;
+    let lines = env.delivered_lines();
+    let kinds: Vec<(&str, &str)> =
+        lines.iter().map(|line| (line["subject"].as_str().unwrap(), line["type"].as_str().unwrap())).collect();
+    let transcript = "com.ringcx.transcript";
+    assert_eq!(kinds, [("seg-0", transcript), ("seg-2", transcript), ("seg-1", "com.ringcx.segment.erased")]);
+    assert_eq!(lines[2]["data"]["reason"], "erasure");
+    assert!(lines[2]["sequence"].as_str() > lines[1]["sequence"].as_str());
+    assert_eq!(env.db().forget_delivered_erasures(&["sink"]).await.unwrap(), 1);
+    assert_eq!(env.db().count(named).await.unwrap(), 0);
+    // The entry is in the chain, and has no content to resend.
+    let feed = sql("select feed from account where id = $1").bind(env.owned.account);
+    assert_eq!(env.db().count(feed).await.unwrap(), 4);
+    assert_eq!(env.totals().await, (0, 0, 0, 4));
+}
+
+async fn metadata_is_an_event_when_it_is_announced_and_when_it_changes(test: TestDb) {
+    let env = DeliveryEnv::new(test).await;
+    env.db().announce_metadata(true).await.unwrap();
+    let settings = Sink { metadata: true, ..env.jsonl_settings(SinkStart::Beginning) };
+    let mut deliverer = env.deliverer(settings);
+    let mut other = env.deliverer(Sink { name: "other".into(), ..second_lines(&env) });
+    env.store_transcripts(0..1).await;
+    step_until_idle(&mut deliverer).await;
+    env.clock.advance(MINUTE);
+    let changed = r#"{"segmentId":"seg-0","disposition":"sold"}"#;
+    ingest_segments(env.db(), env.owned, 0..1, env.clock.now(), |_| changed.to_owned()).await;
+    step_until_idle(&mut deliverer).await;
+    step_until_idle(&mut other).await;
+    let lines = env.delivered_lines();
+    let told: Vec<(&str, i64)> =
+        lines.iter().map(|line| (line["type"].as_str().unwrap(), line["data"]["version"].as_i64().unwrap())).collect();
+    assert_eq!(told, [("com.ringcx.metadata", 1), ("com.ringcx.transcript", 1), ("com.ringcx.metadata", 2)]);
+    assert_eq!(lines[2]["data"]["metadata"]["disposition"], "sold");
+    let views = env.db().sink_overviews().await.unwrap();
+    assert_eq!(views.iter().map(|view| view.accounts[0].delivered).collect::<Vec<_>>(), [1, 3], "by name");
+    erase_segment(&env, "seg-0").await;
+    step_until_idle(&mut deliverer).await;
+    let kinds: Vec<Value> = env.delivered_lines().iter().map(|line| line["type"].clone()).collect();
+    assert_eq!(kinds, ["com.ringcx.segment.erased"]);
+}
+
+/// A second sink of files, beside the first one's.
+fn second_lines(env: &DeliveryEnv) -> Sink {
+    let path = env.test.folder.path().join("other");
+    sink_settings(SinkStart::Beginning, SinkKind::Jsonl { path, rotate: Duration::from_secs(86_400) })
 }
 
 async fn what_is_damaged_in_the_archive_is_reported_and_passed_over(test: TestDb) {

@@ -165,6 +165,7 @@ fn erasure_request(subject: Subject) -> ErasureRequest {
         reason: Some("a request".to_owned()),
         include_alike: false,
         include_unreadable: false,
+        access_entry: None,
     }
 }
 

@@ -145,6 +145,7 @@ async fn whatever_is_stored_is_found_again_or_named_as_unreadable(test: TestDb) 
             reason: None,
             include_alike: false,
             include_unreadable: false,
+            access_entry: None,
         };
         let found = erasure::plan_erasure(db, &request, &mut |_| {}).await.unwrap();
         let named = [&found.segments, &found.alike, &found.unreadable].into_iter().flatten();

@@ -177,6 +177,7 @@ async fn erase_segment(db: &Db, account: AccountKey, segment: i64) {
         newest_hold_id: i64::MAX,
         at: NOW,
         journal_entry: &entry,
+        access_entry: None,
     };
     assert_eq!(db.delete_batch(&erasing).await.unwrap().unwrap().segments, 1);
 }

@@ -22,11 +22,14 @@ pub struct Metric {
 pub fn sample_page() -> String {
     let metrics = Metrics::new();
     metrics.on_request(Endpoint::Transcript, Ok(200), Duration::from_millis(120));
+    metrics.count_access("key", "search");
+    metrics.count_refused_access("wrong");
     metrics.on_request(Endpoint::Login, Err(ErrorCause::UntrustedCertificate), Duration::from_millis(3));
     let figures = MetricsSnapshot {
         accounts: vec![AccountMetrics { sub: "10".to_owned(), watermark: Some(Time(0)), ..AccountMetrics::default() }],
         sinks: vec![SinkMetrics { name: "lake".to_owned(), last_delivered: Some(Time(0)), ..SinkMetrics::default() }],
         index_lag: Some((12, 90)),
+        wal_bytes: Some(4096),
         credential_expires: Some(Time(0)),
         findings: vec!["login_refused".to_owned()],
         lateness: vec![("appear".to_owned(), 9, 4), ("fresh_transcript".to_owned(), 3, 2)],

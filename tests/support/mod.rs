@@ -7,6 +7,7 @@ pub mod hostile_server;
 pub mod metric_catalog;
 pub mod postgres_cluster;
 pub mod stub_api;
+pub mod stub_issuer;
 pub mod test_env;
 pub mod tls_proxy;
 pub mod webhook_receiver;

@@ -32,6 +32,17 @@ pub fn dump_database(url: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Replaces the content of a database by a dump.
+pub fn restore_database(url: &str, dump: &str) {
+    let mut psql = Command::new(program_path("psql"));
+    psql.args(["-q", "-v", "ON_ERROR_STOP=1", &format!("--dbname={url}")]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = psql.spawn().expect("psql");
+    let mut input = child.stdin.take().expect("its input");
+    write!(input, "drop schema public cascade; create schema public;\n{dump}").expect("psql reads");
+    drop(input);
+    assert!(child.wait().expect("psql").success(), "psql failed");
+}
+
 impl PostgresCluster {
     /// Creates a data folder and starts a server on it.
     pub fn start_new() -> PostgresCluster {

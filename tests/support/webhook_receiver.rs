@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 #[derive(Debug, Clone, Copy)]
 pub enum WebhookReply {
     Status(u16),
+    /// 200 after so many milliseconds.
+    AcceptAfter(u64),
     /// 429 with `Retry-After`.
     RetryAfter(u32),
     /// 302 to this address.
@@ -122,7 +124,7 @@ async fn receive(State(state): State<Arc<Mutex<ReceiverState>>>, headers: Header
         let mut state = lock(&state);
         state.request_count += 1;
         let reply = (state.reply)(&request);
-        if state.keeps_requests && matches!(reply, WebhookReply::Status(200..=299)) {
+        if state.keeps_requests && matches!(reply, WebhookReply::Status(200..=299) | WebhookReply::AcceptAfter(_)) {
             state.accepted.push(request);
         }
         reply
@@ -130,6 +132,10 @@ async fn receive(State(state): State<Arc<Mutex<ReceiverState>>>, headers: Header
     let response = |status: u16| Response::builder().status(status);
     match reply {
         WebhookReply::Status(status) => response(status).body("said by the receiver".to_owned()),
+        WebhookReply::AcceptAfter(millis) => {
+            tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+            response(200).body(String::new())
+        }
         WebhookReply::RetryAfter(seconds) => response(429).header("retry-after", seconds).body(String::new()),
         WebhookReply::RedirectTo(url) => response(302).header("location", url).body(String::new()),
         WebhookReply::NoReply => std::future::pending().await,

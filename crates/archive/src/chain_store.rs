@@ -17,7 +17,7 @@ pub(super) use record_chain::{JOURNAL, RecordChain};
 pub use record_chain_proof::{JournalProof, LeafPage, ReadLogProof, RecordChainState};
 
 use super::sql::count;
-use super::{AccountKey, Arg, Db, DbError, Item, Snapshot, Stmt, Tx, sql};
+use super::{AccessChainState, AccountKey, Arg, Db, DbError, Item, Snapshot, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::hash_chain::{FeedRecord, GENESIS_HASH, Manifest, RecordHeads};
 use crate::model::AccountId;
@@ -61,6 +61,9 @@ pub struct AccountChain {
     /// State of the archive's journal.
     #[sqlx(skip)]
     pub journal: RecordChainState,
+    /// State of the archive's access log.
+    #[sqlx(skip)]
+    pub access: AccessChainState,
 }
 
 impl AccountChain {
@@ -149,6 +152,7 @@ impl Snapshot {
             manifests: manifests.into_iter().map(Manifest::from).collect(),
             records: self.record_state(account).await?,
             journal: self.record_state(JOURNAL).await?,
+            access: self.access_chain().await?.0,
             ..chain
         }))
     }

@@ -43,6 +43,18 @@ impl DbError {
         matches!(self.fault, DbFault::Unavailable | DbFault::StorageFull)
     }
 
+    /// Whether the database can be read but not written: a read-only copy, or a user without the
+    /// right to write.
+    pub fn is_read_only(&self) -> bool {
+        let source = self.source.as_deref().and_then(|source| source.downcast_ref::<sqlx::Error>());
+        let Some(sqlx::Error::Database(error)) = source else { return false };
+        let code = error.code().unwrap_or_default();
+        match error.as_error().is::<sqlx::postgres::PgDatabaseError>() {
+            true => matches!(&*code, "25006" | "42501"),
+            false => code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_READONLY),
+        }
+    }
+
     /// What an operator can do, if that is known.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
@@ -149,6 +161,7 @@ impl DbError {
         let code = source.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
         let is_mistake = matches!(code.get(..2), Some("28" | "3D" | "3F"));
         let is_untrusted = ringcx_client::is_certificate_error(&source);
+        let known_hint = hint_of(&source);
         let mut inner = DbError::from(source);
         if is_mistake {
             inner.fault = DbFault::Broken;
@@ -156,7 +169,7 @@ impl DbError {
         let hint = if is_untrusted {
             "have the server's certificate renewed, or name the authority that signed it: sslrootcert=FILE in database.url, or SSL_CERT_FILE"
         } else {
-            "is the server up, is the address in database.url right, may this user log in?"
+            known_hint.unwrap_or("is the server up, is the address in database.url right, may this user log in?")
         };
         let message = format!("failed to reach the Postgres database: {}", inner.message);
         DbError { message, ..inner }.with_hint(hint)
@@ -171,7 +184,9 @@ fn is_disk_full(path: &Path) -> bool {
     rustix::fs::statvfs(folder).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < MIN_FREE_BYTES)
 }
 
-/// SQLite's primary result codes that concern the disk.
+/// SQLite's primary result codes that concern locks or the disk.
+const SQLITE_BUSY: u32 = 5;
+const SQLITE_LOCKED: u32 = 6;
 const SQLITE_READONLY: u32 = 8;
 const SQLITE_IOERR: u32 = 10;
 const SQLITE_CORRUPT: u32 = 11;
@@ -186,8 +201,51 @@ impl From<sqlx::Error> for DbError {
             sqlx::Error::PoolTimedOut => "no connection to the database became free in time".to_owned(),
             _ => error.to_string(),
         };
-        DbError { message, fault: fault_of(&error), hint: None, source: Some(Box::new(error)) }
+        DbError {
+            message,
+            fault: fault_of(&error),
+            hint: hint_of(&error).map(Cow::Borrowed),
+            source: Some(Box::new(error)),
+        }
     }
+}
+
+/// What an operator can do about a driver's error, by its code.
+fn hint_of(error: &sqlx::Error) -> Option<&'static str> {
+    let sqlx::Error::Database(inner) = error else { return None };
+    let code = inner.code()?;
+    if inner.as_error().is::<sqlx::postgres::PgDatabaseError>() {
+        return Some(match &*code {
+            "53100" => "free some space on the disk of the Postgres server; the daemon then continues by itself",
+            "53300" => "raise max_connections of the Postgres server, or close other connections",
+            "55P03" | "57014" => "another session holds a lock: find it in pg_stat_activity and end its transaction",
+            "26000" | "42P05" => {
+                "database.url must not lead to a connection pooler in transaction mode: set pool_mode = session (PgBouncer), or connect directly"
+            }
+            "25006" => "database.url must lead to the primary, and default_transaction_read_only must be off",
+            _ => match code.get(..2)? {
+                "28" => {
+                    "user and password in database.url, or in its file, must be right, and the server must let them in"
+                }
+                _ => return None,
+            },
+        });
+    }
+    Some(match code.parse::<u32>().ok()? & 0xff {
+        SQLITE_BUSY | SQLITE_LOCKED => {
+            "another program keeps the database locked: find it with `fuser -v` on the database file, and end its transaction"
+        }
+        SQLITE_FULL => "free some space on the disk of the database (`df`); the daemon then continues by itself",
+        SQLITE_READONLY => {
+            "the database file, its folder and its disk must be writable for this user; a disk with errors becomes read-only (`dmesg`)"
+        }
+        SQLITE_IOERR => "check the disk of the database: its free space (`df`) and its errors (`dmesg`)",
+        SQLITE_CANTOPEN => "the folder of the database must exist and be writable for this user",
+        SQLITE_CORRUPT | SQLITE_NOTADB => {
+            "stop the daemon, keep the file, and restore a backup (`ringcx-extractor restore FILE`); check the disk"
+        }
+        _ => return None,
+    })
 }
 
 fn fault_of(error: &sqlx::Error) -> DbFault {
@@ -224,7 +282,7 @@ fn fault_of_code(code: &str, postgres: bool) -> DbFault {
     }
     match code.parse::<u32>().unwrap_or(0) & 0xff {
         SQLITE_FULL | SQLITE_READONLY | SQLITE_IOERR | SQLITE_CANTOPEN => DbFault::StorageFull,
-        5 | 6 => DbFault::Unavailable,
+        SQLITE_BUSY | SQLITE_LOCKED => DbFault::Unavailable,
         SQLITE_CORRUPT | SQLITE_NOTADB => DbFault::Broken,
         _ => DbFault::Broken,
     }
@@ -236,11 +294,50 @@ impl From<MigrateError> for DbError {
             MigrateError::Execute(inner) | MigrateError::ExecuteMigration(inner, _) => fault_of(inner),
             _ => DbFault::Broken,
         };
+        let hint = match &error {
+            MigrateError::Execute(inner) | MigrateError::ExecuteMigration(inner, _) => hint_of(inner),
+            _ => None,
+        };
         DbError {
             message: format!("failed to bring the database up to date: {error}"),
             fault,
-            hint: None,
+            hint: hint.map(Cow::Borrowed),
             source: Some(Box::new(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+    use sqlx::{ConnectOptions, Executor};
+
+    use super::*;
+
+    async fn run(connection: &mut SqliteConnection, statements: &'static str) -> DbError {
+        DbError::from(connection.execute(sqlx::raw_sql(statements)).await.unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn a_locked_a_full_and_a_read_only_database_each_have_a_hint() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new().filename(folder.path().join("test.db")).create_if_missing(true);
+        let options = options.busy_timeout(Duration::ZERO);
+        let (mut one, mut other) = (options.connect().await.unwrap(), options.connect().await.unwrap());
+        one.execute(sqlx::raw_sql("create table t (a); begin immediate")).await.unwrap();
+        let locked = run(&mut other, "begin immediate").await;
+        one.execute(sqlx::raw_sql("commit; pragma max_page_count = 3")).await.unwrap();
+        let full = run(&mut one, "insert into t values (zeroblob(100000))").await;
+        let read_only = run(&mut other, "pragma query_only = 1; insert into t values (1)").await;
+        for (error, fault, hint) in [
+            (locked, DbFault::Unavailable, "fuser"),
+            (full, DbFault::StorageFull, "free some space"),
+            (read_only, DbFault::StorageFull, "must be writable"),
+        ] {
+            assert_eq!(error.fault(), fault, "{error}");
+            assert!(error.hint().is_some_and(|text| text.contains(hint)), "{error}: {:?}", error.hint());
         }
     }
 }

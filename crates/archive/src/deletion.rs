@@ -19,6 +19,7 @@ pub use tombstone_filter::Tombstone;
 pub(super) use tombstone_filter::{ArchiveKey, TombstoneFilter, archive_key_damaged};
 pub use wipe_free_pages::WipeOutcome;
 
+use super::delivery_state::{NewNotice, NoticeKind};
 use super::ingest::{DailyDigest, segment_id_digest, utc_day};
 use super::sql::{ArtifactBits, utf8_lossy};
 use super::{AccountKey, Arg, Db, DbError, Item, Lease, Stmt, Tx, sql};
@@ -71,6 +72,9 @@ pub struct DeletionBatch<'a> {
     pub at: Time,
     /// The entry for the journal, without the counts.
     pub journal_entry: &'a JournalEntry,
+    /// The number of the erasure's entry in the access log; other entries then lose the ids of what
+    /// is erased.
+    pub access_entry: Option<i64>,
 }
 
 /// How much was deleted.
@@ -99,11 +103,11 @@ impl DeletionCounts {
 
 /// A segment that this transaction deletes.
 #[derive(sqlx::FromRow)]
-struct PendingDeletion {
+pub(super) struct PendingDeletion {
     key: i64,
-    segment_id: String,
+    pub(super) segment_id: String,
     dialog_id: Option<String>,
-    ended: Time,
+    pub(super) ended: Time,
     #[sqlx(try_from = "ArtifactBits")]
     asked: ArtifactSet,
 }
@@ -135,8 +139,15 @@ impl Db {
         tx.tombstone_segments(&key, batch, &pending).await?;
         let ids = pending.iter().map(|segment| (segment.segment_id.clone(), segment.dialog_id.clone()));
         tx.keep_export_erasures(&key, batch.account, ids, batch.at, batch.reason).await?;
+        tx.announce_deletions(batch, &pending).await?;
         counts.records = tx.delete_quarantined(&key, batch, &pending).await?;
         counts.unknown_ids = tx.tombstone_unknown_ids(&key, batch).await?;
+        if let Some(erasure) = batch.access_entry {
+            let segments = pending.iter().map(|segment| segment.segment_id.as_str());
+            let segments = segments.chain(batch.unknown_ids.iter().map(String::as_str));
+            let dialogs = pending.iter().filter_map(|segment| segment.dialog_id.as_deref());
+            tx.blank_access_ids(segments, dialogs, erasure).await?;
+        }
         if !counts.is_empty() {
             tx.append_journal(
                 batch.journal_entry,
@@ -149,6 +160,17 @@ impl Db {
         }
         tx.commit().await?;
         Ok(Some(counts))
+    }
+
+    /// Creates the archive's key where nothing was ever erased or put on hold.
+    pub(super) async fn ensure_archive_key(&self) -> Result<(), DbError> {
+        if self.stored_archive_key().await?.is_none() {
+            let mut tx = self.begin().await?;
+            tx.advisory_lock("keeping").await?;
+            tx.get_or_create_archive_key().await?;
+            tx.commit().await?;
+        }
+        Ok(())
     }
 
     /// Removes the words of deleted segments from the index's files. Call it after the last of
@@ -174,13 +196,21 @@ impl Tx {
         Ok(self.value::<i64>(stmt).await?.is_some())
     }
 
-    async fn pending_deletions(&mut self, account: AccountKey, keys: &[i64]) -> Result<Vec<PendingDeletion>, DbError> {
+    pub(super) async fn pending_deletions(
+        &mut self,
+        account: AccountKey,
+        keys: &[i64],
+    ) -> Result<Vec<PendingDeletion>, DbError> {
         let head = "select id as key, segment_id, dialog_id, ended, asked from segment where account = $1 and id in ";
         self.all(Stmt::list(head, vec![account.into()], keys.iter().copied(), "")).await
     }
 
     /// Deletes all rows of these segments.
-    async fn delete_segments(&mut self, account: AccountKey, pending: &[PendingDeletion]) -> Result<(), DbError> {
+    pub(super) async fn delete_segments(
+        &mut self,
+        account: AccountKey,
+        pending: &[PendingDeletion],
+    ) -> Result<(), DbError> {
         if pending.is_empty() {
             return Ok(());
         }
@@ -192,6 +222,7 @@ impl Tx {
         self.keep_entry_leaves(account, &items).await?;
         let keys: Vec<i64> = pending.iter().map(|segment| segment.key).collect();
         self.keep_erased_leaves(&keys).await?;
+        self.delete_metadata_notices(&keys).await?;
         for head in [
             "delete from artifact where item in ",
             "delete from attempt where item in ",
@@ -238,6 +269,26 @@ impl Tx {
         let unheld = records.into_iter().map(|(digest, ..)| digest);
         deleted += self.run(Stmt::list(DELETE, of_account(), unheld, "")).await?;
         Ok(deleted)
+    }
+
+    /// Tells the sinks about the deletions.
+    async fn announce_deletions(
+        &mut self,
+        batch: &DeletionBatch<'_>,
+        pending: &[PendingDeletion],
+    ) -> Result<(), DbError> {
+        if !self.announces_erasures().await? {
+            return Ok(());
+        }
+        let kind = match batch.reason {
+            DeletionReason::Erased => NoticeKind::Erased,
+            DeletionReason::Expired => NoticeKind::Expired,
+        };
+        let notices: Vec<NewNotice<'_>> = pending
+            .iter()
+            .map(|segment| NewNotice { kind, segment: segment.key, segment_id: &segment.segment_id, version: 1 })
+            .collect();
+        self.append_notices(batch.account, &notices, batch.at).await
     }
 
     /// Inserts a tombstone for each segment, and moves its counts from the announced to the
@@ -336,7 +387,7 @@ impl Tx {
     }
 
     /// The secret that keys the tombstones' hashes. It is created at its first use.
-    async fn get_or_create_archive_key(&mut self) -> Result<ArchiveKey, DbError> {
+    pub(super) async fn get_or_create_archive_key(&mut self) -> Result<ArchiveKey, DbError> {
         if let Some(key) = self.stored_archive_key().await? {
             return Ok(key);
         }

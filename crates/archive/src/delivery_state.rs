@@ -5,19 +5,23 @@
 //! deliveries and loses none.
 
 mod delivery_round;
+mod feed_notice;
 mod feed_reader;
 mod sink_overview;
 mod sink_replays;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::sql::{Flag, HttpStatus, Millis, count};
+use super::sql::{Flag, HttpStatus, Millis};
 use super::{AccountKey, Arg, Db, DbError, Item, Lease, SinkKey, Stmt, Tx, sql};
 use crate::clock::Time;
 use crate::model::AccountId;
 
 pub use delivery_round::{CursorAdvance, DeliveryRound, ReplayProgress};
-pub use feed_reader::{FeedEntry, FeedRange, FeedRow};
+pub(super) use feed_notice::NewNotice;
+pub use feed_notice::NoticeKind;
+pub use feed_reader::{FeedEntry, FeedNotice, FeedRange, FeedRow};
 pub use sink_overview::{SinkAccountProgress, SinkFailure, SinkOverview};
 pub use sink_replays::{ReplayRequest, ReplayRow};
 
@@ -80,6 +84,38 @@ pub struct FailedDelivery {
     pub status: Option<u16>,
     /// Why the last attempt failed. It never holds content.
     pub reason: String,
+}
+
+/// An event that has a row because an attempt failed or is put off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct KnownFailure {
+    /// Key of the account.
+    pub account: AccountKey,
+    /// The event's sequence number in the feed.
+    pub feed: i64,
+    /// The artifact.
+    pub item: Item,
+    /// Whether it was given up; otherwise it waits for a retry.
+    #[sqlx(rename = "state", try_from = "Flag")]
+    pub failed: bool,
+    /// When it is retried.
+    pub due: Time,
+    /// Attempts so far.
+    #[sqlx(try_from = "i64")]
+    pub tries: u32,
+}
+
+/// What a sink may have received.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct DeliveredCopies {
+    /// The sink's name.
+    pub sink: String,
+    /// Number of events.
+    #[sqlx(try_from = "i64")]
+    pub events: u64,
+    /// Number of segments.
+    #[sqlx(try_from = "i64")]
+    pub segments: u64,
 }
 
 /// An object that will be written to an object store.
@@ -164,11 +200,42 @@ impl Db {
         self.all(stmt.bind(sink).bind(now).bind(owner).bind(limit)).await
     }
 
-    /// The earliest due time of events that wait for a retry, and their number.
-    pub async fn waiting_deliveries(&self, sink: SinkKey) -> Result<(Option<Time>, u64), DbError> {
-        let stmt = sql("select min(due), count(*) from sink_event where sink = $1 and state = 0");
-        let (due, many) = self.first(stmt.bind(sink)).await?.unwrap_or_default();
-        Ok((due, count(many)))
+    /// The events of the owner's accounts that wait for a retry, and those after the cursor that were
+    /// given up, in order of the feed.
+    pub async fn known_failures(&self, sink: SinkKey, owner: &str) -> Result<Vec<KnownFailure>, DbError> {
+        let stmt = sql("select e.account, e.feed, e.item, e.state, e.due, e.tries from sink_event e
+             join account a on a.id = e.account
+             left join sink_cursor c on c.sink = e.sink and c.account = e.account
+             where e.sink = $1 and a.owner = $2 and (e.state = 0 or e.feed > coalesce(c.feed, 0))
+             order by e.account, e.feed");
+        self.all(stmt.bind(sink).bind(owner)).await
+    }
+
+    /// How much of these segments each sink may have received: everything before its cursor that has
+    /// not failed. What its filters exclude counts, too.
+    pub async fn delivered_copies(&self, segments: &[i64]) -> Result<Vec<DeliveredCopies>, DbError> {
+        let head = "select k.name as sink, count(*) as events, count(distinct x.item / 4) as segments
+             from artifact x join sink_cursor c on c.account = x.account and c.feed >= x.feed join sink k on k.id = c.sink
+             where x.outcome = 0 and not exists
+               (select 1 from sink_event e where e.sink = k.id and e.account = x.account and e.feed = x.feed)
+             and x.item in ";
+        let items = segments.iter().flat_map(|segment| (0..4).map(move |slot| Item(segment * 4 + slot)));
+        let parts: Vec<DeliveredCopies> =
+            self.all(Stmt::list(head, Vec::new(), items, " group by k.name order by k.name")).await?;
+        let mut sums: BTreeMap<String, DeliveredCopies> = BTreeMap::new();
+        for part in parts {
+            let sum =
+                sums.entry(part.sink.clone()).or_insert(DeliveredCopies { events: 0, segments: 0, ..part.clone() });
+            sum.events += part.events;
+            sum.segments += part.segments;
+        }
+        Ok(sums.into_values().collect())
+    }
+
+    /// When the next event is retried, of those that are due after `after`.
+    pub async fn next_delivery_due(&self, sink: SinkKey, after: Time) -> Result<Option<Time>, DbError> {
+        let stmt = sql("select min(due) from sink_event where sink = $1 and state = 0 and due > $2");
+        Ok(self.value::<Option<Time>>(stmt.bind(sink).bind(after)).await?.flatten())
     }
 
     /// The planned objects.

@@ -20,7 +20,8 @@ impl Db {
                 "select count(*) from information_schema.tables where table_schema = current_schema() and table_name = $1",
             ),
         };
-        Ok(self.value::<i64>(stmt.bind(name)).await?.is_some_and(|tables| tables > 0))
+        let tables: Vec<(i64,)> = self.all_unchecked(stmt.bind(name)).await?;
+        Ok(tables.iter().any(|(tables,)| *tables > 0))
     }
 
     /// A query of the pairs in the JSON object of numbers that is bound as this argument.
@@ -30,6 +31,14 @@ impl Db {
             Db::Postgres(_) => format!(
                 "select cast(key as bigint), cast(value as bigint) from json_each_text(cast(${argument} as json))"
             ),
+        }
+    }
+
+    /// A query of the keys in the JSON object that is bound as this argument, as numbers.
+    pub(super) fn select_json_keys(&self, argument: usize) -> String {
+        match self {
+            Db::Sqlite(_) => format!("select cast(key as integer) from json_each(${argument})"),
+            Db::Postgres(_) => format!("select cast(key as bigint) from json_each_text(cast(${argument} as json))"),
         }
     }
 
@@ -90,18 +99,6 @@ impl Tx {
         if self.is_postgres() {
             self.run(sql("select 1 from (select pg_advisory_xact_lock(hashtextextended($1, 0))) held").bind(key))
                 .await?;
-        }
-        Ok(())
-    }
-
-    /// Takes a shared advisory lock on `key` until this transaction ends: it excludes
-    /// [`Tx::advisory_lock`] only.
-    pub(super) async fn advisory_lock_shared(&mut self, key: &str) -> Result<(), DbError> {
-        if self.is_postgres() {
-            self.run(
-                sql("select 1 from (select pg_advisory_xact_lock_shared(hashtextextended($1, 0))) held").bind(key),
-            )
-            .await?;
         }
         Ok(())
     }
@@ -184,6 +181,21 @@ impl Tx {
         let stmt = sql("insert into meta (key, value) select 'segment.newest', cast(coalesce(max(id), 0) as text) from segment where true
              on conflict (key) do update set value = excluded.value where cast(excluded.value as integer) > cast(meta.value as integer)");
         self.run(stmt).await.map(drop)
+    }
+
+    /// Makes the database assign no hold a number up to this one.
+    pub(super) async fn reserve_hold_ids(&mut self, highest: i64) -> Result<(), DbError> {
+        if self.is_postgres() {
+            let stmt = sql("select setval(pg_get_serial_sequence('hold', 'id'), greatest(cast($1 as bigint), coalesce(max(id), 0), 1),
+                 greatest(cast($1 as bigint), coalesce(max(id), 0)) > 0) from hold");
+            return self.run(stmt.bind(highest)).await.map(drop);
+        }
+        let stmt = sql("insert into sqlite_sequence (name, seq) select 'hold', 0
+             where not exists (select 1 from sqlite_sequence where name = 'hold')");
+        self.run(stmt).await?;
+        self.run(sql("update sqlite_sequence set seq = $1 where name = 'hold' and seq < $1").bind(highest))
+            .await
+            .map(drop)
     }
 
     /// The key for the next segment, where the database would assign one that was used before.

@@ -40,7 +40,7 @@ struct HeaderStamp {
 }
 
 /// Device and inode: the same for the same file, whatever its name.
-type FileId = (u64, u64);
+pub(super) type FileId = (u64, u64);
 
 /// Offset of `pragma user_version` in the header, which applications may set.
 const STAMP_OFFSET: u64 = 60;
@@ -156,7 +156,7 @@ fn try_lock_file(file: &File, database: &Path, lock_path: &Path) -> Result<(), D
 }
 
 /// Whether a file is on NFS, SMB or AFS.
-fn is_on_network(file: &File) -> bool {
+pub(super) fn is_on_network(file: &File) -> bool {
     const NETWORK_FS_MAGIC: [i64; 6] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x5346_414f, 0x6b41_4653];
     rustix::fs::fstatfs(file).is_ok_and(|system| NETWORK_FS_MAGIC.contains(&(system.f_type & 0xffff_ffff)))
 }
@@ -165,13 +165,13 @@ fn lock_file_path(database: &Path) -> PathBuf {
     with_suffix(database, ".lock")
 }
 
-fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.file_name().unwrap_or_default().to_os_string();
     name.push(suffix);
     database.with_file_name(name)
 }
 
-fn file_id(file: &Metadata) -> FileId {
+pub(super) fn file_id(file: &Metadata) -> FileId {
     (file.dev(), file.ino())
 }
 

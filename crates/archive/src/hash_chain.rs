@@ -13,6 +13,7 @@ mod tests;
 use sha2::{Digest, Sha256};
 
 pub use manifest_export::{ChainName, ExportedLine, HeadLine, LineError, ManifestLine, format_day};
+pub(crate) use record_leaves::AccessRecord;
 pub use record_leaves::{JournalRecord, MetadataRecord, ReadRecord, TombstoneRecord, hash_coverage};
 
 /// A SHA-256 hash.

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::chain_store::RecordChain;
 use super::deletion::TombstoneFilter;
+use super::delivery_state::{NewNotice, NoticeKind};
 use super::sql::{ArtifactBits, Flag};
 use super::{AccountKey, Arg, Db, DbError, Item, Lease, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item};
 use crate::clock::Time;
@@ -184,11 +185,19 @@ impl Db {
         // time.
         records.sort_by_key(|record| record.end);
         let mut tx = self.begin().await?;
+        let announces_metadata = tx.announces_metadata().await?;
+        if announces_metadata {
+            // The feed is written, too: a shared lock could not be upgraded without a deadlock.
+            tx.lock_account_for_update(chunk.lease.account).await?;
+        }
         tx.hold_lease(chunk.lease).await?;
         let filter = tx.tombstone_filter(chunk.lease.account, retained_since).await?;
         let mut day_digest = DailyDigest::default();
         for part in records.chunks(MAX_ROWS_PER_STATEMENT) {
-            tx.ingest_part(&chunk, &filter, part, &mut sum, &mut day_digest).await?;
+            let noted = tx.ingest_part(&chunk, &filter, part, &mut sum, &mut day_digest).await?;
+            if announces_metadata {
+                tx.announce_segments(&chunk, part, &noted).await?;
+            }
         }
         tx.add_to_daily_digest(chunk.lease.account, day_digest).await?;
         let quarantined = tx.allowed_in_quarantine(&filter, chunk.range, chunk.quarantined).await?;
@@ -207,7 +216,7 @@ impl Tx {
         part: &[&SegmentRecord],
         sum: &mut IngestSummary,
         day_digest: &mut DailyDigest,
-    ) -> Result<(), DbError> {
+    ) -> Result<HashMap<String, i64>, DbError> {
         let account = chunk.lease.account;
         let stored = self.stored_segments(account, part).await?;
         let unknown: Vec<&SegmentRecord> =
@@ -265,13 +274,39 @@ impl Tx {
             .filter(|(_, held, hash, _)| held.digest != *hash)
             .map(|(_, held, ..)| (held.key, held.ended))
             .collect();
-        for (key, wanted, ended, notes) in self.insert_segments(chunk, &new_segments).await? {
+        let mut noted: HashMap<String, i64> = changed
+            .iter()
+            .filter(|(_, held, hash, _)| held.digest != *hash)
+            .map(|(record, held, ..)| (record.segment_id.clone(), held.key))
+            .collect();
+        for (key, wanted, ended, notes, id) in self.insert_segments(chunk, &new_segments).await? {
+            noted.insert(id, key);
             work.extend(wanted.iter().map(|artifact| (key, artifact, ended)));
             to_reindex.extend(notes.then_some((key, ended)));
         }
         self.enqueue_reindex(account, &to_reindex).await?;
         sum.queued += self.enqueue_work(chunk, &work).await?;
-        self.add_latencies(latencies).await
+        self.add_latencies(latencies).await?;
+        Ok(noted)
+    }
+
+    /// Announces new and changed segments in the feed, in the order of the records.
+    async fn announce_segments(
+        &mut self,
+        chunk: &MetadataChunk<'_>,
+        part: &[&SegmentRecord],
+        keys: &HashMap<String, i64>,
+    ) -> Result<(), DbError> {
+        let versions = self.metadata_versions(&keys.values().copied().collect::<Vec<_>>()).await?;
+        let notices: Vec<NewNotice<'_>> = part
+            .iter()
+            .filter_map(|record| {
+                let segment = *keys.get(&record.segment_id)?;
+                let version = versions.get(&segment).copied().unwrap_or(1);
+                Some(NewNotice { kind: NoticeKind::Metadata, segment, segment_id: &record.segment_id, version })
+            })
+            .collect();
+        self.append_notices(chunk.lease.account, &notices, chunk.now).await
     }
 
     async fn stored_segments(
@@ -294,7 +329,7 @@ impl Tx {
         &mut self,
         chunk: &MetadataChunk<'_>,
         new_segments: &[(&SegmentRecord, ArtifactSet)],
-    ) -> Result<Vec<(i64, ArtifactSet, Time, bool)>, DbError> {
+    ) -> Result<Vec<(i64, ArtifactSet, Time, bool, String)>, DbError> {
         if new_segments.is_empty() {
             return Ok(Vec::new());
         }
@@ -347,7 +382,7 @@ impl Tx {
                 let stored = inserted.get(id.as_str()).copied();
                 let (wanted, ended, notes) =
                     stored.ok_or_else(|| DbError::inconsistent("segment.segment_id", key, format_args!("{id:?}")))?;
-                Ok((key, wanted, ended, notes))
+                Ok((key, wanted, ended, notes, id))
             })
             .collect()
     }

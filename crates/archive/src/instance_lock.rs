@@ -7,7 +7,7 @@ use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::Postgres;
 
-use super::{Db, DbError, PgPools, timeout_connection};
+use super::{Db, DbError, PgPools, sql, timeout_connection};
 
 /// How often, and at which interval, to try the lock before the name counts as in use.
 const LOCK_ATTEMPTS: u32 = 32;
@@ -37,6 +37,17 @@ impl Db {
     /// Where another process uses the name, or the query fails.
     pub async fn lock_instance(&self, name: &str) -> Result<InstanceLock, DbError> {
         self.relock_instance(name, &InstanceLock(None)).await
+    }
+
+    /// Whether a daemon holds its instance lock on this database now, whatever the heartbeats in a
+    /// restored dump say. Always false on SQLite.
+    pub async fn is_instance_locked(&self) -> Result<bool, DbError> {
+        if self.sqlite_path().is_some() {
+            return Ok(false);
+        }
+        let stmt = sql("select count(*) from pg_locks l join pg_database d on d.oid = l.database
+             where d.datname = current_database() and l.locktype = 'advisory' and l.granted and l.pid <> pg_backend_pid()");
+        Ok(self.count(stmt).await? > 0)
     }
 
     /// Locks the name again after the connection of an earlier lock was lost. The server may not

@@ -11,8 +11,10 @@ use ringcx_model::{self as model, charset, clock};
 pub mod failpoint;
 pub mod hash_chain;
 
+mod access_log;
 mod account_store;
 mod audit_queries;
+mod backup;
 mod chain_store;
 mod change_version;
 mod completion;
@@ -26,18 +28,22 @@ mod dialect;
 mod export_cursor;
 mod export_erasure;
 mod file_lock;
+mod idempotent_request;
 mod ingest;
 mod instance_lock;
 mod item;
 mod keys;
 mod meta;
 mod permit_request;
+mod pooler_check;
 mod queue_counts;
 mod read_only_file;
 mod replica;
 mod reservation_store;
+mod restore;
 mod schema;
 mod search_index;
+mod segment_page;
 mod segment_reader;
 mod session_revocation;
 mod sql;
@@ -57,11 +63,15 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
 
+pub use access_log::{
+    AccessAction, AccessChainState, AccessLogQuery, AccessLogRow, NewAccessEntry, ReaderKind, SubjectKind,
+};
 pub use account_store::{AccountRow, Lease, PauseRow};
 pub use audit_queries::{
     ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDeletion, DailyDigestRow, DailyTally,
     DeletionTally, OpenQuarantineRow, SegmentSetDigest, Snapshot, UnfinishedItemsRow, WindowReadRow,
 };
+pub use backup::SqliteBackup;
 pub use chain_store::{
     AccountChain, EntryPage, EntryRow, IntegrityReport, JournalProof, LeafPage, MetadataRow, ReadLogProof,
     RecordChainState,
@@ -76,22 +86,26 @@ pub use deletion::{
     RetentionNoticeRow, SegmentRef, SegmentTexts, Tombstone, WipeOutcome,
 };
 pub use delivery_state::{
-    CursorAdvance, DeliveryRound, FailedDelivery, FeedEntry, FeedRange, FeedRow, LaggingFeed, ObjectBatch,
-    ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress, SinkFailure, SinkOverview, SinkRow,
+    CursorAdvance, DeliveredCopies, DeliveryRound, FailedDelivery, FeedEntry, FeedNotice, FeedRange, FeedRow,
+    KnownFailure, LaggingFeed, NoticeKind, ObjectBatch, ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress,
+    SinkFailure, SinkOverview, SinkRow,
 };
 pub use export_cursor::ExportCursor;
 pub use export_erasure::{EXPORT_ERASURE_RETENTION, ErasedSegment};
 pub use file_lock::FileLock;
+pub use idempotent_request::{IdempotentAnswer, IdempotentRequest};
 pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
 pub use item::{Item, PackedBody, pack, unpack, unpack_text};
 pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
+pub use restore::{CarriedState, RestoreOutcome, RestoreSummary, RestoredCopy};
 pub use search_index::{
-    DocId, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexRow, IndexSlice, ReindexTask, SearchTerm,
-    SkippedDocument,
+    DocumentKeys, IndexBatch, IndexEntry, IndexHit, IndexLag, IndexQuery, IndexSlice, IndexedSegment, ReindexTask,
+    SearchTerm, SkippedDocument, StoredText,
 };
+pub use segment_page::{SegmentPosition, SegmentQuery};
 pub use segment_reader::{
     ArtifactStatus, ArtifactVersion, AttemptRow, ExportRange, MetadataChange, QuarantineRow, SegmentArtifact,
     SegmentRow,
@@ -108,6 +122,9 @@ pub(crate) const MAX_ROWS_PER_STATEMENT: usize = 500;
 /// Prepared statements cached per connection. A statement over rows or a list exists in several
 /// sizes (`sql/stmt.rs`).
 const STATEMENT_CACHE_CAPACITY: usize = 300;
+
+/// Size to which a checkpoint shrinks SQLite's write-ahead log.
+const WAL_SIZE_LIMIT_BYTES: &str = "67108864";
 
 /// Rows of a SQLite result that are buffered between the two threads.
 const ROW_BUFFER_SIZE: usize = 1000;
@@ -126,7 +143,6 @@ pub struct SqlitePools {
     pub(crate) writer: SqlitePool,
     pub(crate) reader: SqlitePool,
     pub(crate) path: PathBuf,
-    pub(crate) full_ranges: search_index::FullRanges,
     /// The daemon's lock, which detects a replaced file.
     pub(crate) lock: Option<Arc<FileLock>>,
     pub(crate) suspension: suspension::Suspension,
@@ -159,6 +175,9 @@ pub enum OpenMode {
     Existing,
     /// As `Existing`, for commands that only read: a file or a role that permits no writes will do.
     ReadOnly,
+    /// It must exist, and its schema is not checked; for what a restore reads of an archive that
+    /// another version of this program wrote.
+    AnyVersion,
 }
 
 impl Db {
@@ -203,6 +222,8 @@ impl Db {
             .pragma("cache_size", "-8000")
             // A checkpoint costs two more disk syncs: one per 16 MB instead of one per 4 MB.
             .pragma("wal_autocheckpoint", "2000")
+            // A long read, such as a backup, lets the log grow. The next checkpoint shrinks it again.
+            .pragma("journal_size_limit", WAL_SIZE_LIMIT_BYTES)
             // Overwrites deleted content, also in freed pages. It costs about 2 % in table `work`,
             // which has the most deletions.
             .pragma("secure_delete", "true");
@@ -223,7 +244,6 @@ impl Db {
             writer,
             reader,
             path: path.to_owned(),
-            full_ranges: search_index::FullRanges::default(),
             lock,
             suspension: suspension::Suspension::default(),
             is_read_only: false,
@@ -277,6 +297,10 @@ impl Db {
             Err(sqlx::Error::PoolTimedOut) => return Err(DbError::connect_failed(explain_open_error(&options).await)),
             opened => opened.map_err(DbError::connect_failed)?,
         };
+        // Only the daemon holds locks; a command notices by its prepared statements.
+        if statement_timeout.is_some() {
+            pooler_check::refuse_transaction_pooling(&options).await?;
+        }
         let suspension = suspension::Suspension::default();
         let pools = PgPools { pool, heartbeat, statement_timeout, suspension, is_read_only: false };
         let db = Db::Postgres(Arc::new(pools));
@@ -331,6 +355,12 @@ impl Db {
         }
     }
 
+    /// Size of SQLite's write-ahead log; `None` on Postgres.
+    pub fn wal_bytes(&self) -> Option<u64> {
+        let path = std::fs::canonicalize(self.sqlite_path()?).ok()?;
+        Some(std::fs::metadata(file_lock::with_suffix(&path, "-wal")).map_or(0, |log| log.len()))
+    }
+
     /// Begins and ends a write transaction, to check that the database responds and accepts writes.
     ///
     /// # Errors
@@ -380,7 +410,9 @@ impl std::fmt::Debug for Db {
 
 fn postgres_options(url: &SecretString) -> Result<PgConnectOptions, DbError> {
     let options: PgConnectOptions = url.expose_secret().parse().map_err(DbError::invalid_url)?;
-    Ok(options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENT_CACHE_CAPACITY))
+    let options = options.application_name("ringcx-extractor").statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
+    // PgBouncer refuses this start-up parameter, and no floating-point number is read.
+    Ok(options.extra_float_digits(None))
 }
 
 /// The reason why no connection can be opened. The pool reports only a time-out.

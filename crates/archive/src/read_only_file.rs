@@ -8,10 +8,7 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
-use super::{
-    Db, DbError, OpenMode, PgPools, ROW_BUFFER_SIZE, STATEMENT_CACHE_CAPACITY, SqlitePools, search_index, sql,
-    suspension,
-};
+use super::{Db, DbError, OpenMode, PgPools, ROW_BUFFER_SIZE, STATEMENT_CACHE_CAPACITY, SqlitePools, sql, suspension};
 
 /// How long a command waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,7 +65,6 @@ impl Db {
             writer: pool().connect_lazy_with(options.clone()),
             reader,
             path: path.to_owned(),
-            full_ranges: search_index::FullRanges::default(),
             lock: None,
             suspension: suspension::Suspension::default(),
             is_read_only: true,

@@ -6,15 +6,18 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use super::{Db, DbError, OpenMode, PgPools, SqlitePools, retry_on_busy, sql};
 
-static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
-static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
+static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// The earlier migrations, which were merged into the first one of today.
-static MERGED_SQLITE: Migrator = sqlx::migrate!("../../migrations/until_25/sqlite");
-static MERGED_POSTGRES: Migrator = sqlx::migrate!("../../migrations/until_25/postgres");
+static MERGED_SQLITE: Migrator = sqlx::migrate!("migrations/until_25/sqlite");
+static MERGED_POSTGRES: Migrator = sqlx::migrate!("migrations/until_25/postgres");
 
 /// The newest of them.
 const LAST_MERGED: i64 = 25;
+
+/// The first migration after which table `meta` says which programs may write.
+const FIRST_MARKED_MIGRATION: i64 = 30;
 
 impl Db {
     /// Checks the version of the schema and, unless `mode` forbids it, brings it up to date.
@@ -22,11 +25,16 @@ impl Db {
     /// # Errors
     /// If the schema is too new, or a migration fails, which is rolled back.
     pub(crate) async fn prepare_schema(&self, mode: OpenMode) -> Result<(), DbError> {
-        let newest = self.known_migrations().max().unwrap_or(0);
+        if mode == OpenMode::AnyVersion {
+            return Ok(());
+        }
+        if let Some(required) = self.required_migration().await? {
+            return Err(DbError::schema_too_new(required, self.newest_known_migration()));
+        }
+        let newest = self.newest_known_migration();
         match self.newest_applied_migration().await? {
-            held if held > newest => Err(DbError::schema_too_new(held, newest)),
             held if held < newest && mode != OpenMode::CreateOrMigrate => Err(DbError::schema_too_old(held, newest)),
-            _ if mode != OpenMode::CreateOrMigrate => Ok(()),
+            held if held >= newest || mode != OpenMode::CreateOrMigrate => Ok(()),
             held => {
                 if (1..=LAST_MERGED).contains(&held)
                     && let Err(error) = self.upgrade_merged_schema().await
@@ -35,8 +43,37 @@ impl Db {
                 {
                     return Err(error);
                 }
-                self.migrate().await
+                self.migrate().await?;
+                self.create_archive_key().await;
+                Ok(())
             }
+        }
+    }
+
+    /// The migration that a program must know to write to this database, if this program does not
+    /// know it. A newer migration does not count if it is marked as one that only added something.
+    pub(crate) async fn required_migration(&self) -> Result<Option<i64>, DbError> {
+        let newest = self.newest_known_migration();
+        let applied = self.newest_applied_migration().await?;
+        let (mut oldest_writer, mut newest_marked) = (0, 0);
+        if applied >= FIRST_MARKED_MIGRATION {
+            let stmt = sql("select key, value from meta where key in ('schema.oldest_writer', 'schema.newest_marked')");
+            for (key, value) in self.all_unchecked::<(String, String)>(stmt).await? {
+                let number = value
+                    .parse::<i64>()
+                    .map_err(|_| DbError::inconsistent(&format!("meta.value of {key}"), 0, value))?;
+                *(if key == "schema.oldest_writer" { &mut oldest_writer } else { &mut newest_marked }) = number;
+            }
+        }
+        let required = if applied > newest.max(newest_marked) { applied } else { oldest_writer };
+        Ok(Some(required).filter(|required| *required > newest))
+    }
+
+    /// Creates the archive's key in a new archive, so that every copy of it has the key, and the
+    /// erasures that come later can be repeated in it. Whatever needs the key creates it, too.
+    async fn create_archive_key(&self) {
+        if let Err(error) = self.ensure_archive_key().await {
+            tracing::debug!(%error, "failed to create the archive's key; the first erasure or hold creates it");
         }
     }
 
@@ -104,11 +141,12 @@ impl Db {
         }
     }
 
-    pub(crate) fn known_migrations(&self) -> impl Iterator<Item = i64> {
-        self.migrator().iter().map(|migration| migration.version)
+    /// The newest migration of this program.
+    pub(crate) fn newest_known_migration(&self) -> i64 {
+        self.migrator().iter().map(|migration| migration.version).max().unwrap_or(0)
     }
 
-    async fn newest_applied_migration(&self) -> Result<i64, DbError> {
+    pub(crate) async fn newest_applied_migration(&self) -> Result<i64, DbError> {
         Ok(self.applied_migrations().await?.into_iter().max().unwrap_or(0))
     }
 
@@ -116,7 +154,8 @@ impl Db {
         if !self.has_table("_sqlx_migrations").await? {
             return Ok(Vec::new());
         }
-        self.values(sql("select version from _sqlx_migrations where success")).await
+        let rows: Vec<(i64,)> = self.all_unchecked(sql("select version from _sqlx_migrations where success")).await?;
+        Ok(rows.into_iter().map(|(version,)| version).collect())
     }
 }
 
@@ -135,6 +174,32 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
+
+    #[test]
+    fn a_migration_that_takes_something_away_shuts_out_the_programs_that_would_miss_it() {
+        for migration in
+            SQLITE.iter().chain(POSTGRES.iter()).filter(|migration| migration.version > FIRST_MARKED_MIGRATION)
+        {
+            let text = migration.sql.as_str().to_ascii_lowercase();
+            let (version, name) = (migration.version, &migration.description);
+            let sets = |key: &str| text.contains(&format!("set value = '{version}' where key = '{key}'"));
+            let takes_away = |statement: &str| {
+                let requires = ["alter table", "not null"].iter().all(|word| statement.contains(word));
+                let removes =
+                    ["drop ", "rename ", "alter column", "delete from"].iter().any(|word| statement.contains(word));
+                removes || (requires && !statement.contains("default"))
+            };
+            if text.split(';').any(takes_away) {
+                assert!(
+                    sets("schema.oldest_writer"),
+                    "{version} {name} must set schema.oldest_writer: see CONTRIBUTING.md"
+                );
+            }
+            if sets("schema.oldest_writer") {
+                assert!(sets("schema.newest_marked"), "{version} {name} must set schema.newest_marked, too");
+            }
+        }
+    }
 
     #[test]
     fn the_merged_migrations_are_those_whose_checksums_archives_hold() {

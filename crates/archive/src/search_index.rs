@@ -1,46 +1,34 @@
 //! The full-text index: its content, its progress, and its queries.
 //!
-//! Both databases index the same documents. The program cuts the text into words; neither database
-//! tokenizes. On SQLite, a document is a row of a contentless FTS5 table. On Postgres, it is one
-//! tsvector or several overlapping ones (chunks), each with integer keys for bigrams, prefixes and
-//! time. The index stores words only, not the text.
+//! Both databases have the same index, in two tables. It consists of sorted runs, as in a
+//! log-structured merge tree. A run is a list of up to `MAX_RUN_DOCS` documents in the
+//! order of time, and their postings: sorted numbers of a term's key and a document, in chunks of
+//! about 4 kB. A step of the indexer writes a run, and small runs are merged. A search reads the
+//! newest runs first, so it need not collect all matches to find the newest.
+//!
+//! Keys are hashes. The index holds no text and no positions: a search compares each match with
+//! the text (`search::ranked_search`).
 
-mod bigram_keys;
-mod doc_id;
-mod document_chunks;
+mod document_list;
 mod index_batch;
 mod index_purge;
 mod index_query;
 mod index_writer;
-mod name_bigrams;
-mod postgres_query;
+mod posting;
+mod run_merge;
+mod run_search;
 mod skipped_documents;
-mod sqlite_rowids;
-mod time_partitions;
+mod term_key;
 
-pub use doc_id::DocId;
-pub use index_batch::{IndexBatch, IndexEntry, IndexRow, IndexSlice, ReindexTask, SkippedDocument};
+pub use index_batch::{IndexBatch, IndexEntry, IndexSlice, IndexedSegment, ReindexTask, SkippedDocument, StoredText};
 pub use index_query::{IndexHit, IndexLag, IndexQuery, SearchTerm};
-pub(super) use index_writer::MAX_DOCS_PER_STATEMENT;
-pub(super) use sqlite_rowids::FullRanges;
-
-/// Words by which neighbouring chunks of a document overlap. A searched phrase must not be longer.
-pub(crate) const CHUNK_OVERLAP_WORDS: usize = 64;
+pub use term_key::DocumentKeys;
 
 /// First character of the word that identifies an account, for searches in one account. It never
 /// occurs in texts.
 const ACCOUNT_MARKER: char = '\u{e000}';
 
+/// The word that the documents of an account have.
 fn account_facet(account: super::AccountKey) -> String {
     format!("{ACCOUNT_MARKER}{account}")
-}
-
-/// Whether the word is a facet, which never occurs in texts.
-fn is_facet(word: &str) -> bool {
-    word.starts_with(|letter| ('\u{e000}'..='\u{f8ff}').contains(&letter))
-}
-
-/// Whether it is a word, not the separator between two speakers.
-fn is_word(word: &str) -> bool {
-    word.starts_with(|letter: char| !letter.is_whitespace()) && !word.contains(['\'', '\\'])
 }

@@ -18,9 +18,9 @@ pub(crate) type Suspension = Arc<Mutex<Option<String>>>;
 /// Why the database must not be used any further.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnusableReason {
-    /// A newer version of this program has migrated it.
+    /// A newer version of this program has migrated it, so that this version must not write to it.
     Newer {
-        /// The migration that this version does not know.
+        /// The migration that a program must know to write to it.
         migration: i64,
     },
     /// The SQLite file is not the opened one any more.
@@ -80,13 +80,8 @@ impl Db {
         if let Some(lock) = self.lock().filter(|lock| lock.is_wal_removed()) {
             return Ok(Some(UnusableReason::WalRemoved { path: lock.path().to_owned() }));
         }
-        let rows: Vec<(i64,)> = self.all_unchecked(sql("select version from _sqlx_migrations where success")).await?;
-        for (migration,) in rows {
-            if !self.known_migrations().any(|known| known == migration) {
-                return Ok(Some(UnusableReason::Newer { migration }));
-            }
-        }
-        Ok(None)
+        let required = self.required_migration().await?;
+        Ok(required.map(|migration| UnusableReason::Newer { migration }))
     }
 
     /// Suspends the database for this reason: every statement is refused. `None` ends the

@@ -37,8 +37,8 @@ pub struct BreakerPause {
     pub until: Time,
     /// How many times in a row it opened.
     pub times: u32,
-    /// Whether the probe is under way.
-    half_open: bool,
+    /// The segment of the probe that is under way.
+    probe: Option<String>,
 }
 
 /// What an answer means beyond its own item.
@@ -53,12 +53,12 @@ pub enum BreakerEvent {
 }
 
 impl CircuitBreaker {
-    /// Whether a request may be sent now. Acquires the probe of a pause that is over.
-    pub fn try_acquire(&mut self, now: Time) -> bool {
+    /// Whether a request for this segment may be sent now. After a pause, it becomes the probe.
+    pub fn try_acquire(&mut self, segment: &str, now: Time) -> bool {
         match &mut self.pause {
             None => true,
-            Some(pause) if now >= pause.until && !pause.half_open => {
-                pause.half_open = true;
+            Some(pause) if now >= pause.until && pause.probe.is_none() => {
+                pause.probe = Some(segment.to_owned());
                 true
             }
             Some(_) => false,
@@ -67,7 +67,7 @@ impl CircuitBreaker {
 
     /// Whether [`CircuitBreaker::try_acquire`] would succeed now.
     pub fn allows_request(&self, now: Time) -> bool {
-        self.pause.as_ref().is_none_or(|pause| now >= pause.until && !pause.half_open)
+        self.pause.as_ref().is_none_or(|pause| now >= pause.until && pause.probe.is_none())
     }
 
     /// When the probe may be sent, if the breaker is open at `at`. `None` once the pause is over:
@@ -83,20 +83,26 @@ impl CircuitBreaker {
 
     /// Restores a pause that an earlier process recorded.
     pub fn restore_pause(&mut self, since: Time, until: Time, times: u32) {
-        self.pause = Some(BreakerPause { since, until, times, half_open: false });
+        self.pause = Some(BreakerPause { since, until, times, probe: None });
     }
 
-    /// Releases the probe, whose outcome says nothing about the endpoint.
-    pub fn release_probe(&mut self) {
-        if let Some(pause) = &mut self.pause {
-            pause.half_open = false;
+    /// Whether the request for this segment is the probe.
+    fn is_probe(&self, segment: &str) -> bool {
+        self.pause.as_ref().is_some_and(|pause| pause.probe.as_deref() == Some(segment))
+    }
+
+    /// Releases the probe, if it is the request for this segment, whose outcome says nothing about
+    /// the endpoint.
+    pub fn release_probe(&mut self, segment: &str) {
+        if let Some(pause) = self.pause.as_mut().filter(|pause| pause.probe.as_deref() == Some(segment)) {
+            pause.probe = None;
         }
     }
 
     /// Releases a probe that ended without an answer; the next one may be sent after `wait`.
-    pub fn postpone_probe(&mut self, now: Time, wait: Duration) {
-        if let Some(pause) = self.pause.as_mut().filter(|pause| pause.half_open) {
-            pause.half_open = false;
+    pub fn postpone_probe(&mut self, segment: &str, now: Time, wait: Duration) {
+        if let Some(pause) = self.pause.as_mut().filter(|pause| pause.probe.as_deref() == Some(segment)) {
+            pause.probe = None;
             pause.until = now + wait;
         }
     }
@@ -105,7 +111,7 @@ impl CircuitBreaker {
     pub fn trip_until(&mut self, now: Time, until: Time) {
         let since = self.pause.as_ref().map_or(now, |pause| pause.since);
         let times = self.pause.as_ref().map_or(0, |pause| pause.times);
-        self.pause = Some(BreakerPause { since, until, times, half_open: false });
+        self.pause = Some(BreakerPause { since, until, times, probe: None });
     }
 
     /// Allows the probe at once.
@@ -137,7 +143,7 @@ impl CircuitBreaker {
             Fault::NotYet | Fault::Permanent | Fault::Broken => return self.record_success(),
             // The pacer handles 429; it says nothing about the endpoint.
             Fault::RateLimited => {
-                self.release_probe();
+                self.release_probe(segment);
                 return BreakerEvent::EndpointFault;
             }
             Fault::Unauthorised => {}
@@ -155,15 +161,16 @@ impl CircuitBreaker {
             }
         }
         let longest = if fault == Fault::Transient { MAX_OUTAGE_PAUSE } else { MAX_REFUSED_PAUSE };
-        // Answers to requests that were under way when the pause began do not prolong it.
-        if self.pause.as_ref().is_some_and(|pause| now < pause.until && !pause.half_open) {
+        // Answers to requests that were under way when the pause began do not prolong it, and do
+        // not decide while the probe is under way.
+        if self.pause.is_some() && !self.is_probe(segment) {
             return BreakerEvent::EndpointFault;
         }
         let times = self.pause.as_ref().map_or(0, |pause| pause.times).saturating_add(1);
         let span = first.saturating_mul(1 << (times - 1).min(16)).min(longest.max(first));
         let span = span.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
         let since = self.pause.as_ref().map_or(now, |pause| pause.since);
-        self.pause = Some(BreakerPause { since, until: now + span, times, half_open: false });
+        self.pause = Some(BreakerPause { since, until: now + span, times, probe: None });
         BreakerEvent::EndpointFault
     }
 }
@@ -194,7 +201,7 @@ mod tests {
             assert_eq!(breaker.record_failure(Fault::Broken, "x", Time(0), FIRST, 0.0), BreakerEvent::ItemOnly);
         }
         assert_eq!(breaker.record_failure(Fault::Unauthorised, "x", Time(0), FIRST, 1.0), BreakerEvent::EndpointFault);
-        assert!(breaker.try_acquire(Time(10_000)));
+        assert!(breaker.try_acquire("x", Time(10_000)));
         assert_eq!(
             breaker.record_failure(Fault::Broken, "x", Time(10_000), FIRST, 1.0),
             BreakerEvent::Recovered(Time(0))
@@ -205,30 +212,46 @@ mod tests {
     fn after_a_pause_one_probe_is_sent_and_the_others_wait_for_it() {
         let mut breaker = CircuitBreaker::default();
         assert_eq!(breaker.record_failure(Fault::Unauthorised, "x", Time(0), FIRST, 1.0), BreakerEvent::EndpointFault);
-        assert!(!breaker.try_acquire(Time(5_000)));
-        assert!(breaker.try_acquire(Time(10_000)));
-        assert!(!breaker.try_acquire(Time(10_000)));
+        assert!(!breaker.try_acquire("x", Time(5_000)));
+        assert!(breaker.try_acquire("x", Time(10_000)));
+        assert!(!breaker.try_acquire("x", Time(10_000)));
         assert_eq!(
             breaker.record_failure(Fault::Unauthorised, "x", Time(10_000), FIRST, 1.0),
             BreakerEvent::EndpointFault
         );
         assert_eq!(breaker.pause().unwrap().until, Time(30_000));
-        assert!(breaker.try_acquire(Time(30_000)));
+        assert!(breaker.try_acquire("x", Time(30_000)));
         assert_eq!(breaker.record_success(), BreakerEvent::Recovered(Time(0)));
-        assert!(breaker.try_acquire(Time(30_000)));
+        assert!(breaker.try_acquire("x", Time(30_000)));
+    }
+
+    #[test]
+    fn a_request_that_was_under_way_does_not_decide_for_the_probe() {
+        let mut breaker = CircuitBreaker::default();
+        breaker.record_failure(Fault::Unauthorised, "x", Time(0), FIRST, 1.0);
+        assert!(breaker.try_acquire("probe", Time(10_000)));
+        let before = breaker.pause().cloned();
+        for fault in [Fault::Unauthorised, Fault::Transient, Fault::RateLimited] {
+            assert_eq!(breaker.record_failure(fault, "late", Time(11_000), FIRST, 1.0), BreakerEvent::EndpointFault);
+            breaker.postpone_probe("late", Time(11_000), FIRST);
+            assert_eq!(breaker.pause().cloned(), before);
+            assert!(!breaker.try_acquire("second", Time(60_000)));
+        }
+        breaker.record_failure(Fault::Transient, "probe", Time(12_000), FIRST, 1.0);
+        assert_eq!(breaker.pause().unwrap().until, Time(32_000));
     }
 
     #[test]
     fn a_lost_probe_is_released_for_the_next_request() {
         let mut breaker = CircuitBreaker::default();
-        breaker.postpone_probe(Time(0), FIRST);
+        breaker.postpone_probe("x", Time(0), FIRST);
         assert!(breaker.pause().is_none());
         breaker.record_failure(Fault::Unauthorised, "x", Time(0), FIRST, 1.0);
-        breaker.postpone_probe(Time(1), FIRST);
+        breaker.postpone_probe("x", Time(1), FIRST);
         assert_eq!(breaker.pause().unwrap().until, Time(10_000), "none was under way");
-        assert!(breaker.try_acquire(Time(10_000)));
-        breaker.postpone_probe(Time(10_500), FIRST);
-        assert!(!breaker.try_acquire(Time(20_499)) && breaker.try_acquire(Time(20_500)));
+        assert!(breaker.try_acquire("x", Time(10_000)));
+        breaker.postpone_probe("x", Time(10_500), FIRST);
+        assert!(!breaker.try_acquire("x", Time(20_499)) && breaker.try_acquire("x", Time(20_500)));
     }
 
     #[test]

@@ -229,6 +229,21 @@ impl Login {
         }
     }
 
+    /// Replaces the credentials and logs in with them at once. Does nothing where they are the same.
+    /// Where they fail, a token that is still valid stays in use.
+    ///
+    /// # Errors
+    /// As [`Login::token`].
+    pub async fn replace_credentials(&self, fresh: Credentials) -> Result<(), ApiError> {
+        let mut renewal = self.0.renewal.lock().await;
+        if renewal.credentials == fresh {
+            return Ok(());
+        }
+        tracing::info!("the credentials have changed: logging in with the new ones");
+        *renewal = RenewalState::new(fresh);
+        self.attempt_renewal(&mut renewal).await.map(drop)
+    }
+
     /// The client of the API that it logs in to.
     pub fn api(&self) -> &ApiClient {
         &self.0.api

@@ -58,7 +58,7 @@ fn divide_descriptors(limit: u64) -> SocketLimits {
     const MAX_CONNECTIONS: usize = 256;
     const MAX_DELIVERIES: usize = 1024;
     // As many as a sink has concurrent requests.
-    const MAX_IDLE_PER_SINK: usize = 8;
+    const MAX_IDLE_PER_SINK: usize = 64;
     // As many as fit into any memory.
     const MAX_REQUESTS: usize = 1 << 16;
     const MAX_IDLE_PER_HOST: usize = 4096;
@@ -91,7 +91,7 @@ mod tests {
         );
         assert_eq!(
             (socket_limits.deliveries, socket_limits.deliveries_per_sink, socket_limits.idle_per_sink),
-            (1024, 512, 8)
+            (1024, 512, 64)
         );
     }
 

@@ -16,15 +16,13 @@ pub(super) fn check(sinks: &[Sink], clock: &Clock) -> Vec<CheckLine> {
 }
 
 fn check_sink(what: &str, kind: &SinkKind, clock: &Clock) -> CheckLine {
-    const NOT_SENT: &str = "nothing is sent during a check; `deliver status` shows more once the daemon runs";
+    const NOT_SENT: &str = "nothing is sent during a check; `deliver test` sends a test event";
     match kind {
         SinkKind::Jsonl { path, .. } => check_folder(what, "jsonl", path, "path"),
-        SinkKind::Webhook { url, secrets, timeout, allow_private } => {
-            match WebhookSink::new(url, secrets, *timeout, *allow_private, clock.clone()) {
-                Ok(_) => CheckLine::ok(what, &format!("webhook: the settings are valid; {NOT_SENT}")),
-                Err(error) => CheckLine::failed(what, &format!("webhook: {error}")).with_hint(error.hint.as_deref()),
-            }
-        }
+        SinkKind::Webhook(settings) => match WebhookSink::new(settings, clock.clone()) {
+            Ok(_) => CheckLine::ok(what, &format!("webhook: the settings are valid; {NOT_SENT}")),
+            Err(error) => CheckLine::failed(what, &format!("webhook: {error}")).with_hint(error.hint.as_deref()),
+        },
         SinkKind::ObjectStore { url, format, options } => match ObjectStoreSink::new(url, *format, options) {
             Ok(store) => match store.folder() {
                 Some(folder) => check_folder(what, "object store", folder, "url"),

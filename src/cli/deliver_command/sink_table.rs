@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{DeliverStatusArgs, require_sink};
+use super::DeliverStatusArgs;
 use crate::cli::human_format::{format_count, format_relative};
 use crate::cli::terminal;
 use crate::clock::Time;
 use crate::config::Settings;
 use crate::db::{Db, ReplayRow, SinkFailure, SinkOverview};
 use crate::health::{self, SinkState, SinkStatus};
+use crate::operator_actions;
 use crate::render::clean_line;
 use crate::status;
 
@@ -69,7 +70,7 @@ pub(super) async fn show_sinks(
     if let Some(name) = &args.sink
         && all.iter().all(|sink| sink.name != *name)
     {
-        require_sink(settings, name)?;
+        operator_actions::require_sink(settings, name)?;
     }
     let mut sinks = Vec::new();
     for status in all.into_iter().filter(|sink| args.sink.as_ref().is_none_or(|name| sink.name == *name)) {

@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{QueueListArgs, QueueShowArgs, require_items};
+use crate::access::{AccessAction, AccessSubject};
 use crate::cli::human_format::format_relative;
 use crate::cli::{CommandContext, terminal};
 use crate::clock::Time;
@@ -77,6 +78,9 @@ pub(super) async fn show_items(args: &QueueShowArgs, db: &Db, context: &CommandC
     require_items(db, &filter, &args.segment).await?;
     let now = context.clock.now();
     for item in db.queue_rows(&filter).await? {
+        // It may show the beginning of an answer.
+        let subject = AccessSubject::Segment { sub: &item.sub, id: &item.segment_id };
+        context.record_access(db, AccessAction::Read, subject).await?;
         let attempts = db.attempts(item.item.segment()).await?;
         let attempts: Vec<&AttemptRow> = attempts.iter().filter(|attempt| attempt.artifact == item.artifact).collect();
         let last_body = db.last_body(item.item).await?.map(|body| String::from_utf8_lossy(&body).into_owned());

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::ConversationHit;
+use crate::archive_reader::SearchHitView;
 use crate::cli::terminal;
 use crate::clock::Time;
 use crate::render::clean_line;
@@ -18,59 +19,17 @@ const STYLE_MARKS: [(char, &str); 2] = [('\u{2061}', BOLD), ('\u{2062}', RESET)]
 
 /// A conversation as JSON: its best match, and the others.
 #[derive(Serialize)]
-pub(super) struct ConversationJson<'a> {
+pub(super) struct ConversationJson {
     #[serde(flatten)]
-    best: HitJson<'a>,
+    best: SearchHitView,
     /// Further matches in the same conversation.
-    others: Vec<HitJson<'a>>,
-}
-
-/// A match as JSON.
-#[derive(Serialize)]
-struct HitJson<'a> {
-    rc_account_id: &'a str,
-    sub_account_id: &'a str,
-    dialog_id: Option<&'a str>,
-    segment_id: &'a str,
-    segment_end: Option<String>,
-    artifact: &'static str,
-    version: Option<i64>,
-    speaker: Option<&'a str>,
-    offset: Option<&'a str>,
-    passage: &'a str,
-    /// The matches in the passage, as start and end in characters.
-    matches: Vec<(usize, usize)>,
-    score: f64,
+    others: Vec<SearchHitView>,
 }
 
 /// The JSON of a conversation.
-pub(super) fn to_json(conversation: &ConversationHit) -> ConversationJson<'_> {
-    ConversationJson { best: hit_json(&conversation.best), others: conversation.others.iter().map(hit_json).collect() }
-}
-
-fn hit_json(hit: &SearchHit) -> HitJson<'_> {
-    let (segment, judged) = (&hit.segment, &hit.best_match);
-    let text = judged.passage.text.as_str();
-    let char_offset = |bytes: usize| text.get(..bytes).map_or(0, |before| before.chars().count());
-    HitJson {
-        rc_account_id: &segment.account.rc,
-        sub_account_id: &segment.account.sub,
-        dialog_id: segment.dialog_id.as_deref(),
-        segment_id: &segment.segment_id,
-        segment_end: segment.ended.map(Time::rfc3339),
-        artifact: hit.source.name(),
-        version: Some(hit.version).filter(|version| *version > 0),
-        speaker: judged.speaker.as_deref(),
-        offset: judged.offset.as_deref(),
-        passage: text,
-        matches: judged
-            .passage
-            .matches
-            .iter()
-            .map(|range| (char_offset(range.start), char_offset(range.end)))
-            .collect(),
-        score: (judged.score * 1000.0).round() / 1000.0,
-    }
+pub(super) fn to_json(conversation: &ConversationHit) -> ConversationJson {
+    let others = conversation.others.iter().map(SearchHitView::of).collect();
+    ConversationJson { best: SearchHitView::of(&conversation.best), others }
 }
 
 /// An invisible character that marks the first line of each hit in the table.

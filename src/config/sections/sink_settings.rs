@@ -3,22 +3,32 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use base64::Engine;
 use regex::Regex;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::super::checker::Checker;
 use super::super::config_error::quoted;
-use super::super::secret::Secret;
-use super::super::setting_types::{SecretText, StoreOption, Text};
+use super::super::setting_types::{SecretText, SinkContent, SinkContents, StoreOption, Text};
 use super::super::settings::{RedactionRule, Sink, SinkKind};
 use super::super::settings_document::{RedactionEntry, SinkSection, SinkType};
-use super::account_settings::build_artifacts;
-use super::url;
+use super::{url, webhook_settings};
 
 /// The settings that only some types of sinks have.
 const JSONL_KEYS: &[&str] = &["path", "rotate"];
-const WEBHOOK_KEYS: &[&str] = &["url", "secret", "secrets", "timeout", "allow_private"];
+const WEBHOOK_KEYS: &[&str] = &[
+    "url",
+    "secret",
+    "secrets",
+    "timeout",
+    "allow_private",
+    "method",
+    "headers",
+    "content_type",
+    "template",
+    "oauth",
+    "proxy",
+    "max_body",
+];
 const OBJECT_STORE_KEYS: &[&str] = &["url", "format", "options"];
 
 /// Options of object stores whose own names end in `_file`. They are paths for the store, not files
@@ -47,49 +57,39 @@ pub(super) fn build_sinks(sections: Vec<Option<SinkSection>>, checker: &mut Chec
     })
 }
 
-fn build_sink(section: SinkSection, at: &str, checker: &mut Checker<'_>) -> Option<Sink> {
+fn build_sink(mut section: SinkSection, at: &str, checker: &mut Checker<'_>) -> Option<Sink> {
     let key = |name: &str| format!("{at}.{name}");
-    let name = build_name(&key("name"), section.name, checker);
-    let artifacts = build_artifacts(at, section.artifacts, checker);
-    let accounts = checker.texts(&key("accounts"), section.accounts);
-    let channels = checker.texts(&key("channels"), section.channels);
-    let redact = build_redaction(&key("redact"), section.redact, checker);
+    let name = build_name(&key("name"), std::mem::take(&mut section.name), checker);
+    let contents = build_contents(&key("artifacts"), std::mem::take(&mut section.artifacts), checker);
+    let accounts = checker.texts(&key("accounts"), std::mem::take(&mut section.accounts));
+    let channels = checker.texts(&key("channels"), std::mem::take(&mut section.channels));
+    let redact = build_redaction(&key("redact"), std::mem::take(&mut section.redact), checker);
     let kind = checker.require(&key("type"), section.r#type, r#"give "jsonl", "webhook" or "object_store""#)?;
     reject_foreign_keys(at, kind, checker);
-    let url = |parse: fn(&str) -> Result<String, String>, hint: &str, checker: &mut Checker<'_>| {
-        let given = checker.secret(&key("url"), section.url, section.url_file);
-        let given = checker.require(&key("url"), given, hint)?;
-        checker.accept(&given.source(&key("url")), parse(given.value.expose_secret().trim()), hint)
-    };
     let kind = match kind {
         SinkType::Jsonl => {
-            let path = checker.require(&key("path"), section.path.0, r#"give the folder of its files, such as "out""#);
+            let path =
+                checker.require(&key("path"), section.path.0.take(), r#"give the folder of its files, such as "out""#);
             SinkKind::Jsonl { path: PathBuf::from(path?), rotate: section.rotate.0 }
         }
         SinkType::Webhook => {
-            let parse = |text: &str| url::parse_web_url(text).map(String::from);
-            let url = url(parse, r#"give the target URL, such as "https://example.org/hook""#, checker);
-            let one = (section.secret, section.secret_file);
-            let several = (section.secrets.map(|secrets| secrets.0).unwrap_or_default(), section.secrets_file);
-            let secrets = build_signing_secrets(at, one, several, checker);
-            SinkKind::Webhook {
-                url: SecretString::from(url?),
-                secrets: secrets?,
-                timeout: section.timeout.0,
-                allow_private: section.allow_private,
-            }
+            let webhook = webhook_settings::build_webhook(at, &mut section, checker);
+            SinkKind::Webhook(Box::new(webhook?))
         }
         SinkType::ObjectStore => {
             const HINT: &str = r#"give "s3://bucket/prefix", "gs://bucket/prefix", "az://container/prefix" or "file:///absolute/path""#;
-            let url = url(url::parse_object_store_url, HINT, checker);
-            let options = build_options(&key("options"), section.options, checker);
+            let url = build_url(&key("url"), &mut section, url::parse_object_store_url, HINT, checker);
+            let options = build_secret_values(&key("options"), std::mem::take(&mut section.options), checker);
             SinkKind::ObjectStore { url: url?, format: section.format, options }
         }
     };
+    let contents = contents?;
     Some(Sink {
         name: name?,
         start: section.start,
-        artifacts: artifacts?,
+        artifacts: contents.iter().filter_map(|content| content.artifact()).collect(),
+        metadata: contents.contains(&SinkContent::Metadata),
+        erasures: section.erasures,
         accounts,
         channels,
         redact,
@@ -98,8 +98,29 @@ fn build_sink(section: SinkSection, at: &str, checker: &mut Checker<'_>) -> Opti
     })
 }
 
+/// Checks the URL, which is secret.
+pub(super) fn build_url(
+    path: &str,
+    section: &mut SinkSection,
+    parse: fn(&str) -> Result<String, String>,
+    hint: &str,
+    checker: &mut Checker<'_>,
+) -> Option<String> {
+    let given = checker.secret(path, section.url.take(), std::mem::take(&mut section.url_file));
+    let given = checker.require(path, given, hint)?;
+    checker.accept(&given.source(path), parse(given.value.expose_secret().trim()), hint)
+}
+
+fn build_contents<'a>(path: &str, contents: &'a SinkContents, checker: &mut Checker<'_>) -> Option<&'a [SinkContent]> {
+    const HINT: &str = r#"name "transcript", "agent_summary", "auto_summary" or "metadata", or leave it out"#;
+    if contents.0.0.is_empty() && !checker.has_problem(path) {
+        checker.reject(path, "is empty: nothing would be sent", HINT);
+    }
+    Some(contents.0.0).filter(|contents| !contents.is_empty())
+}
+
 /// Checks the name, which is used on the command line and in metrics.
-fn build_name(path: &str, name: Text, checker: &mut Checker<'_>) -> Option<String> {
+pub(super) fn build_name(path: &str, name: Text, checker: &mut Checker<'_>) -> Option<String> {
     const HINT: &str = "give letters, digits, - and _, such as \"lake\"";
     let name = checker.require(path, name.0, HINT)?;
     let is_valid = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
@@ -129,7 +150,11 @@ fn reject_foreign_keys(at: &str, kind: SinkType, checker: &mut Checker<'_>) {
 pub(in super::super) const REDACTION_HINT: &str =
     r#"give "card", "email", "phone", or { name = "order", pattern = 'ORD-\d+' }"#;
 
-fn build_redaction(path: &str, entries: Vec<Option<RedactionEntry>>, checker: &mut Checker<'_>) -> Vec<RedactionRule> {
+pub(super) fn build_redaction(
+    path: &str,
+    entries: Vec<Option<RedactionEntry>>,
+    checker: &mut Checker<'_>,
+) -> Vec<RedactionRule> {
     let mut rules = Vec::new();
     for (i, entry) in entries.into_iter().enumerate() {
         let path = format!("{path}[{i}]");
@@ -172,88 +197,8 @@ fn build_pattern(path: &str, pattern: Text, checker: &mut Checker<'_>) -> Option
     None
 }
 
-/// Builds the signing secrets from `secret` or `secrets`; at least one.
-fn build_signing_secrets(
-    at: &str,
-    one: (Option<SecretText>, Text),
-    several: (Vec<SecretText>, Text),
-    checker: &mut Checker<'_>,
-) -> Option<Vec<SecretString>> {
-    const HINT: &str = "give secret, or secrets while it is rotated: the first is the new one";
-    let key = |name: &str| format!("{at}.{name}");
-    let filled = |name: &str| [key(name), key(&format!("{name}_file"))].into_iter().find(|key| checker.is_filled(key));
-    let given: Vec<(String, SecretString)> = match (filled("secret"), filled("secrets")) {
-        (Some(_), Some(several)) => {
-            checker.reject(&several, "is set together with secret", HINT);
-            return None;
-        }
-        (Some(_), None) => {
-            let secret = checker.secret(&key("secret"), one.0, one.1)?;
-            vec![(secret.source(&key("secret")), secret.value)]
-        }
-        (None, Some(several_key)) => {
-            let secrets = build_secrets(&key("secrets"), several.0, several.1, checker)?;
-            if secrets.is_empty() && !checker.has_problem(&key("secrets")) {
-                checker.reject(&several_key, "contains no secret", HINT);
-            }
-            secrets
-        }
-        (None, None) => checker.require(&key("secret"), None, HINT)?,
-    };
-    let checked = given.into_iter().map(|(path, secret)| {
-        let text = secret.expose_secret();
-        if text.starts_with("whsec_") && signing_key(text).is_none() {
-            let what = "is not a complete Standard Webhooks secret";
-            checker.reject(&path, what, "copy it again: base64 follows whsec_");
-            return None;
-        }
-        let bytes = signing_key(text).map_or(text.len(), |key| key.len());
-        if bytes < MIN_SIGNING_KEY_BYTES {
-            let what = format!(
-                "signs with {bytes} bytes, but the minimum is {MIN_SIGNING_KEY_BYTES}: a shorter key is insecure"
-            );
-            checker.reject(&path, what, "create one with `ringcx-extractor deliver new-secret`");
-            return None;
-        }
-        Some(secret)
-    });
-    let checked: Vec<Option<SecretString>> = checked.collect();
-    checked.into_iter().collect::<Option<Vec<_>>>().filter(|secrets| !secrets.is_empty())
-}
-
-/// Returns a list of secrets, each with its key. They are set directly, or by a file with one per
-/// line.
-fn build_secrets(
-    path: &str,
-    direct: Vec<SecretText>,
-    file: Text,
-    checker: &mut Checker<'_>,
-) -> Option<Vec<(String, SecretString)>> {
-    if let Some(file) = checker.secret_file(path, !direct.is_empty(), file)? {
-        let file: Text = file.to_string_lossy().into_owned().into();
-        let content: Secret = checker.multiline_secret(path, None, file)?;
-        let lines = content.value.expose_secret().lines().map(str::trim).filter(|line| !line.is_empty());
-        return Some(lines.map(|line| (content.source(path), SecretString::from(line))).collect());
-    }
-    let direct = direct.into_iter().enumerate().map(|(i, secret)| (format!("{path}[{i}]"), secret.0));
-    let (empty, direct): (Vec<_>, Vec<_>) = direct.partition(|(_, secret)| secret.expose_secret().trim().is_empty());
-    empty.iter().for_each(|(key, _)| checker.reject(key, "is empty", "leave it out"));
-    Some(direct)
-}
-
-/// The minimum length of a signing key (Standard Webhooks, "Signature scheme": 24 to 64 bytes).
-const MIN_SIGNING_KEY_BYTES: usize = 24;
-
-/// Decodes the key of a secret like the Standard Webhooks libraries: base64, with or without the
-/// prefix `whsec_`. Returns `None` if it is not base64; then the text itself is the key.
-pub fn signing_key(secret: &str) -> Option<Vec<u8>> {
-    let secret = secret.trim();
-    base64::prelude::BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap_or(secret)).ok()
-}
-
-/// Builds the options of the store. Each is secret and may come from a file; empty options are
-/// dropped.
-fn build_options(
+/// Builds a table of values. Each is secret and may come from a file; empty ones are dropped.
+pub(super) fn build_secret_values(
     path: &str,
     given: BTreeMap<String, StoreOption>,
     checker: &mut Checker<'_>,

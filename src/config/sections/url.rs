@@ -90,6 +90,13 @@ pub(super) fn check_postgres_url(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether the URL of a database may contain a password.
+pub(in crate::config) fn has_password(text: &str) -> bool {
+    Url::parse(text).map_or(true, |url| {
+        url.password().is_some() || url.query_pairs().any(|(name, _)| name.to_ascii_lowercase().contains("password"))
+    })
+}
+
 /// Whether the text is `host:port`, where the host is an address or a name.
 pub(super) fn is_listen_address(text: &str) -> bool {
     if text.parse::<SocketAddr>().is_ok() {

@@ -118,7 +118,8 @@ fn secrets_of_sinks_come_from_files_too() {
          aws_web_identity_token_file = \"/stays/a/path\"\ntimeout = 5\nallow_http = true\nempty = \"\"\n"
     );
     let settings = load_text(&sinks, &[]).unwrap_or_else(|errors| panic!("{errors}")).settings;
-    let SinkKind::Webhook { secrets, url, .. } = &settings.sinks[0].kind else { panic!("no webhook") };
+    let SinkKind::Webhook(webhook) = &settings.sinks[0].kind else { panic!("no webhook") };
+    let (secrets, url) = (&webhook.secrets, &webhook.url);
     assert_eq!(
         secrets.iter().map(ExposeSecret::expose_secret).collect::<Vec<_>>(),
         ["new new new new new new new", "old old old old old old old"]

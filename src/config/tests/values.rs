@@ -65,10 +65,8 @@ fn a_sink_has_its_documented_defaults() {
     assert!(
         matches!(&sink.kind, SinkKind::Jsonl { path, rotate } if path == Path::new("out") && *rotate == secs(86_400))
     );
-    let SinkKind::Webhook { secrets, timeout, allow_private, .. } = &settings.sinks[1].kind else {
-        panic!("no webhook")
-    };
-    assert_eq!((secrets.len(), *timeout, *allow_private), (1, secs(30), false));
+    let SinkKind::Webhook(webhook) = &settings.sinks[1].kind else { panic!("no webhook") };
+    assert_eq!((webhook.secrets.len(), webhook.timeout, webhook.allow_private), (1, secs(30), false));
     let SinkKind::ObjectStore { url, format, options } = &settings.sinks[2].kind else { panic!("no object store") };
     assert_eq!((url.as_str(), *format, options.len()), ("file:///out", ObjectFormat::Jsonl, 0));
 }

@@ -33,7 +33,7 @@ fn an_unavailable_database_and_a_full_disk_are_distinguished() {
     let away = Readiness::starting(Some(&DatabaseProblem::timed_out()), NOW);
     assert_eq!((away.ready, away.reasons[0].what), (false, FindingCategory::Database));
     let rejected = |fault, reason: &str| {
-        let problem = StorageProblem { fault, reason: reason.to_owned() };
+        let problem = StorageProblem { fault, reason: reason.to_owned(), hint: None };
         Readiness::starting(Some(&DatabaseProblem::rejecting_results(&problem)), NOW)
     };
     let busy = rejected(DbFault::Unavailable, "cannot execute INSERT in a read-only transaction on disk");

@@ -7,8 +7,8 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::super::authenticator::AuthOutcome;
 use super::page_layout;
+use crate::access::{AuthRefusal, LoginError};
 use crate::clock::Time;
 use crate::db::{AccountRow, SegmentArtifact, SegmentRow};
 use crate::export::{conversation_of, outcome_name, summary_text_of};
@@ -41,8 +41,8 @@ pub(in super::super) enum SearchOutcome<'a> {
     Results {
         results: &'a SearchResults,
         accounts: &'a [AccountRow],
-        /// What the index lacks, if anything.
-        index_state: Option<&'a str>,
+        /// Whether the search index contains everything that is stored.
+        index_is_current: bool,
         limit: usize,
     },
 }
@@ -72,28 +72,71 @@ fn conversations_layout(title: &str, is_logged_in: bool, content: &Markup) -> St
     page_layout(title, &html! {}, &body)
 }
 
-/// The login page; `next_path` is where to go after the login, `failure` why the last one failed.
-pub(in super::super) fn login_page(next_path: &str, failure: Option<AuthOutcome>) -> String {
+/// What the login page shows.
+#[derive(Clone, Copy)]
+pub(in super::super) struct LoginView<'a> {
+    /// Where to go after the login.
+    pub(in super::super) next_path: &'a str,
+    /// Why a token was refused.
+    pub(in super::super) refusal: Option<&'a AuthRefusal>,
+    /// Why the login at the provider failed.
+    pub(in super::super) failed: Option<&'a LoginError>,
+    pub(in super::super) has_token: bool,
+    pub(in super::super) has_provider: bool,
+}
+
+/// The login page.
+pub(in super::super) fn login_page(view: &LoginView<'_>) -> String {
     let content = html! {
         section.login {
             h2 { "Log in to read conversations" }
-            @match failure {
-                None => {}
-                Some(AuthOutcome::RateLimited(wait)) => p.wrong role="alert" {
-                    "Too many wrong tokens. Try again in " (format_duration(wait)) "."
-                },
-                Some(_) => p.wrong role="alert" { "Wrong token." },
+            @if let Some(refusal) = view.refusal { p.wrong role="alert" { (refusal_text(refusal)) } }
+            @if let Some(error) = view.failed {
+                div.wrong role="alert" { p { (capitalized(&error.message)) "." } p { (capitalized(&error.hint)) "." } }
             }
-            form method="post" action="/login" {
-                input type="hidden" name="next" value=(next_path);
-                label for="token" { "Token" }
-                input #token type="password" name="token" required autofocus autocomplete="current-password";
-                button type="submit" { "Log in" }
+            @if view.has_provider {
+                // A link: browsers would not let a form leave this site, which the provider's redirect does.
+                p { a.button href=(provider_login_path(view.next_path)) { "Log in with your company account" } }
             }
-            p.todo { "The token is the value of " code { "http.token" } " in the daemon's settings." }
+            @if view.has_token {
+                form method="post" action="/login" {
+                    input type="hidden" name="next" value=(view.next_path);
+                    label for="token" { "Token" }
+                    input #token type="password" name="token" required autofocus
+                        autocomplete="current-password";
+                    button type="submit" { "Log in" }
+                }
+                p.todo { "The token is the value of " code { "http.token" } " in the daemon's settings." }
+            }
+            @if !view.has_token && !view.has_provider {
+                p.todo { "Only programs with a key of " code { "[[access.keys]]" } " may read conversations here." }
+            }
         }
     };
     conversations_layout("Log in", false, &content)
+}
+
+/// The path that starts a login at the provider.
+pub(in super::super) fn provider_login_path(next_path: &str) -> String {
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("next", next_path).finish();
+    format!("/auth/login?{query}")
+}
+
+fn refusal_text(refusal: &AuthRefusal) -> String {
+    match refusal {
+        AuthRefusal::RateLimited(wait) => format!("Too many wrong tokens. Try again in {}.", format_duration(*wait)),
+        AuthRefusal::Expired { name, at } => format!(
+            "The key {name} has expired at {}. Create a new one with `ringcx-extractor access new-key`.",
+            at.rfc3339_secs()
+        ),
+        AuthRefusal::Missing | AuthRefusal::Wrong | AuthRefusal::Unavailable(_) => "Wrong token.".to_owned(),
+    }
+}
+
+/// A sentence of an error as people write it.
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// The search page, with results.
@@ -106,8 +149,10 @@ pub(in super::super) fn search_page(form: &SearchForm, outcome: &SearchOutcome<'
                 " a prefix, " code { "refund OR money" } " either word; " code { "-late" } " excludes a word."
             },
             SearchOutcome::Error(why) => section.wrong role="alert" { @for line in why.lines() { p { (line) } } },
-            SearchOutcome::Results { results, accounts, index_state, limit } => {
-                @if let Some(index_state) = index_state { p.hint { (index_state) } }
+            SearchOutcome::Results { results, accounts, index_is_current, limit } => {
+                @if !index_is_current {
+                    p.hint { "The archive is not indexed yet up to its newest changes; the daemon is indexing them." }
+                }
                 (result_summary(results, *limit))
                 ol.hits { @for hit in &results.hits { li { (hit_item(hit, accounts)) } } }
             }

@@ -316,7 +316,7 @@ async fn conversation_screenshots(folder: &Path) {
     };
     let results = SearchResults { hits: dialog.iter().map(hit).collect(), ..SearchResults::default() };
     let form = SearchForm { q: "\"charged twice\"".to_owned(), ..SearchForm::default() };
-    let outcome = SearchOutcome::Results { results: &results, accounts: &[], index_state: None, limit: 50 };
+    let outcome = SearchOutcome::Results { results: &results, accounts: &[], index_is_current: true, limit: 50 };
     std::fs::write(file.path(), templates::search_page(&form, &outcome)).unwrap();
     let url = format!("file://{}", file.path().display());
     take_screenshot(url.clone(), folder.join("search-light.png"), (1000, 700), false).await;

@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::SinkError;
-use crate::event::Event;
+use crate::event::{Event, EventKind};
 use crate::model::Artifact;
 use crate::parquet_writer::{CellValue, ColumnSpec, ParquetType, ParquetWriter};
 use crate::render::{clean_cell, to_json_line};
@@ -49,10 +49,12 @@ fn encode_table(rows: Vec<[CellValue; 11]>) -> io::Result<Vec<u8>> {
 }
 
 fn event_row(event: &Event) -> [CellValue; 11] {
-    let body = match event.artifact {
+    let body = event.kind.artifact().map(|artifact| match artifact {
         Artifact::Transcript => to_json_line(&event.body).get().to_owned(),
         Artifact::AgentSummary | Artifact::AutoSummary => clean_cell(&summary_text(&event.body)),
-    };
+    });
+    let has_metadata = !matches!(event.kind, EventKind::Erased(_));
+    let metadata = has_metadata.then(|| to_json_line(event.metadata.as_bytes()).get().to_owned());
     [
         CellValue::Text(event.id().to_string()),
         CellValue::Text(event.account.rc.to_string()),
@@ -60,10 +62,10 @@ fn event_row(event: &Event) -> [CellValue; 11] {
         CellValue::text(event.dialog_id.clone()),
         CellValue::Text(event.segment_id.clone()),
         CellValue::number(event.ended.map(|ended| ended.0)),
-        CellValue::Text(event.artifact.name().to_owned()),
+        CellValue::Text(event.kind.name().to_owned()),
         CellValue::Number(event.version),
         CellValue::Number(event.stored.0),
-        CellValue::Text(to_json_line(event.metadata.as_bytes()).get().to_owned()),
-        CellValue::Text(body),
+        CellValue::text(metadata),
+        CellValue::text(body),
     ]
 }

@@ -4,6 +4,7 @@ use wiremock::matchers::{header, method, path, path_regex};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
+use crate::event::EventKind;
 use crate::model::{AccountId, Artifact};
 use crate::sink::SinkErrorKind;
 
@@ -15,7 +16,7 @@ pub(super) fn event(segment: &str) -> Event {
         dialog_id: None,
         segment_id: segment.to_owned(),
         ended: Some(Time(1_700_000_000_000)),
-        artifact: Artifact::Transcript,
+        kind: EventKind::Artifact(Artifact::Transcript),
         version: 1,
         stored: Time(1_700_000_100_000),
         metadata: "{}".to_owned(),

@@ -51,18 +51,28 @@ impl ArchiveKey {
         self.hash([b"derived key", purpose.as_bytes()])
     }
 
-    pub(super) fn hash_segment_id(&self, id: &str) -> Vec<u8> {
+    pub(crate) fn hash_segment_id(&self, id: &str) -> Vec<u8> {
         self.hash([b"segment", id.as_bytes()])
     }
 
     /// For a record whose segment id cannot be read.
-    pub(super) fn hash_record(&self, raw: &[u8]) -> Vec<u8> {
+    pub(crate) fn hash_record(&self, raw: &[u8]) -> Vec<u8> {
         self.hash([b"record", raw])
+    }
+
+    /// Identifies the key without revealing it.
+    pub(crate) fn id(&self) -> Vec<u8> {
+        self.hash([b"key", b""])
     }
 
     /// For a hold's value exactly as typed.
     pub(crate) fn hash_typed(&self, kind: &str, value: &str) -> Vec<u8> {
         self.hash([format!("typed {kind}").as_bytes(), value.as_bytes()])
+    }
+
+    /// For the subject of an entry of the access log.
+    pub(crate) fn hash_access_subject(&self, kind: &str, subject: &str) -> Vec<u8> {
+        self.hash([format!("access {kind}").as_bytes(), subject.as_bytes()])
     }
 
     pub(crate) fn hash_subject(&self, subject: &Subject) -> Vec<u8> {
@@ -110,6 +120,16 @@ pub(crate) struct TombstoneFilter {
 impl Tx {
     pub(crate) async fn stored_archive_key(&mut self) -> Result<Option<ArchiveKey>, DbError> {
         parse_archive_key(self.meta(ARCHIVE_KEY_META).await?)
+    }
+
+    /// The archive's key, encoded.
+    pub(crate) async fn archive_key_text(&mut self) -> Result<Option<String>, DbError> {
+        self.meta(ARCHIVE_KEY_META).await
+    }
+
+    /// Stores the key of another copy of this archive.
+    pub(crate) async fn put_archive_key_text(&mut self, text: &str) -> Result<(), DbError> {
+        self.put_meta(ARCHIVE_KEY_META, text).await
     }
 
     /// The filter of an account. It costs one query where the account has no tombstones.
@@ -188,7 +208,7 @@ impl Tx {
     }
 
     /// Those of these hashes that have a tombstone, and whether it is counted.
-    pub(super) async fn find_tombstones(
+    pub(crate) async fn find_tombstones(
         &mut self,
         account: AccountKey,
         hashes: impl Iterator<Item = Vec<u8>>,

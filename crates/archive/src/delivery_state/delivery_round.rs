@@ -51,6 +51,9 @@ pub struct DeliveryRound {
     /// Failed deliveries to delete, by account and sequence number: they were delivered, or their
     /// artifact was deleted.
     pub cleared: Vec<(AccountKey, i64)>,
+    /// Delivered versions that replace earlier ones, by artifact and sequence number: failed
+    /// deliveries of the earlier ones are deleted, so that none follows the newer one.
+    pub superseding: Vec<(Item, i64)>,
     /// Whether the accounts' object batches were written.
     pub object_batches_written: bool,
     /// The replay that advanced. It is ignored if the account has another owner now.
@@ -73,6 +76,10 @@ impl Db {
         tx.advance_cursors(round, &held).await?;
         tx.delete_cleared(round, &held).await?;
         tx.save_failed_deliveries(round, &held).await?;
+        for (item, feed) in &round.superseding {
+            let stmt = sql("delete from sink_event where sink = $1 and item = $2 and feed < $3");
+            tx.run(stmt.bind(round.sink).bind(*item).bind(*feed)).await?;
+        }
         if let Some(progress) = round.replay_progress.filter(|progress| held.contains(&progress.lease.account)) {
             tx.advance_replay(progress, round.at).await?;
         }
@@ -141,7 +148,7 @@ impl Tx {
         self.run(Stmt::rows(head, rows.collect(), ")")).await.map(drop)
     }
 
-    /// Failed deliveries of artifacts that were erased after the attempt are not saved: the erasure
+    /// Failed deliveries of entries that were erased after the attempt are not saved: the erasure
     /// could not delete them, because they did not exist yet.
     async fn save_failed_deliveries(
         &mut self,
@@ -151,7 +158,10 @@ impl Tx {
         let items = round.failed_deliveries.iter().map(|delivery| delivery.item);
         let head = "select item from artifact where item in ";
         let existing: Vec<Item> = self.values(Stmt::list(head, Vec::new(), items, "")).await?;
-        let existing: HashSet<Item> = existing.into_iter().collect();
+        let mut existing: HashSet<Item> = existing.into_iter().collect();
+        let keys = round.failed_deliveries.iter().map(|delivery| vec![delivery.account.into(), delivery.feed.into()]);
+        let head = "select segment * 4 + 3 from feed_notice where (account, feed) in (values ";
+        existing.extend(self.values::<Item>(Stmt::rows(head, keys.collect(), ")")).await?);
         let failed_deliveries = round
             .failed_deliveries
             .iter()

@@ -3,6 +3,7 @@
 
 use super::super::sql::{EndTime, Flag, utf8_lossy};
 use super::super::{AccountKey, Arg, Db, DbError, Item, Stmt, item};
+use super::NoticeKind;
 use crate::clock::Time;
 use crate::model::{AccountId, Artifact};
 
@@ -17,15 +18,18 @@ pub struct FeedRange {
     pub upto: i64,
 }
 
-/// An artifact version in a feed, without its body.
+/// An entry of a feed, without its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct FeedEntry {
     /// Key of the account.
     pub account: AccountKey,
     /// Its sequence number in the feed.
     pub feed: i64,
-    /// The artifact.
+    /// The artifact; of a notice, the fourth item of the segment.
     pub item: Item,
+    /// What the entry tells, if it is no artifact.
+    #[sqlx(try_from = "NoticeCode")]
+    pub notice: Option<NoticeKind>,
     /// Whether there is a body; otherwise the API reported that the artifact is empty.
     #[sqlx(try_from = "Flag")]
     pub stored: bool,
@@ -34,6 +38,72 @@ pub struct FeedEntry {
     /// The body's size as received, in bytes.
     #[sqlx(try_from = "i64")]
     pub size: u64,
+}
+
+/// The kind of notice, or -1 for an artifact.
+#[derive(sqlx::Type)]
+#[sqlx(transparent)]
+struct NoticeCode(i64);
+
+impl TryFrom<NoticeCode> for Option<NoticeKind> {
+    type Error = String;
+
+    fn try_from(code: NoticeCode) -> Result<Option<NoticeKind>, String> {
+        (code.0 >= 0).then(|| NoticeKind::try_from(code.0)).transpose()
+    }
+}
+
+/// A notice with what an event needs: of an erased segment its id, of others the newest metadata,
+/// still packed.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct FeedNotice {
+    /// Key of the account.
+    pub account_key: AccountKey,
+    /// Its sequence number in the feed.
+    pub feed: i64,
+    /// The fourth item of the segment.
+    pub item: Item,
+    /// What it tells.
+    #[sqlx(try_from = "i64")]
+    pub kind: NoticeKind,
+    /// The number of the metadata version.
+    pub version: i64,
+    /// When it was made.
+    pub at: Time,
+    /// The RingCX ids of the account.
+    #[sqlx(flatten)]
+    pub account: AccountId,
+    /// The segment's id; `None` if the segment was erased and every sink was told.
+    pub segment_id: Option<String>,
+    /// The dialog's id.
+    pub dialog_id: Option<String>,
+    /// When the segment ended.
+    #[sqlx(try_from = "OptionalEndTime")]
+    pub ended: Option<Time>,
+    metadata_codec: Option<i64>,
+    metadata: Option<Vec<u8>>,
+}
+
+/// An end time of a segment that may be erased.
+#[derive(sqlx::Type)]
+#[sqlx(transparent)]
+struct OptionalEndTime(Option<i64>);
+
+impl From<OptionalEndTime> for Option<Time> {
+    fn from(ended: OptionalEndTime) -> Option<Time> {
+        ended.0.and_then(|ended| Time(ended).known())
+    }
+}
+
+impl FeedNotice {
+    /// Unpacks the metadata. Returns `None` if the segment was erased.
+    ///
+    /// # Errors
+    /// If the stored bytes are damaged.
+    pub fn unpack(&mut self) -> Result<Option<String>, DbError> {
+        let (Some(codec), Some(metadata)) = (self.metadata_codec, self.metadata.take()) else { return Ok(None) };
+        item::unpack(codec, metadata).map(|metadata| Some(utf8_lossy(metadata)))
+    }
 }
 
 /// An artifact version with its body and its segment's metadata, both still packed.
@@ -82,16 +152,19 @@ impl FeedRow {
 }
 
 impl Db {
-    /// The entries in these ranges, by account and sequence number. Numbers without an artifact are
-    /// skipped.
+    /// The entries in these ranges, by account and sequence number: artifact versions and notices.
+    /// Numbers whose artifact was erased are skipped.
     pub async fn feed_entries(&self, ranges: &[FeedRange]) -> Result<Vec<FeedEntry>, DbError> {
         let rows = ranges.iter().map(|range| vec![Arg::from(range.account), range.after.into(), range.upto.into()]);
         // The cross join makes SQLite scan `v` first.
         self.all(Stmt::rows(
             "with v (account, lo, hi) as (values ",
             rows.collect(),
-            ") select x.account, x.feed, x.item, 1 - x.outcome as stored, x.fetched, x.size from v cross join artifact x
-             where x.account = v.account and x.feed > v.lo and x.feed <= v.hi order by x.account, x.feed",
+            ") select x.account, x.feed, x.item, cast(-1 as bigint) as notice, 1 - x.outcome as stored, x.fetched, x.size
+             from v cross join artifact x where x.account = v.account and x.feed > v.lo and x.feed <= v.hi
+             union all select n.account, n.feed, n.segment * 4 + 3, n.kind, cast(1 as bigint), n.at, cast(0 as bigint)
+             from v cross join feed_notice n where n.account = v.account and n.feed > v.lo and n.feed <= v.hi
+             order by 1, 2",
         ))
         .await
     }
@@ -107,6 +180,20 @@ impl Db {
              x.codec as body_codec, x.body, s.codec as metadata_codec, s.metadata
              from v cross join artifact x join segment s on s.id = x.item / 4 join account a on a.id = x.account
              where x.account = v.account and x.feed = v.feed and x.outcome = 0 order by x.account, x.feed",
+        ))
+        .await
+    }
+
+    /// The notices with these keys (account, sequence number), with everything that an event needs.
+    pub async fn feed_notices(&self, keys: &[(AccountKey, i64)]) -> Result<Vec<FeedNotice>, DbError> {
+        let rows = keys.iter().map(|(account, feed)| vec![Arg::from(*account), (*feed).into()]);
+        self.all(Stmt::rows(
+            "with v (account, feed) as (values ",
+            rows.collect(),
+            ") select n.account as account_key, n.feed, n.segment * 4 + 3 as item, n.kind, n.version, n.at, a.rc, a.sub,
+             coalesce(n.segment_id, s.segment_id) as segment_id, s.dialog_id, s.ended, s.codec as metadata_codec, s.metadata
+             from v cross join feed_notice n join account a on a.id = n.account left join segment s on s.id = n.segment
+             where n.account = v.account and n.feed = v.feed order by n.account, n.feed",
         ))
         .await
     }

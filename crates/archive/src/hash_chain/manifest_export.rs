@@ -29,6 +29,8 @@ pub enum ChainName {
     Journal,
     /// An account's log of window reads, with its coverage.
     Reads,
+    /// The archive's access log.
+    Access,
 }
 
 /// A day's manifest.
@@ -103,6 +105,12 @@ pub struct HeadLine {
     /// The read log's head after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads_head: Option<String>,
+    /// The newest entry of the archive's access log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) access: Option<i64>,
+    /// The access log's head after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) access_head: Option<String>,
     /// When it was exported.
     pub(crate) at: String,
     /// The hash of the newest manifest.
@@ -145,13 +153,13 @@ impl ExportedLine {
     }
 
     /// A line with an account's current heads: the feed's chain start, newest number and head; the
-    /// record chain and the journal; the newest window read and the head after it; and the hash of
-    /// the newest manifest.
+    /// record chain and the journal; the newest window read and the newest entry of the access log,
+    /// each with the head after it; and the hash of the newest manifest.
     pub fn head(
         account: &AccountId,
         (from, feed, head): (i64, i64, &[u8]),
         record_heads: &RecordHeads,
-        (reads, reads_head): (i64, &[u8]),
+        [(reads, reads_head), (access, access_head)]: [(i64, &[u8]); 2],
         now: Time,
         manifest: &[u8],
     ) -> ExportedLine {
@@ -167,6 +175,8 @@ impl ExportedLine {
             journal_head: Some(hex(&record_heads.journal_head)),
             reads: Some(reads),
             reads_head: Some(hex(reads_head)),
+            access: Some(access),
+            access_head: Some(hex(access_head)),
             at: now.rfc3339(),
             manifest: hex(manifest),
         })
@@ -197,11 +207,12 @@ impl ExportedLine {
             (ExportedLine::Manifest(line), ChainName::Feed) => Some((line.feed, &line.head)),
             (ExportedLine::Manifest(line), ChainName::Records) => pair(line.records, line.record_head.as_ref()),
             (ExportedLine::Manifest(line), ChainName::Journal) => pair(line.journal, line.journal_head.as_ref()),
-            (ExportedLine::Manifest(_), ChainName::Reads) => None,
+            (ExportedLine::Manifest(_), ChainName::Reads | ChainName::Access) => None,
             (ExportedLine::Head(line), ChainName::Feed) => Some((line.feed, &line.head)),
             (ExportedLine::Head(line), ChainName::Records) => pair(line.records, line.record_head.as_ref()),
             (ExportedLine::Head(line), ChainName::Journal) => pair(line.journal, line.journal_head.as_ref()),
             (ExportedLine::Head(line), ChainName::Reads) => pair(line.reads, line.reads_head.as_ref()),
+            (ExportedLine::Head(line), ChainName::Access) => pair(line.access, line.access_head.as_ref()),
         }
     }
 
@@ -216,7 +227,7 @@ impl ExportedLine {
         let parse_hash = |text: &str| unhex(text).filter(|bytes| bytes.len() == 32);
         match &line {
             ExportedLine::Head(head) => {
-                let others = [&head.record_head, &head.journal_head, &head.reads_head];
+                let others = [&head.record_head, &head.journal_head, &head.reads_head, &head.access_head];
                 let mut all = [&head.head, &head.manifest].into_iter().chain(others.into_iter().flatten());
                 if !all.all(|hash| parse_hash(hash).is_some()) {
                     return Err(not_a_manifest("a hash"));

@@ -10,6 +10,7 @@ const METADATA_TAG: &[u8] = b"ringcx-extractor metadata 1";
 const TOMBSTONE_TAG: &[u8] = b"ringcx-extractor tombstone 1";
 const JOURNAL_TAG: &[u8] = b"ringcx-extractor journal 1";
 const READ_TAG: &[u8] = b"ringcx-extractor read 1";
+const ACCESS_TAG: &[u8] = b"ringcx-extractor access 1";
 const COVERAGE_TAG: &[u8] = b"ringcx-extractor coverage 1";
 
 impl FieldHasher {
@@ -175,6 +176,50 @@ impl ReadRecord<'_> {
     pub(crate) fn leaf(&self) -> Hash {
         let fields = FieldHasher::new(READ_TAG).text(self.sub).text(self.lane);
         self.numbers.into_iter().fold(fields, FieldHasher::int).bytes(self.before).bytes(self.after).hash()
+    }
+}
+
+/// An entry of the access log. The subject is covered by its keyed hash, so that an erasure can blank
+/// it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AccessRecord<'a> {
+    /// The entry's number, counted from 1.
+    pub(crate) id: i64,
+    /// When, in milliseconds since 1970.
+    pub(crate) at: i64,
+    /// The kind of reader.
+    pub(crate) reader_kind: &'a str,
+    /// The reader.
+    pub(crate) reader: &'a str,
+    /// Where the reader is.
+    pub(crate) origin: &'a str,
+    /// The action.
+    pub(crate) action: &'a str,
+    /// The sub-account's id.
+    pub(crate) sub: Option<&'a str>,
+    /// The kind of subject.
+    pub(crate) subject_kind: &'a str,
+    /// Keyed hash of the subject.
+    pub(crate) subject_hash: &'a [u8],
+    /// How many hits the answer has.
+    pub(crate) hits: Option<i64>,
+}
+
+impl AccessRecord<'_> {
+    /// The record's leaf.
+    pub(crate) fn leaf(&self) -> Hash {
+        FieldHasher::new(ACCESS_TAG)
+            .int(self.id)
+            .int(self.at)
+            .text(self.reader_kind)
+            .text(self.reader)
+            .text(self.origin)
+            .text(self.action)
+            .maybe(self.sub, FieldHasher::text)
+            .text(self.subject_kind)
+            .bytes(self.subject_hash)
+            .maybe(self.hits, FieldHasher::int)
+            .hash()
     }
 }
 

@@ -1,11 +1,10 @@
-//! The input of one transaction of the index: the feed ranges and tasks that it covers, and
-//! documents in the form that the database needs. Pure. Building a document takes some time, so it
-//! is done before the transaction.
+//! The input of one transaction of the index: the feed ranges and tasks that it covers, and the
+//! documents. Pure.
 
-use super::super::{AccountKey, Db, Lease};
-use super::bigram_keys::int_array_literal;
-use super::document_chunks::{DocumentChunk, chunk_document};
-use super::{DocId, account_facet, time_partitions};
+use super::super::{AccountKey, Lease};
+use super::document_list::DocumentList;
+use super::posting::{MAX_RUN_DOCS, PostingChunk, document_of, encode_postings, posting, sort_postings};
+use super::{DocumentKeys, IndexHit};
 use crate::clock::Time;
 
 /// A range of an account's feed: greater than `after`, up to and including `to`.
@@ -19,70 +18,50 @@ pub struct IndexSlice {
     pub to: i64,
 }
 
-/// An artifact version from the feed.
-#[derive(Debug, Clone)]
-pub struct IndexRow {
-    /// The account.
-    pub account: AccountKey,
-    /// Its item.
-    pub item: i64,
-    /// Its version.
-    pub version: i64,
-    /// When its segment ended.
-    pub ended: Time,
-    /// Its segment's metadata.
-    pub metadata: String,
-    /// The body as received; `None` where there is none.
-    pub body: Option<Vec<u8>>,
+/// What the archive has of an artifact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredText {
+    /// The number of its newest version in the account's feed.
+    pub feed: i64,
+    /// The bytes of all its versions as received.
+    pub size: u64,
 }
 
 /// A segment whose documents must be indexed again.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReindexTask {
     /// The account.
     pub account: AccountKey,
     /// The segment.
     pub segment: i64,
-    /// Its end time in the index.
-    pub indexed_end: Time,
+    /// Its end time when the task was requested.
+    pub ended: Time,
     /// How often the task was requested.
     pub request_count: i64,
-    /// Its end time and metadata in the archive; `None` where the segment was deleted.
-    pub current: Option<(Time, String)>,
 }
 
-impl ReindexTask {
-    /// Whether the other is the same task and was not requested again in between.
-    pub fn is_same_request(&self, other: &ReindexTask) -> bool {
-        (self.account, self.segment, self.indexed_end, self.request_count)
-            == (other.account, other.segment, other.indexed_end, other.request_count)
-    }
+/// A segment of the batch. All its documents in the index are replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexedSegment {
+    /// The account.
+    pub account: AccountKey,
+    /// The segment.
+    pub segment: i64,
+    /// When it ended.
+    pub ended: Time,
+    /// Its metadata as received.
+    pub metadata: String,
 }
 
 /// A document to write.
 #[derive(Debug, Clone)]
 pub struct IndexEntry {
-    /// The account.
-    pub(crate) account: AccountKey,
     /// Its item; code 3 is the agent's notes.
     pub item: i64,
-    /// The artifact version of the words; 0 for notes.
-    pub version: i64,
     /// When its segment ended.
-    pub(crate) ended: Time,
-    /// What to write.
-    pub(super) content: EntryContent,
-}
-
-/// The content of a document in the form that the database needs.
-#[derive(Debug, Clone)]
-pub(super) enum EntryContent {
-    /// Nothing: the document is removed from the index.
-    Empty,
-    /// On SQLite: all words, joined by single spaces.
-    Words(String),
-    /// On Postgres: the words and the keys of each chunk.
-    Chunks(Vec<(String, String)>),
+    pub ended: Time,
+    /// The keys of its words and of the filters.
+    pub keys: DocumentKeys,
 }
 
 /// A document that could not be indexed.
@@ -96,13 +75,6 @@ pub struct SkippedDocument {
     pub reason: String,
 }
 
-impl SkippedDocument {
-    /// For this document and reason.
-    pub fn of(entry: &IndexEntry, reason: &str) -> SkippedDocument {
-        SkippedDocument { account: entry.account, item: entry.item, reason: reason.to_owned() }
-    }
-}
-
 /// The changes of one transaction.
 #[derive(Debug, Default)]
 pub struct IndexBatch {
@@ -110,36 +82,44 @@ pub struct IndexBatch {
     pub slices: Vec<IndexSlice>,
     /// The tasks that it completes.
     pub reindex_tasks: Vec<ReindexTask>,
-    /// The documents of both.
-    pub entries: Vec<IndexEntry>,
-    /// Those of them that could not be indexed.
+    /// The segments whose documents are replaced.
+    pub segments: Vec<(AccountKey, i64)>,
+    /// Those documents that could not be indexed.
     pub skipped: Vec<SkippedDocument>,
+    pub(super) runs: Vec<PreparedRun>,
 }
 
-impl Db {
-    /// Builds the document of an item. `facets` are the words for filters, and `words` are the
-    /// words of the text; both are joined by single spaces. Without words the document is removed
-    /// from the index. Do not call it within a transaction: it takes some time.
-    pub fn index_entry(
-        &self,
-        account: AccountKey,
-        (item, version): (i64, i64),
-        ended: Time,
-        facets: &str,
-        words: &str,
-    ) -> IndexEntry {
-        let facets = format!("{} {facets}", account_facet(account));
-        let content = match self {
-            _ if words.is_empty() => EntryContent::Empty,
-            Db::Sqlite(_) => EntryContent::Words(format!("{facets} {words}")),
-            Db::Postgres(_) => {
-                let partition_keys = time_partitions::partition_keys(DocId::of(item, ended));
-                let to_row = |chunk: DocumentChunk| {
-                    (chunk.words, int_array_literal(chunk.keys.into_iter().chain(partition_keys)))
-                };
-                EntryContent::Chunks(chunk_document(words, &facets).into_iter().map(to_row).collect())
+impl IndexBatch {
+    /// Adds the documents. It takes some time, so do not call it within a transaction.
+    pub fn add_entries(&mut self, mut entries: Vec<IndexEntry>) {
+        entries.sort_unstable_by_key(|entry| (entry.ended, entry.item));
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let mut run = PreparedRun::default();
+            for (ordinal, entry) in entries.by_ref().take(MAX_RUN_DOCS).enumerate() {
+                run.postings.extend(entry.keys.keys.iter().map(|key| posting(*key, ordinal)));
+                run.documents.push(IndexHit { ended: entry.ended, item: entry.item });
             }
-        };
-        IndexEntry { account, item, version, ended, content }
+            sort_postings(&mut run.postings);
+            self.runs.push(run);
+        }
+    }
+}
+
+/// Documents and their postings, both in order.
+#[derive(Debug, Default)]
+pub(super) struct PreparedRun {
+    pub(super) documents: Vec<IndexHit>,
+    postings: Vec<u64>,
+}
+
+impl PreparedRun {
+    /// The run without the documents that are not valid any more.
+    pub(super) fn encode(&self, is_valid: impl Fn(IndexHit) -> bool) -> (DocumentList, Vec<PostingChunk>) {
+        let mut documents = DocumentList::new(self.documents.clone());
+        let removed = documents.remove(|hit| !is_valid(hit));
+        let is_kept = |posting: &u64| removed == 0 || documents.get(document_of(*posting)).is_some();
+        let chunks = encode_postings(self.postings.iter().copied().filter(is_kept));
+        (documents, chunks)
     }
 }

@@ -1,52 +1,32 @@
 //! Removal from the index: of deleted segments, without a trace on disk, and of everything for a
 //! rebuild.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::super::{AccountKey, Arg, Db, DbError, Item, Stmt, Tx, item, sql};
 use crate::clock::Time;
 
-/// Advisory lock of the index. Writers share it; a removal takes it exclusively.
+/// Advisory lock of the index: one transaction at a time changes the runs.
 pub(super) const INDEX_LOCK_KEY: &str = "search";
-
-/// Index pages that one transaction rewrites.
-const PAGES_PER_TRANSACTION: i64 = 2000;
 
 /// Segments that one call examines for agents' notes.
 const SEGMENTS_PER_SCAN: usize = 1000;
 
 impl Tx {
     /// Removes items from the index and their segments from the reindex backlog. For deletions:
-    /// call it before the segments and bodies are deleted, in the same transaction. The words stay
-    /// readable on disk until [`Db::purge_index`].
+    /// call it in the same transaction. The keys of their words stay on disk until
+    /// [`Db::purge_index`].
     ///
     /// # Errors
     /// Where the database fails. The transaction must not be committed then.
     pub async fn remove_from_index(&mut self, items: &[Item]) -> Result<u64, DbError> {
         self.advisory_lock(INDEX_LOCK_KEY).await?;
-        let items: Vec<i64> = items.iter().map(|item| item.0).collect();
-        let segments: BTreeSet<i64> = items.iter().map(|item| item.div_euclid(4)).collect();
-        let with_notes: HashSet<i64> =
-            items.iter().filter(|item| item.rem_euclid(4) == 3).map(|item| item.div_euclid(4)).collect();
-        let mut ends: HashMap<i64, Vec<Time>> = HashMap::with_capacity(segments.len());
-        for head in
-            ["select id, ended from segment where id in ", "select segment, was from search_todo where segment in "]
-        {
-            let stmt = Stmt::list(head, Vec::new(), segments.iter().copied(), "");
-            for (segment, ended) in self.all::<(i64, Time)>(stmt).await? {
-                ends.entry(segment).or_default().push(ended);
-            }
-        }
+        let items: HashSet<i64> = items.iter().map(|item| item.0).collect();
+        let with_notes = items.iter().filter(|item| item.rem_euclid(4) == 3).map(|item| item.div_euclid(4));
         self.run(Stmt::list("delete from search_todo where segment in ", Vec::new(), with_notes, "")).await?;
-        let mut docs: Vec<(i64, Time)> = Vec::with_capacity(items.len());
-        for item in &items {
-            let ends = ends.get(&item.div_euclid(4)).map_or(&[][..], Vec::as_slice);
-            docs.extend(ends.iter().map(|ended| (*item, *ended)));
-        }
-        docs.sort_unstable();
-        docs.dedup();
         self.delete_skipped(items.iter().copied()).await?;
-        self.delete_docs(&docs).await
+        let segments = items.iter().map(|item| item.div_euclid(4)).collect();
+        self.remove_documents(&segments, |item| items.contains(&item)).await
     }
 
     /// Adds segments to the reindex backlog, because their notes or their end time may have
@@ -56,9 +36,7 @@ impl Tx {
         account: AccountKey,
         segments: &[(i64, Time)],
     ) -> Result<(), DbError> {
-        let rows = segments
-            .iter()
-            .map(|(segment, indexed_end)| vec![account.into(), (*segment).into(), Arg::from(*indexed_end)]);
+        let rows = segments.iter().map(|(segment, ended)| vec![account.into(), (*segment).into(), Arg::from(*ended)]);
         self.run(Stmt::rows(
             "insert into search_todo (account, segment, was) values ",
             rows.collect(),
@@ -70,8 +48,8 @@ impl Tx {
 }
 
 impl Db {
-    /// Makes removed words unreadable on disk, too. The time depends on the size of the index; it
-    /// uses many short transactions, so other work continues.
+    /// Makes the keys of removed words unreadable on disk, too. It uses many short transactions, so
+    /// other work continues.
     ///
     /// # Errors
     /// Where the database fails; it can be called again.
@@ -80,48 +58,13 @@ impl Db {
         self.checkpoint_wal().await
     }
 
-    /// The same, without truncating SQLite's write-ahead log, which may hold the words until then.
+    /// The same, without truncating SQLite's write-ahead log, which may hold them until then.
     ///
     /// # Errors
     /// Where the database fails; it can be called again.
     pub async fn purge_words(&self) -> Result<(), DbError> {
-        if matches!(self, Db::Postgres(_)) {
-            // A vacuum removes dead rows and their entries in the GIN indexes.
-            return self.vacuum_postgres("vacuum search_block").await;
-        }
-        // A negative number first marks all segments of the FTS5 index for merging; the merge drops
-        // deleted words.
-        let mut pages = -PAGES_PER_TRANSACTION;
-        loop {
-            let mut tx = self.begin().await?;
-            let before = total_changes(&mut tx).await?;
-            tx.run(sql("insert into search_text (search_text, rank) values ('merge', $1)").bind(pages)).await?;
-            let changed = total_changes(&mut tx).await? - before;
-            tx.commit().await?;
-            if changed < 2 {
-                break;
-            }
-            pages = PAGES_PER_TRANSACTION;
-        }
-        self.overwrite_free_pages().await
-    }
-
-    /// Overwrites the free pages of the file, by allocating them for zeros once.
-    async fn overwrite_free_pages(&self) -> Result<(), DbError> {
-        loop {
-            // Created each time, because another process that does the same may have dropped it.
-            let mut tx = self.begin().await?;
-            let free: Option<i64> = tx.value(sql("select freelist_count from pragma_freelist_count")).await?;
-            let free = free.unwrap_or(0).min(PAGES_PER_TRANSACTION);
-            if free == 0 {
-                tx.run(sql("drop table if exists search_scratch")).await?;
-                return tx.commit().await;
-            }
-            tx.run(sql("create table if not exists search_scratch (zeros blob not null)")).await?;
-            let stmt = sql("insert into search_scratch (zeros) select zeroblob($1 * page_size) from pragma_page_size");
-            tx.run(stmt.bind(free)).await?;
-            tx.commit().await?;
-        }
+        self.rewrite_cleared_runs().await?;
+        self.vacuum_postgres("vacuum search_run, search_posting").await
     }
 
     /// Empties the index where another version of the tokenizer built it, so that it is rebuilt.
@@ -135,22 +78,25 @@ impl Db {
         }
         let mut tx = self.begin().await?;
         tx.advisory_lock(INDEX_LOCK_KEY).await?;
-        if tx.is_postgres() {
-            tx.run(sql("truncate search_block")).await?;
-        } else {
-            tx.run(sql("insert into search_text (search_text) values ('delete-all')")).await?;
-            tx.run(sql("delete from search_doc")).await?;
-            tx.run(sql("delete from meta where key = 'search_spread'")).await?;
+        // Earlier versions of the program have the index in `search_block`, or in `search_text` and
+        // `search_doc`. Its words must not stay after an erasure.
+        let emptied: &[&'static str] = match tx.is_postgres() {
+            true => &["truncate search_run, search_posting, search_block"],
+            false => &[
+                "delete from search_run",
+                "delete from search_posting",
+                "insert into search_text (search_text) values ('delete-all')",
+                "delete from search_doc",
+            ],
+        };
+        let progress = &["delete from search_cursor", "delete from search_todo", "delete from search_skipped"];
+        for text in emptied.iter().chain(progress) {
+            tx.run(sql(text)).await?;
         }
-        tx.run(sql("delete from search_cursor")).await?;
-        tx.run(sql("delete from search_todo")).await?;
-        tx.run(sql("delete from search_skipped")).await?;
+        tx.delete_meta("search_spread").await?;
         tx.put_meta("search_version", &version.to_string()).await?;
         tx.put_meta("search_sweep", "0").await?;
         tx.commit().await?;
-        if let Db::Sqlite(pools) = self {
-            pools.full_ranges.clear();
-        }
         Ok(true)
     }
 
@@ -199,9 +145,4 @@ impl Db {
         tx.commit().await?;
         Ok(last_segment.is_some())
     }
-}
-
-/// Rows that the connection has changed so far. It shows whether an FTS5 merge had anything to do.
-async fn total_changes(tx: &mut Tx) -> Result<i64, DbError> {
-    Ok(tx.value(sql("select total_changes()")).await?.unwrap_or(0))
 }

@@ -1,13 +1,11 @@
-//! Queries of the index: which documents match, newest first, and to which items they belong.
+//! What the search asks the index and the archive for: matches, texts, segments, and how far the
+//! index is behind.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 
 use super::super::segment_reader::SEGMENT_COLUMNS;
 use super::super::sql::count;
 use super::super::{AccountKey, Db, DbError, SegmentRow, Stmt, item, sql};
-use super::sqlite_rowids::preferred_rowid;
-use super::{DocId, account_facet};
 use crate::clock::Time;
 
 /// A word or a phrase. Its last word may be a prefix.
@@ -22,32 +20,33 @@ pub struct SearchTerm {
 /// A query of the index.
 #[derive(Debug, Clone, Default)]
 pub struct IndexQuery {
-    /// Each clause must match in at least one of its alternatives.
+    /// Each clause must match in at least one of its alternatives. For the filters, there are
+    /// clauses, too.
     pub required: Vec<Vec<SearchTerm>>,
     /// None of these may occur.
     pub excluded: Vec<SearchTerm>,
-    /// Clauses of the filters. Each must match in at least one of its alternatives.
-    pub facets: Vec<Vec<SearchTerm>>,
     /// Only segments of this account.
     pub account: Option<AccountKey>,
-    /// Only segments that ended at or after this, with a resolution of one second.
+    /// Only segments that ended at or after this.
     pub from: Option<Time>,
-    /// Only segments that ended before this, with a resolution of one second.
+    /// Only segments that ended before this.
     pub to: Option<Time>,
-    /// On Postgres: how many documents each of the first time windows has that are queried, before
-    /// larger ones; `None` for the default.
-    pub scan_windows: Option<Vec<i64>>,
 }
 
-/// A document that matched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A document that matches. Documents are in the order of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IndexHit {
-    /// The document's id.
-    pub doc_id: DocId,
+    /// When the segment ended, according to the index.
+    pub ended: Time,
     /// Its item; code 3 is the agent's notes.
     pub item: i64,
-    /// When the segment ended.
-    pub ended: Option<Time>,
+}
+
+impl IndexHit {
+    /// Its segment.
+    pub fn segment(self) -> i64 {
+        self.item.div_euclid(4)
+    }
 }
 
 /// How far the index is behind the archive.
@@ -59,95 +58,14 @@ pub struct IndexLag {
     pub since: Option<Time>,
 }
 
-impl IndexQuery {
-    /// The range of row ids that documents may have on SQLite, its end exclusive. No row id is more
-    /// than `rowid_spread` after the preferred one.
-    fn rowid_bounds(&self, before: Option<DocId>, rowid_spread: i64) -> (i64, i64) {
-        let end = self.to.map_or(i64::MAX, |to| preferred_rowid(to) + 1 + rowid_spread);
-        (self.from.map_or(0, preferred_rowid), before.map_or(end, |before| before.0.min(end)))
-    }
-
-    /// The range of ids that documents may have on Postgres, its end exclusive.
-    fn doc_id_bounds(&self, before: Option<DocId>) -> (i64, i64) {
-        let first = self.from.map_or(0, |from| DocId::first_at(from).0);
-        // Some segments may have ended before `to` in its second.
-        let end = self.to.map_or(i64::MAX, |to| DocId::first_at(to.plus_millis(1000)).0);
-        (first, before.map_or(end, |before| before.0.min(end)))
-    }
-
-    pub(super) fn clauses(&self) -> Vec<Vec<SearchTerm>> {
-        let account =
-            self.account.map(|account| vec![SearchTerm { words: vec![account_facet(account)], is_prefix: false }]);
-        account.into_iter().chain(self.facets.iter().chain(&self.required).cloned()).collect()
-    }
-}
-
-/// The query in the syntax of FTS5.
-fn fts5_query(query: &IndexQuery) -> String {
-    let phrase = |term: &SearchTerm| format!("\"{}\"{}", term.words.join(" "), if term.is_prefix { " *" } else { "" });
-    let any_of =
-        |alternatives: &[SearchTerm]| format!("({})", alternatives.iter().map(phrase).collect::<Vec<_>>().join(" OR "));
-    let clauses: Vec<String> = query.clauses().iter().map(|clause| any_of(clause)).collect();
-    let mut text = format!("({})", clauses.join(" AND "));
-    if !query.excluded.is_empty() {
-        let _ = write!(text, " NOT {}", any_of(&query.excluded));
-    }
-    text
-}
-
 impl Db {
-    /// The newest documents that match, in descending order of their ids.
+    /// The end times of those of these segments that the archive has.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn query_index(
-        &self,
-        query: &IndexQuery,
-        before: Option<DocId>,
-        limit: usize,
-    ) -> Result<Vec<DocId>, DbError> {
-        if matches!(self, Db::Postgres(_)) {
-            return self.query_postgres_index(query, query.doc_id_bounds(before), limit).await;
-        }
-        let rowid_spread = if query.to.is_some() { self.rowid_spread().await? } else { 0 };
-        let bounds = query.rowid_bounds(before, rowid_spread);
-        let stmt = sql("select rowid from search_text where search_text match $1 and rowid >= $2 and rowid < $3
-             order by rowid desc limit $4");
-        self.values(stmt.bind(fts5_query(query)).bind(bounds.0).bind(bounds.1).bind(limit)).await
-    }
-
-    /// The items of these documents, in the same order. Documents of deleted segments are left out.
-    ///
-    /// # Errors
-    /// Where the database cannot be read.
-    pub async fn resolve_doc_ids(&self, doc_ids: &[DocId]) -> Result<Vec<IndexHit>, DbError> {
-        if matches!(self, Db::Sqlite(_)) {
-            return self.resolve_rowids(doc_ids).await;
-        }
-        let highest_key: Option<i64> = self.value(sql("select max(id) from segment")).await?.flatten();
-        let highest_item = highest_key.unwrap_or(0) * 4 + 3;
-        let segments: BTreeSet<i64> =
-            doc_ids.iter().flat_map(|doc_id| doc_id.items(highest_item)).map(|item| item.div_euclid(4)).collect();
-        let stmt = Stmt::list("select id, ended from segment where id in ", Vec::new(), segments, "");
-        let ends: HashMap<i64, Time> = self.all(stmt).await?.into_iter().collect();
-        let to_hit = |doc_id: &DocId| {
-            doc_id.items(highest_item).find_map(|item| {
-                let ended = *ends.get(&item.div_euclid(4))?;
-                (DocId::of(item, ended) == *doc_id).then_some(IndexHit { doc_id: *doc_id, item, ended: ended.known() })
-            })
-        };
-        Ok(doc_ids.iter().filter_map(to_hit).collect())
-    }
-
-    async fn resolve_rowids(&self, doc_ids: &[DocId]) -> Result<Vec<IndexHit>, DbError> {
-        let head =
-            "select d.number, d.item, s.ended from search_doc d join segment s on s.id = d.item / 4 where d.number in ";
-        let stmt = Stmt::list(head, Vec::new(), doc_ids.iter().map(|doc_id| doc_id.0), "");
-        let rows: Vec<(DocId, i64, Time)> = self.all(stmt).await?;
-        let to_hit =
-            |(doc_id, item, ended): (DocId, i64, Time)| (doc_id, IndexHit { doc_id, item, ended: ended.known() });
-        let hits: HashMap<DocId, IndexHit> = rows.into_iter().map(to_hit).collect();
-        Ok(doc_ids.iter().filter_map(|doc_id| hits.get(doc_id).copied()).collect())
+    pub async fn end_times(&self, segments: &[i64]) -> Result<BTreeMap<i64, Time>, DbError> {
+        let stmt = Stmt::list("select id, ended from segment where id in ", Vec::new(), segments.iter().copied(), "");
+        Ok(self.all(stmt).await?.into_iter().collect())
     }
 
     /// The version number and body of each item's newest version. Items whose newest version has no
@@ -217,29 +135,5 @@ impl Db {
         );
         let (changes, since) = self.first(stmt).await?.unwrap_or_default();
         Ok(IndexLag { changes: count(changes), since })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn term(words: &[&str], is_prefix: bool) -> SearchTerm {
-        SearchTerm { words: words.iter().map(|word| (*word).to_owned()).collect(), is_prefix }
-    }
-
-    #[test]
-    fn sqlite_gets_an_fts5_query() {
-        let query = IndexQuery {
-            required: vec![vec![term(&["late", "ref"], true), term(&["soon"], false)]],
-            excluded: vec![term(&["ok"], false)],
-            account: Some(AccountKey(7)),
-            facets: vec![vec![term(&["\u{e005}9"], false), term(&["\u{e006}jane", "\u{e006}doe"], false)]],
-            ..IndexQuery::default()
-        };
-        assert_eq!(
-            fts5_query(&query),
-            "((\"\u{e000}7\") AND (\"\u{e005}9\" OR \"\u{e006}jane \u{e006}doe\") AND (\"late ref\" * OR \"soon\")) NOT (\"ok\")"
-        );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::sql::count;
 use super::super::{AccountKey, Arg, Db, DbError, Stmt, Tx, sql};
-use super::index_batch::{IndexBatch, SkippedDocument};
+use super::index_batch::SkippedDocument;
 
 impl Tx {
     /// Stores these, and deletes the records of documents that are indexed now.
@@ -39,26 +39,5 @@ impl Db {
         Ok(first.map(|(account, item, reason, segment_id, many)| {
             (count(many), SkippedDocument { account, item, reason }, segment_id)
         }))
-    }
-
-    /// All documents of a batch as skipped documents, without reading their texts.
-    ///
-    /// # Errors
-    /// Where the database cannot be read.
-    pub async fn unreadable_documents(
-        &self,
-        batch: &IndexBatch,
-        reason: &str,
-    ) -> Result<Vec<SkippedDocument>, DbError> {
-        let of = |account, item| SkippedDocument { account, item, reason: reason.to_owned() };
-        let mut found: Vec<SkippedDocument> =
-            batch.reindex_tasks.iter().map(|task| of(task.account, task.segment * 4 + 3)).collect();
-        for slice in &batch.slices {
-            let stmt = sql("select item from artifact where account = $1 and feed > $2 and feed <= $3");
-            let stmt = stmt.bind(slice.lease.account).bind(slice.after).bind(slice.to);
-            let items: Vec<i64> = self.values(stmt).await?;
-            found.extend(items.into_iter().map(|item| of(slice.lease.account, item)));
-        }
-        Ok(found)
     }
 }

@@ -12,14 +12,14 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments};
 use sqlx::{Arguments, AssertSqlSafe, query_with};
 
-use super::super::{DbError, Item, MAX_ROWS_PER_STATEMENT, search_index};
+use super::super::{DbError, Item, MAX_ROWS_PER_STATEMENT};
 use super::placeholders::{array_head, render_list, render_rows, unnest_head};
 use crate::clock::Time;
 
 /// Sizes of the pieces in which SQLite runs a statement over many rows. Each size is one text; a
 /// text for every number of rows would be parsed and planned each time, which takes longer than to
 /// run it.
-const ROWS_PER_PIECE: [usize; 8] = [MAX_ROWS_PER_STATEMENT, search_index::MAX_DOCS_PER_STATEMENT, 32, 16, 8, 4, 2, 1];
+const ROWS_PER_PIECE: [usize; 8] = [MAX_ROWS_PER_STATEMENT, 100, 32, 16, 8, 4, 2, 1];
 /// A built statement with at most this many arguments is prepared for reuse.
 const MAX_REUSABLE_ARGS: usize = 32;
 

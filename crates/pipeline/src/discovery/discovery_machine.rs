@@ -218,7 +218,7 @@ impl DiscoveryMachine {
     fn begin_step(&mut self, at: &ClockReadings) -> Action {
         // What the step before left, if it was abandoned.
         self.read = None;
-        self.breaker.release_probe();
+        self.breaker.release_probe("");
         self.may_have_deferred_work |= self.clock_watch.stepped_back(at.machine, at.tick);
         if self.is_stale {
             return Action::LoadCoverage(CoverageDefaults::new(&self.policy, self.planning_clock.now(at)));
@@ -300,7 +300,7 @@ impl DiscoveryMachine {
                 }
             }
         };
-        self.breaker.try_acquire(self.local_time(at));
+        self.breaker.try_acquire("", self.local_time(at));
         self.read = Some(ReadInProgress {
             read: CompletedRead {
                 planned,

@@ -184,7 +184,7 @@ impl FetchMachine {
                 self.requests = self.requests.saturating_sub(1);
                 let wait = self.retry_policy.backoff.initial_delay();
                 let breaker = &mut self.state_of(claim.artifact).breaker;
-                breaker.postpone_probe(now.local, wait);
+                breaker.postpone_probe(&claim.segment_id, now.local, wait);
                 let retry_at = breaker.retry_at(now.local);
                 self.refill.request_by(retry_at);
                 self.release(claim.item, false, now.local);
@@ -241,7 +241,7 @@ impl FetchMachine {
                 self.complete(claim, outcome, now.local, FetchAction::Complete);
                 continue;
             }
-            state.breaker.try_acquire(now.local);
+            state.breaker.try_acquire(&claim.segment_id, now.local);
             self.schedule.on_dispatched(&claim);
             self.requests += 1;
             self.actions.push(FetchAction::Request(claim, permit));

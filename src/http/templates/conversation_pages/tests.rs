@@ -91,8 +91,10 @@ fn a_hit_shows_its_passage_as_text_with_the_matches_marked() {
         SearchHit { segment: segment(1, HOSTILE), source: DocumentSource::ALL[0], version: 1, best_match: judged };
     let results = SearchResults { hits: vec![hit], ..SearchResults::default() };
     let form = SearchForm { q: HOSTILE.into(), account: HOSTILE.into(), from: HOSTILE.into(), ..SearchForm::default() };
-    let page =
-        search_page(&form, &SearchOutcome::Results { results: &results, accounts: &[], index_state: None, limit: 50 });
+    let page = search_page(
+        &form,
+        &SearchOutcome::Results { results: &results, accounts: &[], index_is_current: true, limit: 50 },
+    );
     assert_harmless(&page);
     assert!(page.contains("<mark>refund</mark> <mark>&lt;/p&gt;</mark>"), "{page}");
     assert!(page.contains("#t00:07"), "{page}");
@@ -101,9 +103,15 @@ fn a_hit_shows_its_passage_as_text_with_the_matches_marked() {
 
 #[test]
 fn the_login_page_shows_the_error() {
-    let page = login_page(HOSTILE, Some(AuthOutcome::Denied));
+    let view = LoginView { next_path: HOSTILE, refusal: None, failed: None, has_token: true, has_provider: true };
+    let page = login_page(&LoginView { refusal: Some(&AuthRefusal::Wrong), ..view });
     assert_harmless(&page);
     assert!(page.contains("Wrong token") && page.contains("type=\"password\""));
-    assert!(login_page("", Some(AuthOutcome::RateLimited(Duration::from_secs(10)))).contains("Try again in 10 s"));
-    assert!(!login_page("", None).contains("Log out"));
+    let limited = AuthRefusal::RateLimited(Duration::from_secs(10));
+    let page = login_page(&LoginView { refusal: Some(&limited), has_provider: false, ..view });
+    assert!(page.contains("Try again in 10 s") && !page.contains("/auth/login"), "{page}");
+    let failed = LoginError::without_role(HOSTILE);
+    let page = login_page(&LoginView { failed: Some(&failed), has_token: false, ..view });
+    assert_harmless(&page);
+    assert!(page.contains("no role lets you read") && !page.contains("type=\"password\"") && !page.contains("Log out"));
 }

@@ -1,0 +1,105 @@
+//! Records who read what, before the answer leaves.
+
+use std::sync::Arc;
+
+use super::Caller;
+use crate::clock::Clock;
+use crate::db::{AccessAction, Db, DbError, NewAccessEntry, SubjectKind};
+use crate::metrics::Metrics;
+use crate::model::Subject;
+
+/// What an entry is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AccessSubject<'a> {
+    /// A segment, by its ids.
+    Segment { sub: &'a str, id: &'a str },
+    /// A dialog, over all its segments that the caller sees.
+    Dialog { id: &'a str, segments: u64 },
+    /// What an erasure or a hold is about. Of a contact only a keyed hash is stored.
+    Subject { subject: &'a Subject, sub: Option<&'a str> },
+    /// A query with its filters as text, and the number of hits that the answer has. One entry
+    /// stands for all of them.
+    Query { text: &'a str, sub: Option<&'a str>, hits: u64 },
+    /// Something else, described in a few words without personal data: a work item, a sink, a hold.
+    Other { what: &'a str, sub: Option<&'a str> },
+}
+
+/// The access log.
+#[derive(Clone)]
+pub(crate) struct AccessLog {
+    db: Db,
+    clock: Clock,
+    metrics: Option<Arc<Metrics>>,
+}
+
+impl AccessLog {
+    pub(crate) fn new(db: Db, clock: Clock) -> AccessLog {
+        AccessLog { db, clock, metrics: None }
+    }
+
+    /// Counts each entry, too.
+    pub(crate) fn with_metrics(self, metrics: Arc<Metrics>) -> AccessLog {
+        AccessLog { metrics: Some(metrics), ..self }
+    }
+
+    /// Records an entry. If it cannot be recorded, the answer must not leave.
+    ///
+    /// # Errors
+    /// If the database does not accept it.
+    pub(crate) async fn record(
+        &self,
+        caller: &Caller,
+        action: AccessAction,
+        subject: AccessSubject<'_>,
+    ) -> Result<(), DbError> {
+        self.append(caller, action, subject).await.map(drop)
+    }
+
+    /// Records an erasure before it begins. Returns the number of the entry, for the erasure: the
+    /// entries about what it erases lose their texts and refer to it.
+    ///
+    /// # Errors
+    /// If the database does not accept it.
+    pub(crate) async fn record_erasure(&self, caller: &Caller, subject: AccessSubject<'_>) -> Result<i64, DbError> {
+        self.append(caller, AccessAction::Erase, subject).await
+    }
+
+    async fn append(&self, caller: &Caller, action: AccessAction, subject: AccessSubject<'_>) -> Result<i64, DbError> {
+        let (subject_kind, subject, sub, hits) = match subject {
+            AccessSubject::Segment { sub, id } => (SubjectKind::Segment, id, Some(sub), None),
+            AccessSubject::Dialog { id, segments } => (SubjectKind::Dialog, id, None, Some(segments)),
+            AccessSubject::Subject { subject, sub } => {
+                let kind = match subject {
+                    Subject::Segment(_) => SubjectKind::Segment,
+                    Subject::Dialog(_) => SubjectKind::Dialog,
+                    Subject::Contact(_) => SubjectKind::Contact,
+                };
+                (kind, subject.value(), sub, None)
+            }
+            AccessSubject::Query { text, sub, hits } => (SubjectKind::Query, text, sub, Some(hits)),
+            AccessSubject::Other { what, sub } => (SubjectKind::Other, what, sub, None),
+        };
+        // The log of an erasure must not keep what was erased.
+        let (reader_kind, is_other) = (caller.reader.kind(), subject_kind == SubjectKind::Other);
+        let names_erased = action == AccessAction::Erase && !is_other;
+        let id = self
+            .db
+            .append_access_entry(&NewAccessEntry {
+                at: self.clock.now(),
+                reader_kind,
+                reader: caller.reader.name(),
+                origin: &caller.origin,
+                action,
+                sub,
+                subject_kind,
+                subject,
+                is_hashed: names_erased || subject_kind == SubjectKind::Contact,
+                hits,
+            })
+            .await?;
+        if let Some(metrics) = &self.metrics {
+            metrics.count_access(reader_kind.name(), action.name());
+        }
+        Ok(id)
+    }
+}

@@ -1,0 +1,203 @@
+//! The state of accounts, the status, coverage and the audit, each limited to the visible accounts.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::{ArchiveReader, ReadError, Scope};
+use crate::access::Caller;
+use crate::audit::{self, AccountAudit, AuditReport};
+use crate::clock::Time;
+use crate::health::{AccountStatus, Finding, Severity, Snapshot};
+use crate::status;
+
+/// An account: its state, watermark, budget and coverage.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AccountView {
+    pub(crate) rc_account_id: String,
+    pub(crate) sub_account_id: String,
+    pub(crate) name: Option<String>,
+    /// `ok`, or the severity of the worst finding: `info`, `warning` or `trouble`.
+    pub(crate) state: String,
+    /// The findings about this account.
+    #[schema(value_type = Vec<serde_json::Value>)]
+    pub(crate) findings: Vec<Finding>,
+    /// Every segment that ended earlier was discovered; RFC 3339.
+    pub(crate) watermark: Option<String>,
+    /// How far the watermark is behind, in seconds.
+    pub(crate) lag_seconds: Option<u64>,
+    pub(crate) budget: BudgetView,
+    pub(crate) coverage: CoverageView,
+    /// Everything that `status --json` shows of the account.
+    #[schema(value_type = serde_json::Value)]
+    pub(crate) status: AccountStatus,
+}
+
+/// The request budget of an account.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BudgetView {
+    pub(crate) requests_per_minute: u32,
+    pub(crate) requests_last_minute: u64,
+    /// Requests that were refused with 429 since the daemon started.
+    pub(crate) refused: u64,
+    /// Until when no requests are sent because of a 429.
+    pub(crate) holds_until: Option<String>,
+}
+
+/// What was read of an account.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CoverageView {
+    /// Where the first live read began, RFC 3339.
+    pub(crate) from: Option<String>,
+    /// Up to where it was read without a gap, RFC 3339.
+    pub(crate) to: Option<String>,
+    /// The seconds within that were not read although later time was.
+    pub(crate) gap_seconds: u64,
+}
+
+impl AccountView {
+    fn of(status: &AccountStatus, findings: &[Finding]) -> AccountView {
+        let is_own = |finding: &&Finding| finding.accounts().contains(&status.sub_account_id);
+        let findings: Vec<Finding> = findings.iter().filter(is_own).cloned().collect();
+        let worst = findings.iter().map(|finding| finding.severity).max();
+        let state = match worst {
+            None => "ok",
+            Some(Severity::Info) => "info",
+            Some(Severity::Warning) => "warning",
+            Some(Severity::Trouble) => "trouble",
+        };
+        AccountView {
+            rc_account_id: status.rc_account_id.clone(),
+            sub_account_id: status.sub_account_id.clone(),
+            name: status.name.clone(),
+            state: state.to_owned(),
+            findings,
+            watermark: status.watermark.map(Time::rfc3339),
+            lag_seconds: status.lag_seconds,
+            budget: BudgetView {
+                requests_per_minute: status.requests_per_minute,
+                requests_last_minute: status.requests_last_minute,
+                refused: status.refused,
+                holds_until: status.holds_until.clone(),
+            },
+            coverage: CoverageView {
+                from: status.live_start.map(Time::rfc3339),
+                to: status.watermark.map(Time::rfc3339),
+                gap_seconds: status.gap().as_secs(),
+            },
+            status: status.clone(),
+        }
+    }
+}
+
+/// The range and the accounts of an audit.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AuditQuestion {
+    pub(crate) from: Option<Time>,
+    pub(crate) to: Option<Time>,
+    /// By id or name; empty for all.
+    pub(crate) accounts: Vec<String>,
+}
+
+impl ArchiveReader {
+    /// The visible part of the status, without findings that concern other accounts too.
+    async fn visible_status(&self, scope: &Scope<'_>) -> Result<Snapshot, ReadError> {
+        let settings = &self.settings;
+        let mut status =
+            status::gather(&self.db, settings, &settings.database.instance, None, self.clock.now()).await?;
+        if !scope.is_unlimited() {
+            let is_visible = |sub: &str| scope.accounts().iter().any(|account| *account.id.sub == *sub);
+            status.accounts.retain(|account| is_visible(&account.sub_account_id));
+            status.backfills.retain(|backfill| is_visible(&backfill.sub_account_id));
+            status.findings.retain(|finding| {
+                !finding.accounts().is_empty() && finding.accounts().iter().all(|sub| is_visible(sub))
+            });
+            // Their figures are sums over all accounts.
+            status.sinks.clear();
+        }
+        Ok(status)
+    }
+
+    /// The visible accounts, by sub-account id.
+    pub(crate) async fn accounts(&self, caller: &Caller) -> Result<Vec<AccountView>, ReadError> {
+        let scope = self.scope(caller, &[]).await?;
+        let status = self.visible_status(&scope).await?;
+        Ok(status.accounts.iter().map(|account| AccountView::of(account, &status.findings)).collect())
+    }
+
+    /// One account, by id or name.
+    pub(crate) async fn account(&self, caller: &Caller, wanted: &str) -> Result<AccountView, ReadError> {
+        let scope = self.scope(caller, &[wanted.to_owned()]).await?;
+        let status = self.visible_status(&scope).await?;
+        let account = status.accounts.first().ok_or_else(|| ReadError::not_found("no account has that id or name"))?;
+        Ok(AccountView::of(account, &status.findings))
+    }
+
+    /// The status as `status --json`. A role that sees a part of the accounts gets their part.
+    pub(crate) async fn status(&self, caller: &Caller) -> Result<Value, ReadError> {
+        let scope = self.scope(caller, &[]).await?;
+        let mut status = to_json(&self.visible_status(&scope).await?)?;
+        if !scope.is_unlimited()
+            && let Some(status) = status.as_object_mut()
+        {
+            // It counts the changes of all accounts.
+            status.insert("search_index".to_owned(), Value::Null);
+        }
+        Ok(status)
+    }
+
+    /// The audit as `audit --json`, over the visible accounts.
+    pub(crate) async fn audit(&self, caller: &Caller, question: &AuditQuestion) -> Result<Value, ReadError> {
+        to_json(&self.audit_report(caller, question).await?)
+    }
+
+    /// What was read, from the audit.
+    pub(crate) async fn coverage(&self, caller: &Caller, question: &AuditQuestion) -> Result<Value, ReadError> {
+        let report = self.audit_report(caller, question).await?;
+        let accounts = report.accounts.iter().map(coverage_of).collect::<Result<Vec<Value>, ReadError>>()?;
+        Ok(json!({ "now": self.clock.now().rfc3339_secs(), "accounts": accounts }))
+    }
+
+    /// The report of an audit of the visible accounts.
+    pub(crate) async fn audit_report(
+        &self,
+        caller: &Caller,
+        question: &AuditQuestion,
+    ) -> Result<AuditReport, ReadError> {
+        let scope = self.scope(caller, &question.accounts).await?;
+        let (from, to, now) = (question.from, question.to, self.clock.now());
+        let audit = async {
+            if scope.is_unlimited() {
+                let request = audit::AuditRequest::new(&self.settings, from, to, None, now);
+                let mut report = audit::run_audit(&self.db, &request).await?;
+                report.findings = self.visible_status(&scope).await?.findings;
+                return Ok(report);
+            }
+            let mut reports = Vec::with_capacity(scope.accounts().len());
+            for account in scope.accounts() {
+                let sub = Some(account.id.sub.to_string());
+                let request = audit::AuditRequest::new(&self.settings, from, to, sub, now);
+                reports.push(audit::run_audit(&self.db, &request).await?);
+            }
+            let mut report = AuditReport::combine(reports, now);
+            report.findings = self.visible_status(&scope).await?.findings;
+            Ok(report)
+        };
+        self.run_heavy(audit).await
+    }
+}
+
+fn coverage_of(account: &AccountAudit) -> Result<Value, ReadError> {
+    let mut audit = to_json(account)?;
+    let kept =
+        ["rc_account_id", "sub_account_id", "name", "range", "watermark", "passes", "last_looked", "gaps", "backfills"];
+    if let Some(fields) = audit.as_object_mut() {
+        fields.retain(|name, _| kept.contains(&name.as_str()));
+    }
+    Ok(audit)
+}
+
+fn to_json(value: &impl Serialize) -> Result<Value, ReadError> {
+    serde_json::to_value(value)
+        .map_err(|_| ReadError::new(super::ReadFault::Unavailable, "failed to write the answer as JSON"))
+}

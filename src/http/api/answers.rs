@@ -1,0 +1,62 @@
+//! Answers as a stream of JSON lines.
+
+use std::collections::VecDeque;
+
+use axum::body::{Body, Bytes};
+use axum::http::header::{CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Serialize;
+
+use super::parameters::negotiate;
+use super::problem::Problem;
+use crate::archive_reader::ReadError;
+use crate::render::escape_line_separators;
+
+const JSON: &str = "application/json";
+const JSON_LINES: &str = "application/jsonl";
+
+/// Whether the answer is to be a stream of lines.
+pub(super) fn wants_lines(headers: &HeaderMap) -> Result<bool, Problem> {
+    match negotiate(headers, &[JSON, JSON_LINES]) {
+        Some(media) => Ok(media == JSON_LINES),
+        None => Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "the answer has none of the accepted formats")
+            .with_hint(format!("accept {JSON} or {JSON_LINES}"))),
+    }
+}
+
+/// A stream of the items of all pages from a cursor on, one a line. A page is read when the client
+/// has taken the one before. An error after the first page ends the connection.
+pub(super) async fn lines_of_pages<T, F>(
+    cursor: Option<String>,
+    read_page: impl Fn(Option<String>) -> F + Send + 'static,
+) -> Result<Response, Problem>
+where
+    T: Serialize + Send,
+    F: Future<Output = Result<(Vec<T>, Option<String>), ReadError>> + Send,
+{
+    let (items, next) = read_page(cursor).await?;
+    let first = VecDeque::from([to_lines(&items)?]);
+    let lines = stream::try_unfold((first, next, read_page), |(mut ready, next, read_page)| async move {
+        if let Some(lines) = ready.pop_front() {
+            return Ok::<_, ReadError>(Some((lines, (ready, next, read_page))));
+        }
+        let Some(cursor) = next else { return Ok(None) };
+        let (items, next) = read_page(Some(cursor)).await?;
+        Ok(Some((to_lines(&items)?, (ready, next, read_page))))
+    });
+    Ok(([(CONTENT_TYPE, JSON_LINES), (VARY, "accept")], Body::from_stream(lines)).into_response())
+}
+
+fn to_lines(items: &[impl Serialize]) -> Result<Bytes, ReadError> {
+    let mut lines = Vec::new();
+    for item in items {
+        let start = lines.len();
+        serde_json::to_writer(&mut lines, item)
+            .map_err(|_| ReadError::new(crate::archive_reader::ReadFault::Unavailable, "failed to write a line"))?;
+        escape_line_separators(&mut lines, start);
+        lines.push(b'\n');
+    }
+    Ok(lines.into())
+}

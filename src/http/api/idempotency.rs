@@ -1,0 +1,83 @@
+//! `Idempotency-Key`: a repeated request gets the answer of the first one, and changes nothing.
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::problem::Problem;
+use crate::access::Caller;
+use crate::archive_reader::ReadError;
+use crate::db::{DbError, IdempotentAnswer, IdempotentRequest};
+use crate::http::state::HttpState;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const MAX_KEY_CHARS: usize = 255;
+
+/// Carries out an action, or answers as before if the caller has sent it with the same key.
+pub(super) async fn once<T: Serialize>(
+    state: &HttpState,
+    caller: &Caller,
+    headers: &HeaderMap,
+    request: &impl Serialize,
+    act: impl Future<Output = Result<(StatusCode, T), Problem>>,
+) -> Result<Response, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
+        let (status, answer) = act.await?;
+        return respond(status.as_u16(), &to_json(&answer)?, false);
+    };
+    let key = key.to_str().ok().map(str::trim).filter(|key| (1..=MAX_KEY_CHARS).contains(&key.len()));
+    let key = key.ok_or_else(|| Problem::bad_request("Idempotency-Key must have 1 to 255 visible characters"))?;
+    // Another caller's key is another key.
+    let key = digest(&format!("{:?}\n{key}", caller.reader));
+    let request = digest(&to_json(request)?);
+    let db = &state.app.db;
+    match db.begin_idempotent(&key, &request, state.reader.now()).await.map_err(unavailable)? {
+        IdempotentRequest::Done(answer) => return respond(answer.status, &answer.body, true),
+        IdempotentRequest::New => {}
+        IdempotentRequest::InProgress => {
+            return Err(Problem::new(StatusCode::CONFLICT, "a request with this Idempotency-Key is being carried out")
+                .with_hint("repeat it in a moment to get its answer"));
+        }
+        IdempotentRequest::OtherRequest => {
+            return Err(Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "this Idempotency-Key was used for another request",
+            )
+            .with_hint("use a new key for a new request"));
+        }
+    }
+    match act.await {
+        Ok((status, answer)) => {
+            let body = to_json(&answer)?;
+            let kept = IdempotentAnswer { status: status.as_u16(), body: body.clone() };
+            db.finish_idempotent(&key, &request, kept, state.reader.now()).await.map_err(unavailable)?;
+            respond(status.as_u16(), &body, false)
+        }
+        Err(problem) => {
+            db.abandon_idempotent(&key).await.map_err(unavailable)?;
+            Err(problem)
+        }
+    }
+}
+
+pub(super) fn unavailable(error: DbError) -> Problem {
+    ReadError::from(error).into()
+}
+
+fn respond(status: u16, body: &str, is_replayed: bool) -> Result<Response, Problem> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let replayed = is_replayed.then_some([(REPLAYED, HeaderValue::from_static("true"))]);
+    Ok((status, [(CONTENT_TYPE, "application/json")], replayed, body.to_owned()).into_response())
+}
+
+fn to_json(value: &impl Serialize) -> Result<String, Problem> {
+    let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "failed to write the answer");
+    serde_json::to_string(value).map_err(failed)
+}
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,402 @@
+//! The HTTP API and MCP, through the real binary: what a role must not see, it does not see by any way in.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::collections::BTreeSet;
+
+use crate::support;
+
+use ringcx_extractor::model::{AccountId, encode_path_segment};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use support::test_env::{Scenario, TempDatabase, TestEnv};
+
+crate::e2e! {
+    a_role_sees_nothing_of_other_accounts_by_any_way_in,
+    a_repeated_action_changes_nothing_and_gets_the_same_answer,
+}
+
+const ADMIN: &str = "admin-key-that-nobody-guesses";
+const LIMITED: &str = "limited-key-that-nobody-guesses";
+const READER: &str = "reader-key-that-nobody-guesses";
+const OTHER_SUB: &str = "31630002";
+
+fn key_hash(key: &str) -> String {
+    let digest = Sha256::digest(key.as_bytes());
+    digest.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+fn table(fields: &[(&str, toml::Value)]) -> toml::Value {
+    toml::Value::Table(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+}
+
+fn strings(texts: &[&str]) -> toml::Value {
+    texts.iter().copied().map(toml::Value::from).collect::<Vec<_>>().into()
+}
+
+/// Two accounts, and a key for each of three roles.
+fn scenario() -> Scenario {
+    let ids = [AccountId::new("980634004", "99999999"), AccountId::new("980634004", OTHER_SUB)];
+    let account = |id: &AccountId| {
+        table(&[("rc_account_id", id.rc.to_string().into()), ("sub_account_id", id.sub.to_string().into())])
+    };
+    let role = |name: &str, may: &[&str], accounts: &[&str]| {
+        table(&[("name", name.into()), ("may", strings(may)), ("accounts", strings(accounts))])
+    };
+    let key = |name: &str, secret: &str| {
+        table(&[("name", name.into()), ("key_hash", key_hash(secret).into()), ("role", name.into())])
+    };
+    let all = ["read", "operate", "erase", "log"];
+    Scenario::history()
+        .configure_sim(|sim| sim.accounts = ids.to_vec())
+        .set("accounts", ids.iter().map(account).collect::<Vec<_>>())
+        .set("http.listen", "127.0.0.1:0")
+        .set(
+            "access.roles",
+            vec![role("admin", &all, &[]), role("limited", &all, &["99999999"]), role("reader", &["read"], &[])],
+        )
+        .set("access.keys", vec![key("admin", ADMIN), key("limited", LIMITED), key("reader", READER)])
+}
+
+/// A client with one key.
+struct Client {
+    base: String,
+    key: &'static str,
+    http: reqwest::Client,
+}
+
+impl Client {
+    fn new(base: &str, key: &'static str) -> Client {
+        ringcx_extractor::ringcx::install_tls();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Client { base: base.trim_end_matches('/').to_owned(), key, http }
+    }
+
+    /// A path of the API with parameters, encoded.
+    fn request(&self, method: reqwest::Method, path: &str, parameters: &[(&str, &str)]) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base)).bearer_auth(self.key);
+        if parameters.is_empty() { request } else { request.query(parameters) }
+    }
+
+    async fn get_text(&self, path: &str, parameters: &[(&str, &str)], accept: &str) -> (u16, String) {
+        let request = self.request(reqwest::Method::GET, path, parameters).header("accept", accept);
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
+        let (status, text) = self.get_text(path, parameters, "application/json").await;
+        assert_eq!(status, 200, "{path} {parameters:?}: {text}");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+    }
+
+    async fn post(&self, path: &str, body: &Value, idempotency_key: Option<&str>) -> (u16, Value) {
+        let mut request = self.request(reqwest::Method::POST, path, &[]).json(body);
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap_or_default())
+    }
+
+    /// All items of a list, page by page.
+    async fn pages(&self, path: &str, parameters: &[(&str, &str)], list: &str) -> Vec<Value> {
+        let (mut items, mut cursor): (Vec<Value>, Option<String>) = (Vec::new(), None);
+        loop {
+            let mut asked = parameters.to_vec();
+            if let Some(cursor) = cursor.as_deref() {
+                asked.push(("cursor", cursor));
+            }
+            let page = self.get(path, &asked).await;
+            items.extend(page[list].as_array().unwrap().iter().cloned());
+            cursor = page["next"].as_str().map(str::to_owned);
+            if cursor.is_none() {
+                return items;
+            }
+        }
+    }
+
+    /// The answer of a tool over MCP, as text.
+    async fn call_tool(&self, name: &str, arguments: Value) -> String {
+        let body = json!({
+            "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": name, "arguments": arguments },
+        });
+        let request = self.request(reqwest::Method::POST, "/mcp", &[]).json(&body);
+        let request = request.header("accept", "application/json, text/event-stream");
+        let response = request.header("mcp-protocol-version", "2025-06-18").send().await.unwrap();
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        assert!(status.is_success(), "{name}: {status} {text}");
+        text
+    }
+}
+
+/// The words of a text that are long enough to search for.
+fn words(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
+    words
+        .filter(|word| word.len() >= 5 && word.chars().all(|letter| letter.is_ascii_alphabetic()))
+        .map(str::to_lowercase)
+        .collect()
+}
+
+/// The words and ids of one account's export.
+struct AccountContent {
+    segments: BTreeSet<String>,
+    dialogs: BTreeSet<String>,
+    words: BTreeSet<String>,
+}
+
+async fn exported(env: &TestEnv, sub: &str) -> AccountContent {
+    let text = env.run_ok(&["export", "--account", sub]).await;
+    let mut content = AccountContent { segments: BTreeSet::new(), dialogs: BTreeSet::new(), words: BTreeSet::new() };
+    for line in text.lines() {
+        let value: Value = ringcx_extractor::lenient_json::from_slice(line.as_bytes()).unwrap();
+        content.segments.insert(value["segment_id"].as_str().unwrap().to_owned());
+        content.dialogs.extend(value["dialog_id"].as_str().map(str::to_owned));
+        for phrase in value["transcript"]["body"]["transcript"].as_array().into_iter().flatten() {
+            content.words.extend(words(phrase["message"].as_str().unwrap_or_default()));
+        }
+        for summary in ["agent_summary", "auto_summary"] {
+            content.words.extend(words(value[summary]["text"].as_str().unwrap_or_default()));
+        }
+    }
+    content
+}
+
+/// What must be in no answer: ids of the other account, as they are and encoded.
+fn assert_hides(answer: &str, hidden: &[String], asked: &str) {
+    for text in hidden {
+        assert!(!answer.contains(text.as_str()), "{asked} shows {text}: {answer}");
+    }
+}
+
+async fn a_role_sees_nothing_of_other_accounts_by_any_way_in(database: TempDatabase) {
+    let mut env = TestEnv::with_daemon(database, scenario()).await;
+    env.wait_until_complete().await;
+    let base = env.dashboard_url().await;
+    let (own, other) = (exported(&env, "99999999").await, exported(&env, OTHER_SUB).await);
+    let (admin, limited) = (Client::new(&base, ADMIN), Client::new(&base, LIMITED));
+    env.wait_until("everything is indexed", async || {
+        env.run_json(&["status", "--json"]).await["search_index"]["lag_changes"] == 0
+    })
+    .await;
+
+    // Words that only the other account has, and one that both have.
+    let foreign: Vec<&str> = other.words.difference(&own.words).take(4).map(String::as_str).collect();
+    let common = own.words.intersection(&other.words).next().unwrap().as_str();
+    assert!(!foreign.is_empty(), "without such words the searches show nothing");
+    let mut hidden: Vec<String> = other.segments.difference(&own.segments).cloned().collect();
+    hidden.extend(other.dialogs.difference(&own.dialogs).cloned());
+    hidden.push(OTHER_SUB.to_owned());
+
+    // Both see what they may: otherwise the test would show nothing.
+    let ids = |items: &[Value]| -> BTreeSet<String> {
+        items.iter().map(|item| item["segment_id"].as_str().unwrap().to_owned()).collect()
+    };
+    let everything = admin.pages("/api/v1/segments", &[("limit", "7")], "items").await;
+    assert_eq!(everything.len(), own.segments.len() + other.segments.len());
+    let visible = limited.pages("/api/v1/segments", &[("limit", "7")], "items").await;
+    assert_eq!(ids(&visible), own.segments);
+    assert_eq!(admin.get("/api/v1/accounts", &[]).await["items"].as_array().unwrap().len(), 2);
+
+    let filters: [&[(&str, &str)]; 9] = [
+        &[],
+        &[("from", "7d")],
+        &[("has", "transcript,agent_summary")],
+        &[("channel", "VOICE")],
+        &[("direction", "INBOUND")],
+        &[("changed_since", "1d")],
+        &[("expand", "transcript,agent_summary,auto_summary")],
+        &[("account", "99999999")],
+        &[("to", "now")],
+    ];
+    for filter in filters {
+        let found = limited.pages("/api/v1/segments", &[filter, &[("limit", "9")]].concat(), "items").await;
+        assert!(ids(&found).is_subset(&own.segments), "{filter:?}");
+        assert_hides(&json!(found).to_string(), &hidden, &format!("segments {filter:?}"));
+        let (status, lines) = limited.get_text("/api/v1/segments", filter, "application/jsonl").await;
+        assert_eq!((status, lines.lines().count()), (200, found.len()), "{filter:?}");
+        assert_hides(&lines, &hidden, &format!("lines {filter:?}"));
+    }
+
+    // Searches: no hit, no count, no facet.
+    let facets = ("facets", "day,account,agent,channel,direction,disposition");
+    for word in foreign {
+        assert_ne!(admin.get("/api/v1/search", &[("q", word)]).await["total"], 0, "{word}");
+        for sort in ["best", "newest"] {
+            let answer = limited.get("/api/v1/search", &[("q", word), ("sort", sort), facets]).await;
+            assert_eq!((&answer["total"], &answer["hits"], &answer["next"]), (&json!(0), &json!([]), &Value::Null));
+            assert!(answer["facets"].as_object().unwrap().values().all(|values| *values == json!([])), "{answer}");
+        }
+        let (status, lines) = limited.get_text("/api/v1/search", &[("q", word)], "application/jsonl").await;
+        assert_eq!((status, lines.as_str()), (200, ""));
+        let found = limited.call_tool("search_conversations", json!({ "query": word })).await;
+        assert!(found.contains("\\\"total\\\":0"), "{found}");
+    }
+    let own_hits = admin.get("/api/v1/search", &[("q", common), ("account", "99999999"), facets]).await;
+    let hits = limited.get("/api/v1/search", &[("q", common), facets]).await;
+    assert_ne!(own_hits["total"], 0);
+    assert_eq!((&hits["total"], &hits["facets"]), (&own_hits["total"], &own_hits["facets"]));
+    for sort in ["best", "newest"] {
+        let all = limited.pages("/api/v1/search", &[("q", common), ("sort", sort), ("limit", "3")], "hits").await;
+        assert_eq!(json!(all.len()), hits["total"]);
+        assert_hides(&json!(all).to_string(), &hidden, &format!("search by {sort}"));
+    }
+
+    // A cursor of another role or another question continues nothing of it.
+    let cursor_of = |page: &Value| page["next"].as_str().unwrap().to_owned();
+    let foreign_cursor = cursor_of(&admin.get("/api/v1/segments", &[("limit", "1")]).await);
+    let (_, page) = limited.get_text("/api/v1/segments", &[("cursor", &foreign_cursor)], "*/*").await;
+    assert_hides(&page, &hidden, "a foreign cursor");
+    for cursor in [foreign_cursor.as_str(), "x", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
+        let (status, problem) =
+            limited.get_text("/api/v1/segments", &[("from", "9d"), ("cursor", cursor)], "*/*").await;
+        assert_eq!(status, 400, "{problem}");
+    }
+
+    // An id that was guessed is an id that does not exist.
+    let (segment, dialog) = (&hidden[0], other.dialogs.difference(&own.dialogs).next());
+    let encoded = encode_path_segment(segment);
+    let mut guesses = vec![
+        format!("/api/v1/segments/{encoded}"),
+        format!("/api/v1/segments/{encoded}/transcript"),
+        format!("/api/v1/accounts/{OTHER_SUB}"),
+        "/api/v1/segments/no-such-id".to_owned(),
+    ];
+    guesses.extend(dialog.map(|dialog| format!("/api/v1/dialogs/{}", encode_path_segment(dialog))));
+    for path in &guesses {
+        let (status, problem) = limited.get_text(path, &[], "*/*").await;
+        assert_eq!(status, 404, "{path}: {problem}");
+        assert_hides(&problem, &hidden, path);
+    }
+    for path in ["/api/v1/segments", "/api/v1/feed", "/api/v1/coverage", "/api/v1/audit"] {
+        let (status, problem) = limited.get_text(path, &[("account", OTHER_SUB)], "*/*").await;
+        assert_eq!(status, 404, "{path}: {problem}");
+    }
+    for (path, body) in [
+        ("/api/v1/backfills", json!({ "from": "2h", "to": "1h", "account": OTHER_SUB })),
+        ("/api/v1/erasures", json!({ "segment": segment, "account": OTHER_SUB })),
+        ("/api/v1/erasures", json!({ "segment": segment })),
+        ("/api/v1/holds", json!({ "segment": segment, "account": OTHER_SUB })),
+        (format!("/api/v1/queue/{encoded}/retry").as_str(), json!({})),
+    ] {
+        let (status, problem) = limited.post(path, &body, None).await;
+        assert_eq!(status, 404, "{path}: {problem}");
+    }
+    assert_eq!(admin.get(&guesses[0], &[]).await["segment_id"], json!(segment));
+
+    // The feed, figures, and every tool.
+    let (mut after, mut events) = ("0".to_owned(), Vec::new());
+    loop {
+        let page = limited.get("/api/v1/feed", &[("after", &after), ("limit", "10")]).await;
+        events.extend(page["events"].as_array().unwrap().iter().cloned());
+        after = page["next"].as_str().unwrap().to_owned();
+        if page["has_more"] == false {
+            break;
+        }
+    }
+    let subjects: BTreeSet<String> = events.iter().map(|event| event["subject"].as_str().unwrap().to_owned()).collect();
+    assert!(!subjects.is_empty() && subjects.is_subset(&own.segments));
+    assert_hides(&json!(events).to_string(), &hidden, "the feed");
+    for path in ["/api/v1/accounts", "/api/v1/status", "/api/v1/coverage", "/api/v1/audit"] {
+        assert_hides(&limited.get(path, &[]).await.to_string(), &hidden, path);
+    }
+    let counted = limited.call_tool("count_conversations", json!({ "by": "account" })).await;
+    assert!(counted.contains(&format!("\\\"total\\\":{}", own.segments.len())), "{counted}");
+    for (tool, arguments) in [
+        ("list_accounts", json!({})),
+        ("search_conversations", json!({ "query": common, "limit": 50, "max_tokens": 50_000 })),
+        ("count_conversations", json!({ "by": "day" })),
+        ("count_conversations", json!({ "by": "agent", "account": OTHER_SUB })),
+        ("get_conversation", json!({ "segment_id": own.segments.first() })),
+        ("completeness", json!({})),
+    ] {
+        let answer = limited.call_tool(tool, arguments.clone()).await;
+        let asked = arguments.to_string();
+        let hidden: Vec<String> = hidden.iter().filter(|text| !asked.contains(text.as_str())).cloned().collect();
+        assert_hides(&answer, &hidden, tool);
+    }
+    let guessed = limited.call_tool("get_conversation", json!({ "segment_id": segment })).await;
+    assert!(guessed.contains("\"isError\":true") && guessed.contains("there is no such segment"), "{guessed}");
+
+    // Without a key nothing is read at all.
+    let stranger = Client::new(&base, "wrong");
+    for path in ["/api/v1/accounts", "/api/v1/segments", "/api/v1/no-such-path"] {
+        assert_eq!(stranger.get_text(path, &[], "*/*").await.0, 401, "{path}");
+    }
+    env.stop().await;
+}
+
+async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: TempDatabase) {
+    let mut env = TestEnv::with_daemon(database, scenario()).await;
+    env.wait_until_complete().await;
+    let base = env.dashboard_url().await;
+    let (admin, reader) = (Client::new(&base, ADMIN), Client::new(&base, READER));
+    let segments = admin.pages("/api/v1/segments", &[], "items").await;
+    let segment = segments[0]["segment_id"].as_str().unwrap();
+
+    let hold = json!({ "segment": segment, "reason": "case 7" });
+    let (status, placed) = admin.post("/api/v1/holds", &hold, Some("hold-1")).await;
+    assert_eq!(status, 201, "{placed}");
+    assert_eq!(admin.post("/api/v1/holds", &hold, Some("hold-1")).await, (201, placed.clone()));
+    assert_eq!(env.run_ok(&["hold", "--list", "--json"]).await.lines().count(), 1);
+    let other = json!({ "segment": "another" });
+    assert_eq!(admin.post("/api/v1/holds", &other, Some("hold-1")).await.0, 422, "one key is for one request");
+    assert_eq!(reader.post("/api/v1/holds", &hold, None).await.0, 403, "the role may only read");
+
+    let erasure = json!({ "segment": segment });
+    assert_eq!(admin.post("/api/v1/erasures", &erasure, None).await.0, 409, "it is on hold");
+    let release = admin.request(reqwest::Method::DELETE, &format!("/api/v1/holds/{}", placed["id"]), &[]);
+    assert_eq!(release.send().await.unwrap().status().as_u16(), 200);
+    let (status, erased) = admin.post("/api/v1/erasures", &erasure, Some("erasure-1")).await;
+    assert_eq!((status, &erased["segments"]), (200, &json!(1)), "{erased}");
+    assert_eq!(admin.post("/api/v1/erasures", &erasure, Some("erasure-1")).await, (200, erased));
+    let path = format!("/api/v1/segments/{}", encode_path_segment(segment));
+    let (status, problem) = admin.get_text(&path, &[], "*/*").await;
+    assert!(status == 404 && problem.contains("was erased on request"), "{problem}");
+
+    let range = json!({ "from": "2h", "to": "1h", "account": OTHER_SUB });
+    let (status, queued) = admin.post("/api/v1/backfills", &range, Some("backfill-1")).await;
+    assert_eq!(status, 202, "{queued}");
+    assert_eq!(admin.post("/api/v1/backfills", &range, Some("backfill-1")).await.1, queued);
+    assert_eq!(admin.post("/api/v1/deliveries/no-such-sink/retry", &json!({}), None).await.0, 404);
+    assert_eq!(admin.post("/api/v1/queue/no-such-item/discard", &json!({}), None).await.0, 404);
+
+    // Answers that the client has already, formats, and problems.
+    let is_stored = |item: &&Value| item["transcript"]["outcome"] == "stored" && item["segment_id"] != segment;
+    let stored = segments.iter().find(is_stored).unwrap()["segment_id"].as_str().unwrap();
+    let path = format!("/api/v1/segments/{}", encode_path_segment(stored));
+    let first = admin.request(reqwest::Method::GET, &path, &[]).send().await.unwrap();
+    let tag = first.headers()["etag"].to_str().unwrap().to_owned();
+    assert!(first.headers().contains_key("ratelimit") && first.headers().contains_key("ratelimit-policy"));
+    let again = admin.request(reqwest::Method::GET, &path, &[]).header("if-none-match", &tag).send().await.unwrap();
+    assert_eq!(again.status().as_u16(), 304);
+    for (accept, begins) in
+        [("text/vtt", "WEBVTT"), ("application/x-subrip", "1\n"), ("application/json", "{"), ("text/plain", "")]
+    {
+        let (status, text) = admin.get_text(&format!("{path}/transcript"), &[], accept).await;
+        assert!(status == 200 && text.starts_with(begins), "{accept}: {text}");
+    }
+    for (path, parameters, expected) in [
+        (format!("{path}/transcript"), vec![], 406),
+        ("/api/v1/segments".to_owned(), vec![("chanel", "VOICE")], 400),
+        ("/api/v1/segments".to_owned(), vec![("limit", "0")], 400),
+        ("/api/v1/search".to_owned(), vec![("q", "(")], 400),
+        ("/api/v1/nothing".to_owned(), vec![], 404),
+    ] {
+        let accept = if expected == 406 { "image/png" } else { "*/*" };
+        let (status, text) = admin.get_text(&path, &parameters, accept).await;
+        let problem: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, &problem["status"]), (expected, &json!(expected)), "{path}: {text}");
+    }
+    let wrong = admin.request(reqwest::Method::PUT, "/api/v1/segments", &[]).send().await.unwrap();
+    let content_type = wrong.headers()["content-type"].to_str().unwrap();
+    assert_eq!((wrong.status().as_u16(), content_type), (405, "application/problem+json"));
+
+    // A waiting request is answered as soon as something is stored.
+    let newest = admin.get("/api/v1/feed", &[("after", "newest")]).await;
+    let next = newest["next"].as_str().unwrap();
+    let parameters = [("after", next), ("wait", "50ms")];
+    let waited = admin.get("/api/v1/feed", &parameters).await;
+    assert_eq!(waited["events"], json!([]));
+    env.stop().await;
+}
