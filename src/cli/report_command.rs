@@ -42,10 +42,8 @@ pub(crate) async fn run(args: ReportArgs, context: &CommandContext) -> anyhow::R
     let format = args.format.or_else(|| file.and_then(format_of)).unwrap_or_default();
     let db = context.open_database(OpenMode::ReadOnly).await?;
     let account = context.find_account(&db, args.account.as_deref()).await?;
-    let request = AuditRequest {
-        account: account.map(|account| account.id.sub.to_string()),
-        ..AuditRequest::new(settings, from, to, context.clock.now())
-    };
+    let account = account.map(|account| account.id.sub.to_string());
+    let request = AuditRequest::new(settings, from, to, account, context.clock.now());
     let report = report::build_report(&db, &request, !args.no_verify).await?;
     db.close().await;
     let text = report.render(format)?;

@@ -55,7 +55,7 @@ async fn write_if_due(context: &AppContext, settings: &DailyReport) -> anyhow::R
     if !context.is_active() || path.exists() {
         return Ok(());
     }
-    let request = AuditRequest::new(&context.settings, Some(from), Some(to), now);
+    let request = AuditRequest::new(&context.settings, Some(from), Some(to), None, now);
     let report = report::build_report(&context.db, &request, settings.with_verification).await?;
     let text = report.render(settings.format)?;
     let file = path.clone();
