@@ -15,6 +15,7 @@ mod demo_command;
 mod erase_command;
 pub mod error_report;
 mod export_command;
+mod filter_args;
 mod health_command;
 mod hold_command;
 mod human_format;
@@ -22,6 +23,7 @@ mod man_pages_command;
 mod mcp_command;
 mod migrate_command;
 mod queue_command;
+mod report_command;
 mod restore_command;
 mod resume_command;
 mod run_command;
@@ -43,7 +45,7 @@ use clap::{Parser, Subcommand};
 use crate::access::{AccessAction, AccessLog, AccessSubject, Caller};
 use crate::build_info;
 use crate::clock::{Clock, Time};
-use crate::config::{self, Accounts, ConfigErrors, DatabaseUrl, LoadedSettings, Settings};
+use crate::config::{self, Accounts, ConfigErrors, DatabaseUrl, LoadScope, LoadedSettings, Settings};
 use crate::db::{AccountRow, Db, DbError, OpenMode};
 use crate::error::UserError;
 use crate::model::Subject;
@@ -97,6 +99,8 @@ pub(crate) enum Command {
     Export(export_command::ExportArgs),
     /// Check completeness: what was read, every gap, and the outcome of each segment
     Audit(audit_command::AuditArgs),
+    /// Write the reconciliation report: announced and held, by account and day
+    Report(report_command::ReportArgs),
     /// Inspect delivery and resend events
     Deliver(deliver_command::DeliverArgs),
     /// Erase conversations permanently, for example on a legal request
@@ -124,6 +128,23 @@ pub(crate) enum Command {
     ManPages(man_pages_command::ManPagesArgs),
 }
 
+impl Command {
+    /// Whether the command only reads the archive. It then needs neither the API's secrets nor write
+    /// access to the database.
+    const fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Command::Status(_)
+                | Command::Search(_)
+                | Command::Show(_)
+                | Command::Export(_)
+                | Command::Audit(_)
+                | Command::Verify(_)
+                | Command::Report(_)
+        )
+    }
+}
+
 /// Runs a command; returns the exit status.
 ///
 /// # Errors
@@ -131,7 +152,8 @@ pub(crate) enum Command {
 pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
     let named = cli.config.clone().or_else(|| std::env::var_os("RINGCX_CONFIG").map(PathBuf::from));
     let clock = demo_command::running_clock(named.as_deref()).unwrap_or_else(Clock::system);
-    let context = CommandContext::new(cli.config, clock);
+    let scope = if cli.command.only_reads() { LoadScope::Archive } else { LoadScope::All };
+    let context = CommandContext { scope, ..CommandContext::new(cli.config, clock) };
     match cli.command {
         Command::Run(args) => run_command::run(args, &context).await,
         Command::Demo(args) => demo_command::run(args).await,
@@ -144,6 +166,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Show(args) => show_command::run(args, &context).await,
         Command::Export(args) => export_command::run(args, &context).await,
         Command::Audit(args) => audit_command::run(args, &context).await,
+        Command::Report(args) => report_command::run(args, &context).await,
         Command::Deliver(args) => deliver_command::run(args, &context).await,
         Command::Erase(args) => erase_command::run(args, &context).await,
         Command::Hold(args) => hold_command::run(args, &context).await,
@@ -173,6 +196,7 @@ fn named_values<T: Clone + Send + Sync + 'static, const N: usize>(
 /// The settings, the database and the clock of a command. The settings are loaded on demand.
 pub(crate) struct CommandContext {
     config: Option<PathBuf>,
+    scope: LoadScope,
     loaded: OnceLock<LoadedSettings>,
     pub(crate) clock: Clock,
 }
@@ -180,7 +204,7 @@ pub(crate) struct CommandContext {
 impl CommandContext {
     /// `config` is the file that `--config` names.
     pub(crate) fn new(config: Option<PathBuf>, clock: Clock) -> CommandContext {
-        CommandContext { config, loaded: OnceLock::new(), clock }
+        CommandContext { config, scope: LoadScope::All, loaded: OnceLock::new(), clock }
     }
 
     /// The settings with their file and warnings, loaded once.
@@ -198,7 +222,7 @@ impl CommandContext {
 
     /// Loads the current settings again.
     pub(crate) fn reload_settings(&self) -> Result<LoadedSettings, ConfigErrors> {
-        config::load(self.config.as_deref(), config::read_environment())
+        config::load_for(self.scope, self.config.as_deref(), config::read_environment())
     }
 
     /// Opens the database of the settings without a lock, so that a daemon can use it at the same
@@ -314,22 +338,26 @@ fn ambiguous_account(wanted: &str) -> UserError {
     UserError::usage(format!("several accounts are named {wanted:?}")).with_hint("give the sub-account id")
 }
 
-/// Selects an account by id first, because the name of an account may equal the id of another.
-fn select_account(rows: Vec<AccountRow>, settings: &Settings, wanted: &str) -> Result<AccountRow, UserError> {
-    let configured_name = |row: &AccountRow| match &settings.accounts {
+/// The name of an account: that of the settings, else that of RingCX.
+fn account_name(settings: &Settings, row: &AccountRow) -> Option<String> {
+    let configured = match &settings.accounts {
         Accounts::Listed(listed) => {
             listed.iter().find(|account| account.id.sub == row.id.sub).and_then(|account| account.name.clone())
         }
         Accounts::Discovered(_) => None,
     };
+    configured.or_else(|| row.name.clone())
+}
+
+/// Selects an account by id first, because the name of an account may equal the id of another.
+fn select_account(rows: Vec<AccountRow>, settings: &Settings, wanted: &str) -> Result<AccountRow, UserError> {
     let (by_id, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| &*row.id.sub == wanted);
     if let Some(row) = by_id.into_iter().next() {
         return Ok(row);
     }
     let known: Vec<String> = others.iter().map(|row| row.id.sub.to_string()).collect();
-    let has_name = |row: &AccountRow| {
-        configured_name(row).or_else(|| row.name.clone()).is_some_and(|name| name.eq_ignore_ascii_case(wanted.trim()))
-    };
+    let has_name =
+        |row: &AccountRow| account_name(settings, row).is_some_and(|name| name.eq_ignore_ascii_case(wanted.trim()));
     let mut named: Vec<AccountRow> = others.into_iter().filter(has_name).collect();
     match (named.pop(), named.is_empty()) {
         (Some(row), true) => Ok(row),

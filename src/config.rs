@@ -28,13 +28,14 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, File, Source};
 
 use checker::Checker;
+pub(crate) use checker::LoadScope;
 use file_source::LinedToml;
 
 pub use config_error::{ConfigError, ConfigErrors, SettingLocation};
 pub use sections::signing_key;
 pub(crate) use settings::{
-    Access, AccountPolicy, AccountSettings, Accounts, Auth, DiscoverAccounts, Http, KeySettings, LimitScope, Log,
-    LogFormat, Oidc, Permission, RoleSettings,
+    Access, AccountPolicy, AccountSettings, Accounts, Auth, DailyReport, DiscoverAccounts, Http, KeySettings,
+    LimitScope, Log, LogFormat, Oidc, Permission, ReportFormat, RoleSettings,
 };
 pub use settings::{
     Database, DatabaseUrl, Limits, OauthSettings, ObjectFormat, RedactionRule, Settings, Sink, SinkErasures, SinkKind,
@@ -66,7 +67,19 @@ pub fn load(
     cli_path: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<LoadedSettings, ConfigErrors> {
-    load_from(cli_path, env, &file_source::DEFAULT_PATHS.map(PathBuf::from))
+    load_for(LoadScope::All, cli_path, env)
+}
+
+/// As [`load`], for this scope.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_for(
+    scope: LoadScope,
+    cli_path: Option<&Path>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<LoadedSettings, ConfigErrors> {
+    load_from(scope, cli_path, env, &file_source::DEFAULT_PATHS.map(PathBuf::from))
 }
 
 /// Reads the environment for [`load`]. `std::env::vars` would panic at a variable that is not
@@ -80,6 +93,7 @@ pub(crate) fn read_environment() -> Vec<(String, String)> {
 }
 
 fn load_from(
+    scope: LoadScope,
     cli_path: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
     default_paths: &[PathBuf],
@@ -119,10 +133,11 @@ fn load_from(
     });
     let Ok(Ok(merged)) = merged else { return Err(unexplained_failure(file).into()) };
 
-    let mut checker = Checker { merged: &merged.cache, file: file.as_deref(), problems, warnings: Vec::new() };
+    let mut checker = Checker { scope, merged: &merged.cache, file: file.as_deref(), problems, warnings: Vec::new() };
     let settings =
         merged.clone().try_deserialize().ok().and_then(|tree| settings_document::read_document(tree, &mut checker));
     let settings = settings.and_then(|document| sections::build_settings(document, &mut checker));
+    checker.drop_irrelevant_problems();
     let Checker { problems, warnings, .. } = checker;
     match settings {
         Some(settings) if problems.is_empty() => Ok(LoadedSettings { settings, warnings, file }),

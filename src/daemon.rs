@@ -18,6 +18,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod indexing;
 pub mod manifest_writer;
 pub(crate) mod replica_stats;
+pub(crate) mod report_writer;
 pub(crate) mod retention;
 pub(crate) mod signals;
 pub(crate) mod supervisor;
@@ -107,7 +108,7 @@ fn spawn_task(
 /// # Errors
 /// If it cannot start, or a background task failed or exited unexpectedly.
 pub async fn run(settings: Settings, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
-    let auth = watch::Sender::new(settings.auth.clone());
+    let auth = watch::Sender::new(settings.login()?.clone());
     run_with_reload(settings, auth.subscribe(), clock, stop).await
 }
 
@@ -154,6 +155,7 @@ pub(crate) async fn run_with_reload(
     let manifests = manifest_writer::run(context.clone(), stop.clone());
     spawn_task(&mut tasks, "manifests", async move { manifests.await.context("the daily manifests failed") });
     spawn_task(&mut tasks, "consistency check", consistency_check::run(context.clone(), stop.clone()));
+    spawn_task(&mut tasks, "daily report", report_writer::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "credential expiry", credential_expiry::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "credential reload", credential_reload::run(context, reloaded, stop.clone()));
     let mut outcome = Ok(());

@@ -9,8 +9,9 @@ mod hold_count;
 mod hold_matching;
 mod retention_pass;
 mod retention_safety;
+mod subject_search;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::clock::Time;
@@ -29,6 +30,8 @@ pub use retention_safety::{
     ClockCheck, DueSegments, MAX_CLOCK_DIFFERENCE, MAX_PASS_INTERVAL, NOTICE_PERIOD, PassDecision, RetentionClocks,
     RetentionNotice, decide_pass, describe_future_writes, pass_interval, retention_slack,
 };
+
+pub use subject_search::{SubjectSegments, find_subject_segments};
 
 /// Segments that one transaction deletes: few enough not to delay the storing of results.
 const SEGMENTS_PER_TRANSACTION: usize = 100;
@@ -216,38 +219,17 @@ pub async fn plan_erasure(
     Ok(plan)
 }
 
-/// All segments with a contact. Only their texts tell, so all texts are read.
+/// Adds the segments of a contact to the plan; returns those to delete.
 async fn find_contact_segments(
     db: &Db,
     request: &ErasureRequest,
     plan: &mut ErasurePlan,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Vec<SegmentRef>, DbError> {
-    let (mut matches, mut countries, mut after) = (Vec::new(), BTreeSet::new(), i64::MIN);
-    loop {
-        let page = db.segment_page(request.account, after, SEGMENTS_PER_PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = last.key;
-        progress(page.len() as u64);
-        let texts = texts_by_key(db, &page).await?;
-        for segment in page {
-            let mut concern = request.subject.match_participants(&participants_of(texts.get(&segment.key)));
-            countries.append(&mut concern.countries);
-            plan.agent_segments += u64::from(concern.names_agent);
-            match concern.certainty {
-                Certainty::Certain => matches.push(segment),
-                Certainty::National => plan.national.push(segment),
-                Certainty::Alike => plan.alike.push(segment),
-                Certainty::Unreadable => plan.unreadable.push(segment),
-                Certainty::Not => {}
-            }
-        }
-    }
-    // The national number exists in several countries, so a match is only possible.
-    if countries.len() > 1 {
-        plan.alike.append(&mut plan.national);
-    }
-    matches.extend(plan.national.iter().cloned());
+    let found = find_subject_segments(db, &request.subject, request.account, progress).await?;
+    let mut matches = found.segments;
+    (plan.national, plan.agent_segments) = (found.national, found.agent_segments);
+    (plan.alike, plan.unreadable) = (found.alike, found.unreadable);
     if request.include_alike {
         matches.append(&mut plan.alike);
     }

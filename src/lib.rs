@@ -35,6 +35,7 @@ pub mod deliver;
 pub mod erasure;
 pub mod search;
 pub mod search_indexer;
+pub mod segment_filter;
 
 pub(crate) mod archive_reader;
 pub mod audit;
@@ -42,6 +43,7 @@ pub(crate) mod error;
 pub mod export;
 pub mod metrics;
 pub(crate) mod operator_actions;
+pub(crate) mod report;
 pub mod status;
 pub mod verify;
 

@@ -14,7 +14,7 @@ use crate::model::{TimeRange, TimeRangeSet};
 use crate::status::planning_rules;
 
 /// The widest range that is queued without confirmation.
-const MAX_UNCONFIRMED_WIDTH: Duration = Duration::from_secs(400 * 86_400);
+const MAX_UNCONFIRMED_WIDTH: Duration = Duration::from_secs(31 * 86_400);
 /// The longest estimate of the reading time that is queued without confirmation.
 const MAX_UNCONFIRMED_ESTIMATE: Duration = Duration::from_secs(7 * 86_400);
 

@@ -1,15 +1,16 @@
 //! Writes rows as Apache Parquet. Only one row group is held in memory, whatever the number of
 //! rows.
 //!
-//! Every column is optional, texts are UTF-8, times are UTC in milliseconds, and pages are
-//! compressed with zstd. DuckDB, pandas, Spark and similar tools read such files without options.
+//! Every column is optional, texts are UTF-8, times are UTC in milliseconds, lists have the
+//! standard three levels, and pages are compressed with zstd. DuckDB, pandas, Spark and similar
+//! tools read such files without options.
 //! The file is complete once [`ParquetWriter::finish`] has returned.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
@@ -17,7 +18,7 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
 /// The number of rows at which a row group is written.
-const MAX_GROUP_ROWS: usize = 10_000;
+const MAX_GROUP_ROWS: usize = 100_000;
 /// The number of bytes at which a row group is written.
 const MAX_GROUP_BYTES: usize = 32 << 20;
 /// The number of rows between two checks of the page size; small, because bodies are large.
@@ -34,6 +35,10 @@ pub(crate) enum ParquetType {
     Time,
     /// A 64-bit integer.
     Number,
+    /// True or false.
+    Flag,
+    /// A list of short texts, such as ids and names.
+    WordList,
 }
 
 /// The name and type of a column.
@@ -46,6 +51,10 @@ pub(crate) enum CellValue {
     Text(String),
     /// For [`ParquetType::Time`] and [`ParquetType::Number`].
     Number(i64),
+    /// For [`ParquetType::Flag`].
+    Flag(bool),
+    /// For [`ParquetType::WordList`].
+    List(Vec<String>),
     /// No value.
     Empty,
 }
@@ -75,14 +84,19 @@ pub(crate) struct ParquetWriter<W: Write + Send> {
 #[derive(Debug)]
 struct ColumnBuffer {
     data: ColumnData,
-    /// The definition level of each row: 1 if it has a value, else 0.
+    /// The definition level of each value: 0 if the row has none, 1 if it has one. In a list, 1
+    /// stands for the empty list and 2 for an element.
     levels: Vec<i16>,
+    /// In a list, 0 for the first element of a row and 1 for the others; empty for other columns.
+    repetitions: Vec<i16>,
 }
 
 #[derive(Debug)]
 enum ColumnData {
     Texts(Vec<ByteArray>),
     Numbers(Vec<i64>),
+    Flags(Vec<bool>),
+    Lists(Vec<ByteArray>),
 }
 
 impl<W: Write + Send> ParquetWriter<W> {
@@ -95,6 +109,10 @@ impl<W: Write + Send> ParquetWriter<W> {
             ParquetType::Word | ParquetType::Text => format!("optional binary {name} (STRING);"),
             ParquetType::Time => format!("optional int64 {name} (TIMESTAMP(MILLIS,true));"),
             ParquetType::Number => format!("optional int64 {name};"),
+            ParquetType::Flag => format!("optional boolean {name};"),
+            ParquetType::WordList => format!(
+                "optional group {name} (LIST) {{ repeated group list {{ required binary element (STRING); }} }}"
+            ),
         });
         let message = format!("message {name} {{ {} }}", lines.collect::<Vec<_>>().join(" "));
         let schema = parse_message_type(&message).map_err(into_io_error)?;
@@ -108,7 +126,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// Returns an error if a full row group cannot be written.
-    pub(crate) fn push<const N: usize>(&mut self, row: [CellValue; N]) -> io::Result<()> {
+    pub(crate) fn push(&mut self, row: impl IntoIterator<Item = CellValue>) -> io::Result<()> {
         for (values, cell) in self.group.iter_mut().zip(row) {
             self.bytes += values.push(cell);
         }
@@ -149,43 +167,71 @@ impl ColumnBuffer {
         let data = match kind {
             ParquetType::Word | ParquetType::Text => ColumnData::Texts(Vec::new()),
             ParquetType::Time | ParquetType::Number => ColumnData::Numbers(Vec::new()),
+            ParquetType::Flag => ColumnData::Flags(Vec::new()),
+            ParquetType::WordList => ColumnData::Lists(Vec::new()),
         };
-        ColumnBuffer { data, levels: Vec::new() }
+        ColumnBuffer { data, levels: Vec::new(), repetitions: Vec::new() }
     }
 
     /// Buffers the cell; returns the approximate memory that it uses.
     fn push(&mut self, cell: CellValue) -> usize {
+        let bytes_of = |text: String| ByteArray::from(text.into_bytes());
         let mut size = size_of::<ByteArray>();
         let is_present = match (&mut self.data, cell) {
             (ColumnData::Texts(texts), CellValue::Text(text)) => {
                 size += text.len();
-                texts.push(ByteArray::from(text.into_bytes()));
+                texts.push(bytes_of(text));
                 true
             }
             (ColumnData::Numbers(numbers), CellValue::Number(number)) => {
                 numbers.push(number);
                 true
             }
+            (ColumnData::Flags(flags), CellValue::Flag(flag)) => {
+                flags.push(flag);
+                true
+            }
+            (ColumnData::Lists(texts), CellValue::List(list)) if !list.is_empty() => {
+                size += list.iter().map(|text| text.len() + size_of::<ByteArray>()).sum::<usize>();
+                self.levels.extend(list.iter().map(|_| 2));
+                self.repetitions.extend((0..list.len()).map(|nth| i16::from(nth > 0)));
+                texts.extend(list.into_iter().map(bytes_of));
+                return size;
+            }
+            (ColumnData::Lists(_), CellValue::List(_)) => true,
             _ => false,
         };
         self.levels.push(i16::from(is_present));
+        if matches!(self.data, ColumnData::Lists(_)) {
+            self.repetitions.push(0);
+        }
         size
     }
 
     fn write(&mut self, mut column: SerializedColumnWriter<'_>) -> Result<(), ParquetError> {
+        let levels = (self.levels.as_slice(), self.repetitions.as_slice());
         match &mut self.data {
-            ColumnData::Texts(texts) => {
-                column.typed::<ByteArrayType>().write_batch(texts, Some(&self.levels), None)?;
-                texts.clear();
-            }
-            ColumnData::Numbers(numbers) => {
-                column.typed::<Int64Type>().write_batch(numbers, Some(&self.levels), None)?;
-                numbers.clear();
-            }
+            ColumnData::Texts(texts) => write_values::<ByteArrayType>(&mut column, texts, levels)?,
+            ColumnData::Numbers(numbers) => write_values::<Int64Type>(&mut column, numbers, levels)?,
+            ColumnData::Flags(flags) => write_values::<BoolType>(&mut column, flags, levels)?,
+            ColumnData::Lists(texts) => write_values::<ByteArrayType>(&mut column, texts, levels)?,
         }
         self.levels.clear();
+        self.repetitions.clear();
         column.close()
     }
+}
+
+/// Writes the buffered values with their definition and repetition levels, and clears them.
+fn write_values<T: DataType>(
+    column: &mut SerializedColumnWriter<'_>,
+    values: &mut Vec<T::T>,
+    (definitions, repetitions): (&[i16], &[i16]),
+) -> Result<(), ParquetError> {
+    let repetitions = Some(repetitions).filter(|levels| !levels.is_empty());
+    column.typed::<T>().write_batch(values, Some(definitions), repetitions)?;
+    values.clear();
+    Ok(())
 }
 
 /// Disables the page index, which would be kept in memory to the end. Readers skip data by the
@@ -225,14 +271,16 @@ mod tests {
 
     use super::*;
 
-    const COLUMNS: [ColumnSpec; 4] = [
+    const COLUMNS: [ColumnSpec; 6] = [
         ("id", ParquetType::Word),
         ("said", ParquetType::Text),
         ("at", ParquetType::Time),
         ("version", ParquetType::Number),
+        ("known", ParquetType::Flag),
+        ("names", ParquetType::WordList),
     ];
 
-    fn written(rows: Vec<[CellValue; 4]>) -> SerializedFileReader<Bytes> {
+    fn written(rows: Vec<[CellValue; 6]>) -> SerializedFileReader<Bytes> {
         let mut file = Vec::new();
         let mut table = ParquetWriter::new(&mut file, "row", &COLUMNS).unwrap();
         for row in rows {
@@ -245,35 +293,49 @@ mod tests {
     #[test]
     fn rows_read_back_as_they_were_written() {
         let text = |text: &str| CellValue::Text(text.to_owned());
+        let list = |names: &[&str]| CellValue::List(names.iter().map(|name| (*name).to_owned()).collect());
+        let moment = CellValue::Number(1_721_651_880_001);
+        let rest = || [CellValue::Empty, CellValue::Empty, CellValue::Empty];
+        let [first, second, third] = rest();
         let reader = written(vec![
-            [text("a"), text("naïve \0 👩‍💻"), CellValue::Number(1_721_651_880_001), CellValue::Number(-1)],
-            [text(""), CellValue::Empty, CellValue::Empty, CellValue::Empty],
+            [text("a"), text("naïve \0 👩‍💻"), moment, CellValue::Number(-1), CellValue::Flag(true), list(&["x", "y"])],
+            [text(""), first, second, third, CellValue::Empty, CellValue::Empty],
+            [text("b"), CellValue::Empty, CellValue::Empty, CellValue::Empty, CellValue::Flag(false), list(&[])],
+            [text("c"), CellValue::Empty, CellValue::Empty, CellValue::Empty, CellValue::Empty, list(&["z"])],
         ]);
         let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
         assert_eq!(rows[0].get_string(1).unwrap(), "naïve \0 👩‍💻");
         assert_eq!(rows[0].get_timestamp_millis(2).unwrap(), 1_721_651_880_001);
-        assert_eq!(rows[0].get_long(3).unwrap(), -1);
+        assert_eq!((rows[0].get_long(3).unwrap(), rows[0].get_bool(4).unwrap()), (-1, true));
         let second: Vec<&Field> = rows[1].get_column_iter().map(|(_, field)| field).collect();
-        assert_eq!(second, [&Field::Str(String::new()), &Field::Null, &Field::Null, &Field::Null]);
+        let null = &Field::Null;
+        assert_eq!(second, [&Field::Str(String::new()), null, null, null, null, null]);
+        let names = |row: usize| rows[row].get_list(5).unwrap().elements().len();
+        assert_eq!((names(0), names(2), names(3)), (2, 0, 1));
+        assert!(!rows[2].get_bool(4).unwrap());
     }
 
     #[test]
     fn a_file_without_rows_is_a_file() {
         let reader = written(Vec::new());
         assert_eq!(reader.metadata().file_metadata().num_rows(), 0);
-        assert_eq!(reader.metadata().file_metadata().schema_descr().num_columns(), 4);
+        assert_eq!(reader.metadata().file_metadata().schema_descr().num_columns(), 6);
     }
 
     #[test]
     fn a_group_ends_by_its_rows_or_its_bytes() {
-        let row =
-            |size: usize| [CellValue::Empty, CellValue::Text("x".repeat(size)), CellValue::Empty, CellValue::Empty];
-        let groups = |rows: Vec<[CellValue; 4]>| {
-            let reader = written(rows);
+        let groups = |rows: usize, size: usize| {
+            let mut file = Vec::new();
+            let mut table = ParquetWriter::new(&mut file, "row", &COLUMNS[1..2]).unwrap();
+            for _ in 0..rows {
+                table.push([CellValue::Text("x".repeat(size))]).unwrap();
+            }
+            table.finish().unwrap();
+            let reader = SerializedFileReader::new(Bytes::from(file)).unwrap();
             reader.metadata().row_groups().iter().map(|group| group.num_rows()).collect::<Vec<_>>()
         };
-        assert_eq!(groups(vec![row(1); MAX_GROUP_ROWS + 1]), [i64::try_from(MAX_GROUP_ROWS).unwrap(), 1]);
-        assert_eq!(groups(vec![row(MAX_GROUP_BYTES / 2); 3]), [2, 1]);
+        assert_eq!(groups(MAX_GROUP_ROWS + 1, 1), [i64::try_from(MAX_GROUP_ROWS).unwrap(), 1]);
+        assert_eq!(groups(3, MAX_GROUP_BYTES / 2), [2, 1]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
     ("coverage", &["discovery", "fetch"]),
     ("delivery", &["*", "-backoff", "-clock"]),
     ("search", &["discover", "fetch", "search_indexer", "daemon", "cli", "http", "sim", "status"]),
+    ("segment_filter", &["*", "-render", "-search::tokenizer"]),
+    ("report", &["*", "-audit", "-clock", "-config", "-db", "-model", "-render", "-verify"]),
     ("search_indexer", &["discover", "fetch", "coverage", "ringcx", "daemon", "cli", "http", "sim", "status"]),
     ("event", &["*", "-clock", "-lenient_json", "-model", "-render", "-ringcx"]),
     (

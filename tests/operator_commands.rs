@@ -219,7 +219,7 @@ async fn a_backfill_is_queued_before_any_daemon_ran() {
     assert!(result.out.contains("account 10 (Support)") && result.out.contains("account 20"), "{result:?}");
     assert!(result.out.contains("takes about 1d 1"), "{result:?}");
     assert!(result.err.contains("no daemon is running"), "{result:?}");
-    let result = env.run(&["backfill", "--from", "60d", "--to", "20d", "--account", "support", "--oldest-first"]).await;
+    let result = env.run(&["backfill", "--from", "60d", "--to", "30d", "--account", "support", "--oldest-first"]).await;
     assert_eq!(result.status, Some(0), "{result:?}");
     assert!(result.out.contains("together with 1 backfill queued before"), "{result:?}");
     assert!(!result.err.contains("cannot be read yet"), "{result:?}");

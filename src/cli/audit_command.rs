@@ -37,7 +37,7 @@ pub(crate) struct AuditArgs {
 pub(crate) async fn run(args: AuditArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
     let settings = context.settings()?;
-    let db = context.open_database(OpenMode::Existing).await?;
+    let db = context.open_database(OpenMode::ReadOnly).await?;
     let account = context.find_account(&db, args.account.as_deref()).await?;
     let account = account.map(|account| account.id.sub.to_string());
     let now = context.clock.now();

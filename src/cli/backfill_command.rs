@@ -9,6 +9,7 @@ mod wait_progress;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde::Serialize;
 
 use super::{CommandContext, human_format, is_daemon_alive, terminal};
 use crate::access::{AccessAction, AccessSubject};
@@ -57,6 +58,9 @@ struct BackfillCancelArgs {
     /// Number of the backfill, as `backfill list` shows it
     #[arg(value_name = "ID")]
     id: i64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -79,10 +83,28 @@ struct BackfillRequestArgs {
     /// Wait until the range is read, and show a progress bar
     #[arg(long)]
     wait: bool,
-    /// Skip the confirmation of a range that is wider than 400 days or takes more than a week to
-    /// read
+    /// Skip the confirmation of a range that is wider than 31 days or takes more than a week to read;
+    /// required without a terminal
     #[arg(long, short)]
     yes: bool,
+    /// Print JSON, one backfill per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// A queued backfill as JSON.
+#[derive(Serialize)]
+struct QueuedBackfillJson<'a> {
+    id: i64,
+    rc_account_id: &'a str,
+    sub_account_id: &'a str,
+    from: String,
+    to: String,
+    /// The width of the range.
+    seconds: u64,
+    /// How long reading the metadata takes, alone and with all open backfills of the account.
+    estimated_seconds: u64,
+    estimated_seconds_of_all: u64,
 }
 
 /// A backfill that this command has queued.
@@ -150,7 +172,13 @@ async fn cancel_backfill(args: &BackfillCancelArgs, context: &CommandContext) ->
         let error = UserError::failed(format!("no open backfill has the number {}", args.id));
         anyhow::bail!(error.with_hint("`ringcx-extractor backfill list` shows the open backfills"));
     }
-    terminal::print_stdout(&format!("cancelled backfill {}; the segments that it has found are kept\n", args.id))?;
+    match args.json {
+        true => terminal::print_json(&serde_json::json!({ "cancelled": args.id }))?,
+        false => terminal::print_stdout(&format!(
+            "cancelled backfill {}; the segments that it has found are kept\n",
+            args.id
+        ))?,
+    }
     Ok(0)
 }
 
@@ -189,7 +217,10 @@ async fn queue_backfills(args: BackfillRequestArgs, context: &CommandContext) ->
         .collect();
     for backfill in &queued {
         let open = open_backfills(&db, backfill.account.key).await?;
-        terminal::print_stdout(&describe_queued(backfill, &open, settings))?;
+        match args.json {
+            true => terminal::print_json(&queued_json(backfill, &open, settings))?,
+            false => terminal::print_stdout(&describe_queued(backfill, &open, settings))?,
+        }
         if let Some(warning) = retention_warning(&backfill.account, range.from, now) {
             terminal::print_stderr(&warning);
         }
@@ -203,7 +234,7 @@ async fn queue_backfills(args: BackfillRequestArgs, context: &CommandContext) ->
     let status = if args.wait {
         wait_progress::wait(&db, &queued, settings, &context.clock).await?
     } else {
-        if alive {
+        if alive && !args.json {
             terminal::print_stdout("the running daemon starts at once; `--wait` shows the progress\n")?;
         }
         0
@@ -282,6 +313,26 @@ async fn open_backfills(db: &Db, account: AccountKey) -> anyhow::Result<Vec<(i64
 /// The union of all open ranges; a range that is requested twice is read once.
 fn union_of_open(open: &[(i64, TimeRangeSet)]) -> TimeRangeSet {
     TimeRangeSet::from_unsorted(open.iter().flat_map(|(_, left)| left.as_slice()).copied().collect())
+}
+
+fn queued_json<'a>(
+    queued: &'a QueuedBackfill,
+    open: &[(i64, TimeRangeSet)],
+    settings: &Settings,
+) -> QueuedBackfillJson<'a> {
+    let estimate = |ranges: &TimeRangeSet| {
+        estimate_backfill_duration(ranges, &queued.rules, &settings.discovery.rechecks).as_secs()
+    };
+    QueuedBackfillJson {
+        id: queued.id,
+        rc_account_id: &queued.account.id.rc,
+        sub_account_id: &queued.account.id.sub,
+        from: queued.range.from.rfc3339_secs(),
+        to: queued.range.to.rfc3339_secs(),
+        seconds: queued.range.width().as_secs(),
+        estimated_seconds: estimate(&TimeRangeSet::from_unsorted(vec![queued.range])),
+        estimated_seconds_of_all: estimate(&union_of_open(open)),
+    }
 }
 
 fn describe_queued(queued: &QueuedBackfill, open: &[(i64, TimeRangeSet)], settings: &Settings) -> String {

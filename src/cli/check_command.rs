@@ -13,6 +13,8 @@ use account_check::CheckedAccount;
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::error_report::strip_driver_prefix;
 use super::{CommandContext, terminal};
 use crate::clock::Time;
@@ -25,7 +27,11 @@ use crate::ringcx::rate_limit::Pacer;
 use crate::ringcx::{self, ApiClient, ErrorCause, Login};
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct CheckArgs {}
+pub(crate) struct CheckArgs {
+    /// Print JSON, one check per line
+    #[arg(long)]
+    json: bool,
+}
 
 /// The resources that the checks of all accounts share.
 struct CheckEnv<'a> {
@@ -39,8 +45,8 @@ struct CheckEnv<'a> {
 }
 
 /// Runs all checks; returns exit status 1 if one failed, or 2 if the settings are invalid.
-pub(crate) async fn run(_args: CheckArgs, context: &CommandContext) -> anyhow::Result<u8> {
-    let mut output = CheckOutput::default();
+pub(crate) async fn run(args: CheckArgs, context: &CommandContext) -> anyhow::Result<u8> {
+    let mut output = CheckOutput { is_json: args.json, ..CheckOutput::default() };
     let loaded = match context.loaded_settings() {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -72,7 +78,7 @@ pub(crate) async fn run(_args: CheckArgs, context: &CommandContext) -> anyhow::R
         };
     let login = app_context::build_login(
         settings,
-        tokio::sync::watch::Sender::new(settings.auth.clone()).subscribe(),
+        tokio::sync::watch::Sender::new(settings.login()?.clone()).subscribe(),
         &api,
         &db,
         &context.clock,
@@ -98,7 +104,7 @@ fn settings_lines(loaded: &LoadedSettings) -> Vec<CheckLine> {
 
 /// A line if the JWT credential of the login expires soon or has expired.
 fn check_credential(settings: &Settings, now: Time) -> Option<CheckLine> {
-    let expires = app_context::login_credentials(&settings.auth).expires()?;
+    let expires = app_context::login_credentials(settings.auth.as_ref()?).expires()?;
     let finding = ringcx::expiry_warning(expires, now)?;
     let line = if finding.is_expired { CheckLine::failed } else { CheckLine::warning };
     Some(line("credential", &finding.sentence).with_hint(Some(finding.hint)))
@@ -149,7 +155,8 @@ fn format_causes(error: &anyhow::Error) -> String {
 
 /// Logs in; returns whether there is a token for further checks.
 async fn check_login(settings: &Settings, login: &Login, output: &mut CheckOutput) -> anyhow::Result<bool> {
-    let method = match &settings.auth {
+    let auth = settings.login()?;
+    let method = match auth {
         Auth::RingCentral { .. } => "RingCentral JWT, exchanged for a RingCX token",
         Auth::Engage { .. } => "Engage user name and password",
         Auth::ApiToken { .. } => "permanent API token: verified by the first request below",
@@ -157,7 +164,7 @@ async fn check_login(settings: &Settings, login: &Login, output: &mut CheckOutpu
     match login.token().await {
         Ok(_) => {
             output.print(&CheckLine::ok("login", method))?;
-            if matches!(settings.auth, Auth::RingCentral { .. }) {
+            if matches!(auth, Auth::RingCentral { .. }) {
                 output.print(&CheckLine::ok("scope", "ReadAccounts is granted, or the answer listed no scopes"))?;
             }
             Ok(true)
@@ -221,7 +228,7 @@ impl CheckEnv<'_> {
 }
 
 /// The result of one check.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct CheckLine {
     level: CheckLevel,
     what: String,
@@ -229,7 +236,8 @@ struct CheckLine {
     hint: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 enum CheckLevel {
     Ok,
     /// Valid but unusual.
@@ -280,13 +288,17 @@ impl CheckLine {
 /// Prints lines and remembers whether a check failed.
 #[derive(Debug, Default)]
 struct CheckOutput {
+    is_json: bool,
     has_failed: bool,
 }
 
 impl CheckOutput {
     fn print(&mut self, line: &CheckLine) -> anyhow::Result<()> {
         self.has_failed |= line.level == CheckLevel::Failed;
-        Ok(terminal::print_stdout(&line.format())?)
+        match self.is_json {
+            true => terminal::print_json(line),
+            false => Ok(terminal::print_stdout(&line.format())?),
+        }
     }
 
     fn exit_status(&self) -> u8 {

@@ -7,6 +7,7 @@
 
 mod copies;
 mod journal_table;
+mod plan_json;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,7 +69,7 @@ pub(crate) struct EraseArgs {
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Show what would be erased, without erasing it
-    #[arg(long)]
+    #[arg(long, group = "shown")]
     dry_run: bool,
     /// Skip the confirmation; required without a terminal
     #[arg(long, short)]
@@ -92,10 +93,10 @@ pub(crate) struct EraseArgs {
     #[arg(long, conflicts_with_all = ["about", "dry_run", "rewrite", "quick", "reason", "journal"])]
     retention_now: bool,
     /// Show the journal of erasures and holds: who, what and when
-    #[arg(long, conflicts_with_all = ["dry_run", "yes", "quick", "reason", "account", "include_alike", "include_unreadable"])]
+    #[arg(long, group = "shown", conflicts_with_all = ["dry_run", "yes", "quick", "reason", "account", "include_alike", "include_unreadable"])]
     journal: bool,
-    /// With --journal, print JSON, one entry per line
-    #[arg(long, requires = "journal")]
+    /// Print JSON: with --journal one entry per line, with --dry-run one object
+    #[arg(long, requires = "shown")]
     json: bool,
 }
 
@@ -175,6 +176,10 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
         access_entry: None,
     };
     let found = find_segments(db, &request).await?;
+    if args.json {
+        terminal::print_json(&plan_json::PlanJson::of(&found))?;
+        return Ok(u8::from(found.is_empty() || found.is_incomplete()));
+    }
     terminal::print_stdout(&describe_found(&found, args.dry_run))?;
     terminal::print_stdout(&copies::describe_copies(db, context.settings()?, &found.segments).await?)?;
     if found.is_empty() {

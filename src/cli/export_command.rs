@@ -7,13 +7,14 @@ use clap::builder::TypedValueParser;
 use indicatif::ProgressBar;
 use regex::Regex;
 
+use super::filter_args::{FilterArgs, account_names};
 use super::terminal::{self, Stdout};
 use super::{CommandContext, human_format, named_values};
 use crate::access::{AccessAction, AccessSubject};
 use crate::config::RedactionRule;
-use crate::db::{Db, ExportRange, OpenMode};
+use crate::db::{Db, EXPORT_ERASURE_RETENTION, OpenMode};
 use crate::error::UserError;
-use crate::export::{self, ExportFormat, Selection, Target};
+use crate::export::{self, ExportFormat, ExportSummary, Selection, Table, Target};
 use crate::redact::Redactor;
 
 /// The progress bar's template.
@@ -24,21 +25,15 @@ pub(crate) struct ExportArgs {
     /// Output format
     #[arg(long, value_enum, default_value = "jsonl")]
     pub(crate) format: ExportFormat,
+    /// What one row is; docs/tables.md lists the columns
+    #[arg(long, value_enum, default_value = "segments")]
+    pub(crate) table: Table,
     /// With `--format csv`: make all cells safe for Excel and other spreadsheets: no formulas, and
     /// no cell too long
     #[arg(long)]
     pub(crate) excel: bool,
-    /// Segments that ended at or after this time
-    #[arg(long, value_name = "TIME")]
-    pub(crate) from: Option<String>,
-    /// Segments that ended before this time
-    #[arg(long, value_name = "TIME")]
-    pub(crate) to: Option<String>,
-    /// Only this account: its sub-account id or name
-    #[arg(long, value_name = "ACCOUNT")]
-    pub(crate) account: Option<String>,
-    /// Only segments that changed since an earlier export, given by the number that it printed last
-    /// on standard error
+    /// Only what changed since an earlier export, given by the number that it printed last on
+    /// standard error; also tells which segments were erased
     #[arg(long, value_name = "NUMBER")]
     pub(crate) changed_since: Option<i64>,
     /// Redact these in texts, metadata and summaries; the archive is not changed
@@ -50,6 +45,8 @@ pub(crate) struct ExportArgs {
     /// output]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) filters: FilterArgs,
 }
 
 fn redaction_rules() -> impl TypedValueParser<Value = RedactionRule> {
@@ -61,7 +58,7 @@ fn redaction_rules() -> impl TypedValueParser<Value = RedactionRule> {
 }
 
 pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::Result<u8> {
-    let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
+    args.filters.time_range(context)?;
     let redactor = build_redactor(&args.redact, &args.redact_pattern)?;
     let format = match (args.format, args.excel) {
         (ExportFormat::Csv, true) => ExportFormat::CsvForExcel,
@@ -71,50 +68,73 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
         }
         (format, false) => format,
     };
+    if !format.supports(args.table) {
+        let error = UserError::usage("failed to export: --format text has no table of phrases");
+        bail!(error.with_hint("use `--format csv`, `jsonl` or `parquet`; text shows segments or dialogs"));
+    }
     let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
     if format.is_precompressed() && file.is_none() && terminal::is_terminal() {
         let error = UserError::usage("refusing to write Parquet to a terminal");
         bail!(error.with_hint("name a file with --output, or redirect standard output"));
     }
-    let db = context.open_database(OpenMode::Existing).await?;
-    let account = context.find_account(&db, args.account.as_deref()).await?;
-    let range = ExportRange { from, to, account: account.as_ref().map(|account| account.key) };
-    let total = db.count_segments(range).await?;
-    let sub = account.as_ref().map(|account| &*account.id.sub);
-    let subject = AccessSubject::Query { text: &describe_export(&args), sub, hits: total };
-    context.record_access(&db, AccessAction::Export, subject).await?;
-    let selection = Selection { range, since: find_export_cursor(&db, args.changed_since).await?, redactor };
+    let db = context.open_database(OpenMode::ReadOnly).await?;
+    let since = find_export_cursor(&db, args.changed_since).await?;
+    warn_about_old_cursor(since.as_ref(), context);
+    // Taken before the first read, so that the next export includes all later changes.
+    let cursor = match db.is_read_only() {
+        true => None,
+        false => Some(db.create_export_cursor(context.clock.now()).await),
+    };
+    let selected = args.filters.resolve(&db, context).await?;
+    let subject: Option<Vec<i64>> = selected.subject.map(|found| found.iter().map(|segment| segment.key).collect());
+    let total = match (&subject, &since) {
+        (Some(keys), None) => keys.len() as u64,
+        _ => db.count_segments(selected.range).await?,
+    };
+    let text = describe_export(&args);
+    let subject_of_access = AccessSubject::Query { text: &text, sub: selected.sub.as_deref(), hits: total };
+    context.record_access(&db, AccessAction::Export, subject_of_access).await?;
+    let selection = Selection {
+        table: args.table,
+        range: selected.range,
+        filter: selected.filter,
+        subject,
+        since,
+        redactor,
+        account_names: account_names(&db, context).await?,
+    };
     let target = match file {
         Some(path) if format.is_precompressed() => Target::precompressed_file(path)?,
         Some(path) => Target::file(path)?,
         None => Target::stream(Stdout),
     };
-    // Taken before the first read, so that the next export includes all later changes.
-    let cursor = db.create_export_cursor(context.clock.now()).await;
     let bar = match file {
         Some(_) => terminal::progress_bar(total, PROGRESS_TEMPLATE),
         None => ProgressBar::hidden(),
     };
     // An interrupt must not leave an incomplete file.
-    let count = tokio::select! {
-        count = write_target(&db, &selection, format, target, &bar) => match file {
-            Some(path) => count.map_err(|error| Target::explain_error(error, path))?,
-            None => count?,
+    let summary = tokio::select! {
+        written = write_target(&db, &selection, format, target, &bar) => match file {
+            Some(path) => written.map_err(|error| Target::explain_error(error, path))?,
+            None => written?,
         },
         _ = tokio::signal::ctrl_c() => bail!("interrupted: the export is not complete"),
     };
     bar.finish_and_clear();
     db.close().await;
     if let Some(path) = file {
-        terminal::print_stderr(&format!(
-            "exported {} to {}",
-            human_format::format_count(count, "segment"),
-            path.display()
-        ));
+        let mut what = human_format::format_count(summary.rows, args.table.noun());
+        if summary.erased > 0 {
+            what += &format!(" and {}", human_format::format_count(summary.erased, "erasure"));
+        }
+        terminal::print_stderr(&format!("exported {what} to {}", path.display()));
     }
     match cursor {
-        Ok(number) => terminal::print_stderr(&format!("for later changes use --changed-since {number}")),
-        Err(error) => terminal::print_stderr(&format!("warning: no number for --changed-since is available: {error}")),
+        Some(Ok(number)) => terminal::print_stderr(&format!("for later changes use --changed-since {number}")),
+        Some(Err(error)) => {
+            terminal::print_stderr(&format!("warning: no number for --changed-since is available: {error}"))
+        }
+        None => terminal::print_stderr("note: the database is read-only, so there is no number for --changed-since"),
     }
     Ok(0)
 }
@@ -122,11 +142,7 @@ pub(crate) async fn run(args: ExportArgs, context: &CommandContext) -> anyhow::R
 /// The selection, for the access log.
 fn describe_export(args: &ExportArgs) -> String {
     let mut text = "export".to_owned();
-    for (name, value) in [("from", &args.from), ("to", &args.to)] {
-        if let Some(value) = value {
-            text.push_str(&format!(" {name}={value}"));
-        }
-    }
+    text.push_str(&args.filters.describe());
     if let Some(number) = args.changed_since {
         text.push_str(&format!(" changed_since={number}"));
     }
@@ -142,10 +158,23 @@ async fn write_target(
     format: ExportFormat,
     mut target: Target,
     bar: &ProgressBar,
-) -> anyhow::Result<u64> {
-    let count = export::write_export(db, selection, format, &mut target, &mut |written| bar.inc(written)).await?;
+) -> anyhow::Result<ExportSummary> {
+    let summary = export::write_export(db, selection, format, &mut target, &mut |read| bar.inc(read)).await?;
     target.finish()?;
-    Ok(count)
+    Ok(summary)
+}
+
+/// Ids of erased segments are kept for a time only.
+fn warn_about_old_cursor(cursor: Option<&crate::db::ExportCursor>, context: &CommandContext) {
+    let created = cursor.and_then(|cursor| cursor.created().known());
+    let oldest = context.clock.now() - EXPORT_ERASURE_RETENTION;
+    if let Some(created) = created.filter(|created| *created < oldest) {
+        terminal::print_stderr(&format!(
+            "warning: the number is of {}; erasures before {} are not told any more: export everything again",
+            created.rfc3339_secs(),
+            oldest.rfc3339_secs()
+        ));
+    }
 }
 
 async fn find_export_cursor(db: &Db, number: Option<i64>) -> anyhow::Result<Option<crate::db::ExportCursor>> {

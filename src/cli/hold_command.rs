@@ -8,7 +8,7 @@ use super::erase_command::{SubjectArgs, current_user, list_first_segments, segme
 use super::human_format::{format_amounts, format_count};
 use super::{CommandContext, terminal};
 use crate::access::{AccessAction, AccessSubject};
-use crate::db::{Db, ExportRange, Hold, JournalAction, JournalEntry, OpenMode};
+use crate::db::{AccountRow, Db, ExportRange, Hold, JournalAction, JournalEntry, OpenMode};
 use crate::erasure::{self, HoldCount};
 use crate::error::UserError;
 use crate::render::clean_line;
@@ -26,8 +26,8 @@ pub(crate) struct HoldArgs {
     /// List the holds
     #[arg(long, conflicts_with_all = ["about", "account", "reason", "release"])]
     list: bool,
-    /// With --list, print JSON, one hold per line
-    #[arg(long, requires = "list")]
+    /// Print JSON: with --list one hold per line, else the hold that was placed or released
+    #[arg(long)]
     json: bool,
     /// Release the hold with this number
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["about", "account"])]
@@ -67,7 +67,12 @@ pub(crate) async fn run(args: HoldArgs, context: &CommandContext) -> anyhow::Res
             let error = UserError::failed(format!("there is no hold {id}"));
             bail!(error.with_hint("`ringcx-extractor hold --list` lists the holds"));
         };
-        terminal::print_stdout(&format!("released hold {}: retention and erasure apply again\n", released.id))?;
+        match args.json {
+            true => terminal::print_json(&serde_json::json!({ "released": released.id }))?,
+            false => {
+                terminal::print_stdout(&format!("released hold {}: retention and erasure apply again\n", released.id))?
+            }
+        }
     } else {
         let account = context.find_account(&db, args.account.as_deref()).await?;
         if let Some(subject) = &subject {
@@ -84,12 +89,17 @@ pub(crate) async fn run(args: HoldArgs, context: &CommandContext) -> anyhow::Res
         };
         let id = db.place_hold(&entry, account, context.clock.now()).await?;
         // Printed before another step can fail, because the hold is active.
-        terminal::print_stdout(&format!(
-            "placed hold {id}: it protects all matching segments, including later ones\n"
-        ))?;
+        if !args.json {
+            terminal::print_stdout(&format!(
+                "placed hold {id}: it protects all matching segments, including later ones\n"
+            ))?;
+        }
         let placed: Vec<Hold> = db.holds(account).await?.into_iter().filter(|hold| hold.id == id).collect();
         for (hold, counted) in placed.iter().zip(count_protected(&db, &placed).await?) {
-            terminal::print_stdout(&format!("it protects {} now\n", describe_count(&counted)))?;
+            match args.json {
+                true => print_json_lines(&db, std::slice::from_ref(hold), std::slice::from_ref(&counted)).await?,
+                false => terminal::print_stdout(&format!("it protects {} now\n", describe_count(&counted)))?,
+            }
             if let Some(warning) = hold_warning(hold, &counted) {
                 terminal::print_stderr(&warning);
             }
@@ -148,33 +158,40 @@ fn hold_warning(hold: &Hold, counted: &HoldCount) -> Option<String> {
     }
 }
 
+/// The sub-account that a hold covers; `None` for all.
+fn sub_account_id(accounts: &[AccountRow], hold: &Hold) -> Option<String> {
+    let account = accounts.iter().find(|account| Some(account.key) == hold.account);
+    account.map(|account| account.id.sub.to_string())
+}
+
+async fn print_json_lines(db: &Db, holds: &[Hold], counts: &[HoldCount]) -> anyhow::Result<()> {
+    let accounts = db.accounts().await?;
+    for (hold, counted) in holds.iter().zip(counts) {
+        let sub = sub_account_id(&accounts, hold);
+        terminal::print_json(&HoldJson {
+            id: hold.id,
+            sub_account_id: sub.as_deref(),
+            kind: hold.subject.kind(),
+            value: hold.subject.value(),
+            placed: hold.placed.rfc3339(),
+            who: &hold.who,
+            reason: hold.reason.as_deref(),
+            segments: counted.segments,
+            segments_possible: counted.possible,
+            records: counted.records,
+        })?;
+    }
+    Ok(())
+}
+
 async fn list_holds(db: &Db, json: bool) -> anyhow::Result<()> {
     let holds = db.holds(None).await?;
     let counts = count_protected(db, &holds).await?;
-    let accounts = db.accounts().await?;
-    let sub = |hold: &Hold| {
-        let account = accounts.iter().find(|account| Some(account.key) == hold.account);
-        account.map(|account| account.id.sub.to_string())
-    };
     if json {
-        for (hold, counted) in holds.iter().zip(&counts) {
-            let sub = sub(hold);
-            let line = HoldJson {
-                id: hold.id,
-                sub_account_id: sub.as_deref(),
-                kind: hold.subject.kind(),
-                value: hold.subject.value(),
-                placed: hold.placed.rfc3339(),
-                who: &hold.who,
-                reason: hold.reason.as_deref(),
-                segments: counted.segments,
-                segments_possible: counted.possible,
-                records: counted.records,
-            };
-            terminal::print_json(&line)?;
-        }
-        return Ok(());
+        return print_json_lines(db, &holds, &counts).await;
     }
+    let accounts = db.accounts().await?;
+    let sub = |hold: &Hold| sub_account_id(&accounts, hold);
     if holds.is_empty() {
         terminal::print_stderr("there are no holds");
         return Ok(());

@@ -17,7 +17,7 @@ pub(crate) async fn run(_args: RunArgs, context: &CommandContext) -> anyhow::Res
     let loaded = context.loaded_settings()?;
     let log = telemetry::init(&loaded.settings.log)?;
     let stop = CancellationToken::new();
-    let auth = watch::Sender::new(loaded.settings.auth.clone());
+    let auth = watch::Sender::new(loaded.settings.login()?.clone());
     let reloaded = auth.subscribe();
     let signals = signals::listen(stop.clone(), {
         let context = CommandContext::new(context.config.clone(), context.clock.clone());
@@ -49,7 +49,9 @@ fn reload_settings(context: &CommandContext, log: &telemetry::LogFilterHandle, a
     }) {
         Ok(settings) => {
             tracing::info!(filter = settings.log.filter, "log filter reloaded");
-            auth.send_replace(settings.auth);
+            if let Some(login) = settings.auth {
+                auth.send_replace(login);
+            }
         }
         Err(error) => {
             tracing::warn!("failed to reload the log filter and the login; the current ones stay active: {error:#}");

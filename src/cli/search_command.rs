@@ -1,67 +1,63 @@
-//! `search`: full-text search in transcripts, summaries and agent notes.
+//! `search`: finds conversations by their words, or lists the newest ones, with filters and pages.
+//!
+//! A hit is a conversation: a dialog, or a segment without one. Without a query, and within a
+//! contact, a dialog or a hold, the archive is read directly; else the index finds the candidates.
 
+mod candidate_search;
+mod conversation_list;
 mod hit_list;
+mod overview_list;
 
 use clap::builder::TypedValueParser;
 
+use super::filter_args::{FilterArgs, SelectedSegments};
 use super::human_format::format_count;
 use super::{CommandContext, named_values, terminal};
 use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, OpenMode};
 use crate::error::UserError;
 use crate::model::Artifact;
-use crate::search::{self, DocumentSource, Filters, SearchResults, SortOrder, tokenizer};
+use crate::search::{self, DocumentSource, Filters, Query, SearchHit, SortOrder, tokenizer};
+use conversation_list::{ConversationHit, group_by_conversation};
 
-/// The maximum of `--limit`; all hits are held in memory.
-const MAX_LIMIT: usize = 10_000;
+/// The most conversations up to the end of a page; all hits are held in memory.
+const MAX_CONVERSATIONS: usize = 10_000;
+/// The most documents that are searched for them.
+const MAX_DOCUMENTS: usize = 40_000;
 
 const QUERY_HELP: &str = "\
 Query:
-  refund late           both tokenizer, in any order
+  refund late           both words, in any order
   '\"charged twice\"'     the phrase
   'refun*'              words that start with refun
   'refund -late'        without that word, phrase or prefix
   'refund OR money'     either word
   '(refund OR money) late'   parentheses group; AND and NOT work too
+  without a query        the newest conversations
   Accents, case and punctuation are ignored. Write `--` before a query that starts with a hyphen.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = QUERY_HELP)]
 pub(crate) struct SearchArgs {
-    /// Words, "phrases", prefixes*, -exclusions, OR, parentheses
-    #[arg(required = true, value_name = "QUERY")]
+    /// Words, "phrases", prefixes*, -exclusions, OR, parentheses; without them, the newest
+    /// conversations
+    #[arg(value_name = "QUERY")]
     pub(crate) query: Vec<String>,
-    /// Segments that ended at or after this time
-    #[arg(long, value_name = "TIME")]
-    pub(crate) from: Option<String>,
-    /// Segments that ended before this time
-    #[arg(long, value_name = "TIME")]
-    pub(crate) to: Option<String>,
-    /// Only this account: its sub-account id or name
-    #[arg(long, value_name = "ACCOUNT")]
-    pub(crate) account: Option<String>,
-    /// Only this channel: VOICE, DIGITAL, EMAIL …
-    #[arg(long)]
-    pub(crate) channel: Option<String>,
-    /// Only this direction: INBOUND or OUTBOUND
-    #[arg(long)]
-    pub(crate) direction: Option<String>,
-    /// Only with this agent: the participant id in RingCX, or a name in the transcript
-    #[arg(long)]
-    pub(crate) agent: Option<String>,
-    /// Only with this disposition of the agent or the system
-    #[arg(long)]
-    pub(crate) disposition: Option<String>,
+    #[command(flatten)]
+    pub(crate) filters: FilterArgs,
     /// Search only these texts
     #[arg(long, value_parser = sources())]
     pub(crate) artifact: Vec<DocumentSource>,
     /// Show the newest hits first instead of the best
     #[arg(long)]
     pub(crate) newest: bool,
-    /// Maximum number of hits
+    /// Number of conversations on a page
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     pub(crate) limit: usize,
-    /// Print JSON, one hit per line
+    /// Which page, from 1
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(crate) page: usize,
+    /// Print JSON, one conversation per line
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -77,92 +73,202 @@ fn sources() -> impl TypedValueParser<Value = DocumentSource> {
 }
 
 pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::Result<u8> {
-    let query = search::parse(&args.query.join(" "))
-        .map_err(|error| UserError::usage(error.to_string()).with_hint(error.hint()))?;
-    let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
-    if args.limit == 0 || args.limit > MAX_LIMIT {
-        let error = UserError::usage(format!("invalid --limit: it must be between 1 and {MAX_LIMIT}"));
-        return Err(error.with_hint("use `export` to get everything").into());
-    }
-    let description = describe_search(&args);
-    let db = context.open_database(OpenMode::Existing).await?;
-    let account = context.find_account(&db, args.account.as_deref()).await?;
-    let sub = account.as_ref().map(|account| account.id.sub.to_string());
-    let account = account.map(|account| account.key);
-    let filters = Filters {
-        from,
-        to,
-        account,
-        channel: args.channel,
-        direction: args.direction,
-        agent: args.agent,
-        disposition: args.disposition,
-        sources: args.artifact,
+    let text = args.query.join(" ");
+    let query = match args.query.is_empty() {
+        true => None,
+        false => {
+            Some(search::parse(&text).map_err(|error| UserError::usage(error.to_string()).with_hint(error.hint()))?)
+        }
     };
-    let order = if args.newest { SortOrder::Newest } else { SortOrder::Best };
-    let index_note = describe_index_lag(&db).await?;
-    let findings = search::find(&db, &query, &filters, order, args.limit).await?;
-    let hits = findings.hits.len() as u64;
-    let subject = AccessSubject::Query { text: &description, sub: sub.as_deref(), hits };
-    context.record_access(&db, AccessAction::Search, subject).await?;
-    if args.json {
-        let lines: Result<Vec<String>, _> = findings.hits.iter().map(hit_list::format_json).collect();
-        terminal::print_stdout(&lines?.concat())?;
-    } else if !findings.hits.is_empty() {
-        terminal::print_stdout(&hit_list::format_table(&findings.hits, terminal::width()))?;
+    let page = Page::new(&args)?;
+    args.filters.time_range(context)?;
+    if query.is_none() && !args.artifact.is_empty() {
+        let error = UserError::usage("--artifact has no meaning without a query");
+        return Err(error.with_hint("give words to search for, or remove --artifact").into());
     }
-    print_notes(&findings, args.limit, order, filters.needs_metadata());
-    if let Some(note) = index_note {
-        terminal::print_stderr(&note);
+    let db = context.open_database(OpenMode::ReadOnly).await?;
+    let has_more = match &query {
+        Some(query) => search_words(&args, query, page, &db, context).await?,
+        None => {
+            let selected = args.filters.resolve(&db, context).await?;
+            let (shown, has_more) = overview_list::read_newest(&db, &selected, page).await?;
+            record_search(&args, &selected, shown.len(), &db, context).await?;
+            if args.json {
+                shown.iter().try_for_each(|overview| terminal::print_json(&overview.to_json()))?;
+            } else if !shown.is_empty() {
+                terminal::print_stdout(&overview_list::format_table(&shown, terminal::width()))?;
+            }
+            print_if_empty(shown.is_empty(), page, true);
+            has_more
+        }
+    };
+    if has_more {
+        let command = next_page_command(std::env::args().skip(1), page.number + 1);
+        terminal::print_stderr(&format!("more: ringcx-extractor {command}"));
     }
     db.close().await;
     Ok(0)
 }
 
-/// The query and the filters, for the access log.
-fn describe_search(args: &SearchArgs) -> String {
-    let filters = [
-        ("from", &args.from),
-        ("to", &args.to),
-        ("channel", &args.channel),
-        ("direction", &args.direction),
-        ("agent", &args.agent),
-        ("disposition", &args.disposition),
-    ];
-    let mut text = args.query.join(" ");
-    for (name, value) in filters.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
-        text.push_str(&format!(" {name}={value}"));
-    }
-    text
+/// Adds an entry to the access log, before anything is shown.
+async fn record_search(
+    args: &SearchArgs,
+    selected: &SelectedSegments,
+    hits: usize,
+    db: &Db,
+    context: &CommandContext,
+) -> anyhow::Result<()> {
+    let text = format!("{}{}", args.query.join(" "), args.filters.describe());
+    let subject = AccessSubject::Query { text: &text, sub: selected.sub.as_deref(), hits: hits as u64 };
+    context.record_access(db, AccessAction::Search, subject).await
 }
 
-/// Prints notes about the result to standard error.
-fn print_notes(findings: &SearchResults, limit: usize, order: SortOrder, has_metadata_filters: bool) {
-    if findings.hits.is_empty() {
-        terminal::print_stderr("no hits");
-        if has_metadata_filters {
-            terminal::print_stderr(
-                "hint: filters must match whole values of the metadata; `show SEGMENT_ID` shows the values of a segment",
-            );
+/// Which conversations are shown.
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    number: usize,
+    size: usize,
+}
+
+impl Page {
+    fn new(args: &SearchArgs) -> Result<Page, UserError> {
+        if args.limit == 0 || args.limit > MAX_CONVERSATIONS {
+            let error = UserError::usage(format!("invalid --limit: it must be between 1 and {MAX_CONVERSATIONS}"));
+            return Err(error.with_hint("--from and --to divide a search"));
+        }
+        let last = MAX_CONVERSATIONS / args.limit;
+        if args.page == 0 || args.page > last {
+            let error = UserError::usage(format!("invalid --page: with this --limit it must be between 1 and {last}"));
+            return Err(error.with_hint("--from and --to divide a search"));
+        }
+        Ok(Page { number: args.page, size: args.limit })
+    }
+
+    /// The number of conversations before the page.
+    fn skipped(self) -> usize {
+        (self.number - 1) * self.size
+    }
+
+    /// The number of conversations up to its end, and one more, which shows whether there are more.
+    fn wanted(self) -> usize {
+        self.number * self.size + 1
+    }
+
+    /// The conversations of the page, and whether there are more.
+    fn select<T>(self, mut all: Vec<T>) -> (Vec<T>, bool) {
+        let has_more = all.len() >= self.wanted();
+        all.truncate(self.wanted() - 1);
+        (all.split_off(self.skipped().min(all.len())), has_more)
+    }
+}
+
+/// Searches for words, and prints the page. Returns whether there are more conversations.
+async fn search_words(
+    args: &SearchArgs,
+    query: &Query,
+    page: Page,
+    db: &Db,
+    context: &CommandContext,
+) -> anyhow::Result<bool> {
+    let selected = args.filters.resolve(db, context).await?;
+    let order = if args.newest { SortOrder::Newest } else { SortOrder::Best };
+    let mut notes = Vec::new();
+    let (hits, has_more_documents) = match &selected.subject {
+        Some(segments) => (candidate_search::find(db, query, segments, &selected, &args.artifact, order).await?, false),
+        None => {
+            notes.extend(describe_index_lag(db).await?);
+            let filters = Filters {
+                from: selected.range.from,
+                to: selected.range.to,
+                account: selected.range.account,
+                channel: args.filters.channel.clone(),
+                direction: args.filters.direction.clone(),
+                agent: args.filters.agent.clone(),
+                disposition: args.filters.disposition.clone(),
+                sources: args.artifact.clone(),
+            };
+            search_index(db, query, &filters, order, page, &mut notes).await?
+        }
+    };
+    let (shown, has_more) = page.select(group_by_conversation(hits));
+    record_search(args, &selected, shown.len(), db, context).await?;
+    if args.json {
+        shown.iter().try_for_each(|conversation| terminal::print_json(&hit_list::to_json(conversation)))?;
+    } else if !shown.is_empty() {
+        terminal::print_stdout(&hit_list::format_table(&shown, terminal::width()))?;
+    }
+    print_if_empty(shown.is_empty(), page, !selected.filter.is_empty());
+    notes.iter().for_each(|note| terminal::print_stderr(note));
+    Ok(has_more || (has_more_documents && page.wanted() < MAX_CONVERSATIONS && !shown.is_empty()))
+}
+
+/// Finds enough documents for the page. A conversation may have many, so the search is repeated for
+/// more until there are enough. Returns also whether there are more documents.
+async fn search_index(
+    db: &Db,
+    query: &Query,
+    filters: &Filters,
+    order: SortOrder,
+    page: Page,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<(Vec<SearchHit>, bool)> {
+    let mut limit = (page.wanted() * 2).min(MAX_DOCUMENTS);
+    loop {
+        let found = search::find(db, query, filters, order, limit).await?;
+        let conversations = conversation_list::count_conversations(&found.hits);
+        if conversations < page.wanted() && found.has_more && limit < MAX_DOCUMENTS {
+            limit = (limit * 2).min(MAX_DOCUMENTS);
+            continue;
+        }
+        if found.scan_limit_reached {
+            notes.push(format!(
+                "the filters were applied only to the newest {} matches; --from and --to select others",
+                search::MAX_SCANNED_MATCHES
+            ));
+        }
+        if found.ranking_truncated && found.has_more {
+            notes.push("these are the best of the newest matches; --newest shows the newest first".to_owned());
+        }
+        return Ok((found.hits, found.has_more));
+    }
+}
+
+fn print_if_empty(is_empty: bool, page: Page, has_metadata_filters: bool) {
+    if !is_empty {
+        return;
+    }
+    terminal::print_stderr(if page.number > 1 { "no further hits" } else { "no hits" });
+    if has_metadata_filters && page.number == 1 {
+        terminal::print_stderr(
+            "hint: filters must match whole values of the metadata; `show SEGMENT_ID` shows the values of a segment",
+        );
+    }
+}
+
+/// The arguments of this command, for another page, as a shell takes them.
+fn next_page_command(arguments: impl Iterator<Item = String>, page: usize) -> String {
+    let (mut kept, mut rest): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    let mut arguments = arguments.peekable();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--" => {
+                rest = std::iter::once(argument).chain(arguments.by_ref()).collect();
+            }
+            "--page" => drop(arguments.next()),
+            _ if argument.starts_with("--page=") => {}
+            _ => kept.push(argument),
         }
     }
-    if findings.has_more {
-        terminal::print_stderr(&describe_more(limit, findings.ranking_truncated, order));
-    }
-    if findings.scan_limit_reached {
-        terminal::print_stderr(&format!(
-            "the filters were applied only to the newest {} matches; --from and --to select others",
-            search::MAX_SCANNED_MATCHES
-        ));
-    }
+    kept.extend(["--page".to_owned(), page.to_string()]);
+    kept.iter().chain(&rest).map(|argument| quote_for_shell(argument)).collect::<Vec<_>>().join(" ")
 }
 
-fn describe_more(limit: usize, only_newest: bool, order: SortOrder) -> String {
-    let shown = format_count(limit as u64, "hit");
-    let of = if only_newest { ", the best of the newest matches" } else { "" };
-    let newest = if order == SortOrder::Newest { "" } else { " and --newest shows the newest first" };
-    let are = if limit == 1 { "is" } else { "are" };
-    format!("there {are} more than {shown}{of}: --limit shows more{newest}")
+fn quote_for_shell(argument: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:=+,@".contains(letter);
+    if !argument.is_empty() && argument.chars().all(is_plain) {
+        return argument.to_owned();
+    }
+    format!("'{}'", argument.replace('\'', "'\\''"))
 }
 
 /// Describes how far the index is behind the archive, if it is. Called before the search, because
@@ -180,11 +286,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn that_there_is_more_is_said_with_what_shows_it() {
-        assert_eq!(
-            describe_more(1, false, SortOrder::Best),
-            "there is more than 1 hit: --limit shows more and --newest shows the newest first"
-        );
-        assert_eq!(describe_more(20, false, SortOrder::Newest), "there are more than 20 hits: --limit shows more");
+    fn the_next_page_has_the_same_arguments() {
+        let next = |line: &[&str]| next_page_command(line.iter().map(|word| (*word).to_owned()), 3);
+        assert_eq!(next(&["search", "refund"]), "search refund --page 3");
+        assert_eq!(next(&["search", "--page", "2", "it's", "--limit", "5"]), "search 'it'\\''s' --limit 5 --page 3");
+        assert_eq!(next(&["search", "--page=2", "--", "\"a b\"", "-x"]), "search --page 3 -- '\"a b\"' -x");
+    }
+
+    #[test]
+    fn a_page_is_a_part_of_all() {
+        let page = Page { number: 2, size: 3 };
+        assert_eq!(page.select((0..7).collect()), (vec![3, 4, 5], true));
+        assert_eq!(page.select((0..6).collect()), (vec![3, 4, 5], false));
+        assert_eq!(page.select((0..4).collect()), (vec![3], false));
+        assert_eq!(page.select(vec![0]), (Vec::new(), false));
     }
 }

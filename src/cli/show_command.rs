@@ -36,7 +36,7 @@ struct SegmentJson<'a> {
 }
 
 pub(crate) async fn run(args: ShowArgs, context: &CommandContext) -> anyhow::Result<u8> {
-    let db = context.open_database(OpenMode::Existing).await?;
+    let db = context.open_database(OpenMode::ReadOnly).await?;
     let segments = find_segments(&db, &args).await?;
     for segment in segments.iter().filter(|_| args.dialog.is_none()) {
         let subject = AccessSubject::Segment { sub: &segment.account.sub, id: &segment.segment_id };

@@ -26,7 +26,7 @@ pub(crate) struct StatusArgs {
 /// Prints the status. With `--watch`, only the first read of the database can fail the command.
 pub(crate) async fn run(args: StatusArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let settings = context.settings()?;
-    let db = context.open_database(OpenMode::Existing).await?;
+    let db = context.open_database(OpenMode::ReadOnly).await?;
     let first = gather_status(&db, settings, context).await?;
     if args.watch {
         watch(&args, &db, first, context).await?;

@@ -50,6 +50,7 @@ fn the_help_lists_every_command_and_option() {
       show         Show a segment: its conversation, summaries and history
       export       Export the archive in order of segment end time
       audit        Check completeness: what was read, every gap, and the outcome of each segment
+      report       Write the reconciliation report: announced and held, by account and day
       deliver      Inspect delivery and resend events
       erase        Erase conversations permanently, for example on a legal request
       hold         Place, list or release legal holds, which prevent retention and erasure
@@ -121,19 +122,35 @@ fn the_help_of_status_show_export_and_queue_lists_every_option() {
                                          /etc/ringcx-extractor/config.toml]
           --format <FORMAT>              Output format [default: jsonl] [possible values: jsonl, csv,
                                          parquet, text]
+          --table <TABLE>                What one row is; docs/tables.md lists the columns [default:
+                                         segments] [possible values: segments, phrases, dialogs]
           --excel                        With `--format csv`: make all cells safe for Excel and other
                                          spreadsheets: no formulas, and no cell too long
-          --from <TIME>                  Segments that ended at or after this time
-          --to <TIME>                    Segments that ended before this time
-          --account <ACCOUNT>            Only this account: its sub-account id or name
-          --changed-since <NUMBER>       Only segments that changed since an earlier export, given by
-                                         the number that it printed last on standard error
+          --changed-since <NUMBER>       Only what changed since an earlier export, given by the number
+                                         that it printed last on standard error; also tells which
+                                         segments were erased
           --redact <KIND>                Redact these in texts, metadata and summaries; the archive is
                                          not changed [possible values: card, email, phone]
           --redact-pattern <NAME=REGEX>  Replace every match of a regular expression by [NAME]
       -o, --output <FILE>                Write to this file, atomically, and compressed if its name ends
                                          in .zst [default: standard output]
       -h, --help                         Print help (see more with '--help')
+
+    Filters:
+          --from <TIME>                Segments that ended at or after this time
+          --to <TIME>                  Segments that ended before this time
+          --account <ACCOUNT>          Only this account: its sub-account id or name
+          --channel <CHANNEL>          Only this channel: VOICE, DIGITAL, EMAIL …
+          --direction <DIRECTION>      Only this direction: INBOUND or OUTBOUND
+          --agent <AGENT>              Only with this agent: the participant id in RingCX, or a name in
+                                       the transcript
+          --disposition <DISPOSITION>  Only with this disposition of the agent or the system
+          --contact <VALUE>            Only with this contact, as `erase --contact` finds it: a complete
+                                       telephone number, address, id or name
+          --include-alike              With --contact, also possible matches: a similar number, or a
+                                       speaker who may be the agent
+          --dialog <ID>                Only this dialog
+          --hold <NUMBER>              Only what this legal hold protects, by its number
 
     ---- queue
     List work items, and retry or discard those that failed
@@ -179,6 +196,7 @@ fn an_erasure_or_a_hold_has_one_subject() {
     assert!(!parse("x erase --segment a --dialog b"));
     assert!(!parse("x erase --rewrite --segment a"));
     assert!(!parse("x erase --segment a --json"));
+    assert!(parse("x erase --segment a --dry-run --json"));
     assert!(parse("x hold --contact a --account Support"));
     assert!(parse("x hold --list --json"));
     assert!(parse("x hold --release 7 --reason over"));

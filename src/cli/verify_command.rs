@@ -59,7 +59,7 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
         None => Vec::new(),
     };
     let key = args.sign.as_deref().map(SigningKey::read).transpose()?;
-    let db = context.open_database(OpenMode::Existing).await?;
+    let db = context.open_database(OpenMode::ReadOnly).await?;
     let account = context.find_account(&db, args.account.as_deref()).await?;
     let recorded = match &account {
         Some(account) => recorded.into_iter().filter(|line| line.sub() == &*account.id.sub).collect(),

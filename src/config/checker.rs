@@ -12,8 +12,22 @@ use super::schema;
 use super::secret::{self, FILE_HINT, Secret};
 use super::setting_types::{Id, List, SecretText, Text};
 
+/// What the settings are loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoadScope {
+    /// Everything: a login and accounts are required.
+    All,
+    /// To read the archive: neither login nor accounts are required, and no secret but the
+    /// database's is needed.
+    Archive,
+}
+
+/// What reading the archive does not need. Its secrets may be unreadable for a person who only reads.
+const SECTIONS_WITH_SECRETS: [&str; 4] = ["access.oidc", "auth", "http", "sinks"];
+
 /// The problems and warnings of the merged settings.
 pub(super) struct Checker<'a> {
+    pub(super) scope: LoadScope,
     /// The merged settings; the origin of a value is a line or a variable.
     pub(super) merged: &'a Value,
     pub(super) file: Option<&'a Path>,
@@ -65,6 +79,14 @@ impl Checker<'_> {
         self.problems.push(ConfigError::new(path, self.place(path), what, hint));
     }
 
+    /// Drops the problems that do not matter to the scope.
+    pub(super) fn drop_irrelevant_problems(&mut self) {
+        if self.scope == LoadScope::Archive {
+            let is_irrelevant = |key: &str| SECTIONS_WITH_SECRETS.iter().any(|section| key.starts_with(section));
+            self.problems.retain(|problem| !is_irrelevant(&problem.key));
+        }
+    }
+
     /// Records a problem that has no place.
     pub(super) fn reject_absent(&mut self, path: &str, what: &str, hint: &str) {
         self.problems.push(ConfigError::new(path, None, what, hint));
@@ -112,6 +134,9 @@ impl Checker<'_> {
                 self.reject_absent(&path, "is missing, but an entry with a higher index is set", &hint);
             }
             built.push(section.filter(|_| !is_rejected).and_then(|section| build(section, &path, self)));
+        }
+        if self.scope == LoadScope::Archive && SECTIONS_WITH_SECRETS.contains(&name) {
+            return Some(built.into_iter().flatten().collect());
         }
         built.into_iter().collect()
     }

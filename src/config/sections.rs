@@ -18,14 +18,14 @@ use humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::Targets;
 
-use super::checker::Checker;
+use super::checker::{Checker, LoadScope};
 use super::config_error::quoted;
 use super::secret::Secret;
 use super::setting_types::Text;
 use super::settings::{
-    Accounts, ApiSettings, Database, DatabaseUrl, Discovery, Fetch, Http, Limits, Log, Settings, Sink,
+    Accounts, ApiSettings, DailyReport, Database, DatabaseUrl, Discovery, Fetch, Http, Limits, Log, Settings, Sink,
 };
-use super::settings_document::{DatabaseSection, Document, HttpSection};
+use super::settings_document::{DatabaseSection, Document, HttpSection, ReportSection};
 
 pub(super) use sink_settings::REDACTION_HINT;
 pub(super) use url::has_password;
@@ -53,17 +53,21 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     let accounts = account_settings::build_accounts(accounts, discover_accounts, checker);
     let database = build_database(document.database, checker);
     let http = build_http(document.http, checker);
+    let report = build_report(document.report, checker);
     let access = access_settings::build_access(document.access, checker);
     let sinks = sink_settings::build_sinks(document.sinks, checker);
     if let (Some(accounts), Some(sinks)) = (&accounts, &sinks) {
         warn_about_unknown_accounts(accounts, sinks, checker);
+    }
+    if checker.scope == LoadScope::All && auth.is_none() {
+        return None;
     }
     if let (Some(Accounts::Listed(listed)), Some(access)) = (&accounts, &access) {
         access_settings::warn_about_unknown_accounts(listed, access, checker);
     }
     Some(Settings {
         api,
-        auth: auth?,
+        auth,
         accounts: accounts?,
         discovery,
         limits,
@@ -72,6 +76,7 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
         http,
         access: access?,
         log,
+        report,
         sinks: sinks?,
     })
 }
@@ -243,6 +248,27 @@ fn build_instance(instance: Text, checker: &mut Checker<'_>) -> Option<String> {
     }
     let host = hostname::get().ok().and_then(|name| name.into_string().ok()).filter(|name| !name.trim().is_empty());
     checker.require(PATH, host, HINT)
+}
+
+/// Builds the daily report; `None` without a time of day.
+fn build_report(section: ReportSection, checker: &mut Checker<'_>) -> Option<DailyReport> {
+    const HINT: &str = r#"give a UTC time of day such as "06:00", or "" for no daily report"#;
+    let daily_at = section.daily_at.0?;
+    let at = checker.accept("report.daily_at", parse_time_of_day(&daily_at), HINT);
+    let folder = checker.require("report.path", section.path.0, r#"give the folder of the reports, such as "reports""#);
+    let (format, with_verification) = (section.format, section.verify);
+    Some(DailyReport { at: at?, folder: PathBuf::from(folder?), format, with_verification })
+}
+
+/// Parses hours and minutes, as the time since midnight.
+fn parse_time_of_day(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{} is not a time of day", quoted(text));
+    let (hours, minutes) = text.split_once(':').ok_or_else(wrong)?;
+    let number = |part: &str, limit: u64| {
+        let is_number = (1..=2).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        part.parse::<u64>().ok().filter(|number| is_number && *number < limit).ok_or_else(wrong)
+    };
+    Ok(Duration::from_mins(number(hours, 24)? * 60 + number(minutes, 60)?))
 }
 
 fn build_http(section: HttpSection, checker: &mut Checker<'_>) -> Http {

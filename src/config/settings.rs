@@ -28,7 +28,8 @@ use crate::model::{AccountId, ArtifactSelection, ArtifactSet, DiscoveryStart};
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub(crate) api: ApiSettings,
-    pub(crate) auth: Auth,
+    /// `None` only in settings that were loaded to read the archive.
+    pub(crate) auth: Option<Auth>,
     pub(crate) accounts: Accounts,
     pub(crate) discovery: Discovery,
     /// The section `[limits]`.
@@ -39,7 +40,19 @@ pub struct Settings {
     pub(crate) http: Http,
     pub(crate) access: Access,
     pub(crate) log: Log,
+    pub(crate) report: Option<DailyReport>,
     pub(crate) sinks: Vec<Sink>,
+}
+
+impl Settings {
+    /// The login method.
+    ///
+    /// # Errors
+    /// Returns an error if the settings were loaded without one.
+    pub(crate) fn login(&self) -> Result<&Auth, ConfigError> {
+        let missing = || ConfigError::new("auth", None, "was not loaded", "run a command that uses the API");
+        self.auth.as_ref().ok_or_else(missing)
+    }
 }
 
 /// The hosts of the API, without trailing slashes.
@@ -103,7 +116,8 @@ impl Auth {
 /// The accounts whose segments are archived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Accounts {
-    /// The listed accounts: at least one, and no sub-account twice.
+    /// The listed accounts, no sub-account twice. At least one, unless they were loaded to read the
+    /// archive.
     Listed(Vec<AccountSettings>),
     /// All sub-accounts that the login can see.
     Discovered(DiscoverAccounts),
@@ -411,6 +425,29 @@ pub(crate) enum LogFormat {
     Text,
     /// JSON for programs.
     Json,
+}
+
+/// The format of a reconciliation report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ReportFormat {
+    /// Tables for a terminal
+    #[default]
+    Text,
+    /// One JSON object
+    Json,
+    /// One page without external parts
+    Html,
+}
+
+/// When and where the daemon writes a reconciliation report every day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DailyReport {
+    /// The time of day in UTC.
+    pub(crate) at: Duration,
+    pub(crate) folder: PathBuf,
+    pub(crate) format: ReportFormat,
+    pub(crate) with_verification: bool,
 }
 
 /// The start of a new sink.

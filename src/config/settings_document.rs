@@ -19,8 +19,8 @@ use super::setting_types::{
     Artifacts, Id, List, Retention, SPAN_HINT, SecretText, SinkContents, Span, StoreOption, Text,
 };
 use super::settings::{
-    ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, Permission, SinkErasures, SinkStart, WebhookMethod,
-    WebhookUnit,
+    ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, Permission, ReportFormat, SinkErasures, SinkStart,
+    WebhookMethod, WebhookUnit,
 };
 use crate::model::SummariesFor;
 
@@ -40,6 +40,7 @@ pub(super) struct Document {
     pub(super) http: HttpSection,
     pub(super) access: AccessSection,
     pub(super) log: Log,
+    pub(super) report: ReportSection,
     /// The systems that receive an event for each stored artifact.
     pub(super) sinks: Vec<Option<SinkSection>>,
 }
@@ -130,6 +131,32 @@ pub(super) struct HttpSection {
 impl Default for HttpSection {
     fn default() -> HttpSection {
         HttpSection { listen: "127.0.0.1:8480".to_owned().into(), token: None, token_file: Text::default() }
+    }
+}
+
+/// The daily reconciliation report.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct ReportSection {
+    /// UTC time of day at which the daemon writes the report of the day before, such as "06:00"; empty
+    /// for never.
+    pub(super) daily_at: Text,
+    /// The folder of the reports.
+    pub(super) path: Text,
+    /// text, json or html.
+    pub(super) format: ReportFormat,
+    /// Whether the daily report verifies the archive, which reads all of it.
+    pub(super) verify: bool,
+}
+
+impl Default for ReportSection {
+    fn default() -> ReportSection {
+        ReportSection {
+            daily_at: Text::default(),
+            path: "reports".to_owned().into(),
+            format: ReportFormat::Html,
+            verify: true,
+        }
     }
 }
 

@@ -47,7 +47,7 @@ impl TestFile {
     }
 
     fn load(&self, env: &[(&str, &str)]) -> Result<LoadedSettings, ConfigErrors> {
-        load_from(Some(&self.path()), vars(env), &[])
+        load_from(LoadScope::All, Some(&self.path()), vars(env), &[])
     }
 }
 

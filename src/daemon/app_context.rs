@@ -11,7 +11,7 @@ use super::account_registry::RegisteredAccounts;
 use crate::account::{Account, metadata_budget_name};
 pub use crate::account::{budget_name, metadata_limits};
 use crate::clock::{Clock, Time};
-use crate::config::{Auth, Limits, Settings};
+use crate::config::{Auth, ConfigError, Limits, Settings};
 use crate::db::Db;
 use crate::deliver::SinkPauses;
 use crate::fetch::batch_writer::StorageState;
@@ -63,7 +63,7 @@ impl AppContext {
         .context("failed to set up the API client")?;
         let metrics = Arc::new(Metrics::new());
         api.set_observer(metrics.clone());
-        let auth = watch::Sender::new(settings.auth.clone());
+        let auth = watch::Sender::new(settings.login()?.clone());
         let login = build_login(&settings, auth.subscribe(), &api, &db, &clock);
         Ok(Arc::new(AppContext {
             settings,
@@ -201,17 +201,12 @@ pub(crate) fn build_login(
         Arc::new(ReservedQuota::new(Arc::new(db.clone()), key.to_owned(), limits, clock.clone()))
     };
     let ringcentral_tokens = budget("ringcentral", ringcentral_tokens_per_minute(api.hosts(), exchanges));
+    let credentials = login_credentials(&auth.borrow());
     let reread = Arc::new(move || {
         let auth = auth.borrow().clone();
         auth.reload_secrets().map(|auth| login_credentials(&auth)).map_err(|error| error.to_string())
     });
-    Login::new(
-        api.clone(),
-        login_credentials(&settings.auth),
-        Some(reread),
-        ringcentral_tokens,
-        budget("login", exchanges),
-    )
+    Login::new(api.clone(), credentials, Some(reread), ringcentral_tokens, budget("login", exchanges))
 }
 
 /// The limit of requests for RingCentral tokens. RingCentral enforces its limit whatever RingCX

@@ -180,6 +180,10 @@ impl RetentionTask {
             total.add(self.apply_retention(account, now).await?);
         }
         self.purge_index(total).await;
+        // The supervisor reports an unavailable database; the next pass tries again.
+        if let Err(error) = self.context.db.forget_export_erasures(now).await {
+            tracing::debug!(%error, "failed to delete the ids of segments that were erased long ago; retrying later");
+        }
         self.expire_access_log(now).await
     }
 

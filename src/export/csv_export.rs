@@ -1,34 +1,8 @@
-//! Writes segments as CSV rows, quoted as in RFC 4180, optionally with cells that are safe for a
-//! spreadsheet.
-
-use std::borrow::Cow;
+//! Quotes cells as in RFC 4180, and makes them safe for a spreadsheet if that is wanted. Pure.
 
 use ::csv::{Terminator, WriterBuilder};
 
-use super::{SegmentEntry, conversation_of, format_time, outcome_name, summary_text_of};
-use crate::render::{Metadata, clean_cell};
-
-const COLUMNS: [&str; 19] = [
-    "rc_account_id",
-    "sub_account_id",
-    "dialog_id",
-    "segment_id",
-    "segment_end",
-    "channel_class",
-    "channel_type",
-    "segment_type",
-    "segment_start",
-    "agent_disposition",
-    "transcript_outcome",
-    "transcript_fetched_at",
-    "transcript",
-    "agent_summary_outcome",
-    "agent_summary_fetched_at",
-    "agent_summary",
-    "auto_summary_outcome",
-    "auto_summary_fetched_at",
-    "auto_summary",
-];
+use crate::render::clean_cell;
 
 /// The number of UTF-16 units that an Excel cell can hold.
 const MAX_EXCEL_CELL_UTF16_UNITS: usize = 32_767;
@@ -36,21 +10,21 @@ const MAX_EXCEL_CELL_UTF16_UNITS: usize = 32_767;
 const CUT_MARKER: &str = " [cut]";
 
 /// Appends the header row; for Excel after a byte order mark, by which it recognizes UTF-8.
-pub(super) fn write_header(excel: bool, out: &mut Vec<u8>) -> anyhow::Result<()> {
-    if excel {
+pub(super) fn write_header<'a>(
+    names: impl Iterator<Item = &'a str>,
+    for_excel: bool,
+    out: &mut Vec<u8>,
+) -> anyhow::Result<()> {
+    if for_excel {
         out.extend_from_slice("\u{feff}".as_bytes());
     }
-    write_record(COLUMNS.iter().map(|name| (*name).to_owned()), out)
+    write_record(names.map(str::to_owned), out)
 }
 
-/// Appends the row of a segment.
-pub(super) fn write_row(entry: &SegmentEntry, out: &mut Vec<u8>) -> anyhow::Result<()> {
-    write_record(cells(entry).map(|cell| clean_cell(&cell)), out)
-}
-
-/// Appends the row of a segment for Excel.
-pub(super) fn write_excel_row(entry: &SegmentEntry, out: &mut Vec<u8>) -> anyhow::Result<()> {
-    write_record(cells(entry).map(|cell| excel_cell(&cell)), out)
+/// Appends a row, without control characters.
+pub(super) fn write_row(cells: impl Iterator<Item = String>, for_excel: bool, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    let safe = if for_excel { excel_cell } else { clean_cell };
+    write_record(cells.map(|cell| safe(&cell)), out)
 }
 
 /// Formats a cell that Excel treats as text and displays whole, or with a marker if it was cut.
@@ -72,34 +46,6 @@ fn excel_cell(cell: &str) -> String {
         })
         .collect();
     format!("{prefix}{kept}{CUT_MARKER}")
-}
-
-fn cells(entry: &SegmentEntry) -> impl Iterator<Item = Cow<'static, str>> {
-    let SegmentEntry { segment, slots: [transcript, agent, auto] } = entry;
-    let metadata = Metadata::parse(&segment.metadata);
-    let field = |name: &str| metadata.field(name);
-    let cells = [
-        Some(segment.account.rc.to_string()),
-        Some(segment.account.sub.to_string()),
-        segment.dialog_id.clone(),
-        Some(segment.segment_id.clone()),
-        format_time(segment.ended),
-        field("channelClass"),
-        field("channelType"),
-        field("segmentType"),
-        format_time(metadata.time("segmentStartTimeMs")),
-        field("agentDisposition"),
-        Some(outcome_name(&transcript.status).to_owned()),
-        format_time(transcript.fetched),
-        conversation_of(transcript, &metadata).map(|conversation| conversation.to_plain_text()),
-        Some(outcome_name(&agent.status).to_owned()),
-        format_time(agent.fetched),
-        summary_text_of(agent),
-        Some(outcome_name(&auto.status).to_owned()),
-        format_time(auto.fetched),
-        summary_text_of(auto),
-    ];
-    cells.into_iter().map(|cell| cell.map_or(Cow::Borrowed(""), Cow::Owned))
 }
 
 fn write_record(cells: impl Iterator<Item = String>, out: &mut Vec<u8>) -> anyhow::Result<()> {

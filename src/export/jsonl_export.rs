@@ -4,8 +4,9 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::table::erased_reason;
 use super::{SegmentEntry, format_time, outcome_name};
-use crate::db::{ArtifactStatus, SegmentArtifact};
+use crate::db::{ArtifactStatus, ErasedSegment, SegmentArtifact};
 pub use crate::event::ArtifactPayload;
 use crate::model::Artifact;
 use crate::render::{escape_line_separators, to_json_line};
@@ -28,6 +29,34 @@ pub struct ExportLine {
 pub(super) fn write_line(entry: &SegmentEntry, out: &mut Vec<u8>) -> anyhow::Result<()> {
     let start = out.len();
     serde_json::to_writer(&mut *out, &ExportLine::from_entry(entry))?;
+    escape_line_separators(out, start);
+    out.push(b'\n');
+    Ok(())
+}
+
+/// The line of an erased segment, in an export of changes.
+#[derive(Serialize)]
+struct ErasedLine<'a> {
+    rc_account_id: &'a str,
+    sub_account_id: &'a str,
+    dialog_id: Option<&'a str>,
+    segment_id: &'a str,
+    erased_at: String,
+    erased_reason: &'static str,
+}
+
+/// Appends the line of an erased segment.
+pub(super) fn write_erased(erased: &ErasedSegment, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    let line = ErasedLine {
+        rc_account_id: &erased.account.rc,
+        sub_account_id: &erased.account.sub,
+        dialog_id: erased.dialog_id.as_deref(),
+        segment_id: &erased.segment_id,
+        erased_at: erased.at.rfc3339(),
+        erased_reason: erased_reason(erased.reason),
+    };
+    let start = out.len();
+    serde_json::to_writer(&mut *out, &line)?;
     escape_line_separators(out, start);
     out.push(b'\n');
     Ok(())

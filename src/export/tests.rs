@@ -32,9 +32,19 @@ fn entry(metadata: &str, slots: [SegmentArtifact; 3]) -> SegmentEntry {
 }
 
 fn bytes(entry: &SegmentEntry, format: ExportFormat) -> Vec<u8> {
+    written(Table::Segments, format, vec![vec![entry.clone()]], &[])
+}
+
+fn written(table: Table, format: ExportFormat, units: Vec<Vec<SegmentEntry>>, erased: &[ErasedSegment]) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut writer = segment_writer(format, &mut out).unwrap();
-    writer.push(entry).unwrap();
+    let mut writer = unit_writer(table, format, &mut out).unwrap();
+    let name = Arc::from("Support");
+    for unit in units {
+        writer.push(unit, Some(&name)).unwrap();
+    }
+    for erased in erased {
+        writer.push_erased(erased, Some(&name)).unwrap();
+    }
     writer.finish().unwrap();
     out
 }
@@ -145,12 +155,12 @@ fn a_row_holds_no_control_characters_and_for_excel_no_formula() {
     let entry = entry(metadata, [stored(body), stored(b"\"a\\u0000b\\u001b[2Jc\""), stored(b"+49 30")]);
     let plain = rendered(&entry, ExportFormat::Csv);
     assert!(
-        plain.ends_with(",abc,stored,2024-07-22T11:30:00.500Z,+49 30\r\n") && plain.contains(",=cmd|x,"),
+        plain.contains(",abc,stored,2024-07-22T11:30:00.500Z,+49 30,Support,") && plain.contains(",=cmd|x,"),
         "{plain}"
     );
     let excel = rendered(&entry, ExportFormat::CsvForExcel);
     assert!(excel.starts_with("\u{feff}rc_account_id,") && excel.contains(",'=cmd|x,"), "{excel}");
-    assert!(excel.ends_with(",abc,stored,2024-07-22T11:30:00.500Z,'+49 30\r\n"), "{excel}");
+    assert!(excel.contains(",abc,stored,2024-07-22T11:30:00.500Z,'+49 30,Support,"), "{excel}");
 }
 
 #[test]
@@ -218,19 +228,21 @@ fn json(row: &::parquet::record::Row) -> serde_json::Value {
         Field::Null => serde_json::Value::Null,
         Field::Str(text) => text.as_str().into(),
         Field::Long(number) | Field::TimestampMillis(number) => (*number).into(),
+        Field::Bool(flag) => (*flag).into(),
+        Field::ListInternal(list) => list.elements().iter().map(ToString::to_string).collect(),
         other => panic!("{other:?} is of no kind that we write"),
     };
     row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn table(entries: &[SegmentEntry]) -> Vec<serde_json::Value> {
+    let units = entries.iter().map(|entry| vec![entry.clone()]).collect();
+    parquet_rows(Table::Segments, units, &[])
+}
+
+fn parquet_rows(table: Table, units: Vec<Vec<SegmentEntry>>, erased: &[ErasedSegment]) -> Vec<serde_json::Value> {
     use ::parquet::file::reader::{FileReader, SerializedFileReader};
-    let mut out = Vec::new();
-    let mut writer = segment_writer(ExportFormat::Parquet, &mut out).unwrap();
-    for entry in entries {
-        writer.push(entry).unwrap();
-    }
-    writer.finish().unwrap();
+    let out = written(table, ExportFormat::Parquet, units, erased);
     let reader = SerializedFileReader::new(bytes::Bytes::from(out)).unwrap();
     let rows = reader.get_row_iter(None).unwrap();
     rows.map(|row| json(&row.unwrap())).collect()
@@ -313,8 +325,123 @@ fn a_table_holds_what_the_lines_hold_row_for_row() {
     let rows = table(&entries);
     assert_eq!(rows.len(), entries.len());
     for (row, entry) in rows.into_iter().zip(&entries) {
-        assert_eq!(row, flat(entry));
+        let lines = flat(entry);
+        for (name, value) in lines.as_object().unwrap() {
+            assert_eq!(&row[name], value, "{name}");
+        }
     }
+}
+
+#[test]
+fn a_row_shows_what_the_metadata_and_the_settings_say() {
+    let metadata = r#"{"dialogOrigination":"INBOUND","contactEndpointAddress":"+4930123","channelEndpointAddress":"800",
+        "segmentParticipantId":"901","segmentAgentGroupId":"7","segmentDurationMs":61000,"systemDisposition":"ANSWER",
+        "agentDisposition":"Done","agentNotes":"call\nback"}"#;
+    let body =
+        br#"{"transcript":[{"participantName":"Jane","participantType":"Agent","timestamp":"1000","message":"Hi"},
+        {"participantName":"Max","participantType":"contact","timestamp":"3000","message":"Yes"}]}"#;
+    let rest = || slot(ArtifactStatus::NotRequested);
+    let entry = entry(metadata, [stored(body), rest(), rest()]);
+    let row = table(std::slice::from_ref(&entry)).remove(0);
+    for (name, value) in [
+        ("account_name", serde_json::json!("Support")),
+        ("direction", "INBOUND".into()),
+        ("contact", "+4930123".into()),
+        ("channel_address", "800".into()),
+        ("agent", "Jane".into()),
+        ("agent_id", "901".into()),
+        ("agent_group_id", "7".into()),
+        ("duration_ms", 61_000.into()),
+        ("system_disposition", "ANSWER".into()),
+        ("agent_notes", "call\nback".into()),
+        ("has_transcript", true.into()),
+        ("speakers", serde_json::json!(["\"Jane (Agent)\"", "\"Max (contact)\""])),
+        ("phrases", 2.into()),
+        ("transcript_version", 1.into()),
+        ("erased_at", serde_json::Value::Null),
+    ] {
+        assert_eq!(row[name], value, "{name}");
+    }
+    let out = bytes(&entry, ExportFormat::Csv);
+    let mut csv = ::csv::Reader::from_reader(out.as_slice());
+    let names = csv.headers().unwrap().clone();
+    let cells = csv.records().next().unwrap().unwrap();
+    let cell = |name: &str| cells.get(names.iter().position(|column| column == name).unwrap()).unwrap().to_owned();
+    assert_eq!(
+        (cell("agent"), cell("contact"), cell("duration_ms")),
+        ("Jane".into(), "+4930123".into(), "61000".into())
+    );
+    assert_eq!((cell("agent_notes"), cell("has_transcript")), ("call\nback".into(), "true".into()));
+}
+
+#[test]
+fn a_phrase_is_a_row_and_a_dialog_is_merged_over_its_segments() {
+    let body = |second: &str, text: &str| {
+        format!(
+            r#"{{"transcript":[{{"participantName":"Jane","participantType":"agent","timestamp":"{second}","message":"{text}"}}]}}"#
+        )
+    };
+    let rest = || slot(ArtifactStatus::NotRequested);
+    let segment = |id: &str, body: String, metadata: &str| {
+        let mut entry = entry(metadata, [stored(body.as_bytes()), stored(b"\"a summary\""), rest()]);
+        entry.segment.segment_id = id.to_owned();
+        entry
+    };
+    let one = segment("seg-1", body("1000", "first"), r#"{"agentDisposition":"Moved","segmentParticipantId":"1"}"#);
+    let two = segment("seg-2", body("61000", "second"), r#"{"agentDisposition":"Done","segmentParticipantId":"2"}"#);
+    let dialog = || vec![vec![one.clone(), two.clone()]];
+    let row = parquet_rows(Table::Dialogs, dialog(), &[]).remove(0);
+    assert_eq!(row["text"], "00:00 Jane (agent): first\n01:00 Jane (agent): second\n");
+    assert_eq!(row["segment_ids"], serde_json::json!(["\"seg-1\"", "\"seg-2\""]));
+    assert_eq!(row["agent_dispositions"], serde_json::json!(["\"Moved\"", "\"Done\""]));
+    assert_eq!((&row["phrases"], &row["segments"], &row["is_settled"]), (&2.into(), &2.into(), &true.into()));
+    assert_eq!(row["agent_summary"], "a summary", "the same text once");
+    let rows = parquet_rows(Table::Phrases, vec![vec![one.clone()], vec![two.clone()]], &[]);
+    let said = |row: &serde_json::Value| (row["segment_id"].clone(), row["phrase"].clone(), row["text"].clone());
+    assert_eq!(said(&rows[1]), ("seg-2".into(), 1.into(), "second".into()));
+    assert_eq!((&rows[0]["role"], &rows[0]["time"], &rows[0]["offset_ms"]), (&"agent".into(), &1000.into(), &0.into()));
+    let json = String::from_utf8(written(Table::Phrases, ExportFormat::Jsonl, vec![vec![one.clone()]], &[])).unwrap();
+    assert!(
+        json.contains(r#""time":"1970-01-01T00:00:01.000Z","offset_ms":0,"speaker":"Jane","role":"agent""#),
+        "{json}"
+    );
+    let text = String::from_utf8(written(Table::Dialogs, ExportFormat::Text, dialog(), &[])).unwrap();
+    assert!(text.starts_with("######## dialog dia-1, 2 segments\n") && text.contains("==== segment seg-2"), "{text}");
+}
+
+#[test]
+fn an_erased_segment_is_a_row_of_its_ids() {
+    use crate::db::DeletionReason;
+    let erased = ErasedSegment {
+        id: 1,
+        account: AccountId::new("980634004", "99999999"),
+        account_key: crate::db::AccountKey(1),
+        segment_id: "gone".to_owned(),
+        dialog_id: Some("dia-1".to_owned()),
+        at: Time::parse("2026-11-20T09:00:00Z").unwrap(),
+        reason: DeletionReason::Erased,
+    };
+    let erased = std::slice::from_ref(&erased);
+    let line = String::from_utf8(written(Table::Segments, ExportFormat::Jsonl, Vec::new(), erased)).unwrap();
+    assert_eq!(
+        line,
+        concat!(
+            r#"{"rc_account_id":"980634004","sub_account_id":"99999999","dialog_id":"dia-1","segment_id":"gone","#,
+            r#""erased_at":"2026-11-20T09:00:00.000Z","erased_reason":"erasure"}"#,
+            "\n"
+        )
+    );
+    for table in [Table::Segments, Table::Phrases] {
+        let row = parquet_rows(table, Vec::new(), erased).remove(0);
+        assert_eq!((&row["segment_id"], &row["erased_reason"]), (&"gone".into(), &"erasure".into()));
+        assert_eq!(row["segment_end"], serde_json::Value::Null);
+    }
+    let row = parquet_rows(Table::Dialogs, Vec::new(), erased).remove(0);
+    assert_eq!(row["segment_ids"], serde_json::json!(["\"gone\""]));
+    let csv = String::from_utf8(written(Table::Segments, ExportFormat::Csv, Vec::new(), erased)).unwrap();
+    assert!(csv.ends_with(",2026-11-20T09:00:00.000Z,erasure\r\n"), "{csv}");
+    let text = String::from_utf8(written(Table::Segments, ExportFormat::Text, Vec::new(), erased)).unwrap();
+    assert!(text.starts_with("==== segment gone erased 2026-11-20T09:00:00Z (erasure)\n"), "{text}");
 }
 
 #[test]

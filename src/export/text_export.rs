@@ -1,8 +1,9 @@
 //! Writes segments as plain text without control characters, so that it is safe for a terminal.
 
+use super::table::erased_reason;
 use super::{SegmentEntry, conversation_of, outcome_name, summary_text_of};
 use crate::clock::Time;
-use crate::db::SegmentArtifact;
+use crate::db::{ErasedSegment, SegmentArtifact};
 use crate::render::{Metadata, clean_line, clean_text};
 
 /// Appends the text of a segment.
@@ -29,6 +30,23 @@ pub(super) fn write_segment(entry: &SegmentEntry, out: &mut Vec<u8>) -> anyhow::
     text.push('\n');
     out.extend_from_slice(text.as_bytes());
     Ok(())
+}
+
+/// Appends the header of a dialog, before its segments.
+pub(super) fn write_dialog_header(segments: &[SegmentEntry], out: &mut Vec<u8>) {
+    if let Some(dialog) = segments.first().and_then(|entry| entry.segment.dialog_id.as_deref()) {
+        let plural = if segments.len() == 1 { "" } else { "s" };
+        let text = format!("######## dialog {}, {} segment{plural}\n\n", clean_line(dialog), segments.len());
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// Appends a line about an erased segment.
+pub(super) fn write_erased(erased: &ErasedSegment, out: &mut Vec<u8>) {
+    let (id, at) = (clean_line(&erased.segment_id), erased.at.rfc3339_secs());
+    let text =
+        format!("==== segment {id} erased {at} ({})\naccount {}\n\n", erased_reason(erased.reason), erased.account);
+    out.extend_from_slice(text.as_bytes());
 }
 
 fn write_summary(name: &str, slot: &SegmentArtifact, text: &mut String) {

@@ -284,6 +284,132 @@ fn items_are_discarded_listed_and_revived() {
     assert_eq!(run(folder.path(), &["queue", "retry", "s9"]).status.code(), Some(1));
 }
 
+/// Runs a command without write access to its folder: as another user if this one is root, who may write everywhere.
+fn run_as_reader(folder: &Path, args: &[&str]) -> Output {
+    let program = folder.join("program");
+    let mut command = match rustix::process::getuid().is_root() {
+        true => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+            command
+        }
+        false => Command::new(&program),
+    };
+    command.current_dir(folder).env_clear().env("PATH", "/usr/bin:/bin").args(["--config", "reader.toml"]).args(args);
+    command.output().unwrap()
+}
+
+#[test]
+fn a_reader_needs_neither_write_access_nor_secrets() {
+    let folder = folder_with_settings();
+    create_archive(folder.path(), 3);
+    assert_eq!(run(folder.path(), &["search", "nothing"]).status.code(), Some(0));
+    // The secret's file does not exist for the reader.
+    let text = "[auth]\napi_token_file = \"/nowhere/token\"\n[database]\nurl = \"sqlite:test.db\"\n";
+    std::fs::write(folder.path().join("reader.toml"), text).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_ringcx-extractor"), folder.path().join("program")).unwrap();
+    let set_mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    for leftover in ["test.db-wal", "test.db-shm", "test.db.lock"] {
+        let _ = std::fs::remove_file(folder.path().join(leftover));
+    }
+    set_mode(&folder.path().join("test.db"), 0o444);
+    set_mode(&folder.path().join("reader.toml"), 0o444);
+    set_mode(&folder.path().join("program"), 0o555);
+    set_mode(folder.path(), 0o555);
+    let read = |args: &[&str]| {
+        let output = run_as_reader(folder.path(), args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr_text(&output));
+        output
+    };
+    let exported = read(&["export"]);
+    assert_eq!(stdout_text(&exported).lines().count(), 3);
+    assert!(stderr_text(&exported).contains("read-only"), "{}", stderr_text(&exported));
+    assert!(stdout_text(&read(&["search"])).contains("s000002"), "the newest conversation");
+    assert!(stdout_text(&read(&["show", "s000001"])).contains("s000001"));
+    let status: serde_json::Value = serde_json::from_str(&stdout_text(&read(&["status", "--json"]))).unwrap();
+    assert_eq!(status["accounts"][0]["sub_account_id"], "77");
+    assert!(stdout_text(&read(&["verify"])).starts_with("intact"));
+    for args in [&["audit"][..], &["report"]] {
+        // Nothing was read from the API, so the archive is not complete.
+        let output = run_as_reader(folder.path(), args);
+        assert!(output.status.code() == Some(1) && stderr_text(&output).is_empty(), "{}", stderr_text(&output));
+        assert!(stdout_text(&output).contains("77"), "{args:?}");
+    }
+    assert_eq!(run_as_reader(folder.path(), &["queue", "list"]).status.code(), Some(2), "it needs all settings");
+    set_mode(folder.path(), 0o755);
+}
+
+#[test]
+fn a_report_has_a_row_a_day_and_three_formats() {
+    let folder = folder_with_settings();
+    create_archive(folder.path(), 3);
+    let report = |args: &[&str]| stdout_text(&run(folder.path(), &[&["report"], args].concat()));
+    let json: serde_json::Value = serde_json::from_str(&report(&["--format", "json"])).unwrap();
+    let day = &json["accounts"][0]["days"][0];
+    assert_eq!((&day["day"], &day["announced"], &day["held"]), (&"2023-11-14".into(), &3.into(), &3.into()));
+    assert_eq!((&day["transcripts"]["pending"], &day["agrees"]), (&3.into(), &true.into()));
+    assert_eq!((&json["complete"], &json["verified"]["intact"]), (&false.into(), &true.into()));
+    assert!(report(&["--no-verify"]).contains("not verified"));
+    let written = run(folder.path(), &["report", "-o", "report.html"]);
+    assert_eq!((written.status.code(), stderr_text(&written).as_str()), (Some(1), "wrote the report to report.html\n"));
+    let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("2023-11-14") && page.contains("Support"), "{page}");
+    assert_eq!(run(folder.path(), &["report", "--from", "2d", "--to", "3d"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_newest_conversations_are_listed_in_pages() {
+    let folder = folder_with_settings();
+    create_archive(folder.path(), 3);
+    let page = run(folder.path(), &["search", "--json", "--limit", "1"]);
+    // All segments are of one dialog.
+    assert_eq!(stdout_text(&page).lines().count(), 1);
+    let hit: serde_json::Value = serde_json::from_str(&stdout_text(&page)).unwrap();
+    assert_eq!((&hit["segment_id"], &hit["transcript"]), (&"s000002".into(), &"pending".into()));
+    assert!(!stderr_text(&page).contains("more:"), "{}", stderr_text(&page));
+    for (args, why) in [
+        (&["search", "--page", "0"][..], "invalid --page"),
+        (&["search", "--limit", "5000", "--page", "3"], "between 1 and 2"),
+        (&["search", "--artifact", "transcript"], "--artifact has no meaning"),
+        (&["search", "--hold", "9"], "there is no hold 9"),
+        (&["export", "--table", "phrases", "--format", "text"], "no table of phrases"),
+        (&["export", "--contact", " "], "--contact is empty"),
+    ] {
+        let refused = run(folder.path(), args);
+        assert_eq!(refused.status.code(), Some(2), "{args:?}");
+        assert!(
+            stderr_text(&refused).contains(why) && stderr_text(&refused).contains("hint:"),
+            "{}",
+            stderr_text(&refused)
+        );
+    }
+}
+
+#[test]
+fn programs_read_holds_plans_and_backfills_as_json() {
+    let folder = folder_with_settings();
+    create_archive(folder.path(), 3);
+    let json = |args: &[&str]| -> serde_json::Value {
+        let output = run(folder.path(), args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr_text(&output));
+        serde_json::from_str(&stdout_text(&output)).unwrap()
+    };
+    let plan = json(&["erase", "--dialog", "dialog", "--dry-run", "--json"]);
+    assert_eq!(plan["segments"].as_array().unwrap().len(), 3);
+    let hold = json(&["hold", "--segment", "s000001", "--json"]);
+    assert_eq!((&hold["segments"], &hold["kind"]), (&1.into(), &"segment".into()));
+    let number = hold["id"].to_string();
+    assert_eq!(stdout_text(&run(folder.path(), &["export", "--hold", &number])).lines().count(), 1);
+    assert_eq!(json(&["hold", "--release", &number, "--json"])["released"], hold["id"]);
+    let queued = json(&["backfill", "--from", "2d", "--to", "1d", "--json"]);
+    assert_eq!((&queued["sub_account_id"], &queued["seconds"]), (&"77".into(), &86_400.into()));
+    let id = queued["id"].to_string();
+    assert_eq!(json(&["backfill", "cancel", &id, "--json"])["cancelled"], queued["id"]);
+    let wide = run(folder.path(), &["backfill", "--from", "40d", "--to", "1d"]);
+    assert_eq!(wide.status.code(), Some(2), "wider than a month");
+    assert!(stderr_text(&wide).contains("--yes"), "{}", stderr_text(&wide));
+}
+
 #[test]
 fn watching_prints_again_until_it_is_interrupted() {
     let folder = folder_with_settings();

@@ -13,11 +13,14 @@ use ringcx_extractor::db::{
     Claim, CompletedJob, Db, DbFault, ExportCursor, ExportRange, IngestSummary, JobOutcome, Lease, MetadataChunk,
     OpenMode, ReplicaRow, Stmt, WindowRead, sql,
 };
-use ringcx_extractor::export::{self, ExportFormat, Selection};
+use ringcx_extractor::erasure::{self, Confirmation, ErasureRequest};
+use ringcx_extractor::export::{self, ExportFormat, Selection, Table};
 use ringcx_extractor::health::Snapshot;
 use ringcx_extractor::model::{
-    AccountId, ArtifactSelection, ArtifactSet, ItemState, Lane, SegmentRecord, SummariesFor, TimeRange, TimeRangeSet,
+    AccountId, ArtifactSelection, ArtifactSet, ItemState, Lane, SegmentRecord, Subject, SummariesFor, TimeRange,
+    TimeRangeSet,
 };
+use ringcx_extractor::segment_filter::SegmentFilter;
 use ringcx_extractor::status;
 use support::TestDb;
 
@@ -26,6 +29,9 @@ crate::on_both! {
     an_export_of_what_changed_holds_no_more_than_that,
     an_export_of_changes_works_with_any_number_of_accounts,
     a_number_that_no_export_printed_is_not_known,
+    a_dialog_is_exported_once_with_all_its_segments,
+    an_export_of_changes_tells_erasures_until_they_are_forgotten,
+    a_filter_selects_what_an_erasure_would_find,
     the_status_adds_up,
     replicas_that_are_long_gone_are_forgotten_unless_they_own_something,
 }
@@ -84,11 +90,11 @@ async fn store_answers(db: &Db, owned: Lease, segment: &str) {
 async fn export_lines(db: &Db, selection: &Selection) -> Vec<serde_json::Value> {
     let mut out = Vec::new();
     let mut reported = 0;
-    let count =
+    let summary =
         export::write_export(db, selection, ExportFormat::Jsonl, &mut out, &mut |page| reported += page).await.unwrap();
     let lines: Vec<_> =
         String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((count, reported), (lines.len() as u64, lines.len() as u64));
+    assert_eq!((summary.rows + summary.erased, reported), (lines.len() as u64, summary.rows));
     lines
 }
 
@@ -185,6 +191,125 @@ async fn a_number_that_no_export_printed_is_not_known(test: TestDb) {
     for number in [2, -1, i64::MAX] {
         assert_eq!(test.db.export_cursor(number).await.unwrap(), None);
     }
+}
+
+fn in_dialog(id: &str, dialog: &str, ended: i64) -> SegmentRecord {
+    SegmentRecord { dialog_id: Some(dialog.to_owned()), ..record(id, Some(ended)) }
+}
+
+async fn dialogs(db: &Db, selection: Selection) -> Vec<(String, Vec<String>)> {
+    let lines = export_lines_of(db, &Selection { table: Table::Dialogs, ..selection }).await;
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
+    let ids = |line: &serde_json::Value| line["segment_ids"].as_array().unwrap().iter().map(text).collect();
+    lines.iter().map(|line| (text(&line["dialog_id"]), ids(line))).collect()
+}
+
+async fn export_lines_of(db: &Db, selection: &Selection) -> Vec<serde_json::Value> {
+    let mut out = Vec::new();
+    export::write_export(db, selection, ExportFormat::Jsonl, &mut out, &mut |_| {}).await.unwrap();
+    String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+async fn a_dialog_is_exported_once_with_all_its_segments(test: TestDb) {
+    let a = acquire_account(&test.db, "a").await;
+    let mut records = vec![
+        in_dialog("one", "x", 10),
+        in_dialog("two", "y", 20),
+        in_dialog("three", "x", 1_000_000),
+        SegmentRecord { dialog_id: None, ..record("alone", Some(30)) },
+    ];
+    // More than a page lies between the segments of a dialog.
+    records.extend((0..600).map(|n| in_dialog(&format!("s{n:04}"), &format!("z{n}"), 1000 + n)));
+    ingest(&test.db, a, NOW, &records).await;
+    let all = dialogs(&test.db, Selection::default()).await;
+    assert_eq!(all.len(), 603);
+    let owned = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+    assert_eq!(all[0], ("y".to_owned(), owned(&["two"])));
+    assert_eq!(all[1], ("-".to_owned(), owned(&["alone"])));
+    assert_eq!(all[602], ("x".to_owned(), owned(&["one", "three"])));
+    let range = |from, to| ExportRange { from: Some(Time(from)), to: Some(Time(to)), account: None };
+    let early = dialogs(&test.db, Selection { range: range(0, 50), ..Selection::default() }).await;
+    assert_eq!(early.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["y", "-"], "x ended later");
+    let mark = test.db.create_export_cursor(NOW + Duration::from_secs(3600)).await.unwrap();
+    let since = test.db.export_cursor(mark).await.unwrap();
+    store_answers(&test.db, a, "one").await;
+    let changed = dialogs(&test.db, Selection { since, ..Selection::default() }).await;
+    assert_eq!(changed, [("x".to_owned(), owned(&["one", "three"]))]);
+}
+
+async fn erase(db: &Db, subject: Subject, now: Time) {
+    let request = ErasureRequest {
+        subject,
+        account: None,
+        who: "test".to_owned(),
+        reason: None,
+        include_alike: false,
+        include_unreadable: false,
+    };
+    let plan = erasure::plan_erasure(db, &request, &mut |_| {}).await.unwrap();
+    erasure::execute_plan(db, &request, plan, Confirmation::Everything, now, &mut |_| {}).await.unwrap();
+}
+
+async fn an_export_of_changes_tells_erasures_until_they_are_forgotten(test: TestDb) {
+    let a = acquire_account(&test.db, "a").await;
+    let records =
+        [in_dialog("one", "x", 1), in_dialog("two", "x", 2), in_dialog("three", "y", 3), in_dialog("four", "z", 4)];
+    ingest(&test.db, a, NOW, &records).await;
+    erase(&test.db, Subject::Segment("four".into()), NOW).await;
+    assert_eq!(test.db.value::<i64>(sql("select count(*) from export_erasure")).await.unwrap(), Some(0), "no export");
+    let later = NOW + Duration::from_secs(3600);
+    let mark = test.db.create_export_cursor(later).await.unwrap();
+    let since = test.db.export_cursor(mark).await.unwrap();
+    erase(&test.db, Subject::Segment("one".into()), later).await;
+    erase(&test.db, Subject::Dialog("y".into()), later).await;
+    let selection = Selection { since: since.clone(), ..Selection::default() };
+    let lines = export_lines_of(&test.db, &selection).await;
+    assert_eq!(segment_ids(&lines), ["one", "three"]);
+    assert!(lines.iter().all(|line| line["erased_reason"] == "erasure" && line["erased_at"].is_string()), "{lines:?}");
+    assert_eq!((&lines[0]["dialog_id"], &lines[0]["sub_account_id"]), (&"x".into(), &"a".into()));
+    let rows = export_lines_of(&test.db, &Selection { table: Table::Phrases, ..selection.clone() }).await;
+    assert_eq!(segment_ids(&rows), ["one", "three"]);
+    // What is left of a dialog is exported again.
+    let rows = dialogs(&test.db, selection.clone()).await;
+    assert_eq!(rows, [("x".to_owned(), vec!["two".to_owned()]), ("y".to_owned(), vec!["three".to_owned()])]);
+    test.db.forget_export_erasures(later + Duration::from_secs(89 * 86_400)).await.unwrap();
+    assert_eq!(export_lines_of(&test.db, &selection).await.len(), 2);
+    test.db.forget_export_erasures(later + Duration::from_secs(91 * 86_400)).await.unwrap();
+    assert_eq!(export_lines_of(&test.db, &selection).await.len(), 0);
+}
+
+async fn a_filter_selects_what_an_erasure_would_find(test: TestDb) {
+    let a = acquire_account(&test.db, "a").await;
+    let with = |id: &str, fields: &str, ended| SegmentRecord {
+        raw: format!(r#"{{"segmentId":"{id}",{fields}}}"#),
+        ..record(id, Some(ended))
+    };
+    let records = [
+        with("one", r#""contactEndpointAddress":"+49 30 1234567","channelClass":"VOICE""#, 3),
+        with("two", r#""ani":"0049301234567","channelClass":"VOICE","agentId":"901""#, 1),
+        with("three", r#""channelEndpointAddress":"tel:+49-30-1234567","channelClass":"DIGITAL""#, 2),
+        with("four", r#""ani":"+49 30 7654321","channelClass":"VOICE""#, 4),
+    ];
+    ingest(&test.db, a, NOW, &records).await;
+    let subject = Subject::Contact("+49301234567".into());
+    let found = erasure::find_subject_segments(&test.db, &subject, None, &mut |_| {}).await.unwrap();
+    let mut keys: Vec<_> = found.segments.iter().map(|segment| (segment.ended, segment.key)).collect();
+    keys.sort_unstable();
+    let subject: Vec<i64> = keys.into_iter().map(|(_, key)| key).collect();
+    let selection = Selection { subject: Some(subject), ..Selection::default() };
+    assert_eq!(segment_ids(&export_lines_of(&test.db, &selection).await), ["two", "three", "one"]);
+    let voice = SegmentFilter { channel: Some("voice".into()), ..SegmentFilter::default() };
+    let selection = Selection { filter: voice.clone(), ..selection };
+    assert_eq!(segment_ids(&export_lines_of(&test.db, &selection).await), ["two", "one"]);
+    let range = ExportRange { from: Some(Time(2)), ..ExportRange::default() };
+    let since = test.db.export_cursor(0).await.unwrap();
+    for since in [None, since] {
+        let selection = Selection { range, since, ..selection.clone() };
+        assert_eq!(segment_ids(&export_lines_of(&test.db, &selection).await), ["one"]);
+    }
+    let agent = SegmentFilter { agent: Some("901".into()), ..voice };
+    let selection = Selection { filter: agent, ..Selection::default() };
+    assert_eq!(segment_ids(&export_lines_of(&test.db, &selection).await), ["two"]);
 }
 
 fn settings() -> Settings {

@@ -108,7 +108,12 @@ impl Snapshot {
     ) -> Result<BTreeMap<(AccountKey, Artifact), ArtifactTally>, DbError> {
         let mut tallies = BTreeMap::new();
         for artifact in Artifact::ALL {
-            let stmt = bind_range(Stmt::built(format!("{TALLY} where {IN_RANGE} group by s.account")), range);
+            let stmt = bind_range(
+                Stmt::built(format!(
+                    "select s.account, {TALLY_COLUMNS} from {TALLY_TABLES} where {IN_RANGE} group by s.account"
+                )),
+                range,
+            );
             let stmt = stmt.bind(artifact.code()).bind(1_i64 << artifact.code());
             for of in self.0.all::<AccountTally>(stmt).await? {
                 tallies.insert((of.account, artifact), of.tally);
@@ -269,6 +274,70 @@ fn widen_to_days(range: ExportRange) -> ExportRange {
     }
 }
 
+/// The UTC day of a segment's end, as `utc_day` computes it.
+const DAY: &str = "case when s.ended < 0 then -1 else s.ended / 86400000 end";
+
+/// The outcomes of an artifact over the segments of one account and day.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub struct DailyTally {
+    /// Key of the account.
+    pub account: AccountKey,
+    /// Days since 1970; -1 stands for segments without an end time.
+    pub day: i64,
+    /// The outcomes.
+    #[sqlx(flatten)]
+    pub tally: ArtifactTally,
+}
+
+/// The deleted segments of one account and day.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub struct DailyDeletion {
+    /// Key of the account.
+    pub account: AccountKey,
+    /// Days since 1970; -1 stands for segments without an end time.
+    pub day: i64,
+    /// Erased on request.
+    #[sqlx(try_from = "i64")]
+    pub erased: u64,
+    /// Deleted by retention.
+    #[sqlx(try_from = "i64")]
+    pub expired: u64,
+}
+
+impl Snapshot {
+    /// The outcomes of an artifact by account and day.
+    pub async fn daily_tallies(&mut self, range: ExportRange, artifact: Artifact) -> Result<Vec<DailyTally>, DbError> {
+        let stmt = Stmt::built(format!(
+            "select s.account, {DAY} as day, {TALLY_COLUMNS} from {TALLY_TABLES} where {IN_RANGE} group by s.account, {DAY}"
+        ));
+        self.0.all(bind_range(stmt, range).bind(artifact.code()).bind(1_i64 << artifact.code())).await
+    }
+
+    /// By account and day: the segments that were first seen more than `delay_ms` after their end.
+    pub async fn late_segments(
+        &mut self,
+        range: ExportRange,
+        delay_ms: i64,
+    ) -> Result<Vec<(AccountKey, i64, i64)>, DbError> {
+        let stmt = Stmt::built(format!(
+            "select s.account, {DAY} as day, count(*) from segment s
+             where {IN_RANGE} and s.ended >= 0 and s.first_seen > s.ended + $4 group by s.account, {DAY}"
+        ));
+        self.0.all(bind_range(stmt, range).bind(delay_ms)).await
+    }
+
+    /// The deleted segments of the UTC days that overlap the range, by account and day.
+    pub async fn daily_deletions(&mut self, range: ExportRange) -> Result<Vec<DailyDeletion>, DbError> {
+        let whole = widen_to_days(range);
+        let stmt =
+            sql("select account, day, cast(sum(case when kind = 0 then segments else 0 end) as bigint) as erased,
+             cast(sum(case when kind = 1 then segments else 0 end) as bigint) as expired from erased
+             where ($1 = -1 or account = $1) and day >= $2 and day < $3 group by account, day");
+        let stmt = stmt.bind(whole.account.unwrap_or(AccountKey::ALL)).bind(whole.from.map_or(i64::MIN, utc_day));
+        self.0.all(stmt.bind(whole.to.map_or(i64::MAX, utc_day))).await
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct AccountTally {
     account: AccountKey,
@@ -279,7 +348,7 @@ struct AccountTally {
 /// Tallies an artifact whose code and bit are the parameters after those of [`IN_RANGE`]. The newest
 /// version counts. A second version exists only if it is a text. So a text is stored if version 1
 /// is one, or if version 2 exists.
-const TALLY: &str = "select s.account,
+const TALLY_COLUMNS: &str = "
     count(*) filter (where (s.asked & $5) <> 0) as requested,
     count(*) filter (where f.outcome = 0 or g.item is not null) as stored,
     count(*) filter (where f.outcome = 1 and g.item is null) as not_populated,
@@ -290,8 +359,10 @@ const TALLY: &str = "select s.account,
     count(*) filter (where (s.asked & $5) <> 0 and f.item is null and w.item is null) as lost,
     count(*) filter (where (f.item is not null and w.item is not null)
                      or ((s.asked & $5) = 0 and (f.item is not null or w.item is not null))) as stray,
-    min(case when f.item is null and w.state = 0 then w.due end) as next_due
-    from segment s
+    min(case when f.item is null and w.state = 0 then w.due end) as next_due";
+
+/// The tables of [`TALLY_COLUMNS`].
+const TALLY_TABLES: &str = "segment s
     left join artifact f on f.item = s.id * 4 + $4 and f.version = 1
     left join artifact g on g.item = s.id * 4 + $4 and g.version = 2
     left join work w on w.item = s.id * 4 + $4 and w.visit = 0";

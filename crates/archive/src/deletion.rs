@@ -16,7 +16,7 @@ pub use legal_hold::{Hold, JournalAction, JournalEntry, JournalRow};
 pub use retention_notice::RetentionNoticeRow;
 pub use subject_lookup::{QuarantinedText, SegmentRef, SegmentTexts};
 pub use tombstone_filter::Tombstone;
-pub(super) use tombstone_filter::{ArchiveKey, TombstoneFilter};
+pub(super) use tombstone_filter::{ArchiveKey, TombstoneFilter, archive_key_damaged};
 pub use wipe_free_pages::WipeOutcome;
 
 use super::delivery_state::{NewNotice, NoticeKind};
@@ -38,7 +38,7 @@ pub enum DeletionReason {
 }
 
 impl DeletionReason {
-    const fn code(self) -> i64 {
+    pub(crate) const fn code(self) -> i64 {
         match self {
             DeletionReason::Erased => 0,
             DeletionReason::Expired => 1,
@@ -137,6 +137,8 @@ impl Db {
         // id of a segment would leave one that is not, and the segment would be counted again at
         // its next announcement.
         tx.tombstone_segments(&key, batch, &pending).await?;
+        let ids = pending.iter().map(|segment| (segment.segment_id.clone(), segment.dialog_id.clone()));
+        tx.keep_export_erasures(&key, batch.account, ids, batch.at, batch.reason).await?;
         tx.announce_deletions(batch, &pending).await?;
         counts.records = tx.delete_quarantined(&key, batch, &pending).await?;
         counts.unknown_ids = tx.tombstone_unknown_ids(&key, batch).await?;
@@ -391,7 +393,7 @@ impl Tx {
         }
         // Tombstones exist, so a key is missing: a new one would not match them.
         if self.value::<i64>(sql("select account from tombstone limit 1")).await?.is_some() {
-            return Err(tombstone_filter::archive_key_damaged());
+            return Err(archive_key_damaged());
         }
         let (key, text) = ArchiveKey::new(&mut rand::rng())?;
         self.put_meta(tombstone_filter::ARCHIVE_KEY_META, &text).await?;

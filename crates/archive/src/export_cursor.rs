@@ -28,6 +28,18 @@ pub struct ExportCursor {
     pub(crate) feeds: BTreeMap<AccountKey, i64>,
 }
 
+impl ExportCursor {
+    /// Changes from this time on may be missing from the export that created the cursor.
+    pub(crate) fn visible_since(&self) -> Time {
+        self.at - CHANGE_VISIBILITY_MARGIN
+    }
+
+    /// When it was created; [`Time::NONE`] for the beginning.
+    pub fn created(&self) -> Time {
+        self.at
+    }
+}
+
 fn serialize(part: &impl Serialize) -> Result<String, DbError> {
     serde_json::to_string(part)
         .map_err(|error| DbError::new(DbFault::Broken, format!("failed to serialise an export cursor: {error}")))
@@ -85,7 +97,7 @@ impl Db {
         ));
         stmt = stmt.bind(ended).bind(to).bind(account);
         stmt = stmt.bind(last.is_some()).bind(last.map_or("", |last| &*last.account.sub));
-        stmt = stmt.bind(last.map_or("", |last| last.segment_id.as_str())).bind(cursor.at - CHANGE_VISIBILITY_MARGIN);
+        stmt = stmt.bind(last.map_or("", |last| last.segment_id.as_str())).bind(cursor.visible_since());
         self.all(stmt.bind(feeds).bind(limit)).await
     }
 

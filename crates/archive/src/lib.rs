@@ -26,6 +26,7 @@ mod deletion;
 mod delivery_state;
 mod dialect;
 mod export_cursor;
+mod export_erasure;
 mod file_lock;
 mod idempotent_request;
 mod ingest;
@@ -36,6 +37,7 @@ mod meta;
 mod permit_request;
 mod pooler_check;
 mod queue_counts;
+mod read_only_file;
 mod replica;
 mod reservation_store;
 mod restore;
@@ -58,7 +60,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
 
 pub use access_log::{
@@ -66,8 +68,8 @@ pub use access_log::{
 };
 pub use account_store::{AccountRow, Lease, PauseRow};
 pub use audit_queries::{
-    ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDigestRow, DeletionTally, OpenQuarantineRow,
-    SegmentSetDigest, Snapshot, UnfinishedItemsRow, WindowReadRow,
+    ArtifactTally, AuditedAccount, ClosedItemRow, CoverageAuditRow, DailyDeletion, DailyDigestRow, DailyTally,
+    DeletionTally, OpenQuarantineRow, SegmentSetDigest, Snapshot, UnfinishedItemsRow, WindowReadRow,
 };
 pub use backup::SqliteBackup;
 pub use chain_store::{
@@ -89,6 +91,7 @@ pub use delivery_state::{
     SinkFailure, SinkOverview, SinkRow, UnitState,
 };
 pub use export_cursor::ExportCursor;
+pub use export_erasure::{EXPORT_ERASURE_RETENTION, ErasedSegment};
 pub use file_lock::FileLock;
 pub use idempotent_request::{IdempotentAnswer, IdempotentRequest};
 pub use ingest::{IngestSummary, MetadataChunk};
@@ -143,6 +146,8 @@ pub struct SqlitePools {
     /// The daemon's lock, which detects a replaced file.
     pub(crate) lock: Option<Arc<FileLock>>,
     pub(crate) suspension: suspension::Suspension,
+    /// Whether the file was opened without write access.
+    is_read_only: bool,
 }
 
 /// The connections to Postgres.
@@ -154,6 +159,8 @@ pub struct PgPools {
     /// Time-out of a statement; `None` for interactive commands.
     pub(crate) statement_timeout: Option<Duration>,
     pub(crate) suspension: suspension::Suspension,
+    /// Whether the role or the server permits no writes.
+    is_read_only: bool,
 }
 
 /// One connection for the heartbeat, one for the instance lock.
@@ -164,8 +171,10 @@ const HEARTBEAT_CONNECTIONS: u32 = 2;
 pub enum OpenMode {
     /// Create it if it does not exist, and apply missing migrations.
     CreateOrMigrate,
-    /// It must exist and be up to date; for commands that only read.
+    /// It must exist and be up to date.
     Existing,
+    /// As `Existing`, for commands that only read: a file or a role that permits no writes will do.
+    ReadOnly,
     /// It must exist, and its schema is not checked; for what a restore reads of an archive that
     /// another version of this program wrote.
     AnyVersion,
@@ -200,21 +209,17 @@ impl Db {
         } else if !path.exists() {
             return Err(DbError::missing_file(path));
         }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
+        if mode == OpenMode::ReadOnly && !read_only_file::is_writable(path) {
+            return Db::connect_read_only_file(path).await;
+        }
+        let options = read_only_file::common_options(path)
             .create_if_missing(false)
             // For new files. With smaller pages, a typical transcript would leave a fifth of the
             // space empty.
             .page_size(8192)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10))
-            .foreign_keys(false)
-            .statement_cache_capacity(STATEMENT_CACHE_CAPACITY)
-            // Rows come from another thread over a channel. Each time it is full, both sides wait.
-            .row_buffer_size(ROW_BUFFER_SIZE)
             .pragma("cache_size", "-8000")
-            .pragma("temp_store", "memory")
             // A checkpoint costs two more disk syncs: one per 16 MB instead of one per 4 MB.
             .pragma("wal_autocheckpoint", "2000")
             // A long read, such as a backup, lets the log grow. The next checkpoint shrinks it again.
@@ -241,6 +246,7 @@ impl Db {
             path: path.to_owned(),
             lock,
             suspension: suspension::Suspension::default(),
+            is_read_only: false,
         }));
         // Boxed: nested in those of all callers, this future is too deep for the compiler.
         Box::pin(db.prepare_schema(mode)).await.map_err(|error| error.reclassify_open_error(path))?;
@@ -296,8 +302,12 @@ impl Db {
             pooler_check::refuse_transaction_pooling(&options).await?;
         }
         let suspension = suspension::Suspension::default();
-        let db = Db::Postgres(Arc::new(PgPools { pool, heartbeat, statement_timeout, suspension }));
+        let pools = PgPools { pool, heartbeat, statement_timeout, suspension, is_read_only: false };
+        let db = Db::Postgres(Arc::new(pools));
         Box::pin(db.prepare_schema(mode)).await?;
+        if mode == OpenMode::ReadOnly && !db.may_write().await? {
+            return Ok(db.into_read_only());
+        }
         Ok(db)
     }
 
@@ -324,7 +334,16 @@ impl Db {
                 heartbeat: pools.heartbeat.clone(),
                 statement_timeout: pools.statement_timeout,
                 suspension: pools.suspension.clone(),
+                is_read_only: pools.is_read_only,
             })),
+        }
+    }
+
+    /// Whether it was opened with [`OpenMode::ReadOnly`] and permits no writes.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Db::Sqlite(pools) => pools.is_read_only,
+            Db::Postgres(pools) => pools.is_read_only,
         }
     }
 

@@ -33,8 +33,8 @@ impl Db {
         }
         let newest = self.newest_known_migration();
         match self.newest_applied_migration().await? {
-            held if held < newest && mode == OpenMode::Existing => Err(DbError::schema_too_old(held, newest)),
-            held if held >= newest || mode == OpenMode::Existing => Ok(()),
+            held if held < newest && mode != OpenMode::CreateOrMigrate => Err(DbError::schema_too_old(held, newest)),
+            held if held >= newest || mode != OpenMode::CreateOrMigrate => Ok(()),
             held => {
                 if (1..=LAST_MERGED).contains(&held)
                     && let Err(error) = self.upgrade_merged_schema().await

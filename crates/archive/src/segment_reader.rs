@@ -35,6 +35,13 @@ pub struct SegmentRow {
     pub metadata: String,
 }
 
+impl SegmentRow {
+    /// The place in the order of exports: by end time (unknown first), sub-account, segment id.
+    pub fn export_key(&self) -> (Time, &str, &str) {
+        (self.ended.unwrap_or(Time::NONE), &self.account.sub, &self.segment_id)
+    }
+}
+
 /// The status of one artifact of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ArtifactStatus {
@@ -138,6 +145,13 @@ pub struct ExportRange {
 }
 
 impl ExportRange {
+    /// Whether a segment is in the range.
+    pub fn contains(self, segment: &SegmentRow) -> bool {
+        let (_, from, to) = self.bounds();
+        let ended = segment.ended.unwrap_or(Time::NONE);
+        ended >= from && ended < to && self.account.is_none_or(|account| account == segment.account_key)
+    }
+
     /// Account, start and end as arguments; account -1 stands for all. A segment without an end
     /// time is only in the unbounded range.
     pub(crate) fn bounds(self) -> (AccountKey, Time, Time) {
@@ -197,6 +211,39 @@ impl Db {
              order by s.ended, a.sub, s.segment_id"
         ));
         self.all(stmt.bind(dialog_id)).await
+    }
+
+    /// All segments of these dialogs, in order of end time; of all accounts that have such a dialog.
+    pub async fn segments_of_dialogs(&self, dialog_ids: &[String]) -> Result<Vec<SegmentRow>, DbError> {
+        let head =
+            format!("select {SEGMENT_COLUMNS} from segment s join account a on a.id = s.account where s.dialog_id in ");
+        let mut segments: Vec<SegmentRow> =
+            self.all(Stmt::list(&head, Vec::new(), dialog_ids.iter().map(String::as_str), "")).await?;
+        // A long list runs in pieces, so the order cannot be the statement's.
+        segments.sort_by(|a, b| a.export_key().cmp(&b.export_key()));
+        Ok(segments)
+    }
+
+    /// The next page of segments, the newest first: before `last` in the order of
+    /// [`Db::segments_after`].
+    pub async fn segments_before(
+        &self,
+        range: ExportRange,
+        last: Option<&SegmentRow>,
+        limit: usize,
+    ) -> Result<Vec<SegmentRow>, DbError> {
+        let (account, from, to) = range.bounds();
+        // The index serves the bounds on `ended`; the rest skips the segments of the last page.
+        let ended = last.map_or(Time(i64::MAX), |last| last.ended.unwrap_or(Time::NONE));
+        let stmt = Stmt::built(format!(
+            "select {SEGMENT_COLUMNS} from segment s join account a on a.id = s.account
+             where s.ended >= $1 and s.ended < $2 and s.ended <= $3 and ($4 = -1 or s.account = $4)
+             and ($5 = 0 or (s.ended, a.sub, s.segment_id) < ($3, $6, $7))
+             order by s.ended desc, a.sub desc, s.segment_id desc limit $8"
+        ));
+        let stmt = stmt.bind(from).bind(to).bind(ended).bind(account).bind(last.is_some());
+        let stmt = stmt.bind(last.map_or("", |last| &*last.account.sub));
+        self.all(stmt.bind(last.map_or("", |last| last.segment_id.as_str())).bind(limit)).await
     }
 
     /// The artifacts of these segments, each in the order of [`Artifact::ALL`].

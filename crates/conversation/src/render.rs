@@ -29,7 +29,7 @@ pub struct Phrase {
     /// The speaker's id within the conversation.
     pub participant: Option<String>,
     /// The speaker's RingCentral user id.
-    pub(crate) rc_user: Option<String>,
+    pub rc_user: Option<String>,
     /// The text; an HTML e-mail is converted to text.
     pub text: String,
 }
@@ -83,6 +83,18 @@ impl Conversation {
             }
         }
         Some(conversation)
+    }
+
+    /// Merges the conversations of a dialog's segments, given in their order. Returns `None` without
+    /// any.
+    pub fn merge<'a>(conversations: impl IntoIterator<Item = &'a Conversation>) -> Option<Conversation> {
+        let mut conversations = conversations.into_iter();
+        let mut merged = conversations.next()?.clone();
+        for conversation in conversations {
+            merged.phrases.extend_from_slice(&conversation.phrases);
+        }
+        merged.sort_by_time();
+        Some(merged)
     }
 
     fn sort_by_time(&mut self) {

@@ -1,5 +1,8 @@
 //! Shows search hits as a table or as JSON.
 
+use serde::Serialize;
+
+use super::ConversationHit;
 use crate::archive_reader::SearchHitView;
 use crate::cli::terminal;
 use crate::clock::Time;
@@ -14,17 +17,27 @@ const RESET: &str = "\x1b[0m";
 /// sequence of each.
 const STYLE_MARKS: [(char, &str); 2] = [('\u{2061}', BOLD), ('\u{2062}', RESET)];
 
-/// Formats a hit as a line of JSON.
-pub(super) fn format_json(hit: &SearchHit) -> serde_json::Result<String> {
-    Ok(format!("{}\n", serde_json::to_string(&SearchHitView::of(hit))?))
+/// A conversation as JSON: its best match, and the others.
+#[derive(Serialize)]
+pub(super) struct ConversationJson {
+    #[serde(flatten)]
+    best: SearchHitView,
+    /// Further matches in the same conversation.
+    others: Vec<SearchHitView>,
+}
+
+/// The JSON of a conversation.
+pub(super) fn to_json(conversation: &ConversationHit) -> ConversationJson {
+    let others = conversation.others.iter().map(SearchHitView::of).collect();
+    ConversationJson { best: SearchHitView::of(&conversation.best), others }
 }
 
 /// An invisible character that marks the first line of each hit in the table.
 const HIT_START: char = '\u{2064}';
 
-/// Formats all hits as a table. Below each passage the segment id stands on its own line, so that
-/// it can be copied.
-pub(super) fn format_table(hits: &[SearchHit], width: usize) -> String {
+/// Formats conversations as a table, each with its best match. Below each passage the segment id
+/// stands on its own line, so that it can be copied.
+pub(super) fn format_table(conversations: &[ConversationHit], width: usize) -> String {
     let header = ["ended", "account", "found in", "passage"];
     let row = |hit: &SearchHit| {
         let segment = &hit.segment;
@@ -35,9 +48,17 @@ pub(super) fn format_table(hits: &[SearchHit], width: usize) -> String {
             mark_matches(hit),
         ]
     };
-    let text = terminal::format_table(header, header.len() - 1, 0..0, width, hits.iter().map(row));
-    let mut styled = String::with_capacity(text.len() + hits.len() * 80);
-    let mut ids = hits.iter().map(|hit| format!("  {DIM}{}{RESET}\n", clean_line(&hit.segment.segment_id)));
+    let rows = conversations.iter().map(|conversation| row(&conversation.best));
+    let text = terminal::format_table(header, header.len() - 1, 0..0, width, rows);
+    let mut styled = String::with_capacity(text.len() + conversations.len() * 80);
+    let mut ids = conversations.iter().map(|conversation| {
+        let others = match conversation.others.len() {
+            0 => String::new(),
+            1 => " and 1 more match in this conversation".to_owned(),
+            more => format!(" and {more} more matches in this conversation"),
+        };
+        format!("  {DIM}{}{RESET}{others}\n", clean_line(&conversation.best.segment.segment_id))
+    });
     let mut id: Option<String> = None;
     for line in text.split_inclusive('\n') {
         if line.starts_with(HIT_START) {
@@ -126,7 +147,10 @@ mod tests {
 
     #[test]
     fn a_hit_is_laid_out_with_its_matches_marked() {
-        let text = format_table(&[hit()], 80).replace(BOLD, "<").replace(DIM, "{").replace(RESET, ">");
+        let text = format_table(&[ConversationHit { best: hit(), others: Vec::new() }], 80)
+            .replace(BOLD, "<")
+            .replace(DIM, "{")
+            .replace(RESET, ">");
         insta::assert_snapshot!(text, @r"
         ended                account  found in     passage
         2026-11-20T09:00:00Z 99999999 transcript   …yes, the <réfund> <is> very <late>
@@ -138,9 +162,10 @@ mod tests {
 
     #[test]
     fn in_json_matches_are_counted_in_characters() {
-        let line: serde_json::Value = serde_json::from_str(&format_json(&hit()).unwrap()).unwrap();
+        let line = serde_json::to_value(to_json(&ConversationHit { best: hit(), others: vec![hit()] })).unwrap();
         assert_eq!(line["matches"], serde_json::json!([[10, 19], [25, 29]]));
         assert_eq!((line["score"].as_f64(), line["artifact"].as_str()), (Some(1.235), Some("transcript")));
         assert_eq!(line["dialog_id"], serde_json::Value::Null);
+        assert_eq!(line["others"][0]["artifact"], "transcript");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::checker::Checker;
+use super::super::checker::{Checker, LoadScope};
 use super::super::config_error::quoted;
 use super::super::setting_types::{Id, List, Text};
 use super::super::settings::{Access, AccountSettings, KeySettings, Oidc, RoleSettings};
@@ -37,7 +37,8 @@ pub(super) fn build_access(section: AccessSection, checker: &mut Checker<'_>) ->
         Some(key)
     });
     let access = Access {
-        oidc: if is_oidc_set { Some(oidc.flatten()?) } else { None },
+        // Who only reads the archive does not need the client secret.
+        oidc: if is_oidc_set && checker.scope == LoadScope::All { Some(oidc.flatten()?) } else { oidc.flatten() },
         roles: roles?,
         keys: keys?,
         log_retention: section.log_retention.0,

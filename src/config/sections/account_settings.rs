@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::checker::Checker;
+use super::super::checker::{Checker, LoadScope};
 use super::super::config_error::quoted;
 use super::super::setting_types::{Artifacts, Id, Retention};
 use super::super::settings::{AccountPolicy, AccountSettings, Accounts, DiscoverAccounts};
@@ -26,8 +26,11 @@ pub(super) fn build_accounts(
     if is_listed && discover.is_some() {
         checker.reject("discover_accounts", "is set together with [[accounts]]", "keep one of the two");
     }
-    if !is_listed && discover.is_none() && !checker.has_problem("accounts") && !checker.has_problem("discover_accounts")
-    {
+    let is_rejected = checker.has_problem("accounts") || checker.has_problem("discover_accounts");
+    if !is_listed && discover.is_none() && !is_rejected {
+        if checker.scope == LoadScope::Archive {
+            return Some(Accounts::Listed(Vec::new()));
+        }
         checker.reject_absent("accounts", "is missing: no account is configured", HINT);
     }
     let listed = build_listed(listed, checker);

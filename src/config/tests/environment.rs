@@ -22,7 +22,7 @@ fn a_variable_overrides_the_file_in_the_type_of_its_key() {
     assert_eq!(settings.http.listen, None);
     assert!(matches!(&settings.database.url, DatabaseUrl::Sqlite(path) if path == Path::new("/var/lib/a.db")));
     assert_eq!(settings.log.filter, "debug");
-    assert!(matches!(&settings.auth, Auth::ApiToken { token, .. } if token.expose_secret() == "00123"));
+    assert!(matches!(&settings.auth, Some(Auth::ApiToken { token, .. }) if token.expose_secret() == "00123"));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_whole_section_or_list_of_sections_is_written_in_toml_and_comes_before_its_p
     assert_eq!((accounts[0].id.to_string().as_str(), accounts[0].name.as_deref()), ("7/8", Some("Eight")));
     assert_eq!(settings.limits.requests_per_minute.get(), 9);
     let env = [("RINGCX__AUTH__API_TOKEN", "t"), ("RINGCX__DISCOVER_ACCOUNTS", "{}")];
-    let found = load_from(None, vars(&env), &[]).unwrap().settings.accounts;
+    let found = load_from(LoadScope::All, None, vars(&env), &[]).unwrap().settings.accounts;
     assert!(matches!(found, Accounts::Discovered(all) if all.interval == Duration::from_secs(600)));
 }
 

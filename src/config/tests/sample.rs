@@ -94,7 +94,7 @@ fn the_sample_with_its_alternatives_is_legal() {
     let text = with_secrets_at(&secret, &text);
     let loaded = load_text(&text, &[]).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert!(matches!(loaded.settings.accounts, Accounts::Discovered(_)));
-    assert!(matches!(loaded.settings.auth, Auth::Engage { .. }));
+    assert!(matches!(loaded.settings.auth, Some(Auth::Engage { .. })));
     assert!(loaded.settings.http.token.is_some());
     assert_eq!(loaded.settings.sinks.len(), 3);
 }

@@ -6,7 +6,7 @@ const ACCOUNT: &str = "[[accounts]]\nrc_account_id = 1\nsub_account_id = 2\n";
 
 fn token(settings: &Settings) -> &str {
     match &settings.auth {
-        Auth::ApiToken { token, .. } => token.expose_secret(),
+        Some(Auth::ApiToken { token, .. }) => token.expose_secret(),
         _ => panic!("another way to log in"),
     }
 }
@@ -66,7 +66,7 @@ fn credentials_are_read_again_from_their_files() {
     let file = TestFile::new("");
     let (secret, jwt) = (file.write_sibling("secret", "s1\n"), file.write_sibling("jwt", "j1\n"));
     let text = format!("{ACCOUNT}[auth]\nclient_id = \"a\"\nclient_secret_file = \"{secret}\"\njwt_file = \"{jwt}\"\n");
-    let auth = load_text(&text, &[]).unwrap().settings.auth;
+    let auth = load_text(&text, &[]).unwrap().settings.auth.unwrap();
     file.write_sibling("jwt", "j2\n");
     let Auth::RingCentral { client_id, client_secret, jwt: token, .. } = auth.reload_secrets().unwrap() else {
         panic!("another way to log in")
@@ -76,7 +76,7 @@ fn credentials_are_read_again_from_their_files() {
     let error = auth.reload_secrets().unwrap_err().to_string();
     assert!(error.contains("auth.jwt_file") && error.contains("failed to read"), "{error}");
 
-    let plain = load_text(MINIMAL, &[]).unwrap().settings.auth;
+    let plain = load_text(MINIMAL, &[]).unwrap().settings.auth.unwrap();
     assert!(
         matches!(plain.reload_secrets().unwrap(), Auth::ApiToken { token, .. } if token.expose_secret() == "token")
     );

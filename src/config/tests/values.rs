@@ -89,7 +89,7 @@ fn ids_are_numbers_or_text_and_other_ways_to_log_in_are_read() {
                 [discover_accounts]\ninterval = \"1m\"\nexclude = [5, \"006\"]\nretention = \"30d\"\nsummaries_for = \"agents\"\n";
     let settings = load_text(text, &[]).unwrap().settings;
     assert!(
-        matches!(&settings.auth, Auth::Engage { username, platform_id, .. } if username == "u" && platform_id == "12")
+        matches!(&settings.auth, Some(Auth::Engage { username, platform_id, .. }) if username == "u" && platform_id == "12")
     );
     let Accounts::Discovered(found) = settings.accounts else { panic!("not discovered") };
     assert_eq!(found.exclude.iter().map(String::as_str).collect::<Vec<_>>(), ["006", "5"]);

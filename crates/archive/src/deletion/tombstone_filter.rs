@@ -46,6 +46,11 @@ impl ArchiveKey {
         mac.finalize().into_bytes()[..HASH_BYTES].to_vec()
     }
 
+    /// A key of its own for this purpose.
+    pub(crate) fn derive(&self, purpose: &str) -> Vec<u8> {
+        self.hash([b"derived key", purpose.as_bytes()])
+    }
+
     pub(crate) fn hash_segment_id(&self, id: &str) -> Vec<u8> {
         self.hash([b"segment", id.as_bytes()])
     }
@@ -86,7 +91,7 @@ fn parse_archive_key(text: Option<String>) -> Result<Option<ArchiveKey>, DbError
     ArchiveKey::from_secret(&STANDARD.decode(text).map_err(|_| archive_key_damaged())?).map(Some)
 }
 
-pub(super) fn archive_key_damaged() -> DbError {
+pub(crate) fn archive_key_damaged() -> DbError {
     DbError::broken(
         "failed to read the archive's key in the table meta: it is damaged or missing",
         "restore it from a backup: without it the archive cannot recognise what was erased",
