@@ -374,16 +374,17 @@ impl Deliverer {
         if windows.is_empty() {
             return Ok(true);
         }
+        let is_by_unit = delivery.is_by_unit();
         for entry in self.context.db.feed_entries(&windows).await? {
             let key = (entry.account, entry.feed);
-            let Some(position) = delivery.feeds.get_mut(&entry.account) else { continue };
             if !self.filter.wants(&entry) || delivery.known_failures.contains(&key) {
                 continue;
             }
-            if delivery.is_by_unit() && entry.notice.is_none() {
+            if is_by_unit && entry.notice.is_none() {
                 delivery.await_unit(key, entry.item, self.context.clock.tick(), self.context.clock.now());
                 continue;
             }
+            let Some(position) = delivery.feeds.get_mut(&entry.account) else { continue };
             position.unsettled.insert(entry.feed);
             self.load(delivery, LoadedEvent::new(key, entry.item, Origin::New, None));
         }
