@@ -11,7 +11,7 @@ use super::account_registry::RegisteredAccounts;
 use crate::account::{Account, metadata_budget_name};
 pub use crate::account::{budget_name, metadata_limits};
 use crate::clock::{Clock, Time};
-use crate::config::{Auth, ConfigError, Limits, Settings};
+use crate::config::{Auth, Limits, Settings};
 use crate::db::Db;
 use crate::deliver::SinkPauses;
 use crate::fetch::batch_writer::StorageState;
