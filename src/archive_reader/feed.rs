@@ -154,6 +154,7 @@ fn erasure_of(scope: &Scope<'_>, row: FeedNotice) -> Option<Event> {
         stored: row.at,
         metadata: String::new(),
         body: Vec::new(),
+        parts: Vec::new(),
     })
 }
 
@@ -190,5 +191,6 @@ fn event_of(scope: &Scope<'_>, mut row: FeedRow) -> Result<Option<Event>, ReadEr
         stored: row.fetched,
         metadata,
         body,
+        parts: Vec::new(),
     }))
 }
