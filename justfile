@@ -32,6 +32,10 @@ fuzz target="api" seconds="140":
 bench name="throughput":
     cargo bench --bench {{name}}
 
+# Compare the ratios of a short benchmark with benches/baseline.json, as CI does
+bench-gate:
+    ./scripts/bench-gate
+
 # Build the API documentation as CI does
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked

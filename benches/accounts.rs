@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use ringcx_extractor::clock::Clock;
 use ringcx_extractor::ringcx;
-use support::{BenchDaemon, StubServer, cpu_seconds, env_number, process_memory_mb, run_bare_loop};
+use support::{BenchDaemon, StubServer, cpu_seconds, env_number, own_cpu_seconds, process_memory_mb, run_bare_loop};
 
 /// Requests of the bare loop, to measure the cost of one.
 const BARE_LOOP_REQUESTS: u64 = 20_000;
@@ -50,13 +50,14 @@ fn write_settings(url: &str, folder: &Path, accounts: u64, quota: u64) {
 
 async fn measure() {
     ringcx::install_tls();
+    support::print_workload();
     let clock = Clock::system();
     let (accounts, quota) = (env_number("ACCOUNTS", 1000), env_number("QUOTA", 120));
     let (seconds, segments) = (env_number("FOR", 120), env_number("SEGMENTS", 200));
     let server = StubServer::start(&[("SEGMENTS", segments), ("FRESH", 1)]);
-    let used = cpu_seconds(0);
+    let used = own_cpu_seconds();
     run_bare_loop(&server.url, BARE_LOOP_REQUESTS / 3, 64).await;
-    let bare_cpu = (cpu_seconds(0) - used) * 1000.0 / BARE_LOOP_REQUESTS as f64;
+    let bare_cpu = (own_cpu_seconds() - used) * 1000.0 / BARE_LOOP_REQUESTS as f64;
 
     let folder = tempfile::tempdir().unwrap();
     write_settings(&server.url, folder.path(), accounts, quota);

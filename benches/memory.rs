@@ -2,7 +2,7 @@
 //! command: `cargo bench --bench memory`.
 //!
 //! Prints the peak, the time until the answer was stored, and the longest time without a stored result of the other account.
-//! Options: `SEGMENTS=300000`, `IDLE=60` (seconds).
+//! Options: `SEGMENTS=300000`, `IDLE=60` (seconds), `BASELINE=FILE` (`scripts/bench-gate`).
 
 #![allow(
     clippy::unwrap_used,
@@ -16,10 +16,10 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use ringcx_extractor::clock::Clock;
+use ringcx_extractor::clock::{Clock, Tick};
 use ringcx_extractor::db::{Db, OpenMode, sql};
 use ringcx_extractor::ringcx;
-use support::{BenchDaemon, StubServer, cpu_seconds, env_number, process_memory_mb};
+use support::{BenchDaemon, StubServer, cpu_seconds, env_number, own_cpu_seconds, process_memory_mb};
 
 /// The limit of each account.
 const REQUESTS_PER_MINUTE: u64 = 6000;
@@ -85,9 +85,9 @@ async fn measure_large_answer(segments: u64) {
     write_settings(&server.url, folder.path(), &format!("{}, {}", account("1"), account("large")), REQUESTS_PER_MINUTE);
     let daemon = BenchDaemon::start(folder.path());
     let db = open_when_created(folder.path()).await;
-    let mut began = None;
+    let mut began: Option<(Tick, f64)> = None;
     let (mut last, mut since, mut longest) = (0, None, Duration::ZERO);
-    let took = loop {
+    let (took, cpu) = loop {
         clock.sleep(Duration::from_millis(5)).await;
         let (now, stored, tick) = (small_account_done(&db).await, is_large_answer_stored(&db).await, clock.tick());
         if now > last {
@@ -95,32 +95,36 @@ async fn measure_large_answer(segments: u64) {
             (last, since) = (now, Some(tick));
         }
         if began.is_none() && server.request_counts().await.get("large").is_some_and(|(_, reads)| *reads > 0) {
-            began = Some(tick);
+            began = Some((tick, cpu_seconds(daemon.pid())));
         }
-        if let Some(began) = began
+        if let Some((began, used)) = began
             && stored
         {
-            break tick.since(began);
+            break (tick.since(began), cpu_seconds(daemon.pid()) - used);
         }
     };
     assert!(last > 0, "the other account stored nothing");
     print_row("before: peak with one account at work, MB", small);
     print_row(&format!("{segments} segments in one answer: peak, MB"), process_memory_mb(daemon.pid(), "VmHWM"));
     print_row("  stored within, s (including the server's time)", took.as_secs_f64());
-    let bare = bare_read(&server.url).await;
+    let (bare, bare_cpu) = bare_read(&server.url).await;
     print_row("  a bare loop that discards the answer, s", bare.as_secs_f64());
     print_row("  ratio", took.as_secs_f64() / bare.as_secs_f64());
+    print_row("  CPU seconds, with the other account's work", cpu);
+    print_row("  of the bare loop", bare_cpu);
+    print_row("  ratio", cpu / bare_cpu);
     print_row("  longest time without a result of the other account, ms", longest.as_secs_f64() * 1000.0);
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
     // Without the warning about the raised limits.
     let complaints: Vec<&str> = log.lines().filter(|line| !line.contains(" WARN limits.")).take(20).collect();
     assert!(complaints.is_empty(), "the log has warnings: {}", complaints.join("\n"));
+    support::compare_with_baseline("memory", &[("large answer", bare_cpu / cpu)]);
 }
 
-/// How long it takes to receive the large answer and discard it.
-async fn bare_read(url: &str) -> Duration {
+/// How long it takes to receive the large answer and discard it, and the CPU seconds that this takes.
+async fn bare_read(url: &str) -> (Duration, f64) {
     let clock = Clock::system();
-    let start = clock.tick();
+    let (start, used) = (clock.tick(), own_cpu_seconds());
     let path = format!("{url}/voice/api/cx/integration/v1/accounts/1/sub-accounts/large/interaction-metadata");
     let request = reqwest::Client::builder()
         .no_proxy()
@@ -130,7 +134,7 @@ async fn bare_read(url: &str) -> Duration {
         .body(r#"{"segmentEndTime":"2027-01-01 00:00:00","timeInterval":900}"#);
     let mut answer = request.send().await.unwrap();
     while answer.chunk().await.unwrap().is_some() {}
-    clock.tick().since(start)
+    (clock.tick().since(start), own_cpu_seconds() - used)
 }
 
 async fn open_when_created(folder: &Path) -> Db {

@@ -4,7 +4,9 @@
 //! The server is a separate process that answers from memory, so that it does not count in the figures. Prints the ratio and the CPU
 //! seconds per 1,000 artifacts, without the full-text index and until the index has caught up.
 //! Options: `SEGMENTS=20000`, `CONCURRENCY=64`, `LATENCY_MS=0`, `ROUNDS=1`; of several rounds the medians are printed.
-//! `DATABASE=postgres://…` measures on Postgres, and needs a new database each time; `INDEX=0` measures it without the index.
+//! `DATABASE=postgres://…` measures on Postgres, and needs a new database each time. `INDEX=0` measures without the index alone.
+//! `SERVER_CPU=1 taskset -c 0 cargo bench …` gives the program one core and the server another. `BASELINE=FILE` compares the ratios of
+//! the CPU seconds with a baseline (`scripts/bench-gate`).
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +25,7 @@ use ringcx_extractor::clock::{Clock, Tick};
 use ringcx_extractor::db::{Db, OpenMode, sql};
 use ringcx_extractor::search::tokenizer;
 use ringcx_extractor::{config, daemon, ringcx};
-use support::{StubServer, cpu_seconds, env_number, run_bare_loop};
+use support::{StubServer, env_number, own_cpu_seconds, run_bare_loop};
 use tokio_util::sync::CancellationToken;
 
 fn main() {
@@ -61,11 +63,11 @@ impl CostMeter {
     fn start() -> CostMeter {
         let clock = Clock::system();
         let tick = clock.tick();
-        CostMeter(clock, tick, cpu_seconds(0))
+        CostMeter(clock, tick, own_cpu_seconds())
     }
 
     fn cost(&self) -> RunCost {
-        RunCost { seconds: self.0.tick().since(self.1).as_secs_f64(), cpu: cpu_seconds(0) - self.2 }
+        RunCost { seconds: self.0.tick().since(self.1).as_secs_f64(), cpu: own_cpu_seconds() - self.2 }
     }
 }
 
@@ -125,9 +127,9 @@ async fn measure() {
     let server = StubServer::start(&[]);
     run_bare_loop(&server.url, segments / 10, concurrency).await;
     let kinds: &[(&str, bool)] = match (std::env::var("DATABASE").is_ok(), env_number("INDEX", 1) > 0) {
-        (true, false) => &[("stored durably, no index", false)],
+        (_, false) => &[("stored durably, no index", false)],
         (true, true) => &[("stored and indexed", true)],
-        (false, _) => &[("stored durably, no index", false), ("stored and indexed", true)],
+        (false, true) => &[("stored durably, no index", false), ("stored and indexed", true)],
     };
     // A Postgres database is used for one round only.
     let rounds = if std::env::var("DATABASE").is_ok() { 1 } else { env_number("ROUNDS", 1) };
@@ -143,13 +145,21 @@ async fn measure() {
         }
     }
     let count = (segments * 3) as f64;
-    println!("{:<28}{:>14}{:>22}{:>10}", "", "artifacts/s", "CPU s per 1,000", "ratio");
+    println!("{:<28}{:>14}{:>10}{:>22}{:>10}", "", "artifacts/s", "ratio", "CPU s per 1,000", "ratio");
+    let mut cpu_ratios = Vec::new();
     for (nth, costs) in costs_by_kind.iter().enumerate() {
         let name = if nth == 0 { "bare loop, discarding" } else { kinds[nth - 1].0 };
         let each = costs.iter().zip(&costs_by_kind[0]);
         let ratio = median(each.map(|(cost, bare)| bare.seconds / cost.seconds).collect());
         let speed = count / median(costs.iter().map(|cost| cost.seconds).collect());
         let cpu = median(costs.iter().map(|cost| cost.cpu).collect()) * 1000.0 / count;
-        println!("{name:<28}{speed:>14.0}{cpu:>22.3}{ratio:>10.2}");
+        let each = costs.iter().zip(&costs_by_kind[0]);
+        let cpu_ratio = median(each.map(|(cost, bare)| bare.cpu / cost.cpu).collect());
+        println!("{name:<28}{speed:>14.0}{ratio:>10.2}{cpu:>22.3}{cpu_ratio:>10.2}");
+        if nth > 0 {
+            cpu_ratios.push((name, cpu_ratio));
+        }
     }
+    // CPU seconds depend less than the speed on what else the machine does.
+    support::compare_with_baseline("throughput", &cpu_ratios);
 }

@@ -39,7 +39,7 @@ pub(crate) use settings::{
 };
 pub use settings::{
     Database, DatabaseUrl, Limits, OauthSettings, ObjectFormat, RedactionRule, Settings, Sink, SinkErasures, SinkKind,
-    SinkStart, WebhookMethod, WebhookSettings,
+    SinkStart, WebhookMethod, WebhookSettings, WebhookUnit,
 };
 #[cfg(test)]
 use settings::{Discovery, Fetch};

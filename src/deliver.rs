@@ -15,6 +15,7 @@ mod object_delivery;
 mod replay_delivery;
 mod sink_client;
 mod sink_pauses;
+mod unit_builder;
 mod webhook_delivery;
 
 use std::collections::{BTreeMap, HashSet};

@@ -22,9 +22,11 @@ use crate::pipeline::discovery::{
 };
 use crate::ringcx::{self, ApiError, ParsedRecord};
 
-/// The most batches of records between the parser and the database; few, so that memory does not
-/// grow with the answer.
-const MAX_QUEUED_BATCHES: usize = 2;
+/// The most batches of records between the parser and the database, and in one transaction; few, so
+/// that memory does not grow with the answer. Segment ids are in no order, so each batch changes
+/// nearly every page of their indexes: while the database is slower than the answer, one
+/// transaction takes all batches that wait.
+const MAX_QUEUED_BATCHES: usize = 4;
 
 /// Discovers one account's segments.
 pub(crate) struct Discoverer {
@@ -178,16 +180,17 @@ impl Discoverer {
         mut batches: mpsc::Receiver<Vec<ParsedRecord>>,
     ) -> Result<(), DbError> {
         let skips = failpoint::is_triggered(Failpoint::SkippedWindow);
-        while let Some(batch) = batches.recv().await {
-            if skips {
-                continue;
-            }
-            let (mut records, mut quarantined) = (Vec::with_capacity(batch.len()), Vec::new());
-            for record in batch {
+        let mut received = Vec::with_capacity(MAX_QUEUED_BATCHES);
+        while batches.recv_many(&mut received, MAX_QUEUED_BATCHES).await > 0 {
+            let (mut records, mut quarantined) = (Vec::new(), Vec::new());
+            for record in received.drain(..).flatten() {
                 match record {
                     ParsedRecord::Segment(segment) => records.push(segment),
                     ParsedRecord::Quarantined(record) => quarantined.push(record),
                 }
+            }
+            if skips {
+                continue;
             }
             let stored = self.store_batch(planned, &records, &quarantined).await?;
             self.machine.record_chunk(&records, stored);

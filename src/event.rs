@@ -27,6 +27,10 @@ pub enum EventKind {
     Metadata,
     /// The segment was erased.
     Erased(ErasureReason),
+    /// All texts of a segment.
+    Segment,
+    /// All texts of a dialog, over its segments.
+    Dialog,
     /// A person tries the sink.
     Test,
 }
@@ -46,7 +50,7 @@ impl EventKind {
         match self {
             EventKind::Artifact(artifact) => Some(artifact),
             EventKind::Test => Some(Artifact::Transcript),
-            EventKind::Metadata | EventKind::Erased(_) => None,
+            EventKind::Metadata | EventKind::Segment | EventKind::Dialog | EventKind::Erased(_) => None,
         }
     }
 
@@ -55,6 +59,8 @@ impl EventKind {
         match self {
             EventKind::Artifact(artifact) => artifact.name(),
             EventKind::Metadata => "metadata",
+            EventKind::Segment => "segment",
+            EventKind::Dialog => "dialog",
             EventKind::Erased(_) => "segment.erased",
             EventKind::Test => "test",
         }
@@ -88,6 +94,8 @@ pub struct Event {
     /// The body as received: a transcript's JSON or a summary's bytes; redacted if the sink
     /// requires it.
     pub body: Vec<u8>,
+    /// Of a segment or a dialog, the events of its texts, in order of the segments.
+    pub parts: Vec<Event>,
 }
 
 /// The CloudEvents 1.0 attributes, in their documented order.
@@ -111,7 +119,19 @@ struct CloudEventEnvelope<'a> {
 #[serde(untagged)]
 enum CloudEventData<'a> {
     Segment(Box<SegmentData<'a>>),
-    Erased { rc_account_id: &'a str, sub_account_id: &'a str, segment_id: &'a str, reason: &'static str },
+    Dialog {
+        rc_account_id: &'a str,
+        sub_account_id: &'a str,
+        dialog_id: Option<&'a str>,
+        version: i64,
+        segments: Vec<SegmentData<'a>>,
+    },
+    Erased {
+        rc_account_id: &'a str,
+        sub_account_id: &'a str,
+        segment_id: &'a str,
+        reason: &'static str,
+    },
 }
 
 #[derive(Serialize)]
@@ -162,6 +182,7 @@ impl Event {
             stored: Time(0),
             metadata: r#"{"segmentId":"test-segment","channelClass":"VOICE"}"#.to_owned(),
             body: body.to_vec(),
+            parts: Vec::new(),
         }
     }
 
@@ -180,7 +201,7 @@ impl Event {
 
     /// The event without content: an artifact's outcome remains.
     pub(crate) fn without_content(&self) -> Event {
-        Event { body: Vec::new(), ..self.clone() }
+        Event { body: Vec::new(), parts: Vec::new(), ..self.clone() }
     }
 
     /// The event as one line of JSON, without a line break at its end.
@@ -193,14 +214,38 @@ impl Event {
         self.to_json(true)
     }
 
-    fn to_json(&self, is_reference: bool) -> Vec<u8> {
+    /// The segment with its texts, which are among `parts`.
+    fn segment_data<'a>(&'a self, parts: &'a [Event], is_reference: bool) -> SegmentData<'a> {
         let payload = |artifact: Artifact| {
-            let is_meant = self.kind.artifact() == Some(artifact);
-            is_meant.then(|| match is_reference {
-                true => ArtifactPayload::without_content("stored", Some(self.stored)),
-                false => ArtifactPayload::from_body(artifact, Some(self.stored), &self.body),
+            let part = parts.iter().find(|part| part.kind.artifact() == Some(artifact))?;
+            Some(match is_reference {
+                true => ArtifactPayload::without_content("stored", Some(part.stored)),
+                false => ArtifactPayload::from_body(artifact, Some(part.stored), &part.body),
             })
         };
+        SegmentData {
+            rc_account_id: &self.account.rc,
+            sub_account_id: &self.account.sub,
+            dialog_id: self.dialog_id.as_deref(),
+            segment_id: &self.segment_id,
+            segment_end: self.ended.map(Time::rfc3339),
+            version: self.version,
+            metadata: to_json_line(self.metadata.as_bytes()),
+            transcript: payload(Artifact::Transcript),
+            agent_summary: payload(Artifact::AgentSummary),
+            auto_summary: payload(Artifact::AutoSummary),
+        }
+    }
+
+    /// What the event is about: the segment, or the dialog.
+    fn subject(&self) -> &str {
+        match (&self.kind, &self.dialog_id) {
+            (EventKind::Dialog, Some(dialog)) => dialog,
+            _ => &self.segment_id,
+        }
+    }
+
+    fn to_json(&self, is_reference: bool) -> Vec<u8> {
         let (rc_account_id, sub_account_id) = (&*self.account.rc, &*self.account.sub);
         let data = match self.kind {
             EventKind::Erased(reason) => CloudEventData::Erased {
@@ -212,19 +257,20 @@ impl Event {
                     ErasureReason::Retention => "retention",
                 },
             },
+            EventKind::Dialog => CloudEventData::Dialog {
+                rc_account_id,
+                sub_account_id,
+                dialog_id: self.dialog_id.as_deref(),
+                version: self.version,
+                segments: self
+                    .parts
+                    .chunk_by(|one, other| one.segment_id == other.segment_id)
+                    .filter_map(|parts| parts.first().map(|first| first.segment_data(parts, is_reference)))
+                    .collect(),
+            },
+            EventKind::Segment => CloudEventData::Segment(Box::new(self.segment_data(&self.parts, is_reference))),
             EventKind::Artifact(_) | EventKind::Metadata | EventKind::Test => {
-                CloudEventData::Segment(Box::new(SegmentData {
-                    rc_account_id,
-                    sub_account_id,
-                    dialog_id: self.dialog_id.as_deref(),
-                    segment_id: &self.segment_id,
-                    segment_end: self.ended.map(Time::rfc3339),
-                    version: self.version,
-                    metadata: to_json_line(self.metadata.as_bytes()),
-                    transcript: payload(Artifact::Transcript),
-                    agent_summary: payload(Artifact::AgentSummary),
-                    auto_summary: payload(Artifact::AutoSummary),
-                }))
+                CloudEventData::Segment(Box::new(self.segment_data(std::slice::from_ref(self), is_reference)))
             }
         };
         let envelope = CloudEventEnvelope {
@@ -235,7 +281,7 @@ impl Event {
                 encode_path_segment(&self.account.rc),
                 encode_path_segment(&self.account.sub)
             ),
-            subject: &self.segment_id,
+            subject: self.subject(),
             kind: self.type_name(),
             time: self.stored.rfc3339(),
             // Its texts sort like its numbers, as the extension requires.
@@ -275,7 +321,27 @@ mod tests {
             stored: Time(1_800_000_000_123),
             metadata: "{\"segmentId\":\"seg/1\",\n \"n\":1.50,\"z\":null}".into(),
             body: body.to_vec(),
+            parts: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_dialog_holds_the_texts_of_its_segments() {
+        let part = |segment: &str, artifact, body: &[u8]| Event { segment_id: segment.into(), ..event(artifact, body) };
+        let parts = vec![
+            part("one", Artifact::Transcript, b"{}"),
+            part("one", Artifact::AutoSummary, b"\"short\""),
+            part("two", Artifact::Transcript, b"[]"),
+        ];
+        let dialog = Event { kind: EventKind::Dialog, parts, ..event(Artifact::Transcript, b"") };
+        let line: Value = serde_json::from_slice(&dialog.cloud_event()).unwrap();
+        assert_eq!((&line["type"], &line["subject"]), (&"com.ringcx.dialog".into(), &"dia".into()));
+        let segments = line["data"]["segments"].as_array().unwrap();
+        assert_eq!((segments.len(), &segments[0]["auto_summary"]["text"]), (2, &"short".into()));
+        assert_eq!(
+            (&segments[1]["segment_id"], &segments[1]["transcript"]["outcome"]),
+            (&"two".into(), &"stored".into())
+        );
     }
 
     #[test]

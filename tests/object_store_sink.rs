@@ -36,6 +36,7 @@ fn event_of(segment: &str, artifact: Artifact, body: &str) -> Event {
         stored: STORED_AT,
         metadata: r#"{"big":12345678901234567890,"one":1.0}"#.to_owned(),
         body: body.as_bytes().to_vec(),
+        parts: Vec::new(),
     }
 }
 
@@ -105,7 +106,7 @@ async fn a_parquet_object_reads_back_field_for_field() {
         let expected = serde_json::json!({
             "id": event.id().to_string(), "rc_account_id": "980634004", "sub_account_id": "99999999",
             "dialog_id": "dia-1", "segment_id": event.segment_id, "segment_end": null,
-            "artifact": event.artifact.name(), "version": 3, "stored_at": STORED_AT.0,
+            "artifact": event.kind.name(), "version": 3, "stored_at": STORED_AT.0,
             "metadata": event.metadata, "body": body,
         });
         assert_eq!(*row, expected);

@@ -1,9 +1,9 @@
 //! Benchmark support: a stub RingCX that answers from memory, in a process of its own so that it does not count in the figures;
-//! and a bare loop with the same HTTP client that discards the answers.
+//! a bare loop with the same HTTP client that discards the answers; and the comparison with `benches/baseline.json`.
 
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -24,9 +24,11 @@ pub fn env_number(name: &str, default: u64) -> u64 {
 
 /// The most conversations that the server holds; a segment with a higher number gets the text of another.
 const MAX_BODIES: u64 = 200_000;
-/// Segments end within one minute, at any millisecond. In place of this one, a record gets another minute when it is served.
+/// Segments end within one minute, at any millisecond. When records are served, their times are moved from this minute to another.
 const RECORD_MINUTE: Time = Time(4_102_444_800_000);
 const MINUTE: Duration = Duration::from_secs(60);
+/// A segment begins at most this long before its end.
+const LONGEST_SEGMENT_MINUTES: u32 = 91;
 /// Of ten segments that are announced, this many have a transcript.
 const TRANSCRIBED_OF_TEN: u64 = 7;
 
@@ -39,6 +41,28 @@ pub fn workload() -> Workload {
 pub fn print_workload() {
     let WorkloadFigures { conversations, bytes, words, distinct_words } = workload().figures(1000);
     println!("{conversations} conversations: {bytes} bytes, {words} words, {distinct_words} different ones");
+}
+
+/// A ratio may be this share of the baseline's before the comparison fails.
+const LOWEST_SHARE_OF_BASELINE: f64 = 0.8;
+
+/// Compares ratios with those of the file that `BASELINE` names, if it does: larger is better. Exits with status 1 if one fell by
+/// more than a fifth, or if the file does not have it.
+pub fn compare_with_baseline(benchmark: &str, ratios: &[(&str, f64)]) {
+    let Some(path) = std::env::var_os("BASELINE") else { return };
+    let text = std::fs::read(&path).unwrap_or_else(|error| panic!("failed to read {}: {error}", path.display()));
+    let baseline: BTreeMap<String, BTreeMap<String, f64>> = serde_json::from_slice(&text).unwrap();
+    let mut has_fallen = false;
+    for (name, ratio) in ratios {
+        let expected = baseline.get(benchmark).and_then(|ratios| ratios.get(*name)).copied().unwrap_or(f64::INFINITY);
+        let is_fallen = *ratio < expected * LOWEST_SHARE_OF_BASELINE;
+        has_fallen |= is_fallen;
+        let verdict = if is_fallen { "FELL BY MORE THAN A FIFTH" } else { "ok" };
+        println!("{benchmark}, {name}: {ratio:.3}, baseline {expected:.3}: {verdict}");
+    }
+    if has_fallen {
+        std::process::exit(1);
+    }
 }
 
 struct StubServerState {
@@ -161,10 +185,27 @@ async fn serve_metadata(
         false => return "[]".to_owned(),
     };
     let records = if sub == "large" { &state.large } else { &state.records };
-    records
-        .replace(&minute_text(RECORD_MINUTE), &minute_text(end))
+    move_times(records, end)
         .replace(r#""SUB""#, &format!(r#""{sub}""#))
         .replace(r#""segmentId":""#, &format!(r#""segmentId":"{read}-"#))
+}
+
+/// Moves all times from [`RECORD_MINUTE`] to the minute of `end`, and those before it by as much.
+fn move_times(records: &str, end: Time) -> String {
+    let minute_before = |time: Time, minutes: u32| minute_text(time - MINUTE * minutes);
+    let moved: HashMap<String, String> = (0..=LONGEST_SEGMENT_MINUTES)
+        .map(|minutes| (minute_before(RECORD_MINUTE, minutes), minute_before(end, minutes)))
+        .collect();
+    let mut parts = records.split(r#"TimeMs":""#);
+    let mut out = String::with_capacity(records.len());
+    out.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let (minute, rest) = part.split_at("2100-01-01T00:00:".len());
+        out.push_str(r#"TimeMs":""#);
+        out.push_str(&moved[minute]);
+        out.push_str(rest);
+    }
+    out
 }
 
 /// The begin of the minute that a time is in, without the seconds.
@@ -191,9 +232,17 @@ impl Drop for StubServer {
 }
 
 impl StubServer {
-    /// Starts this program again as the stub server.
+    /// Starts this program again as the stub server, on the processor that `SERVER_CPU` names.
     pub fn start(variables: &[(&str, u64)]) -> StubServer {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let program = std::env::current_exe().unwrap();
+        let mut command = match std::env::var_os("SERVER_CPU") {
+            Some(cpu) => {
+                let mut taskset = Command::new("taskset");
+                taskset.arg("-c").arg(cpu).arg(program);
+                taskset
+            }
+            None => Command::new(program),
+        };
         command.arg("serve").stdout(Stdio::piped());
         command.envs(variables.iter().map(|(name, value)| (name, value.to_string())));
         let mut child = command.spawn().expect("a server");
@@ -235,10 +284,15 @@ impl Drop for BenchDaemon {
     }
 }
 
-/// CPU seconds that a process has used; 0 is this one.
+/// CPU seconds that this process has used.
+pub fn own_cpu_seconds() -> f64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}
+
+/// CPU seconds that another process has used.
 pub fn cpu_seconds(pid: u32) -> f64 {
-    let process = if pid == 0 { "self".to_owned() } else { pid.to_string() };
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }

@@ -12,6 +12,8 @@ create table search_run (
     -- The end time and the item of each document.
     documents bytea not null
 );
+-- Not compressed: differences of times and numbers leave little to compress.
+alter table search_run alter column documents set storage external;
 create index search_run_ended on search_run (last_ended, id);
 create index search_run_live on search_run (live);
 

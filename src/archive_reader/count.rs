@@ -68,7 +68,7 @@ impl ArchiveReader {
                 position = rows.last().map(SegmentPosition::from);
                 for row in rows {
                     let metadata = Metadata::parse(&row.metadata);
-                    if scope.shows(&row, &metadata) && filter.matches_metadata(&metadata) {
+                    if scope.shows(&row) && filter.matches_metadata(&metadata) {
                         *counts.entry(by.value_of(row.ended, &row.account.sub, &metadata)).or_default() += 1;
                     }
                 }

@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use super::{AccessAction, AccessSubject, ArchiveReader, ReadError, Scope};
 use crate::access::Caller;
-use crate::db::{AccountKey, FeedEntry, FeedRange, FeedRow};
-use crate::event::Event;
+use crate::db::{AccountKey, FeedEntry, FeedNotice, FeedRange, FeedRow, NoticeKind};
+use crate::event::{ErasureReason, Event, EventKind};
 
 /// Bytes of bodies in one answer; a larger event is alone.
 const MAX_ANSWER_BYTES: u64 = 16_000_000;
@@ -50,6 +50,7 @@ impl ArchiveReader {
         limit: usize,
     ) -> Result<FeedAnswer, ReadError> {
         let scope = self.scope(caller, accounts).await?;
+        self.db.note_feed_read(self.clock.now()).await?;
         let binding = serde_json::to_string(&("feed", accounts)).unwrap_or_default();
         let mut position = match after {
             BEGINNING => FeedPosition::default(),
@@ -89,7 +90,7 @@ impl ArchiveReader {
         position: &mut FeedPosition,
     ) -> Result<Vec<Box<RawValue>>, ReadError> {
         let heads = self.db.feed_entries(ranges).await?;
-        let wanted: Vec<&FeedEntry> = heads.iter().filter(|head| head.stored).collect();
+        let wanted: Vec<&FeedEntry> = heads.iter().filter(|head| is_told(head)).collect();
         let mut bytes = 0;
         let fits = |head: &&&FeedEntry| {
             let is_first = bytes == 0;
@@ -104,10 +105,56 @@ impl ArchiveReader {
         let keys: Vec<(AccountKey, i64)> = fitting.iter().map(|head| (head.account, head.feed)).collect();
         let mut events = Vec::with_capacity(keys.len());
         for row in self.db.feed_rows(&keys).await? {
-            events.extend(event_for(scope, row)?);
+            let key = (row.account_key, row.feed);
+            events.extend(event_of(scope, row)?.map(|event| (key, event)));
         }
-        Ok(events)
+        if events.len() < keys.len() {
+            for row in self.db.feed_notices(&keys).await? {
+                let key = (row.account_key, row.feed);
+                events.extend(erasure_of(scope, row).map(|event| (key, event)));
+            }
+        }
+        events.sort_by_key(|(key, _)| *key);
+        Ok(events.into_iter().filter_map(|(_, event)| to_json(&event)).collect())
     }
+}
+
+/// Whether an entry of the feed is an event: a stored artifact, or an erasure.
+fn is_told(head: &FeedEntry) -> bool {
+    match head.notice {
+        None => head.stored,
+        Some(kind) => kind != NoticeKind::Metadata,
+    }
+}
+
+fn to_json(event: &Event) -> Option<Box<RawValue>> {
+    String::from_utf8(event.cloud_event()).ok().and_then(|line| RawValue::from_string(line).ok())
+}
+
+/// The event of an erasure. Which channel the segment had is not known any more, so only a caller that
+/// sees all of them learns about it.
+fn erasure_of(scope: &Scope<'_>, row: FeedNotice) -> Option<Event> {
+    let reason = match row.kind {
+        NoticeKind::Erased => ErasureReason::Erasure,
+        NoticeKind::Expired => ErasureReason::Retention,
+        NoticeKind::Metadata => return None,
+    };
+    if !scope.shows_all_channels(&row.account.sub) {
+        return None;
+    }
+    Some(Event {
+        feed_seq: row.feed,
+        account_key: row.account_key.0,
+        account: row.account,
+        dialog_id: None,
+        segment_id: row.segment_id?,
+        ended: None,
+        kind: EventKind::Erased(reason),
+        version: row.version,
+        stored: row.at,
+        metadata: String::new(),
+        body: Vec::new(),
+    })
 }
 
 /// The next range of each visible feed that has more.
@@ -124,26 +171,24 @@ fn next_ranges(scope: &Scope<'_>, position: &FeedPosition, limit: usize) -> Vec<
     lagging.iter().take(limit).map(range).collect()
 }
 
-/// The event of a row, as the caller sees it; `None` if it does not.
-fn event_for(scope: &Scope<'_>, mut row: FeedRow) -> Result<Option<Box<RawValue>>, ReadError> {
+/// The event of an artifact, as the caller sees it; `None` if it does not.
+fn event_of(scope: &Scope<'_>, mut row: FeedRow) -> Result<Option<Event>, ReadError> {
     let Some(artifact) = row.artifact() else { return Ok(None) };
     let (metadata, body) = row.unpack()?;
     let Some((metadata, body)) = scope.show_artifact(&row.account.sub, artifact, metadata, body) else {
         return Ok(None);
     };
-    let event = Event {
+    Ok(Some(Event {
         feed_seq: row.feed,
         account_key: row.account_key.0,
         account: row.account,
         dialog_id: row.dialog_id,
         segment_id: row.segment_id,
         ended: row.ended,
-        artifact,
+        kind: EventKind::Artifact(artifact),
         version: row.version,
         stored: row.fetched,
         metadata,
         body,
-    };
-    let line = String::from_utf8(event.cloud_event()).ok().and_then(|line| RawValue::from_string(line).ok());
-    Ok(line)
+    }))
 }

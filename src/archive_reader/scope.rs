@@ -15,8 +15,9 @@ pub(crate) struct Scope<'c> {
     accounts: Vec<AccountRow>,
     /// Whether these are all accounts, now and later.
     is_unlimited: bool,
-    /// Whether a role hides some channels, or redacts texts.
-    checks_texts: bool,
+    /// Whether no role hides channels of these accounts.
+    sees_all_channels: bool,
+    /// Whether a role redacts texts.
     redacts: bool,
 }
 
@@ -47,7 +48,7 @@ impl<'c> Scope<'c> {
     /// Whether the metadata of each segment must be checked against the channels of a role, or a text
     /// is redacted.
     pub(super) fn checks_texts(&self) -> bool {
-        self.checks_texts
+        self.redacts || !self.sees_all_channels
     }
 
     /// Whether the caller sees every channel of an account.
@@ -61,10 +62,9 @@ impl<'c> Scope<'c> {
     }
 
     /// Whether the caller sees a segment.
-    pub(super) fn shows(&self, segment: &SegmentRow, metadata: &Metadata) -> bool {
+    pub(super) fn shows(&self, segment: &SegmentRow) -> bool {
         let is_asked_for = self.is_unlimited || self.accounts.iter().any(|account| account.key == segment.account_key);
-        let channels = channels_of(metadata);
-        is_asked_for && self.caller.sees(&segment.account.sub, &channels.iter().map(String::as_str).collect::<Vec<_>>())
+        is_asked_for && (self.sees_all_channels || self.caller.sees_segment(segment))
     }
 
     /// The metadata and the body of an artifact as the caller sees them; `None` if it does not.
@@ -93,16 +93,13 @@ impl<'c> Scope<'c> {
 
     /// The segment as the caller sees it; `None` if it does not see it.
     pub(super) fn show(&self, entry: SegmentEntry) -> Option<SegmentEntry> {
-        let metadata = Metadata::parse(&entry.segment.metadata);
-        if !self.shows(&entry.segment, &metadata) {
+        if !self.shows(&entry.segment) {
             return None;
         }
         if !self.redacts {
             return Some(entry);
         }
-        let channels = channels_of(&metadata);
-        let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
-        let redactor = self.caller.redactor(&entry.segment.account.sub, &channels);
+        let redactor = self.caller.segment_redactor(&entry.segment);
         Some(entry.redact(&redactor))
     }
 }
@@ -132,18 +129,10 @@ impl ArchiveReader {
             chosen.dedup_by(|a, b| a.key == b.key);
             accounts = chosen;
         }
-        let redacts = caller.has_redaction();
-        // Who reads everything as it is needs no check of each segment.
-        let is_limited = !caller.is_unlimited_reader();
-        let sees_all_channels = accounts.iter().all(|account| caller.sees_all_channels(&account.id.sub));
         let is_unlimited = wanted.is_empty() && caller.readable_accounts().is_none();
-        Ok(Scope {
-            caller,
-            accounts,
-            is_unlimited,
-            checks_texts: is_limited && (redacts || !sees_all_channels),
-            redacts,
-        })
+        let sees_all_channels =
+            caller.is_unlimited_reader() || accounts.iter().all(|account| caller.sees_all_channels(&account.id.sub));
+        Ok(Scope { caller, accounts, is_unlimited, sees_all_channels, redacts: caller.has_redaction() })
     }
 }
 

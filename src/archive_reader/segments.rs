@@ -10,7 +10,6 @@ use crate::clock::Time;
 use crate::db::{ArtifactStatus, DeletionReason, SegmentPosition, SegmentQuery, SegmentRow};
 use crate::export::SegmentEntry;
 use crate::model::{Artifact, ArtifactSet};
-use crate::render::Metadata;
 
 /// Segments that a statement reads.
 const SEGMENTS_PER_READ: usize = 50;
@@ -82,7 +81,7 @@ impl ArchiveReader {
             let mut shown: Vec<SegmentRow> = Vec::new();
             for row in rows {
                 read_to = Some(SegmentPosition::from(&row));
-                if scope.shows(&row, &Metadata::parse(&row.metadata)) {
+                if scope.shows(&row) {
                     shown.push(row);
                 }
             }

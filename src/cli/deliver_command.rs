@@ -16,7 +16,7 @@ use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, OpenMode, ReplayRequest};
 use crate::error::UserError;
 use crate::model::TimeRange;
-use crate::operator_actions;
+use crate::operator_actions::{self, require_sink};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeliverArgs {
@@ -141,7 +141,7 @@ fn describe_retry(events: u64, all: bool) -> String {
 }
 
 async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandContext) -> anyhow::Result<()> {
-    operator_actions::require_sink(context.settings()?, &args.sink)?;
+    require_sink(context.settings()?, &args.sink)?;
     let row = db.sinks().await?.into_iter().find(|row| row.name == args.sink);
     let row = row.ok_or_else(|| {
         UserError::usage(format!("no daemon has started the sink {:?} yet", args.sink))

@@ -576,6 +576,10 @@ pub struct WebhookSettings {
     pub oauth: Option<OauthSettings>,
     /// The proxy, which may contain a password.
     pub proxy: Option<SecretString>,
+    /// What is one event.
+    pub unit: WebhookUnit,
+    /// A segment or dialog is sent so long after its latest text, even if something is still awaited.
+    pub settle_after: Duration,
     /// Above this size in bytes, the body has a reference in place of the content.
     pub max_body: Option<usize>,
 }
@@ -594,6 +598,8 @@ impl WebhookSettings {
             template: None,
             oauth: None,
             proxy: None,
+            unit: WebhookUnit::Artifact,
+            settle_after: Duration::from_secs(3600),
             max_body: None,
         }
     }
@@ -621,6 +627,19 @@ impl WebhookMethod {
             WebhookMethod::Patch => "PATCH",
         }
     }
+}
+
+/// What a webhook receives as one event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WebhookUnit {
+    /// Each version of a transcript or summary.
+    #[default]
+    Artifact,
+    /// A segment with all its texts.
+    Segment,
+    /// A dialog with all texts of its segments.
+    Dialog,
 }
 
 /// OAuth 2.0 client credentials.

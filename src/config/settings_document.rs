@@ -20,7 +20,7 @@ use super::setting_types::{
 };
 use super::settings::{
     ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, Permission, ReportFormat, SinkErasures, SinkStart,
-    WebhookMethod,
+    WebhookMethod, WebhookUnit,
 };
 use crate::model::SummariesFor;
 
@@ -300,6 +300,10 @@ pub(super) struct SinkSection {
     /// webhook: URL of a proxy.
     pub(super) proxy: Option<SecretText>,
     pub(super) proxy_file: Text,
+    /// webhook: what is one event: artifact, segment or dialog.
+    pub(super) unit: WebhookUnit,
+    /// webhook: when a segment or dialog is sent although something of it is still awaited.
+    pub(super) settle_after: Span<3_600>,
     /// webhook: size in bytes above which the body has a reference in place of the content.
     pub(super) max_body: Option<u32>,
     /// object_store: jsonl or parquet.

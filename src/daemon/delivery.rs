@@ -64,7 +64,7 @@ async fn maintain_feed(context: Arc<AppContext>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let maintained = async {
             announce_wanted_metadata(&context).await?;
-            context.db.forget_delivered_erasures(&sinks).await
+            context.db.forget_delivered_erasures(&sinks, context.clock.now()).await
         };
         match maintained.await {
             Ok(0) => {}

@@ -12,6 +12,14 @@ use crate::sink::SinkError;
 /// Why an event has a row although no attempt failed.
 const HELD_REASON: &str = "an earlier event of the same segment is being retried";
 
+/// Why a segment or a dialog is not sent yet.
+const UNSETTLED_REASON: &str = "it is sent once all of its texts have arrived";
+
+/// The row of a segment or a dialog that is sent once it is settled.
+pub(super) fn unsettled_row(key: EventKey, item: Item, at: Time) -> FailedDelivery {
+    new_row(key, item, at, UNSETTLED_REASON)
+}
+
 /// Whether the sink accepted any event.
 pub(super) fn has_delivered(round: &DeliveryRound) -> bool {
     round.advances.iter().any(|step| step.delivered > 0)

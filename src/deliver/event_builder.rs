@@ -101,6 +101,7 @@ impl EventFilter {
             stored: row.fetched,
             metadata,
             body,
+            parts: Vec::new(),
         })
     }
 
@@ -137,6 +138,7 @@ impl EventFilter {
             stored: row.at,
             metadata,
             body: Vec::new(),
+            parts: Vec::new(),
         })
     }
 

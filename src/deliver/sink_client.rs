@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::object_delivery::write_by_hour;
+use super::unit_builder::UnitRule;
 use super::webhook_delivery::WebhookDelivery;
 use crate::clock::Clock;
 use crate::config::SinkKind;
@@ -34,7 +35,8 @@ impl SinkClient {
                 SinkClient::Batch(BatchClient::Jsonl(Arc::new(Mutex::new(JsonlSink::new(path, *rotate, instance)))))
             }
             SinkKind::Webhook(settings) => {
-                SinkClient::Webhook(Box::new(WebhookDelivery::new(WebhookSink::new(settings, clock.clone())?)))
+                let rule = UnitRule { unit: settings.unit, settle_after: settings.settle_after };
+                SinkClient::Webhook(Box::new(WebhookDelivery::new(WebhookSink::new(settings, clock.clone())?, rule)))
             }
             SinkKind::ObjectStore { url, format, options } => {
                 SinkClient::Batch(BatchClient::ObjectStore(Arc::new(ObjectStoreSink::new(url, *format, options)?)))

@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
-use super::delivery_records::{damaged_failures, failed_delivery, waited};
+use super::delivery_records::{damaged_failures, failed_delivery, unsettled_row, waited};
 use super::event_builder::read_events;
 use super::fair_share::fair_share;
+use super::unit_builder::{BuiltUnit, UnitRule};
 use super::{Deliverer, DeliveryProgress, EventKey, IDLE_POLL_INTERVAL};
 use crate::clock::{Clock, Tick, Time};
+use crate::config::WebhookUnit;
 use crate::db::{
-    AccountKey, CursorAdvance, DbError, DeliveryRound, FailedDelivery, Item, LaggingFeed, Lease, ReplayProgress,
-    ReplayRow, SinkKey,
+    AccountKey, CursorAdvance, DbError, DeliveryRound, FailedDelivery, FeedEntry, Item, LaggingFeed, Lease,
+    ReplayProgress, ReplayRow, SinkKey,
 };
 use crate::event::Event;
 use crate::file_descriptors;
@@ -50,6 +52,7 @@ type FinishedRequest = (u64, Result<(), SinkError>, Duration);
 /// The events of one webhook that are in memory.
 pub(super) struct WebhookDelivery {
     sink: Arc<WebhookSink>,
+    unit_rule: UnitRule,
     machine: DeliveryMachine,
     next_id: u64,
     loaded: BTreeMap<u64, LoadedEvent>,
@@ -106,10 +109,11 @@ struct OpenReplay {
 }
 
 impl WebhookDelivery {
-    pub(super) fn new(sink: WebhookSink) -> WebhookDelivery {
+    pub(super) fn new(sink: WebhookSink, unit_rule: UnitRule) -> WebhookDelivery {
         let max_in_flight = MAX_IN_FLIGHT_REQUESTS.min(file_descriptors::socket_limits().deliveries_per_sink);
         WebhookDelivery {
             sink: Arc::new(sink),
+            unit_rule,
             machine: DeliveryMachine::new(max_in_flight),
             next_id: 0,
             loaded: BTreeMap::new(),
@@ -156,6 +160,18 @@ impl WebhookDelivery {
     /// The loaded events for which this is true.
     fn ids_where(&self, is_meant: impl Fn(&LoadedEvent) -> bool) -> Vec<u64> {
         self.loaded.iter().filter(|(_, event)| is_meant(event)).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether the sink receives segments or dialogs.
+    fn is_by_unit(&self) -> bool {
+        self.unit_rule.unit != WebhookUnit::Artifact
+    }
+
+    /// Has the segment or dialog of a text sent once it is settled. It waits in a row, which the row of a
+    /// later text supersedes.
+    fn await_unit(&mut self, key: EventKey, item: Item, now: Tick, at: Time) {
+        self.round.failed_deliveries.push(unsettled_row(key, item, at));
+        self.next_retry = Some(now);
     }
 
     /// Whether there are results to record.
@@ -234,8 +250,8 @@ impl Deliverer {
         let is_feed_exhausted = is_stopping || self.load_events(delivery, sink).await?;
         let requests_before = delivery.requests.len();
         self.handle(delivery, DeliveryEvent::Tick { is_feed_exhausted });
-        self.start_requests(delivery).await?;
-        let answers = self.await_answers(delivery).await?;
+        self.start_requests(delivery, sink).await?;
+        let answers = self.await_answers(delivery, sink).await?;
         let has_recorded = self.record_results(delivery, sink).await?;
         let is_idle = delivery.requests.is_empty() && answers == 0 && !has_recorded && requests_before == 0;
         if !is_idle && !is_stopping {
@@ -358,12 +374,17 @@ impl Deliverer {
         if windows.is_empty() {
             return Ok(true);
         }
+        let is_by_unit = delivery.is_by_unit();
         for entry in self.context.db.feed_entries(&windows).await? {
             let key = (entry.account, entry.feed);
-            let Some(position) = delivery.feeds.get_mut(&entry.account) else { continue };
             if !self.filter.wants(&entry) || delivery.known_failures.contains(&key) {
                 continue;
             }
+            if is_by_unit && entry.notice.is_none() {
+                delivery.await_unit(key, entry.item, self.context.clock.tick(), self.context.clock.now());
+                continue;
+            }
+            let Some(position) = delivery.feeds.get_mut(&entry.account) else { continue };
             position.unsettled.insert(entry.feed);
             self.load(delivery, LoadedEvent::new(key, entry.item, Origin::New, None));
         }
@@ -415,11 +436,17 @@ impl Deliverer {
         let row = replay.row.clone();
         let (entries, upto) = self.next_replay_entries(&row, replay.loaded_upto).await?;
         self.delay_replay(&row, entries.len(), now);
+        let is_by_unit = delivery.is_by_unit();
         if let Some(replay) = &mut delivery.replay {
             replay.loaded_upto = upto;
-            replay.unsettled.extend(entries.iter().map(|entry| entry.feed));
+            let is_sent_alone = |entry: &&FeedEntry| !is_by_unit || entry.notice.is_some();
+            replay.unsettled.extend(entries.iter().filter(is_sent_alone).map(|entry| entry.feed));
         }
         for entry in entries {
+            if is_by_unit && entry.notice.is_none() {
+                delivery.await_unit((entry.account, entry.feed), entry.item, now, self.context.clock.now());
+                continue;
+            }
             self.load(delivery, LoadedEvent::new((entry.account, entry.feed), entry.item, Origin::Replay, None));
         }
         Ok(())
@@ -431,7 +458,7 @@ impl Deliverer {
     }
 
     /// Sends what the machine has released.
-    async fn start_requests(&mut self, delivery: &mut WebhookDelivery) -> Result<(), DbError> {
+    async fn start_requests(&mut self, delivery: &mut WebhookDelivery, sink: SinkKey) -> Result<(), DbError> {
         while let Some(id) = delivery.to_send.pop_front() {
             if self.context.stop.is_cancelled() {
                 return Ok(());
@@ -439,6 +466,9 @@ impl Deliverer {
             if delivery.loaded.get(&id).is_some_and(|event| event.content.is_none()) {
                 // If reading fails, the event is still to be sent.
                 delivery.to_send.push_front(id);
+                if delivery.is_by_unit() {
+                    self.build_units(delivery, sink).await?;
+                }
                 self.read_contents(delivery).await?;
                 continue;
             }
@@ -450,11 +480,41 @@ impl Deliverer {
         Ok(())
     }
 
+    /// Builds the segments or dialogs that are to be sent, and postpones those that are not settled.
+    async fn build_units(&mut self, delivery: &mut WebhookDelivery, sink: SinkKey) -> Result<(), DbError> {
+        let is_unit = |event: &LoadedEvent| event.is_unit() && event.content.is_none();
+        let ids: Vec<u64> =
+            delivery.to_send.iter().copied().filter(|id| delivery.loaded.get(id).is_some_and(is_unit)).collect();
+        for id in ids {
+            let Some(row) = delivery.loaded.get(&id).and_then(|event| event.row.clone()) else { continue };
+            let rule = delivery.unit_rule;
+            let now = self.context.clock.now();
+            match rule.build(&self.context.db, &self.filter, sink, &row, now).await? {
+                BuiltUnit::Event(event) => {
+                    if let Some(loaded) = delivery.loaded.get_mut(&id) {
+                        loaded.content = Some(*event);
+                    }
+                }
+                BuiltUnit::Unsettled => {
+                    delivery.to_send.retain(|other| *other != id);
+                    self.handle(delivery, DeliveryEvent::Postponed { id, after: rule.recheck_delay() });
+                }
+                BuiltUnit::Superseded => {
+                    delivery.to_send.retain(|other| *other != id);
+                    self.handle(delivery, DeliveryEvent::Missing(id));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the content of the next events. Those that do not exist any more are dropped.
     async fn read_contents(&mut self, delivery: &mut WebhookDelivery) -> Result<(), DbError> {
         let upcoming = delivery.machine.upcoming(EVENTS_READ_AHEAD);
         let ids: Vec<u64> = delivery.to_send.iter().copied().chain(upcoming).take(EVENTS_READ_AHEAD).collect();
-        let needs = |id: &u64| delivery.loaded.get(id).is_some_and(|event| event.content.is_none());
+        // The content of a segment or dialog is built when it is sent.
+        let is_unit = |event: &LoadedEvent| delivery.is_by_unit() && event.is_unit();
+        let needs = |id: &u64| delivery.loaded.get(id).is_some_and(|event| event.content.is_none() && !is_unit(event));
         let ids: Vec<u64> = ids.into_iter().filter(needs).collect();
         let keys: BTreeSet<EventKey> = ids.iter().filter_map(|id| Some(delivery.loaded.get(id)?.key)).collect();
         let keys: Vec<EventKey> = keys.into_iter().collect();
@@ -481,7 +541,7 @@ impl Deliverer {
 
     /// Handles answers, and sends further events, until the step is over. Returns the number of
     /// answers.
-    async fn await_answers(&mut self, delivery: &mut WebhookDelivery) -> Result<usize, DbError> {
+    async fn await_answers(&mut self, delivery: &mut WebhookDelivery, sink: SinkKey) -> Result<usize, DbError> {
         let now = self.context.clock.tick();
         let until_retry = delivery.next_retry.map_or(STEP_DURATION, |next| next.since(now));
         let step = self.context.clock.real(until_retry).clamp(MIN_STEP_DURATION, STEP_DURATION);
@@ -504,7 +564,7 @@ impl Deliverer {
             if delivery.stopped_by.is_some() {
                 break;
             }
-            self.start_requests(delivery).await?;
+            self.start_requests(delivery, sink).await?;
             if delivery.machine.queued() < MIN_QUEUED_EVENTS / 2 && answers >= MIN_QUEUED_EVENTS / 2 {
                 break;
             }
@@ -611,6 +671,12 @@ impl Deliverer {
 impl LoadedEvent {
     fn new(key: EventKey, item: Item, origin: Origin, row: Option<FailedDelivery>) -> LoadedEvent {
         LoadedEvent { key, item, origin, row, content: None, version: 0, error: None }
+    }
+
+    /// Whether its row stands for a segment or dialog, if the sink receives these. A notice is an
+    /// event of its own.
+    fn is_unit(&self) -> bool {
+        self.row.is_some() && self.item.artifact().is_some()
     }
 }
 

@@ -85,7 +85,8 @@ fn operations() -> OpenApiRouter<Arc<HttpState>> {
 }
 
 /// The description of the API as JSON: the content of `/api/openapi.json`.
-pub(super) fn openapi_json() -> String {
+#[cfg(test)]
+fn openapi_json() -> String {
     let document = serde_json::to_string_pretty(&operations().into_openapi()).unwrap_or_default();
     document + "\n"
 }

@@ -176,7 +176,7 @@ async fn render_conversation(state: &HttpState, caller: &Caller, query: &Segment
         Some(dialog) => state.reader.dialog_entries(caller, dialog).await?,
         None => Vec::new(),
     };
-    let accounts = state.reader.scope(caller, &[query.account.clone()]).await?;
+    let accounts = state.reader.scope(caller, std::slice::from_ref(&query.account)).await?;
     let SegmentEntry { segment, slots } = entry;
     Ok(templates::conversation_page(&ConversationView {
         segment: &segment,

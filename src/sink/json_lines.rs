@@ -255,8 +255,9 @@ struct ErasableData {
 
 impl ErasableLine {
     /// Whether it holds content of an erased segment. That the segment was erased is no content.
-    fn is_of(self, erased: &BTreeSet<(String, String)>) -> bool {
-        self.r#type != "com.ringcx.segment.erased" && erased.contains(&(self.data.sub_account_id, self.data.segment_id))
+    fn is_of(&self, erased: &BTreeSet<(String, String)>) -> bool {
+        let segment = (self.data.sub_account_id.clone(), self.data.segment_id.clone());
+        self.r#type != "com.ringcx.segment.erased" && erased.contains(&segment)
     }
 }
 

@@ -8,12 +8,10 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use sha2::{Digest as _, Sha256};
-
 use super::short_hash;
 use super::verify_report::{IntegrityProblem, IntegrityProblemKind};
 use crate::db::{AccessChainState, AccountChain, EntryPage, EntryRow, RecordChainState, unpack};
-use crate::proof::{ChainName, ExportedLine, GENESIS_HASH, Hash, format_day, link, unhex};
+use crate::proof::{ChainName, ExportedLine, GENESIS_HASH, Hash, format_day, link, sha256, unhex};
 
 /// A stored head.
 #[derive(Debug, Clone)]
@@ -336,7 +334,7 @@ fn body_problem(row: &EntryRow) -> Option<&'static str> {
     let Ok(body) = unpack(row.codec, row.body.clone()) else {
         return Some("the body cannot be unpacked");
     };
-    if Sha256::digest(&body)[..] != row.sha256[..] {
+    if sha256(&body)[..] != row.sha256[..] {
         return Some("the body does not match its stored SHA-256");
     }
     (i64::try_from(body.len()) != Ok(row.size)).then_some("the body does not match its stored size")

@@ -334,6 +334,7 @@ async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: Te
     let segments = admin.pages("/api/v1/segments", &[], "items").await;
     let segment = segments[0]["segment_id"].as_str().unwrap();
 
+    let followed = admin.get("/api/v1/feed", &[("after", "newest")]).await["next"].as_str().unwrap().to_owned();
     let hold = json!({ "segment": segment, "reason": "case 7" });
     let (status, placed) = admin.post("/api/v1/holds", &hold, Some("hold-1")).await;
     assert_eq!(status, 201, "{placed}");
@@ -353,6 +354,10 @@ async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: Te
     let path = format!("/api/v1/segments/{}", encode_path_segment(segment));
     let (status, problem) = admin.get_text(&path, &[], "*/*").await;
     assert!(status == 404 && problem.contains("was erased on request"), "{problem}");
+
+    let told = admin.get("/api/v1/feed", &[("after", &followed), ("wait", "10s")]).await;
+    let event = &told["events"][0];
+    assert_eq!((&event["type"], &event["subject"]), (&json!("com.ringcx.segment.erased"), &json!(segment)), "{told}");
 
     let range = json!({ "from": "2h", "to": "1h", "account": OTHER_SUB });
     let (status, queued) = admin.post("/api/v1/backfills", &range, Some("backfill-1")).await;

@@ -24,12 +24,12 @@ async fn a_new_client_secret_and_jwt_in_the_settings_are_used_after_sighup(datab
     let mut env = TestEnv::with_daemon(database, Scenario::live(3 * SECOND)).await;
     env.wait_for_log("working").await;
     let fresh = AcceptedCredentials { client_secret: "new-secret".into(), jwt: "new.jwt".into(), ..Default::default() };
-    env.sim.set_credentials(fresh.clone());
+    env.sim.control().set_credentials(fresh.clone());
     env.set("auth.client_secret", fresh.client_secret);
     env.set("auth.jwt", fresh.jwt);
     env.signal(Signal::HUP);
     env.wait_for_log("the credentials have changed: logging in with the new ones").await;
-    env.sim.revoke_all_tokens();
+    env.sim.control().revoke_all_tokens();
     env.expect_complete_archive().await;
     env.stop().await;
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
-use ringcx_extractor::config::{ObjectFormat, Sink, SinkErasures, SinkKind, SinkStart, WebhookSettings};
+use ringcx_extractor::config::{ObjectFormat, Sink, SinkErasures, SinkKind, SinkStart, WebhookSettings, WebhookUnit};
 use ringcx_extractor::db::{
     CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, Item, JobOutcome, Lease, MetadataChunk, ObjectBatch,
     ReplayProgress, ReplayRequest, SinkOverview, sql,
@@ -41,6 +41,7 @@ crate::on_both! {
     what_is_erased_is_not_delivered_any_more,
     a_new_version_is_another_event,
     an_older_version_is_not_sent_after_a_newer_one,
+    a_dialog_is_one_event_once_it_is_settled,
     an_erasure_is_an_event_and_removes_the_lines,
     metadata_is_an_event_when_it_is_announced_and_when_it_changes,
     what_is_damaged_in_the_archive_is_reported_and_passed_over,
@@ -511,6 +512,40 @@ async fn an_older_version_is_not_sent_after_a_newer_one(test: TestDb) {
     assert_eq!(env.totals().await, (0, 0, 0, 1));
 }
 
+async fn a_dialog_is_one_event_once_it_is_settled(test: TestDb) {
+    let env = DeliveryEnv::new(test).await;
+    let receiver = WebhookReceiver::start(|_| WebhookReply::Status(200)).await;
+    let mut settings = webhook_settings(&receiver);
+    if let SinkKind::Webhook(webhook) = &mut settings.kind {
+        (webhook.unit, webhook.settle_after) = (WebhookUnit::Dialog, 10 * MINUTE);
+    }
+    let mut deliverer = env.deliverer(settings);
+    ingest_segments(env.db(), env.owned, 0..3, NOW, |number| format!(r#"{{"segmentId":"seg-{number}"}}"#)).await;
+    env.db().run(sql("update segment set dialog_id = 'one'")).await.unwrap();
+    // Two of three have arrived.
+    let claims = env.db().due_items(env.owned, ArtifactSet::ALL, NOW, 2).await.unwrap();
+    let body = Bytes::from(r#"{"transcript":[]}"#);
+    let done: Vec<CompletedJob> = claims
+        .into_iter()
+        .map(|claim| CompletedJob { claim, at: NOW, outcome: JobOutcome::stored(&body, None) })
+        .collect();
+    env.db().complete_jobs(&done).await.unwrap();
+    step_until_idle(&mut deliverer).await;
+    env.clock.advance(MINUTE);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!(receiver.request_count(), 0, "a part is awaited");
+    answer_due_items(env.db(), env.owned, env.clock.now(), "last", None).await;
+    advance_until(&env, &mut deliverer, 5 * MINUTE, async || receiver.request_count() > 0).await;
+    let accepted = receiver.accepted();
+    let event = &accepted[0].event;
+    assert_eq!((&event["type"], &event["subject"]), (&"com.ringcx.dialog".into(), &"one".into()));
+    let ids: Vec<&str> =
+        event["data"]["segments"].as_array().unwrap().iter().filter_map(|one| one["segment_id"].as_str()).collect();
+    assert_eq!(ids, ["seg-0", "seg-1", "seg-2"]);
+    advance_until(&env, &mut deliverer, 5 * MINUTE, async || env.totals().await.1 == 0).await;
+    assert_eq!((receiver.request_count(), env.totals().await), (1, (0, 0, 0, 1)), "it is sent once");
+}
+
 async fn erase_segment(env: &DeliveryEnv, id: &str) {
     let request = ErasureRequest {
         subject: Subject::Segment(id.to_owned()),
@@ -519,6 +554,7 @@ async fn erase_segment(env: &DeliveryEnv, id: &str) {
         reason: None,
         include_alike: false,
         include_unreadable: false,
+        access_entry: None,
     };
     let plan = plan_erasure(env.db(), &request, &mut |_| {}).await.unwrap();
     let now = env.clock.now();
@@ -537,7 +573,7 @@ async fn an_erasure_is_an_event_and_removes_the_lines(test: TestDb) {
     erase_segment(&env, "seg-1").await;
     let named = sql("select count(*) from feed_notice where segment_id is not null");
     assert_eq!(env.db().count(named.clone()).await.unwrap(), 1);
-    assert_eq!(env.db().forget_delivered_erasures(&["sink"]).await.unwrap(), 0, "the sink was not told yet");
+    assert_eq!(env.db().forget_delivered_erasures(&["sink"], NOW).await.unwrap(), 0, "the sink was not told yet");
     step_until_idle(&mut deliverer).await;
     let lines = env.delivered_lines();
     let kinds: Vec<(&str, &str)> =
@@ -546,7 +582,7 @@ async fn an_erasure_is_an_event_and_removes_the_lines(test: TestDb) {
     assert_eq!(kinds, [("seg-0", transcript), ("seg-2", transcript), ("seg-1", "com.ringcx.segment.erased")]);
     assert_eq!(lines[2]["data"]["reason"], "erasure");
     assert!(lines[2]["sequence"].as_str() > lines[1]["sequence"].as_str());
-    assert_eq!(env.db().forget_delivered_erasures(&["sink"]).await.unwrap(), 1);
+    assert_eq!(env.db().forget_delivered_erasures(&["sink"], NOW).await.unwrap(), 1);
     assert_eq!(env.db().count(named).await.unwrap(), 0);
     // The entry is in the chain, and has no content to resend.
     let feed = sql("select feed from account where id = $1").bind(env.owned.account);

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_log;
 mod completeness_audit;
 mod concurrent_writers;
 mod dashboard_queries;

@@ -13,13 +13,12 @@ use std::fmt;
 
 use bytes::Bytes;
 use rand::Rng as _;
-use sha2::{Digest, Sha256};
 
 use super::{AccountKey, Arg, Claim, Db, DbError, Item, PackedBody, Stmt, Tx, ingest::LatencyHistogram, item};
 use crate::charset::Charset;
 use crate::clock::Time;
 use crate::failpoint::{self, Failpoint};
-use crate::hash_chain::{FeedRecord, GENESIS_HASH, SALT_LEN, link};
+use crate::hash_chain::{FeedRecord, GENESIS_HASH, Hash, SALT_LEN, link, sha256};
 use crate::model::{Artifact, ItemState, Lane, Outcome};
 use crate::transaction_span::TransactionSpan;
 
@@ -33,7 +32,7 @@ pub enum JobOutcome {
         /// The body, packed.
         packed: PackedBody,
         /// SHA-256 of the body as received.
-        sha256: [u8; 32],
+        sha256: Hash,
         /// The body's size as received, in bytes.
         size: usize,
         /// When to refresh the artifact, if it may change.
@@ -109,8 +108,8 @@ impl JobOutcome {
     pub fn stored_with_charset(body: &Bytes, charset: Option<Charset>, refresh_at: Option<Time>) -> JobOutcome {
         JobOutcome::Answered {
             outcome: Outcome::Stored,
-            packed: item::pack_with_charset(body, charset),
-            sha256: Sha256::digest(body).into(),
+            packed: item::pack_body(body, charset),
+            sha256: sha256(body),
             size: body.len(),
             refresh_at,
         }
@@ -128,8 +127,8 @@ impl JobOutcome {
     pub fn not_populated(refresh_at: Option<Time>) -> JobOutcome {
         JobOutcome::Answered {
             outcome: Outcome::NotPopulated,
-            packed: item::pack(b""),
-            sha256: Sha256::digest(b"").into(),
+            packed: item::pack_body(b"", None),
+            sha256: sha256(b""),
             size: 0,
             refresh_at,
         }

@@ -104,7 +104,7 @@ impl DeletionCounts {
 /// A segment that this transaction deletes.
 #[derive(sqlx::FromRow)]
 pub(super) struct PendingDeletion {
-    key: i64,
+    pub(super) key: i64,
     pub(super) segment_id: String,
     dialog_id: Option<String>,
     pub(super) ended: Time,

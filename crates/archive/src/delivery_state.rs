@@ -9,6 +9,7 @@ mod feed_notice;
 mod feed_reader;
 mod sink_overview;
 mod sink_replays;
+mod unit_reader;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub use feed_notice::NoticeKind;
 pub use feed_reader::{FeedEntry, FeedNotice, FeedRange, FeedRow};
 pub use sink_overview::{SinkAccountProgress, SinkFailure, SinkOverview};
 pub use sink_replays::{ReplayRequest, ReplayRow};
+pub use unit_reader::UnitState;
 
 /// A row of table `sink`.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]

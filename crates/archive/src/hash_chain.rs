@@ -10,7 +10,7 @@ mod record_leaves;
 #[cfg(test)]
 mod tests;
 
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
 
 pub use manifest_export::{ChainName, ExportedLine, HeadLine, LineError, ManifestLine, format_day};
 pub(crate) use record_leaves::AccessRecord;
@@ -18,6 +18,13 @@ pub use record_leaves::{JournalRecord, MetadataRecord, ReadRecord, TombstoneReco
 
 /// A SHA-256 hash.
 pub type Hash = [u8; 32];
+
+/// The SHA-256 hash of `bytes`.
+pub fn sha256(bytes: &[u8]) -> Hash {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
 
 /// Length of a salt, in bytes.
 pub(crate) const SALT_LEN: usize = 16;
@@ -51,7 +58,7 @@ impl FieldHasher {
     }
 
     fn hash(self) -> Hash {
-        Sha256::digest(&self.0).into()
+        sha256(&self.0)
     }
 }
 

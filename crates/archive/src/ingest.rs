@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rand::Rng as _;
-use sha2::{Digest, Sha256};
 
 use super::chain_store::RecordChain;
 use super::deletion::TombstoneFilter;
@@ -22,7 +21,7 @@ use crate::model::{
     TimeRangeSet, may_have_notes,
 };
 
-use crate::hash_chain::{MetadataRecord, SALT_LEN};
+use crate::hash_chain::{MetadataRecord, SALT_LEN, sha256};
 use crate::transaction_span::TransactionSpan;
 
 pub(super) use daily_digest::{DailyDigest, LatencyHistogram, segment_id_digest, utc_day};
@@ -90,7 +89,7 @@ impl IngestSummary {
 
 /// The first half of the SHA-256: enough to detect changed metadata.
 pub(super) fn half_sha256(bytes: &[u8]) -> Vec<u8> {
-    Sha256::digest(bytes)[..16].to_vec()
+    sha256(bytes)[..16].to_vec()
 }
 
 #[derive(sqlx::FromRow)]
@@ -336,7 +335,7 @@ impl Tx {
         let next = self.next_segment_id().await?;
         let mut chain = self.record_chain(chunk.lease.account).await?;
         let rows = new_segments.iter().enumerate().map(|(nth, (record, wanted))| {
-            let packed = item::pack(record.raw.as_bytes());
+            let packed = item::pack_metadata(record.raw.as_bytes());
             let digest = half_sha256(record.raw.as_bytes());
             let sealed = seal_record(&mut chain, record, record.dialog_id.as_deref(), Some(chunk.now), &digest);
             // The database numbers the rows after the first one.
@@ -422,7 +421,7 @@ impl Tx {
         self.keep_replaced_leaves(&renewed).await?;
         let mut chain = self.record_chain(chunk.lease.account).await?;
         let rows = changed.iter().map(|(record, held, hash, asked)| {
-            let packed = item::pack(record.raw.as_bytes());
+            let packed = item::pack_metadata(record.raw.as_bytes());
             let since = if held.digest == *hash { held.since } else { Some(chunk.now) };
             let dialog_id = record.dialog_id.as_deref().or(held.dialog_id.as_deref());
             let sealed = held.differs(record, hash).then(|| seal_record(&mut chain, record, dialog_id, since, hash));

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::Read;
+use std::thread::LocalKey;
 
 use bytes::Bytes;
 use zstd::bulk::Compressor;
@@ -46,7 +47,10 @@ pub struct PackedBody {
 
 const CODEC_PLAIN: i64 = 0;
 const CODEC_ZSTD: i64 = 1;
-const ZSTD_LEVEL: i32 = 3;
+/// Metadata is small, and repeats little of itself: a higher level costs nothing more.
+const METADATA_LEVEL: i32 = 3;
+/// Level 3 takes 1.4 times as long and saves 1.5 % (docs/benchmarks.md).
+const BODY_LEVEL: i32 = 1;
 /// No stored body unpacks to more than this, so that a corrupt length cannot exhaust memory.
 const MAX_UNPACKED_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -56,16 +60,22 @@ const CHARSET_FRAME_MAGIC: [u8; 4] = 0x184d_2a5c_u32.to_le_bytes();
 /// Compression saves a few bytes at most of a body that is shorter than this.
 const MIN_COMPRESSED_BYTES: usize = 128;
 
-/// The common parts of API answers, as a Zstandard dictionary. Nearly all of a segment's metadata
-/// is in it. Bodies that were packed without the dictionary can be unpacked with it, too.
+/// The common parts of metadata, as a Zstandard dictionary. Nearly all of a segment's metadata is in
+/// it. Bodies are packed without it: a transcript repeats its own parts, so the dictionary would
+/// save 3.5 %, and take 1.25 times as long. What was packed without the dictionary can be unpacked
+/// with it, too.
 ///
-/// Never change it: packed bodies could not be read any more.
+/// Never change it: packed metadata, and bodies of earlier versions, could not be read any more.
 const ZSTD_DICTIONARY: &[u8] = include_bytes!("item/zstd_dictionary.txt");
+
+/// `None` only without memory; nothing is compressed then.
+type ThreadCompressor = RefCell<Option<Compressor<'static>>>;
 
 thread_local! {
     /// Setting up a compressor's tables costs more than compressing a body, so each thread keeps
-    /// one.
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::with_dictionary(ZSTD_LEVEL, ZSTD_DICTIONARY).ok());
+    /// its compressors.
+    static METADATA_COMPRESSOR: ThreadCompressor = RefCell::new(Compressor::with_dictionary(METADATA_LEVEL, ZSTD_DICTIONARY).ok());
+    static BODY_COMPRESSOR: ThreadCompressor = RefCell::new(Compressor::new(BODY_LEVEL).ok());
     static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(new_decompressor());
 }
 
@@ -76,27 +86,30 @@ fn new_decompressor() -> DCtx<'static> {
     context
 }
 
-/// Packs a body for the database.
-pub fn pack(body: &[u8]) -> PackedBody {
-    let packed = (body.len() >= MIN_COMPRESSED_BYTES).then(|| {
-        COMPRESSOR
-            .with_borrow_mut(|compressor| compressor.as_mut().and_then(|compressor| compressor.compress(body).ok()))
-    });
-    match packed.flatten() {
-        Some(packed) if packed.len() < body.len() => PackedBody { codec: CODEC_ZSTD, body: packed.into() },
-        _ => PackedBody { codec: CODEC_PLAIN, body: Bytes::copy_from_slice(body) },
+fn compress(compressor: &'static LocalKey<ThreadCompressor>, bytes: &[u8]) -> Option<Vec<u8>> {
+    compressor.with_borrow_mut(|compressor| compressor.as_mut()?.compress(bytes).ok())
+}
+
+fn pack(compressor: &'static LocalKey<ThreadCompressor>, bytes: &[u8]) -> PackedBody {
+    let packed = (bytes.len() >= MIN_COMPRESSED_BYTES).then(|| compress(compressor, bytes)).flatten();
+    match packed {
+        Some(packed) if packed.len() < bytes.len() => PackedBody { codec: CODEC_ZSTD, body: packed.into() },
+        _ => PackedBody { codec: CODEC_PLAIN, body: Bytes::copy_from_slice(bytes) },
     }
 }
 
-/// Packs a body together with the charset that the answer declared.
+/// Packs a segment's metadata for the database.
+pub(crate) fn pack_metadata(metadata: &[u8]) -> PackedBody {
+    pack(&METADATA_COMPRESSOR, metadata)
+}
+
+/// Packs a body for the database, together with the charset that the answer declared.
 ///
 /// The charset's name is in a skippable frame before the body, which every Zstandard reader
 /// ignores. Few bodies declare a charset, so there is no column for it.
-pub(crate) fn pack_with_charset(body: &[u8], charset: Option<Charset>) -> PackedBody {
-    let Some(charset) = charset else { return pack(body) };
-    let Ok(compressed) = Compressor::new(ZSTD_LEVEL).and_then(|mut compressor| compressor.compress(body)) else {
-        return pack(body);
-    };
+pub(crate) fn pack_body(body: &[u8], charset: Option<Charset>) -> PackedBody {
+    let Some(charset) = charset else { return pack(&BODY_COMPRESSOR, body) };
+    let Some(compressed) = compress(&BODY_COMPRESSOR, body) else { return pack(&BODY_COMPRESSOR, body) };
     let name = charset.name().as_bytes();
     let length = u32::try_from(name.len()).unwrap_or_default();
     let packed = [&CHARSET_FRAME_MAGIC[..], &length.to_le_bytes(), name, &compressed].concat();
@@ -160,12 +173,13 @@ mod tests {
     #[test]
     fn unpacking_returns_the_packed_bytes() {
         for body in [&b""[..], b"x", &[b'a'; 10_000], "äöü€😀".as_bytes()] {
-            let packed = pack(body);
-            assert_eq!(unpack(packed.codec, packed.body.to_vec()).unwrap(), body);
+            for packed in [pack_body(body, None), pack_metadata(body)] {
+                assert_eq!(unpack(packed.codec, packed.body.to_vec()).unwrap(), body);
+            }
         }
-        assert_eq!(pack(&[b'a'; 10_000]).codec, CODEC_ZSTD);
+        assert_eq!(pack_body(&[b'a'; 10_000], None).codec, CODEC_ZSTD);
         assert!(unpack(CODEC_ZSTD, b"not zstd".to_vec()).is_err());
-        let whole = pack(&[b'a'; 10_000]).body.to_vec();
+        let whole = pack_body(&[b'a'; 10_000], None).body.to_vec();
         assert!(unpack(CODEC_ZSTD, whole[..whole.len() - 3].to_vec()).is_err());
         assert_eq!(unpack(CODEC_ZSTD, whole).unwrap(), [b'a'; 10_000]);
     }
@@ -174,19 +188,18 @@ mod tests {
     fn a_declared_charset_is_stored_with_the_unchanged_bytes() {
         let latin = Charset::from_label("ISO-8859-1");
         for body in [&b"caf\xe9"[..], b"", &b"caf\xe9 ".repeat(100)] {
-            let packed = pack_with_charset(body, latin);
+            let packed = pack_body(body, latin);
             assert_eq!(unpack(packed.codec, packed.body.to_vec()).unwrap(), body);
             let text = String::from_utf8(unpack_text(packed.codec, packed.body.to_vec()).unwrap()).unwrap();
             assert_eq!(text, String::from_utf8_lossy(body).replace('\u{fffd}', "é"));
         }
-        assert_eq!(pack_with_charset(b"x", None), pack(b"x"));
-        let marked = pack(b"\xff\xfea\0");
+        let marked = pack_body(b"\xff\xfea\0", None);
         assert_eq!(unpack_text(marked.codec, marked.body.to_vec()).unwrap(), b"a");
     }
 
     #[test]
     fn bodies_of_earlier_versions_can_be_unpacked() {
-        let without = Compressor::new(ZSTD_LEVEL).unwrap().compress(&[b'a'; 10_000]).unwrap();
+        let without = Compressor::new(3).unwrap().compress(&[b'a'; 10_000]).unwrap();
         assert_eq!(unpack(CODEC_ZSTD, without).unwrap(), [b'a'; 10_000]);
         let with = include_bytes!("item/packed.zst");
         assert_eq!(unpack(CODEC_ZSTD, with.to_vec()).unwrap(), include_bytes!("item/packed.json"));
@@ -195,7 +208,7 @@ mod tests {
     #[test]
     fn typical_metadata_compresses_to_a_third() {
         let metadata = include_bytes!("item/packed.json");
-        let packed = pack(metadata).body.len();
+        let packed = pack_metadata(metadata).body.len();
         assert!(packed * 3 < metadata.len(), "{packed} of {}", metadata.len());
     }
 }

@@ -88,7 +88,7 @@ pub use deletion::{
 pub use delivery_state::{
     CursorAdvance, DeliveredCopies, DeliveryRound, FailedDelivery, FeedEntry, FeedNotice, FeedRange, FeedRow,
     KnownFailure, LaggingFeed, NoticeKind, ObjectBatch, ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress,
-    SinkFailure, SinkOverview, SinkRow,
+    SinkFailure, SinkOverview, SinkRow, UnitState,
 };
 pub use export_cursor::ExportCursor;
 pub use export_erasure::{EXPORT_ERASURE_RETENTION, ErasedSegment};
@@ -96,7 +96,7 @@ pub use file_lock::FileLock;
 pub use idempotent_request::{IdempotentAnswer, IdempotentRequest};
 pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
-pub use item::{Item, PackedBody, pack, unpack, unpack_text};
+pub use item::{Item, PackedBody, unpack, unpack_text};
 pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};

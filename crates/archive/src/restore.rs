@@ -5,7 +5,8 @@ mod access_entries;
 mod apply_state;
 mod carried_state;
 mod replace_file;
+mod restore_summary;
 
-pub use apply_state::{RestoreOutcome, RestoreSummary};
 pub use carried_state::CarriedState;
 pub use replace_file::RestoredCopy;
+pub use restore_summary::{RestoreOutcome, RestoreSummary};

@@ -1,5 +1,7 @@
 //! Pages of segments for readers that may see a part of the archive, and the key of their cursors.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rand::Rng;
@@ -11,6 +13,11 @@ use crate::model::ArtifactSet;
 
 /// Key of the cursors' secret in the table `meta`.
 const CURSOR_KEY_META: &str = "reader.cursor_key";
+
+/// Key in the table `meta`: when a program last read the feed, in milliseconds since 1970.
+pub(super) const FEED_READ_META: &str = "reader.feed_read";
+/// How often a read of the feed is noted.
+const FEED_READ_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Which segments a page contains.
 #[derive(Debug, Clone, Default)]
@@ -119,6 +126,17 @@ impl Db {
              where 1 = 1{clause} order by s.ended, a.sub, s.segment_id limit ${number}"
         ));
         self.all(condition.args.into_iter().fold(stmt, Stmt::bind).bind(limit)).await
+    }
+
+    /// Notes that a program reads the feed: then the ids of erased segments are kept for it for a while.
+    pub async fn note_feed_read(&self, now: Time) -> Result<(), DbError> {
+        let noted = self.meta(FEED_READ_META).await?.and_then(|noted| noted.parse().ok()).map(Time);
+        if noted.is_some_and(|noted| now.since(noted) < FEED_READ_INTERVAL) {
+            return Ok(());
+        }
+        let mut tx = self.begin().await?;
+        tx.put_meta(FEED_READ_META, &now.0.to_string()).await?;
+        tx.commit().await
     }
 
     /// The secret that encrypts the cursors of this archive's readers. All replicas have the same one.

@@ -2,7 +2,9 @@
 //!
 //! The body is checked to be a transcript, and returned unchanged.
 
-use serde::de::{Deserialize, Deserializer};
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -137,13 +139,35 @@ impl PhraseContent {
         if !raw.get().starts_with('[') {
             return if is_empty_json(raw.get()) { PhraseContent::None } else { PhraseContent::NotAList };
         }
-        // An unreadable list may have content.
-        let Ok(phrases) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else { return PhraseContent::WithContent };
-        match phrases.as_slice() {
-            [] => PhraseContent::None,
-            phrases if phrases.iter().any(|phrase| has_content(phrase.get())) => PhraseContent::WithContent,
-            _ => PhraseContent::Blank,
+        match serde_json::Deserializer::from_str(raw.get()).deserialize_seq(BlankPhrases) {
+            Ok(0) => PhraseContent::None,
+            Ok(_) => PhraseContent::Blank,
+            // An unreadable list may have content.
+            Err(_) => PhraseContent::WithContent,
         }
+    }
+}
+
+/// Counts phrases without content. Fails at the first phrase with content, since nearly all
+/// transcripts begin with one: the rest is not read a second time.
+struct BlankPhrases;
+
+impl<'de> Visitor<'de> for BlankPhrases {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("phrases without content")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut phrases: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while let Some(phrase) = phrases.next_element::<&RawValue>()? {
+            if has_content(phrase.get()) {
+                return Err(A::Error::custom("a phrase with content"));
+            }
+            count += 1;
+        }
+        Ok(count)
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::options::Traffic;
 use super::rng::Rng;
 use super::tenant_segment::{ChannelClass, RecordVersion, SegmentKind, TenantSegment};
+use super::workload::{Workload, person_name, phrase_count};
 use crate::clock::Time;
 use crate::model::Artifact;
 
@@ -139,8 +140,12 @@ pub(super) fn is_empty_until_available(segment: &TenantSegment, traffic: &Traffi
 pub(super) fn generate_transcript(seed: u64, segment: &TenantSegment, traffic: &Traffic) -> Bytes {
     let mut rng = Rng::new(seed, &[10]);
     let oddity = Oddity::draw_for(seed, traffic);
+    let workload = traffic.workload.as_deref();
     let (fewest, most) = traffic.utterances;
-    let count = fewest + rng.random_below(u64::from(most.saturating_sub(fewest)) + 1) as u32;
+    let count = match workload {
+        Some(_) => phrase_count(&mut rng) as u32,
+        None => fewest + rng.random_below(u64::from(most.saturating_sub(fewest)) + 1) as u32,
+    };
     let canary_index = rng.random_bool(traffic.canary_texts).then(|| rng.random_below(u64::from(count.max(1))) as u32);
     let mut out = String::with_capacity(200 + 220 * count as usize);
     let class = channel_class_name(segment.channel_class);
@@ -151,7 +156,12 @@ pub(super) fn generate_transcript(seed: u64, segment: &TenantSegment, traffic: &
     }
     out.push_str(",\"transcript\":[");
     let mut at = segment.indexed_end.plus_millis(-i64::from(count) * 4_000);
-    let style = SpeakerStyle { seed, name: rng.choose(&NAMES), agent_id: agent_id(segment), oddity };
+    let agent_id = agent_id(segment);
+    let (name, agent_name) = match workload {
+        Some(_) => (person_name(rng.next_u64()), person_name(agent_id)),
+        None => (rng.choose(&NAMES).to_owned(), "Agent 7".to_owned()),
+    };
+    let style = SpeakerStyle { seed, name: &name, agent_name: &agent_name, agent_id, oddity, workload };
     let mut utterances: Vec<(bool, String)> = Vec::with_capacity(count as usize);
     for number in 0..count {
         at = at.plus_millis(500 + rng.random_below(3_500) as i64);
@@ -183,13 +193,15 @@ pub(super) fn generate_transcript(seed: u64, segment: &TenantSegment, traffic: &
 struct SpeakerStyle<'a> {
     seed: u64,
     name: &'a str,
+    agent_name: &'a str,
     agent_id: u64,
     oddity: Oddity,
+    workload: Option<&'a Workload>,
 }
 
 /// Writes an utterance. Returns whether the agent is the speaker.
 fn write_utterance(out: &mut String, rng: &mut Rng, style: SpeakerStyle<'_>, at: Time, has_canary: bool) -> bool {
-    let SpeakerStyle { seed, name, agent_id, oddity } = style;
+    let SpeakerStyle { seed, name, agent_name, agent_id, oddity, workload } = style;
     let agent = rng.random_bool(0.5);
     let kind = if agent { "agent" } else { "contact" };
     match (oddity, agent) {
@@ -199,7 +211,7 @@ fn write_utterance(out: &mut String, rng: &mut Rng, style: SpeakerStyle<'_>, at:
     if oddity == Oddity::Nameless {
         out.push_str(",\"participantName\":null,\"participantType\":null,\"rcUserId\":null");
     } else {
-        write_speaker(out, rng, kind, if agent { "Agent 7" } else { name });
+        write_speaker(out, rng, kind, if agent { agent_name } else { name });
     }
     match oddity {
         Oddity::Times(form) => write_str(out, format_args!(",\"timestamp\":{}", format_time(at, form))),
@@ -212,8 +224,11 @@ fn write_utterance(out: &mut String, rng: &mut Rng, style: SpeakerStyle<'_>, at:
         write_str(out, format_args!(",\"confidence\":1e999,\"sequence\":{digits},\"message\":0"));
     }
     out.push_str(",\"message\":");
-    let line = rng.choose(if agent { &AGENT_LINES } else { &CONTACT_LINES });
-    let line = if has_canary { format!("{line} {CANARY_TEXT}") } else { line.to_owned() };
+    let line = match workload {
+        Some(workload) => workload.phrase(rng),
+        None => rng.choose(if agent { &AGENT_LINES } else { &CONTACT_LINES }).to_owned(),
+    };
+    let line = if has_canary { format!("{line} {CANARY_TEXT}") } else { line };
     let line = if oddity == Oddity::Html { to_html(&line) } else { line };
     write_json(out, &line, !has_canary && rng.random_bool(0.2));
     out.pop();
@@ -249,11 +264,16 @@ pub(super) fn generate_summary(seed: u64, artifact: Artifact, traffic: &Traffic)
     let mut rng = Rng::new(seed, &[11, artifact as u64]);
     let has_canary = rng.random_bool(traffic.canary_texts);
     let mut text = String::from(if rng.random_bool(0.1) { "\"Quoted\" at the start: " } else { "" });
-    for number in 0..=rng.random_below(4) {
-        if number > 0 {
-            text.push_str(rng.choose(&[" ", "\n", "\n- "]));
+    match &traffic.workload {
+        Some(workload) => text.push_str(&workload.summary_text(&mut rng)),
+        None => {
+            for number in 0..=rng.random_below(4) {
+                if number > 0 {
+                    text.push_str(rng.choose(&[" ", "\n", "\n- "]));
+                }
+                text.push_str(rng.choose(&SUMMARY_LINES));
+            }
         }
-        text.push_str(rng.choose(&SUMMARY_LINES));
     }
     if has_canary {
         text.push(' ');
@@ -330,7 +350,7 @@ pub(super) fn generate_record(segment: &TenantSegment, version: RecordVersion, t
         out.raw("segmentDurationMs", &duration.to_string());
     }
     out.text("segmentAgentGroupId", &(70_000 + rng.random_below(9_999)).to_string());
-    write_notes(&mut out, &mut rng, version, odd, has_canary);
+    write_notes(&mut out, &mut rng, version, (odd, has_canary), traffic);
     write_flags(&mut out, segment, &mut rng, (version, begin), traffic);
     if odd {
         write_newer_fields(&mut out, &mut rng, segment, traffic);
@@ -372,7 +392,13 @@ fn write_dialog(out: &mut JsonObjectWriter, segment: &TenantSegment, rng: &mut R
     out.raw("dialogDurationMs", &(duration + begin.0 - begin_dialog.0).to_string());
 }
 
-fn write_notes(out: &mut JsonObjectWriter, rng: &mut Rng, version: RecordVersion, odd: bool, has_canary: bool) {
+fn write_notes(
+    out: &mut JsonObjectWriter,
+    rng: &mut Rng,
+    version: RecordVersion,
+    (odd, has_canary): (bool, bool),
+    traffic: &Traffic,
+) {
     match rng.random_below(3) {
         0 if odd => {}
         1 => out.raw("systemDisposition", "null"),
@@ -380,7 +406,10 @@ fn write_notes(out: &mut JsonObjectWriter, rng: &mut Rng, version: RecordVersion
     }
     out.text("agentDisposition", if version.is_edited { "Résolu, reopened" } else { "Success" });
     let mut notes = String::from(if version.is_edited { "edited later: " } else { "" });
-    notes.push_str(rng.choose(&SUMMARY_LINES));
+    match &traffic.workload {
+        Some(workload) => notes.push_str(&workload.notes(rng).unwrap_or_default()),
+        None => notes.push_str(rng.choose(&SUMMARY_LINES)),
+    }
     if has_canary {
         notes.push(' ');
         notes.push_str(CANARY_TEXT);

@@ -2,9 +2,11 @@
 //! data.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::faults::Faults;
+use super::workload::Workload;
 use crate::clock::Time;
 use crate::model::AccountId;
 
@@ -147,6 +149,9 @@ pub struct Traffic {
     pub canary_texts: f64,
     /// The smallest and the largest number of utterances of a conversation.
     pub utterances: (u32, u32),
+    /// Where conversations, summaries and notes take their words and names from, and conversations
+    /// their lengths. Without it they are a few fixed sentences with difficult characters.
+    pub workload: Option<Arc<Workload>>,
 }
 
 impl Default for Traffic {
@@ -167,6 +172,7 @@ impl Default for Traffic {
             json_summaries: 0.5,
             canary_texts: 0.2,
             utterances: (2, 40),
+            workload: None,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A workload like that of real contact centres, for benchmarks: conversations that all differ.
+//! A workload like that of real contact centres, for benchmarks and the demo: conversations that
+//! all differ.
 //!
 //! Words follow Zipf's law over [`VOCABULARY_SIZE`] words. Lengths vary as in real conversations,
 //! and names, numbers, ids and times differ. Everything depends on the seed alone. Pure.
@@ -133,10 +134,7 @@ impl Workload {
             true => ("VOICE", "VOICE"),
             false => ("DIGITAL", rng.choose(&["CHAT", "EMAIL", "WHATSAPP"])),
         };
-        let notes = match rng.random_bool(0.2) {
-            true => format!("\"{}\"", self.sentence(&mut rng, 120)),
-            false => "null".to_owned(),
-        };
+        let notes = self.notes(&mut rng).map_or_else(|| "null".to_owned(), |notes| format!("\"{notes}\""));
         let disposition =
             rng.choose(&["Success", "Success", "Success", "Call back", "No answer", "Sale", "Complaint", "Escalated"]);
         let origin = if rng.random_bool(0.75) { "INBOUND" } else { "OUTBOUND" };
@@ -158,7 +156,7 @@ impl Workload {
     /// The transcript of a segment.
     pub fn transcript(&self, number: u64) -> String {
         let mut rng = self.rng(number, 3);
-        let count = log_normal(&mut rng, 40.0, 0.8, 4.0, 200.0) as u64;
+        let count = phrase_count(&mut rng);
         let (agent, contact) = (self.agent(number), self.contact_number(number));
         // Callers without a known name are shown by their number.
         let contact_name = match rng.random_bool(0.5) {
@@ -177,12 +175,11 @@ impl Workload {
                 false => (contact.clone(), &contact_name, "contact"),
             };
             let comma = if nth == 0 { "" } else { "," };
-            let length = log_normal(&mut rng, 55.0, 0.9, 5.0, 300.0) as usize;
             push(
                 &mut out,
                 format_args!(
                     r#"{comma}{{"participantId":"{id}","participantName":"{name}","participantType":"{kind}","rcUserId":null,"timestamp":"{at}","message":"{}"}}"#,
-                    self.sentence(&mut rng, length)
+                    self.phrase(&mut rng)
                 ),
             );
         }
@@ -192,15 +189,30 @@ impl Workload {
 
     /// A summary of a segment: `kind` 0 is the agent's, 1 the automatic one.
     pub fn summary(&self, number: u64, kind: u64) -> String {
-        let mut rng = self.rng(number, 4 + kind);
+        self.summary_text(&mut self.rng(number, 4 + kind))
+    }
+
+    /// A phrase of a conversation.
+    pub(super) fn phrase(&self, rng: &mut Rng) -> String {
+        let length = log_normal(rng, 55.0, 0.9, 5.0, 300.0) as usize;
+        self.sentence(rng, length)
+    }
+
+    /// The text of a summary.
+    pub(super) fn summary_text(&self, rng: &mut Rng) -> String {
         let length = 200 + rng.random_below(700) as usize;
         let mut out = String::with_capacity(length + 80);
         while out.chars().count() < length {
             out.push_str(if out.is_empty() { "" } else { " " });
             let left = length - out.chars().count();
-            out.push_str(&self.sentence(&mut rng, left.min(120)));
+            out.push_str(&self.sentence(rng, left.min(120)));
         }
         out
+    }
+
+    /// The agent's notes; most agents write none.
+    pub(super) fn notes(&self, rng: &mut Rng) -> Option<String> {
+        rng.random_bool(0.2).then(|| self.sentence(rng, 120))
     }
 
     /// What the first conversations amount to.
@@ -281,6 +293,11 @@ impl Workload {
 fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = out.write_fmt(text);
+}
+
+/// The number of phrases of a conversation.
+pub(super) fn phrase_count(rng: &mut Rng) -> u64 {
+    log_normal(rng, 40.0, 0.8, 4.0, 200.0) as u64
 }
 
 /// The name of a person by number; names repeat after 576.

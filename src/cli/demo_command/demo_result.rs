@@ -42,8 +42,8 @@ pub(super) struct DemoResult {
     late: (u64, u64),
 }
 
-/// Queries that match texts of the simulator.
-const EXAMPLE_QUERIES: [&str; 3] = ["\"charged twice\"", "parcel", "order"];
+/// Queries that match texts of the simulator, the most interesting one first.
+const EXAMPLE_QUERIES: [&str; 3] = ["\"the refund\"", "parcel", "order"];
 
 /// The fields of an export line that are needed.
 #[derive(Deserialize)]

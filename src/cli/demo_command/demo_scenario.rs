@@ -1,10 +1,12 @@
 //! The scenario of the demo: its duration, speed, faults and settings. Pure.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
 use crate::model::{AccountId, ArtifactSelection, ArtifactSet, SummariesFor};
+use crate::sim::workload::Workload;
 use crate::sim::{Availability, DelayRange, FaultRates, Faults, Options, PartialDelay, Traffic};
 
 /// The artifacts to fetch, as in the settings below, which are the defaults.
@@ -84,6 +86,9 @@ impl DemoTimeline {
     }
 }
 
+/// The seed of everything random.
+const SEED: u64 = 7;
+
 /// The ids and names of the accounts.
 fn accounts() -> [(AccountId, &'static str); 2] {
     [
@@ -106,13 +111,14 @@ pub(super) fn simulator_options(timeline: &DemoTimeline) -> Options {
     };
     let metadata = FaultRates { status_500: 0.03, reset: 0.02, truncate: 0.02, ..FaultRates::default() };
     Options {
-        seed: 7,
+        seed: SEED,
         accounts: vec![support.clone(), sales.clone()],
         traffic: Traffic {
             per_minute_of: vec![(support, 5.0), (sales, 3.0)],
             history: HISTORY,
             until: Some(timeline.traffic),
             empty_summaries: 0.15,
+            workload: Some(Arc::new(Workload::new(SEED))),
             ..Traffic::default()
         },
         availability: Availability {

@@ -27,6 +27,8 @@ const WEBHOOK_KEYS: &[&str] = &[
     "template",
     "oauth",
     "proxy",
+    "unit",
+    "settle_after",
     "max_body",
 ];
 const OBJECT_STORE_KEYS: &[&str] = &["url", "format", "options"];
@@ -111,7 +113,7 @@ pub(super) fn build_url(
     checker.accept(&given.source(path), parse(given.value.expose_secret().trim()), hint)
 }
 
-fn build_contents<'a>(path: &str, contents: &'a SinkContents, checker: &mut Checker<'_>) -> Option<&'a [SinkContent]> {
+fn build_contents(path: &str, contents: SinkContents, checker: &mut Checker<'_>) -> Option<Vec<SinkContent>> {
     const HINT: &str = r#"name "transcript", "agent_summary", "auto_summary" or "metadata", or leave it out"#;
     if contents.0.0.is_empty() && !checker.has_problem(path) {
         checker.reject(path, "is empty: nothing would be sent", HINT);

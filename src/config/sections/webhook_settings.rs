@@ -73,6 +73,8 @@ pub(super) fn build_webhook(at: &str, section: &mut SinkSection, checker: &mut C
         template,
         oauth,
         proxy,
+        unit: section.unit,
+        settle_after: section.settle_after.0,
         max_body: section.max_body.and_then(|bytes| usize::try_from(bytes).ok()),
     })
 }

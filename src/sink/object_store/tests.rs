@@ -21,6 +21,7 @@ pub(super) fn event(segment: &str) -> Event {
         stored: Time(1_700_000_100_000),
         metadata: "{}".to_owned(),
         body: br#"{"transcript":[]}"#.to_vec(),
+        parts: Vec::new(),
     }
 }
 

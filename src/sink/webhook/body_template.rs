@@ -54,10 +54,8 @@ impl BodyTemplate {
             context.insert("text".to_owned(), plain_text(event).into());
         }
         let refused = |message: String| SinkError::new(SinkErrorKind::Refused, message).with_hint(TEMPLATE_HINT);
-        let rendered = self
-            .environment
-            .get_template(NAME)
-            .and_then(|template| template.render(minijinja::Value::from_serialize(&context)));
+        let rendered =
+            self.environment.get_template(NAME).and_then(|template| template.render(minijinja::value::Serde(&context)));
         let body = rendered.map_err(|error| refused(describe(&error)))?;
         if self.is_json
             && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&body)
@@ -78,7 +76,10 @@ fn plain_text(event: &Event) -> String {
             Conversation::parse(&event.body).map(|conversation| conversation.to_plain_text()).unwrap_or_default()
         }
         Some(Artifact::AgentSummary | Artifact::AutoSummary) => decode_summary(&event.body),
-        None => String::new(),
+        None => {
+            let texts: Vec<String> = event.parts.iter().map(plain_text).filter(|text| !text.is_empty()).collect();
+            texts.join("\n\n")
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! sink, metadata while a sink asks for it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rand::Rng as _;
 
@@ -57,6 +58,12 @@ pub(crate) struct NewNotice<'a> {
 /// Key of `meta`: whether metadata is announced in the feeds.
 const ANNOUNCES_METADATA: &str = "feed.metadata";
 
+/// Key of `meta`: when a program last read the feed over HTTP, in milliseconds since 1970.
+const FEED_READ_META: &str = "reader.feed_read";
+
+/// How long the ids of erased segments are kept for programs that read the feed.
+const KEPT_FOR_READERS: Duration = Duration::from_secs(30 * 86_400);
+
 /// In the chain, the artifact and outcome of a notice: codes that no artifact has.
 const NOTICE_CODE: i64 = -1;
 
@@ -75,26 +82,30 @@ impl Db {
         tx.commit().await
     }
 
-    /// Removes the ids of erased segments that each of these sinks was told about. Returns their
-    /// number.
-    pub async fn forget_delivered_erasures(&self, sinks: &[&str]) -> Result<u64, DbError> {
-        let pending = "with known (sink) as (select id from sink where name in ";
-        let rest = ") update feed_notice set segment_id = null where segment_id is not null
-             and not exists (select 1 from known k left join sink_cursor c on c.sink = k.sink and c.account = feed_notice.account
+    /// Removes the ids of erased segments that each of these sinks was told about. While a program
+    /// reads the feed, they are kept for it for a while. Returns their number.
+    pub async fn forget_delivered_erasures(&self, sinks: &[&str], now: Time) -> Result<u64, DbError> {
+        let named = sql("select feed from feed_notice where segment_id is not null limit 1");
+        if self.first::<(i64,)>(named).await?.is_none() {
+            return Ok(0);
+        }
+        let last_read = self.meta(FEED_READ_META).await?.and_then(|read| read.parse().ok()).map(Time);
+        let is_read = last_read.is_some_and(|read| now.since(read) < KEPT_FOR_READERS);
+        let before = if is_read { now - KEPT_FOR_READERS } else { Time(i64::MAX) };
+        if sinks.is_empty() {
+            let stmt = sql("update feed_notice set segment_id = null where segment_id is not null and at < $1");
+            return self.run(stmt.bind(before)).await;
+        }
+        let head = "with mark (before) as (select cast($1 as bigint)),
+             known (sink) as (select id from sink where name in ";
+        let tail = ") update feed_notice set segment_id = null
+             where segment_id is not null and at < (select before from mark)
+             and not exists (select 1 from known k
+               left join sink_cursor c on c.sink = k.sink and c.account = feed_notice.account
                where coalesce(c.feed, 0) < feed_notice.feed)
              and not exists (select 1 from known k join sink_event e on e.sink = k.sink
                where e.account = feed_notice.account and e.feed = feed_notice.feed)";
-        if self
-            .first::<(i64,)>(sql("select feed from feed_notice where segment_id is not null limit 1"))
-            .await?
-            .is_none()
-        {
-            return Ok(0);
-        }
-        if sinks.is_empty() {
-            return self.run(sql("update feed_notice set segment_id = null where segment_id is not null")).await;
-        }
-        self.run(Stmt::list(pending, Vec::new(), sinks.iter().copied(), rest)).await
+        self.run(Stmt::list(head, vec![before.into()], sinks.iter().copied(), tail)).await
     }
 }
 
@@ -104,9 +115,10 @@ impl Tx {
         Ok(self.meta(ANNOUNCES_METADATA).await?.is_some())
     }
 
-    /// Whether anybody is told about erasures.
+    /// Whether anybody is told about erasures: a sink, or a program that reads the feed.
     pub(crate) async fn announces_erasures(&mut self) -> Result<bool, DbError> {
-        Ok(self.value::<i64>(sql("select id from sink limit 1")).await?.is_some())
+        let has_sink = self.value::<i64>(sql("select id from sink limit 1")).await?.is_some();
+        Ok(has_sink || self.meta(FEED_READ_META).await?.is_some())
     }
 
     /// Appends notices to the account's feed and chain. The caller holds the account's lock.

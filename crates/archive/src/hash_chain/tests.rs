@@ -1,6 +1,7 @@
 //! Any change of an entry changes the head; an erased entry's leaf keeps it.
 
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::model::AccountId;

@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use super::super::{AccountKey, Arg, DbError, Stmt, Tx, sql};
 use crate::clock::Time;
+use crate::hash_chain::sha256;
 
 /// What to add to each UTC day: segments, and the two halves of the digest.
 #[derive(Default)]
@@ -43,7 +42,7 @@ fn latency_bucket(latency: Duration) -> i64 {
 /// Two halves of a segment id's hash. Their wrapping sums over a set of ids do not depend on the
 /// order.
 pub(crate) fn segment_id_digest(segment_id: &str) -> (i64, i64) {
-    let hash = Sha256::digest(segment_id.as_bytes());
+    let hash = sha256(segment_id.as_bytes());
     let half = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&hash[at..at + 8]);

@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::chain_store::JOURNAL;
 use super::super::deletion::{ArchiveKey, PendingDeletion};
+use super::super::delivery_state::{NewNotice, NoticeKind};
 use super::super::hash_chain::{GENESIS_HASH, JournalRecord, TombstoneRecord, link};
 use super::super::ingest::{DailyDigest, segment_id_digest};
 use super::super::{AccountKey, Arg, Db, DbError, SinkKey, Stmt, Tx, sql};
 use super::carried_state::{CarriedJournalEntry, CarriedState, CarriedTombstone, HexBytes};
+use super::restore_summary::{RestoreOutcome, RestoreSummary};
 use crate::clock::Time;
 
 /// Segments whose ids are compared at a time.
@@ -23,60 +25,14 @@ const SEGMENTS_PER_DELETION: usize = 100;
 /// is given twice.
 const EXPORT_NUMBER_GAP: i64 = 1_000_000;
 
-/// What became of the erasures that were made since the copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestoreOutcome {
-    /// They were repeated.
-    Repeated,
-    /// The journal is older than the copy, so it cannot tell.
-    JournalOlder,
-    /// The database in the copy's place is a new and empty archive, so it cannot tell.
-    OtherArchive,
-    /// There was nothing that could tell.
-    Unknown,
-}
-
-/// What a restore did to the copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestoreSummary {
-    /// What became of the erasures.
-    pub outcome: RestoreOutcome,
-    /// Segments that were deleted again.
-    pub segments: u64,
-    /// Quarantined records that were deleted again.
-    pub records: u64,
-    /// Segments that the copy does not hold and that will not be stored.
-    pub refused_ids: u64,
-    /// Holds that were placed since.
-    pub holds_placed: u64,
-    /// Holds that were released since.
-    pub holds_released: u64,
-    /// Backfills that were requested since, and are queued again.
-    pub backfills: u64,
-    /// Sinks, and how many events each one received since the copy.
-    pub sinks: Vec<(String, u64)>,
-}
+/// Tombstones by their hash.
+type WantedTombstones<'a> = HashMap<&'a [u8], &'a CarriedTombstone>;
 
 /// A segment of the copy.
 #[derive(sqlx::FromRow)]
 struct SegmentId {
     id: i64,
     segment_id: String,
-}
-
-impl RestoreSummary {
-    fn new(outcome: RestoreOutcome) -> RestoreSummary {
-        RestoreSummary {
-            outcome,
-            segments: 0,
-            records: 0,
-            refused_ids: 0,
-            holds_placed: 0,
-            holds_released: 0,
-            backfills: 0,
-            sinks: Vec::new(),
-        }
-    }
 }
 
 impl Db {
@@ -210,7 +166,8 @@ impl Tx {
             if new.is_empty() {
                 continue;
             }
-            let wanted: HashSet<&[u8]> = new.iter().map(|tombstone| tombstone.hash.0.as_slice()).collect();
+            let wanted: WantedTombstones<'_> =
+                new.iter().map(|tombstone| (tombstone.hash.0.as_slice(), *tombstone)).collect();
             let (segments, records) = self.delete_hashed(account, &key, &wanted).await?;
             summary.segments += segments;
             summary.records += records;
@@ -237,7 +194,7 @@ impl Tx {
         &mut self,
         account: AccountKey,
         key: &ArchiveKey,
-        wanted: &HashSet<&[u8]>,
+        wanted: &WantedTombstones<'_>,
     ) -> Result<(u64, u64), DbError> {
         let (mut keys, mut after) = (Vec::new(), i64::MIN);
         loop {
@@ -245,7 +202,8 @@ impl Tx {
             let page: Vec<SegmentId> = self.all(stmt.bind(account).bind(after).bind(SEGMENTS_PER_PAGE)).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
-            let is_wanted = |segment: &&SegmentId| wanted.contains(key.hash_segment_id(&segment.segment_id).as_slice());
+            let is_wanted =
+                |segment: &&SegmentId| wanted.contains_key(key.hash_segment_id(&segment.segment_id).as_slice());
             keys.extend(page.iter().filter(is_wanted).map(|segment| segment.id));
         }
         for chunk in keys.chunks(SEGMENTS_PER_DELETION) {
@@ -256,17 +214,39 @@ impl Tx {
             }
             self.delete_segments(account, &pending).await?;
             self.add_to_daily_digest(account, digest).await?;
+            self.announce_again(account, key, wanted, &pending).await?;
         }
         // There are few records in quarantine.
         let stmt = sql("select digest, segment_id, raw from aside where account = $1").bind(account);
         let records: Vec<(Vec<u8>, Option<String>, Vec<u8>)> = self.all(stmt).await?;
         let is_wanted = |id: &Option<String>, raw: &[u8]| {
             let hash = id.as_ref().map_or_else(|| key.hash_record(raw), |id| key.hash_segment_id(id));
-            wanted.contains(hash.as_slice())
+            wanted.contains_key(hash.as_slice())
         };
         let digests = records.into_iter().filter(|(_, id, raw)| is_wanted(id, raw)).map(|(digest, ..)| digest);
         let stmt = Stmt::list("delete from aside where account = $1 and digest in ", vec![account.into()], digests, "");
         Ok((keys.len() as u64, self.run(stmt).await?))
+    }
+
+    /// Tells the sinks about the deletions: one may have received a segment, and not its erasure.
+    async fn announce_again(
+        &mut self,
+        account: AccountKey,
+        key: &ArchiveKey,
+        wanted: &WantedTombstones<'_>,
+        pending: &[PendingDeletion],
+    ) -> Result<(), DbError> {
+        if !self.announces_erasures().await? {
+            return Ok(());
+        }
+        for segment in pending {
+            let hash = key.hash_segment_id(&segment.segment_id);
+            let Some(tombstone) = wanted.get(hash.as_slice()) else { continue };
+            let kind = if tombstone.kind == 0 { NoticeKind::Erased } else { NoticeKind::Expired };
+            let notice = NewNotice { kind, segment: segment.key, segment_id: &segment.segment_id, version: 1 };
+            self.append_notices(account, &[notice], Time(tombstone.at)).await?;
+        }
+        Ok(())
     }
 
     async fn adopt_tombstones(&mut self, account: AccountKey, new: &[&CarriedTombstone]) -> Result<(), DbError> {

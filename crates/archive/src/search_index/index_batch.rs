@@ -3,7 +3,7 @@
 
 use super::super::{AccountKey, Lease};
 use super::document_list::DocumentList;
-use super::posting::{MAX_RUN_DOCS, PostingChunk, document_of, encode_postings, posting, sort_postings};
+use super::posting::{MAX_RUN_DOCS, PostingChunk, document_of, encode_postings, posting};
 use super::{DocumentKeys, IndexHit};
 use crate::clock::Time;
 
@@ -100,7 +100,7 @@ impl IndexBatch {
                 run.postings.extend(entry.keys.keys.iter().map(|key| posting(*key, ordinal)));
                 run.documents.push(IndexHit { ended: entry.ended, item: entry.item });
             }
-            sort_postings(&mut run.postings);
+            run.postings.sort_unstable();
             self.runs.push(run);
         }
     }

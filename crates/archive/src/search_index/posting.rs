@@ -90,30 +90,6 @@ impl Iterator for Postings<'_> {
     }
 }
 
-/// Sorts postings that are in the order of their documents: by key, ten bits at a time, the low ones
-/// first. This takes half the time of a comparison sort.
-pub(super) fn sort_postings(postings: &mut Vec<u64>) {
-    const DIGIT_BITS: u32 = 10;
-    let mut sorted = vec![0; postings.len()];
-    for shift in (DOC_BITS..DOC_BITS + super::term_key::KEY_BITS).step_by(DIGIT_BITS as usize) {
-        let digit = |posting: u64| (posting >> shift) as usize & ((1 << DIGIT_BITS) - 1);
-        let mut starts = [0_usize; 1 << DIGIT_BITS];
-        postings.iter().for_each(|posting| starts[digit(*posting)] += 1);
-        let mut start = 0;
-        for count in &mut starts {
-            (start, *count) = (start + *count, start);
-        }
-        for posting in postings.iter() {
-            let at = &mut starts[digit(*posting)];
-            if let Some(place) = sorted.get_mut(*at) {
-                *place = *posting;
-            }
-            *at += 1;
-        }
-        std::mem::swap(postings, &mut sorted);
-    }
-}
-
 /// Encodes postings that are in order; duplicates are dropped.
 pub(super) fn encode_postings(postings: impl Iterator<Item = u64>) -> Vec<PostingChunk> {
     let mut chunks: Vec<PostingChunk> = Vec::new();
@@ -182,16 +158,6 @@ mod tests {
             let count = PostingChunk { first: 0, rest }.postings().take(200).count();
             prop_assert!(count <= 101);
         }
-    }
-
-    #[test]
-    fn postings_are_sorted_by_key_and_document() {
-        let keys = [7, 3, 1 << 49, 3, 0, (1 << 50) - 1, 99 << 20];
-        let mut postings: Vec<u64> = (0..300).flat_map(|doc| keys.map(|key| posting(key, doc))).collect();
-        let mut wanted = postings.clone();
-        wanted.sort_unstable();
-        sort_postings(&mut postings);
-        assert_eq!(postings, wanted);
     }
 
     #[test]

@@ -122,6 +122,13 @@ pub enum DeliveryEvent {
     },
     /// The event does not exist any more, or is no longer this process's to send.
     Missing(u64),
+    /// The event cannot be sent before this time has passed.
+    Postponed {
+        /// The event.
+        id: u64,
+        /// The delay.
+        after: Duration,
+    },
     /// Time passed. `is_feed_exhausted`: nothing more can be loaded now.
     Tick {
         /// Whether everything in the feed was loaded.
@@ -165,7 +172,7 @@ pub enum Settlement {
         /// Whether the attempt counts.
         is_charged: bool,
     },
-    /// It waits for an earlier event of its segment, for this time.
+    /// It waits for this time: for an earlier event of its segment, or because it was postponed.
     Held(Duration),
     /// It is not sent again.
     GiveUp,
@@ -244,6 +251,12 @@ impl DeliveryMachine {
             DeliveryEvent::Waiting { segment, feed, due, tries } => self.add_waiting(segment, feed, due, tries),
             DeliveryEvent::Answered { id, answer, took } => self.on_answer(id, answer, took, now, rng, &mut actions),
             DeliveryEvent::Missing(id) => self.on_missing(id, &mut actions),
+            DeliveryEvent::Postponed { id, after } => {
+                if let Some(InFlight { event, .. }) = self.in_flight.remove(&id) {
+                    self.return_probe();
+                    self.settle(event, Settlement::Held(after), now, &mut actions);
+                }
+            }
             DeliveryEvent::Tick { is_feed_exhausted } => self.on_tick(is_feed_exhausted, now, rng, &mut actions),
             DeliveryEvent::RetryNow => {
                 self.waiting.clear();
@@ -342,9 +355,7 @@ impl DeliveryMachine {
     fn on_missing(&mut self, id: u64, actions: &mut Vec<DeliveryAction>) {
         if let Some(flight) = self.in_flight.remove(&id) {
             self.release(flight.event.segment);
-            if let Circuit::HalfOpen { sent, .. } = &mut self.circuit {
-                *sent = sent.saturating_sub(1);
-            }
+            self.return_probe();
         } else {
             self.retries.retain(|event| event.id != id);
             self.ready.retain(|event| event.id != id);
@@ -360,6 +371,13 @@ impl DeliveryMachine {
             }
         }
         actions.push(DeliveryAction::Settle(id, Settlement::Missing));
+    }
+
+    /// A probe was not sent: another one may be.
+    fn return_probe(&mut self) {
+        if let Circuit::HalfOpen { sent, .. } = &mut self.circuit {
+            *sent = sent.saturating_sub(1);
+        }
     }
 
     fn on_answer(

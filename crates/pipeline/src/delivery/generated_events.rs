@@ -305,7 +305,7 @@ proptest! {
     fn whatever_is_answered_each_event_is_settled_once_and_none_is_sent_in_a_pause(steps in steps(), seed: u64) {
         let mut machine = DeliveryMachine::new(5);
         let mut rng = StdRng::seed_from_u64(seed);
-        let (mut now, mut next) = (Tick::default(), 0);
+        let (mut now, mut next) = (Tick::default(), 0_u64);
         let (mut open, mut in_flight, mut segments) = (BTreeSet::new(), Vec::<u64>::new(), BTreeMap::new());
         // In the end the sink accepts everything.
         let rest = (0..400).flat_map(|_| [Step::Answer(0, 0), Step::Advance(70_000)]);

@@ -1,0 +1,55 @@
+//! What sinks need that receive whole segments or dialogs: which segments belong together, whether
+//! all of it has arrived, and the newest texts.
+
+use super::super::{AccountKey, Db, DbError, Item, SinkKey, Stmt, sql};
+
+/// Whether a segment or a dialog can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitState {
+    /// Whether a later row of the sink stands for it.
+    pub is_superseded: bool,
+    /// Whether something of it was never answered yet.
+    pub is_unsettled: bool,
+}
+
+impl Db {
+    /// The segment, or with `whole_dialog` all stored segments of its dialog, in order of their end.
+    /// Empty if the segment was erased.
+    pub async fn unit_segments(&self, segment: i64, whole_dialog: bool) -> Result<Vec<i64>, DbError> {
+        if !whole_dialog {
+            return self.values(sql("select id from segment where id = $1").bind(segment)).await;
+        }
+        let stmt = sql("select s.id from segment s join segment m on m.account = s.account
+             where m.id = $1 and (s.id = m.id or s.dialog_id = m.dialog_id) order by s.ended, s.id");
+        self.values(stmt.bind(segment)).await
+    }
+
+    /// Whether these segments can be sent for the row with the sequence number `feed`.
+    pub async fn unit_state(
+        &self,
+        sink: SinkKey,
+        account: AccountKey,
+        feed: i64,
+        segments: &[i64],
+    ) -> Result<UnitState, DbError> {
+        let head =
+            "select feed from sink_event where sink = $1 and account = $2 and feed > $3 and state = 0 and item in ";
+        let args = vec![sink.into(), account.into(), feed.into()];
+        let later: Vec<i64> = self.values(Stmt::list(head, args, items(segments), "")).await?;
+        let head = "select item from work where state = 0 and visit = 0 and item in ";
+        let open: Vec<Item> = self.values(Stmt::list(head, Vec::new(), items(segments), "")).await?;
+        Ok(UnitState { is_superseded: !later.is_empty(), is_unsettled: !open.is_empty() })
+    }
+
+    /// Account and sequence number of the newest version of each text of these segments.
+    pub async fn newest_entries(&self, segments: &[i64]) -> Result<Vec<(AccountKey, i64)>, DbError> {
+        let head = "select account, max(feed) from artifact where outcome = 0 and item in ";
+        self.all(Stmt::list(head, Vec::new(), items(segments), " group by account, item order by account, max(feed)"))
+            .await
+    }
+}
+
+/// The items of these segments.
+fn items(segments: &[i64]) -> impl Iterator<Item = Item> + '_ {
+    segments.iter().flat_map(|segment| (0..4).map(move |slot| Item(segment * 4 + slot)))
+}

@@ -1,0 +1,76 @@
+//! Builds the event of a whole segment or dialog, once nothing of it is awaited any more.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event_builder::{EventFilter, read_events};
+use crate::clock::Time;
+use crate::config::WebhookUnit;
+use crate::db::{AccountKey, Db, DbError, FailedDelivery, SinkKey};
+use crate::event::{Event, EventKind};
+
+/// What a sink receives as one event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UnitRule {
+    pub(super) unit: WebhookUnit,
+    /// It is sent so long after its latest text, even if something of it is still awaited.
+    pub(super) settle_after: Duration,
+}
+
+/// The result for one row.
+pub(super) enum BuiltUnit {
+    Event(Box<Event>),
+    /// Something of it is awaited.
+    Unsettled,
+    /// A later row stands for it, or it was erased.
+    Superseded,
+}
+
+impl UnitRule {
+    /// How long until an unsettled unit is looked at again.
+    pub(super) fn recheck_delay(&self) -> Duration {
+        (self.settle_after / 20).clamp(Duration::from_millis(500), Duration::from_secs(30))
+    }
+
+    /// Builds the event that a waiting row stands for.
+    pub(super) async fn build(
+        &self,
+        db: &Db,
+        filter: &Arc<EventFilter>,
+        sink: SinkKey,
+        row: &FailedDelivery,
+        now: Time,
+    ) -> Result<BuiltUnit, DbError> {
+        let segments = db.unit_segments(row.item.segment(), self.unit == WebhookUnit::Dialog).await?;
+        if segments.is_empty() {
+            return Ok(BuiltUnit::Superseded);
+        }
+        let state = db.unit_state(sink, row.account, row.feed, &segments).await?;
+        if state.is_superseded {
+            return Ok(BuiltUnit::Superseded);
+        }
+        if state.is_unsettled && now < row.first_try + self.settle_after {
+            return Ok(BuiltUnit::Unsettled);
+        }
+        let mut batch = read_events(db, filter, &db.newest_entries(&segments).await?).await?;
+        let order: HashMap<i64, usize> = segments.iter().enumerate().map(|(index, key)| (*key, index)).collect();
+        let position = |event: &Event| {
+            let item = batch.items.get(&(AccountKey(event.account_key), event.feed_seq));
+            item.and_then(|item| order.get(&item.segment())).copied().unwrap_or(usize::MAX)
+        };
+        batch.events.sort_by_key(position);
+        let kind = if self.unit == WebhookUnit::Dialog { EventKind::Dialog } else { EventKind::Segment };
+        Ok(match batch.events.last().cloned() {
+            Some(last) => BuiltUnit::Event(Box::new(Event {
+                feed_seq: row.feed,
+                kind,
+                version: row.feed,
+                body: Vec::new(),
+                parts: batch.events,
+                ..last
+            })),
+            None => BuiltUnit::Superseded,
+        })
+    }
+}
