@@ -387,8 +387,10 @@ fn a_phrase_is_a_row_and_a_dialog_is_merged_over_its_segments() {
         entry.segment.segment_id = id.to_owned();
         entry
     };
-    let one = segment("seg-1", body("1000", "first"), r#"{"agentDisposition":"Moved","segmentParticipantId":"1"}"#);
-    let two = segment("seg-2", body("61000", "second"), r#"{"agentDisposition":"Done","segmentParticipantId":"2"}"#);
+    let one =
+        segment("seg-1", body("1721651880000", "first"), r#"{"agentDisposition":"Moved","segmentParticipantId":"1"}"#);
+    let two =
+        segment("seg-2", body("1721651940000", "second"), r#"{"agentDisposition":"Done","segmentParticipantId":"2"}"#);
     let dialog = || vec![vec![one.clone(), two.clone()]];
     let row = parquet_rows(Table::Dialogs, dialog(), &[]).remove(0);
     assert_eq!(row["text"], "00:00 Jane (agent): first\n01:00 Jane (agent): second\n");
@@ -399,10 +401,13 @@ fn a_phrase_is_a_row_and_a_dialog_is_merged_over_its_segments() {
     let rows = parquet_rows(Table::Phrases, vec![vec![one.clone()], vec![two.clone()]], &[]);
     let said = |row: &serde_json::Value| (row["segment_id"].clone(), row["phrase"].clone(), row["text"].clone());
     assert_eq!(said(&rows[1]), ("seg-2".into(), 1.into(), "second".into()));
-    assert_eq!((&rows[0]["role"], &rows[0]["time"], &rows[0]["offset_ms"]), (&"agent".into(), &1000.into(), &0.into()));
+    assert_eq!(
+        (&rows[0]["role"], &rows[0]["time"], &rows[0]["offset_ms"]),
+        (&"agent".into(), &1_721_651_880_000_i64.into(), &0.into())
+    );
     let json = String::from_utf8(written(Table::Phrases, ExportFormat::Jsonl, vec![vec![one.clone()]], &[])).unwrap();
     assert!(
-        json.contains(r#""time":"1970-01-01T00:00:01.000Z","offset_ms":0,"speaker":"Jane","role":"agent""#),
+        json.contains(r#""time":"2024-07-22T12:38:00.000Z","offset_ms":0,"speaker":"Jane","role":"agent""#),
         "{json}"
     );
     let text = String::from_utf8(written(Table::Dialogs, ExportFormat::Text, dialog(), &[])).unwrap();
