@@ -82,6 +82,7 @@ impl Tx {
             self.repeat_deletions(state, &accounts, &mut summary).await?;
             self.adopt_holds(state, &accounts, &mut summary).await?;
             self.append_entries(entries, &accounts).await?;
+            self.adopt_export_erasures(state, &accounts).await?;
         }
         summary.backfills = self.adopt_backfills(state, &accounts).await?;
         summary.sinks = self.adopt_sinks(state, &accounts).await?;
@@ -308,6 +309,22 @@ impl Tx {
             self.run(stmt.bind(entry.reason.clone()).bind(bytes(&entry.value_hash))).await?;
         }
         self.save_record_chain(chain).await
+    }
+
+    /// Later exports tell the erasures made since.
+    async fn adopt_export_erasures(
+        &mut self,
+        state: &CarriedState,
+        accounts: &HashMap<String, AccountKey>,
+    ) -> Result<(), DbError> {
+        for erasure in &state.export_erasures {
+            let stmt = sql("insert into export_erasure (account, sealed_ids, at, kind)
+                 select a.id, $2, $3, $4 from account a where a.id = $1
+                 and not exists (select 1 from export_erasure x where x.account = $1 and x.sealed_ids = $2)");
+            let stmt = stmt.bind(account_of(accounts, &erasure.sub)?).bind(erasure.sealed_ids.0.clone());
+            self.run(stmt.bind(erasure.at).bind(erasure.kind)).await?;
+        }
+        Ok(())
     }
 
     /// Queues backfills again that were requested since.
