@@ -59,7 +59,9 @@ impl Db {
         let known = state.filter(|_| summary.outcome != RestoreOutcome::OtherArchive).map(|state| state.export_number);
         let last: i64 = tx.meta("export").await?.and_then(|text| text.parse().ok()).unwrap_or(0);
         let next = known.map_or(last.saturating_add(EXPORT_NUMBER_GAP), |known| known.max(last));
-        tx.put_meta("export", &next.to_string()).await?;
+        if next > last {
+            tx.put_meta("export", &next.to_string()).await?;
+        }
         tx.run(sql("update account set owner = $1, epoch = epoch + 1").bind(instance)).await?;
         tx.commit().await?;
         Ok(summary)
