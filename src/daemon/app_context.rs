@@ -185,9 +185,9 @@ pub(crate) fn api_hosts(settings: &Settings) -> ApiHosts {
 /// (contract.md, Authentication).
 const RINGCENTRAL_TOKENS_PER_MINUTE: u32 = 5;
 
-/// Builds the login from the settings; `auth` has their newest login section. Its token requests and exchanges share their limits with all
-/// other processes on the database. Tokens are never stored: each process has one of its own, for
-/// all its accounts.
+/// Builds the login from the settings; `auth` has their newest login section. Its token requests
+/// and exchanges share their limits with all other processes on the database. Tokens are never
+/// stored: each process has one of its own, for all its accounts.
 pub(crate) fn build_login(
     settings: &Settings,
     auth: watch::Receiver<Auth>,

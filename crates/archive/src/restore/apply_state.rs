@@ -59,7 +59,9 @@ impl Db {
         let known = state.filter(|_| summary.outcome != RestoreOutcome::OtherArchive).map(|state| state.export_number);
         let last: i64 = tx.meta("export").await?.and_then(|text| text.parse().ok()).unwrap_or(0);
         let next = known.map_or(last.saturating_add(EXPORT_NUMBER_GAP), |known| known.max(last));
-        tx.put_meta("export", &next.to_string()).await?;
+        if next > last {
+            tx.put_meta("export", &next.to_string()).await?;
+        }
         tx.run(sql("update account set owner = $1, epoch = epoch + 1").bind(instance)).await?;
         tx.commit().await?;
         Ok(summary)
@@ -82,6 +84,7 @@ impl Tx {
             self.repeat_deletions(state, &accounts, &mut summary).await?;
             self.adopt_holds(state, &accounts, &mut summary).await?;
             self.append_entries(entries, &accounts).await?;
+            self.adopt_export_erasures(state, &accounts).await?;
         }
         summary.backfills = self.adopt_backfills(state, &accounts).await?;
         summary.sinks = self.adopt_sinks(state, &accounts).await?;
@@ -308,6 +311,22 @@ impl Tx {
             self.run(stmt.bind(entry.reason.clone()).bind(bytes(&entry.value_hash))).await?;
         }
         self.save_record_chain(chain).await
+    }
+
+    /// Later exports tell the erasures made since.
+    async fn adopt_export_erasures(
+        &mut self,
+        state: &CarriedState,
+        accounts: &HashMap<String, AccountKey>,
+    ) -> Result<(), DbError> {
+        for erasure in &state.export_erasures {
+            let stmt = sql("insert into export_erasure (account, sealed_ids, at, kind)
+                 select a.id, $2, $3, $4 from account a where a.id = $1
+                 and not exists (select 1 from export_erasure x where x.account = $1 and x.sealed_ids = $2)");
+            let stmt = stmt.bind(account_of(accounts, &erasure.sub)?).bind(erasure.sealed_ids.0.clone());
+            self.run(stmt.bind(erasure.at).bind(erasure.kind)).await?;
+        }
+        Ok(())
     }
 
     /// Queues backfills again that were requested since.

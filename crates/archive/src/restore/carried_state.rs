@@ -38,6 +38,7 @@ pub struct CarriedState {
     pub(super) cursors: Vec<CarriedCursor>,
     pub(super) reservations: Vec<CarriedReservation>,
     pub(super) ended_sessions: Vec<CarriedSession>,
+    pub(super) export_erasures: Vec<CarriedExportErasure>,
     pub(super) access_log: Vec<CarriedAccessEntry>,
     /// `None` where there is no access log, or it is empty.
     pub(super) access_chain: Option<CarriedAccessChain>,
@@ -95,6 +96,8 @@ carried_rows! {
     CarriedReservation { key: String, reserved: i64, counted: Option<i64> }
     /// A revoked session of the web pages: a row of table `meta`.
     CarriedSession { key: String, value: String }
+    /// A row of table `export_erasure`; the archive's key seals its ids.
+    CarriedExportErasure { sub: String, sealed_ids: HexBytes, at: i64, kind: i64 }
     /// A row of table `access_log`.
     CarriedAccessEntry {
         id: i64, at: i64, reader_kind: String, reader: String, origin: String, action: String, sub: Option<String>,
@@ -125,6 +128,7 @@ enum JournalLine {
     Cursor(CarriedCursor),
     Reservation(CarriedReservation),
     EndedSession(CarriedSession),
+    ExportErasure(CarriedExportErasure),
     Access(CarriedAccessEntry),
     AccessChain(CarriedAccessChain),
     /// The number of lines before this one, so that a truncated file is noticed.
@@ -135,10 +139,18 @@ impl Db {
     /// Reads the state in one snapshot. The schema may be that of a newer program.
     pub async fn carried_state(&self, now: Time) -> Result<CarriedState, DbError> {
         let has_access_log = self.has_access_log().await?;
+        let has_export_erasures = self.has_table("export_erasure").await?;
         let mut snapshot = self.snapshot().await?;
         let tx = &mut snapshot.0;
         let key_text = tx.archive_key_text().await?;
         let (mut access_log, mut access_chain) = (Vec::new(), None);
+        let mut export_erasures = Vec::new();
+        if has_export_erasures {
+            let stmt =
+                sql("select a.sub, x.sealed_ids, x.at, x.kind from export_erasure x join account a on a.id = x.account
+                 order by x.id");
+            export_erasures = tx.all(stmt).await?;
+        }
         if has_access_log {
             let stmt = sql("select id, at, reader_kind, reader, origin, action, sub, subject_kind, subject, subject_hash, hits, erased_by
                  from access_log order by id");
@@ -180,6 +192,7 @@ impl Db {
             ended_sessions: tx
                 .all(sql("select key, value from meta where key >= 'ended_session:' and key < 'ended_session;'"))
                 .await?,
+            export_erasures,
             access_log,
             access_chain,
         })
@@ -229,6 +242,7 @@ impl CarriedState {
         let rows = rows.chain(self.cursors.iter().cloned().map(JournalLine::Cursor));
         let rows = rows.chain(self.reservations.iter().cloned().map(JournalLine::Reservation));
         let rows = rows.chain(self.ended_sessions.iter().cloned().map(JournalLine::EndedSession));
+        let rows = rows.chain(self.export_erasures.iter().cloned().map(JournalLine::ExportErasure));
         let rows = rows.chain(self.access_log.iter().cloned().map(JournalLine::Access));
         let rows = rows.chain(self.access_chain.iter().cloned().map(JournalLine::AccessChain));
         let mut lines = 0;
@@ -285,6 +299,7 @@ impl CarriedState {
             JournalLine::Reservation(row) => self.reservations.push(row),
             JournalLine::EndedSession(row) if row.key.starts_with("ended_session:") => self.ended_sessions.push(row),
             JournalLine::EndedSession(_) => return Err(unreadable_journal(index + 1, "not a session")),
+            JournalLine::ExportErasure(row) => self.export_erasures.push(row),
             JournalLine::Access(row) => self.access_log.push(row),
             JournalLine::AccessChain(row) => self.access_chain = Some(row),
             JournalLine::End(lines) if lines == index => return Ok(true),
