@@ -57,7 +57,7 @@ pub(crate) struct SearchArgs {
     /// Which page, from 1
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) page: usize,
-    /// Print JSON, one conversation per line
+    /// Print JSON, one match per line; those of a conversation follow one another
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -193,7 +193,9 @@ async fn search_words(
     let (shown, has_more) = page.select(group_by_conversation(hits));
     record_search(args, &selected, shown.len(), db, context).await?;
     if args.json {
-        shown.iter().try_for_each(|conversation| terminal::print_json(&hit_list::to_json(conversation)))?;
+        for (conversation, number) in shown.iter().zip(page.skipped() + 1..) {
+            hit_list::to_json(conversation, number).try_for_each(|line| terminal::print_json(&line))?;
+        }
     } else if !shown.is_empty() {
         terminal::print_stdout(&hit_list::format_table(&shown, terminal::width()))?;
     }

@@ -17,19 +17,19 @@ const RESET: &str = "\x1b[0m";
 /// sequence of each.
 const STYLE_MARKS: [(char, &str); 2] = [('\u{2061}', BOLD), ('\u{2062}', RESET)];
 
-/// A conversation as JSON: its best match, and the others.
+/// A match as JSON. The matches of a conversation follow one another, the best one first.
 #[derive(Serialize)]
-pub(super) struct ConversationJson {
+pub(super) struct MatchJson {
     #[serde(flatten)]
-    best: SearchHitView,
-    /// Further matches in the same conversation.
-    others: Vec<SearchHitView>,
+    hit: SearchHitView,
+    /// The number of its conversation, from 1.
+    conversation: usize,
 }
 
-/// The JSON of a conversation.
-pub(super) fn to_json(conversation: &ConversationHit) -> ConversationJson {
-    let others = conversation.others.iter().map(SearchHitView::of).collect();
-    ConversationJson { best: SearchHitView::of(&conversation.best), others }
+/// The JSON of the matches of a conversation.
+pub(super) fn to_json(conversation: &ConversationHit, number: usize) -> impl Iterator<Item = MatchJson> {
+    let matches = std::iter::once(&conversation.best).chain(&conversation.others);
+    matches.map(move |hit| MatchJson { hit: SearchHitView::of(hit), conversation: number })
 }
 
 /// An invisible character that marks the first line of each hit in the table.
@@ -162,10 +162,13 @@ mod tests {
 
     #[test]
     fn in_json_matches_are_counted_in_characters() {
-        let line = serde_json::to_value(to_json(&ConversationHit { best: hit(), others: vec![hit()] })).unwrap();
+        let conversation = ConversationHit { best: hit(), others: vec![hit()] };
+        let lines: Vec<serde_json::Value> =
+            to_json(&conversation, 7).map(|one| serde_json::to_value(one).unwrap()).collect();
+        let line = &lines[0];
         assert_eq!(line["matches"], serde_json::json!([[10, 19], [25, 29]]));
         assert_eq!((line["score"].as_f64(), line["artifact"].as_str()), (Some(1.235), Some("transcript")));
         assert_eq!(line["dialog_id"], serde_json::Value::Null);
-        assert_eq!(line["others"][0]["artifact"], "transcript");
+        assert_eq!((lines.len(), &lines[1]["conversation"]), (2, &7.into()));
     }
 }
