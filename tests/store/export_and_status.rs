@@ -245,6 +245,7 @@ async fn erase(db: &Db, subject: Subject, now: Time) {
         reason: None,
         include_alike: false,
         include_unreadable: false,
+        access_entry: None,
     };
     let plan = erasure::plan_erasure(db, &request, &mut |_| {}).await.unwrap();
     erasure::execute_plan(db, &request, plan, Confirmation::Everything, now, &mut |_| {}).await.unwrap();
