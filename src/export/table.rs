@@ -44,6 +44,7 @@ pub(super) struct Column<F> {
     pub(super) name: &'static str,
     pub(super) kind: ParquetType,
     /// Its meaning, for the documentation.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares the documentation with it"))]
     pub(super) about: &'static str,
     pub(super) cell: F,
 }
