@@ -398,7 +398,9 @@ impl Deliverer {
 
     async fn load_retries(&mut self, delivery: &mut WebhookDelivery, sink: SinkKey) -> Result<(), DbError> {
         let (tick, now) = (self.context.clock.tick(), self.context.clock.now());
-        if delivery.next_retry.is_none_or(|next| tick < next) {
+        // While nothing else is to be done, rows that someone else made due are found, too.
+        let is_busy = delivery.machine.queued() > 0 || !delivery.requests.is_empty();
+        if is_busy && delivery.next_retry.is_none_or(|next| tick < next) {
             return Ok(());
         }
         let loaded: HashSet<EventKey> =

@@ -85,7 +85,7 @@ pub(super) struct BackfillBody {
     /// Read the oldest windows first.
     #[serde(default)]
     oldest_first: bool,
-    /// Confirms a range of more than 400 days, or one that takes more than a week to read.
+    /// Confirms a range of more than 31 days, or one that takes more than a week to read.
     #[serde(default)]
     confirm: bool,
 }

@@ -17,6 +17,9 @@ const MIN_ANSWERS: usize = 10;
 /// The share of failures that opens the circuit, in tenths. A receiver that answers half of the
 /// requests badly still accepts the other half.
 const MAX_FAILED_TENTHS: usize = 8;
+/// So many failures in a row open the circuit. A receiver that fails three times in ten at random
+/// does so once in two million answers.
+const MAX_CONSECUTIVE_FAILURES: usize = 12;
 /// A success among this many answers shows that the sink accepts events now.
 const RECENT_ANSWERS: usize = 8;
 
@@ -56,7 +59,9 @@ impl AnswerWindow {
     /// events. An event that fails again and again counts as one.
     pub(super) fn shows_an_outage(&self) -> bool {
         let failed: BTreeSet<_> = self.0.iter().filter(|(.., accepted)| !accepted).map(|(_, event, _)| event).collect();
+        let consecutive = self.0.iter().rev().take_while(|(.., accepted)| !accepted).count();
         let enough = !self.has_success()
+            || consecutive >= MAX_CONSECUTIVE_FAILURES
             || self.0.len() >= MIN_ANSWERS && 10 * self.failures() >= MAX_FAILED_TENTHS * self.0.len();
         failed.len() >= MIN_FAILED_EVENTS && enough
     }

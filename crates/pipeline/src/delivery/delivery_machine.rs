@@ -586,7 +586,7 @@ impl DeliveryMachine {
         match self.circuit {
             Circuit::Closed => true,
             Circuit::Open { .. } => false,
-            Circuit::HalfOpen { sent, openings } => sent < (PROBES.0 + openings / 2).min(PROBES.1),
+            Circuit::HalfOpen { sent, openings } => sent < (PROBES.0 + openings / 3).min(PROBES.1),
         }
     }
 

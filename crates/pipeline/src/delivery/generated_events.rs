@@ -255,12 +255,12 @@ fn an_event_that_always_fails_holds_back_its_segment_only_at_first() {
 }
 
 #[test]
-fn a_dozen_events_that_are_never_accepted_do_not_use_up_all_probes() {
-    let receiver: Receiver<'_> = Box::new(|event, _, _| match event.feed < 12 {
+fn a_few_events_that_are_never_accepted_do_not_use_up_all_probes() {
+    let receiver: Receiver<'_> = Box::new(|event, _, _| match event.feed < 8 {
         true => (failure(FailureKind::Retryable, None), MILLISECOND),
         false => (Ok(()), MILLISECOND),
     });
-    let mut simulation = Simulation::new(12, 1, receiver);
+    let mut simulation = Simulation::new(8, 1, receiver);
     while simulation.now.0 < 900 * SECOND && simulation.advance() {}
     let event = PendingEvent { id: 99, segment: 99, feed: 99, origin: Origin::New, tries: 0, is_last_attempt: false };
     simulation.load(event);
