@@ -3,6 +3,7 @@
 
 mod answer_window;
 mod concurrency_limit;
+mod delivery_events;
 pub mod delivery_machine;
 
 #[cfg(test)]

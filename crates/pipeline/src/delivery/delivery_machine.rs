@@ -11,18 +11,22 @@
 //!   accepted meanwhile. The number of concurrent requests adapts. Requests that hang do not count,
 //!   so that they take no places from others.
 
+mod sink_answers;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use rand::Rng;
 
+pub use super::delivery_events::{
+    DeliveryAction, DeliveryEvent, Failure, FailureKind, Origin, PendingEvent, Settlement,
+};
+
 use super::answer_window::AnswerWindow;
 use super::concurrency_limit::ConcurrencyLimit;
-use super::{pause_delay, retry_delay};
 use crate::clock::Tick;
+use sink_answers::decide;
 
-/// More refused events in a row than this, with none accepted, open the circuit.
-const MAX_CONSECUTIVE_REFUSALS: u32 = 20;
 /// The most events that probe a paused sink, and how many do so at first.
 const PROBES: (u32, u32) = (3, 16);
 /// The most events that may wait for a retry. Above it, no new events are sent.
@@ -38,147 +42,6 @@ const MIN_SLOW: Duration = Duration::from_millis(500);
 const SLOW_FACTOR: u32 = 8;
 /// A slow request may be abandoned for another one at this age, if there is no place left.
 const MIN_ABANDONED_AGE: Duration = Duration::from_secs(2);
-
-/// An event that is to be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PendingEvent {
-    /// Identifies this request to send it; unique.
-    pub id: u64,
-    /// The segment's key.
-    pub segment: i64,
-    /// The event's sequence number in the feed.
-    pub feed: i64,
-    /// Why it is sent.
-    pub origin: Origin,
-    /// Failed attempts so far.
-    pub tries: u32,
-    /// Whether it is given up if this attempt fails.
-    pub is_last_attempt: bool,
-}
-
-/// Why an event is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// It is new in the feed.
-    New,
-    /// An earlier attempt failed.
-    Retry,
-    /// A person asked for it again.
-    Replay,
-}
-
-/// What a failed attempt means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
-    /// The event failed, and a retry may succeed.
-    Retryable,
-    /// No answer in time.
-    TimedOut,
-    /// The sink asks for fewer requests.
-    Throttled,
-    /// The sink cannot be reached.
-    Unreachable,
-    /// The event is refused, and a retry will not change that.
-    Refused,
-    /// Refused for a reason that may concern all events, such as wrong credentials.
-    WrongSetting,
-    /// The sink wants no more events.
-    Gone,
-}
-
-/// A failed attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failure {
-    /// What it means.
-    pub kind: FailureKind,
-    /// How long the sink asks to wait.
-    pub retry_after: Option<Duration>,
-}
-
-/// What happened.
-#[derive(Debug, Clone, Copy)]
-pub enum DeliveryEvent {
-    /// An event was loaded. Events of a segment come in the order of the feed.
-    Loaded(PendingEvent),
-    /// A stored event waits for a retry, as after a restart.
-    Waiting {
-        /// The segment's key.
-        segment: i64,
-        /// The event's sequence number in the feed.
-        feed: i64,
-        /// When it is retried.
-        due: Tick,
-        /// Failed attempts so far.
-        tries: u32,
-    },
-    /// The sink answered.
-    Answered {
-        /// The event.
-        id: u64,
-        /// The answer.
-        answer: Result<(), Failure>,
-        /// How long the request took.
-        took: Duration,
-    },
-    /// The event does not exist any more, or is no longer this process's to send.
-    Missing(u64),
-    /// The event cannot be sent before this time has passed.
-    Postponed {
-        /// The event.
-        id: u64,
-        /// The delay.
-        after: Duration,
-    },
-    /// Time passed. `is_feed_exhausted`: nothing more can be loaded now.
-    Tick {
-        /// Whether everything in the feed was loaded.
-        is_feed_exhausted: bool,
-    },
-    /// A person asked to try again at once. Retries are announced anew.
-    RetryNow,
-}
-
-/// What the shell has to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeliveryAction {
-    /// Send this event.
-    Send(u64),
-    /// End this request; its event is handled as timed out.
-    Abandon(u64),
-    /// Record what became of an event. It is no longer known to the machine.
-    Settle(u64, Settlement),
-    /// Delivery pauses until then, because of this event's answer.
-    Pause {
-        /// The end of the pause.
-        until: Tick,
-        /// The event whose answer is the reason.
-        cause: u64,
-    },
-    /// The sink accepts events again.
-    Resume,
-    /// The sink wants no more events, as its answer to this one says.
-    Stop(u64),
-}
-
-/// What becomes of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settlement {
-    /// It was delivered.
-    Delivered,
-    /// It is retried after this time. `is_charged`: it counts as an attempt.
-    Retry {
-        /// The delay.
-        after: Duration,
-        /// Whether the attempt counts.
-        is_charged: bool,
-    },
-    /// It waits for this time: for an earlier event of its segment, or because it was postponed.
-    Held(Duration),
-    /// It is not sent again.
-    GiveUp,
-    /// It does not exist any more.
-    Missing,
-}
 
 #[derive(Debug)]
 struct InFlight {
@@ -380,95 +243,6 @@ impl DeliveryMachine {
         }
     }
 
-    fn on_answer(
-        &mut self,
-        id: u64,
-        answer: Result<(), Failure>,
-        took: Duration,
-        now: Tick,
-        rng: &mut impl Rng,
-        actions: &mut Vec<DeliveryAction>,
-    ) {
-        // An abandoned request may still have been answered.
-        if !self.in_flight.contains_key(&id) {
-            return;
-        }
-        let is_full = self.counted_in_flight(now) >= self.limit.get();
-        let Some(InFlight { event, .. }) = self.in_flight.remove(&id) else { return };
-        let kind = answer.err().map(|failure| failure.kind);
-        self.limit.on_answer(matches!(kind, Some(FailureKind::Throttled | FailureKind::TimedOut)), is_full);
-        let Err(failure) = answer else {
-            self.usual_time = Some(self.usual_time.map_or(took, |usual| (usual * 7 + took) / 8));
-            self.consecutive_refusals = 0;
-            self.window.push(now, (event.segment, event.feed), true);
-            self.settle(event, Settlement::Delivered, now, actions);
-            self.close_circuit(now, rng, actions);
-            return;
-        };
-        match failure.kind {
-            FailureKind::Gone => {
-                self.settle(event, Settlement::GiveUp, now, actions);
-                actions.push(DeliveryAction::Stop(id));
-            }
-            FailureKind::Refused => {
-                self.consecutive_refusals = self.consecutive_refusals.saturating_add(1);
-                if self.consecutive_refusals > MAX_CONSECUTIVE_REFUSALS {
-                    self.undecided.push((event, failure));
-                    self.open_circuit(id, failure, now, rng, actions);
-                } else {
-                    self.settle(event, Settlement::GiveUp, now, actions);
-                    self.close_circuit(now, rng, actions);
-                }
-            }
-            _ => self.on_failure(event, failure, now, rng, actions),
-        }
-    }
-
-    fn on_failure(
-        &mut self,
-        event: PendingEvent,
-        failure: Failure,
-        now: Tick,
-        rng: &mut impl Rng,
-        actions: &mut Vec<DeliveryAction>,
-    ) {
-        self.window.push(now, (event.segment, event.feed), false);
-        let whole_sink = match failure.kind {
-            FailureKind::Throttled | FailureKind::Unreachable => !self.window.has_recent_success(),
-            _ => false,
-        };
-        match self.circuit {
-            Circuit::Open { openings, .. } => {
-                self.undecided.push((event, failure));
-                self.return_undecided();
-                // The longest wait that the sink asks for counts.
-                if let Some(wait) = failure.retry_after
-                    && let Circuit::Open { until, .. } = self.circuit
-                    && now + wait > until
-                {
-                    self.circuit = Circuit::Open { until: now + wait, openings };
-                    actions.push(DeliveryAction::Pause { until: now + wait, cause: event.id });
-                }
-            }
-            Circuit::HalfOpen { .. } => {
-                self.undecided.push((event, failure));
-                // The other probes may still succeed.
-                if self.in_flight.is_empty() && (!self.may_probe() || !self.has_sendable()) || whole_sink {
-                    self.open_circuit(event.id, failure, now, rng, actions);
-                }
-            }
-            Circuit::Closed if whole_sink || self.window.shows_an_outage() => {
-                self.undecided.push((event, failure));
-                self.open_circuit(event.id, failure, now, rng, actions);
-            }
-            Circuit::Closed if self.window.has_success() => {
-                let settlement = decide(&event, failure, true, rng);
-                self.settle(event, settlement, now, actions);
-            }
-            Circuit::Closed => self.undecided.push((event, failure)),
-        }
-    }
-
     fn on_tick(&mut self, is_feed_exhausted: bool, now: Tick, rng: &mut impl Rng, actions: &mut Vec<DeliveryAction>) {
         match self.circuit {
             Circuit::Open { until, openings } if now >= until => self.circuit = Circuit::HalfOpen { sent: 0, openings },
@@ -488,38 +262,6 @@ impl DeliveryMachine {
             }
         }
         self.abandon_slowest(now, rng, actions);
-    }
-
-    /// Opens the circuit, for as long as the sink asks, or longer each time in a row.
-    fn open_circuit(
-        &mut self,
-        cause: u64,
-        failure: Failure,
-        now: Tick,
-        rng: &mut impl Rng,
-        actions: &mut Vec<DeliveryAction>,
-    ) {
-        let openings = match self.circuit {
-            Circuit::Closed => 1,
-            Circuit::Open { openings, .. } | Circuit::HalfOpen { openings, .. } => openings.saturating_add(1),
-        };
-        let asked = failure.retry_after.filter(|asked| !asked.is_zero());
-        let until = now + asked.unwrap_or_else(|| pause_delay(openings, rng.random()));
-        self.circuit = Circuit::Open { until, openings };
-        self.window.clear();
-        self.return_undecided();
-        actions.push(DeliveryAction::Pause { until, cause });
-    }
-
-    /// Closes the circuit: the sink is alive, so earlier failures were the fault of those events.
-    fn close_circuit(&mut self, now: Tick, rng: &mut impl Rng, actions: &mut Vec<DeliveryAction>) {
-        for (event, failure) in std::mem::take(&mut self.undecided) {
-            let settlement = decide(&event, failure, true, rng);
-            self.settle(event, settlement, now, actions);
-        }
-        if std::mem::replace(&mut self.circuit, Circuit::Closed) != Circuit::Closed {
-            actions.push(DeliveryAction::Resume);
-        }
     }
 
     /// Puts the undecided events back to the front of their queue, in their order.
@@ -661,24 +403,6 @@ impl DeliveryMachine {
             actions.push(DeliveryAction::Abandon(id));
             let failure = Failure { kind: FailureKind::TimedOut, retry_after: None };
             self.on_answer(id, Err(failure), took, now, rng, actions);
-        }
-    }
-}
-
-/// What becomes of a failed event. `is_sink_alive`: the sink accepted another one.
-fn decide(event: &PendingEvent, failure: Failure, is_sink_alive: bool, rng: &mut impl Rng) -> Settlement {
-    match failure.kind {
-        FailureKind::Gone | FailureKind::Refused => return Settlement::GiveUp,
-        FailureKind::WrongSetting if is_sink_alive => return Settlement::GiveUp,
-        FailureKind::Unreachable => {}
-        _ if event.is_last_attempt => return Settlement::GiveUp,
-        _ => {}
-    }
-    match (failure.kind, failure.retry_after) {
-        (FailureKind::Throttled, Some(after)) => Settlement::Retry { after, is_charged: false },
-        (_, asked) => {
-            let delay = retry_delay(event.tries.saturating_add(1), rng.random());
-            Settlement::Retry { after: delay.max(asked.unwrap_or_default()), is_charged: true }
         }
     }
 }
