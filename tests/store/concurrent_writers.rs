@@ -148,8 +148,8 @@ async fn what_was_read_to_be_indexed_before_it_was_erased_is_not_indexed(test: T
     db.prepare_index(1).await.unwrap();
     ingest(db, owned, &numbered_ids("s", 2), "zymurgy").await;
     // Like the indexer, read and split everything before the transaction that writes it.
-    let mut batch =
-        IndexBatch { reindex_tasks: db.reindex_backlog(&[owned.account], 100).await.unwrap(), ..IndexBatch::default() };
+    let mut batch = IndexBatch::default();
+    batch.reindex_tasks = db.reindex_backlog(&[owned.account], 100).await.unwrap();
     assert_eq!(batch.reindex_tasks.len(), 2);
     let segments = batch.reindex_tasks.iter().map(|task| task.segment);
     let mut entries = Vec::new();
