@@ -169,7 +169,6 @@ impl DocumentKeys {
 pub(super) type KeySets = Vec<Vec<Range<u64>>>;
 
 /// The sets for a term.
-#[allow(clippy::single_range_in_vec_init, reason = "a set of one range of keys, not the keys in it")]
 pub(super) fn term_key_sets(term: &SearchTerm) -> KeySets {
     let hashes: Vec<WordHash> = term.words.iter().map(|word| WordHash::of(word)).collect();
     let exact = |key: u64| vec![single_key(key)];
