@@ -116,7 +116,7 @@ fn ann() -> Value {
 /// The exported segments of an account with a transcript.
 async fn segments_with_text(env: &TestEnv) -> Vec<Value> {
     let exported = env.run_ok(&["export"]).await;
-    let lines = exported.lines().filter_map(|line| ringcx_extractor::lenient_json::parse_value(line));
+    let lines = exported.lines().filter_map(ringcx_extractor::lenient_json::parse_value);
     lines.filter(|line| line["transcript"]["outcome"] == "stored").collect()
 }
 
