@@ -248,13 +248,13 @@ mod tests {
 
     #[test]
     fn few_terms_match_that_do_not_occur() {
-        let words: Vec<String> = (0..700).map(|n| format!("{}w{n}", ["x", "yy", "zzz"][n % 3])).collect();
+        let words: Vec<String> = (0..700).map(|n| format!("{}w", n * 7919 % 1000 + 1000)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let document = keys(&words);
         let wrong = |term: &dyn Fn(usize) -> SearchTerm| (0..690).filter(|n| matches(&document, &term(*n))).count();
         assert_eq!(wrong(&|n| term(&[&format!("{}q", words[n])], false)), 0);
         assert!(wrong(&|n| term(&[words[n + 2], words[n]], false)) < 20);
-        assert!(wrong(&|n| term(&[&format!("q{}", words[n])], true)) < 20);
+        assert!(wrong(&|n| term(&[&format!("q{}", words[n])], true)) < 10);
         assert!(!matches(&keys(&["on", "|", "to"]), &term(&["on", "to"], false)));
         assert_eq!(keys(&["환불을"]).keys.len(), 3);
     }
