@@ -198,12 +198,16 @@ async fn dialog_of(db: &Db, segment: Option<&str>) -> anyhow::Result<Option<Stri
 
 /// The filters, for the entry about this command.
 fn describe_query(args: &AccessLogArgs) -> String {
-    let fields = [("from", &args.from), ("to", &args.to), ("who", &args.who), ("segment", &args.segment)];
+    let fields = [("from", &args.from), ("to", &args.to), ("who", &args.who)];
     let mut text = "access log".to_owned();
     for (name, value) in fields {
         if let Some(value) = value {
             let _ = write!(text, " {name}={value}");
         }
+    }
+    // Without its id: it may be one that was erased.
+    if args.segment.is_some() {
+        text.push_str(" about a segment");
     }
     text
 }

@@ -370,7 +370,7 @@ fn exchange_failed(
             CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient => LoginError::new(
                 LoginFault::Settings,
                 "the provider refused this application",
-                "client_id and client_secret in [access.oidc] must be those of the application at the provider",
+                "set client_id and client_secret in [access.oidc] to those of the application at the provider",
             ),
             // The code is used up, too old, or for another redirect URL.
             CoreErrorResponseType::InvalidGrant => {

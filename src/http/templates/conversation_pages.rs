@@ -133,8 +133,11 @@ fn refusal_text(refusal: &AuthRefusal) -> String {
     }
 }
 
-/// A sentence of an error as people write it.
+/// A sentence of an error as people write it. The name of a setting at its start stays as it is.
 fn capitalized(text: &str) -> String {
+    if text.split(' ').next().is_some_and(|word| word.contains(['.', '_'])) {
+        return text.to_owned();
+    }
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
