@@ -181,7 +181,7 @@ fn spoken(account: &AccountId, end: Time, text: &str) -> SegmentScript {
 
 async fn a_role_sees_nothing_of_other_accounts_by_any_way_in(database: TempDatabase) {
     let mut env = TestEnv::new(database, scenario()).await;
-    let [account, foreign_account] = env.scenario.sim.accounts.clone().try_into().unwrap();
+    let [account, foreign_account]: [AccountId; 2] = env.scenario.sim.accounts.clone().try_into().unwrap();
     let end = env.begin - Duration::from_secs(10);
     env.sim.add_segment(spoken(&account, end, "where is the shipment with the marigold"));
     env.sim.add_segment(spoken(&foreign_account, end, "where is the shipment with the periwinkle of zanzibar"));
