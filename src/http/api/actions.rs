@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::idempotency::{once, unavailable};
 use super::parameters::parse_time;
-use super::problem::{ApiJson, ApiPath, ApiQuery, Problem, Problems};
+use super::problem::{ApiJson, ApiPath, ApiQuery, BodyProblems, Problem, Problems};
 use crate::access::{AccessAction, AccessSubject, Caller, Permission};
 use crate::archive_reader::forbidden;
 use crate::db::{AccountRow, QueueFilter};
@@ -107,7 +107,7 @@ struct QueuedBackfill {
 /// Queue a backfill of a past time range.
 #[utoipa::path(post, path = "/backfills", tag = "actions",
     params(("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with this key changes nothing")),
-    responses((status = 202, body = QueuedBackfills), (status = 409, body = Problem, content_type = "application/problem+json", description = "It needs a confirmation, or is being carried out"), (status = 422, body = Problem, content_type = "application/problem+json", description = "The Idempotency-Key was used for another request"), Problems))]
+    responses((status = 202, body = QueuedBackfills), (status = 409, body = Problem, content_type = "application/problem+json", description = "It needs a confirmation, or is being carried out"), (status = 422, body = Problem, content_type = "application/problem+json", description = "The Idempotency-Key was used for another request"), BodyProblems, Problems))]
 pub(super) async fn queue_backfill(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::actions::{ActionResult, ApiState, journal_name, permitted_accounts, refused};
 use super::idempotency::{once, unavailable};
-use super::problem::{ApiJson, ApiPath, ApiQuery, Problem, Problems};
+use super::problem::{ApiJson, ApiPath, ApiQuery, BodyProblems, Problem, Problems};
 use crate::access::{AccessAction, AccessSubject, Caller, Permission};
 use crate::archive_reader::forbidden;
 use crate::db::{AccountRow, JournalAction, JournalEntry};
@@ -90,7 +90,7 @@ pub(super) struct ErasureAnswer {
 /// Erase conversations permanently.
 #[utoipa::path(post, path = "/erasures", tag = "actions",
     params(("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with this key changes nothing")),
-    responses((status = 200, body = ErasureAnswer), (status = 409, body = Problem, content_type = "application/problem+json", description = "Nothing can be erased"), (status = 422, body = Problem, content_type = "application/problem+json", description = "The Idempotency-Key was used for another request"), Problems))]
+    responses((status = 200, body = ErasureAnswer), (status = 409, body = Problem, content_type = "application/problem+json", description = "Nothing can be erased"), (status = 422, body = Problem, content_type = "application/problem+json", description = "The Idempotency-Key was used for another request"), BodyProblems, Problems))]
 pub(super) async fn erase(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
@@ -172,7 +172,7 @@ pub(super) struct PlacedHold {
 /// Place a legal hold, which protects segments from retention and erasure.
 #[utoipa::path(post, path = "/holds", tag = "actions",
     params(("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with this key changes nothing")),
-    responses((status = 201, body = PlacedHold), (status = 409, body = Problem, content_type = "application/problem+json", description = "It is being carried out"), (status = 422, body = Problem, content_type = "application/problem+json", description = "The Idempotency-Key was used for another request"), Problems))]
+    responses((status = 201, body = PlacedHold), (status = 409, body = Problem, content_type = "application/problem+json", description = "It is being carried out"), (status = 422, body = Problem, content_type = "application/problem+json", description = "The Idempotency-Key was used for another request"), BodyProblems, Problems))]
 pub(super) async fn place_hold(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,

@@ -105,6 +105,18 @@ pub(super) enum Problems {
     Unavailable(Problem),
 }
 
+/// The problems of a body.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it is only a part of the description")]
+pub(super) enum BodyProblems {
+    /// The body is too large.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(Problem),
+    /// The body is not JSON.
+    #[response(status = 415, content_type = "application/problem+json")]
+    NotJson(Problem),
+}
+
 /// Query parameters. Unknown and repeated ones are refused: a misspelt filter must not select
 /// everything.
 pub(super) struct ApiQuery<T>(pub(super) T);
