@@ -49,6 +49,8 @@ pub(crate) async fn run(args: BackupArgs, context: &CommandContext) -> anyhow::R
 }
 
 async fn back_up(database: &Path, file: &Path, overwrite: bool, context: &CommandContext) -> anyhow::Result<()> {
+    // From before the incomplete file exists.
+    let mut terminated = signal(SignalKind::terminate()).context("failed to listen for signals")?;
     let backup = SqliteBackup::begin(database, file, overwrite)?;
     // Before an upgrade the schema is of an earlier version, whose access log cannot be written.
     if let Ok(db) = context.open_database(OpenMode::Existing).await {
@@ -63,7 +65,6 @@ async fn back_up(database: &Path, file: &Path, overwrite: bool, context: &Comman
             context.clock.sleep(PROGRESS_INTERVAL).await;
         }
     };
-    let mut terminated = signal(SignalKind::terminate()).context("failed to listen for signals")?;
     // Where it is interrupted, the incomplete file is removed.
     tokio::select! {
         written = backup.write() => written?,

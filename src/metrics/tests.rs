@@ -25,6 +25,7 @@ fn snapshot() -> MetricsSnapshot {
         now: Time(1_800_000_300_000),
         database_up: true,
         index_lag: Some((12, 90)),
+        wal_bytes: Some(4096),
         accounts: vec![account],
         sinks: vec![SinkMetrics { name: "lake".to_owned(), pending: 3, failed: 1, ..SinkMetrics::default() }],
         lateness: vec![
@@ -71,11 +72,11 @@ fn every_metric_has_help_a_type_and_our_prefix() {
 }
 
 #[test]
-fn metrics_in_seconds_have_the_unit_and_the_suffix() {
+fn metrics_with_a_unit_have_its_suffix() {
     let page = page(MetricsFormat::OpenMetrics);
     for line in page.lines().filter_map(|line| line.strip_prefix("# UNIT ")) {
         let (name, unit) = line.split_once(' ').unwrap();
-        assert!(unit == "seconds" && name.ends_with("_seconds"), "{line}");
+        assert!(["seconds", "bytes"].contains(&unit) && name.ends_with(&format!("_{unit}")), "{line}");
     }
     for name in sample_names(&page).iter().filter(|name| name.ends_with("_seconds")) {
         assert!(page.contains(&format!("# UNIT {name} seconds")), "{name}");

@@ -38,7 +38,8 @@ pub fn restore_database(url: &str, dump: &str) {
     psql.args(["-q", "-v", "ON_ERROR_STOP=1", &format!("--dbname={url}")]).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = psql.spawn().expect("psql");
     let mut input = child.stdin.take().expect("its input");
-    write!(input, "drop schema public cascade; create schema public;\n{dump}").expect("psql reads");
+    write!(input, "set client_min_messages = warning; drop schema public cascade; create schema public;\n{dump}")
+        .expect("psql reads");
     drop(input);
     assert!(child.wait().expect("psql").success(), "psql failed");
 }
