@@ -133,7 +133,7 @@ fn in_largest_unit(text: &str) -> String {
 fn collect(value: &toml::Value, path: String, found: &mut BTreeMap<String, Vec<String>>) {
     match value {
         toml::Value::Table(table) => {
-            if path == "sinks[].options" {
+            if ["sinks[].options", "sinks[].headers"].contains(&path.as_str()) {
                 found.entry(path.clone()).or_default().push(String::new());
             }
             for (name, value) in table {
