@@ -50,7 +50,7 @@ impl UnitRule {
         if state.is_superseded {
             return Ok(BuiltUnit::Superseded);
         }
-        if state.is_unsettled && now < row.first_try + self.settle_after {
+        if state.is_unread || state.is_unsettled && now < row.first_try + self.settle_after {
             return Ok(BuiltUnit::Unsettled);
         }
         let mut batch = read_events(db, filter, &db.newest_entries(&segments).await?).await?;

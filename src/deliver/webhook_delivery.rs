@@ -36,6 +36,9 @@ const MAX_IN_FLIGHT_REQUESTS: usize = 256;
 /// More events are loaded when fewer than this are queued.
 const MIN_QUEUED_EVENTS: usize = 256;
 
+/// The size of a body whose size is not known.
+const ASSUMED_SIZE: u64 = 64 * 1024;
+
 /// A request that ended: the event's id, the answer, and how long it took.
 type FinishedRequest = (u64, Result<(), SinkError>, Duration);
 
@@ -71,6 +74,8 @@ struct LoadedEvent {
     /// Its row, if an earlier attempt failed.
     row: Option<FailedDelivery>,
     content: Option<Event>,
+    /// The size of the compressed body, as far as it is known.
+    size: u64,
     version: i64,
     error: Option<SinkError>,
 }
@@ -355,7 +360,7 @@ impl Deliverer {
 
 impl LoadedEvent {
     fn new(key: EventKey, item: Item, origin: Origin, row: Option<FailedDelivery>) -> LoadedEvent {
-        LoadedEvent { key, item, origin, row, content: None, version: 0, error: None }
+        LoadedEvent { key, item, origin, row, content: None, size: ASSUMED_SIZE, version: 0, error: None }
     }
 
     /// Whether its row stands for a segment or dialog, if the sink receives these. A notice is an

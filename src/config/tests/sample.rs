@@ -80,7 +80,7 @@ fn the_sample_with_its_alternatives_is_legal() {
             && ["client_id", "client_secret", "jwt", "api_token"].contains(&key.trim_end_matches("_file"));
         // What also stands as a file goes.
         let has_file = sample.contains(&format!("\n{key}_file = ")) && !(key == "url" && section == "[[sinks]]");
-        let hook_secret = ["url_file", "secret", "secret_file"].contains(&key) && section == "[[sinks]]";
+        let hook_secret = ["url_file", "secret", "secret_file", "proxy_file"].contains(&key) && section == "[[sinks]]";
         if section == "[[accounts]]" || other_login || has_file || hook_secret {
             continue;
         }
@@ -117,7 +117,8 @@ fn the_sample_holds_every_known_key_with_its_default_and_no_other() {
             );
         }
     }
-    assert!(found.keys().all(|path| path.starts_with("sinks[].options.")), "{found:?}");
+    let is_free = |path: &String| path.starts_with("sinks[].options.") || path.starts_with("sinks[].headers.");
+    assert!(found.keys().all(is_free), "{found:?}");
 }
 
 /// The text with its spans as the schema writes them: `72h` is `3d`.
@@ -132,7 +133,7 @@ fn in_largest_unit(text: &str) -> String {
 fn collect(value: &toml::Value, path: String, found: &mut BTreeMap<String, Vec<String>>) {
     match value {
         toml::Value::Table(table) => {
-            if path == "sinks[].options" {
+            if ["sinks[].options", "sinks[].headers"].contains(&path.as_str()) {
                 found.entry(path.clone()).or_default().push(String::new());
             }
             for (name, value) in table {

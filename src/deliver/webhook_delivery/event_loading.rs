@@ -101,7 +101,8 @@ impl Deliverer {
             }
             let Some(position) = delivery.feeds.get_mut(&entry.account) else { continue };
             position.unsettled.insert(entry.feed);
-            self.load(delivery, LoadedEvent::new(key, entry.item, Origin::New, None));
+            let event = LoadedEvent::new(key, entry.item, Origin::New, None);
+            self.load(delivery, LoadedEvent { size: entry.size, ..event });
         }
         for window in &windows {
             if let Some(position) = delivery.feeds.get_mut(&window.account) {

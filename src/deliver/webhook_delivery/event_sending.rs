@@ -20,10 +20,11 @@ use crate::pipeline::delivery::delivery_machine::{DeliveryEvent, Failure, Failur
 use crate::sink::webhook::WebhookSink;
 use crate::sink::{SinkError, SinkErrorKind};
 
-/// So many events are read at a time.
-const EVENTS_READ_AHEAD: usize = 64;
+/// So many events are read at a time, with so many bytes of compressed bodies at most.
+const EVENTS_READ_AHEAD: usize = 256;
+const BYTES_READ_AHEAD: u64 = 8 * 1024 * 1024;
 /// The longest time until results are recorded and new events are loaded.
-const STEP_DURATION: Duration = Duration::from_millis(200);
+const STEP_DURATION: Duration = Duration::from_millis(500);
 /// The shortest, if retries are due one after the other.
 const MIN_STEP_DURATION: Duration = Duration::from_millis(20);
 /// How long requests in flight may take at shutdown.
@@ -92,7 +93,13 @@ impl Deliverer {
         // The content of a segment or dialog is built when it is sent.
         let is_unit = |event: &LoadedEvent| delivery.is_by_unit() && event.is_unit();
         let needs = |id: &u64| delivery.loaded.get(id).is_some_and(|event| event.content.is_none() && !is_unit(event));
-        let ids: Vec<u64> = ids.into_iter().filter(needs).collect();
+        let mut bytes = 0;
+        let fits = |id: &u64| {
+            let is_first = bytes == 0;
+            bytes += delivery.loaded.get(id).map_or(0, |event| event.size.max(1));
+            is_first || bytes <= BYTES_READ_AHEAD
+        };
+        let ids: Vec<u64> = ids.into_iter().filter(needs).take_while(fits).collect();
         let keys: BTreeSet<EventKey> = ids.iter().filter_map(|id| Some(delivery.loaded.get(id)?.key)).collect();
         let keys: Vec<EventKey> = keys.into_iter().collect();
         let mut batch = read_events(&self.context.db, &self.filter, &keys).await?;

@@ -10,6 +10,8 @@ pub struct UnitState {
     pub is_superseded: bool,
     /// Whether something of it was never answered yet.
     pub is_unsettled: bool,
+    /// Whether the sink's cursor has not reached something of it yet, which may get a later row.
+    pub is_unread: bool,
 }
 
 impl Db {
@@ -38,7 +40,15 @@ impl Db {
         let later: Vec<i64> = self.values(Stmt::list(head, args, items(segments), "")).await?;
         let head = "select item from work where state = 0 and visit = 0 and item in ";
         let open: Vec<Item> = self.values(Stmt::list(head, Vec::new(), items(segments), "")).await?;
-        Ok(UnitState { is_superseded: !later.is_empty(), is_unsettled: !open.is_empty() })
+        let head = "select x.feed from artifact x left join sink_cursor c on c.sink = $1 and c.account = $2
+             where x.account = $2 and x.outcome = 0 and x.feed > coalesce(c.feed, 0) and x.item in ";
+        let args = vec![sink.into(), account.into()];
+        let unread: Vec<i64> = self.values(Stmt::list(head, args, items(segments), "")).await?;
+        Ok(UnitState {
+            is_superseded: !later.is_empty(),
+            is_unsettled: !open.is_empty(),
+            is_unread: !unread.is_empty(),
+        })
     }
 
     /// Account and sequence number of the newest version of each text of these segments.

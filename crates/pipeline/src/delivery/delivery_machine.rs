@@ -172,8 +172,9 @@ impl DeliveryMachine {
             return Some(until);
         }
         let has_more = !(self.retries.is_empty() && self.ready.is_empty());
-        let oldest = self.in_flight.values().map(|flight| flight.since).filter(|since| !self.is_slow(*since, now));
-        oldest.min().filter(|_| has_more).map(|since| since + self.slow_after())
+        let before = self.slow_before(now);
+        let counted = self.in_flight.values().map(|flight| flight.since).filter(|since| Some(*since) > before);
+        counted.min().filter(|_| has_more).map(|since| since + self.slow_after())
     }
 
     fn load(&mut self, event: PendingEvent) {
@@ -219,9 +220,12 @@ impl DeliveryMachine {
         if let Some(flight) = self.in_flight.remove(&id) {
             self.release(flight.event.segment);
             self.return_probe();
+        } else if let Some(event) = self.take_queued(id) {
+            // It may have been in flight before: then later events are parked behind it.
+            if !self.busy.contains(&event.segment) {
+                self.release(event.segment);
+            }
         } else {
-            self.retries.retain(|event| event.id != id);
-            self.ready.retain(|event| event.id != id);
             for events in self.parked.values_mut() {
                 let before = events.len();
                 events.retain(|event| event.id != id);
@@ -234,6 +238,16 @@ impl DeliveryMachine {
             }
         }
         actions.push(DeliveryAction::Settle(id, Settlement::Missing));
+    }
+
+    /// Takes an event out of the queues.
+    fn take_queued(&mut self, id: u64) -> Option<PendingEvent> {
+        for queue in [&mut self.retries, &mut self.ready] {
+            if let Some(index) = queue.iter().position(|event| event.id == id) {
+                return queue.remove(index);
+            }
+        }
+        None
     }
 
     /// A probe was not sent: another one may be.
@@ -375,17 +389,19 @@ impl DeliveryMachine {
         self.usual_time.map_or(MIN_SLOW, |usual| (usual * SLOW_FACTOR).max(MIN_SLOW))
     }
 
-    /// Whether a request is slow although the sink answers others as usual. Where all are slow, the
-    /// sink is overloaded and gets no more.
-    fn is_slow(&self, since: Tick, now: Tick) -> bool {
-        self.circuit == Circuit::Closed
-            && self.window.has_success()
-            && self.window.is_mostly_successful()
-            && now.since(since) >= self.slow_after()
+    /// Requests that were sent before this time are slow although the sink answers others as usual.
+    /// Where all are slow, the sink is overloaded and gets no more.
+    fn slow_before(&self, now: Tick) -> Option<Tick> {
+        let answers_others =
+            self.circuit == Circuit::Closed && self.window.has_success() && self.window.is_mostly_successful();
+        now.0.checked_sub(self.slow_after()).map(Tick).filter(|_| answers_others)
     }
 
     fn counted_in_flight(&self, now: Tick) -> usize {
-        self.in_flight.values().filter(|flight| !self.is_slow(flight.since, now)).count()
+        match self.slow_before(now) {
+            Some(before) => self.in_flight.values().filter(|flight| flight.since > before).count(),
+            None => self.in_flight.len(),
+        }
     }
 
     /// Gives up the oldest slow request if its place is needed.

@@ -158,10 +158,10 @@ impl<'a> Simulation<'a> {
     }
 }
 
-/// Answers `percent` of the requests badly, in four ways alike; the others after 5 ms.
-fn bad_receiver(percent: u32) -> Receiver<'static> {
+/// Answers `percent` of the requests badly, in four ways alike; the others after `latency`.
+fn bad_receiver(percent: u32, latency: Duration) -> Receiver<'static> {
     Box::new(move |_, _, rng| match rng.random_range(0..400) {
-        at if at >= percent * 4 => (Ok(()), 5 * MILLISECOND),
+        at if at >= percent * 4 => (Ok(()), latency),
         at => match at % 4 {
             0 => (failure(FailureKind::Retryable, None), 5 * MILLISECOND),
             1 => (failure(FailureKind::Throttled, Some(SECOND)), 5 * MILLISECOND),
@@ -172,9 +172,9 @@ fn bad_receiver(percent: u32) -> Receiver<'static> {
 }
 
 fn delivered_per_second(percent: u32) -> f64 {
-    let mut simulation = Simulation::new(20_000, 2, bad_receiver(percent));
+    let mut simulation = Simulation::new(8_000, 2, bad_receiver(percent, 40 * MILLISECOND));
     // The last retries of few events say nothing about the rate.
-    while simulation.delivered.len() < 18_000 && simulation.advance() {}
+    while simulation.delivered.len() < 7_200 && simulation.advance() {}
     simulation.assert_order();
     assert!(simulation.max_in_flight <= 256);
     simulation.delivered.len() as f64 / simulation.now.0.as_secs_f64()
@@ -183,13 +183,13 @@ fn delivered_per_second(percent: u32) -> f64 {
 #[test]
 fn a_receiver_that_answers_three_in_ten_badly_gets_at_least_half_of_its_rate() {
     let (good, bad) = (delivered_per_second(0), delivered_per_second(30));
-    assert!(good > 5_000.0, "{good} events a second to a receiver of 5 ms");
+    assert!(good > 1_200.0, "{good} events a second to a receiver of 40 ms");
     assert!(bad > good / 2.0, "{bad} of {good} events a second");
 }
 
 #[test]
 fn ten_thousand_events_to_a_receiver_of_five_milliseconds_take_seconds() {
-    let mut simulation = Simulation::new(10_000, 3, bad_receiver(0));
+    let mut simulation = Simulation::new(10_000, 3, bad_receiver(0, 5 * MILLISECOND));
     simulation.run(10 * SECOND);
     assert_eq!((simulation.delivered.len(), simulation.requests), (10_000, 10_000));
     simulation.assert_order();
