@@ -205,11 +205,12 @@ pub(crate) async fn build_report(
             counts,
         };
         let problems = audit.problems.iter().filter(|problem| problem.sub_account_id == account.sub_account_id);
+        let configured = request.configured.iter().find(|(id, _)| *id.sub == *account.sub_account_id);
         AccountReconciliation {
             problems: problems.cloned().collect(),
             rc_account_id: account.rc_account_id,
             sub_account_id: account.sub_account_id,
-            name: account.name,
+            name: configured.and_then(|(_, name)| name.clone()).or(account.name),
             watermark: account.watermark,
             late: account.late,
             total,

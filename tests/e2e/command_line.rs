@@ -401,7 +401,7 @@ fn programs_read_holds_plans_and_backfills_as_json() {
     let number = hold["id"].to_string();
     assert_eq!(stdout_text(&run(folder.path(), &["export", "--hold", &number])).lines().count(), 1);
     assert_eq!(json(&["hold", "--release", &number, "--json"])["released"], hold["id"]);
-    let queued = json(&["backfill", "--from", "2d", "--to", "1d", "--json"]);
+    let queued = json(&["backfill", "--from", "2020-01-01", "--to", "2020-01-02", "--json"]);
     assert_eq!((&queued["sub_account_id"], &queued["seconds"]), (&"77".into(), &86_400.into()));
     let id = queued["id"].to_string();
     assert_eq!(json(&["backfill", "cancel", &id, "--json"])["cancelled"], queued["id"]);
