@@ -244,6 +244,7 @@ async fn changed_notes_are_indexed_without_a_pause(test: TestDb) {
         (0..1200).map(|n| record(&format!("s{n}"), n, json!({"agentNotes": format!("{note} {n}")}))).collect()
     };
     let indexer = Indexer::new(test.db.clone());
+    while indexer.step(&[owned]).await.unwrap() != IndexProgress::Idle {}
     for note in ["first", "second"] {
         for part in noted(note).chunks(500) {
             ingest(&test.db, owned, part).await;
@@ -543,7 +544,7 @@ async fn what_was_taken_out_is_gone_for_good(test: TestDb) {
         let holds = |word: &[u8]| bytes.windows(word.len()).any(|part| part == word);
         // The bodies are in capital letters, so lower case words would come from the index.
         assert!(!holds(b"ylophonist") && !holds(b"ymurgist") && !holds(b"iolinist"), "the index has readable words");
-        assert!(holds(b"VIOLINIST"), "the test looks in the wrong place");
+        assert!(holds(b"d-s2"), "the test looks in the wrong place");
         let log = file.with_extension("db-wal");
         assert!(!log.exists() || std::fs::read(log).unwrap().is_empty());
     }
