@@ -23,6 +23,7 @@ mod settings_document;
 mod tests;
 mod time_parse;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ::config::{Config, File, Source};
@@ -133,11 +134,17 @@ fn load_from(
     });
     let Ok(Ok(merged)) = merged else { return Err(unexplained_failure(file).into()) };
 
-    let mut checker = Checker { scope, merged: &merged.cache, file: file.as_deref(), problems, warnings: Vec::new() };
+    let mut checker = Checker {
+        scope,
+        merged: &merged.cache,
+        file: file.as_deref(),
+        problems,
+        warnings: Vec::new(),
+        unreadable: BTreeSet::new(),
+    };
     let settings =
         merged.clone().try_deserialize().ok().and_then(|tree| settings_document::read_document(tree, &mut checker));
     let settings = settings.and_then(|document| sections::build_settings(document, &mut checker));
-    checker.drop_irrelevant_problems();
     let Checker { problems, warnings, .. } = checker;
     match settings {
         Some(settings) if problems.is_empty() => Ok(LoadedSettings { settings, warnings, file }),

@@ -22,8 +22,8 @@ pub(crate) enum LoadScope {
     Archive,
 }
 
-/// What reading the archive does not need. Its secrets may be unreadable for a person who only reads.
-const SECTIONS_WITH_SECRETS: [&str; 4] = ["access.oidc", "auth", "http", "sinks"];
+/// The only secret that reading the archive needs.
+const DATABASE_URL: &str = "database.url";
 
 /// The problems and warnings of the merged settings.
 pub(super) struct Checker<'a> {
@@ -33,6 +33,8 @@ pub(super) struct Checker<'a> {
     pub(super) file: Option<&'a Path>,
     pub(super) problems: Vec<ConfigError>,
     pub(super) warnings: Vec<String>,
+    /// Secrets whose files cannot be read, and that the scope does not need.
+    pub(super) unreadable: BTreeSet<String>,
 }
 
 impl Checker<'_> {
@@ -79,14 +81,6 @@ impl Checker<'_> {
         self.problems.push(ConfigError::new(path, self.place(path), what, hint));
     }
 
-    /// Drops the problems that do not matter to the scope.
-    pub(super) fn drop_irrelevant_problems(&mut self) {
-        if self.scope == LoadScope::Archive {
-            let is_irrelevant = |key: &str| SECTIONS_WITH_SECRETS.iter().any(|section| key.starts_with(section));
-            self.problems.retain(|problem| !is_irrelevant(&problem.key));
-        }
-    }
-
     /// Records a problem that has no place.
     pub(super) fn reject_absent(&mut self, path: &str, what: &str, hint: &str) {
         self.problems.push(ConfigError::new(path, None, what, hint));
@@ -111,7 +105,7 @@ impl Checker<'_> {
 
     /// Returns a required value. A missing one is a problem, unless it has one already.
     pub(super) fn require<T>(&mut self, path: &str, value: Option<T>, hint: &str) -> Option<T> {
-        if value.is_none() && !self.has_problem(path) {
+        if value.is_none() && !self.has_problem(path) && !self.unreadable.contains(path) {
             self.reject(path, if self.is_set(path) { "is empty" } else { "is missing" }, hint);
         }
         value
@@ -135,7 +129,8 @@ impl Checker<'_> {
             }
             built.push(section.filter(|_| !is_rejected).and_then(|section| build(section, &path, self)));
         }
-        if self.scope == LoadScope::Archive && SECTIONS_WITH_SECRETS.contains(&name) {
+        // A sink whose secret cannot be read is left out.
+        if self.scope == LoadScope::Archive && name == "sinks" {
             return Some(built.into_iter().flatten().collect());
         }
         built.into_iter().collect()
@@ -187,7 +182,12 @@ impl Checker<'_> {
         match self.secret_file(path, direct.is_some(), file)? {
             Some(file) => {
                 let key = format!("{path}_file");
-                let value = self.accept(&key, secret::read_file(&file), FILE_HINT)?;
+                let read = secret::read_file(&file);
+                if read.is_err() && self.scope == LoadScope::Archive && path != DATABASE_URL {
+                    self.unreadable.insert(path.to_owned());
+                    return None;
+                }
+                let value = self.accept(&key, read, FILE_HINT)?;
                 Some(Secret { value, file: Some((key, file)) })
             }
             None => direct.map(|value: SecretString| Secret { value, file: None }),

@@ -1,6 +1,6 @@
 //! `[auth]`: exactly one login method.
 
-use super::super::checker::Checker;
+use super::super::checker::{Checker, LoadScope};
 use super::super::config_error::SettingLocation;
 use super::super::settings::Auth;
 use super::super::settings_document::AuthSection;
@@ -22,6 +22,9 @@ pub(super) fn build_auth(section: AuthSection, checker: &mut Checker<'_>) -> Opt
         .collect();
     let [(method, _)] = given.as_slice() else {
         let keys: Vec<&str> = given.iter().flat_map(|(_, keys)| keys).map(String::as_str).collect();
+        if keys.is_empty() && checker.scope == LoadScope::Archive {
+            return None;
+        }
         if keys.is_empty() {
             checker.reject("auth", "configures no login method", METHODS_HINT);
         } else {

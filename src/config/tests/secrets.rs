@@ -207,3 +207,23 @@ fn no_secret_is_in_an_error_whatever_is_wrong_with_it() {
         assert!(!errors.to_string().contains("hunter2"), "{name}:\n{errors}");
     }
 }
+
+#[test]
+fn who_only_reads_the_archive_needs_no_secret_but_the_databases() {
+    let load = |text: &str| {
+        let file = TestFile::new(text);
+        load_from(LoadScope::Archive, Some(&file.path()), vars(&[]), &[])
+    };
+    let text = "[auth]\nclient_id = \"a\"\nclient_secret_file = \"/nowhere/secret\"\njwt_file = \"/nowhere/jwt\"\n\
+                [[sinks]]\nname = \"hook\"\ntype = \"webhook\"\nurl = \"https://example.org\"\nsecret_file = \"/nowhere/secret\"\n";
+    let settings = load(text).unwrap().settings;
+    assert!(settings.auth.is_none() && settings.sinks.is_empty());
+    assert!(load("[database]\nurl = \"sqlite:a.db\"\n").is_ok());
+    for wrong in [
+        "[auth]\napi_token = \"a\"\njwt = \"b\"\n",
+        "[database]\nurl_file = \"/nowhere/url\"\n",
+        "[discovery]\nwindw = \"4s\"\n",
+    ] {
+        assert!(load(wrong).is_err(), "{wrong}");
+    }
+}
