@@ -22,13 +22,15 @@ const SECOND: Duration = Duration::from_secs(1);
 
 async fn a_new_client_secret_and_jwt_in_the_settings_are_used_after_sighup(database: TempDatabase) {
     let mut env = TestEnv::with_daemon(database, Scenario::live(3 * SECOND)).await;
-    env.wait_for_log("working").await;
+    // A token that is revoked before its first use is taken for a missing role, and kept for a minute.
+    env.wait_until("the first login is complete", async || env.sim.stats().exchanges > 0).await;
     let fresh = AcceptedCredentials { client_secret: "new-secret".into(), jwt: "new.jwt".into(), ..Default::default() };
     env.sim.control().set_credentials(fresh.clone());
     env.set("auth.client_secret", fresh.client_secret);
     env.set("auth.jwt", fresh.jwt);
     env.signal(Signal::HUP);
     env.wait_for_log("the credentials have changed: logging in with the new ones").await;
+    env.wait_until("the second login is complete", async || env.sim.stats().exchanges > 1).await;
     env.sim.control().revoke_all_tokens();
     env.expect_complete_archive().await;
     env.stop().await;
