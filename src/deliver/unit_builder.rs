@@ -46,14 +46,15 @@ impl UnitRule {
         if segments.is_empty() {
             return Ok(BuiltUnit::Superseded);
         }
-        let state = db.unit_state(sink, row.account, row.feed, &segments).await?;
-        if state.is_superseded {
-            return Ok(BuiltUnit::Superseded);
-        }
+        let state = db.unit_state(sink, row.account, &segments).await?;
         if state.is_unread || state.is_unsettled && now < row.first_try + self.settle_after {
             return Ok(BuiltUnit::Unsettled);
         }
         let mut batch = read_events(db, filter, &db.newest_entries(&segments).await?).await?;
+        // The row of the latest text stands for all of them, also once it was delivered.
+        if batch.events.iter().any(|event| event.feed_seq > row.feed) {
+            return Ok(BuiltUnit::Superseded);
+        }
         let order: HashMap<i64, usize> = segments.iter().enumerate().map(|(index, key)| (*key, index)).collect();
         let position = |event: &Event| {
             let item = batch.items.get(&(AccountKey(event.account_key), event.feed_seq));

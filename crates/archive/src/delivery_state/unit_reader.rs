@@ -6,8 +6,6 @@ use super::super::{AccountKey, Db, DbError, Item, SinkKey, Stmt, sql};
 /// Whether a segment or a dialog can be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnitState {
-    /// Whether a later row of the sink stands for it.
-    pub is_superseded: bool,
     /// Whether something of it was never answered yet.
     pub is_unsettled: bool,
     /// Whether the sink's cursor has not reached something of it yet, which may get a later row.
@@ -26,29 +24,15 @@ impl Db {
         self.values(stmt.bind(segment)).await
     }
 
-    /// Whether these segments can be sent for the row with the sequence number `feed`.
-    pub async fn unit_state(
-        &self,
-        sink: SinkKey,
-        account: AccountKey,
-        feed: i64,
-        segments: &[i64],
-    ) -> Result<UnitState, DbError> {
-        let head =
-            "select feed from sink_event where sink = $1 and account = $2 and feed > $3 and state = 0 and item in ";
-        let args = vec![sink.into(), account.into(), feed.into()];
-        let later: Vec<i64> = self.values(Stmt::list(head, args, items(segments), "")).await?;
+    /// What these segments still wait for.
+    pub async fn unit_state(&self, sink: SinkKey, account: AccountKey, segments: &[i64]) -> Result<UnitState, DbError> {
         let head = "select item from work where state = 0 and visit = 0 and item in ";
         let open: Vec<Item> = self.values(Stmt::list(head, Vec::new(), items(segments), "")).await?;
         let head = "select x.feed from artifact x left join sink_cursor c on c.sink = $1 and c.account = $2
              where x.account = $2 and x.outcome = 0 and x.feed > coalesce(c.feed, 0) and x.item in ";
         let args = vec![sink.into(), account.into()];
         let unread: Vec<i64> = self.values(Stmt::list(head, args, items(segments), "")).await?;
-        Ok(UnitState {
-            is_superseded: !later.is_empty(),
-            is_unsettled: !open.is_empty(),
-            is_unread: !unread.is_empty(),
-        })
+        Ok(UnitState { is_unsettled: !open.is_empty(), is_unread: !unread.is_empty() })
     }
 
     /// Account and sequence number of the newest version of each text of these segments.
