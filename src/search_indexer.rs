@@ -64,6 +64,7 @@ type FeedVersion = (AccountKey, i64, i64, u64);
 /// What a step indexes.
 #[derive(Debug, Default)]
 struct Backlog {
+    leases: Vec<Lease>,
     slices: Vec<IndexSlice>,
     /// The versions in the slices.
     versions: Vec<FeedVersion>,
@@ -116,15 +117,34 @@ impl Indexer {
     async fn next_backlog(&self, leases: &[Lease]) -> Result<Backlog, DbError> {
         let (slices, behind) = self.next_slices(leases).await?;
         let mut versions = self.db.slice_items(&slices).await?;
+        let accounts: Vec<AccountKey> = leases.iter().map(|lease| lease.account).collect();
+        let mut reindex_tasks = self.db.reindex_backlog(&accounts, MAX_REINDEX_SEGMENTS + 1).await?;
+        let task_count = reindex_tasks.len();
+        let of_versions = versions.iter().map(|(_, _, item, _)| item.div_euclid(4));
+        let segments: BTreeSet<i64> = of_versions.chain(reindex_tasks.iter().map(|task| task.segment)).collect();
+        let texts = self.db.stored_texts(segments).await?;
+        let size_of = |segment: i64| texts.range(items(segment)).map(|(_, text)| text.size).sum::<u64>();
+        // A segment is indexed as a whole, with its newest entry in the feed.
+        for (_, feed, item, size) in &mut versions {
+            let segment = item.div_euclid(4);
+            let newest = texts.range(items(segment)).map(|(_, text)| text.feed).max();
+            *size = if newest == Some(*feed) { size_of(segment) } else { 0 };
+        }
         let slices = fit_to_batch_bytes(&slices, &versions);
         let ends: HashMap<AccountKey, i64> = slices.iter().map(|slice| (slice.lease.account, slice.to)).collect();
         versions.retain(|(account, feed, ..)| ends.get(account).is_some_and(|to| feed <= to));
-        let accounts: Vec<AccountKey> = leases.iter().map(|lease| lease.account).collect();
-        let mut reindex_tasks = self.db.reindex_backlog(&accounts, MAX_REINDEX_SEGMENTS + 1).await?;
-        let is_complete = reindex_tasks.len() <= MAX_REINDEX_SEGMENTS
+        let mut left = MAX_BATCH_BYTES;
+        let fits = |task: &ReindexTask| {
+            let size = size_of(task.segment);
+            let fits = size <= left;
+            left = left.saturating_sub(size.max(1));
+            fits
+        };
+        let fitting = reindex_tasks.iter().map(fits).take_while(|fits| *fits).count();
+        reindex_tasks.truncate(fitting.clamp(1, MAX_REINDEX_SEGMENTS));
+        let is_complete = reindex_tasks.len() == task_count
             && slices.iter().map(|slice| slice.to - slice.after).sum::<i64>() == behind;
-        reindex_tasks.truncate(MAX_REINDEX_SEGMENTS);
-        Ok(Backlog { slices, versions, reindex_tasks, is_complete })
+        Ok(Backlog { leases: leases.to_vec(), slices, versions, reindex_tasks, is_complete })
     }
 
     /// The next slices of the feeds: a fair share of each feed, the furthest behind first. Also
@@ -168,6 +188,7 @@ impl Indexer {
             built => entries = built?,
         }
         (batch.slices, batch.reindex_tasks) = (backlog.slices, backlog.reindex_tasks);
+        (batch.leases, batch.version) = (backlog.leases, Some(tokenizer::TOKENIZER_VERSION));
         let built = tokio::task::spawn_blocking(move || {
             batch.add_entries(entries);
             batch

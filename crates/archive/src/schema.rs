@@ -177,26 +177,29 @@ mod tests {
 
     #[test]
     fn a_migration_that_takes_something_away_shuts_out_the_programs_that_would_miss_it() {
-        for migration in
-            SQLITE.iter().chain(POSTGRES.iter()).filter(|migration| migration.version > FIRST_MARKED_MIGRATION)
-        {
-            let text = migration.sql.as_str().to_ascii_lowercase();
-            let (version, name) = (migration.version, &migration.description);
-            let sets = |key: &str| text.contains(&format!("set value = '{version}' where key = '{key}'"));
-            let takes_away = |statement: &str| {
-                let requires = ["alter table", "not null"].iter().all(|word| statement.contains(word));
-                let removes =
-                    ["drop ", "rename ", "alter column", "delete from"].iter().any(|word| statement.contains(word));
-                removes || (requires && !statement.contains("default"))
-            };
-            if text.split(';').any(takes_away) {
-                assert!(
-                    sets("schema.oldest_writer"),
-                    "{version} {name} must set schema.oldest_writer: see CONTRIBUTING.md"
-                );
-            }
-            if sets("schema.oldest_writer") {
-                assert!(sets("schema.newest_marked"), "{version} {name} must set schema.newest_marked, too");
+        for migrator in [&SQLITE, &POSTGRES] {
+            let mut follows_unmarked = false;
+            for migration in migrator.iter().filter(|migration| migration.version > FIRST_MARKED_MIGRATION) {
+                let text = migration.sql.as_str().to_ascii_lowercase();
+                let (version, name) = (migration.version, &migration.description);
+                let sets = |key: &str| text.contains(&format!("set value = '{version}' where key = '{key}'"));
+                let takes_away = |statement: &str| {
+                    let requires = ["alter table", "not null"].iter().all(|word| statement.contains(word));
+                    let removes =
+                        ["drop ", "rename ", "alter column", "delete from"].iter().any(|word| statement.contains(word));
+                    removes || (requires && !statement.contains("default"))
+                };
+                let is_marked = sets("schema.newest_marked");
+                if text.split(';').any(takes_away) || (is_marked && follows_unmarked) {
+                    assert!(
+                        sets("schema.oldest_writer"),
+                        "{version} {name} must set schema.oldest_writer: see CONTRIBUTING.md"
+                    );
+                }
+                if sets("schema.oldest_writer") {
+                    assert!(is_marked, "{version} {name} must set schema.newest_marked, too");
+                }
+                follows_unmarked = !is_marked;
             }
         }
     }

@@ -86,6 +86,10 @@ pub struct IndexBatch {
     pub segments: Vec<(AccountKey, i64)>,
     /// Those documents that could not be indexed.
     pub skipped: Vec<SkippedDocument>,
+    /// The leases of the accounts with tasks.
+    pub leases: Vec<Lease>,
+    /// The version of the tokenizer; `None` where it is not checked.
+    pub version: Option<i64>,
     pub(super) runs: Vec<PreparedRun>,
 }
 

@@ -76,8 +76,18 @@ impl Db {
         if self.index_version().await? == Some(version) {
             return Ok(false);
         }
+        if matches!(self, Db::Sqlite(_)) {
+            // In pieces: freed pages are overwritten, and everything else waits for the writer.
+            self.run(sql("delete from meta where key = 'search_version'")).await?;
+            let piece = "delete from search_posting where rowid in (select rowid from search_posting limit 2000)";
+            while self.run(sql(piece)).await? > 0 {}
+        }
         let mut tx = self.begin().await?;
         tx.advisory_lock(INDEX_LOCK_KEY).await?;
+        // Another process may have been quicker.
+        if tx.meta("search_version").await?.and_then(|text| text.parse::<i64>().ok()) == Some(version) {
+            return Ok(false);
+        }
         // Earlier versions of the program have the index in `search_block`, or in `search_text` and
         // `search_doc`. Its words must not stay after an erasure.
         let emptied: &[&'static str] = match tx.is_postgres() {

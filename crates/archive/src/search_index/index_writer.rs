@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::sql::count;
-use super::super::{AccountKey, Arg, Db, DbError, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item, sql};
+use super::super::{AccountKey, Arg, Db, DbError, DbFault, MAX_ROWS_PER_STATEMENT, Stmt, Tx, item, sql};
 use super::document_list::DocumentList;
 use super::index_batch::{IndexBatch, IndexSlice, IndexedSegment, ReindexTask, StoredText};
 use super::index_purge::INDEX_LOCK_KEY;
@@ -110,6 +110,12 @@ impl Db {
         let _span = TransactionSpan::start("write_index", batch.segments.len());
         let mut tx = self.begin().await?;
         tx.advisory_lock(INDEX_LOCK_KEY).await?;
+        // Another process may have emptied the index for a rebuild since the batch was prepared.
+        let version = tx.meta("search_version").await?.and_then(|text| text.parse::<i64>().ok());
+        if batch.version.is_some() && version != batch.version {
+            let why = "another version of the program builds the full-text index";
+            return Err(DbError::new(DbFault::Unavailable, why));
+        }
         let leased = tx.leased_accounts(batch).await?;
         tx.complete_reindex_tasks(batch, &leased).await?;
         let segments: HashSet<i64> = batch
@@ -120,17 +126,24 @@ impl Db {
             .collect();
         tx.remove_documents(&segments, |_| true).await?;
         // A segment may have been erased after the batch was prepared.
-        let existing = tx.existing_segments(&segments).await?;
+        let skipped = || batch.skipped.iter().filter(|one| leased.contains(&one.account));
+        let mut concerned = segments.clone();
+        concerned.extend(skipped().map(|one| one.item.div_euclid(4)));
+        let existing = tx.existing_segments(&concerned).await?;
         for run in &batch.runs {
-            let (documents, chunks) = run.encode(|hit| existing.contains(&hit.segment()));
+            let is_kept = |segment: i64| segments.contains(&segment) && existing.contains(&segment);
+            let (documents, chunks) = run.encode(|hit| is_kept(hit.segment()));
             tx.insert_run(&documents, chunks).await?;
         }
-        let indexed = batch.runs.iter().flat_map(|run| &run.documents).map(|hit| hit.item);
-        tx.store_skipped(&batch.skipped, indexed).await?;
+        let skipped: Vec<_> = skipped().filter(|one| existing.contains(&one.item.div_euclid(4))).cloned().collect();
+        tx.store_skipped(&skipped, segments.iter().flat_map(|segment| segment * 4..segment * 4 + 4)).await?;
         tx.advance_index_cursors(batch.slices.iter().filter(|slice| leased.contains(&slice.lease.account))).await?;
         tx.commit().await
     }
 }
+
+/// Runs whose lists of documents are in memory together.
+const RUNS_PER_READ: usize = 64;
 
 const SELECT_ITEMS: &str = ") select x.account, x.feed, x.item, x.size
      from c join artifact x on x.account = c.account and x.feed > c.low and x.feed <= c.high";
@@ -145,16 +158,25 @@ impl Tx {
     /// of results would wait: if the owner changes after this check, the new one may index some
     /// versions again.
     async fn leased_accounts(&mut self, batch: &IndexBatch) -> Result<HashSet<AccountKey>, DbError> {
-        let epochs: HashMap<AccountKey, i64> =
-            batch.slices.iter().map(|slice| (slice.lease.account, slice.lease.epoch)).collect();
-        // Tasks without a slice need no lease: their result does not depend on the owner.
+        let slices: HashMap<AccountKey, (i64, i64)> =
+            batch.slices.iter().map(|slice| (slice.lease.account, (slice.lease.epoch, slice.after))).collect();
         let mut leased: HashSet<AccountKey> = batch.reindex_tasks.iter().map(|task| task.account).collect();
-        let head = "select id, epoch from account where id in ";
-        let stmt = Stmt::list(head, Vec::new(), epochs.keys().copied(), "");
-        for (account, epoch) in self.all::<(AccountKey, i64)>(stmt).await? {
-            if epochs.get(&account) == Some(&epoch) {
+        let head = "select a.id, a.epoch, coalesce(c.feed, 0) from account a
+             left join search_cursor c on c.account = a.id where a.id in ";
+        let stmt = Stmt::list(head, Vec::new(), slices.keys().copied(), "");
+        for (account, epoch, feed) in self.all::<(AccountKey, i64, i64)>(stmt).await? {
+            // The cursor must be where the slice begins: the index may have been emptied.
+            if slices.get(&account) == Some(&(epoch, feed)) {
                 leased.insert(account);
             } else {
+                leased.remove(&account);
+            }
+        }
+        // A task replaces texts that were read before, so a former owner must not complete it.
+        let owned: HashMap<AccountKey, i64> = batch.leases.iter().map(|lease| (lease.account, lease.epoch)).collect();
+        let stmt = Stmt::list("select id, epoch from account where id in ", Vec::new(), owned.keys().copied(), "");
+        for (account, epoch) in self.all::<(AccountKey, i64)>(stmt).await? {
+            if owned.get(&account) != Some(&epoch) {
                 leased.remove(&account);
             }
         }
@@ -201,19 +223,21 @@ impl Tx {
             "select id, first_segment, last_segment from search_run where last_segment >= $1 and first_segment <= $2",
         );
         let runs: Vec<(i64, i64, i64)> = self.all(stmt.bind(*lowest).bind(*highest)).await?;
+        let overlaps = |first: i64, last: i64| segments.iter().any(|segment| (first..=last).contains(segment));
+        let runs: Vec<i64> =
+            runs.into_iter().filter(|(_, first, last)| overlaps(*first, *last)).map(|(run, ..)| run).collect();
         let mut count = 0;
-        for (run, first, last) in runs {
-            if !segments.iter().any(|segment| (first..=last).contains(segment)) {
-                continue;
-            }
-            let documents = sql("select documents from search_run where id = $1").bind(run);
-            let Some(documents) = self.value::<Vec<u8>>(documents).await? else { continue };
-            let mut documents = DocumentList::decode(&documents);
-            let removed = documents.remove(|hit| segments.contains(&hit.segment()) && is_removed(hit.item));
-            if removed > 0 {
-                let stmt = sql("update search_run set documents = $1, live = live - $2 where id = $3");
-                self.run(stmt.bind(documents.encode()).bind(removed).bind(run)).await?;
-                count += removed as u64;
+        for part in runs.chunks(RUNS_PER_READ) {
+            let head = "select id, documents from search_run where id in ";
+            let lists: Vec<(i64, Vec<u8>)> = self.all(Stmt::list(head, Vec::new(), part.iter().copied(), "")).await?;
+            for (run, documents) in lists {
+                let mut documents = DocumentList::decode(&documents);
+                let removed = documents.remove(|hit| segments.contains(&hit.segment()) && is_removed(hit.item));
+                if removed > 0 {
+                    let stmt = sql("update search_run set documents = $1, live = live - $2 where id = $3");
+                    self.run(stmt.bind(documents.encode()).bind(removed).bind(run)).await?;
+                    count += removed as u64;
+                }
             }
         }
         Ok(count)

@@ -13,6 +13,9 @@ const RUNS_PER_MERGE: usize = 8;
 /// With a backlog, a merge waits for so many: it would delay what is not indexed yet.
 const MAX_RUNS_WHILE_BUSY: usize = 64;
 
+/// A run with more chunks of postings (16 MB) is not merged: a merge holds its runs in memory.
+const MAX_MERGED_CHUNKS: usize = 4096;
+
 /// The size class of a run: each one has runs of up to eight times as many documents as the one
 /// before. The last class is full.
 fn size_class(documents: i64) -> u32 {
@@ -42,8 +45,10 @@ impl Db {
     /// # Errors
     /// Where the database fails; it can be called again.
     pub async fn merge_runs(&self, is_busy: bool) -> Result<bool, DbError> {
-        let stmt = sql("select id, live from search_run where live < $1 order by last_ended, id");
-        let runs: Vec<RunSize> = self.all(stmt.bind(MAX_RUN_DOCS / 2)).await?;
+        let stmt = sql("select r.id, r.live from search_run r where r.live < $1 and not exists
+             (select 1 from search_posting p where p.run = r.id order by p.first limit 1 offset $2)
+             order by r.last_ended, r.id");
+        let runs: Vec<RunSize> = self.all(stmt.bind(MAX_RUN_DOCS / 2).bind(MAX_MERGED_CHUNKS)).await?;
         let runs = runs_to_merge(&runs, if is_busy { MAX_RUNS_WHILE_BUSY } else { RUNS_PER_MERGE });
         if !runs.is_empty() {
             self.rewrite_runs(&runs).await?;
@@ -129,5 +134,19 @@ mod tests {
     #[test]
     fn classes_grow_eightfold() {
         assert_eq!([0, 1, 7, 8, 63, 64, 4095, 4096].map(size_class), [0, 0, 0, 1, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_oldest_of_the_smallest_class_with_enough_runs_are_merged_as_far_as_they_fit() {
+        let merged = |sizes: &[i64], enough| {
+            let runs: Vec<RunSize> = (0..).zip(sizes.iter().copied()).collect();
+            runs_to_merge(&runs, enough).into_iter().map(|(run, _)| run).collect::<Vec<_>>()
+        };
+        assert_eq!(merged(&[1; 7], 8), [0; 0], "one is missing");
+        assert_eq!(merged(&[100, 1, 1, 1, 100, 1, 1, 1, 1, 1, 1], 8), [1, 2, 3, 5, 6, 7, 8, 9]);
+        let large = MAX_RUN_DOCS as i64 / 2 - 1;
+        // Each merge has one run less afterwards, and none is larger than a run may be.
+        assert_eq!(merged(&[large; 8], 8), [0, 1]);
+        assert_eq!(merged(&[1; 64], 64).len(), RUNS_PER_MERGE);
     }
 }

@@ -148,7 +148,7 @@ impl Db {
         let plan = QueryPlan::of(query, before);
         let mut snapshot = self.snapshot().await?;
         let tx = &mut snapshot.0;
-        let (mut hits, mut pending) = (Vec::new(), BinaryHeap::new());
+        let (mut hits, mut pending) = (Vec::new(), BinaryHeap::<IndexHit>::new());
         let ((earliest, latest), mut group) = (plan.bounds(), FIRST_GROUP);
         let mut next = Some((i64::MAX, i64::MAX));
         while let Some((ended, id)) = next {
@@ -167,6 +167,11 @@ impl Db {
                 let documents = DocumentList::decode(&documents);
                 let matching = documents.live().filter(|(ordinal, _)| matches.contains(*ordinal));
                 pending.extend(matching.map(|(_, hit)| hit).filter(|hit| plan.is_wanted(*hit)));
+            }
+            // Only the newest can become hits.
+            if pending.len() > limit {
+                let mut newest = std::mem::take(&mut pending).into_sorted_vec();
+                pending = newest.split_off(newest.len() - limit).into();
             }
             // Documents of the next runs did not end later than this.
             while hits.len() < limit
