@@ -8,6 +8,7 @@ pub(crate) mod facets;
 pub mod query;
 mod ranked_search;
 pub mod score;
+pub(crate) mod segment_fields;
 pub mod tokenizer;
 mod truncate_body;
 

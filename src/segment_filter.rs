@@ -1,14 +1,7 @@
 //! Filters on a segment's metadata and speakers, with the meaning that they have in a search. Pure.
 
-use crate::render::{Conversation, Metadata};
-use crate::search::tokenizer::tokenize;
-
-/// Metadata fields with the channel, the direction, the disposition, and the agent's id.
-const CHANNEL_FIELDS: &[&str] = &["channelClass", "channelType"];
-const DIRECTION_FIELDS: &[&str] = &["dialogOrigination"];
-const DISPOSITION_FIELDS: &[&str] = &["agentDisposition", "systemDisposition"];
-const AGENT_ID_FIELDS: &[&str] = &["segmentParticipantId"];
-const AGENT_NAME_FIELD: &str = "agentFullName";
+use crate::render::Metadata;
+use crate::search::segment_fields::{has_participant, matches_metadata, names_agent};
 
 /// Which segments are wanted; `None` for any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,44 +24,18 @@ impl SegmentFilter {
 
     /// Whether a segment may pass, by its metadata alone.
     pub(crate) fn may_match(&self, metadata: &Metadata) -> bool {
-        let matches_field = |wanted: &Option<String>, fields: &[&str]| {
-            wanted.as_deref().is_none_or(|wanted| fields.iter().any(|name| is_same_text(metadata.field(name), wanted)))
-        };
-        matches_field(&self.channel, CHANNEL_FIELDS)
-            && matches_field(&self.direction, DIRECTION_FIELDS)
-            && matches_field(&self.disposition, DISPOSITION_FIELDS)
+        let [channel, direction, disposition] =
+            [&self.channel, &self.direction, &self.disposition].map(Option::as_deref);
+        matches_metadata(metadata, channel, direction, disposition)
     }
 
     /// Whether a segment passes.
     pub(crate) fn matches(&self, metadata: &Metadata, transcript: Option<&[u8]>) -> bool {
-        self.may_match(metadata) && self.agent.as_deref().is_none_or(|agent| has_agent(agent, metadata, transcript))
+        let is_agent = |agent: &str| {
+            names_agent(metadata, agent) || transcript.is_some_and(|transcript| has_participant(transcript, agent))
+        };
+        self.may_match(metadata) && self.agent.as_deref().is_none_or(is_agent)
     }
-}
-
-fn has_agent(agent: &str, metadata: &Metadata, transcript: Option<&[u8]>) -> bool {
-    let wanted = tokenize(agent);
-    let contains_name =
-        |name: &str| !wanted.is_empty() && tokenize(name).windows(wanted.len()).any(|part| part == wanted);
-    if AGENT_ID_FIELDS.iter().any(|name| is_same_text(metadata.field(name), agent))
-        || metadata.field(AGENT_NAME_FIELD).is_some_and(|name| contains_name(&name))
-    {
-        return true;
-    }
-    let conversation = transcript.and_then(Conversation::parse).unwrap_or_default();
-    let mut names: Vec<&str> = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).collect();
-    names.sort_unstable();
-    names.dedup();
-    names.into_iter().any(contains_name)
-}
-
-/// Whether two texts are equal apart from case, accents and punctuation.
-fn is_same_text(value: Option<String>, wanted: &str) -> bool {
-    value.is_some_and(|value| {
-        value.trim() == wanted.trim() || {
-            let value = tokenize(&value);
-            !value.is_empty() && value == tokenize(wanted)
-        }
-    })
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
     ("coverage", &["discovery", "fetch"]),
     ("delivery", &["*", "-backoff", "-clock"]),
     ("search", &["discover", "fetch", "search_indexer", "daemon", "cli", "http", "sim", "status"]),
-    ("segment_filter", &["*", "-render", "-search::tokenizer"]),
+    ("segment_filter", &["*", "-render", "-search::segment_fields"]),
     ("report", &["*", "-audit", "-clock", "-config", "-db", "-model", "-render", "-verify"]),
     ("search_indexer", &["discover", "fetch", "coverage", "ringcx", "daemon", "cli", "http", "sim", "status"]),
     ("event", &["*", "-clock", "-lenient_json", "-model", "-render", "-ringcx"]),

@@ -4,15 +4,11 @@ use crate::clock::Time;
 use crate::db::{ArtifactStatus, SegmentQuery};
 use crate::export::SegmentEntry;
 use crate::model::{ArtifactSet, Certainty, Participants, Subject};
-use crate::render::{Conversation, Metadata};
-use crate::search::tokenizer::tokenize;
-
-/// Metadata fields with the channel.
-pub(super) const CHANNEL_FIELDS: &[&str] = &["channelClass", "channelType"];
-const DIRECTION_FIELDS: &[&str] = &["dialogOrigination"];
-const DISPOSITION_FIELDS: &[&str] = &["agentDisposition", "systemDisposition"];
-const AGENT_ID_FIELDS: &[&str] = &["segmentParticipantId"];
-const AGENT_NAME_FIELD: &str = "agentFullName";
+use crate::render::Metadata;
+use crate::search::segment_fields::{
+    AGENT_ID_FIELDS, AGENT_NAME_FIELD, CHANNEL_FIELDS, DIRECTION_FIELDS, DISPOSITION_FIELDS, has_participant,
+    matches_metadata, names_agent,
+};
 
 /// Which segments a reader asks for.
 #[derive(Debug, Clone, Default)]
@@ -56,12 +52,9 @@ impl SegmentFilter {
 
     /// Whether the metadata passes the filters that it decides alone.
     pub(super) fn matches_metadata(&self, metadata: &Metadata) -> bool {
-        let matches = |wanted: &Option<String>, fields| {
-            wanted.as_deref().is_none_or(|wanted| has_value(metadata, fields, wanted))
-        };
-        matches(&self.channel, CHANNEL_FIELDS)
-            && matches(&self.direction, DIRECTION_FIELDS)
-            && matches(&self.disposition, DISPOSITION_FIELDS)
+        let [channel, direction, disposition] =
+            [&self.channel, &self.direction, &self.disposition].map(Option::as_deref);
+        matches_metadata(metadata, channel, direction, disposition)
     }
 
     /// Whether a segment, as the caller sees it, passes the filters that the database does not decide.
@@ -102,39 +95,14 @@ impl SegmentFilter {
             ArtifactStatus::Stored(body) => Some(body.as_slice()),
             _ => None,
         };
-        let is_agent = |wanted: &String| {
-            has_value(metadata, AGENT_ID_FIELDS, wanted)
-                || metadata.field(AGENT_NAME_FIELD).is_some_and(|name| contains_name(&name, wanted))
-                || body.is_some_and(|body| speaks(body, metadata, wanted))
-        };
+        let is_agent =
+            |wanted: &String| names_agent(metadata, wanted) || body.is_some_and(|body| has_participant(body, wanted));
         let is_contact = |wanted: &String| {
             let participants = Participants::read([entry.segment.metadata.as_str()], body);
             Subject::Contact(wanted.clone()).match_participants(&participants).certainty >= Certainty::National
         };
         self.agent.as_ref().is_none_or(is_agent) && self.contact.as_ref().is_none_or(is_contact)
     }
-}
-
-/// Whether one of these fields has this value, apart from case, accents and punctuation.
-pub(super) fn has_value(metadata: &Metadata, fields: &[&str], wanted: &str) -> bool {
-    fields.iter().filter_map(|field| metadata.field(field)).any(|value| {
-        value.trim() == wanted.trim() || {
-            let words = tokenize(&value);
-            !words.is_empty() && words == tokenize(wanted)
-        }
-    })
-}
-
-/// Whether a name contains these words.
-fn contains_name(name: &str, wanted: &str) -> bool {
-    let wanted = tokenize(wanted);
-    !wanted.is_empty() && tokenize(name).windows(wanted.len()).any(|part| part == wanted)
-}
-
-/// Whether a participant of the transcript has this name.
-fn speaks(body: &[u8], metadata: &Metadata, wanted: &str) -> bool {
-    let conversation = Conversation::read(body, metadata).unwrap_or_default();
-    conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).any(|name| contains_name(name, wanted))
 }
 
 /// A dimension that answers can be counted by.

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::document::DocumentSource;
 use super::ranked_search::Filters;
+use super::segment_fields::{AGENT_ID_FIELDS, AGENT_NAME_FIELD, CHANNEL_FIELDS, DIRECTION_FIELDS, DISPOSITION_FIELDS};
 use super::tokenizer::tokenize;
 use crate::db::{DocumentKeys, SearchTerm};
 use crate::render::{Conversation, Metadata};
@@ -28,18 +29,6 @@ const RAW_VALUE: char = '\u{e00e}';
 
 /// Words of a name that are searched for in the index.
 const MAX_SEARCHED_NAME_WORDS: usize = 16;
-
-/// Metadata fields with the channel.
-pub(super) const CHANNEL_FIELDS: &[&str] = &["channelClass", "channelType"];
-/// Metadata fields with the direction.
-pub(super) const DIRECTION_FIELDS: &[&str] = &["dialogOrigination"];
-/// Metadata fields with the disposition.
-pub(super) const DISPOSITION_FIELDS: &[&str] = &["agentDisposition", "systemDisposition"];
-/// Metadata fields with the agent's participant id.
-pub(super) const AGENT_ID_FIELDS: &[&str] = &["segmentParticipantId"];
-
-/// The metadata field with the agent's name, where there is one.
-pub(super) const AGENT_NAME_FIELD: &str = "agentFullName";
 
 const FACET_FIELDS: [(char, &[&str]); 4] = [
     (CHANNEL, CHANNEL_FIELDS),

@@ -11,7 +11,7 @@ use super::document::{Document, DocumentSource};
 use super::facets;
 use super::query::Query;
 use super::score::{DocumentMatch, score_document};
-use super::tokenizer::tokenize;
+use super::segment_fields::{has_participant, matches_metadata, names_agent};
 use super::truncate_body::truncate_body;
 use crate::clock::Time;
 use crate::db::{AccountKey, Db, DbError, IndexHit, IndexQuery, SegmentRow};
@@ -117,7 +117,6 @@ pub async fn find(
     let kept = limit.saturating_add(1);
     let wanted = if order == SortOrder::Best { MAX_RANKED_MATCHES.max(kept) } else { kept };
     let page = wanted.clamp(DOCUMENTS_PER_READ, MAX_RANKED_MATCHES);
-    let matcher = FilterMatcher::of(filters);
     let (mut results, mut match_count, mut scanned) = (SearchResults::default(), 0, 0);
     let mut best: Vec<UnresolvedHit> = Vec::new();
     let mut before: Option<IndexHit> = None;
@@ -127,9 +126,9 @@ pub async fn find(
         before = Some(last);
         let count = found.len();
         scanned += count;
-        let hits = apply_filters(db, &matcher, found).await?;
+        let hits = apply_filters(db, filters, found).await?;
         for part in split_by_bytes(db, &hits).await? {
-            for candidate in score_documents(db, query, &matcher, part).await? {
+            for candidate in score_documents(db, query, filters, part).await? {
                 match_count += 1;
                 best.push(candidate);
             }
@@ -167,59 +166,6 @@ fn keep_best(candidates: &mut Vec<UnresolvedHit>, order: SortOrder, limit: usize
     candidates.truncate(limit);
 }
 
-/// The filters, prepared for comparison with many documents.
-struct FilterMatcher<'a> {
-    filters: &'a Filters,
-    agent: Option<Vec<String>>,
-}
-
-impl FilterMatcher<'_> {
-    fn of(filters: &Filters) -> FilterMatcher<'_> {
-        FilterMatcher { filters, agent: filters.agent.as_deref().map(tokenize) }
-    }
-
-    /// Whether the metadata passes all filters except the agent's.
-    fn matches_metadata(&self, metadata: &Metadata) -> bool {
-        let matches_field = |wanted: &Option<String>, keys: &[&str]| {
-            wanted.as_deref().is_none_or(|wanted| keys.iter().any(|key| is_same_text(metadata.field(key), wanted)))
-        };
-        matches_field(&self.filters.channel, facets::CHANNEL_FIELDS)
-            && matches_field(&self.filters.direction, facets::DIRECTION_FIELDS)
-            && matches_field(&self.filters.disposition, facets::DISPOSITION_FIELDS)
-    }
-
-    fn matches_agent_field(&self, metadata: &Metadata) -> bool {
-        let agent = self.filters.agent.as_deref();
-        agent.is_none_or(|agent| facets::AGENT_ID_FIELDS.iter().any(|key| is_same_text(metadata.field(key), agent)))
-            || metadata.field(facets::AGENT_NAME_FIELD).is_some_and(|name| self.contains_agent_name(&name))
-    }
-
-    /// Whether the agent filter is this name or a part of it.
-    fn contains_agent_name(&self, name: &str) -> bool {
-        let wanted = self.agent.as_deref().unwrap_or_default();
-        !wanted.is_empty() && tokenize(name).windows(wanted.len()).any(|part| part == wanted)
-    }
-
-    /// Whether a participant of the transcript has this name; each of a participant's names counts.
-    fn has_participant(&self, transcript: &[u8]) -> bool {
-        let conversation = Conversation::parse(transcript).unwrap_or_default();
-        let mut names: Vec<&str> = conversation.phrases.iter().filter_map(|phrase| phrase.name.as_deref()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.iter().any(|name| self.contains_agent_name(name))
-    }
-}
-
-/// Whether two texts are equal apart from case, accents and punctuation.
-fn is_same_text(value: Option<String>, wanted: &str) -> bool {
-    value.is_some_and(|value| {
-        value.trim() == wanted.trim() || {
-            let value = tokenize(&value);
-            !value.is_empty() && value == tokenize(wanted)
-        }
-    })
-}
-
 /// A hit that passes the filters according to the metadata.
 #[derive(Clone, Copy)]
 struct FilteredHit {
@@ -228,8 +174,7 @@ struct FilteredHit {
     needs_participant_check: bool,
 }
 
-async fn apply_filters(db: &Db, matcher: &FilterMatcher<'_>, hits: Vec<IndexHit>) -> Result<Vec<FilteredHit>, DbError> {
-    let filters = matcher.filters;
+async fn apply_filters(db: &Db, filters: &Filters, hits: Vec<IndexHit>) -> Result<Vec<FilteredHit>, DbError> {
     // A segment that moved in time is in the index where it was, until it is indexed again.
     let ends = db.end_times(&segment_keys(hits.iter())).await?;
     let is_wanted = |hit: &IndexHit| {
@@ -248,8 +193,12 @@ async fn apply_filters(db: &Db, matcher: &FilterMatcher<'_>, hits: Vec<IndexHit>
         .map(|(key, segment)| (key, Metadata::parse(&segment.metadata)))
         .collect();
     let to_filtered = |hit: IndexHit| {
-        let metadata = metadata.get(&hit.segment()).filter(|metadata| matcher.matches_metadata(metadata))?;
-        Some(FilteredHit { hit, needs_participant_check: !matcher.matches_agent_field(metadata) })
+        let (channel, direction, disposition) = (&filters.channel, &filters.direction, &filters.disposition);
+        let metadata = metadata.get(&hit.segment()).filter(|metadata| {
+            matches_metadata(metadata, channel.as_deref(), direction.as_deref(), disposition.as_deref())
+        })?;
+        let needs_participant_check = filters.agent.as_deref().is_some_and(|agent| !names_agent(metadata, agent));
+        Some(FilteredHit { hit, needs_participant_check })
     };
     Ok(hits.into_iter().filter_map(to_filtered).collect())
 }
@@ -294,7 +243,7 @@ fn split_by_size<T>(list: &[T], size: impl Fn(&T) -> u64) -> Vec<&[T]> {
 async fn score_documents(
     db: &Db,
     query: &Query,
-    matcher: &FilterMatcher<'_>,
+    filters: &Filters,
     hits: &[FilteredHit],
 ) -> Result<Vec<UnresolvedHit>, DbError> {
     let is_notes = |one: &&FilteredHit| DocumentSource::of_item(one.hit.item) == DocumentSource::Notes;
@@ -311,10 +260,9 @@ async fn score_documents(
     }
     let emails = email_transcripts(db, hits, &bodies).await?;
     let to_candidate = |FilteredHit { hit, needs_participant_check }: &FilteredHit| {
-        if *needs_participant_check
-            && !bodies.get(&transcript_item(hit)).is_some_and(|(_, body)| matcher.has_participant(body))
-        {
-            return None;
+        if let Some(agent) = filters.agent.as_deref().filter(|_| *needs_participant_check) {
+            let transcript = bodies.get(&transcript_item(hit));
+            transcript.filter(|(_, body)| has_participant(body, agent))?;
         }
         let (version, body) = bodies.get(&hit.item)?;
         let document = Document::parse(DocumentSource::of_item(hit.item), body, emails.contains(&hit.item));

@@ -15,7 +15,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::lenient_json;
 
-pub use segment_metadata::Metadata;
+pub use segment_metadata::{CHANNEL_FIELDS, Metadata};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

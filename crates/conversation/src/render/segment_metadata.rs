@@ -35,6 +35,9 @@ const RENAMED_FIELDS: [(&str, &str); 4] = [
     ("systemDisposition", "callResult"),
 ];
 
+/// Metadata fields with the channel.
+pub const CHANNEL_FIELDS: &[&str] = &["channelClass", "channelType"];
+
 /// The metadata of a segment.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Metadata(Value);
@@ -49,6 +52,11 @@ impl Metadata {
     pub fn field(&self, name: &str) -> Option<String> {
         self.raw_field(name)
             .or_else(|| self.raw_field(RENAMED_FIELDS.iter().find(|(documented, _)| *documented == name)?.1))
+    }
+
+    /// The channels that it names.
+    pub fn channels(&self) -> Vec<String> {
+        CHANNEL_FIELDS.iter().filter_map(|field| self.field(field)).collect()
     }
 
     /// Reads a field as a time.
