@@ -53,10 +53,15 @@ async fn back_up(database: &Path, file: &Path, overwrite: bool, context: &Comman
     let mut terminated = signal(SignalKind::terminate()).context("failed to listen for signals")?;
     let backup = SqliteBackup::begin(database, file, overwrite)?;
     // Before an upgrade the schema is of an earlier version, whose access log cannot be written.
-    if let Ok(db) = context.open_database(OpenMode::Existing).await {
-        let what = "a copy of the whole archive";
-        context.record_access(&db, AccessAction::Backup, AccessSubject::Other { what, sub: None }).await?;
-        db.close().await;
+    match context.open_database(OpenMode::Existing).await {
+        Ok(db) => {
+            let what = "a copy of the whole archive";
+            context.record_access(&db, AccessAction::Backup, AccessSubject::Other { what, sub: None }).await?;
+            db.close().await;
+        }
+        Err(error) => {
+            terminal::print_stderr(&format!("warning: the access log has no entry about this copy: {error}"));
+        }
     }
     let bar = terminal::progress_bar(backup.check_space().await?, PROGRESS_TEMPLATE);
     let progress = async {
@@ -100,9 +105,9 @@ async fn write_journal(file: &Path, context: &CommandContext) -> anyhow::Result<
 /// How to back up a Postgres database.
 fn use_pg_dump(database: &Database, file: &Path) -> UserError {
     let file = human_format::shell_word(&file.display().to_string());
+    let (url, note) = database.shell_url();
     let hint = format!(
-        "run `umask 077; pg_dump --format=custom --file={file} {}`; it runs beside the daemon. `ringcx-extractor backup --journal FILE` writes the journal of erasures, which a restore needs",
-        database.shell_url()
+        "run `umask 077; pg_dump --format=custom --file={file} {url}`{note}; it runs beside the daemon. `ringcx-extractor backup --journal FILE` writes the journal of erasures, which a restore needs"
     );
     UserError::usage("failed to back up: the archive is on Postgres, which has its own tools for it").with_hint(hint)
 }

@@ -13,7 +13,9 @@ use anyhow::{Context as _, bail};
 use super::{CommandContext, human_format, terminal};
 use crate::clock::Time;
 use crate::config::{Accounts, Database, DatabaseUrl};
-use crate::db::{CarriedState, Db, DbError, ExportRange, OpenMode, RestoreOutcome, RestoreSummary, RestoredCopy};
+use crate::db::{
+    CarriedState, Db, DbError, DbFault, ExportRange, OpenMode, RestoreOutcome, RestoreSummary, RestoredCopy,
+};
 use crate::error::UserError;
 use crate::render::clean_line;
 
@@ -64,16 +66,13 @@ async fn restore_file(path: &Path, file: &Path, args: &RestoreArgs, context: &Co
     if !args.other_accounts {
         check_accounts(&content, context)?;
     }
-    let (replaced, damage) = match read_replaced(&copy, now).await {
-        Ok(replaced) => (replaced, None),
-        Err(error) => (None, Some(error)),
-    };
-    // The longer journal is the newer one.
-    let states = [replaced, given].into_iter().flatten().filter(|_| !args.without_journal);
-    let state = states.max_by_key(CarriedState::journal_entries);
+    let (replaced, damage) = accept_damage(read_replaced(&copy, now).await, args.without_journal)?;
+    // Of two that are equal, the last is taken: the database.
+    let states = [given, replaced].into_iter().flatten().filter(|_| !args.without_journal);
+    let state = states.max_by_key(CarriedState::age_order);
     let instance = &context.settings()?.database.instance;
-    let summary =
-        db.apply_carried_state(state.as_ref(), instance).await.context("failed to restore; nothing was changed")?;
+    let summary = db.apply_carried_state(state.as_ref(), instance, now).await;
+    let summary = summary.context("failed to restore; nothing was changed")?;
     if summary.segments + summary.records > 0 {
         db.purge_deleted().await?;
         db.wipe_free_pages(true, &context.clock).await.context("failed to restore; nothing was changed")?;
@@ -82,7 +81,7 @@ async fn restore_file(path: &Path, file: &Path, args: &RestoreArgs, context: &Co
     db.close().await;
     let aside = copy.put_in_place(now)?;
     let mut text = format!("restored {}: {}\n", file.display(), content.describe());
-    text += &describe_summary(&summary);
+    text += &describe_summary(&summary, state.as_ref());
     for (sub, watermark) in read_again {
         text += &format!("account {}: read again from {}\n", clean_line(&sub), watermark.rfc3339_secs());
     }
@@ -111,13 +110,13 @@ async fn apply_to_postgres(args: &RestoreArgs, context: &CommandContext) -> anyh
     }
     let last_written = db.last_written().await?;
     let instance = &context.settings()?.database.instance;
-    let summary = db.apply_carried_state(state.as_ref(), instance).await;
+    let summary = db.apply_carried_state(state.as_ref(), instance, context.clock.now()).await;
     let summary = summary.context("failed to apply the journal; nothing was changed")?;
     if summary.segments + summary.records > 0 {
         db.purge_deleted().await?;
     }
     db.close().await;
-    terminal::print_stdout(&(describe_summary(&summary) + "next: start the replicas\n"))?;
+    terminal::print_stdout(&(describe_summary(&summary, state.as_ref()) + "next: start the replicas\n"))?;
     warn(&summary, args, last_written);
     Ok(())
 }
@@ -128,6 +127,24 @@ async fn read_replaced(copy: &RestoredCopy, now: Time) -> Result<Option<CarriedS
     let state = db.carried_state(now).await;
     db.close().await;
     state.map(Some)
+}
+
+/// A damaged database is replaced all the same. One that is only locked still has its erasures: they must
+/// not be lost because another program has it open.
+fn accept_damage(
+    read: Result<Option<CarriedState>, DbError>,
+    without_journal: bool,
+) -> Result<(Option<CarriedState>, Option<DbError>), UserError> {
+    match read {
+        Ok(replaced) => Ok((replaced, None)),
+        Err(error) if error.fault() == DbFault::Unavailable && !without_journal => {
+            let message = "failed to read the erasures of the replaced database; nothing was changed";
+            Err(UserError::failed(message)
+                .with_hint("end the program that has it open (`fuser -v` on the file names it), then restore again")
+                .with_source(error))
+        }
+        Err(error) => Ok((None, Some(error))),
+    }
 }
 
 fn read_journal(path: &Path) -> anyhow::Result<CarriedState> {
@@ -194,11 +211,13 @@ async fn watermarks(db: &Db) -> anyhow::Result<Vec<(String, Time)>> {
     Ok(found)
 }
 
-/// Describes what was repeated, one sentence a line.
-fn describe_summary(summary: &RestoreSummary) -> String {
+/// Describes what was repeated from the state, one sentence a line.
+fn describe_summary(summary: &RestoreSummary, state: Option<&CarriedState>) -> String {
     let mut text = String::new();
     let RestoreSummary { segments, records, refused_ids, holds_placed, holds_released, backfills, .. } = summary;
     if summary.outcome == RestoreOutcome::Repeated {
+        let known = state.map(|state| format!("decisions known until {}\n", state.at.rfc3339_secs()));
+        text += &known.unwrap_or_default();
         let erased = human_format::format_amounts(*segments, *records, " set aside");
         let erased = if erased.is_empty() { "nothing of it is in the copy".to_owned() } else { erased.join(" and ") };
         text +=
@@ -234,9 +253,25 @@ fn warn(summary: &RestoreSummary, args: &RestoreArgs, last_written: Option<Time>
 
 /// How to restore a Postgres database.
 fn use_pg_restore(database: &Database, file: &Path) -> UserError {
-    let (url, file) = (database.shell_url(), human_format::shell_word(&file.display().to_string()));
+    let ((url, note), file) = (database.shell_url(), human_format::shell_word(&file.display().to_string()));
     let hint = format!(
-        "stop all replicas, run `pg_restore --clean --if-exists --dbname={url} {file}`, then `ringcx-extractor restore --journal FILE` with the file of `backup --journal`"
+        "stop all replicas, run `pg_restore --clean --if-exists --dbname={url} {file}`{note}, then `ringcx-extractor restore --journal FILE` with the file of `backup --journal`"
     );
     UserError::usage("failed to restore: the archive is on Postgres, which has its own tools for it").with_hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locked_database_stops_the_restore_and_a_damaged_one_does_not() {
+        let read = |fault| Err(DbError::new(fault, "it cannot be read"));
+        let stopped = accept_damage(read(DbFault::Unavailable), false).unwrap_err().to_string();
+        assert!(stopped.contains("the erasures of the replaced database; nothing was changed"), "{stopped}");
+        for (fault, without_journal) in [(DbFault::Unavailable, true), (DbFault::Broken, false)] {
+            let (state, damage) = accept_damage(read(fault), without_journal).unwrap();
+            assert!(state.is_none() && damage.is_some());
+        }
+    }
 }

@@ -158,7 +158,7 @@ async fn run_drill(database: TempDatabase, drill: Drill) {
     drill.lose(&mut env, &copy).await;
     let said = drill.restore(&env, &copy, &journal).await;
     assert!(said.contains("deleted again: 1 segment; 1 more will not be stored"), "{said}");
-    assert!(said.contains("legal holds: 1 placed since"), "{said}");
+    assert!(said.contains("legal holds: 1 placed since") && said.contains("decisions known until 2"), "{said}");
     assert!(!exported_ids(&env).await.contains(&old), "the restored copy has the erased segment");
     env.run_ok(&["verify"]).await;
     env.start();
@@ -211,8 +211,11 @@ async fn a_backup_replaces_nothing_unasked_and_leaves_nothing_behind() {
     let (name, before) = (copy.display().to_string(), std::fs::read(&copy).unwrap());
     env.run(&["backup", &name]).await.assert_output(1, &["exists already", "hint:", "--overwrite"]);
     // What an interrupted run left is no obstacle.
-    std::fs::write(format!("{name}.partial"), "half a copy").unwrap();
+    let partial = PathBuf::from(format!("{name}.partial"));
+    std::fs::write(&partial, "half a copy").unwrap();
+    std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o644)).unwrap();
     env.run_ok(&["backup", &name, "--overwrite"]).await;
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!Path::new(&format!("{name}.partial")).exists());
     assert_eq!(std::fs::read(&copy).unwrap().len(), before.len());
     for (target, said) in [
@@ -222,6 +225,14 @@ async fn a_backup_replaces_nothing_unasked_and_leaves_nothing_behind() {
     ] {
         env.run(&["backup", &target, "--overwrite"]).await.assert_output(1, &[said, "hint:"]);
     }
+    // Nor does it empty another file that has the temporary name.
+    let archive = std::fs::read(&database).unwrap();
+    for (linked, said) in [(&database, "it is the archive itself"), (&copy, "is a symbolic link")] {
+        std::os::unix::fs::symlink(linked, &partial).unwrap();
+        env.run(&["backup", &name, "--overwrite"]).await.assert_output(1, &[said, "hint:"]);
+        std::fs::remove_file(&partial).unwrap();
+    }
+    assert!(std::fs::read(&database).unwrap() == archive && std::fs::read(&copy).unwrap().len() == before.len());
     env.run(&["backup"]).await.assert_output(2, &["<FILE>"]);
 }
 

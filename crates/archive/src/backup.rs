@@ -4,12 +4,12 @@
 //! holds no trace of deleted rows. The file is created for its owner only, under a temporary name that
 //! a later run finds again, and gets its name once it is checked and durable.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, OFlags, RenameFlags};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 
@@ -53,6 +53,8 @@ impl SqliteBackup {
             let message = format!("failed to create {}: its name is not valid UTF-8", target.display());
             return Err(DbError::broken(message, "choose another name"));
         }
+        // The temporary file is emptied, so it must not be the archive, whatever its name.
+        check_target(source, &partial, true)?;
         let file = lock_partial(&partial, target)?;
         Ok(SqliteBackup {
             source: source.to_owned(),
@@ -171,13 +173,18 @@ impl Drop for SqliteBackup {
     }
 }
 
-/// Opens and locks the temporary file. A file that an interrupted run left is emptied.
+/// Opens and locks the temporary file. A file that an interrupted run left is emptied, and then only its
+/// owner can read it. A symbolic link is not followed: another file would be emptied.
 fn lock_partial(partial: &Path, target: &Path) -> Result<File, DbError> {
     let failed = |error: &std::io::Error| create_failed(target, error);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default());
     for _ in 0..OPEN_ATTEMPTS {
-        let file = options.open(partial).map_err(|error| failed(&error))?;
+        let file = options.open(partial).map_err(|error| match partial.is_symlink() {
+            true => partial_is_link(partial, target),
+            false => failed(&error),
+        })?;
         // On a network file system it would be the same lock as SQLite's own.
         if !is_on_network(&file) {
             match file.try_lock() {
@@ -194,6 +201,7 @@ fn lock_partial(partial: &Path, target: &Path) -> Result<File, DbError> {
         if let (Ok(opened), Ok(named)) = (opened, named)
             && file_id(&opened) == file_id(&named)
         {
+            file.set_permissions(Permissions::from_mode(0o600)).map_err(|error| failed(&error))?;
             file.set_len(0).map_err(|error| failed(&error))?;
             return Ok(file);
         }
@@ -220,6 +228,11 @@ fn check_target(source: &Path, target: &Path, overwrite: bool) -> Result<(), DbE
 fn target_exists(target: &Path) -> DbError {
     let message = format!("failed to create {}: it exists already", target.display());
     DbError::broken(message, "choose another name, such as one with the date, or replace it with --overwrite")
+}
+
+fn partial_is_link(partial: &Path, target: &Path) -> DbError {
+    let message = format!("failed to create {}: {} is a symbolic link", target.display(), partial.display());
+    DbError::broken(message, "remove the link, or choose another name")
 }
 
 fn create_failed(target: &Path, error: &std::io::Error) -> DbError {

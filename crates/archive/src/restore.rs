@@ -5,6 +5,7 @@ mod access_entries;
 mod apply_state;
 mod carried_state;
 mod replace_file;
+mod restore_mark;
 mod restore_summary;
 
 pub use carried_state::CarriedState;

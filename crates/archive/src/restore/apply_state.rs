@@ -45,6 +45,7 @@ impl Db {
         &self,
         state: Option<&CarriedState>,
         instance: &str,
+        now: Time,
     ) -> Result<RestoreSummary, DbError> {
         let has_access_log = self.has_access_log().await?;
         let mut tx = self.begin().await?;
@@ -62,6 +63,7 @@ impl Db {
         if next > last {
             tx.put_meta("export", &next.to_string()).await?;
         }
+        tx.put_restore_mark(next, now).await?;
         tx.run(sql("update account set owner = $1, epoch = epoch + 1").bind(instance)).await?;
         tx.commit().await?;
         Ok(summary)
@@ -378,13 +380,12 @@ impl Tx {
         Ok(resent.into_iter().collect())
     }
 
-    /// The reservations of the archive replace those of the copy, which are older.
+    /// Adds the reservations of the archive to those of the copy, which may be newer than an exported journal.
     async fn adopt_reservations(&mut self, state: &CarriedState) -> Result<(), DbError> {
-        self.run(sql("delete from reservation")).await?;
-        let row = |row: &super::carried_state::CarriedReservation| {
-            vec![Arg::from(&row.key), row.reserved.into(), row.counted.into()]
-        };
-        let rows = state.reservations.iter().map(row).collect();
+        let held = self.all::<(String, i64)>(sql("select key, reserved from reservation")).await?;
+        let held: HashSet<(String, i64)> = held.into_iter().collect();
+        let new = state.reservations.iter().filter(|row| !held.contains(&(row.key.clone(), row.reserved)));
+        let rows = new.map(|row| vec![Arg::from(&row.key), row.reserved.into(), row.counted.into()]).collect();
         self.run(Stmt::rows("insert into reservation (key, reserved, counted) values ", rows, "")).await.map(drop)
     }
 }

@@ -205,6 +205,13 @@ impl CarriedState {
         self.journal.len()
     }
 
+    /// Orders the states of one archive by their age: the longer journal is newer, then the longer access
+    /// log, then the one that was read later.
+    pub fn age_order(&self) -> (usize, i64, Time) {
+        let newest_access = self.access_chain.as_ref().map_or(0, |chain| chain.newest);
+        (self.journal.len(), newest_access, self.at)
+    }
+
     /// Number of legal holds in force.
     pub fn holds(&self) -> usize {
         self.holds.len()
@@ -373,6 +380,37 @@ mod tests {
         let mut bytes = Vec::new();
         text.write_lines(&mut bytes).unwrap();
         assert!(!String::from_utf8(bytes).unwrap().contains("secret"));
+    }
+
+    #[test]
+    fn a_longer_journal_is_newer_then_a_longer_access_log_then_a_later_read() {
+        let read_at = |at: i64| CarriedState { at: Time(at), ..CarriedState::default() };
+        let with_access = |at: i64, newest: i64| {
+            let chain = CarriedAccessChain {
+                newest,
+                head: HexBytes(Vec::new()),
+                removed: 0,
+                removed_head: HexBytes(Vec::new()),
+            };
+            CarriedState { access_chain: Some(chain), ..read_at(at) }
+        };
+        let entry = CarriedJournalEntry {
+            at: 1,
+            who: "me".into(),
+            what: "erase".into(),
+            sub: None,
+            kind: None,
+            subject: None,
+            segments: 1,
+            records: 0,
+            hold: None,
+            reason: None,
+            value_hash: None,
+        };
+        let with_journal = CarriedState { journal: vec![entry], ..read_at(1) };
+        let oldest_first = [read_at(8), read_at(9), with_access(7, 1), with_access(6, 2), with_journal];
+        let order: Vec<_> = oldest_first.iter().map(CarriedState::age_order).collect();
+        assert!(order.is_sorted_by(|older, newer| older < newer), "{order:?}");
     }
 
     proptest! {

@@ -124,7 +124,7 @@ impl RestoredCopy {
     /// database, or what was left of it, has now.
     ///
     /// # Errors
-    /// Where the disk fails. The database is then the old or the new one, never a part of one.
+    /// Where the disk fails. The database is then the old or the new one, never a part of one: run it again.
     pub fn put_in_place(self, now: Time) -> Result<Option<PathBuf>, DbError> {
         let failed = |error: std::io::Error| failed(&self.source, "put it in the database's place", &error);
         if with_suffix(&self.working, LOG_SUFFIX).exists() {
@@ -142,9 +142,16 @@ impl RestoredCopy {
         // The log of the old file must not stay: SQLite would take it for that of the new one.
         let log = with_suffix(&self.database, LOG_SUFFIX);
         let aside_log = with_suffix(&aside, LOG_SUFFIX);
-        ignore_missing(std::fs::rename(log, &aside_log)).map_err(failed)?;
-        ignore_missing(std::fs::remove_file(with_suffix(&self.database, SHARED_MEMORY_SUFFIX))).map_err(failed)?;
-        std::fs::rename(&self.working, &self.database).map_err(failed)?;
+        ignore_missing(std::fs::rename(&log, &aside_log)).map_err(failed)?;
+        let replaced = ignore_missing(std::fs::remove_file(with_suffix(&self.database, SHARED_MEMORY_SUFFIX)))
+            .and_then(|()| std::fs::rename(&self.working, &self.database));
+        if let Err(error) = replaced {
+            // The old database stays, and its newest content may be in its log. There is one only where the database
+            // could not be read, or another program has it open.
+            let _ = std::fs::rename(&aside_log, &log);
+            let _ = std::fs::remove_file(&aside);
+            return Err(failed(error));
+        }
         sync_folder_of(&self.database).map_err(failed)?;
         Ok([aside, aside_log].into_iter().find(|kept| kept.exists()))
     }
