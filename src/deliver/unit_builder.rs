@@ -33,6 +33,18 @@ impl UnitRule {
         (self.settle_after / 20).clamp(Duration::from_millis(500), Duration::from_secs(30))
     }
 
+    /// The newest text of the segment or dialog that the sink receives: its row stands for all.
+    pub(super) async fn newest_text(
+        &self,
+        db: &Db,
+        filter: &Arc<EventFilter>,
+        segment: i64,
+    ) -> Result<Option<i64>, DbError> {
+        let segments = db.unit_segments(segment, self.unit == WebhookUnit::Dialog).await?;
+        let batch = read_events(db, filter, &db.newest_entries(&segments).await?).await?;
+        Ok(batch.events.iter().map(|event| event.feed_seq).max())
+    }
+
     /// Builds the event that a waiting row stands for.
     pub(super) async fn build(
         &self,
@@ -52,7 +64,15 @@ impl UnitRule {
         }
         let mut batch = read_events(db, filter, &db.newest_entries(&segments).await?).await?;
         // The row of the latest text stands for all of them, also once it was delivered.
-        if batch.events.iter().any(|event| event.feed_seq > row.feed) {
+        let newest = batch.events.iter().map(|event| event.feed_seq).max();
+        if newest > Some(row.feed) {
+            // An erasure may still delete that row: until it is delivered, this one stays.
+            let is_pending = db.has_later_row(sink, row.account, row.feed, &segments).await?;
+            return Ok(if is_pending { BuiltUnit::Unsettled } else { BuiltUnit::Superseded });
+        }
+        // The sink does not want this row's own text.
+        let is_damaged = batch.damaged.iter().any(|((_, feed), ..)| *feed == row.feed);
+        if newest < Some(row.feed) && !is_damaged {
             return Ok(BuiltUnit::Superseded);
         }
         let order: HashMap<i64, usize> = segments.iter().enumerate().map(|(index, key)| (*key, index)).collect();

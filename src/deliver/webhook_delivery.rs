@@ -342,12 +342,13 @@ impl Deliverer {
             round.stopped = Some(error.reason());
         }
         self.log_failures(&round);
-        let held = self.record_round(round).await?;
-        if let Some(replay) = finished {
+        // Its end is in the round, which is recorded later if that fails now.
+        if finished.is_some() {
             delivery.replay = None;
-            if held.contains(&replay.lease.account) {
-                self.log_finished_replay(&replay);
-            }
+        }
+        let held = self.record_round(round).await?;
+        if let Some(replay) = finished.filter(|replay| held.contains(&replay.lease.account)) {
+            self.log_finished_replay(&replay);
         }
         if let Some(error) = delivery.stopped_by.take() {
             self.stop_delivery(&error);

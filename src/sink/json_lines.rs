@@ -89,7 +89,7 @@ impl JsonlSink {
     pub(crate) fn remove_segments(&mut self, erased: &BTreeSet<(String, String)>) -> Result<(), SinkError> {
         // A file that is open for appending would be written to after it was replaced.
         self.open = None;
-        let names = match self.own_files() {
+        let names = match self.truncate_torn_lines().and_then(|()| self.own_files()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             names => names,
         };
@@ -105,7 +105,14 @@ impl JsonlSink {
         let path = self.folder.join(name);
         let is_erased = |line: &[u8]| serde_json::from_slice::<ErasableLine>(line).is_ok_and(|line| line.is_of(erased));
         let file = open_regular_file(OpenOptions::new().read(true), &path)?;
-        if !read_lines(&file)?.any(|line| line.is_ok_and(|line| is_erased(&line))) {
+        let mut is_concerned = false;
+        for line in read_lines(&file)? {
+            if is_erased(&line?) {
+                is_concerned = true;
+                break;
+            }
+        }
+        if !is_concerned {
             return Ok(());
         }
         let new_path = self.folder.join(format!("{name}{REWRITTEN}"));

@@ -25,7 +25,8 @@ pub(super) fn configured_sinks(
         .collect()
 }
 
-/// The sinks of the settings, then those that are no longer in them.
+/// The sinks of the settings, then those that are no longer in them. One whose secret this user cannot read is
+/// neither.
 pub(super) fn all_sinks(
     settings: &Settings,
     views: &[SinkOverview],
@@ -33,7 +34,9 @@ pub(super) fn all_sinks(
     pauses: &BTreeMap<String, SinkPause>,
 ) -> Vec<SinkStatus> {
     let mut sinks = configured_sinks(settings, views, accounts, pauses);
-    let removed = views.iter().filter(|view| settings.sinks.iter().all(|sink| sink.name != view.row.name));
+    let is_named =
+        |name: &str| settings.sinks.iter().any(|sink| sink.name == name) || settings.unreadable_sinks.contains(name);
+    let removed = views.iter().filter(|view| !is_named(&view.row.name));
     sinks.extend(removed.map(|view| stored_sink(view, None, None)));
     sinks
 }

@@ -1,6 +1,7 @@
 //! Loads the events that are to be sent: due retries, new events of the feeds, and a replay.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use super::super::fair_share::fair_share;
 use super::super::{Deliverer, EventKey};
@@ -10,19 +11,20 @@ use crate::pipeline::delivery::delivery_machine::{DeliveryEvent, Origin};
 
 /// The most feed entries, and the most due retries, that are loaded at a time.
 const MAX_EVENTS_PER_LOAD: usize = 500;
+/// While so many retries are loaded, no more are, and how long until it is looked at again.
+const MAX_LOADED_RETRIES: usize = 2 * MAX_EVENTS_PER_LOAD;
+const LOADED_RETRIES_PAUSE: Duration = Duration::from_millis(500);
 
 impl Deliverer {
     /// Forgets the events of accounts that this process no longer owns.
     pub(super) fn drop_lost_accounts(&mut self, delivery: &mut WebhookDelivery) {
         let leases: HashMap<AccountKey, Lease> =
             (self.context.leases)().into_iter().map(|lease| (lease.account, lease)).collect();
-        let is_lost = |account: &AccountKey, lease: Option<&Lease>| leases.get(account) != lease;
-        let lost: HashSet<AccountKey> = delivery
-            .feeds
-            .iter()
-            .filter(|(account, position)| is_lost(account, Some(&position.lease)))
-            .map(|(account, _)| *account)
-            .collect();
+        let known = delivery.feeds.values().map(|position| position.lease);
+        let known = known.chain(delivery.replay.iter().map(|replay| replay.row.lease));
+        let is_lost = |lease: &Lease| leases.get(&lease.account) != Some(lease);
+        let mut lost: HashSet<AccountKey> = known.filter(is_lost).map(|lease| lease.account).collect();
+        lost.extend(delivery.loaded.values().map(|event| event.key.0).filter(|account| !leases.contains_key(account)));
         if lost.is_empty() {
             return;
         }
@@ -51,6 +53,10 @@ impl Deliverer {
         for row in rows.into_iter().filter(|row| !row.failed && !loaded.contains(&(row.account, row.feed))) {
             let due = tick + row.due.since(now);
             delivery.next_retry = Some(delivery.next_retry.map_or(due, |next| next.min(due)));
+            // A segment or dialog that is not settled holds nothing back.
+            if delivery.is_by_unit() && row.tries == 0 && row.item.artifact().is_some() {
+                continue;
+            }
             let waiting = DeliveryEvent::Waiting { segment: row.item.segment(), feed: row.feed, due, tries: row.tries };
             self.handle(delivery, waiting);
         }
@@ -71,6 +77,10 @@ impl Deliverer {
 
     async fn load_new_events(&mut self, delivery: &mut WebhookDelivery, sink: SinkKey) -> Result<bool, DbError> {
         let mut behind = self.accounts_behind(sink).await?;
+        // An account that is new here may have rows that were not read yet.
+        if behind.iter().any(|account| !delivery.feeds.contains_key(&account.lease.account)) {
+            self.read_known_failures(delivery, sink).await?;
+        }
         for account in &mut behind {
             let position = delivery.feeds.entry(account.lease.account).or_insert_with(|| FeedPosition {
                 lease: account.lease,
@@ -121,6 +131,10 @@ impl Deliverer {
         }
         let loaded: HashSet<EventKey> =
             delivery.loaded.values().filter(|event| event.origin == Origin::Retry).map(|event| event.key).collect();
+        if loaded.len() >= MAX_LOADED_RETRIES {
+            delivery.next_retry = Some(tick + LOADED_RETRIES_PAUSE);
+            return Ok(());
+        }
         let leases: HashSet<AccountKey> = (self.context.leases)().iter().map(|lease| lease.account).collect();
         let limit = MAX_EVENTS_PER_LOAD + loaded.len();
         let mut due = self.context.db.due_failed_deliveries(sink, &self.context.owner, now, limit).await?;
@@ -153,18 +167,23 @@ impl Deliverer {
         };
         let row = replay.row.clone();
         let (entries, upto) = self.next_replay_entries(&row, replay.loaded_upto).await?;
-        self.delay_replay(&row, entries.len(), now);
         let is_by_unit = delivery.is_by_unit();
+        let is_sent_alone = |entry: &&FeedEntry| !is_by_unit || entry.notice.is_some();
+        let mut units = Vec::new();
+        for entry in entries.iter().filter(|entry| !is_sent_alone(entry)) {
+            let newest = delivery.unit_rule.newest_text(&self.context.db, &self.filter, entry.item.segment()).await?;
+            units.extend(newest.map(|feed| ((entry.account, feed), entry.item)));
+        }
+        self.delay_replay(&row, entries.len(), now);
         if let Some(replay) = &mut delivery.replay {
             replay.loaded_upto = upto;
-            let is_sent_alone = |entry: &&FeedEntry| !is_by_unit || entry.notice.is_some();
             replay.unsettled.extend(entries.iter().filter(is_sent_alone).map(|entry| entry.feed));
         }
-        for entry in entries {
-            if is_by_unit && entry.notice.is_none() {
-                delivery.await_unit((entry.account, entry.feed), entry.item, now, self.context.clock.now());
-                continue;
-            }
+        // One row for each segment or dialog, under the number of its newest text.
+        for (key, item) in units {
+            delivery.await_unit(key, item, now, self.context.clock.now());
+        }
+        for entry in entries.iter().filter(is_sent_alone) {
             self.load(delivery, LoadedEvent::new((entry.account, entry.feed), entry.item, Origin::Replay, None));
         }
         Ok(())

@@ -76,10 +76,15 @@ impl Db {
         tx.advance_cursors(round, &held).await?;
         tx.delete_cleared(round, &held).await?;
         tx.save_failed_deliveries(round, &held).await?;
-        for (item, feed) in &round.superseding {
-            let stmt = sql("delete from sink_event where sink = $1 and item = $2 and feed < $3");
-            tx.run(stmt.bind(round.sink).bind(*item).bind(*feed)).await?;
-        }
+        let superseding = round.superseding.iter();
+        let superseding = superseding.map(|(item, feed)| vec![round.sink.into(), (*item).into(), (*feed).into()]);
+        let stmt = Stmt::rows(
+            "with v (sink, item, feed) as (values ",
+            superseding.collect(),
+            ") delete from sink_event where (sink, account, feed) in (select e.sink, e.account, e.feed
+             from v cross join sink_event e where e.sink = v.sink and e.item = v.item and e.feed < v.feed)",
+        );
+        tx.run(stmt).await?;
         if let Some(progress) = round.replay_progress.filter(|progress| held.contains(&progress.lease.account)) {
             tx.advance_replay(progress, round.at).await?;
         }

@@ -24,6 +24,21 @@ impl Db {
         self.values(stmt.bind(segment)).await
     }
 
+    /// Whether a later text of these segments waits in a row of the sink.
+    pub async fn has_later_row(
+        &self,
+        sink: SinkKey,
+        account: AccountKey,
+        feed: i64,
+        segments: &[i64],
+    ) -> Result<bool, DbError> {
+        let head =
+            "select feed from sink_event where sink = $1 and account = $2 and feed > $3 and state = 0 and item in ";
+        let args = vec![sink.into(), account.into(), feed.into()];
+        let later: Vec<i64> = self.values(Stmt::list(head, args, items(segments), "")).await?;
+        Ok(!later.is_empty())
+    }
+
     /// What these segments still wait for.
     pub async fn unit_state(&self, sink: SinkKey, account: AccountKey, segments: &[i64]) -> Result<UnitState, DbError> {
         let head = "select item from work where state = 0 and visit = 0 and item in ";

@@ -117,7 +117,9 @@ impl DeliveryMachine {
             DeliveryEvent::Postponed { id, after } => {
                 if let Some(InFlight { event, .. }) = self.in_flight.remove(&id) {
                     self.return_probe();
-                    self.settle(event, Settlement::Held(after), now, &mut actions);
+                    // No failure: later events do not wait for it, and it does not count as waiting.
+                    actions.push(DeliveryAction::Settle(event.id, Settlement::Held(after)));
+                    self.release(event.segment);
                 }
             }
             DeliveryEvent::Tick { is_feed_exhausted } => self.on_tick(is_feed_exhausted, now, rng, &mut actions),

@@ -93,7 +93,9 @@ impl DeliveryMachine {
                 self.undecided.push((event, failure));
                 self.open_circuit(event.id, failure, now, rng, actions);
             }
-            Circuit::Closed if self.window.has_success() => {
+            // A wrong setting concerns all events, although earlier ones were accepted: the next
+            // answer decides.
+            Circuit::Closed if self.window.has_success() && failure.kind != FailureKind::WrongSetting => {
                 let settlement = decide(&event, failure, true, rng);
                 self.settle(event, settlement, now, actions);
             }
