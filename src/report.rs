@@ -224,7 +224,10 @@ pub(crate) async fn build_report(
         to: request.to.map(Rfc3339Time),
         complete: audit.complete && verified.intact != Some(false),
         accounts: accounts.collect(),
-        verdict: audit.verdict,
+        verdict: match verified.intact {
+            Some(false) if audit.complete => format!("NOT complete: the archive is not intact: {}", verified.verdict),
+            _ => audit.verdict,
+        },
         verified,
     })
 }

@@ -300,16 +300,16 @@ impl RetentionTask {
         if !self.may_delete(account, kept, cutoff, now, notice.as_ref()).await? {
             return Ok(total);
         }
-        let at = account.clock.now();
         let who = format!("retention@{}", self.context.settings.database.instance);
         let mut cursor = RetentionCursor::default();
         while let Some(deleted) =
-            erasure::delete_expired_segments(db, account.lease, cutoff, &who, at, &mut cursor).await?
+            erasure::delete_expired_segments(db, account.lease, cutoff, &who, account.clock.now(), &mut cursor).await?
         {
             total.add(deleted);
             account.clock.sleep(TRANSACTION_PAUSE).await;
         }
         self.report_unreadable(account, cursor.unreadable);
+        let at = account.clock.now();
         total.add(erasure::delete_expired_quarantined(db, account.lease, cutoff, &who, at).await?);
         if total != DeletionCounts::default() {
             tracing::info!(account = %account.id, segments = total.segments, records = total.records, "deleted expired segments");

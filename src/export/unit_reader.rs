@@ -1,7 +1,8 @@
 //! Reads the segments of an export page by page, and groups them into units: a segment, or a whole
 //! dialog.
 //!
-//! A dialog stands where its last segment does, so that each is in one range of time only.
+//! A dialog stands where its last segment does, so that each is in one range of time only. One that
+//! gets a later segment while the export runs may come twice; the last row is complete.
 
 use std::collections::{HashMap, HashSet};
 
@@ -37,7 +38,8 @@ pub(super) struct UnitReader<'a> {
     /// How many of the selection's own segments were read.
     read: usize,
     subject: Option<HashSet<i64>>,
-    /// Dialogs that were exported already, where a segment other than the last may lead to one.
+    /// Dialogs that were exported already, where a segment other than the last may lead to one. It
+    /// grows with the number of changed dialogs.
     exported: HashSet<(AccountKey, String)>,
     last_erased: i64,
 }
@@ -156,6 +158,11 @@ impl<'a> UnitReader<'a> {
             page.erased = erased;
             return Ok(Some(page));
         }
+        let selection = self.selection;
+        let is_narrowed = selection.subject.is_some()
+            || !selection.filter.is_empty()
+            || selection.range.from.is_some()
+            || selection.range.to.is_some();
         let mut dialogs = self.read_dialogs(erased.iter().filter_map(|segment| segment.dialog_id.clone())).await?;
         for segment in erased {
             let key = segment.dialog_id.clone().map(|id| (segment.account_key, id));
@@ -165,8 +172,14 @@ impl<'a> UnitReader<'a> {
             };
             // The dialog is left, without the segment.
             let unit = dialogs.remove(&key).unwrap_or_default();
-            if self.exported.insert(key) && !unit.is_empty() {
+            let is_selected = unit.last().is_some_and(|last| selection.range.contains(last))
+                && self.subject.as_ref().is_none_or(|keys| unit.iter().any(|row| keys.contains(&row.key)));
+            if self.exported.insert(key) && is_selected {
                 page.changed_dialogs.push(unit);
+            }
+            // A filter may leave the dialog out: the copy must learn of the erasure all the same.
+            if is_narrowed {
+                page.erased.push(segment);
             }
         }
         Ok(Some(page))

@@ -312,7 +312,7 @@ async fn what_gave_up_is_told_apart(test: TestDb) {
     assert_eq!(items, [("failed", "agent_summary", "five"), ("unavailable", "transcript", "five")]);
     // Discarding the failed item resolves the problem.
     let filter = QueueFilter { states: vec![ItemState::Failed], ..QueueFilter::default() };
-    assert_eq!(test.db.discard_items(&filter, "not needed").await.unwrap(), 1);
+    assert_eq!(test.db.discard_items(&filter, "not needed", NOON).await.unwrap(), 1);
     let answer = run_audit(&test.db).await;
     assert!(answer.complete, "{:?}", answer.problems);
     assert!(answer.verdict.ends_with("1 pending, 1 unavailable, 1 discarded"), "{}", answer.verdict);

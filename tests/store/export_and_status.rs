@@ -273,6 +273,14 @@ async fn an_export_of_changes_tells_erasures_until_they_are_forgotten(test: Test
     // What is left of a dialog is exported again.
     let rows = dialogs(&test.db, selection.clone()).await;
     assert_eq!(rows, [("x".to_owned(), vec!["two".to_owned()]), ("y".to_owned(), vec!["three".to_owned()])]);
+    // A filter that leaves the rest of a dialog out does not hide the erasure.
+    let filter = SegmentFilter { channel: Some("EMAIL".to_owned()), ..SegmentFilter::default() };
+    let rows = dialogs(&test.db, Selection { filter, ..selection.clone() }).await;
+    assert_eq!(rows, [("x".to_owned(), vec!["one".to_owned()]), ("y".to_owned(), vec!["three".to_owned()])]);
+    // An erasure carries the time at which it began, which may be long before the export's.
+    let mark = test.db.create_export_cursor(later + Duration::from_secs(3600)).await.unwrap();
+    let since = test.db.export_cursor(mark).await.unwrap();
+    assert_eq!(export_lines_of(&test.db, &Selection { since, ..selection.clone() }).await.len(), 2);
     test.db.forget_export_erasures(later + Duration::from_secs(89 * 86_400)).await.unwrap();
     assert_eq!(export_lines_of(&test.db, &selection).await.len(), 2);
     test.db.forget_export_erasures(later + Duration::from_secs(91 * 86_400)).await.unwrap();

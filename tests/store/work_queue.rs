@@ -331,7 +331,7 @@ async fn a_failure_waits_and_leaves_its_story(test: TestDb) {
         .find(|claim| claim.artifact == Artifact::Transcript)
         .unwrap();
     assert_eq!((claim.tries, claim.first_try), (0, None));
-    assert_eq!(test.db.discard_items(&filter, "asked for").await.unwrap(), 1);
+    assert_eq!(test.db.discard_items(&filter, "asked for", NOW).await.unwrap(), 1);
     // A discarded item stays discarded, also if a request was in flight.
     assert_eq!(test.db.complete_jobs(&[answered_result(claim, "late")]).await.unwrap(), [false]);
     let counts = test.db.queue_counts(NOW).await.unwrap();

@@ -19,6 +19,9 @@ use crate::model::AccountId;
 /// How long the id of an erased segment is kept for exports of changes.
 pub const EXPORT_ERASURE_RETENTION: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// An erasure carries the time at which it began, and may take hours.
+const ERASURE_VISIBILITY_MARGIN: Duration = Duration::from_secs(24 * 3600);
+
 /// What the derived key is for.
 const KEY_PURPOSE: &str = "export erasures";
 
@@ -69,7 +72,8 @@ impl Db {
         let stmt = sql("select x.id, a.rc, a.sub, x.account as account_key, x.sealed_ids, x.at, x.kind
              from export_erasure x join account a on a.id = x.account
              where x.at >= $1 and ($2 = -1 or x.account = $2) and x.id > $3 order by x.id limit $4");
-        let stmt = stmt.bind(cursor.visible_since()).bind(account.unwrap_or(AccountKey::ALL));
+        let since = cursor.visible_since() - ERASURE_VISIBILITY_MARGIN;
+        let stmt = stmt.bind(since).bind(account.unwrap_or(AccountKey::ALL));
         let rows: Vec<SealedRow> = self.all(stmt.bind(after).bind(limit)).await?;
         if rows.is_empty() {
             return Ok(Vec::new());

@@ -310,15 +310,15 @@ impl Db {
         self.run(args.into_iter().fold(stmt, Stmt::bind).bind(now)).await
     }
 
-    /// Discards items for good. Returns their number.
-    pub async fn discard_items(&self, filter: &QueueFilter, why: &str) -> Result<u64, DbError> {
+    /// Discards items for good. Returns their number. The time tells exports of changes.
+    pub async fn discard_items(&self, filter: &QueueFilter, why: &str, now: Time) -> Result<u64, DbError> {
         let (clause, args) = filter.clause();
-        let number = args.len() + 1;
+        let (number, after) = (args.len() + 1, args.len() + 2);
         let stmt = Stmt::built(format!(
-            "update work set state = 3, reason = ${number} where item in
+            "update work set state = 3, reason = ${number}, last_try = ${after} where item in
              (select w.item from work w join segment s on s.id = w.segment where {clause} and w.state <> 3)"
         ));
-        self.run(args.into_iter().fold(stmt, Stmt::bind).bind(why)).await
+        self.run(args.into_iter().fold(stmt, Stmt::bind).bind(why).bind(now)).await
     }
 }
 
