@@ -12,7 +12,7 @@ mod oidc;
 mod role;
 mod session;
 
-pub(crate) use access_log::{AccessLog, AccessSubject};
+pub(crate) use access_log::{AccessEntry, AccessLog, AccessSubject, dialog_of};
 pub(crate) use authenticator::{AuthRefusal, Authenticator, generate_key, hash_key};
 pub(crate) use caller::Caller;
 pub(crate) use oidc::{Callback, LoginError, LoginFault, check_provider};

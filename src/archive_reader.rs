@@ -5,6 +5,7 @@
 //! role, a redaction or the log. It reads `db`, `search`, `audit` and `status`, and writes nothing but
 //! the access log.
 
+mod access_entries;
 pub(crate) mod caption;
 mod conversation_view;
 mod count;
@@ -32,6 +33,7 @@ use crate::config::Settings;
 use crate::db::Db;
 use cursor::CursorCodec;
 
+pub(crate) use access_entries::AccessLogQuestion;
 pub(crate) use conversation_view::{DialogView, SegmentView, TranscriptView, format_offset};
 pub(crate) use feed::FeedAnswer;
 pub(crate) use overview::{AccountView, AuditQuestion};

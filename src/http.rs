@@ -40,6 +40,7 @@ mod templates;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::io::Errno;
@@ -57,6 +58,9 @@ use state::HttpState;
 
 pub use readiness::DatabaseProblem;
 pub use startup_server::serve_during_startup;
+
+/// How long a stop waits for actions of the API that are being carried out.
+const ACTION_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Binds `http.listen`; returns `None` if it is not set.
 ///
@@ -94,7 +98,8 @@ async fn listen_on(address: &str) -> std::io::Result<TcpListener> {
     }
 }
 
-/// Serves until `stop`, then closes every connection and event stream, within two seconds.
+/// Serves until `stop`, then closes every connection and event stream, and waits for actions, each
+/// within two seconds.
 ///
 /// # Errors
 /// If the listener has no address, or a background task of the server exits unexpectedly.
@@ -125,6 +130,10 @@ async fn serve_until_stop(
     }
     drop(listener);
     connection::close_connections(connections).await;
+    state.actions.close();
+    if tokio::time::timeout(ACTION_STOP_TIMEOUT, state.actions.wait()).await.is_err() {
+        tracing::warn!("an action of the API did not end in time, and was interrupted by the stop");
+    }
     Ok(())
 }
 

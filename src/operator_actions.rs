@@ -85,8 +85,8 @@ pub(crate) async fn retry_items(db: &Db, filter: &QueueFilter, now: Time) -> Res
 ///
 /// # Errors
 /// If the database cannot be written.
-pub(crate) async fn discard_items(db: &Db, filter: &QueueFilter, reason: &str) -> Result<u64, DbError> {
-    let items = db.discard_items(filter, reason.trim()).await?;
+pub(crate) async fn discard_items(db: &Db, filter: &QueueFilter, reason: &str, now: Time) -> Result<u64, DbError> {
+    let items = db.discard_items(filter, reason.trim(), now).await?;
     db.bump_change_version().await?;
     Ok(items)
 }

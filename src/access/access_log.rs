@@ -1,10 +1,13 @@
-//! Records who read what, before the answer leaves.
+//! Records who read what, before the answer leaves, and shows the entries.
 
 use std::sync::Arc;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use super::Caller;
 use crate::clock::Clock;
-use crate::db::{AccessAction, Db, DbError, NewAccessEntry, SubjectKind};
+use crate::db::{AccessAction, AccessLogRow, Db, DbError, NewAccessEntry, SubjectKind};
 use crate::metrics::Metrics;
 use crate::model::Subject;
 
@@ -22,6 +25,57 @@ pub(crate) enum AccessSubject<'a> {
     Query { text: &'a str, sub: Option<&'a str>, hits: u64 },
     /// Something else, described in a few words without personal data: a work item, a sink, a hold.
     Other { what: &'a str, sub: Option<&'a str> },
+}
+
+/// An entry of the access log as the command and the API show it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AccessEntry {
+    id: i64,
+    /// When, RFC 3339.
+    at: String,
+    /// `person`, `key`, `shared_token`, `system_user` or `daemon`.
+    reader_kind: String,
+    reader: String,
+    /// Where the reader was.
+    origin: String,
+    action: String,
+    sub_account_id: Option<String>,
+    /// `segment`, `dialog`, `contact`, `query` or `other`.
+    subject_kind: String,
+    /// The id, the query or the description; null where only its hash is stored.
+    subject: Option<String>,
+    /// How many hits the answer had.
+    hits: Option<i64>,
+    /// Whether an erasure blanked the subject.
+    erased: bool,
+}
+
+impl From<AccessLogRow> for AccessEntry {
+    fn from(row: AccessLogRow) -> AccessEntry {
+        AccessEntry {
+            id: row.id,
+            at: row.at.rfc3339(),
+            reader_kind: row.reader_kind,
+            reader: row.reader,
+            origin: row.origin,
+            action: row.action,
+            sub_account_id: row.sub,
+            subject_kind: row.subject_kind,
+            subject: row.subject,
+            hits: row.hits,
+            erased: row.erased_by.is_some(),
+        }
+    }
+}
+
+/// The dialog of a segment, if the archive has it: the entries about a segment include those about
+/// its dialog.
+///
+/// # Errors
+/// If the database cannot be read.
+pub(crate) async fn dialog_of(db: &Db, segment: Option<&str>) -> Result<Option<String>, DbError> {
+    let Some(segment) = segment else { return Ok(None) };
+    Ok(db.segments_by_id(segment).await?.into_iter().find_map(|segment| segment.dialog_id))
 }
 
 /// The access log.
@@ -64,7 +118,16 @@ impl AccessLog {
         self.append(caller, AccessAction::Erase, subject).await
     }
 
-    async fn append(&self, caller: &Caller, action: AccessAction, subject: AccessSubject<'_>) -> Result<i64, DbError> {
+    /// Records an entry, and returns its number.
+    ///
+    /// # Errors
+    /// If the database does not accept it.
+    pub(crate) async fn append(
+        &self,
+        caller: &Caller,
+        action: AccessAction,
+        subject: AccessSubject<'_>,
+    ) -> Result<i64, DbError> {
         let (subject_kind, subject, sub, hits) = match subject {
             AccessSubject::Segment { sub, id } => (SubjectKind::Segment, id, Some(sub), None),
             AccessSubject::Dialog { id, segments } => (SubjectKind::Dialog, id, None, Some(segments)),

@@ -9,9 +9,6 @@ use crate::db::{ReaderKind, SegmentRow};
 use crate::redact::Redactor;
 use crate::render::Metadata;
 
-/// Metadata fields with the channel of a segment.
-const CHANNEL_FIELDS: [&str; 2] = ["channelClass", "channelType"];
-
 /// Who reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reader {
@@ -138,13 +135,13 @@ impl Caller {
 
     /// Whether it may read a segment.
     pub(crate) fn sees_segment(&self, segment: &SegmentRow) -> bool {
-        let channels = channels_of(segment);
+        let channels = Metadata::parse(&segment.metadata).channels();
         self.sees(&segment.account.sub, &channels.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// What is redacted of a segment for it.
     pub(crate) fn segment_redactor(&self, segment: &SegmentRow) -> Arc<Redactor> {
-        let channels = channels_of(segment);
+        let channels = Metadata::parse(&segment.metadata).channels();
         self.redactor(&segment.account.sub, &channels.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
@@ -169,11 +166,6 @@ impl Caller {
         let common: Vec<RedactionRule> = first.redaction.iter().filter(is_common).cloned().collect();
         Arc::new(Redactor::new(&common))
     }
-}
-
-fn channels_of(segment: &SegmentRow) -> Vec<String> {
-    let metadata = Metadata::parse(&segment.metadata);
-    CHANNEL_FIELDS.iter().filter_map(|field| metadata.field(field)).collect()
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ impl ArchiveReader {
         let query = SegmentQuery { accounts: scope.keys(), ..filter.query() };
         let mut counts: BTreeMap<Option<String>, u64> = BTreeMap::new();
         let (mut position, mut examined, mut is_complete): (Option<SegmentPosition>, usize, bool) = (None, 0, true);
-        if filter.needs_texts() || scope.redacts() {
+        if filter.needs_texts() {
             let (entries, more) = self.find_segments(&scope, filter, None, MAX_COUNTED, MAX_COUNTED).await?;
             is_complete = more.is_none();
             for entry in entries {
@@ -67,8 +67,8 @@ impl ArchiveReader {
                 examined += rows.len();
                 position = rows.last().map(SegmentPosition::from);
                 for row in rows {
-                    let metadata = Metadata::parse(&row.metadata);
-                    if scope.shows(&row) && filter.matches_metadata(&metadata) {
+                    let Some(metadata) = scope.show_metadata(&row) else { continue };
+                    if filter.matches_metadata(&metadata) {
                         *counts.entry(by.value_of(row.ended, &row.account.sub, &metadata)).or_default() += 1;
                     }
                 }

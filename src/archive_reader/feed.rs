@@ -51,7 +51,12 @@ impl ArchiveReader {
     ) -> Result<FeedAnswer, ReadError> {
         let scope = self.scope(caller, accounts).await?;
         self.db.note_feed_read(self.clock.now()).await?;
-        let binding = serde_json::to_string(&("feed", accounts)).unwrap_or_default();
+        // A restored archive gives numbers of the feeds again, so a position from before it would skip events.
+        let binding = match self.db.restore_mark().await? {
+            None => serde_json::to_string(&("feed", accounts)),
+            Some(mark) => serde_json::to_string(&("feed", accounts, mark)),
+        };
+        let binding = binding.unwrap_or_default();
         let mut position = match after {
             BEGINNING => FeedPosition::default(),
             NEWEST => {

@@ -4,12 +4,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{ArchiveReader, ReadError, Scope};
+use super::{ArchiveReader, ReadError, ReadFault, Scope};
 use crate::access::Caller;
 use crate::audit::{self, AccountAudit, AuditReport};
 use crate::clock::Time;
-use crate::health::{AccountStatus, Finding, Severity, Snapshot};
+use crate::health::{AccountStatus, Finding, Severity, Snapshot, WorkCounts, derive_findings};
 use crate::status;
+
+/// Fields of an account that count the segments of all its channels. They are null for a role that
+/// shows only some.
+const CHANNEL_SUMS: [&str; 4] = ["work", "oldest_unfinished_seconds", "drain_seconds", "set_aside"];
 
 /// An account: its state, watermark, budget and coverage.
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,9 +32,10 @@ pub(crate) struct AccountView {
     pub(crate) lag_seconds: Option<u64>,
     pub(crate) budget: BudgetView,
     pub(crate) coverage: CoverageView,
-    /// Everything that `status --json` shows of the account.
+    /// Everything that `status --json` shows of the account. Counts of items are null for a role that
+    /// shows only some channels.
     #[schema(value_type = serde_json::Value)]
-    pub(crate) status: AccountStatus,
+    pub(crate) status: Value,
 }
 
 /// The request budget of an account.
@@ -56,7 +61,7 @@ pub(crate) struct CoverageView {
 }
 
 impl AccountView {
-    fn of(status: &AccountStatus, findings: &[Finding]) -> AccountView {
+    fn of(scope: &Scope<'_>, status: &AccountStatus, findings: &[Finding]) -> Result<AccountView, ReadError> {
         let is_own = |finding: &&Finding| finding.accounts().contains(&status.sub_account_id);
         let findings: Vec<Finding> = findings.iter().filter(is_own).cloned().collect();
         let worst = findings.iter().map(|finding| finding.severity).max();
@@ -66,7 +71,7 @@ impl AccountView {
             Some(Severity::Warning) => "warning",
             Some(Severity::Trouble) => "trouble",
         };
-        AccountView {
+        Ok(AccountView {
             rc_account_id: status.rc_account_id.clone(),
             sub_account_id: status.sub_account_id.clone(),
             name: status.name.clone(),
@@ -85,8 +90,8 @@ impl AccountView {
                 to: status.watermark.map(Time::rfc3339),
                 gap_seconds: status.gap().as_secs(),
             },
-            status: status.clone(),
-        }
+            status: account_json(scope, to_json(status)?, &status.sub_account_id),
+        })
     }
 }
 
@@ -100,21 +105,32 @@ pub(crate) struct AuditQuestion {
 }
 
 impl ArchiveReader {
-    /// The visible part of the status, without findings that concern other accounts too.
+    /// The visible part of the status. Sums over more than that, and findings from them, are left out.
     async fn visible_status(&self, scope: &Scope<'_>) -> Result<Snapshot, ReadError> {
         let settings = &self.settings;
         let mut status =
             status::gather(&self.db, settings, &settings.database.instance, None, self.clock.now()).await?;
-        if !scope.is_unlimited() {
-            let is_visible = |sub: &str| scope.accounts().iter().any(|account| *account.id.sub == *sub);
-            status.accounts.retain(|account| is_visible(&account.sub_account_id));
-            status.backfills.retain(|backfill| is_visible(&backfill.sub_account_id));
-            status.findings.retain(|finding| {
-                !finding.accounts().is_empty() && finding.accounts().iter().all(|sub| is_visible(sub))
-            });
-            // Their figures are sums over all accounts.
-            status.sinks.clear();
+        if sees_everything(scope) {
+            return Ok(status);
         }
+        let is_visible = |sub: &str| scope.accounts().iter().any(|account| *account.id.sub == *sub);
+        status.accounts.retain(|account| is_visible(&account.sub_account_id));
+        status.backfills.retain(|backfill| is_visible(&backfill.sub_account_id));
+        // Their figures are sums over all accounts and channels.
+        status.sinks.clear();
+        for account in &mut status.accounts {
+            if !scope.shows_all_channels(&account.sub_account_id) {
+                hide_channel_sums(account);
+            }
+        }
+        // Derived again from what is visible: a finding may sum up several accounts. What a daemon
+        // has reported of one account cannot be derived.
+        let mut reported = std::mem::take(&mut status.findings);
+        reported.retain(|finding| finding.code.names_account());
+        status.findings = derive_findings(&status, reported);
+        status
+            .findings
+            .retain(|finding| !finding.accounts().is_empty() && finding.accounts().iter().all(|sub| is_visible(sub)));
         Ok(status)
     }
 
@@ -122,7 +138,7 @@ impl ArchiveReader {
     pub(crate) async fn accounts(&self, caller: &Caller) -> Result<Vec<AccountView>, ReadError> {
         let scope = self.scope(caller, &[]).await?;
         let status = self.visible_status(&scope).await?;
-        Ok(status.accounts.iter().map(|account| AccountView::of(account, &status.findings)).collect())
+        status.accounts.iter().map(|account| AccountView::of(&scope, account, &status.findings)).collect()
     }
 
     /// One account, by id or name.
@@ -130,18 +146,24 @@ impl ArchiveReader {
         let scope = self.scope(caller, &[wanted.to_owned()]).await?;
         let status = self.visible_status(&scope).await?;
         let account = status.accounts.first().ok_or_else(|| ReadError::not_found("no account has that id or name"))?;
-        Ok(AccountView::of(account, &status.findings))
+        AccountView::of(&scope, account, &status.findings)
     }
 
-    /// The status as `status --json`. A role that sees a part of the accounts gets their part.
+    /// The status as `status --json`. A role that sees a part of the accounts or channels gets that part.
     pub(crate) async fn status(&self, caller: &Caller) -> Result<Value, ReadError> {
         let scope = self.scope(caller, &[]).await?;
-        let mut status = to_json(&self.visible_status(&scope).await?)?;
-        if !scope.is_unlimited()
-            && let Some(status) = status.as_object_mut()
+        let visible = self.visible_status(&scope).await?;
+        let mut status = to_json(&visible)?;
+        if !sees_everything(&scope)
+            && let Some(fields) = status.as_object_mut()
         {
             // It counts the changes of all accounts.
-            status.insert("search_index".to_owned(), Value::Null);
+            fields.insert("search_index".to_owned(), Value::Null);
+            let account = |account: &AccountStatus| -> Result<Value, ReadError> {
+                Ok(account_json(&scope, to_json(account)?, &account.sub_account_id))
+            };
+            let accounts = visible.accounts.iter().map(account).collect::<Result<Vec<Value>, ReadError>>()?;
+            fields.insert("accounts".to_owned(), Value::Array(accounts));
         }
         Ok(status)
     }
@@ -153,25 +175,39 @@ impl ArchiveReader {
 
     /// What was read, from the audit.
     pub(crate) async fn coverage(&self, caller: &Caller, question: &AuditQuestion) -> Result<Value, ReadError> {
-        let report = self.audit_report(caller, question).await?;
+        let scope = self.scope(caller, &question.accounts).await?;
+        let report = self.run_audit_report(&scope, question).await?;
         let accounts = report.accounts.iter().map(coverage_of).collect::<Result<Vec<Value>, ReadError>>()?;
         Ok(json!({ "now": self.clock.now().rfc3339_secs(), "accounts": accounts }))
     }
 
     /// The report of an audit of the visible accounts.
+    ///
+    /// # Errors
+    /// If the role shows only some channels of an account: an audit counts and names the segments of all.
     pub(crate) async fn audit_report(
         &self,
         caller: &Caller,
         question: &AuditQuestion,
     ) -> Result<AuditReport, ReadError> {
         let scope = self.scope(caller, &question.accounts).await?;
+        if scope.hides_channels() {
+            let message = "an audit counts all channels, and your role shows only some";
+            return Err(
+                ReadError::new(ReadFault::Forbidden, message).with_hint("use /coverage, or choose other accounts")
+            );
+        }
+        let mut report = self.run_audit_report(&scope, question).await?;
+        report.findings = self.visible_status(&scope).await?.findings;
+        Ok(report)
+    }
+
+    async fn run_audit_report(&self, scope: &Scope<'_>, question: &AuditQuestion) -> Result<AuditReport, ReadError> {
         let (from, to, now) = (question.from, question.to, self.clock.now());
         let audit = async {
             if scope.is_unlimited() {
                 let request = audit::AuditRequest::new(&self.settings, from, to, None, now);
-                let mut report = audit::run_audit(&self.db, &request).await?;
-                report.findings = self.visible_status(&scope).await?.findings;
-                return Ok(report);
+                return Ok(audit::run_audit(&self.db, &request).await?);
             }
             let mut reports = Vec::with_capacity(scope.accounts().len());
             for account in scope.accounts() {
@@ -179,12 +215,36 @@ impl ArchiveReader {
                 let request = audit::AuditRequest::new(&self.settings, from, to, sub, now);
                 reports.push(audit::run_audit(&self.db, &request).await?);
             }
-            let mut report = AuditReport::combine(reports, now);
-            report.findings = self.visible_status(&scope).await?.findings;
-            Ok(report)
+            Ok(AuditReport::combine(reports, now))
         };
         self.run_heavy(audit).await
     }
+}
+
+/// Whether the caller sees all accounts and all channels.
+fn sees_everything(scope: &Scope<'_>) -> bool {
+    scope.is_unlimited() && !scope.hides_channels()
+}
+
+/// Removes what counts the segments of all channels, also as the input of findings.
+fn hide_channel_sums(account: &mut AccountStatus) {
+    account.work = WorkCounts::default();
+    account.oldest_unfinished_seconds = None;
+    account.drain_seconds = 0;
+    account.set_aside = 0;
+    (account.facts.failed_since, account.facts.aside_since) = (None, None);
+}
+
+/// The status of an account as JSON: what its role must not count is null, rather than zero.
+fn account_json(scope: &Scope<'_>, mut status: Value, sub: &str) -> Value {
+    if !scope.shows_all_channels(sub)
+        && let Some(fields) = status.as_object_mut()
+    {
+        for name in CHANNEL_SUMS {
+            fields.insert(name.to_owned(), Value::Null);
+        }
+    }
+    status
 }
 
 fn coverage_of(account: &AccountAudit) -> Result<Value, ReadError> {
@@ -199,5 +259,5 @@ fn coverage_of(account: &AccountAudit) -> Result<Value, ReadError> {
 
 fn to_json(value: &impl Serialize) -> Result<Value, ReadError> {
     serde_json::to_value(value)
-        .map_err(|_| ReadError::new(super::ReadFault::Unavailable, "failed to write the answer as JSON"))
+        .map_err(|_| ReadError::new(ReadFault::Unavailable, "failed to write the answer as JSON"))
 }

@@ -1,6 +1,5 @@
 //! What a caller may see of the accounts that it asks for.
 
-use super::segment_filter::CHANNEL_FIELDS;
 use super::{ArchiveReader, ReadError};
 use crate::access::{Caller, Permission};
 use crate::db::{AccountKey, AccountRow, SegmentRow};
@@ -51,6 +50,11 @@ impl<'c> Scope<'c> {
         self.redacts || !self.sees_all_channels
     }
 
+    /// Whether some channel of these accounts may be hidden, so that no sum over an account may be shown.
+    pub(super) fn hides_channels(&self) -> bool {
+        !self.sees_all_channels
+    }
+
     /// Whether the caller sees every channel of an account.
     pub(super) fn shows_all_channels(&self, sub: &str) -> bool {
         self.caller.sees_all_channels(sub)
@@ -67,6 +71,18 @@ impl<'c> Scope<'c> {
         is_asked_for && (self.sees_all_channels || self.caller.sees_segment(segment))
     }
 
+    /// The metadata of a segment as the caller sees it; `None` if it does not see the segment.
+    pub(super) fn show_metadata(&self, segment: &SegmentRow) -> Option<Metadata> {
+        if !self.shows(segment) {
+            return None;
+        }
+        if !self.redacts {
+            return Some(Metadata::parse(&segment.metadata));
+        }
+        let redactor = self.caller.segment_redactor(segment);
+        Some(Metadata::parse(&redactor.metadata(&segment.metadata)))
+    }
+
     /// The metadata and the body of an artifact as the caller sees them; `None` if it does not.
     pub(super) fn show_artifact(
         &self,
@@ -75,7 +91,7 @@ impl<'c> Scope<'c> {
         metadata: String,
         body: Vec<u8>,
     ) -> Option<(String, Vec<u8>)> {
-        let channels = channels_of(&Metadata::parse(&metadata));
+        let channels = Metadata::parse(&metadata).channels();
         let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
         if !self.caller.sees(sub, &channels) {
             return None;
@@ -102,11 +118,6 @@ impl<'c> Scope<'c> {
         let redactor = self.caller.segment_redactor(&entry.segment);
         Some(entry.redact(&redactor))
     }
-}
-
-/// The channels that the metadata names.
-fn channels_of(metadata: &Metadata) -> Vec<String> {
-    CHANNEL_FIELDS.iter().filter_map(|field| metadata.field(field)).collect()
 }
 
 impl ArchiveReader {

@@ -224,14 +224,25 @@ impl ArchiveReader {
             None => vec![None],
             Some(keys) => keys.into_iter().map(Some).collect(),
         };
+        // The index has the texts as they are. An exclusion there would tell whether a text has what is
+        // redacted of it, so it is applied afterwards, to the redacted text.
+        let find_query = match scope.redacts() {
+            true => Query { excluded: Vec::new(), ..query.clone() },
+            false => query.clone(),
+        };
         let mut results = SearchResults::default();
         for account in accounts {
             let filters = Filters { account, ..base.clone() };
-            let found = search::find(&self.db, query, &filters, question.order, wanted).await?;
+            let found = search::find(&self.db, &find_query, &filters, question.order, wanted).await?;
             results.has_more |= found.has_more;
             results.ranking_truncated |= found.ranking_truncated;
             results.scan_limit_reached |= found.scan_limit_reached;
             results.hits.extend(found.hits);
+            if results.hits.len() > wanted {
+                search::sort_hits(&mut results.hits, question.order);
+                results.hits.truncate(wanted);
+                results.has_more = true;
+            }
         }
         if needs_check {
             let hits = std::mem::take(&mut results.hits);

@@ -7,7 +7,7 @@ use super::segment_filter::SegmentFilter;
 use super::{AccessAction, AccessSubject, ArchiveReader, Page, PageRequest, ReadError, ReadFault, Scope};
 use crate::access::Caller;
 use crate::clock::Time;
-use crate::db::{ArtifactStatus, DeletionReason, SegmentPosition, SegmentQuery, SegmentRow};
+use crate::db::{AccountKey, ArtifactStatus, DeletionReason, SegmentPosition, SegmentQuery, SegmentRow};
 use crate::export::SegmentEntry;
 use crate::model::{Artifact, ArtifactSet};
 
@@ -81,7 +81,8 @@ impl ArchiveReader {
             let mut shown: Vec<SegmentRow> = Vec::new();
             for row in rows {
                 read_to = Some(SegmentPosition::from(&row));
-                if scope.shows(&row) {
+                // Texts are read only of segments that the metadata does not rule out.
+                if scope.show_metadata(&row).is_some_and(|metadata| filter.matches_metadata(&metadata)) {
                     shown.push(row);
                 }
             }
@@ -191,8 +192,14 @@ impl ArchiveReader {
     async fn no_such_segment(&self, scope: &Scope<'_>, segment_id: &str) -> Result<ReadError, ReadError> {
         // What was erased had a channel that is no longer known, so only a caller that sees all of them
         // learns about it.
-        for account in scope.accounts().iter().filter(|account| scope.shows_all_channels(&account.id.sub)) {
-            if let Some(tombstone) = self.db.tombstone(segment_id, Some(account.key)).await? {
+        let accounts: Vec<Option<AccountKey>> = if scope.is_unlimited() && !scope.checks_texts() {
+            vec![None]
+        } else {
+            let whole = scope.accounts().iter().filter(|account| scope.shows_all_channels(&account.id.sub));
+            whole.map(|account| Some(account.key)).collect()
+        };
+        for account in accounts {
+            if let Some(tombstone) = self.db.tombstone(segment_id, account).await? {
                 let why = match tombstone.reason {
                     DeletionReason::Erased => "was erased on request",
                     DeletionReason::Expired => "was removed by retention",

@@ -4,13 +4,12 @@ use std::fmt::Write as _;
 
 use anyhow::bail;
 use secrecy::ExposeSecret;
-use serde::Serialize;
 
 use super::{CommandContext, terminal};
-use crate::access::{AccessAction, AccessSubject, generate_key, hash_key};
+use crate::access::{AccessAction, AccessEntry, AccessSubject, dialog_of, generate_key, hash_key};
 use crate::clock::Time;
 use crate::config;
-use crate::db::{AccessLogQuery, AccessLogRow, Db, OpenMode};
+use crate::db::{AccessLogQuery, AccessLogRow, OpenMode};
 use crate::error::UserError;
 use crate::render::clean_line;
 
@@ -137,23 +136,6 @@ fn format_expiry(at: Time) -> String {
     text.strip_suffix("T00:00:00Z").map_or(text.clone(), str::to_owned)
 }
 
-/// An entry as `--json` prints it.
-#[derive(Serialize)]
-struct EntryJson<'a> {
-    id: i64,
-    at: String,
-    reader_kind: &'a str,
-    reader: &'a str,
-    origin: &'a str,
-    action: &'a str,
-    sub_account_id: Option<&'a str>,
-    subject_kind: &'a str,
-    subject: Option<&'a str>,
-    hits: Option<i64>,
-    /// Whether an erasure blanked the subject.
-    erased: bool,
-}
-
 async fn show_log(args: &AccessLogArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let (from, to) = context.parse_range(args.from.as_deref(), args.to.as_deref())?;
     let db = context.open_database(OpenMode::Existing).await?;
@@ -173,12 +155,12 @@ async fn show_log(args: &AccessLogArgs, context: &CommandContext) -> anyhow::Res
         after = last.id;
         count += entries.len();
         let mut text = String::new();
-        for entry in &entries {
+        for entry in entries {
             if args.json {
-                text.push_str(&serde_json::to_string(&entry_json(entry))?);
+                text.push_str(&serde_json::to_string(&AccessEntry::from(entry))?);
                 text.push('\n');
             } else {
-                text.push_str(&format_entry(entry));
+                text.push_str(&format_entry(&entry));
             }
         }
         terminal::print_stdout(&text)?;
@@ -188,12 +170,6 @@ async fn show_log(args: &AccessLogArgs, context: &CommandContext) -> anyhow::Res
         terminal::print_stderr("no entries");
     }
     Ok(0)
-}
-
-/// The dialog of a segment, if the archive has it.
-async fn dialog_of(db: &Db, segment: Option<&str>) -> anyhow::Result<Option<String>> {
-    let Some(segment) = segment else { return Ok(None) };
-    Ok(db.segments_by_id(segment).await?.into_iter().find_map(|segment| segment.dialog_id))
 }
 
 /// The filters, for the entry about this command.
@@ -210,22 +186,6 @@ fn describe_query(args: &AccessLogArgs) -> String {
         text.push_str(" about a segment");
     }
     text
-}
-
-fn entry_json(entry: &AccessLogRow) -> EntryJson<'_> {
-    EntryJson {
-        id: entry.id,
-        at: entry.at.rfc3339(),
-        reader_kind: &entry.reader_kind,
-        reader: &entry.reader,
-        origin: &entry.origin,
-        action: &entry.action,
-        sub_account_id: entry.sub.as_deref(),
-        subject_kind: &entry.subject_kind,
-        subject: entry.subject.as_deref(),
-        hits: entry.hits,
-        erased: entry.erased_by.is_some(),
-    }
 }
 
 /// An entry on one line: when, who, from where, what.

@@ -74,6 +74,7 @@ fn operations() -> OpenApiRouter<Arc<HttpState>> {
         .routes(routes!(operations::coverage))
         .routes(routes!(operations::audit))
         .routes(routes!(operations::status))
+        .routes(routes!(operations::access_log))
         .routes(routes!(actions::queue_backfill))
         .routes(routes!(actions::retry_items))
         .routes(routes!(actions::discard_items))

@@ -20,12 +20,13 @@ use serde::Deserialize;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::access::Caller;
-use crate::archive_reader::{FoundHits, ReadError, ReadFault, SearchQuestion, SegmentFilter};
+use crate::archive_reader::{FoundHits, ReadError, SearchQuestion, SegmentFilter};
 use crate::clock::Time;
 use crate::db::DbError;
 use crate::export::SegmentEntry;
 use crate::search::SortOrder;
 
+use super::api::problem::status_of;
 use super::login;
 use super::state::HttpState;
 use super::templates::{self, ConversationView, SearchForm, SearchOutcome};
@@ -71,13 +72,7 @@ impl PageError {
 
 impl From<ReadError> for PageError {
     fn from(error: ReadError) -> PageError {
-        let status = match error.fault() {
-            ReadFault::Invalid => StatusCode::BAD_REQUEST,
-            ReadFault::Forbidden => StatusCode::FORBIDDEN,
-            ReadFault::NotFound => StatusCode::NOT_FOUND,
-            ReadFault::Conflict => StatusCode::CONFLICT,
-            ReadFault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        };
+        let status = status_of(error.fault());
         let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         PageError::new(status, format!("{error}{hint}"))
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::access::{AccessLog, Authenticator, LoginError};
 use crate::archive_reader::ArchiveReader;
@@ -50,6 +51,8 @@ pub(super) struct HttpState {
     /// Reads conversations for the API and MCP.
     pub(super) reader: Arc<ArchiveReader>,
     pub(super) request_limiter: RequestLimiter,
+    /// The actions that the API carries out, each to its end, also if its client has gone.
+    pub(super) actions: TaskTracker,
     /// Throttles the log of refused logins.
     pub(super) refused_logins: LogThrottle,
     pub(super) viewer_permits: Arc<Semaphore>,
@@ -88,6 +91,7 @@ impl HttpState {
             )),
             access_log,
             request_limiter: RequestLimiter::new(),
+            actions: TaskTracker::new(),
             refused_logins: LogThrottle::default(),
             app,
             stop,

@@ -1,5 +1,7 @@
 //! The arguments of the tools, and what they mean to the reader.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -63,15 +65,16 @@ macro_rules! filter_arguments {
 
         impl $name {
             pub(super) fn filter(&self, now: Time) -> Result<SegmentFilter, ReadError> {
+                let (from, to) = parse_range(&self.from, &self.to, now)?;
                 Ok(SegmentFilter {
-                    from: parse_time("from", &self.from, now)?,
-                    to: parse_time("to", &self.to, now)?,
-                    accounts: self.account.clone().into_iter().collect(),
-                    agent: self.agent.clone(),
-                    contact: self.contact.clone(),
-                    channel: self.channel.clone(),
-                    direction: self.direction.clone(),
-                    disposition: self.disposition.clone(),
+                    from,
+                    to,
+                    accounts: given(&self.account).into_iter().collect(),
+                    agent: given(&self.agent),
+                    contact: given(&self.contact),
+                    channel: given(&self.channel),
+                    direction: given(&self.direction),
+                    disposition: given(&self.disposition),
                     dialog: None,
                     has: ArtifactSet::NONE,
                     changed_since: None,
@@ -118,10 +121,10 @@ impl SearchArguments {
     }
 
     pub(super) fn question(&self, now: Time) -> Result<(SearchQuestion, PageRequest), ReadError> {
-        let order = match self.sort.as_deref() {
+        let order = match given(&self.sort).as_deref() {
             None | Some("best") => SortOrder::Best,
             Some("newest") => SortOrder::Newest,
-            Some(_) => return Err(ReadError::new(ReadFault::Invalid, "sort must be \"best\" or \"newest\"")),
+            Some(_) => return Err(invalid("sort must be \"best\" or \"newest\"")),
         };
         let question = SearchQuestion {
             text: self.query.clone(),
@@ -135,7 +138,7 @@ impl SearchArguments {
         let limit = self.limit.unwrap_or(DEFAULT_HITS).clamp(1, MAX_HITS).min(fitting.max(1));
         let asked = SearchArguments { limit: None, cursor: None, max_tokens: None, ..self.clone() };
         let asked = serde_json::to_string(&asked).unwrap_or_default();
-        Ok((question, PageRequest { limit, cursor: self.cursor.clone(), question: format!("tool {asked}") }))
+        Ok((question, PageRequest { limit, cursor: given(&self.cursor), question: format!("tool {asked}") }))
     }
 }
 
@@ -147,7 +150,7 @@ impl CountArguments {
     pub(super) fn dimension(&self) -> Result<Dimension, ReadError> {
         Dimension::parse(&self.by).ok_or_else(|| {
             let known = Dimension::ALL.map(|(name, _)| name).join(", ");
-            ReadError::new(ReadFault::Invalid, format!("by must be one of {known}"))
+            invalid(format!("by must be one of {known}"))
         })
     }
 }
@@ -173,13 +176,13 @@ impl ListAccountsArguments {
 pub(super) struct ConversationArguments {
     /// The segment to read. Give this or dialog_id.
     #[serde(default)]
-    pub(super) segment_id: Option<String>,
+    segment_id: Option<String>,
     /// The dialog to read, over all its segments.
     #[serde(default)]
-    pub(super) dialog_id: Option<String>,
-    /// The account, where several have a segment with this id.
+    dialog_id: Option<String>,
+    /// The account, where several have a segment with this id. Not with dialog_id.
     #[serde(default)]
-    pub(super) account: Option<String>,
+    account: Option<String>,
     /// The phrase to begin with, from 0: `next_phrase` of the last answer.
     #[serde(default)]
     pub(super) first_phrase: Option<usize>,
@@ -188,9 +191,27 @@ pub(super) struct ConversationArguments {
     max_tokens: Option<usize>,
 }
 
+/// What `get_conversation` reads.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ConversationId {
+    Segment { id: String, account: Option<String> },
+    Dialog { id: String },
+}
+
 impl ConversationArguments {
     pub(super) fn byte_budget(&self) -> usize {
         byte_budget(self.max_tokens)
+    }
+
+    pub(super) fn conversation(&self) -> Result<ConversationId, ReadError> {
+        match (given(&self.segment_id), given(&self.dialog_id), given(&self.account)) {
+            (Some(id), None, account) => Ok(ConversationId::Segment { id, account }),
+            (None, Some(id), None) => Ok(ConversationId::Dialog { id }),
+            (None, Some(_), Some(_)) => {
+                Err(invalid("a dialog is read over all accounts: leave out account, or give segment_id"))
+            }
+            _ => Err(invalid("give either segment_id or dialog_id")),
+        }
     }
 }
 
@@ -218,18 +239,98 @@ impl CompletenessArguments {
     }
 
     pub(super) fn question(&self, now: Time) -> Result<AuditQuestion, ReadError> {
-        Ok(AuditQuestion {
-            from: parse_time("from", &self.from, now)?,
-            to: parse_time("to", &self.to, now)?,
-            accounts: self.account.clone().into_iter().collect(),
-        })
+        let (from, to) = parse_range(&self.from, &self.to, now)?;
+        Ok(AuditQuestion { from, to, accounts: given(&self.account).into_iter().collect() })
+    }
+}
+
+fn invalid(message: impl Into<Cow<'static, str>>) -> ReadError {
+    ReadError::new(ReadFault::Invalid, message)
+}
+
+/// An argument, unless it is blank: assistants send an empty text for one that they do not use.
+fn given(text: &Option<String>) -> Option<String> {
+    text.clone().filter(|text| !text.trim().is_empty())
+}
+
+fn parse_range(
+    from: &Option<String>,
+    to: &Option<String>,
+    now: Time,
+) -> Result<(Option<Time>, Option<Time>), ReadError> {
+    match (parse_time("from", from, now)?, parse_time("to", to, now)?) {
+        (Some(from), Some(to)) if from >= to => {
+            Err(invalid("the range of from and to is empty").with_hint("from is inclusive, to is exclusive"))
+        }
+        range => Ok(range),
     }
 }
 
 fn parse_time(name: &str, text: &Option<String>, now: Time) -> Result<Option<Time>, ReadError> {
-    let parse = |text: &String| {
-        config::parse_time(text, now)
-            .map_err(|why| ReadError::new(ReadFault::Invalid, format!("{name} is not valid: {why}")))
-    };
-    text.as_ref().map(parse).transpose()
+    let parse =
+        |text: String| config::parse_time(&text, now).map_err(|why| invalid(format!("{name} is not valid: {why}")));
+    given(text).map(parse).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: Time = Time::from_secs(1_790_000_000);
+
+    fn search(arguments: Value) -> Result<SegmentFilter, String> {
+        let arguments: SearchArguments = serde_json::from_value(arguments).unwrap();
+        arguments.question(NOW).map(|(question, _)| question.filter).map_err(|error| error.to_string())
+    }
+
+    fn completeness(arguments: Value) -> Result<AuditQuestion, String> {
+        serde_json::from_value::<CompletenessArguments>(arguments)
+            .unwrap()
+            .question(NOW)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_blank_argument_is_not_given() {
+        let blank = json!({
+            "query": "x", "sort": "", "cursor": " ", "from": "", "to": " ", "account": "", "agent": " ", "contact": "",
+            "channel": "", "direction": "", "disposition": "",
+        });
+        assert_eq!(format!("{:?}", search(blank)), format!("{:?}", Ok::<_, String>(SegmentFilter::default())));
+        let audit = completeness(json!({ "from": "", "to": "", "account": " " })).unwrap();
+        assert!(audit.from.is_none() && audit.to.is_none() && audit.accounts.is_empty());
+    }
+
+    #[test]
+    fn an_empty_range_is_refused() {
+        for (from, to, is_valid) in
+            [("2d", "1d", true), ("1d", "2d", false), ("2026-01-01", "2026-01-01", false), ("1d", "", true)]
+        {
+            assert_eq!(search(json!({ "query": "x", "from": from, "to": to })).is_ok(), is_valid, "{from} {to}");
+            assert_eq!(completeness(json!({ "from": from, "to": to })).is_ok(), is_valid, "{from} {to}");
+        }
+        assert!(search(json!({ "query": "x", "from": "soon" })).unwrap_err().contains("from is not valid"));
+    }
+
+    #[test]
+    fn a_conversation_is_a_segment_or_a_dialog() {
+        let conversation = |arguments: Value| {
+            let arguments: ConversationArguments = serde_json::from_value(arguments).unwrap();
+            arguments.conversation().map_err(|error| error.fault())
+        };
+        let segment =
+            |account: Option<&str>| ConversationId::Segment { id: "s".to_owned(), account: account.map(str::to_owned) };
+        for (arguments, expected) in [
+            (json!({ "segment_id": "s", "dialog_id": "", "account": "" }), Ok(segment(None))),
+            (json!({ "segment_id": "s", "account": "a" }), Ok(segment(Some("a")))),
+            (json!({ "dialog_id": "d", "segment_id": " " }), Ok(ConversationId::Dialog { id: "d".to_owned() })),
+            (json!({ "dialog_id": "d", "account": "a" }), Err(ReadFault::Invalid)),
+            (json!({ "dialog_id": "d", "segment_id": "s" }), Err(ReadFault::Invalid)),
+            (json!({}), Err(ReadFault::Invalid)),
+        ] {
+            assert_eq!(conversation(arguments.clone()), expected, "{arguments}");
+        }
+    }
 }

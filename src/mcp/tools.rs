@@ -4,12 +4,11 @@ use serde_json::{Value, json};
 
 use super::answers::{BudgetedList, mark_cut, shorten};
 use super::arguments::{
-    CompletenessArguments, ConversationArguments, CountArguments, ListAccountsArguments, SearchArguments,
+    CompletenessArguments, ConversationArguments, ConversationId, CountArguments, ListAccountsArguments,
+    SearchArguments,
 };
 use crate::access::Caller;
-use crate::archive_reader::{
-    AccountView, ArchiveReader, DialogView, ReadError, ReadFault, SearchHitView, format_offset,
-};
+use crate::archive_reader::{AccountView, ArchiveReader, DialogView, ReadError, SearchHitView, format_offset};
 use crate::clock::Time;
 use crate::export::{SegmentEntry, summary_text_of};
 use crate::render::{Metadata, clean_text};
@@ -86,12 +85,15 @@ pub(super) async fn get_conversation(
     caller: &Caller,
     arguments: &ConversationArguments,
 ) -> Result<Value, ReadError> {
-    let (id, entries) = match (&arguments.segment_id, &arguments.dialog_id) {
-        (Some(segment), None) => {
-            (segment, vec![reader.read_segment(caller, segment, arguments.account.as_deref()).await?])
+    let (id, entries) = match arguments.conversation()? {
+        ConversationId::Segment { id, account } => {
+            let entry = reader.read_segment(caller, &id, account.as_deref()).await?;
+            (id, vec![entry])
         }
-        (None, Some(dialog)) => (dialog, reader.read_dialog(caller, dialog).await?),
-        _ => return Err(ReadError::new(ReadFault::Invalid, "give either segment_id or dialog_id")),
+        ConversationId::Dialog { id } => {
+            let entries = reader.read_dialog(caller, &id).await?;
+            (id, entries)
+        }
     };
     let budget = arguments.byte_budget();
     // The frame takes at most half of the budget; the phrases get the rest.
@@ -100,7 +102,7 @@ pub(super) async fn get_conversation(
     let segments_json = Value::Array(segments);
     let is_frame_cut = segments_json.to_string().len() > frame_budget;
     let segments_json = if is_frame_cut { shorten_segments(segments_json, frame_budget) } else { segments_json };
-    let dialog = DialogView::of(id, &entries);
+    let dialog = DialogView::of(&id, &entries);
     let first = arguments.first_phrase.unwrap_or(0);
     let mut list = BudgetedList::new(budget, segments_json.to_string().len() + 300);
     let phrases = dialog.phrases.iter().skip(first).map(|one| {

@@ -21,6 +21,8 @@ crate::e2e! {
 const ADMIN: &str = "admin-key-that-nobody-guesses";
 const LIMITED: &str = "limited-key-that-nobody-guesses";
 const READER: &str = "reader-key-that-nobody-guesses";
+const VOICE: &str = "voice-key-that-nobody-guesses";
+const MASKED: &str = "masked-key-that-nobody-guesses";
 const OTHER_SUB: &str = "31630002";
 
 fn key_hash(key: &str) -> String {
@@ -36,7 +38,7 @@ fn strings(texts: &[&str]) -> toml::Value {
     texts.iter().copied().map(toml::Value::from).collect::<Vec<_>>().into()
 }
 
-/// Two accounts, and a key for each of three roles.
+/// Two accounts, and a key for each role.
 fn scenario() -> Scenario {
     let ids = [AccountId::new("980634004", "99999999"), AccountId::new("980634004", OTHER_SUB)];
     let account = |id: &AccountId| {
@@ -49,15 +51,34 @@ fn scenario() -> Scenario {
         table(&[("name", name.into()), ("key_hash", key_hash(secret).into()), ("role", name.into())])
     };
     let all = ["read", "operate", "erase", "log"];
+    let voice = table(&[("name", "voice".into()), ("may", strings(&["read"])), ("channels", strings(&["VOICE"]))]);
+    let flower = table(&[("name", "flower".into()), ("pattern", "marigold".into())]);
+    let masked =
+        table(&[("name", "masked".into()), ("may", strings(&["read"])), ("redact", toml::Value::Array(vec![flower]))]);
     Scenario::history()
         .configure_sim(|sim| sim.accounts = ids.to_vec())
         .set("accounts", ids.iter().map(account).collect::<Vec<_>>())
         .set("http.listen", "127.0.0.1:0")
         .set(
             "access.roles",
-            vec![role("admin", &all, &[]), role("limited", &all, &["99999999"]), role("reader", &["read"], &[])],
+            vec![
+                role("admin", &all, &[]),
+                role("limited", &all, &["99999999"]),
+                role("reader", &["read"], &[]),
+                voice,
+                masked,
+            ],
         )
-        .set("access.keys", vec![key("admin", ADMIN), key("limited", LIMITED), key("reader", READER)])
+        .set(
+            "access.keys",
+            vec![
+                key("admin", ADMIN),
+                key("limited", LIMITED),
+                key("reader", READER),
+                key("voice", VOICE),
+                key("masked", MASKED),
+            ],
+        )
 }
 
 /// A client with one key.
@@ -334,6 +355,29 @@ async fn a_role_sees_nothing_of_other_accounts_by_any_way_in(database: TempDatab
     let guessed = limited.call_tool("get_conversation", json!({ "segment_id": segment })).await;
     assert!(guessed.contains("\"isError\":true") && guessed.contains("there is no such segment"), "{guessed}");
 
+    // What is redacted is not found by what is excluded, either.
+    let masked = Client::new(&base, MASKED);
+    let total = async |client: &Client, q: &str| client.get("/api/v1/search", &[("q", q)]).await["total"].clone();
+    let (all, everything) = (total(&masked, common).await, total(&admin, common).await);
+    assert_ne!(all, 0);
+    assert_eq!(total(&masked, "marigold").await, 0);
+    assert_eq!(total(&masked, "shipment -marigold").await, all);
+    assert_ne!(total(&masked, "shipment -zanzibar").await, all);
+    assert_ne!(total(&admin, "shipment -marigold").await, everything);
+
+    // A role that shows one channel counts nothing over all channels.
+    let voice = Client::new(&base, VOICE);
+    let (status, problem) = voice.get_text("/api/v1/audit", &[], "*/*").await;
+    assert!(status == 403 && problem.contains("/coverage"), "{problem}");
+    let completeness = voice.call_tool("completeness", json!({})).await;
+    assert!(completeness.contains("\"isError\":true") && completeness.contains("/coverage"), "{completeness}");
+    assert_eq!(voice.get("/api/v1/coverage", &[]).await["accounts"].as_array().unwrap().len(), 2);
+    let status = voice.get("/api/v1/status", &[]).await;
+    assert_eq!((&status["sinks"], &status["search_index"]), (&json!([]), &Value::Null), "{status}");
+    assert_eq!((&status["accounts"][0]["work"], &status["accounts"][0]["set_aside"]), (&Value::Null, &Value::Null));
+    assert!(voice.get("/api/v1/accounts", &[]).await["items"][0]["status"]["work"].is_null());
+    assert!(limited.get("/api/v1/accounts", &[]).await["items"][0]["status"]["work"].is_object());
+
     // Without a key nothing is read at all.
     let stranger = Client::new(&base, "wrong");
     for path in ["/api/v1/accounts", "/api/v1/segments", "/api/v1/no-such-path"] {
@@ -359,6 +403,10 @@ async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: Te
     let other = json!({ "segment": "another" });
     assert_eq!(admin.post("/api/v1/holds", &other, Some("hold-1")).await.0, 422, "one key is for one request");
     assert_eq!(reader.post("/api/v1/holds", &hold, None).await.0, 403, "the role may only read");
+    for option in ["dry_run", "include_alike", "include_unreadable"] {
+        let (status, problem) = admin.post("/api/v1/holds", &json!({ "segment": segment, option: true }), None).await;
+        assert_eq!(status, 400, "{option}: {problem}");
+    }
 
     let erasure = json!({ "segment": segment });
     assert_eq!(admin.post("/api/v1/erasures", &erasure, None).await.0, 409, "it is on hold");
@@ -370,6 +418,19 @@ async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: Te
     let path = format!("/api/v1/segments/{}", encode_path_segment(segment));
     let (status, problem) = admin.get_text(&path, &[], "*/*").await;
     assert!(status == 404 && problem.contains("was erased on request"), "{problem}");
+
+    // The access log tells who asked about it, also in vain; its pages end although each is an entry.
+    let about = admin.pages("/api/v1/access-log", &[("segment", segment), ("limit", "1")], "items").await;
+    let actions: Vec<&str> = about.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["hold", "count", "count", "erase"], "{about:?}");
+    let entries = admin.pages("/api/v1/access-log", &[("who", "Admin"), ("limit", "3")], "items").await;
+    let printed = env.run_ok(&["access", "log", "--json", "--who", "admin"]).await;
+    let printed: Vec<Value> = printed.lines().filter_map(ringcx_extractor::lenient_json::parse_value).collect();
+    assert_eq!(entries, printed[..entries.len()], "as the command prints them");
+    assert_eq!(entries.last().unwrap()["action"], "read_log");
+    for key in [LIMITED, READER] {
+        assert_eq!(Client::new(&base, key).get_text("/api/v1/access-log", &[], "*/*").await.0, 403, "{key}");
+    }
 
     let told = admin.get("/api/v1/feed", &[("after", &followed), ("wait", "10s")]).await;
     let event = &told["events"][0];
@@ -401,6 +462,11 @@ async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: Te
         (format!("{path}/transcript"), vec![], 406),
         ("/api/v1/segments".to_owned(), vec![("chanel", "VOICE")], 400),
         ("/api/v1/segments".to_owned(), vec![("limit", "0")], 400),
+        ("/api/v1/accounts".to_owned(), vec![("limit", "1")], 400),
+        ("/api/v1/accounts/99999999".to_owned(), vec![("expand", "x")], 400),
+        ("/api/v1/dialogs/x".to_owned(), vec![("account", "99999999")], 400),
+        ("/api/v1/status".to_owned(), vec![("account", "99999999")], 400),
+        ("/api/v1/access-log".to_owned(), vec![("reader", "admin")], 400),
         ("/api/v1/search".to_owned(), vec![("q", "(")], 400),
         ("/api/v1/nothing".to_owned(), vec![], 404),
     ] {
@@ -409,6 +475,14 @@ async fn a_repeated_action_changes_nothing_and_gets_the_same_answer(database: Te
         let problem: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((status, &problem["status"]), (expected, &json!(expected)), "{path}: {text}");
     }
+    for (path, parameters) in
+        [("/api/v1/erasures", [("dry_run", "true")]), ("/api/v1/queue/no-such-item/retry", [("reason", "x")])]
+    {
+        let misplaced = admin.request(reqwest::Method::POST, path, &parameters).json(&erasure).send().await.unwrap();
+        assert_eq!(misplaced.status().as_u16(), 400, "{path}");
+    }
+    let (status, lines) = admin.get_text("/api/v1/segments", &[("limit", "2")], "application/jsonl").await;
+    assert_eq!((status, lines.lines().count()), (200, 2));
     let wrong = admin.request(reqwest::Method::PUT, "/api/v1/segments", &[]).send().await.unwrap();
     let content_type = wrong.headers()["content-type"].to_str().unwrap();
     assert_eq!((wrong.status().as_u16(), content_type), (405, "application/problem+json"));

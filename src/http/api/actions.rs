@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::idempotency::{once, unavailable};
-use super::parameters::parse_time;
+use super::parameters::{NoParameters, parse_time};
 use super::problem::{ApiJson, ApiPath, ApiQuery, BodyProblems, Problem, Problems};
 use crate::access::{AccessAction, AccessSubject, Caller, Permission};
 use crate::archive_reader::forbidden;
@@ -112,10 +112,11 @@ pub(super) async fn queue_backfill(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    _: ApiQuery<NoParameters>,
     ApiJson(body): ApiJson<BackfillBody>,
 ) -> ActionResult {
-    let (db, settings, now) = (&state.app.db, &state.app.settings, state.reader.now());
-    let act = async {
+    once(state, caller, &headers, ("backfills", body), |state, caller, (_, body)| async move {
+        let (db, settings, now) = (&state.app.db, &state.app.settings, state.reader.now());
         let accounts = permitted_accounts(&state, &caller, Permission::Operate, body.account.as_deref()).await?;
         let time = |name, text: &String| parse_time(name, &Some(text.clone()), now);
         let missing = || Problem::bad_request("from and to are required");
@@ -143,8 +144,8 @@ pub(super) async fn queue_backfill(
         };
         let backfills = ids.map_err(unavailable)?.into_iter().zip(&accounts).map(backfill).collect();
         Ok((StatusCode::ACCEPTED, QueuedBackfills { backfills }))
-    };
-    once(&state, &caller, &headers, &("backfills", &body), act).await
+    })
+    .await
 }
 
 /// The parameters of an item.
@@ -156,7 +157,18 @@ pub(super) struct ItemParameters {
     artifact: Option<String>,
     /// The account, by sub-account id, where several have a segment with this id.
     account: Option<String>,
-    /// The reason of a discard.
+}
+
+/// The parameters of a discard.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DiscardParameters {
+    /// Only this artifact: `transcript`, `agent_summary` or `auto_summary`.
+    artifact: Option<String>,
+    /// The account, by sub-account id, where several have a segment with this id.
+    account: Option<String>,
+    /// Why.
     reason: Option<String>,
 }
 
@@ -171,12 +183,13 @@ async fn find_items(
     state: &HttpState,
     caller: &Caller,
     segment_id: &str,
-    parameters: &ItemParameters,
+    artifact: Option<&str>,
+    account: Option<&str>,
 ) -> Result<(QueueFilter, String), Problem> {
-    let accounts = permitted_accounts(state, caller, Permission::Operate, parameters.account.as_deref()).await?;
+    let accounts = permitted_accounts(state, caller, Permission::Operate, account).await?;
     let mut segments = state.app.db.segments_by_id(segment_id).await.map_err(unavailable)?;
     segments.retain(|segment| accounts.iter().any(|account| account.key == segment.account_key));
-    let artifact = match parameters.artifact.as_deref() {
+    let artifact = match artifact {
         None => None,
         Some(name) => Some(
             Artifact::ALL
@@ -213,19 +226,20 @@ pub(super) async fn retry_items(
     ApiPath(item): ApiPath,
     ApiQuery(parameters): ApiQuery<ItemParameters>,
 ) -> ActionResult {
-    let act = async {
-        let (filter, sub) = find_items(&state, &caller, &item, &parameters).await?;
+    once(state, caller, &headers, ("retry", item, parameters), |state, caller, (_, item, parameters)| async move {
+        let (artifact, account) = (parameters.artifact.as_deref(), parameters.account.as_deref());
+        let (filter, sub) = find_items(&state, &caller, &item, artifact, account).await?;
         let subject = AccessSubject::Segment { sub: &sub, id: &item };
         state.access_log.record(&caller, AccessAction::Retry, subject).await.map_err(unavailable)?;
         let items = operator_actions::retry_items(&state.app.db, &filter, state.reader.now()).await;
         Ok((StatusCode::OK, ChangedItems { items: items.map_err(unavailable)? }))
-    };
-    once(&state, &caller, &headers, &("retry", &item, &parameters), act).await
+    })
+    .await
 }
 
 /// Discard the unfinished items of a segment; a retry undoes this.
 #[utoipa::path(post, path = "/queue/{item}/discard", tag = "actions",
-    params(("item" = String, Path, description = "The segment's id"), ItemParameters,
+    params(("item" = String, Path, description = "The segment's id"), DiscardParameters,
         ("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with this key changes nothing")),
     responses((status = 200, body = ChangedItems), (status = 409, body = Problem, content_type = "application/problem+json", description = "Several accounts have a segment with this id"), (status = 422, body = Problem, content_type = "application/problem+json", description = "The Idempotency-Key was used for another request"), Problems))]
 pub(super) async fn discard_items(
@@ -233,18 +247,19 @@ pub(super) async fn discard_items(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     ApiPath(item): ApiPath,
-    ApiQuery(parameters): ApiQuery<ItemParameters>,
+    ApiQuery(parameters): ApiQuery<DiscardParameters>,
 ) -> ActionResult {
-    let act = async {
-        let (filter, sub) = find_items(&state, &caller, &item, &parameters).await?;
+    once(state, caller, &headers, ("discard", item, parameters), |state, caller, (_, item, parameters)| async move {
+        let (artifact, account) = (parameters.artifact.as_deref(), parameters.account.as_deref());
+        let (filter, sub) = find_items(&state, &caller, &item, artifact, account).await?;
         let subject = AccessSubject::Segment { sub: &sub, id: &item };
         state.access_log.record(&caller, AccessAction::Discard, subject).await.map_err(unavailable)?;
         let reason = parameters.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
         let reason = reason.map_or_else(|| format!("discarded by {}", journal_name(&caller)), str::to_owned);
-        let items = operator_actions::discard_items(&state.app.db, &filter, &reason).await;
+        let items = operator_actions::discard_items(&state.app.db, &filter, &reason, state.reader.now()).await;
         Ok((StatusCode::OK, ChangedItems { items: items.map_err(unavailable)? }))
-    };
-    once(&state, &caller, &headers, &("discard", &item, &parameters), act).await
+    })
+    .await
 }
 
 /// The parameters of a redelivery.
@@ -279,8 +294,8 @@ pub(super) async fn retry_deliveries(
     ApiPath(sink): ApiPath,
     ApiQuery(parameters): ApiQuery<DeliveryParameters>,
 ) -> ActionResult {
-    let (db, settings) = (&state.app.db, &state.app.settings);
-    let act = async {
+    once(state, caller, &headers, ("deliveries", sink, parameters), |state, caller, (_, sink, parameters)| async move {
+        let (db, settings) = (&state.app.db, &state.app.settings);
         // A sink has the events of all accounts.
         if !caller.may_everywhere(Permission::Operate) {
             return Err(forbidden(Permission::Operate).into());
@@ -293,6 +308,6 @@ pub(super) async fn retry_deliveries(
         let done = operator_actions::retry_deliveries(db, settings, Some(&sink), parameters.waiting, now).await;
         let done = done.map_err(|error| failed(&error))?;
         Ok((StatusCode::OK, RetriedDeliveries { events: done.events, restarted: done.restarted }))
-    };
-    once(&state, &caller, &headers, &("deliveries", &sink, &parameters), act).await
+    })
+    .await
 }

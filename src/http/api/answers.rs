@@ -14,6 +14,9 @@ use super::problem::Problem;
 use crate::archive_reader::ReadError;
 use crate::render::escape_line_separators;
 
+/// Items that a stream reads at a time.
+const ITEMS_PER_READ: usize = 500;
+
 const JSON: &str = "application/json";
 const JSON_LINES: &str = "application/jsonl";
 
@@ -26,25 +29,30 @@ pub(super) fn wants_lines(headers: &HeaderMap) -> Result<bool, Problem> {
     }
 }
 
-/// A stream of the items of all pages from a cursor on, one a line. A page is read when the client
-/// has taken the one before. An error after the first page ends the connection.
+/// A stream of the items of all pages from a cursor on, one a line, or of `limit` items. `read_page`
+/// gets a cursor and a number of items. A page is read when the client has taken the one before. An
+/// error after the first page ends the connection.
 pub(super) async fn lines_of_pages<T, F>(
     cursor: Option<String>,
-    read_page: impl Fn(Option<String>) -> F + Send + 'static,
+    limit: Option<usize>,
+    read_page: impl Fn(Option<String>, usize) -> F + Send + 'static,
 ) -> Result<Response, Problem>
 where
     T: Serialize + Send,
     F: Future<Output = Result<(Vec<T>, Option<String>), ReadError>> + Send,
 {
-    let (items, next) = read_page(cursor).await?;
+    let limit = limit.unwrap_or(usize::MAX);
+    let (items, next) = read_page(cursor, limit.min(ITEMS_PER_READ)).await?;
+    let left = limit.saturating_sub(items.len());
     let first = VecDeque::from([to_lines(&items)?]);
-    let lines = stream::try_unfold((first, next, read_page), |(mut ready, next, read_page)| async move {
+    let lines = stream::try_unfold((first, next, left, read_page), |(mut ready, next, left, read_page)| async move {
         if let Some(lines) = ready.pop_front() {
-            return Ok::<_, ReadError>(Some((lines, (ready, next, read_page))));
+            return Ok::<_, ReadError>(Some((lines, (ready, next, left, read_page))));
         }
-        let Some(cursor) = next else { return Ok(None) };
-        let (items, next) = read_page(Some(cursor)).await?;
-        Ok(Some((to_lines(&items)?, (ready, next, read_page))))
+        let Some(cursor) = next.filter(|_| left > 0) else { return Ok(None) };
+        let (items, next) = read_page(Some(cursor), left.min(ITEMS_PER_READ)).await?;
+        let left = left.saturating_sub(items.len());
+        Ok(Some((to_lines(&items)?, (ready, next, left, read_page))))
     });
     Ok(([(CONTENT_TYPE, JSON_LINES), (VARY, "accept")], Body::from_stream(lines)).into_response())
 }

@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::actions::{ActionResult, ApiState, journal_name, permitted_accounts, refused};
 use super::idempotency::{once, unavailable};
+use super::parameters::NoParameters;
 use super::problem::{ApiJson, ApiPath, ApiQuery, BodyProblems, Problem, Problems};
 use crate::access::{AccessAction, AccessSubject, Caller, Permission};
 use crate::archive_reader::forbidden;
@@ -32,13 +33,13 @@ pub(super) struct SubjectBody {
     account: Option<String>,
     /// Why, for the journal, which is never erased; do not name any person in it.
     reason: Option<String>,
-    /// Also erase possible matches: a similar number, or a speaker who may be the agent.
+    /// Only of an erasure: also erase possible matches: a similar number, or a speaker who may be the agent.
     #[serde(default)]
     include_alike: bool,
-    /// Also erase what cannot be read and so may contain the contact.
+    /// Only of an erasure: also erase what cannot be read and so may contain the contact.
     #[serde(default)]
     include_unreadable: bool,
-    /// Only say what would be erased.
+    /// Only of an erasure: only say what would be erased.
     #[serde(default)]
     dry_run: bool,
 }
@@ -54,6 +55,15 @@ impl SubjectBody {
         match (given.next(), given.next()) {
             (Some(subject), None) if !subject.normalized().trim().is_empty() => Ok(subject),
             _ => Err(Problem::bad_request("give exactly one of segment, dialog and contact, and not an empty one")),
+        }
+    }
+
+    /// Refuses a hold with options of an erasure: whoever sends them takes it for one.
+    fn refuse_erasure_options(&self) -> Result<(), Problem> {
+        match self.dry_run || self.include_alike || self.include_unreadable {
+            true => Err(Problem::bad_request("a hold has no dry_run, include_alike and include_unreadable")
+                .with_hint("leave them out; POST /erasures has them")),
+            false => Ok(()),
         }
     }
 
@@ -95,14 +105,15 @@ pub(super) async fn erase(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    _: ApiQuery<NoParameters>,
     ApiJson(body): ApiJson<SubjectBody>,
 ) -> ActionResult {
-    let act = async {
+    once(state, caller, &headers, ("erasures", body), |state, caller, (_, body)| async move {
         let subject = body.subject()?;
         let account = body.account(&state, &caller).await?;
         erase_subject(&state, &caller, &body, subject, account).await
-    };
-    once(&state, &caller, &headers, &("erasures", &body), act).await
+    })
+    .await
 }
 
 async fn erase_subject(
@@ -122,6 +133,10 @@ async fn erase_subject(
         include_unreadable: body.include_unreadable,
         access_entry: None,
     };
+    let sub = account.as_ref().map(|account| &*account.id.sub);
+    let logged = AccessSubject::Subject { subject: &request.subject, sub };
+    // Every answer, also a refusal, tells whether the archive has something of the subject.
+    state.access_log.record(caller, AccessAction::Count, logged).await.map_err(unavailable)?;
     let plan = erasure::plan_erasure(db, &request, &mut |_| {}).await.map_err(unavailable)?;
     // An unknown id is excluded from an account only where the request names it.
     let has_matches = !plan.segments.is_empty() || !plan.quarantined.is_empty() || plan.is_incomplete();
@@ -148,8 +163,6 @@ async fn erase_subject(
                 "\"dry_run\": true shows the counts; include_alike and include_unreadable erase uncertain ones",
             ));
     }
-    let sub = account.as_ref().map(|account| &*account.id.sub);
-    let logged = AccessSubject::Subject { subject: &request.subject, sub };
     let entry = state.access_log.record_erasure(caller, logged).await.map_err(unavailable)?;
     let request = ErasureRequest { access_entry: Some(entry), ..request };
     let now = state.reader.now();
@@ -177,10 +190,12 @@ pub(super) async fn place_hold(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    _: ApiQuery<NoParameters>,
     ApiJson(body): ApiJson<SubjectBody>,
 ) -> ActionResult {
-    let act = async {
+    once(state, caller, &headers, ("holds", body), |state, caller, (_, body)| async move {
         let subject = body.subject()?;
+        body.refuse_erasure_options()?;
         let account = body.account(&state, &caller).await?;
         let sub = account.as_ref().map(|account| &*account.id.sub);
         let logged = AccessSubject::Subject { subject: &subject, sub };
@@ -195,8 +210,8 @@ pub(super) async fn place_hold(
         let key = account.map(|account| account.key);
         let id = state.app.db.place_hold(&entry, key, state.reader.now()).await.map_err(unavailable)?;
         Ok((StatusCode::CREATED, PlacedHold { id }))
-    };
-    once(&state, &caller, &headers, &("holds", &body), act).await
+    })
+    .await
 }
 
 /// The parameters of a release.
@@ -220,9 +235,9 @@ pub(super) async fn release_hold(
     ApiPath(id): ApiPath,
     ApiQuery(parameters): ApiQuery<ReleaseParameters>,
 ) -> ActionResult {
-    let db = &state.app.db;
-    let missing = || Problem::new(StatusCode::NOT_FOUND, "there is no such hold");
-    let act = async {
+    once(state, caller, &headers, ("release", id, parameters), |state, caller, (_, id, parameters)| async move {
+        let db = &state.app.db;
+        let missing = || Problem::new(StatusCode::NOT_FOUND, "there is no such hold");
         if !caller.may(Permission::Erase) {
             return Err(forbidden(Permission::Erase).into());
         }
@@ -244,6 +259,6 @@ pub(super) async fn release_hold(
         let released = db.release_hold(id, &journal_name(&caller), reason, state.reader.now()).await;
         let released = released.map_err(unavailable)?.ok_or_else(missing)?;
         Ok((StatusCode::OK, PlacedHold { id: released.id }))
-    };
-    once(&state, &caller, &headers, &("release", &id, &parameters), act).await
+    })
+    .await
 }

@@ -1,4 +1,7 @@
-//! `Idempotency-Key`: a repeated request gets the answer of the first one, and changes nothing.
+//! Carries out actions: each to its end, also if its client has gone, and once for each
+//! `Idempotency-Key`. A repeated request gets the answer of the first one, and changes nothing.
+
+use std::sync::Arc;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -17,22 +20,54 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const MAX_KEY_CHARS: usize = 255;
 
 /// Carries out an action, or answers as before if the caller has sent it with the same key.
-pub(super) async fn once<T: Serialize>(
-    state: &HttpState,
+///
+/// `request` identifies the request, and is passed on to `act`. The action is a task of its own: the
+/// server drops the handler of a client that disconnects.
+pub(super) async fn once<R, T, F>(
+    state: Arc<HttpState>,
+    caller: Caller,
+    headers: &HeaderMap,
+    request: R,
+    act: impl FnOnce(Arc<HttpState>, Caller, R) -> F,
+) -> Result<Response, Problem>
+where
+    R: Serialize,
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<(StatusCode, T), Problem>> + Send + 'static,
+{
+    let keys = idempotency_keys(&caller, headers, &request)?;
+    let action = act(state.clone(), caller, request);
+    let task = state.actions.spawn(carry_out(state.clone(), keys, action));
+    task.await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "an action of the API was interrupted");
+        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the action was interrupted")
+            .with_hint("see the log, and whether the action had an effect, before you repeat it"))
+    })
+}
+
+/// The hashes of the key and of the request; `None` if the request has no key.
+fn idempotency_keys(
     caller: &Caller,
     headers: &HeaderMap,
     request: &impl Serialize,
-    act: impl Future<Output = Result<(StatusCode, T), Problem>>,
-) -> Result<Response, Problem> {
-    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
-        let (status, answer) = act.await?;
-        return respond(status.as_u16(), &to_json(&answer)?, false);
-    };
+) -> Result<Option<(String, String)>, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = key.to_str().ok().map(str::trim).filter(|key| (1..=MAX_KEY_CHARS).contains(&key.len()));
     let key = key.ok_or_else(|| Problem::bad_request("Idempotency-Key must have 1 to 255 visible characters"))?;
     // Another caller's key is another key.
     let key = digest(&format!("{:?}\n{key}", caller.reader));
-    let request = digest(&to_json(request)?);
+    Ok(Some((key, digest(&to_json(request)?))))
+}
+
+async fn carry_out<T: Serialize>(
+    state: Arc<HttpState>,
+    keys: Option<(String, String)>,
+    act: impl Future<Output = Result<(StatusCode, T), Problem>>,
+) -> Result<Response, Problem> {
+    let Some((key, request)) = keys else {
+        let (status, answer) = act.await?;
+        return respond(status.as_u16(), &to_json(&answer)?, false);
+    };
     let db = &state.app.db;
     match db.begin_idempotent(&key, &request, state.reader.now()).await.map_err(unavailable)? {
         IdempotentRequest::Done(answer) => return respond(answer.status, &answer.body, true),

@@ -11,11 +11,11 @@ use axum::response::{IntoResponse, Response};
 use super::answers::{lines_of_pages, wants_lines};
 use super::feed_stream;
 use super::parameters::{
-    AuditParameters, FeedParameters, SearchParameters, SegmentParameters, SegmentsParameters, TranscriptParameters,
-    negotiate, parse_artifacts,
+    AccessLogParameters, AuditParameters, FeedParameters, NoParameters, SearchParameters, SegmentParameters,
+    SegmentsParameters, TranscriptParameters, negotiate, parse_artifacts,
 };
 use super::problem::{ApiPath, ApiQuery, Problem, Problems};
-use crate::access::Caller;
+use crate::access::{AccessEntry, Caller};
 use crate::archive_reader::{
     AccountView, DialogView, FeedAnswer, Page, PageRequest, SearchAnswer, SegmentView, TranscriptView, caption,
 };
@@ -23,9 +23,6 @@ use crate::http::state::HttpState;
 
 type ApiState = State<Arc<HttpState>>;
 type ApiResult<T> = Result<axum::Json<T>, Problem>;
-
-/// Items that a stream reads at a time.
-const ITEMS_PER_READ: usize = 500;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
@@ -37,6 +34,7 @@ const WEBVTT: &str = "text/vtt";
 pub(super) async fn list_accounts(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
+    _: ApiQuery<NoParameters>,
 ) -> ApiResult<Page<AccountView>> {
     Ok(axum::Json(Page { items: state.reader.accounts(&caller).await?, next: None }))
 }
@@ -49,6 +47,7 @@ pub(super) async fn get_account(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
     ApiPath(sub): ApiPath,
+    _: ApiQuery<NoParameters>,
 ) -> ApiResult<AccountView> {
     Ok(axum::Json(state.reader.account(&caller, &sub).await?))
 }
@@ -56,7 +55,7 @@ pub(super) async fn get_account(
 /// List segments with metadata and outcomes, in order of their end.
 ///
 /// With `Accept: application/jsonl` the answer is a stream with one segment a line, from `cursor` to
-/// the end.
+/// the end, or of `limit` segments.
 #[utoipa::path(get, path = "/segments", tag = "conversations", params(SegmentsParameters),
     responses((status = 200, content((Page<SegmentView> = "application/json"), (String = "application/jsonl"))), Problems))]
 pub(super) async fn list_segments(
@@ -69,9 +68,9 @@ pub(super) async fn list_segments(
     if !wants_lines(&headers)? {
         return Ok(axum::Json(state.reader.segments(&caller, &filter, &page, expand).await?).into_response());
     }
-    lines_of_pages(page.cursor.clone(), move |cursor| {
+    lines_of_pages(page.cursor.clone(), parameters.asked_limit(), move |cursor, limit| {
         let (state, caller, filter) = (state.clone(), caller.clone(), filter.clone());
-        let page = PageRequest { cursor, limit: ITEMS_PER_READ, ..page.clone() };
+        let page = PageRequest { cursor, limit, ..page.clone() };
         async move {
             let found = state.reader.segments(&caller, &filter, &page, expand).await?;
             Ok((found.items, found.next))
@@ -140,6 +139,7 @@ pub(super) async fn get_dialog(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
     ApiPath(id): ApiPath,
+    _: ApiQuery<NoParameters>,
 ) -> ApiResult<DialogView> {
     Ok(axum::Json(state.reader.dialog(&caller, &id).await?))
 }
@@ -147,7 +147,7 @@ pub(super) async fn get_dialog(
 /// Search transcripts, summaries and notes.
 ///
 /// `total` is exact up to 10,000. With `Accept: application/jsonl` the answer is a stream with one
-/// hit a line.
+/// hit a line, of all hits or of `limit`.
 #[utoipa::path(get, path = "/search", tag = "conversations", params(SearchParameters),
     responses((status = 200, content((SearchAnswer = "application/json"), (String = "application/jsonl"))), Problems))]
 pub(super) async fn search(
@@ -160,9 +160,9 @@ pub(super) async fn search(
     if !wants_lines(&headers)? {
         return Ok(axum::Json(state.reader.search(&caller, &question, &page).await?).into_response());
     }
-    lines_of_pages(page.cursor.clone(), move |cursor| {
+    lines_of_pages(page.cursor.clone(), parameters.asked_limit(), move |cursor, limit| {
         let (state, caller, question) = (state.clone(), caller.clone(), question.clone());
-        let page = PageRequest { cursor, limit: ITEMS_PER_READ, ..page.clone() };
+        let page = PageRequest { cursor, limit, ..page.clone() };
         async move {
             let found = state.reader.search(&caller, &question, &page).await?;
             Ok((found.hits, found.next))
@@ -214,6 +214,22 @@ pub(super) async fn audit(
 pub(super) async fn status(
     State(state): ApiState,
     Extension(caller): Extension<Caller>,
+    _: ApiQuery<NoParameters>,
 ) -> ApiResult<serde_json::Value> {
     Ok(axum::Json(state.reader.status(&caller).await?))
+}
+
+/// Who read, searched, exported or erased what, in order of time.
+///
+/// It needs a role with `log` that is not limited to accounts or channels. Each request is an entry
+/// itself.
+#[utoipa::path(get, path = "/access-log", tag = "access", params(AccessLogParameters),
+    responses((status = 200, body = Page<AccessEntry>), Problems))]
+pub(super) async fn access_log(
+    State(state): ApiState,
+    Extension(caller): Extension<Caller>,
+    ApiQuery(parameters): ApiQuery<AccessLogParameters>,
+) -> ApiResult<Page<AccessEntry>> {
+    let (question, page) = parameters.question(state.reader.now())?;
+    Ok(axum::Json(state.reader.access_log(&caller, &question, &page).await?))
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
 use super::problem::Problem;
-use crate::archive_reader::{AuditQuestion, Dimension, PageRequest, SearchQuestion, SegmentFilter};
+use crate::archive_reader::{AccessLogQuestion, AuditQuestion, Dimension, PageRequest, SearchQuestion, SegmentFilter};
 use crate::clock::Time;
 use crate::config;
 use crate::model::{Artifact, ArtifactSet};
@@ -54,6 +54,11 @@ macro_rules! filter_parameters {
                 let question = serde_json::to_string(&question).unwrap_or_default();
                 let limit = parse_limit(self.limit, default, max)?;
                 Ok(PageRequest { limit, cursor: self.cursor.clone(), question })
+            }
+
+            /// The number of items, if one was asked for.
+            pub(super) fn asked_limit(&self) -> Option<usize> {
+                self.limit
             }
 
             fn filter(&self, now: Time) -> Result<SegmentFilter, Problem> {
@@ -154,6 +159,11 @@ impl SearchParameters {
     }
 }
 
+/// Of an operation without parameters: every one is refused.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoParameters {}
+
 /// The parameters of a segment.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -191,6 +201,46 @@ impl AuditParameters {
     pub(super) fn question(&self, now: Time) -> Result<AuditQuestion, Problem> {
         let (from, to) = parse_range(&self.from, &self.to, now)?;
         Ok(AuditQuestion { from, to, accounts: split_list(&self.account) })
+    }
+}
+
+/// The parameters of the access log.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AccessLogParameters {
+    /// Entries at or after this time.
+    from: Option<String>,
+    /// Entries before this time.
+    to: Option<String>,
+    /// Entries of this reader: an e-mail address or subject, the name of a key, `http.token`, or a
+    /// system user.
+    who: Option<String>,
+    /// Entries about this segment or its dialog, also after its erasure.
+    segment: Option<String>,
+    /// Entries in the answer.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<usize>,
+    /// `next` of the last answer.
+    cursor: Option<String>,
+}
+
+impl AccessLogParameters {
+    const MAX_LIMIT: usize = 500;
+    const DEFAULT_LIMIT: usize = 100;
+
+    pub(super) fn question(&self, now: Time) -> Result<(AccessLogQuestion, PageRequest), Problem> {
+        let text = |value: &Option<String>| {
+            value.as_deref().map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned)
+        };
+        let asked = AccessLogParameters { limit: None, cursor: None, ..self.clone() };
+        let page = PageRequest {
+            limit: parse_limit(self.limit, Self::DEFAULT_LIMIT, Self::MAX_LIMIT)?,
+            cursor: self.cursor.clone(),
+            question: serde_json::to_string(&asked).unwrap_or_default(),
+        };
+        let (from, to) = parse_range(&self.from, &self.to, now)?;
+        Ok((AccessLogQuestion { from, to, who: text(&self.who), segment: text(&self.segment) }, page))
     }
 }
 

@@ -52,15 +52,20 @@ impl Problem {
     }
 }
 
+/// The HTTP status for a fault of reading.
+pub(in crate::http) fn status_of(fault: ReadFault) -> StatusCode {
+    match fault {
+        ReadFault::Invalid => StatusCode::BAD_REQUEST,
+        ReadFault::Forbidden => StatusCode::FORBIDDEN,
+        ReadFault::NotFound => StatusCode::NOT_FOUND,
+        ReadFault::Conflict => StatusCode::CONFLICT,
+        ReadFault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Problem {
-        let status = match error.fault() {
-            ReadFault::Invalid => StatusCode::BAD_REQUEST,
-            ReadFault::Forbidden => StatusCode::FORBIDDEN,
-            ReadFault::NotFound => StatusCode::NOT_FOUND,
-            ReadFault::Conflict => StatusCode::CONFLICT,
-            ReadFault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        };
+        let status = status_of(error.fault());
         let problem = Problem::new(status, error.message());
         let problem = match error.hint() {
             Some(hint) => problem.with_hint(hint),
