@@ -3,7 +3,7 @@
 //!
 //! Options: `ROWS=10000,1000000` archived artifacts (`ROWS=10000,1000000,10000000` takes some minutes and 4 GB), `ROUNDS=20`
 //! of 500 segments and their 1,500 items, `DATABASE=postgres://…` (an empty database) instead of SQLite, `BASELINE=FILE`
-//! (`scripts/bench-gate`).
+//!.
 
 #![allow(
     clippy::unwrap_used,

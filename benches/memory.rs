@@ -2,7 +2,7 @@
 //! command: `cargo bench --bench memory`.
 //!
 //! Prints the peak, the time until the answer was stored, and the longest time without a stored result of the other account.
-//! Options: `SEGMENTS=300000`, `IDLE=60` (seconds), `BASELINE=FILE` (`scripts/bench-gate`).
+//! Options: `SEGMENTS=300000`, `IDLE=60` (seconds), `BASELINE=FILE`.
 
 #![allow(
     clippy::unwrap_used,

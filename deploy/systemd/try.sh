@@ -88,7 +88,7 @@ install -d -m 0700 /root/closed
 (cd /root/closed && setpriv --reuid=$name --regid=$name --init-groups /usr/local/bin/$name status >/dev/null) || fail "status by hand"
 ok "commands work as that user, wherever they are typed"
 
-systemctl reload $name && sleep 1 && logged "log filter reloaded" || fail "reload"
+systemctl reload $name && sleep 1 && logged "log filter and login reloaded" || fail "reload"
 ok "systemctl reload reads the log filter again"
 
 kill -KILL "$pid"

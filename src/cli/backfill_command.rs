@@ -163,6 +163,8 @@ async fn list_backfills(args: &BackfillListArgs, context: &CommandContext) -> an
 
 async fn cancel_backfill(args: &BackfillCancelArgs, context: &CommandContext) -> anyhow::Result<u8> {
     let db = context.open_database(OpenMode::Existing).await?;
+    let what = format!("cancel backfill {}", args.id);
+    context.record_access(&db, AccessAction::Backfill, AccessSubject::Other { what: &what, sub: None }).await?;
     let was_open = db.cancel_backfill(args.id, context.clock.now()).await?;
     if was_open {
         db.bump_change_version().await?;

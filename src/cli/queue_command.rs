@@ -138,7 +138,7 @@ pub(crate) async fn run(args: QueueArgs, context: &CommandContext) -> anyhow::Re
             }
             let filter = build_filter(&args.selection, &db, context).await?;
             record_operation(&args.selection, &db, AccessAction::Discard, context).await?;
-            let items = operator_actions::discard_items(&db, &filter, &args.reason).await?;
+            let items = operator_actions::discard_items(&db, &filter, &args.reason, context.clock.now()).await?;
             terminal::print_stdout(&format!("discarded {}\n", format_count(items, "item")))?;
         }
     }

@@ -48,7 +48,10 @@ fn reload_settings(context: &CommandContext, log: &telemetry::LogFilterHandle, a
         Ok(loaded.settings)
     }) {
         Ok(settings) => {
-            tracing::info!(filter = settings.log.filter, "log filter reloaded");
+            tracing::info!(
+                filter = settings.log.filter,
+                "log filter and login reloaded; other settings need a restart"
+            );
             if let Some(login) = settings.auth {
                 auth.send_replace(login);
             }

@@ -102,9 +102,11 @@ pub(crate) async fn run(args: SearchArgs, context: &CommandContext) -> anyhow::R
             has_more
         }
     };
-    if has_more {
+    if has_more && page.number < MAX_CONVERSATIONS / page.size {
         let command = next_page_command(std::env::args().skip(1), page.number + 1);
         terminal::print_stderr(&format!("more: ringcx-extractor {command}"));
+    } else if has_more {
+        terminal::print_stderr("more: --from and --to divide the search");
     }
     db.close().await;
     Ok(0)

@@ -8,6 +8,7 @@ use super::{CommandContext, terminal};
 use crate::config::Settings;
 use crate::db::{Db, OpenMode};
 use crate::health::Snapshot;
+use crate::render::clean_line;
 use crate::status;
 
 /// The time between two refreshes of `--watch`.
@@ -28,6 +29,10 @@ pub(crate) async fn run(args: StatusArgs, context: &CommandContext) -> anyhow::R
     let settings = context.settings()?;
     let db = context.open_database(OpenMode::ReadOnly).await?;
     let first = gather_status(&db, settings, context).await?;
+    for sink in &settings.unreadable_sinks {
+        let sink = clean_line(sink);
+        terminal::print_stderr(&format!("warning: sink {sink} is not shown: its secret cannot be read by this user"));
+    }
     if args.watch {
         watch(&args, &db, first, context).await?;
     } else {

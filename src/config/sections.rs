@@ -56,7 +56,7 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     let report = build_report(document.report, checker);
     let access = access_settings::build_access(document.access, checker);
     let sinks = sink_settings::build_sinks(document.sinks, checker);
-    if let (Some(accounts), Some(sinks)) = (&accounts, &sinks) {
+    if let (Some(accounts), Some((sinks, _))) = (&accounts, &sinks) {
         warn_about_unknown_accounts(accounts, sinks, checker);
     }
     if checker.scope == LoadScope::All && auth.is_none() {
@@ -65,6 +65,7 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     if let (Some(Accounts::Listed(listed)), Some(access)) = (&accounts, &access) {
         access_settings::warn_about_unknown_accounts(listed, access, checker);
     }
+    let (sinks, unreadable_sinks) = sinks?;
     Some(Settings {
         api,
         auth,
@@ -77,7 +78,8 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
         access: access?,
         log,
         report,
-        sinks: sinks?,
+        sinks,
+        unreadable_sinks,
     })
 }
 

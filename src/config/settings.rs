@@ -42,6 +42,9 @@ pub struct Settings {
     pub(crate) log: Log,
     pub(crate) report: Option<DailyReport>,
     pub(crate) sinks: Vec<Sink>,
+    /// The names of the sinks that are left out because their secrets cannot be read. Empty, unless the
+    /// settings were loaded to read the archive.
+    pub(crate) unreadable_sinks: BTreeSet<String>,
 }
 
 impl Settings {
@@ -284,14 +287,16 @@ pub struct Database {
 
 impl Database {
     /// The Postgres URL as a word of a shell command, without its password: from its file, or from
-    /// a variable where it contains a password.
-    pub(crate) fn shell_url(&self) -> String {
+    /// a variable where it contains a password. The second text stands after the command and explains
+    /// the variable.
+    pub(crate) fn shell_url(&self) -> (String, &'static str) {
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         match (&self.secret.file, &self.url) {
-            (Some((_, file)), _) => format!("\"$(cat '{}')\"", file.display()),
+            (Some((_, file)), _) => (format!("\"$(cat {})\"", quoted(&file.display().to_string())), ""),
             (None, DatabaseUrl::Postgres(url)) if !has_password(url.expose_secret()) => {
-                format!("'{}'", url.expose_secret())
+                (quoted(url.expose_secret()), "")
             }
-            _ => "\"$DATABASE_URL\" (the value of database.url)".to_owned(),
+            _ => ("\"$DATABASE_URL\"".to_owned(), " (DATABASE_URL has the value of database.url)"),
         }
     }
 

@@ -18,7 +18,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(86_400);
 /// Runs until `stop`.
 ///
 /// # Errors
-/// If the settings have no login.
+/// None. The signature is that of the other background tasks.
 pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut logged = None;
     loop {

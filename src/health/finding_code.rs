@@ -98,7 +98,7 @@ impl FindingCode {
     }
 
     /// Whether the subject of a reported finding is a sub-account.
-    pub(super) fn names_account(&self) -> bool {
+    pub(crate) fn names_account(&self) -> bool {
         matches!(
             self,
             FindingCode::AccountIdUnusable

@@ -82,7 +82,7 @@ async fn sighup_reads_the_log_filter_again_and_ends_nothing(database: TempDataba
     assert!(!env.log().contains("DEBUG"));
     env.set("log.filter", "info,ringcx_extractor=debug");
     env.signal(Signal::HUP);
-    env.wait_for_log("log filter reloaded").await;
+    env.wait_for_log("log filter and login reloaded").await;
     env.wait_for_log("DEBUG").await;
     // An invalid filter changes nothing.
     env.set("log.filter", "info,,=nonsense=");

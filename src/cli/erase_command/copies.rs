@@ -17,7 +17,8 @@ fn describe_sink(settings: &Settings, copies: &DeliveredCopies) -> String {
     let sink = settings.sinks.iter().find(|sink| sink.name == copies.sink);
     let action = match sink.map(|sink| erasure_capability(&sink.kind)) {
         Some(ErasureCapability::Rewrite) => {
-            "the daemon removes them from the files in its folder; files that were moved elsewhere must be erased by hand"
+            "the daemon removes them from the files that it wrote in its folder; files of another replica or of an earlier \
+             instance name, and files that were moved elsewhere, must be erased by hand"
         }
         Some(ErasureCapability::Tombstone) => {
             "the daemon sends it com.ringcx.segment.erased; the receiver must erase its copies"

@@ -44,19 +44,31 @@ const OPTIONS_THAT_ARE_PATHS: &[&str] = &[
     "web_identity_token_file",
 ];
 
-/// Builds all sinks. Two of one name would share their progress, and two of one path their files.
-pub(super) fn build_sinks(sections: Vec<Option<SinkSection>>, checker: &mut Checker<'_>) -> Option<Vec<Sink>> {
+/// Builds all sinks. Two of one name would share their progress, and two of one path their files. Also
+/// returns the names of those that are left out because their secrets cannot be read.
+pub(super) fn build_sinks(
+    sections: Vec<Option<SinkSection>>,
+    checker: &mut Checker<'_>,
+) -> Option<(Vec<Sink>, BTreeSet<String>)> {
     const HINT: &str = "give each sink its own value";
     let (mut names, mut paths) = (BTreeMap::new(), BTreeMap::new());
-    checker.each_section("sinks", sections, |section, at, checker| {
-        let sink = build_sink(section, at, checker)?;
+    let mut left_out = BTreeSet::new();
+    let sinks = checker.each_section("sinks", sections, |section, at, checker| {
+        let (name, unreadable) = (section.name.0.clone(), checker.unreadable.len());
+        let built = build_sink(section, at, checker);
+        if built.is_none() && checker.unreadable.len() > unreadable {
+            checker.warn(at, "is left out: its secret cannot be read");
+            left_out.extend(name);
+        }
+        let sink = built?;
         if let SinkKind::Jsonl { path, .. } = &sink.kind {
             let path = path.to_string_lossy().into_owned();
             checker.unique(&format!("{at}.path"), path, at, &mut paths, HINT)?;
         }
         checker.unique(&format!("{at}.name"), sink.name.clone(), at, &mut names, HINT)?;
         Some(sink)
-    })
+    });
+    Some((sinks?, left_out))
 }
 
 fn build_sink(mut section: SinkSection, at: &str, checker: &mut Checker<'_>) -> Option<Sink> {

@@ -187,7 +187,10 @@ fn build_signing_secrets(
             }
             secrets
         }
-        (None, None) if is_optional => return Some(Vec::new()),
+        (None, None) if is_optional => {
+            checker.warn(at, "has no secret: its requests are not signed");
+            return Some(Vec::new());
+        }
         (None, None) => checker.require(&key("secret"), None, HINT)?,
     };
     let checked = given.into_iter().map(|(path, secret)| {

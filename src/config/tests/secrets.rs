@@ -106,6 +106,26 @@ fn a_database_url_that_is_read_again_is_checked_like_the_first() {
 }
 
 #[test]
+fn a_webhook_that_does_not_sign_its_requests_warns() {
+    let sink = "[[sinks]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://x/hook\"\nheaders = { X-Key = \"k\" }\n";
+    let warnings = load_text(&format!("{MINIMAL}{sink}"), &[]).unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("has no secret: its requests are not signed"), "{warnings:?}");
+}
+
+#[test]
+fn the_database_is_one_word_of_a_shell_command_without_its_password() {
+    let word = |database: &str| settings(&format!("[database]\n{database}\n"), &[]).database.shell_url();
+    let file = TestFile::new("");
+    let path = file.write_sibling("it's", "postgres://a:hunter2@host/db\n");
+    let quoted = path.replace('\'', r"'\''");
+    assert_eq!(word(&format!("url_file = \"{path}\"")), (format!("\"$(cat '{quoted}')\""), ""));
+    assert_eq!(word("url = \"postgres://a@host/it's\""), (r"'postgres://a@host/it'\''s'".to_owned(), ""));
+    let (variable, note) = word("url = \"postgres://a:hunter2@host/db\"");
+    assert_eq!(variable, "\"$DATABASE_URL\"");
+    assert!(note.contains("database.url"), "{note}");
+}
+
+#[test]
 fn secrets_of_sinks_come_from_files_too() {
     let file = TestFile::new("");
     let (both, key) = (
@@ -218,6 +238,7 @@ fn who_only_reads_the_archive_needs_no_secret_but_the_databases() {
                 [[sinks]]\nname = \"hook\"\ntype = \"webhook\"\nurl = \"https://example.org\"\nsecret_file = \"/nowhere/secret\"\n";
     let settings = load(text).unwrap().settings;
     assert!(settings.auth.is_none() && settings.sinks.is_empty());
+    assert!(settings.unreadable_sinks.contains("hook"));
     assert!(load("[database]\nurl = \"sqlite:a.db\"\n").is_ok());
     for wrong in [
         "[auth]\napi_token = \"a\"\njwt = \"b\"\n",
