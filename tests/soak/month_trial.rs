@@ -244,8 +244,9 @@ impl MonthTrial {
                 }
                 None => {
                     assert!(self.env.is_running(), "the daemon ended by itself");
-                    if let Ok(sample) = resource_sample::take_sample(&mut self.env).await {
-                        report.add(at * f64::from(DAYS), sample);
+                    match resource_sample::take_sample(&mut self.env).await {
+                        Ok(sample) => report.add(at * f64::from(DAYS), sample),
+                        Err(error) => println!("no sample on day {:.1}: {error}", at * f64::from(DAYS)),
                     }
                 }
             }

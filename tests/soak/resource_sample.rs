@@ -72,7 +72,9 @@ async fn sample_database(sample: &mut ResourceSample, db: &Db, url: &str) -> Res
         sample.database_kb = kb(query_number(db, "select pg_database_size(current_database())").await?);
         db.run(sql("create schema if not exists trial")).await?;
         db.run(sql("create extension if not exists pg_freespacemap schema trial")).await?;
-        let free = "select cast(coalesce(sum(avail), 0) as bigint) from pg_class c, lateral trial.pg_freespace(c.oid)
+        // By block: the function for a whole relation calls this one without its schema.
+        let free = "select cast(coalesce(sum(trial.pg_freespace(c.oid, block)), 0) as bigint) from pg_class c, lateral
+                    generate_series(0, pg_relation_size(c.oid) / current_setting('block_size')::bigint - 1) block
                     where c.relkind in ('r', 't', 'i')";
         sample.used_kb = sample.database_kb.saturating_sub(kb(query_number(db, free).await?));
         sample.log_kb = kb(query_number(db, "select cast(sum(size) as bigint) from pg_ls_waldir()").await?);
