@@ -117,6 +117,13 @@ impl GrowthReport {
             (fourth - third) * 1024.0 / (after - before).max(1.0),
             after - before
         );
+        let sizes = self.samples.last().map(|(_, last)| &last.sizes_kb);
+        for name in sizes.into_iter().flat_map(|sizes| sizes.keys()) {
+            let (third, fourth) = quarters(&|sample| sample.sizes_kb.get(name).copied().unwrap_or(0) as f64);
+            if fourth > third {
+                println!("{:>24}: {third:>10.0} {fourth:>10.0} KB of {name}", "");
+            }
+        }
         if fourth > third * 1.1 + expected_growth {
             growing.push(format!(
                 "the database went from {third:.0} KB in use to {fourth:.0}, of which {expected_growth:.0} are expected"

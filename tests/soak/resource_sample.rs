@@ -23,6 +23,8 @@ pub struct ResourceSample {
     pub log_kb: u64,
     pub connections: u64,
     pub rows: BTreeMap<String, i64>,
+    /// On Postgres, the size of each table in kilobytes, with its indexes.
+    pub sizes_kb: BTreeMap<String, i64>,
 }
 
 /// The process's figures; zeros if it does not run.
@@ -82,6 +84,11 @@ async fn sample_database(sample: &mut ResourceSample, db: &Db, url: &str) -> Res
         sample.connections = u64::try_from(query_number(db, connections).await?).unwrap_or(0);
         "select cast(relname as text) from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
     };
+    let sizes = "select cast(relname as text), pg_total_relation_size(oid) / 1024 from pg_class
+                 where relkind = 'r' and relnamespace = 'public'::regnamespace";
+    if !url.starts_with("sqlite:") {
+        sample.sizes_kb = db.all::<(String, i64)>(sql(sizes)).await?.into_iter().collect();
+    }
     for name in db.values::<String>(sql(names)).await? {
         let rows = db.value(Stmt::built(format!("select count(*) from {name}"))).await?;
         sample.rows.insert(name, rows.unwrap_or(0));
