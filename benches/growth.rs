@@ -143,6 +143,7 @@ async fn measure_operations(
             end: Some(Time(500_000)),
             has_transcript: true,
             is_agent: true,
+            has_recording: false,
         };
         let records: Vec<SegmentRecord> = (first..first + SEGMENTS_PER_ROUND).map(record).collect();
         let now = clock.now();

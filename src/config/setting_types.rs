@@ -147,14 +147,14 @@ impl<'de> Deserialize<'de> for StoreOption {
     }
 }
 
-/// The artifacts of an account or a sink; all by default.
+/// The artifacts of an account; the texts by default.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[schemars(with = "Vec<String>", inline, extend("items" = { "type": "string", "enum": Artifact::ALL }))]
 pub(super) struct Artifacts(pub(super) List<Artifact>);
 
 impl Default for Artifacts {
     fn default() -> Artifacts {
-        Artifacts(List(ArtifactSet::ALL.iter().collect()))
+        Artifacts(List(ArtifactSet::TEXTS.iter().collect()))
     }
 }
 
@@ -186,7 +186,7 @@ impl SinkContent {
 
 impl Default for SinkContents {
     fn default() -> SinkContents {
-        SinkContents(List(ArtifactSet::ALL.iter().map(SinkContent::Artifact).collect()))
+        SinkContents(List(ArtifactSet::TEXTS.iter().map(SinkContent::Artifact).collect()))
     }
 }
 

@@ -331,6 +331,10 @@ impl<'a> ChainWalk<'a> {
 
 /// Checks the body of an entry; returns what is wrong with it.
 fn body_problem(row: &EntryRow) -> Option<&'static str> {
+    if row.item.artifact() == Some(Artifact::Recording) {
+        // Its bytes are in the recording store, which is checked by itself.
+        return (!row.body.is_empty()).then_some("a recording has a body in the database");
+    }
     let Ok(body) = unpack(row.codec, row.body.clone()) else {
         return Some("the body cannot be unpacked");
     };

@@ -57,6 +57,7 @@ async fn create_archive(folder: &Path, segments: i64) {
             end: Some(NOW.plus_millis(n)),
             has_transcript: true,
             is_agent: true,
+            has_recording: false,
             raw: format!(r#"{{"segmentId":"s{n:06}","agentNotes":"{}"}}"#, "x".repeat(200)),
         })
         .collect();

@@ -542,6 +542,7 @@ async fn fill_archive(env: &TestEnv, segments: usize) {
             end: Some(now - 60 * SECOND),
             has_transcript: true,
             is_agent: true,
+            has_recording: false,
             raw: format!(r#"{{"segmentId":"rate-{number}"}}"#),
         })
         .collect();

@@ -133,6 +133,7 @@ impl SimulatedSegment {
             end: Some(self.end),
             has_transcript,
             is_agent: true,
+            has_recording: false,
             raw: format!(r#"{{"segmentId":"{id}","hasTranscript":{has_transcript},"edits":{edits}}}"#),
         })
     }

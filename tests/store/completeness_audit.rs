@@ -52,6 +52,7 @@ fn record(id: &str, end: Option<Time>, has_transcript: bool) -> SegmentRecord {
         end,
         has_transcript,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}","hasTranscript":{has_transcript}}}"#),
     }
 }

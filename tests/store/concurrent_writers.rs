@@ -66,6 +66,7 @@ async fn ingest(db: &Db, owned: Lease, ids: &[String], note: &str) {
             end: Some(Time(1_700_000_000_000)),
             has_transcript: true,
             is_agent: true,
+            has_recording: false,
             raw: format!(r#"{{"segmentId":"{id}","agentNotes":"{note}"}}"#),
         })
         .collect();

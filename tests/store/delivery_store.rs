@@ -171,6 +171,7 @@ async fn ingest_segments(
             end: Some(at),
             has_transcript: true,
             is_agent: true,
+            has_recording: false,
             raw: raw(number),
         })
         .collect();

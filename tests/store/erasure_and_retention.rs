@@ -71,6 +71,7 @@ fn record(id: &str, dialog: &str, end: Option<Time>, contact: &str) -> SegmentRe
         end,
         has_transcript: true,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}","dialogId":"{dialog}","contactEndpointAddress":"{contact}"}}"#),
     }
 }

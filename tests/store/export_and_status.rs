@@ -45,6 +45,7 @@ fn record(id: &str, ended: Option<i64>) -> SegmentRecord {
         end: ended.map(Time),
         has_transcript: true,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}"}}"#),
     }
 }

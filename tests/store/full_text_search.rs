@@ -70,6 +70,7 @@ fn record(id: &str, second: i64, metadata: serde_json::Value) -> SegmentRecord {
         end: Some(end_time(second)),
         has_transcript: true,
         is_agent: true,
+        has_recording: false,
         raw: raw.to_string(),
     }
 }

@@ -57,6 +57,7 @@ fn record(id: &str, ended: i64) -> SegmentRecord {
         end: Some(Time(ended)),
         has_transcript: true,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}","hasTranscript":true,"unknown":[1,null]}}"#),
     }
 }

@@ -51,6 +51,7 @@ fn record(id: &str, ended: i64, has_transcript: bool) -> SegmentRecord {
         end: Some(Time(ended)),
         has_transcript,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}","hasTranscript":{has_transcript},"unknown":[1,null]}}"#),
     }
 }

@@ -247,7 +247,10 @@ impl Db {
     }
 
     /// The artifacts of these segments, each in the order of [`Artifact::ALL`].
-    pub async fn segment_artifacts(&self, segments: &[SegmentRow]) -> Result<Vec<[SegmentArtifact; 3]>, DbError> {
+    pub async fn segment_artifacts(
+        &self,
+        segments: &[SegmentRow],
+    ) -> Result<Vec<[SegmentArtifact; Artifact::ALL.len()]>, DbError> {
         let items: Vec<Item> =
             segments.iter().flat_map(|segment| Artifact::ALL.map(|artifact| Item::of(segment.key, artifact))).collect();
         let mut artifacts: BTreeMap<Item, SegmentArtifact> = BTreeMap::new();

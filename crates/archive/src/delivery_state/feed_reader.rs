@@ -25,7 +25,7 @@ pub struct FeedEntry {
     pub account: AccountKey,
     /// Its sequence number in the feed.
     pub feed: i64,
-    /// The artifact; of a notice, the fourth item of the segment.
+    /// The artifact; of a notice, the item of the notices about the segment.
     pub item: Item,
     /// What the entry tells, if it is no artifact.
     #[sqlx(try_from = "NoticeCode")]
@@ -61,7 +61,7 @@ pub struct FeedNotice {
     pub account_key: AccountKey,
     /// Its sequence number in the feed.
     pub feed: i64,
-    /// The fourth item of the segment.
+    /// The item of the notices about the segment.
     pub item: Item,
     /// What it tells.
     #[sqlx(try_from = "i64")]
@@ -162,7 +162,7 @@ impl Db {
             rows.collect(),
             ") select x.account, x.feed, x.item, cast(-1 as bigint) as notice, 1 - x.outcome as stored, x.fetched, x.size
              from v cross join artifact x where x.account = v.account and x.feed > v.lo and x.feed <= v.hi
-             union all select n.account, n.feed, n.segment * 4 + 3, n.kind, cast(1 as bigint), n.at, cast(0 as bigint)
+             union all select n.account, n.feed, n.segment * -4 - 1, n.kind, cast(1 as bigint), n.at, cast(0 as bigint)
              from v cross join feed_notice n where n.account = v.account and n.feed > v.lo and n.feed <= v.hi
              order by 1, 2",
         ))
@@ -190,7 +190,7 @@ impl Db {
         self.all(Stmt::rows(
             "with v (account, feed) as (values ",
             rows.collect(),
-            ") select n.account as account_key, n.feed, n.segment * 4 + 3 as item, n.kind, n.version, n.at, a.rc, a.sub,
+            ") select n.account as account_key, n.feed, n.segment * -4 - 1 as item, n.kind, n.version, n.at, a.rc, a.sub,
              coalesce(n.segment_id, s.segment_id) as segment_id, s.dialog_id, s.ended, s.codec as metadata_codec, s.metadata
              from v cross join feed_notice n join account a on a.id = n.account left join segment s on s.id = n.segment
              where n.account = v.account and n.feed = v.feed order by n.account, n.feed",

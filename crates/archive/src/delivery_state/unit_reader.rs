@@ -60,5 +60,5 @@ impl Db {
 
 /// The items of these segments.
 fn items(segments: &[i64]) -> impl Iterator<Item = Item> + '_ {
-    segments.iter().flat_map(|segment| (0..4).map(move |slot| Item(segment * 4 + slot)))
+    segments.iter().flat_map(|segment| Item::all_of(*segment))
 }
