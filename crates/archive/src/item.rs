@@ -59,7 +59,7 @@ pub struct PackedBody {
     pub body: Bytes,
 }
 
-const CODEC_PLAIN: i64 = 0;
+pub(super) const CODEC_PLAIN: i64 = 0;
 const CODEC_ZSTD: i64 = 1;
 /// Metadata is small, and repeats little of itself: a higher level costs nothing more.
 const METADATA_LEVEL: i32 = 3;

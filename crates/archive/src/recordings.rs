@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::completion::{CompletedJob, JobOutcome};
 use super::{AccountKey, Arg, Db, DbError, Item, Stmt, Tx, sql};
 use crate::clock::{Time, millis};
-use crate::model::{Artifact, AudioType, ItemState, Lane};
+use crate::model::{Artifact, AudioType, ItemState, Lane, RecordingReference};
 
 /// A version of a recording.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -37,6 +37,21 @@ pub struct RecordingRow {
     pub channels: Option<i64>,
     /// When it was stored.
     pub stored: Time,
+}
+
+impl RecordingRow {
+    /// What leaves of the recording in place of its audio.
+    pub fn reference(&self) -> RecordingReference {
+        RecordingReference {
+            object: self.object.clone(),
+            sha256: self.sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+            bytes: self.size,
+            media_type: self.audio.media_type().to_owned(),
+            duration_ms: self.duration_ms.and_then(|millis| u64::try_from(millis).ok()),
+            channels: self.channels.and_then(|channels| u64::try_from(channels).ok()),
+            url: None,
+        }
+    }
 }
 
 #[derive(sqlx::Type)]
@@ -96,6 +111,14 @@ impl Db {
     /// The newest recording of a segment.
     pub async fn recording_of(&self, segment: i64) -> Result<Option<RecordingRow>, DbError> {
         Ok(self.recordings_of(&[segment]).await?.pop())
+    }
+
+    /// These versions of recordings.
+    pub(crate) async fn recording_versions(&self, versions: &[(Item, i64)]) -> Result<Vec<RecordingRow>, DbError> {
+        let rows = versions.iter().map(|(item, version)| vec![Arg::from(*item), (*version).into()]);
+        const TAIL: &str = ") select r.account, r.item, r.version, r.object, r.sha256, r.size, r.media_type, r.duration_ms, r.channels, r.stored
+             from v cross join recording r where r.item = v.item and r.version = v.version";
+        self.all(Stmt::rows("with v (item, version) as (values ", rows.collect(), TAIL)).await
     }
 
     /// The next page of all versions of all recordings, or those of one account.

@@ -24,7 +24,7 @@ use crate::clock::Time;
 pub use folding::{fold_char, is_plain};
 pub use participants::{Participants, is_contact_field};
 pub use phone_number::PhoneNumber;
-pub use recording::{AudioType, RecordingFacts};
+pub use recording::{AudioType, RecordingFacts, RecordingReference};
 pub use subject::{Certainty, ContactMatch, Subject, contains_word};
 pub use time_range::{TimeRange, TimeRangeSet, Window};
 

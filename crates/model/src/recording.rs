@@ -64,6 +64,47 @@ impl RecordingFacts {
     }
 }
 
+/// What leaves of a recording in place of its audio: exports, events and pages hold this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordingReference {
+    /// The name of the object: a path below the root of the recording store.
+    pub object: String,
+    /// SHA-256 of the audio, in hexadecimal.
+    pub sha256: String,
+    /// The number of bytes.
+    pub bytes: u64,
+    /// The media type.
+    #[serde(rename = "type")]
+    pub media_type: String,
+    /// How long it plays, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// The number of channels, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<u64>,
+    /// A link to the audio that works for a limited time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+impl RecordingReference {
+    /// Reads what [`RecordingReference::to_json`] wrote.
+    pub fn from_json(json: &[u8]) -> Option<RecordingReference> {
+        serde_json::from_slice(json).ok()
+    }
+
+    /// The reference as JSON. It stands where a text has its body.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Texts and numbers: serialising them cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The extension of a file with the audio.
+    pub fn extension(&self) -> &'static str {
+        AudioType::from_media_type(&self.media_type).map_or("bin", AudioType::extension)
+    }
+}
+
 impl fmt::Display for AudioType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.media_type())
@@ -80,5 +121,24 @@ mod tests {
             RecordingFacts { sha256: [0xab; 32], size: 1, audio: AudioType::Wav, duration: None, channels: None };
         assert_eq!(facts.object_name(), format!("ab/{}.wav", "ab".repeat(32)));
         assert_eq!(AudioType::from_media_type("audio/mpeg"), Some(AudioType::Mp3));
+    }
+
+    #[test]
+    fn a_reference_is_read_as_it_was_written() {
+        let reference = RecordingReference {
+            object: "ab/ab.wav".to_owned(),
+            sha256: "ab".to_owned(),
+            bytes: u64::MAX,
+            media_type: "audio/wav".to_owned(),
+            duration_ms: Some(61_000),
+            channels: None,
+            url: None,
+        };
+        assert_eq!(RecordingReference::from_json(&reference.to_json()), Some(reference.clone()));
+        assert_eq!(
+            String::from_utf8(reference.to_json()).unwrap(),
+            r#"{"object":"ab/ab.wav","sha256":"ab","bytes":18446744073709551615,"type":"audio/wav","duration_ms":61000}"#
+        );
+        assert_eq!((RecordingReference::from_json(b""), reference.extension()), (None, "wav"));
     }
 }
