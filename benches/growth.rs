@@ -32,7 +32,7 @@ use support::own_cpu_seconds;
 const SEGMENTS_PER_ROUND: u64 = 500;
 const ROWS_PER_INSERT: u64 = 200_000;
 const WANTS: ArtifactSelection =
-    ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
 
 fn main() {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(measure());

@@ -111,7 +111,7 @@ pub(crate) struct SegmentEntry {
     /// The segment.
     pub(crate) segment: SegmentRow,
     /// Its artifacts.
-    pub(crate) slots: [SegmentArtifact; 3],
+    pub(crate) slots: [SegmentArtifact; Artifact::ALL.len()],
 }
 
 impl SegmentEntry {
@@ -136,6 +136,8 @@ impl SegmentEntry {
                 *body = match artifact {
                     Artifact::Transcript => redactor.transcript(body).into_owned(),
                     Artifact::AgentSummary | Artifact::AutoSummary => redactor.summary(body).into_owned(),
+                    // Its bytes are in the recording store.
+                    Artifact::Recording => Vec::new(),
                 };
             }
         }

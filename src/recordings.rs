@@ -8,6 +8,7 @@
 mod bucket;
 mod folder;
 mod store_error;
+pub mod sweep;
 mod upload;
 
 use std::ops::Range;
@@ -55,6 +56,21 @@ pub(crate) struct RecordingTarget {
     pub(crate) max_bytes: u64,
     /// The name of this replica.
     pub(crate) owner: String,
+}
+
+impl RecordingTarget {
+    /// What the settings say; `owner` is the name of this replica.
+    ///
+    /// # Errors
+    /// If the store's URL or an option is invalid.
+    pub(crate) fn new(settings: &RecordingSettings, owner: &str) -> Result<RecordingTarget, StoreError> {
+        Ok(RecordingTarget {
+            store: RecordingStore::new(settings)?,
+            accept: settings.format.media_type(),
+            max_bytes: settings.max_bytes,
+            owner: owner.to_owned(),
+        })
+    }
 }
 
 /// A folder or a bucket with recordings. It is cheap to clone.

@@ -37,7 +37,7 @@ pub(crate) struct SegmentView {
 impl SegmentView {
     /// With the contents of the artifacts in `expand`.
     pub(crate) fn of(entry: &SegmentEntry, expand: ArtifactSet) -> SegmentView {
-        let SegmentEntry { segment, slots: [transcript, agent, auto] } = entry;
+        let SegmentEntry { segment, slots: [transcript, agent, auto, _] } = entry;
         let payload = |artifact: Artifact, slot| match expand.contains(artifact) {
             true => artifact_payload(artifact, slot),
             false => ArtifactPayload::without_content(outcome_name(&slot.status), slot.fetched),

@@ -59,7 +59,7 @@ fn facts() -> AuditedAccountFacts {
         reads: Vec::new(),
         backfills: Vec::new(),
         segments: (10, 8),
-        tallies: [tally; 3],
+        tallies: [tally, tally, tally, ArtifactTally::default()],
         gone: DeletionTally::default(),
         unfinished: Vec::new(),
         closed_items: Vec::new(),

@@ -41,6 +41,7 @@ impl ArtifactPayload {
             Artifact::AgentSummary | Artifact::AutoSummary => {
                 ArtifactPayload { text: Some(decode_summary(body)), ..empty }
             }
+            Artifact::Recording => empty,
         }
     }
 }

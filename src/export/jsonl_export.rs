@@ -65,7 +65,7 @@ pub(super) fn write_erased(erased: &ErasedSegment, out: &mut Vec<u8>) -> anyhow:
 impl ExportLine {
     /// The line of a segment.
     pub(crate) fn from_entry(entry: &SegmentEntry) -> ExportLine {
-        let SegmentEntry { segment, slots: [transcript, agent, auto] } = entry;
+        let SegmentEntry { segment, slots: [transcript, agent, auto, _] } = entry;
         ExportLine {
             rc_account_id: segment.account.rc.to_string(),
             sub_account_id: segment.account.sub.to_string(),

@@ -136,7 +136,7 @@ pub(super) async fn get_conversation(
 
 /// The metadata and the summaries of a segment.
 fn describe_segment(entry: &SegmentEntry) -> Value {
-    let SegmentEntry { segment, slots: [_, agent, auto] } = entry;
+    let SegmentEntry { segment, slots: [_, agent, auto, _] } = entry;
     let metadata = Metadata::parse(&segment.metadata);
     let fields: Vec<String> = metadata
         .displayed_fields()

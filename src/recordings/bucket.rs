@@ -16,6 +16,7 @@ use object_store::{
     Attribute, Attributes, GetOptions, GetRange, ObjectMeta, ObjectStoreExt as _, PutMultipartOptions, PutOptions,
     PutPayload,
 };
+use rand::Rng as _;
 use secrecy::SecretString;
 
 use super::folder::UNFINISHED;
@@ -147,7 +148,7 @@ impl BucketUpload {
             return Ok(None);
         }
         if self.partial.is_none() {
-            let name = format!("{UNFINISHED}/{}", uuid::Uuid::new_v4());
+            let name = format!("{UNFINISHED}/{:032x}", rand::rng().random::<u128>());
             let location = self.bucket.location(&name)?;
             let created = self.bucket.client.create_multipart_opts(&location, PutMultipartOptions::default()).await;
             let upload_id = created.map_err(|error| self.bucket.error("write", &error))?;
@@ -172,16 +173,17 @@ impl BucketUpload {
 
     pub(super) async fn finish(&mut self, name: &str, audio: AudioType) -> Result<(), StoreError> {
         let target = self.bucket.location(name)?;
-        let rest = std::mem::take(&mut self.buffer).freeze();
         let Some(partial) = self.partial.clone() else {
+            let rest = std::mem::take(&mut self.buffer).freeze();
             let mut attributes = Attributes::new();
             attributes.insert(Attribute::ContentType, audio.media_type().into());
             let options = PutOptions { attributes, ..PutOptions::default() };
             let written = self.bucket.client.put_opts(&target, PutPayload::from_bytes(rest), options).await;
             return written.map(drop).map_err(|error| self.bucket.error("write", &error));
         };
-        if !rest.is_empty() {
-            self.put_part(rest).await?;
+        while !self.buffer.is_empty() {
+            let part = self.buffer.split_to(PART_BYTES.min(self.buffer.len())).freeze();
+            self.put_part(part).await?;
         }
         let (client, location) = (&self.bucket.client, self.bucket.location(&partial.name)?);
         let finish = async {

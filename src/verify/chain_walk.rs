@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::short_hash;
 use super::verify_report::{IntegrityProblem, IntegrityProblemKind};
 use crate::db::{AccessChainState, AccountChain, EntryPage, EntryRow, RecordChainState, unpack};
+use crate::model::Artifact;
 use crate::proof::{ChainName, ExportedLine, GENESIS_HASH, Hash, format_day, link, sha256, unhex};
 
 /// A stored head.

@@ -66,7 +66,7 @@ async fn create_archive(folder: &Path, segments: i64) {
         lane: Lane::Live,
         range: TimeRange { from: Time(0), to: NOW },
         now: NOW,
-        wants: ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
+        wants: ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed },
         already_read: &TimeRangeSet::default(),
         urgent_before: None,
         quarantine_retry_delay: Duration::from_secs(60),

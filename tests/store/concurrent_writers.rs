@@ -75,7 +75,7 @@ async fn ingest(db: &Db, owned: Lease, ids: &[String], note: &str) {
         lane: Lane::Live,
         range: TimeRange { from: Time(0), to: NOW },
         now: NOW,
-        wants: ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
+        wants: ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed },
         already_read: &TimeRangeSet::default(),
         urgent_before: None,
         quarantine_retry_delay: 60 * SECOND,

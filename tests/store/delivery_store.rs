@@ -126,7 +126,7 @@ fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
     Sink {
         name: "sink".to_owned(),
         start,
-        artifacts: ArtifactSet::ALL,
+        artifacts: ArtifactSet::TEXTS,
         metadata: false,
         erasures: SinkErasures::All,
         accounts: BTreeSet::new(),

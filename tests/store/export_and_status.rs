@@ -57,7 +57,7 @@ async fn acquire_account(db: &Db, sub: &str) -> Lease {
 
 async fn ingest(db: &Db, owned: Lease, now: Time, records: &[SegmentRecord]) -> IngestSummary {
     let known = TimeRangeSet::default();
-    let wants = ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    let wants = ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
     let stretch = TimeRange { from: Time(0), to: NOW };
     let repair = Duration::from_secs(60);
     let chunk = MetadataChunk {

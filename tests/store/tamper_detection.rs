@@ -73,7 +73,7 @@ async fn ingest(db: &Db, owned: Lease, records: &[SegmentRecord]) {
 
 async fn ingest_at(db: &Db, owned: Lease, records: &[SegmentRecord], now: Time) {
     let known = TimeRangeSet::default();
-    let wants = ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    let wants = ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
     let chunk = MetadataChunk {
         lease: owned,
         lane: Lane::Live,
@@ -119,7 +119,7 @@ async fn archive_with_manifest(db: &Db) -> Lease {
 }
 
 async fn verify_against(db: &Db, recorded: Vec<ExportedLine>) -> VerifyReport {
-    let question = VerifyRequest { account: None, now: NOW, recorded };
+    let question = VerifyRequest { now: NOW, recorded, ..VerifyRequest::default() };
     let chains = verify::load_chains(db, None).await.unwrap();
     let mut read = 0;
     let report = verify::verify_archive(db, &chains, &question, &mut |more| read += more).await.unwrap();

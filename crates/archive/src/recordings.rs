@@ -98,6 +98,11 @@ impl Db {
         tx.commit().await
     }
 
+    /// Whether the archive holds a recording.
+    pub async fn has_recordings(&self) -> Result<bool, DbError> {
+        Ok(self.value::<i64>(sql("select item from recording limit 1")).await?.is_some())
+    }
+
     /// The newest recording of each of these segments, if it has one, in order of the segments' keys.
     pub async fn recordings_of(&self, segments: &[i64]) -> Result<Vec<RecordingRow>, DbError> {
         let items = segments.iter().map(|segment| Item::of(*segment, Artifact::Recording));
@@ -136,6 +141,12 @@ impl Db {
         self.all(stmt.bind(account.unwrap_or(AccountKey::ALL)).bind(item).bind(version).bind(limit)).await
     }
 
+    /// Number of versions of recordings, of all accounts or of one.
+    pub async fn count_recordings(&self, account: Option<AccountKey>) -> Result<u64, DbError> {
+        let stmt = sql("select count(*) from recording where ($1 = -1 or account = $1)");
+        self.count(stmt.bind(account.unwrap_or(AccountKey::ALL))).await
+    }
+
     /// Number of recordings whose row and whose entry in the feed do not agree.
     pub async fn count_inconsistent_recordings(&self, account: Option<AccountKey>) -> Result<u64, DbError> {
         let stmt = sql("select
@@ -145,6 +156,11 @@ impl Db {
              (select count(*) from recording r where ($1 = -1 or r.account = $1)
               and not exists (select 1 from artifact x where x.item = r.item and x.version = r.version))");
         self.count(stmt.bind(account.unwrap_or(AccountKey::ALL))).await
+    }
+
+    /// The id of a segment in RingCX.
+    pub async fn segment_id_of(&self, segment: i64) -> Result<Option<String>, DbError> {
+        self.value(sql("select segment_id from segment where id = $1").bind(segment)).await
     }
 
     /// Those of these objects that a recording names.

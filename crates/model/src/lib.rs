@@ -78,6 +78,9 @@ impl Artifact {
     pub const ALL: [Artifact; 4] =
         [Artifact::Transcript, Artifact::AgentSummary, Artifact::AutoSummary, Artifact::Recording];
 
+    /// The artifacts that are texts.
+    pub const TEXTS: [Artifact; 3] = [Artifact::Transcript, Artifact::AgentSummary, Artifact::AutoSummary];
+
     /// The name in settings, exports and events.
     pub const fn name(self) -> &'static str {
         match self {

@@ -22,7 +22,7 @@ pub(super) fn render(entry: &SegmentEntry, history: &SegmentHistory, now: Time, 
     let mut page = Page { text: String::new(), width };
     let metadata = Metadata::parse(&entry.segment.metadata);
     add_header(entry, &metadata, now, &mut page);
-    let [transcript, agent, auto] = &entry.slots;
+    let [transcript, agent, auto, _] = &entry.slots;
     page.heading("Conversation");
     match conversation_of(transcript, &metadata) {
         Some(conversation) => add_phrases(&conversation, &mut page),
@@ -36,7 +36,10 @@ pub(super) fn render(entry: &SegmentEntry, history: &SegmentHistory, now: Time, 
         );
     }
     page.heading("History");
-    for (artifact, slot) in Artifact::ALL.into_iter().zip(&entry.slots) {
+    let is_shown = |(artifact, slot): &(Artifact, &SegmentArtifact)| {
+        artifact.is_text() || !matches!(slot.status, ArtifactStatus::NotRequested)
+    };
+    for (artifact, slot) in Artifact::ALL.into_iter().zip(&entry.slots).filter(is_shown) {
         page.labelled(artifact.name(), &format_status(slot, now));
     }
     page.text.push('\n');

@@ -26,7 +26,7 @@ pub(super) fn build_recordings(
         None => Some(RecordingPlace::Folder(default_folder(database))),
     };
     if matches!(store, Some(RecordingPlace::Folder(_))) && !options.is_empty() {
-        checker.reject("recordings.options", "is set, but a folder has no options", "remove the options");
+        checker.warn("recordings.options", "has no effect: the store is a folder");
     }
     if !(1..=MAX_RECORDING_BYTES).contains(&section.max_bytes) {
         let hint = format!("give a number of bytes from 1 to {MAX_RECORDING_BYTES}");

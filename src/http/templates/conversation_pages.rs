@@ -50,7 +50,7 @@ pub(in super::super) enum SearchOutcome<'a> {
 /// The data of a conversation page.
 pub(in super::super) struct ConversationView<'a> {
     pub(in super::super) segment: &'a SegmentRow,
-    pub(in super::super) slots: &'a [SegmentArtifact; 3],
+    pub(in super::super) slots: &'a [SegmentArtifact; Artifact::ALL.len()],
     /// All segments of its dialog, by time.
     pub(in super::super) dialog: &'a [SegmentRow],
     /// The account's display name.
@@ -265,7 +265,7 @@ pub(in super::super) fn not_found_page(why: &str) -> String {
 
 /// The page of a segment's conversation.
 pub(in super::super) fn conversation_page(view: &ConversationView<'_>) -> String {
-    let [transcript, agent, auto] = view.slots;
+    let [transcript, agent, auto, _] = view.slots;
     let metadata = Metadata::parse(&view.segment.metadata);
     let content = html! {
         (facts_section(view, &metadata))
