@@ -14,7 +14,7 @@ mod upload;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -134,6 +134,17 @@ impl RecordingStore {
         match &self.place {
             Place::Folder(root) => folder::read(root, name, range).await,
             Place::Bucket(bucket) => bucket.read(name, range).await,
+        }
+    }
+
+    /// A link with which anybody can read an object until it expires; `None` for a folder, which has none.
+    ///
+    /// # Errors
+    /// If the credentials of the bucket cannot be used.
+    pub async fn signed_url(&self, name: &str, expires_in: Duration) -> Result<Option<String>, StoreError> {
+        match &self.place {
+            Place::Folder(_) => Ok(None),
+            Place::Bucket(bucket) => bucket.signed_url(name, expires_in).await.map(Some),
         }
     }
 

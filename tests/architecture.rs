@@ -57,6 +57,7 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
             "-event",
             "-health",
             "-pipeline",
+            "-recordings",
             "-redact",
             "-sink",
         ],

@@ -158,7 +158,7 @@ impl Default for Artifacts {
     }
 }
 
-/// What a sink receives: artifacts, all by default, and metadata.
+/// What a sink receives: artifacts, the texts by default, and metadata.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[schemars(with = "Vec<String>", inline, extend("items" = { "type": "string", "enum": SinkContent::NAMES }))]
 pub(super) struct SinkContents(pub(super) List<SinkContent>);
@@ -173,7 +173,7 @@ pub(super) enum SinkContent {
 }
 
 impl SinkContent {
-    const NAMES: [&'static str; 4] = ["transcript", "agent_summary", "auto_summary", "metadata"];
+    const NAMES: [&'static str; 5] = ["transcript", "agent_summary", "auto_summary", "recording", "metadata"];
 
     /// The artifact, unless it is metadata.
     pub(super) fn artifact(self) -> Option<Artifact> {

@@ -531,6 +531,8 @@ pub struct Sink {
     pub redact: Vec<RedactionRule>,
     /// How long an event is retried before it counts as failed.
     pub give_up_after: Duration,
+    /// How long a link to a recording works that its events hold; `None` for no links.
+    pub recording_url_expiry: Option<Duration>,
     /// The type of the sink, with its own settings.
     pub kind: SinkKind,
 }

@@ -300,6 +300,9 @@ pub(super) struct SinkSection {
     /// How long an event is retried before a webhook marks it failed; files and objects are retried
     /// without limit.
     pub(super) give_up_after: Span<604_800>,
+    /// Adds a presigned link to each event of a recording, which works for so long (at most 7d); needs
+    /// recordings.store in a bucket.
+    pub(super) recording_url_expiry: Option<Span>,
     /// jsonl: the folder of its files.
     pub(super) path: Text,
     /// jsonl: how long a file is written to.

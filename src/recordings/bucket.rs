@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{BoxStream, StreamExt as _};
@@ -17,6 +18,7 @@ use object_store::{
     PutPayload,
 };
 use rand::Rng as _;
+use reqwest::Method;
 use secrecy::SecretString;
 
 use super::folder::UNFINISHED;
@@ -81,6 +83,12 @@ impl Bucket {
             async move { object.filter(|one| one.as_ref().is_err() || is_finished(one)) }
         });
         named.boxed()
+    }
+
+    /// A link with which anybody can read an object until it expires.
+    pub(super) async fn signed_url(&self, name: &str, expires_in: Duration) -> Result<String, StoreError> {
+        let signed = self.client.signed_url(Method::GET, &self.location(name)?, expires_in).await;
+        signed.map(String::from).map_err(|error| self.error("sign a link", &error))
     }
 
     /// The objects of uploads that did not end, or have not ended yet.

@@ -22,6 +22,7 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreScheme, PutOptions, PutPayload,
     RetryConfig,
@@ -56,9 +57,9 @@ enum Destination {
 }
 
 /// A bucket of one of the providers.
-pub(crate) trait BucketClient: ObjectStore + MultipartStore {}
+pub(crate) trait BucketClient: ObjectStore + MultipartStore + Signer {}
 
-impl<T: ObjectStore + MultipartStore> BucketClient for T {}
+impl<T: ObjectStore + MultipartStore + Signer> BucketClient for T {}
 
 /// What a URL names.
 pub(crate) enum OpenedStore {

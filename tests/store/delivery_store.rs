@@ -4,14 +4,17 @@
 
 use crate::support;
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
-use ringcx_extractor::config::{ObjectFormat, Sink, SinkErasures, SinkKind, SinkStart, WebhookSettings, WebhookUnit};
+use ringcx_extractor::config::{
+    ObjectFormat, RecordingFormat, RecordingPlace, RecordingSettings, Sink, SinkErasures, SinkKind, SinkStart,
+    WebhookSettings, WebhookUnit,
+};
 use ringcx_extractor::db::{
     CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, Item, JobOutcome, Lease, MetadataChunk, ObjectBatch,
     ReplayProgress, ReplayRequest, SinkOverview, sql,
@@ -22,6 +25,7 @@ use ringcx_extractor::model::{
     AccountId, Artifact, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, Subject, SummariesFor, TimeRange,
     TimeRangeSet,
 };
+use ringcx_extractor::recordings::RecordingStore;
 use serde_json::Value;
 use support::TestDb;
 use support::webhook_receiver::{WebhookReceiver, WebhookReply};
@@ -88,6 +92,7 @@ impl DeliveryEnv {
             clock: self.clock.clone(),
             owner: "test".to_owned(),
             leases: Arc::new(move || mine.clone()),
+            recordings: recording_store(self.test.folder.path()),
             sink_pauses: self.board.clone(),
             stop: tokio_util::sync::CancellationToken::new(),
         };
@@ -122,6 +127,13 @@ impl DeliveryEnv {
     }
 }
 
+/// A folder, to which no delivery writes.
+fn recording_store(folder: &Path) -> RecordingStore {
+    let store = RecordingPlace::Folder(folder.join("audio"));
+    let (options, format) = (BTreeMap::new(), RecordingFormat::Wav);
+    RecordingStore::new(&RecordingSettings { store, options, format, max_bytes: 1 }).unwrap()
+}
+
 fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
     Sink {
         name: "sink".to_owned(),
@@ -133,6 +145,7 @@ fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
         channels: BTreeSet::new(),
         redact: Vec::new(),
         give_up_after: WEEK,
+        recording_url_expiry: None,
         kind,
     }
 }

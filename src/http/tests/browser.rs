@@ -288,6 +288,9 @@ async fn conversation_screenshots(folder: &Path) {
         stored(&transcript.to_string()),
         stored("Charged twice; the refund is on its way."),
         slot(ArtifactStatus::NotPopulated),
+        stored(
+            r#"{"object":"a/a.wav","sha256":"a","bytes":976044,"type":"audio/wav","duration_ms":61000,"channels":2}"#,
+        ),
     ];
     let dialog = [segment(1), segment(2), segment(3)];
     let view = ConversationView {
@@ -295,6 +298,7 @@ async fn conversation_screenshots(folder: &Path) {
         slots: &slots,
         dialog: &dialog,
         account: Some("Support EMEA 1"),
+        may_listen: true,
         now: NOW,
     };
     let file = tempfile::Builder::new().suffix(".html").tempfile().unwrap();

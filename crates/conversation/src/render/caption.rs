@@ -170,7 +170,10 @@ mod tests {
     fn a_recording_begins_with_its_segment_unless_the_phrases_contradict_it() {
         let said = conversation(vec![phrase(Some(100_000), "a"), phrase(None, "b"), phrase(Some(160_000), "c")]);
         let start = |metadata: &str| Metadata::parse(metadata).recording_start(&said);
-        assert_eq!(start(r#"{"segmentStartTimeMs":"1970-01-01T00:01:35.000Z","segmentDurationMs":70000}"#), Some(95_000));
+        assert_eq!(
+            start(r#"{"segmentStartTimeMs":"1970-01-01T00:01:35.000Z","segmentDurationMs":70000}"#),
+            Some(95_000)
+        );
         assert_eq!(start(r#"{"segmentStartTimeMs":"1970-01-01T00:01:35.000Z"}"#), Some(95_000));
         let later = r#"{"segmentStartTimeMs":"1970-01-01T00:01:41.000Z","segmentDurationMs":70000}"#;
         assert_eq!(start(later), Some(100_000), "a phrase is before the segment");
