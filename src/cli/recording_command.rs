@@ -123,9 +123,8 @@ async fn write_audio(store: &RecordingStore, reference: &RecordingReference, mut
 }
 
 fn store_failed(error: StoreError) -> UserError {
-    let hint = error.hint.clone();
-    let failed = UserError::failed(error.message.clone()).with_source(error);
-    match hint {
+    let failed = UserError::failed(error.message);
+    match error.hint {
         Some(hint) => failed.with_hint(hint),
         None => failed,
     }
