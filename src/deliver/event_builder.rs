@@ -152,6 +152,7 @@ impl EventFilter {
             Artifact::AgentSummary | Artifact::AutoSummary => {
                 serde_json::to_vec(&self.redactor.text(&decode_summary(&body))).unwrap_or_default()
             }
+            Artifact::Recording => body,
         };
         (self.redactor.metadata(&metadata).into_owned(), body)
     }

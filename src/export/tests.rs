@@ -16,7 +16,8 @@ fn stored(body: &[u8]) -> SegmentArtifact {
     slot(ArtifactStatus::Stored(body.to_vec()))
 }
 
-fn entry(metadata: &str, slots: [SegmentArtifact; 3]) -> SegmentEntry {
+fn entry(metadata: &str, [transcript, agent, auto]: [SegmentArtifact; 3]) -> SegmentEntry {
+    let slots = [transcript, agent, auto, slot(ArtifactStatus::NotRequested)];
     let segment = SegmentRow {
         key: 1,
         account: AccountId::new("980634004", "99999999"),

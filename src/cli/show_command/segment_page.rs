@@ -5,7 +5,7 @@ use unicode_width::UnicodeWidthStr;
 use super::segment_history::SegmentHistory;
 use crate::cli::human_format::{format_count, format_duration, format_relative};
 use crate::clock::Time;
-use crate::db::{SegmentArtifact, SegmentRow};
+use crate::db::{ArtifactStatus, SegmentArtifact, SegmentRow};
 use crate::export::{SegmentEntry, conversation_of, outcome_name, summary_text_of};
 use crate::model::Artifact;
 use crate::render::{Conversation, Metadata, clean_line, clean_text, wrap_text};
@@ -164,7 +164,6 @@ fn format_status(slot: &SegmentArtifact, now: Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::ArtifactStatus;
     use crate::model::AccountId;
 
     fn slot(outcome: ArtifactStatus) -> SegmentArtifact {
@@ -192,7 +191,12 @@ mod tests {
         };
         SegmentEntry {
             segment,
-            slots: [slot(ArtifactStatus::Stored(transcript.into())), slot(ArtifactStatus::NotPopulated), waiting],
+            slots: [
+                slot(ArtifactStatus::Stored(transcript.into())),
+                slot(ArtifactStatus::NotPopulated),
+                waiting,
+                slot(ArtifactStatus::NotRequested),
+            ],
         }
     }
 

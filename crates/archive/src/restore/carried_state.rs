@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 use serde::{Deserialize, Serialize};
 
 use super::super::hash_chain::{hex, unhex};
-use super::super::{Db, DbError, DbFault, Tx, sql};
+use super::super::{Db, DbError, DbFault, Stmt, Tx, sql};
 use crate::clock::Time;
 
 /// Version of the file's format.
