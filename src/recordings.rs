@@ -28,8 +28,10 @@ pub use upload::{PartialUpload, Upload};
 
 use bucket::Bucket;
 
-/// How many recordings are written at a time. Each upload to a bucket buffers up to two parts.
-const MAX_UPLOADS: usize = 16;
+/// How many recordings are written to a folder at a time...
+const MAX_FOLDER_UPLOADS: usize = 32;
+/// ...and to a bucket. Each buffers up to two parts of 8 MiB.
+const MAX_BUCKET_UPLOADS: usize = 8;
 
 /// The bytes of an object, or of a range of it.
 pub type AudioStream = BoxStream<'static, Result<Bytes, StoreError>>;
@@ -92,11 +94,11 @@ impl RecordingStore {
     /// # Errors
     /// If the URL or an option is invalid.
     pub fn new(settings: &RecordingSettings) -> Result<RecordingStore, StoreError> {
-        let place = match &settings.store {
-            RecordingPlace::Folder(root) => Place::Folder(root.clone()),
-            RecordingPlace::Bucket(url) => Place::Bucket(Bucket::new(url, &settings.options)?),
+        let (place, uploads) = match &settings.store {
+            RecordingPlace::Folder(root) => (Place::Folder(root.clone()), MAX_FOLDER_UPLOADS),
+            RecordingPlace::Bucket(url) => (Place::Bucket(Bucket::new(url, &settings.options)?), MAX_BUCKET_UPLOADS),
         };
-        Ok(RecordingStore { place, uploads: Arc::new(Semaphore::new(MAX_UPLOADS)) })
+        Ok(RecordingStore { place, uploads: Arc::new(Semaphore::new(uploads)) })
     }
 
     /// The folder or the bucket, for people.

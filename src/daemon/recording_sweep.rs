@@ -44,7 +44,9 @@ impl RecordingSweep {
         let mut changes = self.context.subscribe_changes();
         loop {
             match self.step().await {
-                Ok(()) => self.context.findings.clear(FindingCode::RecordingStoreFailed, None),
+                Ok(()) => {
+                    self.context.findings.clear(FindingCode::RecordingStoreFailed, None);
+                }
                 // The supervisor reports an unavailable database.
                 Err(SweepError::Database(error)) => {
                     tracing::debug!(%error, "failed to compare the recording store with the archive; retrying later");

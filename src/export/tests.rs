@@ -17,6 +17,7 @@ fn stored(body: &[u8]) -> SegmentArtifact {
 }
 
 fn entry(metadata: &str, [transcript, agent, auto]: [SegmentArtifact; 3]) -> SegmentEntry {
+    let slots = [transcript, agent, auto, slot(ArtifactStatus::NotRequested)];
     let segment = SegmentRow {
         key: 1,
         account: AccountId::new("980634004", "99999999"),
@@ -28,7 +29,7 @@ fn entry(metadata: &str, [transcript, agent, auto]: [SegmentArtifact; 3]) -> Seg
         first_seen: Time::from_secs(0),
         metadata: metadata.to_owned(),
     };
-    SegmentEntry { segment, slots: [transcript, agent, auto, slot(ArtifactStatus::NotRequested)] }
+    SegmentEntry { segment, slots }
 }
 
 fn bytes(entry: &SegmentEntry, format: ExportFormat) -> Vec<u8> {

@@ -97,7 +97,7 @@ pub struct SinkMetrics {
 }
 
 /// The endpoints that have a circuit breaker.
-const PAUSABLE_ENDPOINTS: [Endpoint; 4] =
+const PAUSABLE_ENDPOINTS: [Endpoint; 5] =
     [Endpoint::Metadata, Endpoint::Transcript, Endpoint::AgentSummary, Endpoint::AutoSummary, Endpoint::Recording];
 
 /// The largest power of two in the lateness histogram: about 12 days.

@@ -110,7 +110,10 @@ impl Bucket {
         match self.client.abort_multipart(&location, &partial.upload_id).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             // Of an upload that is complete, only the object is left.
-            Err(error) => tracing::debug!(%error, "failed to abort an upload"),
+            Err(error) => {
+                let error = self.error("delete", &error);
+                tracing::debug!(%error, "failed to abort an upload");
+            }
         }
         self.delete(&partial.name).await
     }

@@ -7,7 +7,7 @@ use unicode_width::UnicodeWidthStr;
 use super::segment_history::SegmentHistory;
 use crate::cli::human_format::{format_bytes, format_count, format_duration, format_relative};
 use crate::clock::Time;
-use crate::db::{SegmentArtifact, SegmentRow};
+use crate::db::{ArtifactStatus, SegmentArtifact, SegmentRow};
 use crate::export::{SegmentEntry, conversation_of, outcome_name, recording_of, summary_text_of};
 use crate::model::Artifact;
 use crate::render::{Conversation, Metadata, clean_line, clean_text, wrap_text};
@@ -176,7 +176,6 @@ fn format_status(slot: &SegmentArtifact, now: Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::ArtifactStatus;
     use crate::model::AccountId;
 
     fn slot(outcome: ArtifactStatus) -> SegmentArtifact {

@@ -15,6 +15,7 @@ use crate::clock::Time;
 use crate::db::{AccountRow, SegmentArtifact, SegmentRow};
 use crate::export::{conversation_of, outcome_name, summary_text_of};
 use crate::health::humanize::{format_count, format_duration};
+use crate::model::Artifact;
 use crate::render::{Conversation, Metadata, Phrase, clean_line, clean_text};
 use crate::search::{MAX_SCANNED_MATCHES, SearchHit, SearchResults};
 use recording_section::{Playback, download_links, recording_section};
