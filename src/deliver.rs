@@ -32,6 +32,7 @@ use crate::config::{Sink, SinkKind, SinkStart};
 use crate::db::{AccountKey, Db, DbError, DeliveryRound, LaggingFeed, Lease, SinkKey};
 use crate::health::STOPPED_SINK_HINT;
 use crate::pipeline::delivery::pause_delay;
+use crate::recordings::RecordingStore;
 use crate::sink::SinkError;
 
 use event_builder::EventFilter;
@@ -68,6 +69,8 @@ pub struct DeliveryContext {
     pub owner: String,
     /// Returns the leases that this replica holds now.
     pub leases: Arc<dyn Fn() -> Vec<Lease> + Send + Sync>,
+    /// Where recordings are stored, for links to them.
+    pub recordings: RecordingStore,
     /// Where pauses are published.
     pub sink_pauses: Arc<SinkPauses>,
     /// Cancelled at shutdown: requests in flight finish, and no new ones are sent.
@@ -113,7 +116,7 @@ impl Deliverer {
     /// Creates a deliverer for the sink. Does no I/O.
     pub fn new(settings: Sink, context: DeliveryContext) -> Deliverer {
         Deliverer {
-            filter: Arc::new(EventFilter::new(&settings)),
+            filter: Arc::new(EventFilter::new(&settings, &context.recordings)),
             settings,
             context,
             client: None,

@@ -41,6 +41,7 @@ pub struct Settings {
     pub(crate) access: Access,
     pub(crate) log: Log,
     pub(crate) report: Option<DailyReport>,
+    pub(crate) recordings: RecordingSettings,
     pub(crate) sinks: Vec<Sink>,
     /// The names of the sinks that are left out because their secrets cannot be read. Empty, unless the
     /// settings were loaded to read the archive.
@@ -455,6 +456,49 @@ pub(crate) struct DailyReport {
     pub(crate) with_verification: bool,
 }
 
+/// Where recordings are stored, and which are asked for.
+#[derive(Debug, Clone)]
+pub struct RecordingSettings {
+    /// The folder or the bucket.
+    pub store: RecordingPlace,
+    /// The options of a bucket; names in lower case.
+    pub options: BTreeMap<String, SecretString>,
+    /// The format to ask for.
+    pub format: RecordingFormat,
+    /// The largest recording in bytes.
+    pub max_bytes: u64,
+}
+
+/// The place of a recording store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordingPlace {
+    /// A folder; a relative path starts at the working directory.
+    Folder(PathBuf),
+    /// `s3://`, `gs://` or `az://`, with bucket and prefix.
+    Bucket(String),
+}
+
+/// The format of recordings that is asked for. The API may send another one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordingFormat {
+    /// WAV, as the API documents it.
+    #[default]
+    Wav,
+    /// MP3.
+    Mp3,
+}
+
+impl RecordingFormat {
+    /// The value of the `Accept` header.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            RecordingFormat::Wav => "audio/wav",
+            RecordingFormat::Mp3 => "audio/mpeg",
+        }
+    }
+}
+
 /// The start of a new sink.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -487,6 +531,8 @@ pub struct Sink {
     pub redact: Vec<RedactionRule>,
     /// How long an event is retried before it counts as failed.
     pub give_up_after: Duration,
+    /// How long a link to a recording works that its events hold; `None` for no links.
+    pub recording_url_expiry: Option<Duration>,
     /// The type of the sink, with its own settings.
     pub kind: SinkKind,
 }

@@ -118,6 +118,7 @@ fn delivery_context(context: &Arc<AppContext>, stop: &CancellationToken) -> Deli
         clock: context.clock.clone(),
         owner: context.settings.database.instance.clone(),
         leases: Arc::new(move || accounts.accounts().iter().map(|account| account.lease).collect()),
+        recordings: context.recordings.store.clone(),
         sink_pauses: context.sinks.clone(),
         stop: stop.clone(),
     }

@@ -35,6 +35,8 @@ pub enum FindingCode {
     NoDaemon,
     NoMetadataRead,
     RateLimited,
+    RecordingStoreFailed,
+    RecordingsMissing,
     RecordsSetAside,
     RetentionPaused,
     RetentionWaits,

@@ -7,7 +7,7 @@
 
 mod folder;
 mod parquet_rows;
-mod store_errors;
+pub(crate) mod store_errors;
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +20,9 @@ use bytes::Bytes;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreScheme, PutOptions, PutPayload,
     RetryConfig,
@@ -54,6 +56,47 @@ enum Destination {
     Folder(std::path::PathBuf),
 }
 
+/// A bucket of one of the providers.
+pub(crate) trait BucketClient: ObjectStore + MultipartStore + Signer {}
+
+impl<T: ObjectStore + MultipartStore + Signer> BucketClient for T {}
+
+/// What a URL names.
+pub(crate) enum OpenedStore {
+    /// A bucket, and the prefix of all names.
+    Bucket { client: Arc<dyn BucketClient>, prefix: Path, display_name: String },
+    /// A folder.
+    Folder(std::path::PathBuf),
+}
+
+/// Opens `s3://bucket/prefix` (`gs`, `az` likewise) or `file:///folder`. Options that are not set come
+/// from the provider's environment variables, or from the machine's identity.
+///
+/// # Errors
+/// If the URL or an option is invalid.
+pub(crate) fn open_store(url: &str, options: &BTreeMap<String, SecretString>) -> Result<OpenedStore, SinkError> {
+    let invalid_url =
+        |why: &str| store_errors::setting_error(&format!("failed to read the sink's url: {why}"), URL_HINT);
+    let parsed = Url::parse(url.trim()).map_err(|_| invalid_url("it is not a URL"))?;
+    let (scheme, prefix) =
+        ObjectStoreScheme::parse(&parsed).map_err(|_| invalid_url("it names no known object store"))?;
+    let display_name = format!("{}://{}", parsed.scheme(), parsed.host_str().unwrap_or_default());
+    let client: Arc<dyn BucketClient> = match scheme {
+        ObjectStoreScheme::Local => {
+            let root = parsed.to_file_path().map_err(|()| invalid_url("it is not a file path"))?;
+            if let Some(name) = options.keys().next() {
+                return Err(store_errors::option_error(name, "a folder has no options", "remove the options"));
+            }
+            return Ok(OpenedStore::Folder(root));
+        }
+        ObjectStoreScheme::AmazonS3 => build_s3(&parsed, options)?,
+        ObjectStoreScheme::GoogleCloudStorage => build_google(&parsed, options)?,
+        ObjectStoreScheme::MicrosoftAzure => build_azure(&parsed, options)?,
+        _ => return Err(invalid_url("it names no known object store")),
+    };
+    Ok(OpenedStore::Bucket { client, prefix, display_name })
+}
+
 /// The name of an object: sub-account, day and hour at which the first event was stored, and the
 /// feed numbers of its first and last event.
 pub fn object_name(sub: &str, stored: Time, first: i64, last: i64) -> String {
@@ -80,30 +123,16 @@ impl ObjectStoreSink {
         format: ObjectFormat,
         options: &BTreeMap<String, SecretString>,
     ) -> Result<ObjectStoreSink, SinkError> {
-        let invalid_url =
-            |why: &str| store_errors::setting_error(&format!("failed to read the sink's url: {why}"), URL_HINT);
-        let parsed = Url::parse(url.trim()).map_err(|_| invalid_url("it is not a URL"))?;
-        let (scheme, prefix) =
-            ObjectStoreScheme::parse(&parsed).map_err(|_| invalid_url("it names no known object store"))?;
-        let display_name = format!("{}://{}", parsed.scheme(), parsed.host_str().unwrap_or_default());
-        let store: Arc<dyn ObjectStore> = match scheme {
-            ObjectStoreScheme::Local => {
-                let root = parsed.to_file_path().map_err(|()| invalid_url("it is not a file path"))?;
-                if let Some(name) = options.keys().next() {
-                    return Err(store_errors::option_error(name, "a folder has no options", "remove the options"));
-                }
-                return Ok(ObjectStoreSink {
-                    display_name: root.display().to_string(),
-                    destination: Destination::Folder(root),
-                    format,
-                });
+        let (destination, display_name) = match open_store(url, options)? {
+            OpenedStore::Folder(root) => {
+                let display_name = root.display().to_string();
+                (Destination::Folder(root), display_name)
             }
-            ObjectStoreScheme::AmazonS3 => build_s3(&parsed, options)?,
-            ObjectStoreScheme::GoogleCloudStorage => build_google(&parsed, options)?,
-            ObjectStoreScheme::MicrosoftAzure => build_azure(&parsed, options)?,
-            _ => return Err(invalid_url("it names no known object store")),
+            OpenedStore::Bucket { client, prefix, display_name } => {
+                (Destination::Bucket { store: client, prefix }, display_name)
+            }
         };
-        Ok(ObjectStoreSink { destination: Destination::Bucket { store, prefix }, format, display_name })
+        Ok(ObjectStoreSink { destination, format, display_name })
     }
 
     /// The folder, if this sink writes to one.
@@ -202,14 +231,14 @@ macro_rules! build_store {
 const OPTIONS_HINT: &str =
     "docs/export.md lists the usual ones, such as aws_region, google_service_account or azure_storage_account_name";
 
-fn build_s3(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn ObjectStore>, SinkError> {
+fn build_s3(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn BucketClient>, SinkError> {
     build_store!(AmazonS3Builder, AmazonS3ConfigKey, url, options)
 }
 
-fn build_google(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn ObjectStore>, SinkError> {
+fn build_google(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn BucketClient>, SinkError> {
     build_store!(GoogleCloudStorageBuilder, GoogleConfigKey, url, options)
 }
 
-fn build_azure(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn ObjectStore>, SinkError> {
+fn build_azure(url: &Url, options: &BTreeMap<String, SecretString>) -> Result<Arc<dyn BucketClient>, SinkError> {
     build_store!(MicrosoftAzureBuilder, AzureConfigKey, url, options)
 }

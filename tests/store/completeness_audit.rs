@@ -39,7 +39,7 @@ const DAY: i64 = 86_400_000;
 /// Noon, 20,000 days after 1970.
 const NOON: Time = Time(20_000 * DAY + DAY / 2);
 const ALL_ARTIFACTS: ArtifactSelection =
-    ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
 
 fn minutes_before_noon(minutes: i64) -> Time {
     NOON.plus_millis(-minutes * 60_000)
@@ -52,6 +52,7 @@ fn record(id: &str, end: Option<Time>, has_transcript: bool) -> SegmentRecord {
         end,
         has_transcript,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}","hasTranscript":{has_transcript}}}"#),
     }
 }

@@ -38,6 +38,7 @@ mod permit_request;
 mod pooler_check;
 mod queue_counts;
 mod read_only_file;
+mod recordings;
 mod replica;
 mod reservation_store;
 mod restore;
@@ -99,6 +100,7 @@ pub use instance_lock::InstanceLock;
 pub use item::{Item, PackedBody, unpack, unpack_text};
 pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
+pub use recordings::{RecordingRow, UploadRow};
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
 pub use restore::{CarriedState, RestoreOutcome, RestoreSummary, RestoredCopy};
 pub use search_index::{

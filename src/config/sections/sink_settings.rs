@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use regex::Regex;
 use secrecy::{ExposeSecret, SecretString};
@@ -32,6 +33,9 @@ const WEBHOOK_KEYS: &[&str] = &[
     "max_body",
 ];
 const OBJECT_STORE_KEYS: &[&str] = &["url", "format", "options"];
+
+/// The longest time that a presigned link works.
+const MAX_RECORDING_URL_EXPIRY: Duration = Duration::from_secs(7 * 86_400);
 
 /// Options of object stores whose own names end in `_file`. They are paths for the store, not files
 /// of secrets.
@@ -78,6 +82,11 @@ fn build_sink(mut section: SinkSection, at: &str, checker: &mut Checker<'_>) -> 
     let accounts = checker.texts(&key("accounts"), std::mem::take(&mut section.accounts));
     let channels = checker.texts(&key("channels"), std::mem::take(&mut section.channels));
     let redact = build_redaction(&key("redact"), std::mem::take(&mut section.redact), checker);
+    let recording_url_expiry = section.recording_url_expiry.map(|expiry| expiry.0);
+    if recording_url_expiry.is_some_and(|expiry| expiry > MAX_RECORDING_URL_EXPIRY) {
+        let what = "is longer than the providers permit";
+        checker.reject(&key("recording_url_expiry"), what, "give at most \"7d\"");
+    }
     let kind = checker.require(&key("type"), section.r#type, r#"give "jsonl", "webhook" or "object_store""#)?;
     reject_foreign_keys(at, kind, checker);
     let kind = match kind {
@@ -108,6 +117,7 @@ fn build_sink(mut section: SinkSection, at: &str, checker: &mut Checker<'_>) -> 
         channels,
         redact,
         give_up_after: section.give_up_after.0,
+        recording_url_expiry,
         kind,
     })
 }
@@ -126,7 +136,8 @@ pub(super) fn build_url(
 }
 
 fn build_contents(path: &str, contents: SinkContents, checker: &mut Checker<'_>) -> Option<Vec<SinkContent>> {
-    const HINT: &str = r#"name "transcript", "agent_summary", "auto_summary" or "metadata", or leave it out"#;
+    const HINT: &str =
+        r#"name "transcript", "agent_summary", "auto_summary", "recording" or "metadata", or leave it out"#;
     if contents.0.0.is_empty() && !checker.has_problem(path) {
         checker.reject(path, "is empty: nothing would be sent", HINT);
     }

@@ -117,7 +117,8 @@ fn the_sample_holds_every_known_key_with_its_default_and_no_other() {
             );
         }
     }
-    let is_free = |path: &String| path.starts_with("sinks[].options.") || path.starts_with("sinks[].headers.");
+    let free = ["sinks[].options.", "sinks[].headers.", "recordings.options."];
+    let is_free = |path: &String| free.iter().any(|section| path.starts_with(section));
     assert!(found.keys().all(is_free), "{found:?}");
 }
 
@@ -133,7 +134,7 @@ fn in_largest_unit(text: &str) -> String {
 fn collect(value: &toml::Value, path: String, found: &mut BTreeMap<String, Vec<String>>) {
     match value {
         toml::Value::Table(table) => {
-            if ["sinks[].options", "sinks[].headers"].contains(&path.as_str()) {
+            if ["sinks[].options", "sinks[].headers", "recordings.options"].contains(&path.as_str()) {
                 found.entry(path.clone()).or_default().push(String::new());
             }
             for (name, value) in table {

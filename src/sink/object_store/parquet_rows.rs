@@ -52,6 +52,7 @@ fn event_row(event: &Event) -> [CellValue; 11] {
     let body = event.kind.artifact().map(|artifact| match artifact {
         Artifact::Transcript => to_json_line(&event.body).get().to_owned(),
         Artifact::AgentSummary | Artifact::AutoSummary => clean_cell(&summary_text(&event.body)),
+        Artifact::Recording => String::from_utf8_lossy(&event.body).into_owned(),
     });
     let has_metadata = !matches!(event.kind, EventKind::Erased(_));
     let metadata = has_metadata.then(|| to_json_line(event.metadata.as_bytes()).get().to_owned());

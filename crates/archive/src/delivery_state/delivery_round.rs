@@ -165,7 +165,7 @@ impl Tx {
         let existing: Vec<Item> = self.values(Stmt::list(head, Vec::new(), items, "")).await?;
         let mut existing: HashSet<Item> = existing.into_iter().collect();
         let keys = round.failed_deliveries.iter().map(|delivery| vec![delivery.account.into(), delivery.feed.into()]);
-        let head = "select segment * 4 + 3 from feed_notice where (account, feed) in (values ";
+        let head = "select segment * -4 - 1 from feed_notice where (account, feed) in (values ";
         existing.extend(self.values::<Item>(Stmt::rows(head, keys.collect(), ")")).await?);
         let failed_deliveries = round
             .failed_deliveries

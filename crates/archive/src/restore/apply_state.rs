@@ -182,15 +182,21 @@ impl Tx {
         let mut rows: Vec<Vec<Arg>> = Vec::new();
         for count in &state.deletion_counts {
             let account = account_of(accounts, &count.sub)?;
-            let numbers =
-                [count.day, count.kind, count.segments, count.transcripts, count.agent_summaries, count.auto_summaries];
+            let numbers = [
+                count.day,
+                count.kind,
+                count.segments,
+                count.transcripts,
+                count.agent_summaries,
+                count.auto_summaries,
+                count.recordings.unwrap_or(0),
+            ];
             rows.push(std::iter::once(account.0).chain(numbers).map(Arg::from).collect());
         }
-        let head =
-            "insert into erased (account, day, kind, segments, transcripts, agent_summaries, auto_summaries) values ";
+        let head = "insert into erased (account, day, kind, segments, transcripts, agent_summaries, auto_summaries, recordings) values ";
         let tail = " on conflict (account, day, kind) do update set segments = excluded.segments,
              transcripts = excluded.transcripts, agent_summaries = excluded.agent_summaries,
-             auto_summaries = excluded.auto_summaries";
+             auto_summaries = excluded.auto_summaries, recordings = excluded.recordings";
         self.run(Stmt::rows(head, rows, tail)).await.map(drop)
     }
 
