@@ -288,6 +288,7 @@ async fn conversation_screenshots(folder: &Path) {
         stored(&transcript.to_string()),
         stored("Charged twice; the refund is on its way."),
         slot(ArtifactStatus::NotPopulated),
+        slot(ArtifactStatus::NotRequested),
     ];
     let dialog = [segment(1), segment(2), segment(3)];
     let view = ConversationView {

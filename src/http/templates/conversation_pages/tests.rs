@@ -52,6 +52,7 @@ fn render(transcript: &str, dialog: &[SegmentRow]) -> String {
         slot(ArtifactStatus::Stored(transcript.into())),
         slot(ArtifactStatus::Stored(HOSTILE.into())),
         slot(ArtifactStatus::Failed),
+        slot(ArtifactStatus::NotRequested),
     ];
     let segment = segment(2, HOSTILE);
     conversation_page(&ConversationView { segment: &segment, slots: &slots, dialog, account: Some(HOSTILE), now: NOW })
