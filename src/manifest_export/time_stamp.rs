@@ -130,7 +130,7 @@ fn read_value(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         0..=0x7f => (usize::from(short), rest),
         0x81..=0x83 => {
             let (digits, rest) = rest.split_at_checked(usize::from(short - 0x80))?;
-            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+            (digits.iter().fold(0, |length, digit| (length << 8) | usize::from(*digit)), rest)
         }
         _ => return None,
     };
