@@ -315,10 +315,9 @@ fn system_caller() -> Caller {
 
 fn not_recorded(error: DbError) -> anyhow::Error {
     let failed = UserError::failed("nothing was shown or changed, because the access log has no entry about it");
-    failed
-        .with_hint("the access log is a table of the archive: make the database writable, and try again")
-        .with_source(error)
-        .into()
+    let usual = "the access log is a table of the archive: make the database writable, and try again";
+    let hint = error.hint().unwrap_or(usual).to_owned();
+    failed.with_hint(hint).with_source(error).into()
 }
 
 /// Whether a daemon is running on this database.

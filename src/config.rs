@@ -35,8 +35,8 @@ use file_source::LinedToml;
 pub use config_error::{ConfigError, ConfigErrors, SettingLocation};
 pub use sections::signing_key;
 pub(crate) use settings::{
-    Access, AccountPolicy, AccountSettings, Accounts, Auth, DailyReport, DiscoverAccounts, Http, KeySettings,
-    LimitScope, Log, LogFormat, Oidc, Permission, ReportFormat, RoleSettings,
+    Access, AccountPolicy, AccountSettings, Accounts, Auth, DailyManifests, DailyReport, DiscoverAccounts, Http,
+    KeySettings, LimitScope, Log, LogFormat, Oidc, Permission, ReportFormat, RoleSettings,
 };
 pub use settings::{
     Database, DatabaseUrl, Limits, OauthSettings, ObjectFormat, RecordingFormat, RecordingPlace, RecordingSettings,

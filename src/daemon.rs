@@ -16,6 +16,7 @@ pub(crate) mod discovery;
 pub(crate) mod fetch_worker;
 pub(crate) mod heartbeat;
 pub(crate) mod indexing;
+pub(crate) mod manifest_exporter;
 pub mod manifest_writer;
 pub(crate) mod recording_sweep;
 pub(crate) mod replica_stats;
@@ -162,6 +163,7 @@ pub(crate) async fn run_with_reload(
     spawn_task(&mut tasks, "manifests", async move { manifests.await.context("the daily manifests failed") });
     spawn_task(&mut tasks, "consistency check", consistency_check::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "daily report", report_writer::run(context.clone(), stop.clone()));
+    spawn_task(&mut tasks, "manifest export", manifest_exporter::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "credential expiry", credential_expiry::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "credential reload", credential_reload::run(context, reloaded, stop.clone()));
     let mut outcome = Ok(());

@@ -42,6 +42,7 @@ pub(crate) mod archive_reader;
 pub mod audit;
 pub(crate) mod error;
 pub mod export;
+pub(crate) mod manifest_export;
 pub mod metrics;
 pub(crate) mod operator_actions;
 pub(crate) mod report;

@@ -1,22 +1,17 @@
 //! `verify`: verifies the integrity of the archive and reports alterations.
 //!
-//! Reads the database, and writes only the file of `--manifests`.
-
-mod manifest_signature;
+//! Reads the database, and writes only the files of `--manifests`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use manifest_signature::SigningKey;
-
 use super::{CommandContext, human_format, terminal};
-use crate::clock::Time;
-use crate::db::{AccountChain, OpenMode};
+use crate::db::OpenMode;
 use crate::error::UserError;
-use crate::export::Target;
+use crate::manifest_export::{self, SigningKey};
 use crate::proof::ExportedLine;
 use crate::recordings::RecordingStore;
 use crate::render::clean_line;
@@ -45,6 +40,10 @@ pub(crate) struct VerifyArgs {
     /// `openssl pkeyutl`
     #[arg(long, value_name = "KEY", requires = "manifests")]
     pub(crate) sign: Option<PathBuf>,
+    /// Have the time-stamp authority at this URL (RFC 3161) date the file of --manifests: the answer is
+    /// in FILE.tsr, for `openssl ts`
+    #[arg(long, value_name = "URL", requires = "manifests", value_parser = manifest_export::parse_authority)]
+    pub(crate) timestamp: Option<reqwest::Url>,
     /// Compare with an earlier file of --manifests: the archive must still match its heads
     #[arg(long, value_name = "FILE")]
     pub(crate) against: Option<PathBuf>,
@@ -75,11 +74,15 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
         VerifyRequest { account: account.map(|account| account.key), now: context.clock.now(), recorded, recordings };
     let chains = verify::load_chains(&db, request.account).await?;
     if let Some(path) = &args.manifests {
-        let count = write_lines(path, &chains, request.now)?;
+        let count = manifest_export::write_manifests(path, &chains, request.now)?;
         terminal::print_stderr(&format!("wrote {} to {}", human_format::format_count(count, "line"), path.display()));
         if let Some(key) = key {
             let signature = key.sign_file(path)?;
             terminal::print_stderr(&format!("wrote the signature to {}", signature.display()));
+        }
+        if let Some(authority) = &args.timestamp {
+            let answer = manifest_export::time_stamp_file(authority, path).await?;
+            terminal::print_stderr(&format!("wrote the time stamp to {}", answer.display()));
         }
     }
     let report = if args.manifests_only {
@@ -98,18 +101,6 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
     };
     terminal::print_stdout(&text)?;
     Ok(u8::from(!report.intact))
-}
-
-fn write_lines(path: &Path, chains: &[AccountChain], now: Time) -> anyhow::Result<u64> {
-    let mut target = Target::file(path)?;
-    let mut count = 0;
-    for line in chains.iter().flat_map(|chain| verify::manifest_lines(chain, now)) {
-        let text = serde_json::to_string(&line)?;
-        writeln!(target, "{text}").with_context(|| format!("failed to write {}", path.display()))?;
-        count += 1;
-    }
-    target.finish()?;
-    Ok(count)
 }
 
 const AGAINST_HINT: &str = "--against needs a file that --manifests has written";

@@ -24,9 +24,10 @@ use super::config_error::quoted;
 use super::secret::Secret;
 use super::setting_types::Text;
 use super::settings::{
-    Accounts, ApiSettings, DailyReport, Database, DatabaseUrl, Discovery, Fetch, Http, Limits, Log, Settings, Sink,
+    Accounts, ApiSettings, DailyManifests, DailyReport, Database, DatabaseUrl, Discovery, Fetch, Http, Limits, Log,
+    Settings, Sink,
 };
-use super::settings_document::{DatabaseSection, Document, HttpSection, ReportSection};
+use super::settings_document::{DatabaseSection, Document, HttpSection, ManifestsSection, ReportSection};
 
 pub(super) use sink_settings::REDACTION_HINT;
 pub(super) use url::has_password;
@@ -55,6 +56,7 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     let database = build_database(document.database, checker);
     let http = build_http(document.http, checker);
     let report = build_report(document.report, checker);
+    let manifests = build_manifests(document.manifests, checker);
     let access = access_settings::build_access(document.access, checker);
     let sinks = sink_settings::build_sinks(document.sinks, checker);
     let recordings = database
@@ -89,6 +91,7 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
         log,
         report,
         recordings: recordings?,
+        manifests,
         sinks,
         unreadable_sinks,
     })
@@ -263,14 +266,30 @@ fn build_instance(instance: Text, checker: &mut Checker<'_>) -> Option<String> {
     checker.require(PATH, host, HINT)
 }
 
+const TIME_OF_DAY_HINT: &str = r#"give a UTC time of day such as "06:00", or "" for never"#;
+
 /// Builds the daily report; `None` without a time of day.
 fn build_report(section: ReportSection, checker: &mut Checker<'_>) -> Option<DailyReport> {
-    const HINT: &str = r#"give a UTC time of day such as "06:00", or "" for no daily report"#;
     let daily_at = section.daily_at.0?;
-    let at = checker.accept("report.daily_at", parse_time_of_day(&daily_at), HINT);
+    let at = checker.accept("report.daily_at", parse_time_of_day(&daily_at), TIME_OF_DAY_HINT);
     let folder = checker.require("report.path", section.path.0, r#"give the folder of the reports, such as "reports""#);
     let (format, with_verification) = (section.format, section.verify);
     Some(DailyReport { at: at?, folder: PathBuf::from(folder?), format, with_verification })
+}
+
+/// Builds the daily export of the manifests; `None` without a time of day.
+fn build_manifests(section: ManifestsSection, checker: &mut Checker<'_>) -> Option<DailyManifests> {
+    const URL_HINT: &str = r#"give the URL of a time-stamp authority, or "" for no time stamp"#;
+    let daily_at = section.daily_at.0?;
+    let at = checker.accept("manifests.daily_at", parse_time_of_day(&daily_at), TIME_OF_DAY_HINT);
+    let folder = r#"give the folder of the exports, such as "manifests""#;
+    let folder = checker.require("manifests.path", section.path.0, folder);
+    let authority = match section.timestamp_url.0 {
+        Some(url) => Some(checker.accept("manifests.timestamp_url", url::parse_web_url(&url), URL_HINT)?),
+        None => None,
+    };
+    let signing_key = section.signing_key_file.0.map(PathBuf::from);
+    Some(DailyManifests { at: at?, folder: PathBuf::from(folder?), signing_key, authority })
 }
 
 /// Parses hours and minutes, as the time since midnight.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use regex::Regex;
+use reqwest::Url;
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::Error as _;
@@ -42,6 +43,7 @@ pub struct Settings {
     pub(crate) log: Log,
     pub(crate) report: Option<DailyReport>,
     pub(crate) recordings: RecordingSettings,
+    pub(crate) manifests: Option<DailyManifests>,
     pub(crate) sinks: Vec<Sink>,
     /// The names of the sinks that are left out because their secrets cannot be read. Empty, unless the
     /// settings were loaded to read the archive.
@@ -497,6 +499,18 @@ impl RecordingFormat {
             RecordingFormat::Mp3 => "audio/mpeg",
         }
     }
+}
+
+/// When and where the daemon exports the manifests every day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DailyManifests {
+    /// The time of day in UTC.
+    pub(crate) at: Duration,
+    pub(crate) folder: PathBuf,
+    /// Read at each export, so that a new key needs no restart.
+    pub(crate) signing_key: Option<PathBuf>,
+    /// The time-stamp authority.
+    pub(crate) authority: Option<Url>,
 }
 
 /// The start of a new sink.

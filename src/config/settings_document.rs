@@ -42,6 +42,7 @@ pub(super) struct Document {
     pub(super) log: Log,
     pub(super) report: ReportSection,
     pub(super) recordings: RecordingsSection,
+    pub(super) manifests: ManifestsSection,
     /// The systems that receive an event for each stored artifact.
     pub(super) sinks: Vec<Option<SinkSection>>,
 }
@@ -187,6 +188,31 @@ impl Default for RecordingsSection {
             options: BTreeMap::new(),
             format: RecordingFormat::default(),
             max_bytes: 4_000_000_000,
+        }
+    }
+}
+
+/// The daily export of the manifests, for auditors.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct ManifestsSection {
+    /// UTC time of day at which the daemon exports the manifests, such as "01:30"; empty for never.
+    pub(super) daily_at: Text,
+    /// The folder of the exports.
+    pub(super) path: Text,
+    /// The file of an Ed25519 key (PEM) that signs each export; empty for no signature.
+    pub(super) signing_key_file: Text,
+    /// The URL of a time-stamp authority (RFC 3161) that dates each export; empty for no time stamp.
+    pub(super) timestamp_url: Text,
+}
+
+impl Default for ManifestsSection {
+    fn default() -> ManifestsSection {
+        ManifestsSection {
+            daily_at: Text::default(),
+            path: "manifests".to_owned().into(),
+            signing_key_file: Text::default(),
+            timestamp_url: Text::default(),
         }
     }
 }

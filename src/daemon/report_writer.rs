@@ -74,7 +74,7 @@ fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 /// The UTC day before today, if today's time of day has come.
-fn due_day(now: Time, at: Duration) -> Option<(Time, Time)> {
+pub(super) fn due_day(now: Time, at: Duration) -> Option<(Time, Time)> {
     let millis = crate::clock::millis(DAY);
     let today = Time(now.0.div_euclid(millis).saturating_mul(millis));
     (now >= today + at).then(|| (today - DAY, today))

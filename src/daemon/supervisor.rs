@@ -153,11 +153,15 @@ impl Supervisor {
                     done = self.handle_heartbeat(cluster, &heartbeat) => done,
                 },
                 // The heartbeat has found the error to be recoverable.
-                Err(problem) => Err(DbError::new(
-                    if problem.fault == DbFault::StorageFull { problem.fault } else { DbFault::Unavailable },
-                    problem.reason.clone(),
-                )
-                .into()),
+                Err(problem) => {
+                    let fault =
+                        if problem.fault == DbFault::StorageFull { problem.fault } else { DbFault::Unavailable };
+                    let error = DbError::new(fault, problem.reason.clone());
+                    Err(match &problem.hint {
+                        Some(hint) => error.with_hint(hint.clone()).into(),
+                        None => error.into(),
+                    })
+                }
             };
             let mut unavailable = None;
             match done {

@@ -32,6 +32,7 @@ pub enum FindingCode {
     LoginFailing,
     LoginRefused,
     ManifestAhead,
+    ManifestsNotExported,
     NoDaemon,
     NoMetadataRead,
     RateLimited,

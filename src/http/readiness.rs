@@ -158,6 +158,10 @@ pub(super) fn check_database(app: &AppContext, ping: Result<(), DatabaseProblem>
     let storage = app.subscribe_storage().borrow().clone();
     let database = match (ping, storage) {
         (Ok(()), StorageState::Unavailable(problem)) => Err(DatabaseProblem::rejecting_results(&problem)),
+        // The heartbeat may know why there is no answer.
+        (Err(ping), StorageState::Unavailable(problem)) => {
+            Err(DatabaseProblem { hint: ping.hint.or(problem.hint), ..ping })
+        }
         (ping, _) => ping,
     };
     let code = database.as_ref().err().map(DatabaseProblem::code);

@@ -21,6 +21,7 @@ mod full_disk;
 mod hostile_api;
 mod hostile_webhook_receiver;
 mod http_hardening;
+mod manifest_evidence;
 mod permissions;
 mod pipeline;
 mod process_lifecycle;

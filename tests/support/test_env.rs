@@ -6,7 +6,7 @@
 pub mod daemon_process;
 pub mod scenario;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringcx_extractor::clock::{Clock, Time};
@@ -124,6 +124,11 @@ impl TestEnv {
 
     fn write_settings(&self) {
         std::fs::write(self.config(), self.scenario.toml()).expect("a settings file");
+    }
+
+    /// Runs another build of the program from now on.
+    pub fn set_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.daemon.program);
     }
 
     /// Starts the binary through another program (its path and first arguments), from the next start on.

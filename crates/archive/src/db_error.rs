@@ -69,7 +69,9 @@ impl DbError {
         DbError::new(DbFault::Broken, message).with_hint(hint)
     }
 
-    pub(super) fn with_hint(self, hint: impl Into<Cow<'static, str>>) -> DbError {
+    /// The same error, with what an operator can do.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<Cow<'static, str>>) -> DbError {
         DbError { hint: Some(hint.into()), ..self }
     }
 
@@ -123,7 +125,15 @@ impl DbError {
 
     pub(super) fn open_failed(path: &Path, source: sqlx::Error) -> DbError {
         let inner = DbError::from(source);
+        if is_disk_read_only(path) {
+            let message = format!("failed to open the database {}: its disk is read-only", path.display());
+            return DbError { message, fault: DbFault::Broken, ..inner }.with_hint(READ_ONLY_DISK_HINT);
+        }
         let message = format!("failed to open the database {}: {}", path.display(), inner.message);
+        // A locked file is readable once it is released.
+        if inner.fault == DbFault::Unavailable && inner.hint.is_some() {
+            return DbError { message, ..inner };
+        }
         DbError { message, ..inner }
             .with_hint("the file must be a SQLite database that this user may read and write, on a local disk with room; run commands as the daemon's user")
             .reclassify_open_error(path)
@@ -144,7 +154,10 @@ impl DbError {
 
     pub(super) fn create_failed(path: &Path, source: std::io::Error) -> DbError {
         let message = format!("failed to create the database {}: {source}", path.display());
-        let hint = "the folder must exist or be creatable, and be writable by this user";
+        let hint = match source.kind() {
+            std::io::ErrorKind::ReadOnlyFilesystem => READ_ONLY_DISK_HINT,
+            _ => "the folder must exist or be creatable, and be writable by this user",
+        };
         DbError { source: Some(Box::new(source)), ..DbError::broken(message, hint) }
     }
 
@@ -176,12 +189,21 @@ impl DbError {
     }
 }
 
+const READ_ONLY_DISK_HINT: &str = "mount the disk writable; one with errors becomes read-only (`dmesg`). `search`, `show` and `export` read a complete copy there";
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn is_disk_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(folder_of(path)).is_ok_and(|disk| disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
 /// Whether the file's disk lacks the space to open it, which takes a write-ahead log and a page of
 /// shared memory.
 fn is_disk_full(path: &Path) -> bool {
     const MIN_FREE_BYTES: u64 = 64 * 1024;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    rustix::fs::statvfs(folder).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < MIN_FREE_BYTES)
+    rustix::fs::statvfs(folder_of(path)).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < MIN_FREE_BYTES)
 }
 
 /// SQLite's primary result codes that concern locks or the disk.
@@ -328,6 +350,10 @@ mod tests {
         let (mut one, mut other) = (options.connect().await.unwrap(), options.connect().await.unwrap());
         one.execute(sqlx::raw_sql("create table t (a); begin immediate")).await.unwrap();
         let locked = run(&mut other, "begin immediate").await;
+        let path = folder.path().join("test.db");
+        let held = other.execute(sqlx::raw_sql("begin immediate")).await.unwrap_err();
+        let unopened = DbError::open_failed(&path, held);
+        assert!(unopened.hint().is_some_and(|text| text.contains("fuser")), "{unopened}: {:?}", unopened.hint());
         one.execute(sqlx::raw_sql("commit; pragma max_page_count = 3")).await.unwrap();
         let full = run(&mut one, "insert into t values (zeroblob(100000))").await;
         let read_only = run(&mut other, "pragma query_only = 1; insert into t values (1)").await;

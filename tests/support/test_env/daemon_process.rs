@@ -41,6 +41,7 @@ impl CommandOutput {
 /// A folder with a settings file and a log, and the daemon that may run there.
 pub(super) struct DaemonProcess {
     folder: PathBuf,
+    pub(super) program: PathBuf,
     daemon: Option<Child>,
     /// Numbers the output files of commands.
     commands: AtomicU32,
@@ -52,8 +53,15 @@ pub(super) struct DaemonProcess {
 
 impl DaemonProcess {
     pub(super) fn new(folder: PathBuf) -> DaemonProcess {
-        let (launcher, environment) = (Vec::new(), Vec::new());
-        DaemonProcess { folder, daemon: None, commands: AtomicU32::new(0), launcher, environment, dumped_core: false }
+        DaemonProcess {
+            folder,
+            program: current_program(),
+            daemon: None,
+            commands: AtomicU32::new(0),
+            launcher: Vec::new(),
+            environment: Vec::new(),
+            dumped_core: false,
+        }
     }
 
     pub(super) fn config(&self) -> PathBuf {
@@ -61,7 +69,7 @@ impl DaemonProcess {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut words = self.launcher.iter().map(PathBuf::from).chain([binary_path()]);
+        let mut words = self.launcher.iter().map(PathBuf::from).chain([self.program.clone()]);
         let mut command = Command::new(words.next().expect("a program"));
         command.args(words).arg("--config").arg(self.config()).args(args);
         command.env_clear().env("RUST_BACKTRACE", "1").envs(self.environment.iter().cloned());
@@ -178,7 +186,7 @@ impl Drop for DaemonProcess {
 }
 
 /// The binary that cargo built for the tests, or the one that `$RINGCX_EXTRACTOR` names.
-fn binary_path() -> PathBuf {
+pub fn current_program() -> PathBuf {
     std::env::var_os("RINGCX_EXTRACTOR").unwrap_or_else(|| env!("CARGO_BIN_EXE_ringcx-extractor").into()).into()
 }
 

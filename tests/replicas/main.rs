@@ -3,9 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
+#[path = "../support/mod.rs"]
 mod support;
 
+mod rolling_upgrade;
+
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,6 +21,7 @@ use ringcx_extractor::sim::{Burst, QuotaScope};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
+use support::test_env::daemon_process::current_program;
 use support::test_env::scenario::strings;
 use support::test_env::{Scenario, TempDatabase, TestEnv};
 
@@ -27,17 +32,20 @@ const MAX_LATE_ARRIVAL: Duration = Duration::from_secs(2);
 
 struct Replica {
     name: String,
+    log: PathBuf,
     child: Child,
 }
 
 impl Replica {
     fn start(env: &TestEnv, name: &str) -> Replica {
-        let log = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(env.database.folder.path().join("daemon.log"))
-            .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ringcx-extractor"))
+        Replica::start_program(env, name, &current_program(), "daemon.log")
+    }
+
+    /// Starts a replica of this program, which appends to this log in the database's folder.
+    fn start_program(env: &TestEnv, name: &str, program: &Path, log: &str) -> Replica {
+        let log = env.database.folder.path().join(log);
+        let stderr = std::fs::OpenOptions::new().append(true).create(true).open(&log).unwrap();
+        let child = Command::new(program)
             .arg("--config")
             .arg(env.config())
             .arg("run")
@@ -46,10 +54,10 @@ impl Replica {
             .current_dir(env.database.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(stderr)
             .spawn()
             .unwrap();
-        Replica { name: name.to_owned(), child }
+        Replica { name: name.to_owned(), log, child }
     }
 
     fn signal(&self, signal: Signal) {
@@ -268,7 +276,7 @@ async fn killed_stopped_and_continued_at_random_nothing_is_lost_and_no_limit_bro
     drop(replicas);
 }
 
-/// `cargo test --release --test replicas -- --ignored --nocapture`: two minutes of more work than the limits allow, so that every
+/// `cargo test --release --test replicas two_minutes -- --ignored --nocapture`: two minutes of more work than the limits allow, so that every
 /// account sends at its limit. Options: `FOR` (seconds) and `SEED`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes four minutes"]

@@ -1,4 +1,4 @@
-//! Signs the file of `--manifests` with the operator's Ed25519 key, so that its origin can be checked
+//! Signs an export of manifests with the operator's Ed25519 key, so that its origin can be checked
 //! with OpenSSL alone.
 
 use std::io::Write;
@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::signature::Ed25519KeyPair;
 
+use super::{SIGNATURE_SUFFIX, sibling};
 use crate::error::UserError;
 use crate::export::Target;
 
@@ -16,11 +17,11 @@ const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const END: &str = "-----END PRIVATE KEY-----";
 
 /// The operator's key.
-pub(super) struct SigningKey(Ed25519KeyPair);
+pub(crate) struct SigningKey(Ed25519KeyPair);
 
 impl SigningKey {
     /// Reads a key in PEM, as `openssl genpkey -algorithm ed25519` writes it.
-    pub(super) fn read(path: &Path) -> anyhow::Result<SigningKey> {
+    pub(crate) fn read(path: &Path) -> anyhow::Result<SigningKey> {
         let failed = |why: &str| {
             let message = format!("failed to read the signing key {}: {why}", path.display());
             UserError::usage(message)
@@ -32,11 +33,9 @@ impl SigningKey {
     }
 
     /// Writes the signature of the file's bytes to `FILE.sig`; returns its path.
-    pub(super) fn sign_file(&self, file: &Path) -> anyhow::Result<PathBuf> {
+    pub(crate) fn sign_file(&self, file: &Path) -> anyhow::Result<PathBuf> {
         let bytes = std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
-        let mut name = file.as_os_str().to_owned();
-        name.push(".sig");
-        let path = PathBuf::from(name);
+        let path = sibling(file, SIGNATURE_SUFFIX);
         let mut target = Target::precompressed_file(&path)?;
         target.write_all(self.0.sign(&bytes).as_ref())?;
         target.finish()?;
