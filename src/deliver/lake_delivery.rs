@@ -255,12 +255,11 @@ impl Deliverer {
         let entries = self.context.db.feed_entries(&[window]).await?;
         let changes: Vec<&FeedEntry> = entries.iter().filter(|entry| self.filter.changes_table(entry)).collect();
         if let Some(first) = changes.first() {
-            let is_erasure =
-                |entry: &&&FeedEntry| matches!(entry.notice, Some(NoticeKind::Erased | NoticeKind::Expired));
+            let is_erasure = |notice| matches!(notice, Some(NoticeKind::Erased | NoticeKind::Expired));
             let waiting = WaitingChanges {
                 since: first.fetched,
                 size: changes.iter().map(|entry| entry.size).sum(),
-                has_erasure: changes.iter().any(|entry| is_erasure(&entry)),
+                has_erasure: changes.iter().any(|entry| is_erasure(entry.notice)),
                 is_full: account.feed > end,
             };
             let due = roll_due(waiting, self.context.clock.now(), lake.roll_after, lake.roll_size);

@@ -162,7 +162,7 @@ impl SliceWriter<'_> {
     /// Reads the artifacts. Of a batch with a damaged one, each segment is read alone, and the damaged
     /// one is left out.
     async fn read_entries(&self, rows: Vec<SegmentRow>) -> Result<Vec<SegmentEntry>, DbError> {
-        let damage = match self.db.segment_artifacts(&rows).await {
+        match self.db.segment_artifacts(&rows).await {
             Ok(slots) => {
                 return Ok(rows
                     .into_iter()
@@ -170,16 +170,18 @@ impl SliceWriter<'_> {
                     .map(|(segment, slots)| SegmentEntry { segment, slots })
                     .collect());
             }
-            Err(error) if error.fault() == DbFault::Broken => error,
+            Err(error) if error.fault() == DbFault::Broken => {}
             Err(error) => return Err(error),
-        };
-        if let [row] = rows.as_slice() {
-            tracing::error!(segment = row.key, error = %damage, "a stored segment is damaged; the tables leave it out");
-            return Ok(Vec::new());
         }
         let mut entries = Vec::with_capacity(rows.len());
-        for row in rows {
-            entries.extend(Box::pin(self.read_entries(vec![row])).await?);
+        for segment in rows {
+            match self.db.segment_artifacts(std::slice::from_ref(&segment)).await {
+                Ok(slots) => entries.extend(slots.into_iter().next().map(|slots| SegmentEntry { segment, slots })),
+                Err(error) if error.fault() == DbFault::Broken => {
+                    tracing::error!(segment = segment.key, %error, "a stored segment is damaged; the tables leave it out");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(entries)
     }

@@ -177,7 +177,7 @@ impl Db {
     /// Those of these paths that a snapshot still shows.
     pub async fn cataloged_paths(&self, paths: &[String]) -> Result<HashSet<String>, DbError> {
         let head = "select path from ducklake_data_file where path in ";
-        Ok(self.values(Stmt::list(head, Vec::new(), paths, "")).await?.into_iter().collect())
+        Ok(self.values::<String>(Stmt::list(head, Vec::new(), paths, "")).await?.into_iter().collect())
     }
 }
 
@@ -344,16 +344,6 @@ impl Tx {
         let stmt = sql("select t.table_id from ducklake_table t join ducklake_schema s on s.schema_id = t.schema_id
              where t.table_name = $1 and t.end_snapshot is null and s.schema_name = 'main' and s.end_snapshot is null");
         self.value(stmt.bind(name)).await
-    }
-
-    /// A bound text as a time.
-    fn time_cast(&self, argument: usize) -> String {
-        if self.is_postgres() { format!("cast(${argument} as timestamptz)") } else { format!("${argument}") }
-    }
-
-    /// A bound text as a UUID.
-    fn uuid_cast(&self, argument: usize) -> String {
-        if self.is_postgres() { format!("cast(${argument} as uuid)") } else { format!("${argument}") }
     }
 }
 

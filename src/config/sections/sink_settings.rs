@@ -10,7 +10,8 @@ use super::super::checker::Checker;
 use super::super::config_error::quoted;
 use super::super::setting_types::{SecretText, SinkContent, SinkContents, StoreOption, Text};
 use super::super::settings::{
-    DatabaseUrl, LakeCatalog, LakeSettings, LakeTable, ObjectFormat, RedactionRule, Sink, SinkErasures, SinkKind,
+    DatabaseUrl, LakeCatalog, LakeLayout, LakeSettings, LakeTable, ObjectFormat, RedactionRule, Sink, SinkErasures,
+    SinkKind,
 };
 use super::super::settings_document::{DEFAULT_ROLL_SIZE, RedactionEntry, SinkSection, SinkType};
 use super::{parse_database_url, url, webhook_settings};
@@ -155,6 +156,10 @@ fn build_lake(
     if section.erasures != SinkErasures::All {
         let what = "has no effect on tables: they hold what the archive holds";
         checker.reject(&key("erasures"), what, r#"leave it out, or use a sink without tables"#);
+    }
+    // There is no other layout yet.
+    match section.layout {
+        None | Some(LakeLayout::Hive) => {}
     }
     let roll_size = section.roll_size.unwrap_or(DEFAULT_ROLL_SIZE);
     if !ROLL_SIZE_BOUNDS.contains(&roll_size) {

@@ -281,7 +281,7 @@ impl Db {
     pub async fn current_files(&self, sink: SinkKey, account: AccountKey) -> Result<HashSet<String>, DbError> {
         let stmt = sql("select f.name from lake_slice s join lake_file f on f.slice = s.id
              where s.sink = $1 and s.account = $2 and s.state = $3");
-        Ok(self.values(stmt.bind(sink).bind(account).bind(CURRENT)).await?.into_iter().collect())
+        Ok(self.values::<String>(stmt.bind(sink).bind(account).bind(CURRENT)).await?.into_iter().collect())
     }
 
     /// Records a slice before its objects are written. Returns its key, which is never used again.
