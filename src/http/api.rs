@@ -4,12 +4,12 @@
 //! parameters, the formats of the answers, and the rules for every request: who it comes from, how
 //! many there may be, and that an error is a problem (RFC 9457).
 
-mod actions;
+pub(super) mod actions;
 mod answers;
 mod description_page;
 mod erasure_actions;
 mod feed_stream;
-mod idempotency;
+pub(super) mod idempotency;
 mod operations;
 mod parameters;
 pub(super) mod problem;

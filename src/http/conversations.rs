@@ -27,6 +27,7 @@ use crate::export::SegmentEntry;
 use crate::search::SortOrder;
 
 use super::api::problem::status_of;
+use super::console::viewer;
 use super::login;
 use super::state::HttpState;
 use super::templates::{self, ConversationView, SearchForm, SearchOutcome};
@@ -46,7 +47,7 @@ pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
     let router = Router::new()
         .route("/search", get(search_page))
         .route("/conversation", get(conversation_page))
-        .layer(middleware::from_fn_with_state(state.clone(), login::require_reader))
+        .layer(middleware::from_fn_with_state(state.clone(), viewer::require_reader))
         .merge(login::routes());
     policies.into_iter().fold(router, |router, (name, value)| {
         router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)))

@@ -13,7 +13,6 @@ use axum::handler::Handler as _;
 use axum::http::header::{ACCEPT, AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::uri::{PathAndQuery, Uri};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Router, http::Method};
@@ -25,7 +24,7 @@ use super::conversations::PageError;
 use super::state::HttpState;
 use super::templates::{self, LoginView};
 use crate::access::{
-    AccessAction, AccessSubject, AuthRefusal, Authenticator, Callback, Caller, LoginError, LoginFault, Permission,
+    AccessAction, AccessSubject, AuthRefusal, Authenticator, Callback, Caller, LoginError, LoginFault,
 };
 use crate::db::DbError;
 
@@ -34,7 +33,7 @@ const FORM_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a step of the login at the provider may take, with its requests to the provider.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(40);
 /// Where a person goes who asked for no page.
-const START_PAGE: &str = "/search";
+const START_PAGE: &str = "/";
 
 /// The routes of login and logout.
 pub(super) fn routes() -> Router<Arc<HttpState>> {
@@ -51,28 +50,23 @@ pub(super) fn peer_of(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<PeerAddress>().map(|peer| peer.0)
 }
 
-/// Passes on requests of readers, with their [`Caller`]; answers others with the login page.
-pub(super) async fn require_reader(State(state): State<Arc<HttpState>>, mut request: Request, next: Next) -> Response {
+/// Answers a request that has no caller with the login page.
+pub(super) fn ask_to_log_in(state: &HttpState, request: &Request, refusal: AuthRefusal) -> Response {
     let Some(authenticator) = &state.authenticator else { return StatusCode::NOT_FOUND.into_response() };
-    let refusal = match authenticator.authenticate(request.headers(), peer_of(&request)).await {
-        Ok(caller) if caller.may(Permission::Read) => {
-            request.extensions_mut().insert(caller);
-            return next.run(request).await;
-        }
-        Ok(_) => {
-            let message = "your role does not permit reading conversations\nhint: ask for a role with may = [\"read\"]";
-            return PageError::new(StatusCode::FORBIDDEN, message).into_response();
-        }
-        Err(refusal) => refusal,
-    };
     state.app.metrics.count_refused_access(refusal.name());
     let next_path = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
     // With a provider alone there is nothing to choose.
     let is_missing = matches!(refusal, AuthRefusal::Missing);
-    if is_missing && !authenticator.has_token() && authenticator.has_provider() && is_page_view(&request) {
+    if is_missing && !authenticator.has_token() && authenticator.has_provider() && is_page_view(request) {
         return Redirect::to(&templates::provider_login_path(next_path)).into_response();
     }
     refuse(authenticator, refusal, next_path, false)
+}
+
+/// The path of the login page, which leads back to a page.
+pub(super) fn login_path(next_path: &str) -> String {
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("next", next_path).finish();
+    format!("/login?{query}")
 }
 
 /// Whether a browser wants to show the answer, rather than a program to read it.
@@ -236,18 +230,18 @@ async fn log_out(
     headers: HeaderMap,
 ) -> Result<Response, PageError> {
     let Some(authenticator) = &state.authenticator else { return Ok(StatusCode::NOT_FOUND.into_response()) };
-    if let Ok(caller) = authenticator.authenticate_session(&headers, peer.map(|peer| peer.0.0)).await {
+    if let Ok((caller, _)) = authenticator.authenticate_session(&headers, peer.map(|peer| peer.0.0)).await {
         record_session(&state, &caller, AccessAction::Logout).await?;
     }
     Ok((authenticator.end_session(&headers).await?, Redirect::to("/")).into_response())
 }
 
 /// The page to go to after a login, if it is one of this server's; else the start page.
-fn own_page(path: &str) -> &str {
+pub(super) fn own_page(path: &str) -> &str {
     // Browsers read a backslash as a slash, and two slashes as another site.
     let is_own = |uri: &Uri| uri.authority().is_none() && uri.scheme().is_none();
     let is_path = path.starts_with('/') && !path.starts_with("//") && !path.contains('\\');
-    let is_login = path.starts_with("/auth/") || path.starts_with("/login");
+    let is_login = ["/auth/", "/login", "/actions/"].iter().any(|prefix| path.starts_with(prefix));
     if is_path && !is_login && path.parse().is_ok_and(|uri| is_own(&uri)) { path } else { START_PAGE }
 }
 
@@ -269,6 +263,7 @@ mod tests {
             "javascript:alert(1)",
             "search",
             "/auth/login",
+            "/actions/backfill",
             "/a b",
             "/a\r\nset-cookie: x=y",
         ] {

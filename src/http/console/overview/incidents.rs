@@ -1,0 +1,171 @@
+//! The incidents: each finding with what is at risk, since when, the last success, the next try, and
+//! what to do. Pure.
+
+use std::cmp::Reverse;
+
+use serde::Serialize;
+
+use crate::clock::Time;
+use crate::health::HealthLevel;
+use crate::health::{AccountStatus, Finding, FindingCategory, FindingCode, SinkStatus, rfc3339};
+use crate::http::state::VisibleReport;
+
+/// A cause of trouble, with all accounts that it affects.
+#[derive(Debug, Serialize)]
+pub(super) struct Incident {
+    pub(super) code: FindingCode,
+    pub(super) level: HealthLevel,
+    pub(super) sentence: String,
+    pub(super) hint: String,
+    /// The names of the first accounts, a sink, a host or an endpoint.
+    pub(super) subject: Option<String>,
+    #[serde(with = "rfc3339")]
+    pub(super) since: Time,
+    pub(super) at_risk: AtRisk,
+    #[serde(with = "rfc3339")]
+    pub(super) last_success: Option<Time>,
+    #[serde(with = "rfc3339")]
+    pub(super) next_try: Option<Time>,
+    pub(super) remedy: Remedy,
+    /// The accounts concerned, by sub-account id.
+    pub(super) accounts: Vec<String>,
+}
+
+/// The data that is not in the archive, or not delivered, because of an incident.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct AtRisk {
+    /// Conversation time that is not read yet, over all accounts concerned.
+    pub(super) unread_seconds: u64,
+    /// Announced items that are not in the archive.
+    pub(super) items: u64,
+    /// Events that are not delivered.
+    pub(super) events: u64,
+}
+
+/// What a person can do about an incident here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Remedy {
+    /// End the pauses and waits of the accounts.
+    TryNow,
+    /// Look at the items, the sinks or the backfills.
+    Queue,
+    Delivery,
+    Backfills,
+    /// Nothing here: the hint says what to do elsewhere.
+    Elsewhere,
+}
+
+/// All incidents of a report, the one with the most data at risk first.
+pub(super) fn incidents(report: &VisibleReport) -> Vec<Incident> {
+    let (accounts, sinks) = match &report.status {
+        Some(status) => (status.accounts.as_slice(), status.sinks.as_slice()),
+        None => Default::default(),
+    };
+    let is_incident = |finding: &&Finding| HealthLevel::of_finding(finding) > HealthLevel::Healthy;
+    let mut incidents: Vec<Incident> = report
+        .findings
+        .iter()
+        .filter(is_incident)
+        .map(|finding| Incident::new(finding, accounts, sinks, report.now))
+        .collect();
+    incidents.sort_by_key(|incident| Reverse((incident.level, incident.at_risk.weight(), Reverse(incident.since))));
+    incidents
+}
+
+impl AtRisk {
+    /// A common measure, for the order alone: an item or event counts as a minute of conversation.
+    fn weight(self) -> u64 {
+        self.unread_seconds + 60 * (self.items + self.events)
+    }
+
+    fn of_account(account: &AccountStatus, now: Time) -> AtRisk {
+        let unread = account.lag(now).map_or(0, |lag| lag.as_secs()).max(account.gap().as_secs());
+        AtRisk { unread_seconds: unread, items: account.work.unfinished() + account.work.failed, events: 0 }
+    }
+}
+
+impl std::iter::Sum for AtRisk {
+    fn sum<I: Iterator<Item = AtRisk>>(all: I) -> AtRisk {
+        all.fold(AtRisk::default(), |sum, one| AtRisk {
+            unread_seconds: sum.unread_seconds + one.unread_seconds,
+            items: sum.items + one.items,
+            events: sum.events + one.events,
+        })
+    }
+}
+
+impl Incident {
+    fn new(finding: &Finding, accounts: &[AccountStatus], sinks: &[SinkStatus], now: Time) -> Incident {
+        // Without accounts of its own a finding concerns all of them, or a sink.
+        let sink = (finding.code.category() == FindingCategory::Sink)
+            .then(|| sinks.iter().find(|sink| finding.subject.as_deref() == Some(&*sink.name)))
+            .flatten();
+        let is_general = finding.code.concerns_every_account();
+        let is_affected = |account: &&AccountStatus| is_general || finding.accounts().contains(&account.sub_account_id);
+        let affected: Vec<&AccountStatus> = accounts.iter().filter(is_affected).collect();
+        let at_risk = match sink {
+            Some(sink) => AtRisk { events: sink.pending + sink.failed, ..AtRisk::default() },
+            None => of_finding(finding, affected.iter().map(|account| AtRisk::of_account(account, now)).sum()),
+        };
+        let last_success = match sink {
+            Some(sink) => sink.last_delivered,
+            None => affected.iter().filter_map(|account| account.watermark).min(),
+        };
+        Incident {
+            code: finding.code.clone(),
+            level: HealthLevel::of_finding(finding),
+            sentence: finding.sentence.clone(),
+            hint: finding.hint.clone(),
+            subject: finding.subject.clone(),
+            since: finding.since,
+            at_risk,
+            last_success,
+            next_try: next_try(finding, &affected, sink),
+            remedy: remedy(&finding.code),
+            accounts: finding.accounts().to_vec(),
+        }
+    }
+}
+
+/// The part of what its accounts lack that a finding is about.
+fn of_finding(finding: &Finding, all: AtRisk) -> AtRisk {
+    let only_items = AtRisk { unread_seconds: 0, ..all };
+    let only_time = AtRisk { items: 0, ..all };
+    match finding.code {
+        FindingCode::ItemsFailed | FindingCode::Backlog | FindingCode::AnswersBroken => only_items,
+        FindingCode::CoverageGaps | FindingCode::Lagging | FindingCode::AccountUnread | FindingCode::AccountMissing => {
+            only_time
+        }
+        FindingCode::DatabaseAway
+        | FindingCode::DiskFull
+        | FindingCode::EndpointPaused
+        | FindingCode::LoginFailing
+        | FindingCode::LoginRefused
+        | FindingCode::NoDaemon
+        | FindingCode::NoMetadataRead
+        | FindingCode::RateLimited => all,
+        _ => AtRisk::default(),
+    }
+}
+
+fn next_try(finding: &Finding, affected: &[&AccountStatus], sink: Option<&SinkStatus>) -> Option<Time> {
+    match finding.code {
+        FindingCode::SinkResting => sink?.resting_until,
+        FindingCode::EndpointPaused => {
+            affected.iter().flat_map(|account| &account.paused).map(|pause| pause.until).min()
+        }
+        FindingCode::RateLimited => affected.iter().filter_map(|account| Some(account.facts.refused?.1)).min(),
+        _ => None,
+    }
+}
+
+fn remedy(code: &FindingCode) -> Remedy {
+    match code {
+        FindingCode::EndpointPaused | FindingCode::RateLimited => Remedy::TryNow,
+        FindingCode::ItemsFailed | FindingCode::AnswersBroken => Remedy::Queue,
+        FindingCode::SinkEventsFailed | FindingCode::SinkResting | FindingCode::SinkStopped => Remedy::Delivery,
+        FindingCode::BackfillUnfinished => Remedy::Backfills,
+        _ => Remedy::Elsewhere,
+    }
+}
