@@ -7,12 +7,18 @@
 
 mod access_entries;
 pub(crate) mod caption;
+mod completeness;
+mod conversation_facets;
 mod conversation_view;
+mod conversations;
 mod count;
 mod cursor;
+mod delivery;
 mod feed;
 mod overview;
+mod queue;
 mod read_error;
+mod reading;
 mod scope;
 mod search;
 mod segment_filter;
@@ -34,13 +40,18 @@ use crate::db::Db;
 use cursor::CursorCodec;
 
 pub(crate) use access_entries::AccessLogQuestion;
-pub(crate) use conversation_view::{DialogView, SegmentView, TranscriptView, format_offset};
+pub(crate) use completeness::{CompletenessView, HoldView};
+pub(crate) use conversation_view::{DialogPhraseView, DialogView, SegmentView, TranscriptView, format_offset};
+pub(crate) use conversations::{ConversationItem, ConversationList, ConversationQuestion};
 pub(crate) use feed::FeedAnswer;
 pub(crate) use overview::{AccountView, AuditQuestion, restrict_status};
+pub(crate) use queue::{ITEM_STATES, QueueItemView, QueueQuestion, QueueReasonView, QueueView};
 pub(crate) use read_error::{ReadError, ReadFault};
+pub(crate) use reading::ReadingView;
 pub(crate) use scope::{Scope, forbidden};
-pub(crate) use search::{FoundHits, SearchAnswer, SearchHitView, SearchQuestion};
+pub(crate) use search::{FacetValue, SearchAnswer, SearchHitView, SearchQuestion};
 pub(crate) use segment_filter::{Dimension, SegmentFilter};
+pub(crate) use segments::VersionView;
 
 /// Searches, counts and audits at a time: they load the database more than anything else.
 const MAX_HEAVY_READS: usize = 2;

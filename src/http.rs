@@ -20,7 +20,6 @@
 mod api;
 mod connection;
 mod console;
-mod conversations;
 #[cfg(test)]
 mod fixtures;
 mod health_summary;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Time};
 use crate::config::Settings;
 use crate::coverage::estimate_backfill_duration;
-use crate::db::{AccountKey, AccountRow, Db, DbError, QueueFilter, SinkRow, WipeOutcome};
+use crate::db::{AccountKey, AccountRow, Db, DbError, QueueFilter, ReplayRequest, SinkRow, WipeOutcome};
 use crate::error::UserError;
 use crate::model::{TimeRange, TimeRangeSet};
 use crate::status::planning_rules;
@@ -130,6 +130,41 @@ pub(crate) async fn retry_deliveries(
     Ok(done)
 }
 
+/// Queues a replay of the events of artifacts that were stored in a range; returns the number of
+/// accounts.
+///
+/// # Errors
+/// If no daemon has started the sink yet, or the database cannot be written.
+pub(crate) async fn replay_deliveries(
+    db: &Db,
+    settings: &Settings,
+    sink: &str,
+    request: ReplayRange,
+    now: Time,
+) -> anyhow::Result<u64> {
+    require_sink(settings, sink)?;
+    let row = db.sinks().await?.into_iter().find(|row| row.name == sink);
+    let row = row.ok_or_else(|| {
+        UserError::usage(format!("no daemon has started the sink {sink:?} yet"))
+            .with_hint("`ringcx-extractor run` registers it; with start = \"beginning\" it receives everything")
+    })?;
+    let ReplayRange { account, stored, rate } = request;
+    let accounts = db.request_replay(&ReplayRequest { sink: row.key, account, stored, rate }, now).await?;
+    db.bump_change_version().await?;
+    Ok(accounts)
+}
+
+/// What a replay sends again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReplayRange {
+    /// Only this account; `None` for all.
+    pub(crate) account: Option<AccountKey>,
+    /// Only artifacts that were stored in this range.
+    pub(crate) stored: TimeRange,
+    /// Events per second, at most.
+    pub(crate) rate: u32,
+}
+
 /// Checks that the settings define this sink.
 ///
 /// # Errors
@@ -182,5 +217,6 @@ pub(crate) async fn wipe_free_pages(db: &Db, rewrite: bool, clock: &Clock) -> Re
 
 /// The filter of the unfinished items of one segment.
 pub(crate) fn items_of_segment(segment_id: &str, account: Option<AccountKey>) -> QueueFilter {
-    QueueFilter { account, segment_id: Some(segment_id.to_owned()), ..QueueFilter::default() }
+    let accounts = account.map(|account| vec![account]);
+    QueueFilter { accounts, segment_id: Some(segment_id.to_owned()), ..QueueFilter::default() }
 }

@@ -1,6 +1,7 @@
 //! Segments, transcripts and dialogs as readers outside get them. Pure.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -154,6 +155,9 @@ pub(crate) struct DialogPhraseView {
     pub(crate) segment_id: String,
     #[serde(flatten)]
     pub(crate) phrase: PhraseView,
+    /// Where the words of a query occur in the text, as byte ranges.
+    #[serde(skip)]
+    pub(crate) matches: Vec<Range<usize>>,
 }
 
 /// A speaker of a dialog.
@@ -198,6 +202,7 @@ impl DialogView {
             sub_account_id: entry.segment.account.sub.to_string(),
             segment_id: entry.segment.segment_id.clone(),
             phrase: PhraseView::of(phrase, start),
+            matches: Vec::new(),
         };
         DialogView {
             dialog_id: dialog_id.to_owned(),

@@ -7,7 +7,9 @@ use super::segment_filter::SegmentFilter;
 use super::{AccessAction, AccessSubject, ArchiveReader, Page, PageRequest, ReadError, ReadFault, Scope};
 use crate::access::Caller;
 use crate::clock::Time;
-use crate::db::{AccountKey, ArtifactStatus, DeletionReason, SegmentPosition, SegmentQuery, SegmentRow};
+use crate::db::{
+    AccountKey, ArtifactStatus, ArtifactVersion, DeletionReason, SegmentPosition, SegmentQuery, SegmentRow,
+};
 use crate::export::SegmentEntry;
 use crate::model::{Artifact, ArtifactSet};
 
@@ -18,9 +20,17 @@ const MAX_EXAMINED: usize = 5_000;
 /// Bytes of texts in one page.
 const MAX_PAGE_BYTES: usize = 32_000_000;
 
+/// A version of an artifact.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct VersionView {
+    pub(crate) artifact: &'static str,
+    pub(crate) version: i64,
+    pub(crate) fetched_at: String,
+}
+
 /// Where the next page begins.
 #[derive(Debug, Serialize, Deserialize)]
-struct StoredPosition(Option<i64>, String, String);
+pub(super) struct StoredPosition(Option<i64>, String, String);
 
 impl From<StoredPosition> for SegmentPosition {
     fn from(StoredPosition(ended, sub, segment_id): StoredPosition) -> SegmentPosition {
@@ -141,9 +151,30 @@ impl ArchiveReader {
         segment_id: &str,
         account: Option<&str>,
     ) -> Result<SegmentEntry, ReadError> {
+        self.read_segment_version(caller, segment_id, account, None).await
+    }
+
+    /// The same with a version of an artifact in place of its newest one.
+    pub(crate) async fn read_segment_version(
+        &self,
+        caller: &Caller,
+        segment_id: &str,
+        account: Option<&str>,
+        version: Option<(Artifact, i64)>,
+    ) -> Result<SegmentEntry, ReadError> {
         let wanted: Vec<String> = account.map(str::to_owned).into_iter().collect();
         let scope = self.scope(caller, &wanted).await?;
-        let mut shown = self.show_all(&scope, self.db.segments_by_id(segment_id).await?).await?;
+        let segments = self.db.segments_by_id(segment_id).await?;
+        let slots = self.db.segment_artifacts(&segments).await?;
+        let mut shown = Vec::new();
+        for (segment, slots) in segments.into_iter().zip(slots) {
+            let mut entry = SegmentEntry { segment, slots };
+            let is_found = match version {
+                Some((artifact, version)) => self.replace_version(&mut entry, artifact, version).await?,
+                None => true,
+            };
+            shown.extend(scope.show(entry).filter(|_| is_found));
+        }
         let Some(entry) = shown.pop() else { return Err(self.no_such_segment(&scope, segment_id).await?) };
         if !shown.is_empty() {
             return Err(ReadError::new(ReadFault::Conflict, "several accounts have a segment with this id")
@@ -152,6 +183,32 @@ impl ArchiveReader {
         let subject = AccessSubject::Segment { sub: &entry.segment.account.sub, id: segment_id };
         self.record(caller, AccessAction::Read, subject).await?;
         Ok(entry)
+    }
+
+    /// Puts a version of an artifact in place of its newest one. Returns whether it is stored.
+    async fn replace_version(
+        &self,
+        entry: &mut SegmentEntry,
+        artifact: Artifact,
+        version: i64,
+    ) -> Result<bool, ReadError> {
+        let stored = self.db.artifact_version_body(entry.segment.key, artifact, version).await?;
+        let slot = Artifact::ALL.iter().zip(&mut entry.slots).find(|(known, _)| **known == artifact);
+        let (Some((fetched, body)), Some((_, slot))) = (stored, slot) else { return Ok(false) };
+        (slot.status, slot.fetched, slot.version) = (ArtifactStatus::Stored(body), Some(fetched), version);
+        Ok(true)
+    }
+
+    /// The versions of each artifact of a segment that the caller reads. Size and hash would tell about
+    /// redacted texts, so they are left out.
+    pub(crate) async fn versions(&self, entry: &SegmentEntry) -> Result<Vec<VersionView>, ReadError> {
+        let versions = self.db.artifact_versions(entry.segment.key).await?;
+        let view = |row: ArtifactVersion| VersionView {
+            artifact: row.artifact.name(),
+            version: row.version,
+            fetched_at: row.fetched.rfc3339(),
+        };
+        Ok(versions.into_iter().map(view).collect())
     }
 
     /// A whole conversation over its segments.
@@ -182,7 +239,12 @@ impl ArchiveReader {
         self.show_all(&scope, segments).await
     }
 
-    async fn show_all(&self, scope: &Scope<'_>, segments: Vec<SegmentRow>) -> Result<Vec<SegmentEntry>, ReadError> {
+    /// Those of the segments that the caller sees, as it sees them.
+    pub(super) async fn show_all(
+        &self,
+        scope: &Scope<'_>,
+        segments: Vec<SegmentRow>,
+    ) -> Result<Vec<SegmentEntry>, ReadError> {
         let slots = self.db.segment_artifacts(&segments).await?;
         let entries = segments.into_iter().zip(slots).map(|(segment, slots)| SegmentEntry { segment, slots });
         Ok(entries.filter_map(|entry| scope.show(entry)).collect())

@@ -6,6 +6,7 @@
 
 pub(super) mod actions;
 mod answers;
+pub(super) mod delivery_actions;
 mod description_page;
 mod erasure_actions;
 mod feed_stream;
@@ -79,6 +80,7 @@ fn operations() -> OpenApiRouter<Arc<HttpState>> {
         .routes(routes!(actions::retry_items))
         .routes(routes!(actions::discard_items))
         .routes(routes!(actions::retry_deliveries))
+        .routes(routes!(delivery_actions::replay_deliveries))
         .routes(routes!(erasure_actions::erase))
         .routes(routes!(erasure_actions::place_hold))
         .routes(routes!(erasure_actions::release_hold));

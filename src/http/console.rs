@@ -15,9 +15,14 @@
 
 pub(super) mod action;
 pub(super) mod assets;
+mod completeness;
+mod conversations;
+pub(super) mod delivery;
+pub(super) mod elements;
 pub(super) mod frame;
 pub(super) mod live_updates;
 mod overview;
+mod queue;
 pub(super) mod view;
 pub(super) mod viewer;
 
@@ -47,6 +52,11 @@ pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
         .route("/events", get(live_updates::events))
         .route("/api/status", get(status))
         .layer(middleware::from_fn_with_state(state.clone(), viewer::require_viewer));
+    let views = views
+        .merge(conversations::routes(state))
+        .merge(queue::routes(state))
+        .merge(delivery::routes(state))
+        .merge(completeness::routes(state));
     with_policies(views).merge(assets::routes())
 }
 

@@ -10,17 +10,19 @@ use std::time::Duration;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Extension, Form, Query, Request, State};
 use axum::handler::Handler as _;
-use axum::http::header::{ACCEPT, AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_SECURITY_POLICY, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use axum::http::uri::{PathAndQuery, Uri};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Router, http::Method};
 use serde::Deserialize;
+use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::connection::PeerAddress;
-use super::conversations::PageError;
 use super::state::HttpState;
 use super::templates::{self, LoginView};
 use crate::access::{
@@ -35,14 +37,40 @@ const PROVIDER_TIMEOUT: Duration = Duration::from_secs(40);
 /// Where a person goes who asked for no page.
 const START_PAGE: &str = "/";
 
-/// The routes of login and logout.
-pub(super) fn routes() -> Router<Arc<HttpState>> {
+/// The database did not answer.
+struct DatabaseAway;
+
+impl From<DbError> for DatabaseAway {
+    fn from(error: DbError) -> DatabaseAway {
+        tracing::warn!(%error, hint = error.hint(), "failed to read the database for a login");
+        DatabaseAway
+    }
+}
+
+impl IntoResponse for DatabaseAway {
+    fn into_response(self) -> Response {
+        let message = "failed to read the archive: the database did not answer\nhint: see /readyz for what to do";
+        (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
+    }
+}
+
+/// The routes of login and logout; empty where the settings let nobody in.
+pub(super) fn routes(state: &HttpState) -> Router<Arc<HttpState>> {
+    if state.authenticator.is_none() {
+        return Router::new();
+    }
     let timeout = |limit| TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, limit);
-    Router::new()
+    // The referrer policy lets browsers report to this site where a form comes from, so that forms
+    // of other sites can be refused.
+    let policies = [(CONTENT_SECURITY_POLICY, templates::login_policy()), (REFERRER_POLICY, "same-origin")];
+    let router = Router::new()
         .route("/login", get(login_form).post(log_in_with_token.layer(timeout(FORM_TIMEOUT))))
         .route("/auth/login", get(start_login.layer(timeout(PROVIDER_TIMEOUT))))
         .route("/auth/callback", get(complete_login.layer(timeout(PROVIDER_TIMEOUT))))
-        .route("/logout", post(log_out.layer(timeout(FORM_TIMEOUT))))
+        .route("/logout", post(log_out.layer(timeout(FORM_TIMEOUT))));
+    policies.into_iter().fold(router, |router, (name, value)| {
+        router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)))
+    })
 }
 
 /// The address of a request's connection.
@@ -78,7 +106,7 @@ fn is_page_view(request: &Request) -> bool {
 /// The answer to a request that has no reader; `was_submitted` if it answers a submitted token.
 fn refuse(authenticator: &Authenticator, refusal: AuthRefusal, next_path: &str, was_submitted: bool) -> Response {
     let (status, retry_after, failure) = match refusal {
-        AuthRefusal::Unavailable(error) => return PageError::from(error).into_response(),
+        AuthRefusal::Unavailable(error) => return DatabaseAway::from(error).into_response(),
         AuthRefusal::RateLimited(wait) => (StatusCode::TOO_MANY_REQUESTS, Some(wait.as_secs().max(1)), Some(refusal)),
         AuthRefusal::Expired { .. } => (StatusCode::UNAUTHORIZED, None, Some(refusal)),
         AuthRefusal::Missing | AuthRefusal::Wrong => {
@@ -161,7 +189,7 @@ async fn log_in_with_token(
             tracing::info!("login with http.token: a session for reading conversations is valid for 12 hours");
             (cookies, Redirect::to(own_page(&form.next))).into_response()
         }
-        Err(error) => PageError::from(error).into_response(),
+        Err(error) => DatabaseAway::from(error).into_response(),
     }
 }
 
@@ -201,7 +229,7 @@ async fn complete_login(
     match authenticator.complete_login(&headers, peer.map(|peer| peer.0.0), callback).await {
         Ok((cookies, caller, next)) => match record_session(&state, &caller, AccessAction::Login).await {
             Ok(()) => (cookies, Redirect::to(own_page(&next))).into_response(),
-            Err(error) => PageError::from(error).into_response(),
+            Err(error) => DatabaseAway::from(error).into_response(),
         },
         Err(error) => login_failed(&state, authenticator, &error, ""),
     }
@@ -228,7 +256,7 @@ async fn log_out(
     State(state): State<Arc<HttpState>>,
     peer: Option<Extension<PeerAddress>>,
     headers: HeaderMap,
-) -> Result<Response, PageError> {
+) -> Result<Response, DatabaseAway> {
     let Some(authenticator) = &state.authenticator else { return Ok(StatusCode::NOT_FOUND.into_response()) };
     if let Ok((caller, _)) = authenticator.authenticate_session(&headers, peer.map(|peer| peer.0.0)).await {
         record_session(&state, &caller, AccessAction::Logout).await?;

@@ -13,13 +13,13 @@ use crate::metrics::MetricsFormat;
 
 use super::middleware::{AllowedHosts, apply_policy};
 use super::state::{HttpState, UPDATE_INTERVAL};
-use super::{api, console, conversations, mcp_endpoint};
+use super::{api, console, login, mcp_endpoint};
 
 /// All routes; see `middleware` for the rules that every request must meet.
 pub(super) fn routes(state: Arc<HttpState>, hosts: AllowedHosts) -> Router {
     let browser_routes = Router::new()
         .merge(console::routes(&state))
-        .merge(conversations::routes(&state))
+        .merge(login::routes(&state))
         .merge(api::routes(&state))
         .merge(mcp_endpoint::routes(&state));
     let router = browser_routes

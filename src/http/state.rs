@@ -23,6 +23,7 @@ use crate::ringcx::LoginState;
 
 use super::api::request_rules::RequestLimiter;
 use super::connection::LogThrottle;
+use super::console::delivery::rates::DeliveryRates;
 use super::console::frame::{Frame, View};
 use super::console::live_updates::{Fingerprint, LiveUpdates};
 use super::console::viewer::Viewer;
@@ -56,6 +57,7 @@ pub(super) struct HttpState {
     /// Throttles the log of refused logins.
     pub(super) refused_logins: LogThrottle,
     pub(super) viewer_permits: Arc<Semaphore>,
+    pub(super) delivery_rates: DeliveryRates,
     database_ping: SingleFlightCache<Result<(), DatabaseProblem>>,
     snapshots: SingleFlightCache<Result<Arc<StatusSnapshot>, DatabaseProblem>>,
     /// The last successful snapshot.
@@ -106,6 +108,7 @@ impl HttpState {
             stop,
             live_updates: LiveUpdates::new(),
             viewer_permits: Arc::new(Semaphore::new(MAX_VIEWERS)),
+            delivery_rates: DeliveryRates::default(),
             database_ping: SingleFlightCache::new(),
             snapshots: SingleFlightCache::new(),
             last_snapshot: Mutex::new(None),
@@ -133,6 +136,9 @@ impl HttpState {
     async fn take_snapshot(&self) -> Result<Arc<StatusSnapshot>, DatabaseProblem> {
         let snapshot = status_snapshot::take_snapshot(&self.app).await;
         let snapshot = Arc::new(snapshot.map_err(|error| DatabaseProblem::from(&error))?);
+        for sink in &snapshot.status.sinks {
+            self.delivery_rates.record(&sink.name, snapshot.status.now, sink.delivered);
+        }
         *self.last_snapshot() = Some(snapshot.clone());
         Ok(snapshot)
     }

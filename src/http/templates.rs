@@ -3,7 +3,7 @@
 //! All external text passes through `maud`, which escapes it. The pages load nothing: their style is
 //! inline, and their Content-Security-Policy allows only it, by hash.
 
-mod conversation_pages;
+mod login_page;
 
 use std::sync::LazyLock;
 
@@ -14,19 +14,15 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Time;
 
-pub(super) use conversation_pages::{
-    ConversationView, LoginView, SearchForm, SearchOutcome, conversation_page, login_page, not_found_page,
-    provider_login_path, search_page,
-};
+pub(super) use login_page::{LoginView, login_page, provider_login_path};
 
 const STYLE: &str = include_str!("templates/style.css");
 const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect y='1' \
                     width='16' height='6' rx='1' fill='%232f6fdb'/%3E%3Crect y='9' width='11' height='6' rx='1' \
                     fill='%235b9dff'/%3E%3C/svg%3E";
 
-/// The Content-Security-Policy of the pages with conversations: no script, and forms that go to
-/// this server.
-pub(super) fn conversation_policy() -> &'static str {
+/// The Content-Security-Policy of the login: no script, and forms that go to this server.
+pub(super) fn login_policy() -> &'static str {
     static POLICY: LazyLock<String> = LazyLock::new(|| page_policy("form-action 'self'"));
     &POLICY
 }
@@ -39,7 +35,7 @@ pub(super) fn static_policy() -> &'static str {
 
 /// Renders a page without script.
 pub(super) fn static_page(title: &str, body: &Markup) -> String {
-    page_layout(title, &html! {}, body)
+    page_layout(title, body)
 }
 
 fn page_policy(rules: &str) -> String {
@@ -51,8 +47,8 @@ fn csp_hash(text: &str) -> String {
     format!("sha256-{}", STANDARD.encode(Sha256::digest(text)))
 }
 
-/// Renders a page; `head` is added to its head.
-fn page_layout(title: &str, head: &Markup, body: &Markup) -> String {
+/// Renders a page.
+fn page_layout(title: &str, body: &Markup) -> String {
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -63,7 +59,6 @@ fn page_layout(title: &str, head: &Markup, body: &Markup) -> String {
                 title { (title) " · ringcx-extractor" }
                 link rel="icon" href=(ICON);
                 style { (PreEscaped(STYLE)) }
-                (head)
             }
             (body)
         }

@@ -26,6 +26,7 @@ mod pipeline;
 mod process_lifecycle;
 mod read_only_storage;
 mod recipes;
+mod role_isolation;
 mod search_pages;
 mod secret_leaks;
 mod sink_delivery;

@@ -37,7 +37,7 @@ pub(super) fn refused(error: &UserError) -> Problem {
     }
 }
 
-fn failed(error: &anyhow::Error) -> Problem {
+pub(super) fn failed(error: &anyhow::Error) -> Problem {
     if let Some(error) = error.downcast_ref::<UserError>() {
         return refused(error);
     }
@@ -51,7 +51,7 @@ pub(super) fn journal_name(caller: &Caller) -> String {
 }
 
 /// The account that an action names, or all; where the caller may do this.
-pub(super) async fn permitted_accounts(
+pub(in crate::http) async fn permitted_accounts(
     state: &HttpState,
     caller: &Caller,
     permission: Permission,

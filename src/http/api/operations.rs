@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, VARY};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -96,7 +96,7 @@ pub(super) async fn get_segment(
 /// Get the transcript of a segment.
 ///
 /// `Accept` chooses the format: `application/json`, `text/plain`, `application/x-subrip` (SRT) or
-/// `text/vtt` (WebVTT).
+/// `text/vtt` (WebVTT); so does `format`, which answers with a file.
 #[utoipa::path(get, path = "/segments/{id}/transcript", tag = "conversations",
     params(("id" = String, Path, description = "The segment's id"), TranscriptParameters),
     responses(
@@ -111,13 +111,26 @@ pub(super) async fn get_transcript(
     ApiPath(id): ApiPath,
     ApiQuery(parameters): ApiQuery<TranscriptParameters>,
 ) -> Result<Response, Problem> {
-    let Some(format) = negotiate(&headers, &[JSON, TEXT, SRT, WEBVTT]) else {
-        return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "a transcript has none of the accepted formats")
-            .with_hint(format!("accept {JSON}, {TEXT}, {SRT} or {WEBVTT}")));
+    let files = [("json", JSON), ("text", TEXT), ("srt", SRT), ("vtt", WEBVTT)];
+    let (format, is_file) = match parameters.format.as_deref() {
+        Some(wanted) => {
+            let known = files.into_iter().find(|(name, _)| *name == wanted);
+            let (_, format) = known.ok_or_else(|| Problem::bad_request("format may be json, text, srt or vtt"))?;
+            (format, true)
+        }
+        None => {
+            let accepted = negotiate(&headers, &files.map(|(_, format)| format)).ok_or_else(|| {
+                Problem::new(StatusCode::NOT_ACCEPTABLE, "a transcript has none of the accepted formats")
+                    .with_hint(format!("accept {JSON}, {TEXT}, {SRT} or {WEBVTT}"))
+            })?;
+            (accepted, false)
+        }
     };
+    // Browsers save it, rather than to show it.
+    let disposition = is_file.then_some([(CONTENT_DISPOSITION, "attachment")]);
     let transcript = state.reader.transcript(&caller, &id, parameters.account.as_deref()).await?;
     if format == JSON {
-        return Ok(([(VARY, "accept")], axum::Json(transcript)).into_response());
+        return Ok(([(VARY, "accept")], disposition, axum::Json(transcript)).into_response());
     }
     if !transcript.is_stored() {
         let why = format!("the transcript is not stored: {}", transcript.outcome.replace('_', " "));
@@ -128,7 +141,8 @@ pub(super) async fn get_transcript(
         WEBVTT => caption::to_webvtt(&transcript.phrases),
         _ => transcript.to_text(),
     };
-    Ok(([(VARY, "accept".to_owned()), (CONTENT_TYPE, format!("{format}; charset=utf-8"))], text).into_response())
+    let headers = [(VARY, "accept".to_owned()), (CONTENT_TYPE, format!("{format}; charset=utf-8"))];
+    Ok((headers, disposition, text).into_response())
 }
 
 /// Get a whole conversation over its segments.

@@ -182,6 +182,9 @@ pub(super) struct SegmentParameters {
 pub(super) struct TranscriptParameters {
     /// The account, where several have a segment with this id.
     pub(super) account: Option<String>,
+    /// A file in this format, in place of `Accept`: `json`, `text`, `srt` or `vtt`.
+    #[param(pattern = "^(json|text|srt|vtt)$")]
+    pub(super) format: Option<String>,
 }
 
 /// The parameters of an audit.

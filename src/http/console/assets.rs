@@ -42,11 +42,14 @@ macro_rules! asset {
 
 pub(in crate::http) static CONSOLE_STYLE: Asset = asset!("console.css", STYLE_TYPE);
 pub(in crate::http) static CONSOLE_SCRIPT: Asset = asset!("console.js", SCRIPT_TYPE);
+pub(in crate::http) static VIEWS_STYLE: Asset = asset!("views.css", STYLE_TYPE);
+pub(in crate::http) static CONVERSATION_SCRIPT: Asset = asset!("conversation.js", SCRIPT_TYPE);
 pub(in crate::http) static IDIOMORPH: Asset = asset!("idiomorph-0.8.0.min.js", SCRIPT_TYPE);
 pub(in crate::http) static UPLOT: Asset = asset!("uplot-1.6.32.min.js", SCRIPT_TYPE);
 pub(in crate::http) static UPLOT_STYLE: Asset = asset!("uplot-1.6.32.min.css", STYLE_TYPE);
 
-static ASSETS: [&Asset; 5] = [&CONSOLE_STYLE, &CONSOLE_SCRIPT, &IDIOMORPH, &UPLOT, &UPLOT_STYLE];
+static ASSETS: [&Asset; 7] =
+    [&CONSOLE_STYLE, &CONSOLE_SCRIPT, &VIEWS_STYLE, &CONVERSATION_SCRIPT, &IDIOMORPH, &UPLOT, &UPLOT_STYLE];
 
 impl Asset {
     pub(in crate::http) fn url(&self) -> String {

@@ -26,17 +26,24 @@ pub(in crate::http) enum View {
     /// One account; reached from the overview.
     Account,
     Conversations,
+    Queue,
+    Delivery,
+    Completeness,
     System,
 }
 
 /// The views of the navigation.
-const NAVIGATION: [View; 3] = [View::Overview, View::Conversations, View::System];
+const NAVIGATION: [View; 6] =
+    [View::Overview, View::Conversations, View::Queue, View::Delivery, View::Completeness, View::System];
 
 impl View {
     const fn path(self) -> &'static str {
         match self {
             View::Overview | View::Account => "/",
-            View::Conversations => "/search",
+            View::Conversations => "/conversations",
+            View::Queue => "/queue",
+            View::Delivery => "/delivery",
+            View::Completeness => "/completeness",
             View::System => "/system",
         }
     }
@@ -46,19 +53,26 @@ impl View {
             View::Overview => "Overview",
             View::Account => "Account",
             View::Conversations => "Conversations",
+            View::Queue => "Queue",
+            View::Delivery => "Delivery",
+            View::Completeness => "Completeness",
             View::System => "System",
         }
     }
 
     /// Whether the view changes by itself, and may be read again without an entry in the access log.
     const fn is_live(self) -> bool {
-        matches!(self, View::Overview | View::Account | View::System)
+        matches!(self, View::Overview | View::Account | View::Queue | View::Delivery | View::System)
     }
 
     /// Whether the viewer can use it.
     fn is_offered(self, viewer: &Viewer) -> bool {
         match self {
-            View::Conversations => match viewer.caller() {
+            View::Queue | View::Delivery => match viewer.caller() {
+                Some(caller) => caller.may(Permission::Read) || caller.may(Permission::Operate),
+                None => viewer.can_log_in(),
+            },
+            View::Conversations | View::Completeness => match viewer.caller() {
                 Some(caller) => caller.may(Permission::Read),
                 None => viewer.can_log_in(),
             },
@@ -109,6 +123,7 @@ impl<'a> Frame<'a> {
                     title { (level.symbol()) " " (title) " · ringcx-extractor" }
                     link rel="icon" href=(ICON);
                     link rel="stylesheet" href=(assets::CONSOLE_STYLE.url());
+                    link rel="stylesheet" href=(assets::VIEWS_STYLE.url());
                     link rel="stylesheet" href=(assets::UPLOT_STYLE.url());
                     @if self.is_live {
                         noscript { meta http-equiv="refresh" content="30"; }

@@ -123,15 +123,28 @@ pub(in crate::http) async fn require_viewer(
 /// login page.
 pub(in crate::http) async fn require_reader(
     State(state): State<Arc<HttpState>>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    let viewer = match identify(&state, &request).await {
+    require_permission(&state, request, next, &[Permission::Read]).await
+}
+
+/// The same for those who read or operate.
+pub(in crate::http) async fn require_caller(
+    State(state): State<Arc<HttpState>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    require_permission(&state, request, next, &[Permission::Read, Permission::Operate]).await
+}
+
+async fn require_permission(state: &HttpState, mut request: Request, next: Next, any: &[Permission]) -> Response {
+    let viewer = match identify(state, &request).await {
         Ok(viewer) => viewer,
-        Err(refusal) => return refuse(&state, &request, refusal),
+        Err(refusal) => return refuse(state, &request, refusal),
     };
     match viewer.caller.clone() {
-        Some(caller) if caller.may(Permission::Read) => {
+        Some(caller) if any.iter().any(|permission| caller.may(*permission)) => {
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(viewer);
             next.run(request).await
@@ -140,7 +153,7 @@ pub(in crate::http) async fn require_reader(
             let problem = Problem::new(StatusCode::FORBIDDEN, "your role does not permit reading conversations");
             problem.with_hint("ask for a role with may = [\"read\"]").into_response()
         }
-        None => refuse(&state, &request, AuthRefusal::Missing),
+        None => refuse(state, &request, AuthRefusal::Missing),
     }
 }
 

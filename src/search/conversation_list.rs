@@ -2,21 +2,21 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::ranked_search::SearchHit;
 use crate::db::{AccountKey, SegmentRow};
-use crate::search::SearchHit;
 
 /// A conversation with all its matching texts, in the order of the search; at least one.
-pub(super) struct ConversationHit {
-    pub(super) best: SearchHit,
-    pub(super) others: Vec<SearchHit>,
+pub(crate) struct ConversationHit {
+    pub(crate) best: SearchHit,
+    pub(crate) others: Vec<SearchHit>,
 }
 
 /// A dialog, or a segment without one.
-#[derive(PartialEq, Eq, Hash)]
-pub(super) struct ConversationKey(AccountKey, Option<String>, String);
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ConversationKey(AccountKey, Option<String>, String);
 
 impl ConversationKey {
-    pub(super) fn of(segment: &SegmentRow) -> ConversationKey {
+    pub(crate) fn of(segment: &SegmentRow) -> ConversationKey {
         match &segment.dialog_id {
             Some(dialog) => ConversationKey(segment.account_key, Some(dialog.clone()), String::new()),
             None => ConversationKey(segment.account_key, None, segment.segment_id.clone()),
@@ -25,7 +25,7 @@ impl ConversationKey {
 }
 
 /// Groups hits; a conversation stands where its first hit does.
-pub(super) fn group_by_conversation(hits: Vec<SearchHit>) -> Vec<ConversationHit> {
+pub(crate) fn group_by_conversation(hits: Vec<SearchHit>) -> Vec<ConversationHit> {
     let mut places: HashMap<ConversationKey, usize> = HashMap::new();
     let mut conversations: Vec<ConversationHit> = Vec::new();
     for hit in hits {
@@ -39,6 +39,6 @@ pub(super) fn group_by_conversation(hits: Vec<SearchHit>) -> Vec<ConversationHit
 }
 
 /// The number of conversations of these hits.
-pub(super) fn count_conversations(hits: &[SearchHit]) -> usize {
+pub(crate) fn count_conversations(hits: &[SearchHit]) -> usize {
     hits.iter().map(|hit| ConversationKey::of(&hit.segment)).collect::<HashSet<_>>().len()
 }
