@@ -27,6 +27,8 @@ pub(in crate::http) enum View {
     Account,
     Conversations,
     System,
+    /// A part of the system that is never read again by itself.
+    AccessLog,
 }
 
 /// The views of the navigation.
@@ -37,7 +39,7 @@ impl View {
         match self {
             View::Overview | View::Account => "/",
             View::Conversations => "/search",
-            View::System => "/system",
+            View::System | View::AccessLog => "/system",
         }
     }
 
@@ -47,11 +49,12 @@ impl View {
             View::Account => "Account",
             View::Conversations => "Conversations",
             View::System => "System",
+            View::AccessLog => "Access log",
         }
     }
 
     /// Whether the view changes by itself, and may be read again without an entry in the access log.
-    const fn is_live(self) -> bool {
+    pub(in crate::http) const fn is_live(self) -> bool {
         matches!(self, View::Overview | View::Account | View::System)
     }
 
@@ -62,7 +65,7 @@ impl View {
                 Some(caller) => caller.may(Permission::Read),
                 None => viewer.can_log_in(),
             },
-            View::Overview | View::Account | View::System => true,
+            View::Overview | View::Account | View::System | View::AccessLog => true,
         }
     }
 }
@@ -81,16 +84,6 @@ pub(in crate::http) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    pub(in crate::http) fn new(
-        viewer: &'a Viewer,
-        view: View,
-        level: HealthLevel,
-        instance: &'a str,
-        now: Time,
-    ) -> Frame<'a> {
-        Frame { viewer, view, level, instance, now, visible_accounts: 0, is_live: view.is_live() }
-    }
-
     /// For a page that must stay as it is, such as a confirmation.
     pub(in crate::http) fn without_updates(self) -> Frame<'a> {
         Frame { is_live: false, ..self }
@@ -146,7 +139,7 @@ impl<'a> Frame<'a> {
                 }
                 nav aria-label="Views" {
                     @for view in NAVIGATION.into_iter().filter(|view| view.is_offered(self.viewer)) {
-                        a href=(view.path()) aria-current=[(view == self.view).then_some("page")] { (view.label()) }
+                        a href=(view.path()) aria-current=[(view.path() == self.view.path()).then_some("page")] { (view.label()) }
                     }
                 }
                 span.stream #stream role="status" data-keep {}
