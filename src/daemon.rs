@@ -17,6 +17,7 @@ pub(crate) mod fetch_worker;
 pub(crate) mod heartbeat;
 pub(crate) mod indexing;
 pub mod manifest_writer;
+mod measure_recorder;
 pub(crate) mod replica_stats;
 pub(crate) mod report_writer;
 pub(crate) mod retention;
@@ -155,6 +156,7 @@ pub(crate) async fn run_with_reload(
     let manifests = manifest_writer::run(context.clone(), stop.clone());
     spawn_task(&mut tasks, "manifests", async move { manifests.await.context("the daily manifests failed") });
     spawn_task(&mut tasks, "consistency check", consistency_check::run(context.clone(), stop.clone()));
+    spawn_task(&mut tasks, "measures", measure_recorder::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "daily report", report_writer::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "credential expiry", credential_expiry::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "credential reload", credential_reload::run(context, reloaded, stop.clone()));

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::account::{budget_name, metadata_budget_name};
 use crate::clock::{Clock, Time};
 use crate::config::Settings;
 use crate::coverage::estimate_backfill_duration;
@@ -69,6 +70,37 @@ pub(crate) async fn queue_backfills(
     }
     db.bump_change_version().await?;
     Ok(ids)
+}
+
+/// Cancels an open backfill; `false` if none has this number. What it has found is kept.
+///
+/// # Errors
+/// If the database cannot be written.
+pub(crate) async fn cancel_backfill(db: &Db, id: i64, now: Time) -> Result<bool, DbError> {
+    let was_open = db.cancel_backfill(id, now).await?;
+    if was_open {
+        db.bump_change_version().await?;
+    }
+    Ok(was_open)
+}
+
+/// Ends the waits after a 429 and the pauses after failures of these accounts, so that requests are
+/// tried again now. The request limits still apply.
+///
+/// # Errors
+/// If the database cannot be written.
+pub(crate) async fn resume_accounts(
+    db: &Db,
+    accounts: &[AccountRow],
+    settings: &Settings,
+    now: Time,
+) -> Result<(), DbError> {
+    for account in accounts {
+        let sub = &account.id.sub;
+        let budgets = [metadata_budget_name(sub), budget_name(&settings.limits, sub)];
+        db.request_resume(account.key, &budgets, now).await?;
+    }
+    db.bump_change_version().await
 }
 
 /// Has items tried again now, with their retry limits reset; returns their number.

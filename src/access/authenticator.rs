@@ -307,6 +307,15 @@ impl Authenticator {
         self.sessions.create(None, owner, basis, is_https(headers)).await
     }
 
+    /// A session of a person with this verified address, without a provider.
+    #[cfg(test)]
+    pub(crate) async fn create_person_session(&self, email: &str) -> PrivateCookieJar {
+        let person = Person { sub: email.to_owned(), email: Some(email.to_owned()), groups: Vec::new() };
+        let owner = SessionOwner::Person(person);
+        let basis = self.basis(&owner).unwrap_or_default();
+        self.sessions.create(None, owner, basis, false).await.unwrap()
+    }
+
     /// Starts a login at the provider: a cookie for the browser, and the provider's URL. `next` is
     /// the page to go to after the login.
     ///

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::conversation_view::{DialogPhraseView, DialogView, SegmentView, SpeakerView};
 use super::search::parse_query;
 use super::{ReadError, VersionView};
+use crate::db::SegmentArtifact;
 use crate::export::{SegmentEntry, summary_text_of};
 use crate::model::{Artifact, ArtifactSet};
 use crate::render::clean_text;
@@ -92,7 +93,7 @@ impl ReadingView {
 
 fn summaries_of(entry: &SegmentEntry) -> Vec<SummaryView> {
     let slots = Artifact::ALL.into_iter().zip(&entry.slots).filter(|(artifact, _)| *artifact != Artifact::Transcript);
-    let view = |(artifact, slot): (Artifact, _)| {
+    let view = |(artifact, slot): (Artifact, &SegmentArtifact)| {
         Some(SummaryView {
             segment_id: entry.segment.segment_id.clone(),
             artifact: artifact.name(),

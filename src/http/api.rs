@@ -4,6 +4,7 @@
 //! parameters, the formats of the answers, and the rules for every request: who it comes from, how
 //! many there may be, and that an error is a problem (RFC 9457).
 
+pub(super) mod account_actions;
 pub(super) mod actions;
 mod answers;
 pub(super) mod delivery_actions;
@@ -12,7 +13,7 @@ mod erasure_actions;
 mod feed_stream;
 pub(super) mod idempotency;
 mod operations;
-mod parameters;
+pub(super) mod parameters;
 pub(super) mod problem;
 pub(super) mod request_rules;
 
@@ -77,6 +78,8 @@ fn operations() -> OpenApiRouter<Arc<HttpState>> {
         .routes(routes!(operations::status))
         .routes(routes!(operations::access_log))
         .routes(routes!(actions::queue_backfill))
+        .routes(routes!(account_actions::cancel_backfill))
+        .routes(routes!(account_actions::resume))
         .routes(routes!(actions::retry_items))
         .routes(routes!(actions::discard_items))
         .routes(routes!(actions::retry_deliveries))

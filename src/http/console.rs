@@ -13,16 +13,25 @@
 //! and there is no identity provider, everyone who reaches the server sees the figures, as
 //! `/metrics` shows them; conversations and actions need a login in any case.
 
+mod account;
 pub(super) mod action;
 pub(super) mod assets;
+mod backfill_list;
+mod charts;
 mod completeness;
 mod conversations;
+mod coverage_timeline;
 pub(super) mod delivery;
-pub(super) mod elements;
+mod elements;
 pub(super) mod frame;
+mod heat_map;
+pub(super) mod history;
+mod incidents;
 pub(super) mod live_updates;
+mod operator_forms;
 mod overview;
 mod queue;
+mod system;
 pub(super) mod view;
 pub(super) mod viewer;
 
@@ -34,6 +43,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::api::problem::Problem;
@@ -49,15 +59,24 @@ pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
     let views = Router::new()
         .route("/", get(overview::show))
         .route("/overview.json", get(overview::show))
+        .route("/accounts/{sub}", get(account::show))
+        .route("/system", get(system::show))
+        .route("/system.json", get(system::show))
+        .route("/system/access-log", get(system::show_access_log))
+        .route("/system/access-log.json", get(system::show_access_log))
         .route("/events", get(live_updates::events))
         .route("/api/status", get(status))
         .layer(middleware::from_fn_with_state(state.clone(), viewer::require_viewer));
+    let actions = Router::new()
+        .merge(action::route::<operator_forms::Backfill>(state))
+        .merge(action::route::<operator_forms::CancelBackfill>(state))
+        .merge(action::route::<operator_forms::Resume>(state));
     let views = views
         .merge(conversations::routes(state))
         .merge(queue::routes(state))
         .merge(delivery::routes(state))
         .merge(completeness::routes(state));
-    with_policies(views).merge(assets::routes())
+    with_policies(views.merge(actions)).merge(assets::routes())
 }
 
 /// Sets the headers of the console's pages. The referrer policy lets browsers report to this site
@@ -84,4 +103,9 @@ async fn status(State(state): State<Arc<HttpState>>, Extension(viewer): Extensio
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }
+}
+
+/// The path of an account's page.
+fn account_path(sub: &str) -> String {
+    format!("/accounts/{}", utf8_percent_encode(sub, NON_ALPHANUMERIC))
 }

@@ -25,6 +25,7 @@ use super::api::request_rules::RequestLimiter;
 use super::connection::LogThrottle;
 use super::console::delivery::rates::DeliveryRates;
 use super::console::frame::{Frame, View};
+use super::console::history::{History, HistoryCache, HistoryRange};
 use super::console::live_updates::{Fingerprint, LiveUpdates};
 use super::console::viewer::Viewer;
 use super::readiness::{self, DATABASE_TIMEOUT, DatabaseProblem, Readiness};
@@ -46,6 +47,7 @@ pub(super) struct HttpState {
     pub(super) app: Arc<AppContext>,
     pub(super) stop: CancellationToken,
     pub(super) live_updates: LiveUpdates,
+    pub(super) histories: HistoryCache,
     /// Guards the conversations; `None` if the settings let nobody in.
     pub(super) authenticator: Option<Authenticator>,
     pub(super) access_log: AccessLog,
@@ -107,6 +109,7 @@ impl HttpState {
             app,
             stop,
             live_updates: LiveUpdates::new(),
+            histories: HistoryCache::default(),
             viewer_permits: Arc::new(Semaphore::new(MAX_VIEWERS)),
             delivery_rates: DeliveryRates::default(),
             database_ping: SingleFlightCache::new(),
@@ -217,6 +220,19 @@ impl HttpState {
     /// The current health as a viewer sees it.
     pub(super) async fn viewer_report(&self, viewer: &Viewer) -> VisibleReport {
         self.visible_report(&self.health_report(UPDATE_INTERVAL).await, viewer)
+    }
+
+    /// The history of what a viewer sees; `None` while the database does not answer.
+    pub(super) async fn history(&self, range: HistoryRange, viewer: &Viewer) -> Option<Arc<History>> {
+        let read = self.histories.get(&self.app.db, range, viewer, &self.app.clock);
+        match tokio::time::timeout(DATABASE_TIMEOUT, read).await {
+            Ok(Ok(history)) => Some(history),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "failed to read the history for a page");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// The frame of a page.

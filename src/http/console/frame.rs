@@ -30,6 +30,8 @@ pub(in crate::http) enum View {
     Delivery,
     Completeness,
     System,
+    /// A part of the system that is never read again by itself.
+    AccessLog,
 }
 
 /// The views of the navigation.
@@ -44,7 +46,7 @@ impl View {
             View::Queue => "/queue",
             View::Delivery => "/delivery",
             View::Completeness => "/completeness",
-            View::System => "/system",
+            View::System | View::AccessLog => "/system",
         }
     }
 
@@ -57,11 +59,12 @@ impl View {
             View::Delivery => "Delivery",
             View::Completeness => "Completeness",
             View::System => "System",
+            View::AccessLog => "Access log",
         }
     }
 
     /// Whether the view changes by itself, and may be read again without an entry in the access log.
-    const fn is_live(self) -> bool {
+    pub(in crate::http) const fn is_live(self) -> bool {
         matches!(self, View::Overview | View::Account | View::Queue | View::Delivery | View::System)
     }
 
@@ -76,7 +79,7 @@ impl View {
                 Some(caller) => caller.may(Permission::Read),
                 None => viewer.can_log_in(),
             },
-            View::Overview | View::Account | View::System => true,
+            View::Overview | View::Account | View::System | View::AccessLog => true,
         }
     }
 }
@@ -95,16 +98,6 @@ pub(in crate::http) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    pub(in crate::http) fn new(
-        viewer: &'a Viewer,
-        view: View,
-        level: HealthLevel,
-        instance: &'a str,
-        now: Time,
-    ) -> Frame<'a> {
-        Frame { viewer, view, level, instance, now, visible_accounts: 0, is_live: view.is_live() }
-    }
-
     /// For a page that must stay as it is, such as a confirmation.
     pub(in crate::http) fn without_updates(self) -> Frame<'a> {
         Frame { is_live: false, ..self }
@@ -161,7 +154,7 @@ impl<'a> Frame<'a> {
                 }
                 nav aria-label="Views" {
                     @for view in NAVIGATION.into_iter().filter(|view| view.is_offered(self.viewer)) {
-                        a href=(view.path()) aria-current=[(view == self.view).then_some("page")] { (view.label()) }
+                        a href=(view.path()) aria-current=[(view.path() == self.view.path()).then_some("page")] { (view.label()) }
                     }
                 }
                 span.stream #stream role="status" data-keep {}

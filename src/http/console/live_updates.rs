@@ -63,8 +63,10 @@ impl LiveUpdates {
         self.state.send_modify(|number| *number += 1);
     }
 
+    /// The current number first: the page may have missed a change.
     fn subscribe(&self) -> watch::Receiver<u64> {
-        let state = self.state.subscribe();
+        let mut state = self.state.subscribe();
+        state.mark_changed();
         self.viewer_joined.notify_one();
         state
     }

@@ -1,10 +1,11 @@
 //! Who looks at the console, and what they see and may do there.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::http::uri::PathAndQuery;
+use axum::http::uri::{PathAndQuery, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -110,7 +111,7 @@ pub(in crate::http) async fn require_viewer(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match identify(&state, &request).await {
+    match identify(&state, request.headers(), request.uri(), peer_of(&request)).await {
         Ok(viewer) => {
             request.extensions_mut().insert(viewer);
             next.run(request).await
@@ -139,7 +140,7 @@ pub(in crate::http) async fn require_caller(
 }
 
 async fn require_permission(state: &HttpState, mut request: Request, next: Next, any: &[Permission]) -> Response {
-    let viewer = match identify(state, &request).await {
+    let viewer = match identify(state, request.headers(), request.uri(), peer_of(&request)).await {
         Ok(viewer) => viewer,
         Err(refusal) => return refuse(state, &request, refusal),
     };
@@ -157,11 +158,16 @@ async fn require_permission(state: &HttpState, mut request: Request, next: Next,
     }
 }
 
-async fn identify(state: &HttpState, request: &Request) -> Result<Viewer, AuthRefusal> {
-    let (path, notice) = split_notice(request);
+async fn identify(
+    state: &HttpState,
+    headers: &HeaderMap,
+    uri: &Uri,
+    peer: Option<IpAddr>,
+) -> Result<Viewer, AuthRefusal> {
+    let (path, notice) = split_notice(uri);
     let Some(authenticator) = &state.authenticator else { return Ok(Viewer::unknown(false, path)) };
     let is_open = !authenticator.has_limited_roles();
-    let (caller, session) = match authenticator.identify(request.headers(), peer_of(request)).await {
+    let (caller, session) = match authenticator.identify(headers, peer).await {
         Ok(identity) => identity,
         // The open figures are shown most of all while the database is away.
         Err(AuthRefusal::Missing | AuthRefusal::Unavailable(_)) if is_open => {
@@ -188,11 +194,11 @@ fn refuse(state: &HttpState, request: &Request, refusal: AuthRefusal) -> Respons
 }
 
 /// The address of the page without the notice, and the notice with its seal.
-fn split_notice(request: &Request) -> (String, [Option<String>; 2]) {
+fn split_notice(uri: &Uri) -> (String, [Option<String>; 2]) {
     let mut notice = [None, None];
-    let Some(query) = request.uri().query() else { return (request.uri().path().to_owned(), notice) };
+    let Some(query) = uri.query() else { return (uri.path().to_owned(), notice) };
     if !query.contains("seal=") {
-        return (request.uri().path_and_query().map_or("/", PathAndQuery::as_str).to_owned(), notice);
+        return (uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned(), notice);
     }
     let mut rest = form_urlencoded::Serializer::new(String::new());
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -202,7 +208,7 @@ fn split_notice(request: &Request) -> (String, [Option<String>; 2]) {
         }
     }
     let rest = rest.finish();
-    let path = request.uri().path();
+    let path = uri.path();
     (if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") }, notice)
 }
 

@@ -1,5 +1,6 @@
 use super::super::fixtures::{NOW, account, snapshot};
 use super::*;
+use crate::health::Severity;
 
 fn finding(code: FindingCode, severity: Severity, accounts: &[&str]) -> Finding {
     let found = Finding::new(code.clone(), severity, NOW, format!("{code} it is"), "mend it");

@@ -353,4 +353,74 @@ mod tests {
         let shown = marked("a <refund> refund", &[3..9, 11..17], |_| Some(hits.next())).into_string();
         assert_eq!(shown, "a &lt;<mark id=\"hit1\">refund</mark>&gt; <mark id=\"hit2\">refund</mark>");
     }
+
+    const HOSTILE: &str =
+        "</p></script><script>alert(1)</script><img src=x onerror='alert(2)'>\" autofocus onfocus=\"alert(3)";
+
+    fn entry(key: i64, id: &str, transcript: &str) -> SegmentEntry {
+        let slot = |status| SegmentArtifact {
+            status,
+            fetched: Some(Time(0)),
+            version: 1,
+            due: None,
+            tries: 0,
+            reason: Some(HOSTILE.to_owned()),
+        };
+        let metadata =
+            serde_json::json!({ "agentNotes": HOSTILE, "channelClass": HOSTILE, "dialogOrigination": "INBOUND" });
+        SegmentEntry {
+            segment: SegmentRow {
+                key,
+                account: crate::model::AccountId::new("1", HOSTILE),
+                account_key: crate::db::AccountKey(1),
+                segment_id: id.to_owned(),
+                dialog_id: Some(HOSTILE.to_owned()),
+                ended: Some(Time(key * 1000)),
+                has_transcript: true,
+                first_seen: Time(0),
+                metadata: metadata.to_string(),
+            },
+            slots: [
+                slot(ArtifactStatus::Stored(transcript.into())),
+                slot(ArtifactStatus::Stored(HOSTILE.into())),
+                slot(ArtifactStatus::Failed),
+            ],
+        }
+    }
+
+    fn assert_harmless(page: &str) {
+        let own = "<script src=\"/assets/";
+        assert_eq!(page.matches("<script").count(), page.matches(own).count(), "{page}");
+        assert!(
+            !page.contains("<img") && !page.contains("\" autofocus onfocus") && !page.contains(" style="),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn customer_text_is_rendered_as_text_in_a_segment_and_in_a_whole_dialog() {
+        let transcript = serde_json::json!({ "transcript": [
+            { "participantName": HOSTILE, "participantType": "agent", "timestamp": "1000", "message": HOSTILE },
+            { "participantType": HOSTILE, "timestamp": 67_000, "message": "<b>bold</b> & \u{202e}more refund" },
+        ]});
+        let entries = vec![entry(1, "a&b/../c?d", &transcript.to_string()), entry(2, HOSTILE, "{}")];
+        let siblings: Vec<SegmentRow> = entries.iter().map(|entry| entry.segment.clone()).collect();
+        let parameters = ReadingParameters { q: "refund alert".to_owned(), ..ReadingParameters::default() };
+        let page = |entries: Vec<SegmentEntry>, siblings: &[SegmentRow]| {
+            let reading = ReadingView::new(Some(HOSTILE), entries, Vec::new(), Some(&parameters.q)).unwrap();
+            render(&reading, &parameters, siblings).into_string()
+        };
+        let whole = page(entries.clone(), &[]);
+        assert_harmless(&whole);
+        assert!(whole.contains("&lt;b&gt;bold&lt;/b&gt; &amp; more <mark id=\"hit4\">refund</mark>"), "{whole}");
+        assert!(
+            whole.contains("id=\"p2\"")
+                && whole.contains("href=\"#p2\"")
+                && whole.contains("<dd dir=\"auto\">inbound</dd>"),
+            "{whole}"
+        );
+        let part = page(entries.into_iter().take(1).collect(), &siblings);
+        assert_harmless(&part);
+        assert!(part.contains("Part 1 of 2") && part.contains("segment=a%26b%2F..%2Fc%3Fd"), "{part}");
+    }
 }

@@ -5,11 +5,11 @@ use maud::{Markup, html};
 use super::super::elements::utc_time;
 use super::actions::{ReplayDeliveries, RetryDeliveries};
 use super::{DeliveryPage, SinkLine};
-use crate::health::HealthLevel;
 use crate::health::humanize::{format_count, format_number};
-use crate::health::{STOPPED_SINK_HINT, SinkState};
+use crate::health::{HealthLevel, SinkState};
 use crate::http::console::action;
 use crate::http::console::viewer::Viewer;
+use crate::http::templates::with_code;
 use crate::render::clean_line;
 use crate::status::{ReplayView, SinkFailureView};
 
@@ -84,8 +84,8 @@ fn sink_section(line: &SinkLine, may_operate: bool, viewer: &Viewer) -> Markup {
                         }
                     }
                 }
-                @if sink.state == SinkState::Stopped { p.todo { (STOPPED_SINK_HINT) } }
             }
+            @if let Some(hint) = sink.hint() { p.todo { (with_code(hint)) } }
             @if !line.details.failures.is_empty() { (failure_table(&line.details.failures)) }
             @for replay in &line.details.replays { (replay_note(replay)) }
             @if may_operate { (actions(line, viewer)) }

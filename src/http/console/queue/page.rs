@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use super::super::elements::{choice, path_with, time_of, utc_time};
 use super::QueueParameters;
 use super::actions::{ALL_FIELD, DiscardItems, ONLY_FIELD, PICK_PREFIX, RetryItems, item_value};
+use crate::access::Permission;
 use crate::archive_reader::{ITEM_STATES, QueueItemView, QueueReasonView, QueueView};
 use crate::health::humanize::format_number;
 use crate::http::console::action::{self, ConsoleAction, PATH_PREFIX};
@@ -39,7 +40,8 @@ pub(super) fn render(queue: &QueueView, parameters: &QueueParameters, viewer: &V
                 (action_form(queue, parameters, viewer))
             } @else {
                 (item_table(queue, false))
-                p.todo { "To retry and discard items, log in with a role that may operate." }
+                @if viewer.may(Permission::Operate) { p.todo { "To retry and discard items, log in with a browser; programs use the API." } }
+                @else { p.todo { "Items are retried and discarded by those whose role may operate." } }
             }
             @if let Some(next) = &queue.next {
                 p.pages { a rel="next" href=(path_with("/queue", parameters.pairs().into_iter().chain([("cursor", next.as_str())]))) { "Next page →" } }

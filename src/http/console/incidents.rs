@@ -2,62 +2,67 @@
 //! what to do. Pure.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
+use maud::{Markup, html};
 use serde::Serialize;
 
+use super::action::button;
+use super::operator_forms::Resume;
+use super::viewer::Viewer;
 use crate::clock::Time;
 use crate::health::HealthLevel;
+use crate::health::humanize::{format_count, format_duration};
 use crate::health::{AccountStatus, Finding, FindingCategory, FindingCode, SinkStatus, rfc3339};
 use crate::http::state::VisibleReport;
+use crate::http::templates::{readable_time, with_code};
 
 /// A cause of trouble, with all accounts that it affects.
 #[derive(Debug, Serialize)]
-pub(super) struct Incident {
-    pub(super) code: FindingCode,
-    pub(super) level: HealthLevel,
-    pub(super) sentence: String,
-    pub(super) hint: String,
+pub(in crate::http) struct Incident {
+    pub(in crate::http) code: FindingCode,
+    pub(in crate::http) level: HealthLevel,
+    pub(in crate::http) sentence: String,
+    pub(in crate::http) hint: String,
     /// The names of the first accounts, a sink, a host or an endpoint.
-    pub(super) subject: Option<String>,
+    pub(in crate::http) subject: Option<String>,
     #[serde(with = "rfc3339")]
-    pub(super) since: Time,
-    pub(super) at_risk: AtRisk,
+    pub(in crate::http) since: Time,
+    pub(in crate::http) at_risk: AtRisk,
     #[serde(with = "rfc3339")]
-    pub(super) last_success: Option<Time>,
+    pub(in crate::http) last_success: Option<Time>,
     #[serde(with = "rfc3339")]
-    pub(super) next_try: Option<Time>,
-    pub(super) remedy: Remedy,
+    pub(in crate::http) next_try: Option<Time>,
+    pub(in crate::http) remedy: Remedy,
     /// The accounts concerned, by sub-account id.
-    pub(super) accounts: Vec<String>,
+    pub(in crate::http) accounts: Vec<String>,
 }
 
 /// The data that is not in the archive, or not delivered, because of an incident.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct AtRisk {
+pub(in crate::http) struct AtRisk {
     /// Conversation time that is not read yet, over all accounts concerned.
-    pub(super) unread_seconds: u64,
+    pub(in crate::http) unread_seconds: u64,
     /// Announced items that are not in the archive.
-    pub(super) items: u64,
+    pub(in crate::http) items: u64,
     /// Events that are not delivered.
-    pub(super) events: u64,
+    pub(in crate::http) events: u64,
 }
 
 /// What a person can do about an incident here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Remedy {
+pub(in crate::http) enum Remedy {
     /// End the pauses and waits of the accounts.
     TryNow,
-    /// Look at the items, the sinks or the backfills.
-    Queue,
-    Delivery,
+    /// Look at the backfills.
     Backfills,
     /// Nothing here: the hint says what to do elsewhere.
     Elsewhere,
 }
 
 /// All incidents of a report, the one with the most data at risk first.
-pub(super) fn incidents(report: &VisibleReport) -> Vec<Incident> {
+pub(in crate::http) fn incidents(report: &VisibleReport) -> Vec<Incident> {
     let (accounts, sinks) = match &report.status {
         Some(status) => (status.accounts.as_slice(), status.sinks.as_slice()),
         None => Default::default(),
@@ -163,9 +168,58 @@ fn next_try(finding: &Finding, affected: &[&AccountStatus], sink: Option<&SinkSt
 fn remedy(code: &FindingCode) -> Remedy {
     match code {
         FindingCode::EndpointPaused | FindingCode::RateLimited => Remedy::TryNow,
-        FindingCode::ItemsFailed | FindingCode::AnswersBroken => Remedy::Queue,
-        FindingCode::SinkEventsFailed | FindingCode::SinkResting | FindingCode::SinkStopped => Remedy::Delivery,
         FindingCode::BackfillUnfinished => Remedy::Backfills,
         _ => Remedy::Elsewhere,
+    }
+}
+
+impl Incident {
+    /// Renders it as an item of a list.
+    pub(in crate::http) fn markup(&self, viewer: &Viewer, now: Time) -> Markup {
+        html! {
+            li.(self.level.css_class()) {
+                h2 {
+                    span.level.(self.level.css_class()) title=(self.level.display_name()) { (self.level.symbol()) } " "
+                    (self.sentence)
+                }
+                dl.when {
+                    div { dt { "since" } dd { (readable_time(self.since)) " (" (format_duration(now.since(self.since))) ")" } }
+                    @if let Some(risk) = self.at_risk.text() { div { dt { "at risk" } dd { strong { (risk) } } } }
+                    @if let Some(last) = self.last_success { div { dt { "last success" } dd { (readable_time(last)) } } }
+                    @if let Some(next) = self.next_try { div { dt { "next try" } dd { (readable_time(next)) } } }
+                }
+                p.todo {
+                    @if let Some(subject) = self.subject.as_deref().filter(|_| !self.accounts.is_empty()) { strong { (subject) } " · " }
+                    (with_code(&self.hint))
+                }
+                (self.remedy(viewer))
+            }
+        }
+    }
+
+    /// A button or a link, where there is something to do here.
+    fn remedy(&self, viewer: &Viewer) -> Markup {
+        let operable: Vec<&str> =
+            self.accounts.iter().map(String::as_str).filter(|sub| viewer.may_operate(sub)).collect();
+        html! {
+            @match self.remedy {
+                Remedy::TryNow if !operable.is_empty() => (button::<Resume>(viewer, &[("accounts", &operable.join(","))], "Try now")),
+                Remedy::Backfills => a href="/system#backfills" { "Show the backfills" },
+                _ => @if let [sub] = self.accounts.as_slice() { a href=(super::account_path(sub)) { "Show the account" } },
+            }
+        }
+    }
+}
+
+impl AtRisk {
+    fn text(self) -> Option<String> {
+        let unread = format_duration(Duration::from_secs(self.unread_seconds));
+        let parts = [
+            (self.unread_seconds > 0).then(|| format!("{unread} not read")),
+            (self.items > 0).then(|| format_count(self.items, "item", "items")),
+            (self.events > 0).then(|| format_count(self.events, "event", "events")),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
     }
 }
