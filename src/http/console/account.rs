@@ -18,10 +18,10 @@ use super::history::{History, HistoryRange};
 use super::incidents::{Incident, incidents};
 use super::view::{Format, respond};
 use super::viewer::Viewer;
+use crate::archive_reader::restrict_status;
 use crate::clock::Time;
 use crate::coverage::estimate_backfill_duration;
-use crate::db::AccountRow;
-use crate::health::{AccountStatus, BackfillStatus, HealthLevel, account_levels, rfc3339};
+use crate::health::{AccountStatus, BackfillStatus, EndpointPause, HealthLevel, add_unknown, rfc3339};
 use crate::http::api::idempotency::unavailable;
 use crate::http::api::problem::Problem;
 use crate::http::state::{HttpState, VisibleReport};
@@ -99,7 +99,7 @@ async fn gather(state: &HttpState, viewer: &Viewer, sub: &str, range: HistoryRan
     if !viewer.sees_account(sub) {
         return Err(missing());
     }
-    let report = state.viewer_report(viewer).await;
+    let report = report_of(state.viewer_report(viewer).await, sub);
     let (db, settings) = (&state.app.db, &state.app.settings);
     let accounts = db.accounts().await.map_err(unavailable)?;
     let row = accounts.iter().find(|account| *account.id.sub == *sub).ok_or_else(missing)?;
@@ -121,11 +121,11 @@ async fn gather(state: &HttpState, viewer: &Viewer, sub: &str, range: HistoryRan
     let gaps = gaps(&status, history.as_deref(), duration_of);
     Ok(AccountPage {
         now: report.now,
-        level: account_levels(&report.findings).get(sub).copied().unwrap_or(HealthLevel::Healthy),
+        level: HealthLevel::worst(&report.findings),
         range,
         shows_counts: viewer.sees_all_channels(sub),
-        incidents: incidents_of(&report, sub),
-        timeline: coverage_timeline::timeline(live_start(row), &coverage, requested, visible),
+        incidents: incidents(&report),
+        timeline: coverage_timeline::timeline(row.live_start, &coverage, requested, visible),
         more_gaps: gaps.len().saturating_sub(MAX_LISTED_GAPS),
         gaps: gaps.into_iter().take(MAX_LISTED_GAPS).collect(),
         backfills: own_backfills(&report, sub),
@@ -134,16 +134,15 @@ async fn gather(state: &HttpState, viewer: &Viewer, sub: &str, range: HistoryRan
     })
 }
 
-fn live_start(row: &AccountRow) -> Option<Time> {
-    row.live_start
-}
-
-/// The incidents that concern this account.
-fn incidents_of(report: &VisibleReport, sub: &str) -> Vec<Incident> {
-    let concerns = |incident: &Incident| {
-        incident.code.concerns_every_account() || incident.accounts.iter().any(|account| account == sub)
-    };
-    incidents(report).into_iter().filter(concerns).collect()
+/// The report as someone sees it who sees this account alone: its findings sum up nothing else.
+fn report_of(report: VisibleReport, sub: &str) -> VisibleReport {
+    let Some(status) = report.status else { return report };
+    // Channel sums that the viewer must not see were removed before.
+    let status = restrict_status(status, |other| other == sub, |_| true);
+    let mut findings = report.findings;
+    findings.retain(|finding| finding.code.concerns_every_account());
+    add_unknown(&mut findings, status.findings.iter().cloned());
+    VisibleReport { status: Some(status), findings, ..report }
 }
 
 fn own_backfills(report: &VisibleReport, sub: &str) -> Vec<BackfillStatus> {
@@ -172,7 +171,7 @@ fn gaps(
     gaps.collect()
 }
 
-fn metadata_pause(status: &AccountStatus) -> Option<&crate::health::EndpointPause> {
+fn metadata_pause(status: &AccountStatus) -> Option<&EndpointPause> {
     status.paused.iter().find(|pause| pause.endpoint == Endpoint::Metadata)
 }
 

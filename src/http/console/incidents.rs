@@ -10,12 +10,14 @@ use serde::Serialize;
 use super::action::button;
 use super::operator_forms::Resume;
 use super::viewer::Viewer;
+use crate::access::Permission;
 use crate::clock::Time;
 use crate::health::HealthLevel;
 use crate::health::humanize::{format_count, format_duration};
 use crate::health::{AccountStatus, Finding, FindingCategory, FindingCode, SinkStatus, rfc3339};
 use crate::http::state::VisibleReport;
 use crate::http::templates::{readable_time, with_code};
+use crate::model::Endpoint;
 
 /// A cause of trouble, with all accounts that it affects.
 #[derive(Debug, Serialize)]
@@ -55,7 +57,9 @@ pub(in crate::http) struct AtRisk {
 pub(in crate::http) enum Remedy {
     /// End the pauses and waits of the accounts.
     TryNow,
-    /// Look at the backfills.
+    /// Look at the items, the sinks or the backfills.
+    Queue,
+    Delivery,
     Backfills,
     /// Nothing here: the hint says what to do elsewhere.
     Elsewhere,
@@ -111,7 +115,7 @@ impl Incident {
         let affected: Vec<&AccountStatus> = accounts.iter().filter(is_affected).collect();
         let at_risk = match sink {
             Some(sink) => AtRisk { events: sink.pending + sink.failed, ..AtRisk::default() },
-            None => of_finding(finding, affected.iter().map(|account| AtRisk::of_account(account, now)).sum()),
+            None => at_risk(finding, &affected, now),
         };
         let last_success = match sink {
             Some(sink) => sink.last_delivered,
@@ -134,14 +138,18 @@ impl Incident {
 }
 
 /// The part of what its accounts lack that a finding is about.
-fn of_finding(finding: &Finding, all: AtRisk) -> AtRisk {
+fn at_risk(finding: &Finding, affected: &[&AccountStatus], now: Time) -> AtRisk {
+    let all: AtRisk = affected.iter().map(|account| AtRisk::of_account(account, now)).sum();
     let only_items = AtRisk { unread_seconds: 0, ..all };
-    let only_time = AtRisk { items: 0, ..all };
+    let is_unread =
+        affected.iter().any(|account| account.paused.iter().any(|pause| pause.endpoint == Endpoint::Metadata));
     match finding.code {
         FindingCode::ItemsFailed | FindingCode::Backlog | FindingCode::AnswersBroken => only_items,
-        FindingCode::CoverageGaps | FindingCode::Lagging | FindingCode::AccountUnread | FindingCode::AccountMissing => {
-            only_time
+        FindingCode::EndpointPaused if !is_unread => only_items,
+        FindingCode::CoverageGaps => {
+            AtRisk { unread_seconds: affected.iter().map(|account| account.gap().as_secs()).sum(), ..AtRisk::default() }
         }
+        FindingCode::Lagging | FindingCode::AccountUnread | FindingCode::AccountMissing => AtRisk { items: 0, ..all },
         FindingCode::DatabaseAway
         | FindingCode::DiskFull
         | FindingCode::EndpointPaused
@@ -168,42 +176,51 @@ fn next_try(finding: &Finding, affected: &[&AccountStatus], sink: Option<&SinkSt
 fn remedy(code: &FindingCode) -> Remedy {
     match code {
         FindingCode::EndpointPaused | FindingCode::RateLimited => Remedy::TryNow,
+        FindingCode::ItemsFailed | FindingCode::AnswersBroken => Remedy::Queue,
+        FindingCode::SinkEventsFailed | FindingCode::SinkResting | FindingCode::SinkStopped => Remedy::Delivery,
         FindingCode::BackfillUnfinished => Remedy::Backfills,
         _ => Remedy::Elsewhere,
     }
 }
 
 impl Incident {
-    /// Renders it as an item of a list.
-    pub(in crate::http) fn markup(&self, viewer: &Viewer, now: Time) -> Markup {
+    /// Renders it as an item of a list. On a phone only an open one shows more than one line.
+    pub(in crate::http) fn markup(&self, viewer: &Viewer, now: Time, is_open: bool) -> Markup {
+        let age = format_duration(now.since(self.since));
         html! {
             li.(self.level.css_class()) {
-                h2 {
-                    span.level.(self.level.css_class()) title=(self.level.display_name()) { (self.level.symbol()) } " "
-                    (self.sentence)
+                details #{ "incident-" (self.code) "-" (self.subject.as_deref().unwrap_or_default()) } open[is_open] {
+                    summary {
+                        span.level.(self.level.css_class()) title=(self.level.display_name()) { (self.level.symbol()) }
+                        strong { (self.sentence) }
+                        small { "for " (age) @if let Some(risk) = self.at_risk.text() { " · " (risk) } }
+                    }
+                    dl.when {
+                        div { dt { "since" } dd { (readable_time(self.since)) " (" (age) ")" } }
+                        @if let Some(risk) = self.at_risk.text() { div { dt { "at risk" } dd { strong { (risk) } } } }
+                        @if let Some(last) = self.last_success { div { dt { "last success" } dd { (readable_time(last)) } } }
+                        @if let Some(next) = self.next_try { div { dt { "next try" } dd { (readable_time(next)) } } }
+                    }
+                    p.todo {
+                        @if let Some(subject) = self.subject.as_deref().filter(|_| !self.accounts.is_empty()) { strong { (subject) } " · " }
+                        (with_code(&self.hint))
+                    }
+                    (self.remedy(viewer))
                 }
-                dl.when {
-                    div { dt { "since" } dd { (readable_time(self.since)) " (" (format_duration(now.since(self.since))) ")" } }
-                    @if let Some(risk) = self.at_risk.text() { div { dt { "at risk" } dd { strong { (risk) } } } }
-                    @if let Some(last) = self.last_success { div { dt { "last success" } dd { (readable_time(last)) } } }
-                    @if let Some(next) = self.next_try { div { dt { "next try" } dd { (readable_time(next)) } } }
-                }
-                p.todo {
-                    @if let Some(subject) = self.subject.as_deref().filter(|_| !self.accounts.is_empty()) { strong { (subject) } " · " }
-                    (with_code(&self.hint))
-                }
-                (self.remedy(viewer))
             }
         }
     }
 
     /// A button or a link, where there is something to do here.
     fn remedy(&self, viewer: &Viewer) -> Markup {
+        let may_look = viewer.may(Permission::Read) || viewer.may(Permission::Operate);
         let operable: Vec<&str> =
             self.accounts.iter().map(String::as_str).filter(|sub| viewer.may_operate(sub)).collect();
         html! {
             @match self.remedy {
                 Remedy::TryNow if !operable.is_empty() => (button::<Resume>(viewer, &[("accounts", &operable.join(","))], "Try now")),
+                Remedy::Queue if may_look => a href="/queue" { "Show the queue" },
+                Remedy::Delivery if may_look => a href="/delivery" { "Show the delivery" },
                 Remedy::Backfills => a href="/system#backfills" { "Show the backfills" },
                 _ => @if let [sub] = self.accounts.as_slice() { a href=(super::account_path(sub)) { "Show the account" } },
             }

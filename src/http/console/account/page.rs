@@ -46,7 +46,7 @@ fn head(page: &AccountPage, viewer: &Viewer) -> Markup {
                 "sub-account " (status.sub_account_id) " of account " (status.rc_account_id)
                 " · " @match &status.owner { Some(owner) => { "owned by replica " (owner) }, None => "owned by no replica" }
             }
-            @if !page.incidents.is_empty() { ol.incidents { @for incident in &page.incidents { (incident.markup(viewer, page.now)) } } }
+            @if !page.incidents.is_empty() { ol.incidents { @for incident in &page.incidents { (incident.markup(viewer, page.now, true)) } } }
         }
         div.tiles {
             (tile("Behind", &status.lag(page.now).map_or_else(|| "not read yet".to_owned(), format_duration), &status.watermark.map_or_else(String::new, |at| format!("read up to {}", readable_time(at)))))

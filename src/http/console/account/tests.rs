@@ -1,5 +1,5 @@
 use super::*;
-use crate::health::{CoverageGap, EndpointPause};
+use crate::health::CoverageGap;
 use crate::http::fixtures::{NOW, account};
 
 fn gap(hours_ago: u64, hours: u64) -> CoverageGap {

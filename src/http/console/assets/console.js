@@ -82,6 +82,12 @@
   const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
   const format = (kind, value) => (value === null || value === undefined ? "–" : kind === "seconds" ? duration(value) : number.format(value));
 
+  // The time of day where the chart shows about a day, otherwise the day.
+  const time = (seconds, all) => {
+    const text = new Date(seconds * 1000).toISOString();
+    return all[all.length - 1] - all[0] < 172800 ? text.slice(11, 16) : text.slice(5, 10);
+  };
+
   const draw = (box) => {
     const text = box.dataset.series;
     const before = drawn.get(box.id);
@@ -113,7 +119,7 @@
         cursor: { y: false, sync: { key: "charts" } },
         tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
         axes: [
-          { ...axis, size: 24, space: 60 },
+          { ...axis, size: 24, space: 60, values: (plot, ticks) => ticks.map((tick) => time(tick, plot.data[0])) },
           { ...axis, size: 52, space: 28, values: (_, ticks) => ticks.map((tick) => format(kind, tick)) },
         ],
         scales: { y: { range: (_, low, high) => [0, Math.max(high || 0, 1) * 1.05] } },

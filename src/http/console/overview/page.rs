@@ -36,11 +36,11 @@ fn incidents(overview: &Overview, viewer: &Viewer) -> Markup {
                 @if incidents.is_empty() { ": " (overview.headline) }
                 @else if incidents.len() > 1 { ": " (format_count(incidents.len() as u64, "cause", "causes")) }
             }
-            @if !first.is_empty() { ol.incidents { @for incident in first { (incident.markup(viewer, overview.now)) } } }
+            @if !first.is_empty() { ol.incidents { @for (place, incident) in first.iter().enumerate() { (incident.markup(viewer, overview.now, place == 0)) } } }
             @if !others.is_empty() {
                 details #more-incidents {
                     summary { "and " (format_count(others.len() as u64, "more cause", "more causes")) }
-                    ol.incidents { @for incident in others { (incident.markup(viewer, overview.now)) } }
+                    ol.incidents { @for incident in others { (incident.markup(viewer, overview.now, false)) } }
                 }
             }
         }
@@ -57,7 +57,7 @@ fn figures(overview: &Overview) -> Markup {
     html! {
         div.tiles {
             (tile("Held", &format_number(figures.held), &format!("of {} announced items; {} missing", format_number(figures.announced), format_number(missing))))
-            (tile("Age of the newest", &ago(figures.newest), "the account furthest ahead is read up to then"))
+            (tile("Age of the newest", &ago(figures.newest), "of the account furthest ahead"))
             (tile("Furthest behind", &ago(figures.furthest_behind), &format!("of {}", format_count(figures.accounts, "account", "accounts"))))
             (tile("Unfinished", &format_number(figures.unfinished), &format!("{} failed, {} unavailable", format_number(figures.failed), format_number(figures.unavailable))))
             @if let Some(sinks) = &figures.sinks {
