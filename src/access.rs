@@ -8,6 +8,7 @@ mod access_log;
 mod attempt_limiter;
 mod authenticator;
 mod caller;
+mod form_seal;
 mod oidc;
 mod role;
 mod session;
@@ -16,6 +17,7 @@ pub(crate) use access_log::{AccessEntry, AccessLog, AccessSubject, dialog_of};
 pub(crate) use authenticator::{AuthRefusal, Authenticator, generate_key, hash_key};
 pub(crate) use caller::Caller;
 pub(crate) use oidc::{Callback, LoginError, LoginFault, check_provider};
+pub(crate) use session::SessionId;
 
 pub(crate) use crate::config::Permission;
 pub(crate) use crate::db::AccessAction;

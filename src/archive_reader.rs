@@ -6,12 +6,18 @@
 //! the access log.
 
 mod access_entries;
+mod completeness;
+mod conversation_facets;
 mod conversation_view;
+mod conversations;
 mod count;
 mod cursor;
+mod delivery;
 mod feed;
 mod overview;
+mod queue;
 mod read_error;
+mod reading;
 mod recordings;
 mod scope;
 mod search;
@@ -36,13 +42,18 @@ use cursor::CursorCodec;
 use recordings::ListeningSeries;
 
 pub(crate) use access_entries::AccessLogQuestion;
-pub(crate) use conversation_view::{DialogView, SegmentView, TranscriptView, format_offset};
+pub(crate) use completeness::{CompletenessView, HoldView};
+pub(crate) use conversation_view::{DialogPhraseView, DialogView, SegmentView, TranscriptView, format_offset};
+pub(crate) use conversations::{ConversationItem, ConversationList, ConversationQuestion};
 pub(crate) use feed::FeedAnswer;
-pub(crate) use overview::{AccountView, AuditQuestion};
+pub(crate) use overview::{AccountView, AuditQuestion, restrict_status};
+pub(crate) use queue::{ITEM_STATES, QueueItemView, QueueQuestion, QueueReasonView, QueueView};
 pub(crate) use read_error::{ReadError, ReadFault};
+pub(crate) use reading::ReadingView;
 pub(crate) use scope::{Scope, forbidden};
-pub(crate) use search::{FoundHits, SearchAnswer, SearchHitView, SearchQuestion};
+pub(crate) use search::{FacetValue, SearchAnswer, SearchHitView, SearchQuestion};
 pub(crate) use segment_filter::{Dimension, SegmentFilter};
+pub(crate) use segments::VersionView;
 
 /// Searches, counts and audits at a time: they load the database more than anything else.
 const MAX_HEAVY_READS: usize = 2;

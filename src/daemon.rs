@@ -18,6 +18,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod indexing;
 pub(crate) mod manifest_exporter;
 pub mod manifest_writer;
+mod measure_recorder;
 pub(crate) mod recording_sweep;
 pub(crate) mod replica_stats;
 pub(crate) mod report_writer;
@@ -162,6 +163,7 @@ pub(crate) async fn run_with_reload(
     let manifests = manifest_writer::run(context.clone(), stop.clone());
     spawn_task(&mut tasks, "manifests", async move { manifests.await.context("the daily manifests failed") });
     spawn_task(&mut tasks, "consistency check", consistency_check::run(context.clone(), stop.clone()));
+    spawn_task(&mut tasks, "measures", measure_recorder::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "daily report", report_writer::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "manifest export", manifest_exporter::run(context.clone(), stop.clone()));
     spawn_task(&mut tasks, "credential expiry", credential_expiry::run(context.clone(), stop.clone()));

@@ -8,6 +8,7 @@
 
 mod account_rules;
 mod finding_code;
+mod health_level;
 pub(crate) mod humanize;
 mod rules;
 mod snapshot;
@@ -25,6 +26,7 @@ use crate::clock::Time;
 
 pub(crate) use finding_code::FindingCategory;
 pub use finding_code::FindingCode;
+pub(crate) use health_level::{HealthLevel, account_levels};
 pub(crate) use rules::{STOPPED_SINK_HINT, derive_findings};
 pub(crate) use snapshot::{
     AccountFacts, BrokenAnswerStats, EndpointPause, IndexStatus, MetadataStall, SinkState, SinkStatus, rfc3339,
@@ -98,6 +100,14 @@ impl Finding {
     /// The sub-accounts that it concerns.
     pub(crate) fn accounts(&self) -> &[String] {
         if self.code.names_account() { self.subject.as_slice() } else { &self.accounts }
+    }
+
+    /// Whether someone may see it who sees only some accounts.
+    pub(crate) fn is_visible_to(&self, sees_account: impl Fn(&str) -> bool) -> bool {
+        match self.accounts() {
+            [] => self.code.concerns_every_account(),
+            accounts => accounts.iter().all(|sub| sees_account(sub)),
+        }
     }
 
     /// Whether both are about the same thing, at different times or from different replicas.

@@ -1,5 +1,5 @@
-//! The HTTP server: health, readiness, metrics, status and the dashboard. It only reads: the
-//! database, and the state that the daemon shares.
+//! The HTTP server: health, readiness, metrics, status, the API and the console. It changes nothing
+//! but what a caller with a role asks for.
 //!
 //! | path | content |
 //! | --- | --- |
@@ -9,7 +9,7 @@
 //! | `/api/status` | the JSON of `status --json` |
 //! | `/api/v1`, `/api`, `/api/openapi.json` | the API for programs, with a key |
 //! | `/mcp` | the Model Context Protocol, with a key |
-//! | `/` | the dashboard, updated by `/events` |
+//! | `/`, `/accounts/{id}`, `/system` | the console: see `console` |
 //! | `/search`, `/conversation` | conversations, for callers with a role or `http.token` (see `access`) |
 //! | `/login`, `/auth/login`, `/auth/callback`, `/logout` | login and logout; like the pages before, 404 if the settings let nobody in |
 //!
@@ -20,13 +20,10 @@
 mod api;
 mod byte_range;
 mod connection;
-mod conversations;
-mod coverage_timeline;
+mod console;
 #[cfg(test)]
 mod fixtures;
 mod health_summary;
-mod lag_history;
-mod live_updates;
 mod login;
 mod mcp_endpoint;
 mod middleware;

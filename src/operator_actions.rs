@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use crate::account::{budget_name, metadata_budget_name};
 use crate::clock::{Clock, Time};
-use crate::config::Settings;
+use crate::config::{Settings, SinkKind};
 use crate::coverage::estimate_backfill_duration;
-use crate::db::{AccountKey, AccountRow, Db, DbError, QueueFilter, SinkRow, WipeOutcome};
+use crate::db::{AccountKey, AccountRow, Db, DbError, QueueFilter, ReplayRequest, SinkRow, WipeOutcome};
 use crate::error::UserError;
 use crate::model::{TimeRange, TimeRangeSet};
 use crate::status::planning_rules;
@@ -71,6 +72,37 @@ pub(crate) async fn queue_backfills(
     Ok(ids)
 }
 
+/// Cancels an open backfill; `false` if none has this number. What it has found is kept.
+///
+/// # Errors
+/// If the database cannot be written.
+pub(crate) async fn cancel_backfill(db: &Db, id: i64, now: Time) -> Result<bool, DbError> {
+    let was_open = db.cancel_backfill(id, now).await?;
+    if was_open {
+        db.bump_change_version().await?;
+    }
+    Ok(was_open)
+}
+
+/// Ends the waits after a 429 and the pauses after failures of these accounts, so that requests are
+/// tried again now. The request limits still apply.
+///
+/// # Errors
+/// If the database cannot be written.
+pub(crate) async fn resume_accounts(
+    db: &Db,
+    accounts: &[AccountRow],
+    settings: &Settings,
+    now: Time,
+) -> Result<(), DbError> {
+    for account in accounts {
+        let sub = &account.id.sub;
+        let budgets = [metadata_budget_name(sub), budget_name(&settings.limits, sub)];
+        db.request_resume(account.key, &budgets, now).await?;
+    }
+    db.bump_change_version().await
+}
+
 /// Has items tried again now, with their retry limits reset; returns their number.
 ///
 /// # Errors
@@ -130,6 +162,46 @@ pub(crate) async fn retry_deliveries(
     Ok(done)
 }
 
+/// Queues a replay of the events of artifacts that were stored in a range; returns the number of
+/// accounts.
+///
+/// # Errors
+/// If the sink has tables, no daemon has started it yet, or the database cannot be written.
+pub(crate) async fn replay_deliveries(
+    db: &Db,
+    settings: &Settings,
+    sink: &str,
+    request: ReplayRange,
+    now: Time,
+) -> anyhow::Result<u64> {
+    require_sink(settings, sink)?;
+    if settings.sinks.iter().any(|one| one.name == sink && matches!(one.kind, SinkKind::Lake(_))) {
+        let why = format!("the sink {sink:?} has tables: they always hold what the archive holds");
+        let hint = "there is nothing to send again; a file that is missing is written again at the next start";
+        return Err(UserError::usage(why).with_hint(hint).into());
+    }
+    let row = db.sinks().await?.into_iter().find(|row| row.name == sink);
+    let row = row.ok_or_else(|| {
+        UserError::usage(format!("no daemon has started the sink {sink:?} yet"))
+            .with_hint("`ringcx-extractor run` registers it; with start = \"beginning\" it receives everything")
+    })?;
+    let ReplayRange { account, stored, rate } = request;
+    let accounts = db.request_replay(&ReplayRequest { sink: row.key, account, stored, rate }, now).await?;
+    db.bump_change_version().await?;
+    Ok(accounts)
+}
+
+/// What a replay sends again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReplayRange {
+    /// Only this account; `None` for all.
+    pub(crate) account: Option<AccountKey>,
+    /// Only artifacts that were stored in this range.
+    pub(crate) stored: TimeRange,
+    /// Events per second, at most.
+    pub(crate) rate: u32,
+}
+
 /// Checks that the settings define this sink.
 ///
 /// # Errors
@@ -182,5 +254,6 @@ pub(crate) async fn wipe_free_pages(db: &Db, rewrite: bool, clock: &Clock) -> Re
 
 /// The filter of the unfinished items of one segment.
 pub(crate) fn items_of_segment(segment_id: &str, account: Option<AccountKey>) -> QueueFilter {
-    QueueFilter { account, segment_id: Some(segment_id.to_owned()), ..QueueFilter::default() }
+    let accounts = account.map(|account| vec![account]);
+    QueueFilter { accounts, segment_id: Some(segment_id.to_owned()), ..QueueFilter::default() }
 }

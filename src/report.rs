@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::audit::{self, AuditProblem, AuditRequest, Lateness, Rfc3339Time};
+use crate::audit::{self, AuditProblem, AuditReport, AuditRequest, Lateness, Rfc3339Time};
 use crate::clock::{Time, millis};
 use crate::config::ReportFormat;
 use crate::db::{AccountKey, ArtifactTally, Db, DbError, ExportRange};
 use crate::model::Artifact;
-use crate::verify::{self, VerifyRequest};
+use crate::verify::{self, LastVerification, VerifyRequest};
 
 /// A segment that is first announced later than this after its end is late. One that a backfill
 /// found is late, too.
@@ -49,12 +49,12 @@ pub(crate) struct ReconciliationReport {
     pub(crate) complete: bool,
     verdict: String,
     verified: Verification,
-    accounts: Vec<AccountReconciliation>,
+    pub(crate) accounts: Vec<AccountReconciliation>,
 }
 
 /// The result of the verification.
 #[derive(Debug, Clone, Serialize)]
-struct Verification {
+pub(crate) struct Verification {
     /// Whether nothing was altered; null if it was not verified.
     intact: Option<bool>,
     verdict: String,
@@ -63,11 +63,11 @@ struct Verification {
 
 /// One account.
 #[derive(Debug, Clone, Serialize)]
-struct AccountReconciliation {
+pub(crate) struct AccountReconciliation {
     rc_account_id: String,
-    sub_account_id: String,
+    pub(crate) sub_account_id: String,
     name: Option<String>,
-    watermark: Option<Rfc3339Time>,
+    pub(crate) watermark: Option<Rfc3339Time>,
     /// Segments that appeared, and transcripts that were announced, after their time had been read;
     /// since the first read.
     late: Lateness,
@@ -89,7 +89,7 @@ struct DayReconciliation {
 
 /// The counts of a day, or of all days.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-struct DayCounts {
+pub(crate) struct DayCounts {
     /// Segments that the API announced.
     announced: u64,
     /// Segments in the archive.
@@ -108,7 +108,7 @@ struct DayCounts {
 
 /// The outcomes of an artifact.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-struct OutcomeCounts {
+pub(crate) struct OutcomeCounts {
     requested: u64,
     stored: u64,
     not_populated: u64,
@@ -189,56 +189,91 @@ pub(crate) async fn build_report(
     let keys: BTreeMap<String, AccountKey> =
         db.accounts().await?.into_iter().map(|account| (account.id.sub.to_string(), account.key)).collect();
     let account = request.account.as_ref().and_then(|sub| keys.get(sub)).copied();
-    let mut days = read_days(db, ExportRange { from: request.from, to: request.to, account }).await?;
+    let days = read_days(db, ExportRange { from: request.from, to: request.to, account }).await?;
     let verified = if with_verification {
         let request = VerifyRequest { account, now: request.now, ..VerifyRequest::default() };
         let chains = verify::load_chains(db, account).await?;
         let report = verify::verify_archive(db, &chains, &request, &mut |_| {}).await?;
+        verify::record_result(db, &request, &report).await;
         Verification { intact: Some(report.intact), verdict: report.verdict, problems: report.problem_count }
     } else {
-        Verification { intact: None, verdict: "not verified".to_owned(), problems: 0 }
+        Verification::none()
     };
-    let accounts = audit.accounts.into_iter().map(|account| {
-        let days = keys.get(&account.sub_account_id).and_then(|key| days.remove(key)).unwrap_or_default();
-        let mut total = DayCounts::default();
-        days.values().for_each(|(counts, _)| total.add(counts));
-        let day = |(day, (counts, agrees)): (i64, (DayCounts, bool))| DayReconciliation {
-            day: (day >= 0).then(|| date_of(day)),
-            agrees,
-            counts,
-        };
-        let problems = audit.problems.iter().filter(|problem| problem.sub_account_id == account.sub_account_id);
-        let configured = request.configured.iter().find(|(id, _)| *id.sub == *account.sub_account_id);
-        AccountReconciliation {
-            problems: problems.cloned().collect(),
-            rc_account_id: account.rc_account_id,
-            sub_account_id: account.sub_account_id,
-            name: configured.and_then(|(_, name)| name.clone()).or(account.name),
-            watermark: account.watermark,
-            late: account.late,
-            total,
-            days: days.into_iter().map(day).collect(),
+    let configured = request.configured.iter();
+    let names = configured.filter_map(|(id, name)| Some((id.sub.to_string(), name.clone()?))).collect();
+    Ok(ReconciliationReport::combine(audit, days, (&keys, &names), (request.from, request.to), verified))
+}
+
+impl Verification {
+    /// There was none.
+    pub(crate) fn none() -> Verification {
+        Verification { intact: None, verdict: "not verified".to_owned(), problems: 0 }
+    }
+
+    /// One that was made before.
+    pub(crate) fn of_last(last: &LastVerification) -> Verification {
+        let verdict = format!("{}, at {}", last.verdict, last.at);
+        Verification { intact: Some(last.intact), verdict, problems: last.problems }
+    }
+}
+
+impl ReconciliationReport {
+    /// Combines an audit with the counts of each day. `keys` and `names` are those of the accounts, by
+    /// sub-account id.
+    pub(crate) fn combine(
+        audit: AuditReport,
+        mut days: Days,
+        (keys, names): (&BTreeMap<String, AccountKey>, &BTreeMap<String, String>),
+        (from, to): (Option<Time>, Option<Time>),
+        verified: Verification,
+    ) -> ReconciliationReport {
+        let accounts = audit.accounts.into_iter().map(|account| {
+            let days = keys.get(&account.sub_account_id).and_then(|key| days.remove(key)).unwrap_or_default();
+            let mut total = DayCounts::default();
+            days.values().for_each(|(counts, _)| total.add(counts));
+            let day = |(day, (counts, agrees)): (i64, (DayCounts, bool))| DayReconciliation {
+                day: (day >= 0).then(|| date_of(day)),
+                agrees,
+                counts,
+            };
+            let problems = audit.problems.iter().filter(|problem| problem.sub_account_id == account.sub_account_id);
+            AccountReconciliation {
+                problems: problems.cloned().collect(),
+                name: names.get(&account.sub_account_id).cloned().or(account.name),
+                rc_account_id: account.rc_account_id,
+                sub_account_id: account.sub_account_id,
+                watermark: account.watermark,
+                late: account.late,
+                total,
+                days: days.into_iter().map(day).collect(),
+            }
+        });
+        ReconciliationReport {
+            version: env!("CARGO_PKG_VERSION"),
+            now: audit.now,
+            from: from.map(Rfc3339Time),
+            to: to.map(Rfc3339Time),
+            complete: audit.complete && verified.intact != Some(false),
+            accounts: accounts.collect(),
+            verdict: match verified.intact {
+                Some(false) if audit.complete => {
+                    format!("NOT complete: the archive is not intact: {}", verified.verdict)
+                }
+                _ => audit.verdict,
+            },
+            verified,
         }
-    });
-    Ok(ReconciliationReport {
-        version: env!("CARGO_PKG_VERSION"),
-        now: Rfc3339Time(request.now),
-        from: request.from.map(Rfc3339Time),
-        to: request.to.map(Rfc3339Time),
-        complete: audit.complete && verified.intact != Some(false),
-        accounts: accounts.collect(),
-        verdict: match verified.intact {
-            Some(false) if audit.complete => format!("NOT complete: the archive is not intact: {}", verified.verdict),
-            _ => audit.verdict,
-        },
-        verified,
-    })
+    }
 }
 
 /// The counts of each day, and whether its digests agree; by account and day.
-type Days = BTreeMap<AccountKey, BTreeMap<i64, (DayCounts, bool)>>;
+pub(crate) type Days = BTreeMap<AccountKey, BTreeMap<i64, (DayCounts, bool)>>;
 
-async fn read_days(db: &Db, range: ExportRange) -> Result<Days, DbError> {
+/// Reads the counts of each day.
+///
+/// # Errors
+/// If the database cannot be read.
+pub(crate) async fn read_days(db: &Db, range: ExportRange) -> Result<Days, DbError> {
     let mut snapshot = db.snapshot().await?;
     let mut days = Days::new();
     fn counts(days: &mut Days, account: AccountKey, day: i64) -> &mut (DayCounts, bool) {
@@ -286,8 +321,13 @@ impl ReconciliationReport {
         })
     }
 
+    /// The result in one line.
+    pub(crate) fn verdict(&self) -> &str {
+        &self.verdict
+    }
+
     /// The range in words.
-    fn describe_range(&self) -> String {
+    pub(crate) fn describe_range(&self) -> String {
         match (&self.from, &self.to) {
             (Some(from), Some(to)) => format!("segments that ended from {from} to {to}"),
             (Some(from), None) => format!("segments that ended at {from} or later"),
@@ -298,7 +338,7 @@ impl ReconciliationReport {
 }
 
 /// The columns of the table of days, and their cells.
-const HEADER: [&str; 12] = [
+pub(crate) const DAY_COLUMNS: [&str; 12] = [
     "day",
     "announced",
     "held",
@@ -337,19 +377,19 @@ fn cells(day: &str, counts: &DayCounts, agrees: bool) -> [String; 12] {
 }
 
 impl AccountReconciliation {
-    fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         let name = self.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
         crate::render::clean_line(&format!("account {}{name}", self.sub_account_id))
     }
 
     /// One row per day, and the sum.
-    fn rows(&self) -> Vec<[String; 12]> {
+    pub(crate) fn rows(&self) -> Vec<[String; 12]> {
         let day = |day: &DayReconciliation| cells(day.day.as_deref().unwrap_or("unknown"), &day.counts, day.agrees);
         let total = cells("total", &self.total, self.days.iter().all(|day| day.agrees));
         self.days.iter().map(day).chain([total]).collect()
     }
 
-    fn describe_late(&self) -> String {
+    pub(crate) fn describe_late(&self) -> String {
         format!(
             "{} appeared after their time had been read, {} received their transcript later (since the first read)",
             self.late.appeared, self.late.flipped

@@ -3,6 +3,7 @@
 //! Everything except [`find`] is pure. [`find`] reads `db`; the command line and the dashboard call
 //! it. The indexer (`search_indexer`) and the search use the same tokenizer.
 
+mod conversation_list;
 pub(crate) mod document;
 pub(crate) mod facets;
 pub mod query;
@@ -12,6 +13,7 @@ pub(crate) mod segment_fields;
 pub mod tokenizer;
 mod truncate_body;
 
+pub(crate) use conversation_list::{ConversationHit, ConversationKey, count_conversations, group_by_conversation};
 pub use document::{Document, DocumentSource, for_each_conversation_word, for_each_text_word};
 pub use facets::Facets;
 pub(crate) use facets::source_facet;

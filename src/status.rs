@@ -6,6 +6,7 @@
 
 mod assemble;
 mod backfill_status;
+mod sink_details;
 mod sink_status;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::lenient_json;
 use crate::model::Lane;
 
 pub use backfill_status::planning_rules;
+pub(crate) use sink_details::{ReplayView, SinkDetails, SinkFailureView, gather_sink_details};
 
 /// A replica without a heartbeat for longer counts as gone.
 const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(30);

@@ -1,18 +1,21 @@
 //! Verifies the integrity of the archive and finds alterations.
 //!
-//! Reads only `db`, page by page and without a long transaction, so that a daemon can work at the
+//! Reads `db`, page by page and without a long transaction, so that a daemon can work at the
 //! same time. An account's chain is checked up to its head at the start, and an apparent problem is
-//! read a second time before it is reported. The checks themselves are in `chain_walk` and
+//! read a second time before it is reported. Only `last_result` writes: what the last verification
+//! found. The checks themselves are in `chain_walk` and
 //! `manifest_check`, which are pure.
 
 mod access_check;
 mod chain_walk;
+mod last_result;
 mod manifest_check;
 mod record_check;
 mod recording_check;
 mod segment_check;
 mod verify_report;
 
+pub(crate) use last_result::{LastVerification, last_result, record_result};
 pub use recording_check::RecordingCheck;
 pub use verify_report::{AccountReport, IntegrityProblem, IntegrityProblemKind, VerifyReport};
 

@@ -68,6 +68,36 @@ impl From<AccessLogRow> for AccessEntry {
     }
 }
 
+impl AccessEntry {
+    pub(crate) fn at(&self) -> &str {
+        &self.at
+    }
+
+    pub(crate) fn reader(&self) -> &str {
+        &self.reader
+    }
+
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    pub(crate) fn action(&self) -> &str {
+        &self.action
+    }
+
+    /// The subject for people.
+    pub(crate) fn what(&self) -> String {
+        let subject = match &self.subject {
+            Some(subject) => subject.clone(),
+            None if self.erased => "(erased)".to_owned(),
+            None => "(hidden)".to_owned(),
+        };
+        let account = self.sub_account_id.as_ref().map(|sub| format!(", account {sub}")).unwrap_or_default();
+        let hits = self.hits.map(|hits| format!(", {hits} hits")).unwrap_or_default();
+        format!("{} {subject}{account}{hits}", self.subject_kind)
+    }
+}
+
 /// The dialog of a segment, if the archive has it: the entries about a segment include those about
 /// its dialog.
 ///

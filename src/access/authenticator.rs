@@ -21,9 +21,10 @@ use subtle::ConstantTimeEq;
 
 use super::attempt_limiter::AttemptLimiter;
 use super::caller::{Caller, Reader};
+use super::form_seal::{SealPurpose, is_sealed, seal};
 use super::oidc::{Callback, LoginError, OidcLogin};
 use super::role::Role;
-use super::session::{Person, SessionOwner, Sessions};
+use super::session::{Person, SessionId, SessionOwner, Sessions};
 use crate::clock::{Clock, Time};
 use crate::config::{Access, KeySettings, RoleSettings};
 use crate::db::{Db, DbError};
@@ -146,12 +147,66 @@ impl Authenticator {
     /// # Errors
     /// Why it must not be answered.
     pub(crate) async fn authenticate(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Caller, AuthRefusal> {
+        self.identify(headers, peer).await.map(|(caller, _)| caller)
+    }
+
+    /// Who a request comes from, with the session if it has one.
+    ///
+    /// # Errors
+    /// Why it must not be answered.
+    pub(crate) async fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<(Caller, Option<SessionId>), AuthRefusal> {
         match self.authenticate_session(headers, peer).await {
             Err(AuthRefusal::Missing) => {}
-            decided => return decided,
+            decided => return decided.map(|(caller, session)| (caller, Some(session))),
         }
         let token = bearer(headers).ok_or(AuthRefusal::Missing)?;
-        self.check_secret(token, || origin_of(headers, peer))
+        Ok((self.check_secret(token, || origin_of(headers, peer))?, None))
+    }
+
+    /// Whether some people or programs see less than everything, so that even figures are shown only
+    /// to those who are known.
+    pub(crate) fn has_limited_roles(&self) -> bool {
+        let is_limited = |role: &RoleSettings| !role.accounts.is_empty() || !role.channels.is_empty();
+        self.has_provider() || self.roles.iter().any(|(role, _)| is_limited(role))
+    }
+
+    /// A new token for the forms of a page.
+    ///
+    /// # Errors
+    /// If the database has no secret yet and cannot be written.
+    pub(crate) async fn form_token(&self, session: &SessionId) -> Result<String, DbError> {
+        let nonce = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 16]>());
+        let sealed = seal(&self.sessions.seal_key().await?, SealPurpose::Form, &session.0, &nonce);
+        Ok(format!("{nonce}.{sealed}"))
+    }
+
+    /// Whether a form with this token came from a page of this session.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub(crate) async fn is_form_token(&self, session: &SessionId, token: &str) -> Result<bool, DbError> {
+        let Some((nonce, sealed)) = token.split_once('.') else { return Ok(false) };
+        Ok(is_sealed(&self.sessions.seal_key().await?, SealPurpose::Form, &session.0, nonce, sealed))
+    }
+
+    /// The seal of a notice for this session.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub(crate) async fn seal_notice(&self, session: &SessionId, notice: &str) -> Result<String, DbError> {
+        Ok(seal(&self.sessions.seal_key().await?, SealPurpose::Notice, &session.0, notice))
+    }
+
+    /// Whether this server made the notice for this session.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub(crate) async fn is_notice(&self, session: &SessionId, notice: &str, sealed: &str) -> Result<bool, DbError> {
+        Ok(is_sealed(&self.sessions.seal_key().await?, SealPurpose::Notice, &session.0, notice, sealed))
     }
 
     /// Whose session a request has.
@@ -162,15 +217,15 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         peer: Option<IpAddr>,
-    ) -> Result<Caller, AuthRefusal> {
-        let session = self.sessions.read(headers, |owner| self.basis(owner)).await?;
-        match session.map(|session| session.owner) {
-            Some(SessionOwner::SharedToken) => Ok(Caller::shared_token(origin_of(headers, peer))),
-            Some(SessionOwner::Person(person)) => {
-                self.caller_of(&person, origin_of(headers, peer)).ok_or(AuthRefusal::Missing)
+    ) -> Result<(Caller, SessionId), AuthRefusal> {
+        let session = self.sessions.read(headers, |owner| self.basis(owner)).await?.ok_or(AuthRefusal::Missing)?;
+        let caller = match session.owner {
+            SessionOwner::SharedToken => Caller::shared_token(origin_of(headers, peer)),
+            SessionOwner::Person(person) => {
+                self.caller_of(&person, origin_of(headers, peer)).ok_or(AuthRefusal::Missing)?
             }
-            None => Err(AuthRefusal::Missing),
-        }
+        };
+        Ok((caller, session.id))
     }
 
     /// Checks `http.token` as it was entered in the login form.
@@ -250,6 +305,15 @@ impl Authenticator {
         let owner = SessionOwner::SharedToken;
         let basis = self.basis(&owner).unwrap_or_default();
         self.sessions.create(None, owner, basis, is_https(headers)).await
+    }
+
+    /// A session of a person with this verified address, without a provider.
+    #[cfg(test)]
+    pub(crate) async fn create_person_session(&self, email: &str) -> PrivateCookieJar {
+        let person = Person { sub: email.to_owned(), email: Some(email.to_owned()), groups: Vec::new() };
+        let owner = SessionOwner::Person(person);
+        let basis = self.basis(&owner).unwrap_or_default();
+        self.sessions.create(None, owner, basis, false).await.unwrap()
     }
 
     /// Starts a login at the provider: a cookie for the browser, and the provider's URL. `next` is

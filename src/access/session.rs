@@ -59,11 +59,14 @@ struct SessionContent {
     number: String,
 }
 
+/// The name of a session in the database, where it is useless to a reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SessionId(pub(super) String);
+
 /// A session of a request.
 pub(super) struct Session {
     pub(super) owner: SessionOwner,
-    /// Its name in the database, where it is useless to a reader.
-    digest: String,
+    pub(super) id: SessionId,
     until: Time,
 }
 
@@ -87,6 +90,14 @@ impl Sessions {
         self.key.get_or_try_init(derive).await.cloned()
     }
 
+    /// The key of the seals on forms; cookies are encrypted with another part of it.
+    ///
+    /// # Errors
+    /// If the database has no secret yet and cannot be written.
+    pub(super) async fn seal_key(&self) -> Result<Vec<u8>, DbError> {
+        Ok(self.key().await?.signing().to_vec())
+    }
+
     /// The request's cookies that this server has made.
     async fn cookies(&self, headers: &HeaderMap) -> Result<PrivateCookieJar, DbError> {
         Ok(PrivateCookieJar::from_headers(headers, self.key().await?))
@@ -104,7 +115,7 @@ impl Sessions {
     ) -> Result<Option<Session>, DbError> {
         let session = self.read_cookie(&self.cookies(headers).await?);
         let Some((session, made_under)) = session else { return Ok(None) };
-        if basis(&session.owner) != Some(made_under) || self.db.is_session_revoked(&session.digest).await? {
+        if basis(&session.owner) != Some(made_under) || self.db.is_session_revoked(&session.id.0).await? {
             return Ok(None);
         }
         Ok(Some(session))
@@ -114,8 +125,8 @@ impl Sessions {
     fn read_cookie(&self, cookies: &PrivateCookieJar) -> Option<(Session, String)> {
         let content: SessionContent = read_json(cookies, SESSION_COOKIE)?;
         let until = Time(content.until);
-        let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(&content.number));
-        let session = Session { owner: content.owner, digest, until };
+        let id = SessionId(URL_SAFE_NO_PAD.encode(Sha256::digest(&content.number)));
+        let session = Session { owner: content.owner, id, until };
         (until > self.clock.now()).then_some((session, content.basis))
     }
 
@@ -153,7 +164,7 @@ impl Sessions {
     pub(super) async fn end(&self, headers: &HeaderMap) -> Result<PrivateCookieJar, DbError> {
         let cookies = self.cookies(headers).await?;
         if let Some((session, _)) = self.read_cookie(&cookies) {
-            self.db.revoke_session(&session.digest, session.until, self.clock.now()).await?;
+            self.db.revoke_session(&session.id.0, session.until, self.clock.now()).await?;
         }
         Ok(cookies.remove(Cookie::build(SESSION_COOKIE).path("/")))
     }

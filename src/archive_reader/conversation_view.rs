@@ -1,18 +1,19 @@
 //! Segments, transcripts and dialogs as readers outside get them. Pure.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::clock::Time;
-use crate::db::ArtifactStatus;
+use crate::db::{ArtifactStatus, SegmentRow};
 use crate::event::{ArtifactPayload, RecordingPayload};
 use crate::export::{SegmentEntry, artifact_payload, conversation_of, outcome_name, recording_payload};
 use crate::model::{Artifact, ArtifactSet};
 use crate::render::caption::{self, Caption};
-use crate::render::{Metadata, Phrase, clean_text, to_json_line};
+use crate::render::{Conversation, Metadata, Phrase, clean_text, to_json_line};
 
 /// A segment: its metadata, and the outcome of each artifact.
 #[derive(Debug, Serialize, ToSchema)]
@@ -86,7 +87,7 @@ impl PhraseView {
     fn of(phrase: &Phrase, start: Option<i64>) -> PhraseView {
         PhraseView {
             at: phrase.at.map(|at| Time(at).rfc3339()),
-            offset_ms: phrase.at.zip(start).map(|(at, start)| at.saturating_sub(start).max(0)),
+            offset_ms: offset_ms(phrase, start),
             speaker: phrase.speaker(),
             name: phrase.name.clone(),
             role: phrase.kind.clone(),
@@ -157,6 +158,10 @@ pub(crate) fn format_offset(millis: i64) -> String {
     if hours > 0 { format!("{hours}:{minutes:02}:{secs:02}") } else { format!("{minutes:02}:{secs:02}") }
 }
 
+fn offset_ms(phrase: &Phrase, start: Option<i64>) -> Option<i64> {
+    phrase.at.zip(start).map(|(at, start)| at.saturating_sub(start).max(0))
+}
+
 /// A phrase with its segment.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DialogPhraseView {
@@ -164,6 +169,12 @@ pub(crate) struct DialogPhraseView {
     pub(crate) segment_id: String,
     #[serde(flatten)]
     pub(crate) phrase: PhraseView,
+    /// Milliseconds since the start of the segment's recording.
+    #[serde(skip)]
+    pub(crate) recording_offset_ms: Option<i64>,
+    /// Where the words of a query occur in the text, as byte ranges.
+    #[serde(skip)]
+    pub(crate) matches: Vec<Range<usize>>,
 }
 
 /// A speaker of a dialog.
@@ -185,29 +196,58 @@ pub(crate) struct DialogView {
     pub(crate) phrases: Vec<DialogPhraseView>,
 }
 
+/// A phrase, and where it was said.
+struct SaidPhrase<'a> {
+    segment: &'a SegmentRow,
+    /// When the recording of the segment began, in milliseconds since 1970.
+    recording_start: Option<i64>,
+    phrase: Phrase,
+}
+
+/// The phrases of all segments: in order of time if each has one, or else segment by segment.
+fn said_in(entries: &[SegmentEntry]) -> Vec<SaidPhrase<'_>> {
+    let mut said = Vec::new();
+    for SegmentEntry { segment, slots: [transcript, ..] } in entries {
+        let metadata = Metadata::parse(&segment.metadata);
+        let conversation = conversation_of(transcript, &metadata).unwrap_or_default();
+        let recording_start = metadata.recording_start(&conversation);
+        said.extend(conversation.phrases.into_iter().map(|phrase| SaidPhrase { segment, recording_start, phrase }));
+    }
+    if said.iter().all(|one| one.phrase.at.is_some()) {
+        said.sort_by_key(|one| one.phrase.at);
+    }
+    said
+}
+
+/// The phrases of all segments as captions: counted from the start of the recording of one segment, or
+/// from the first phrase of several.
+pub(super) fn captions_of(entries: &[SegmentEntry]) -> Vec<Caption> {
+    let said = said_in(entries);
+    let start = match entries {
+        [_] => said.first().and_then(|one| one.recording_start),
+        _ => said.iter().filter_map(|one| one.phrase.at).min(),
+    };
+    let mut conversation = Conversation::default();
+    conversation.phrases = said.into_iter().map(|one| one.phrase).collect();
+    caption::captions(&conversation, start)
+}
+
 impl DialogView {
     pub(crate) fn of(dialog_id: &str, entries: &[SegmentEntry]) -> DialogView {
-        let mut said: Vec<(&SegmentEntry, Phrase)> = Vec::new();
-        for entry in entries {
-            let metadata = Metadata::parse(&entry.segment.metadata);
-            let [transcript, ..] = &entry.slots;
-            let conversation = conversation_of(transcript, &metadata).unwrap_or_default();
-            said.extend(conversation.phrases.into_iter().map(|phrase| (entry, phrase)));
-        }
-        if said.iter().all(|(_, phrase)| phrase.at.is_some()) {
-            said.sort_by_key(|(_, phrase)| phrase.at);
-        }
-        let start = said.iter().filter_map(|(_, phrase)| phrase.at).min();
-        let speaker = |(_, phrase): &(&SegmentEntry, Phrase)| SpeakerView {
+        let said = said_in(entries);
+        let start = said.iter().filter_map(|one| one.phrase.at).min();
+        let speaker = |SaidPhrase { phrase, .. }: &SaidPhrase<'_>| SpeakerView {
             role: phrase.kind.clone(),
             name: phrase.name.clone(),
             participant_id: phrase.participant.clone(),
         };
         let speakers: BTreeSet<SpeakerView> = said.iter().map(speaker).collect();
-        let phrase = |(entry, phrase): &(&SegmentEntry, Phrase)| DialogPhraseView {
-            sub_account_id: entry.segment.account.sub.to_string(),
-            segment_id: entry.segment.segment_id.clone(),
+        let phrase = |SaidPhrase { segment, recording_start, phrase }: &SaidPhrase<'_>| DialogPhraseView {
+            sub_account_id: segment.account.sub.to_string(),
+            segment_id: segment.segment_id.clone(),
             phrase: PhraseView::of(phrase, start),
+            recording_offset_ms: offset_ms(phrase, *recording_start),
+            matches: Vec::new(),
         };
         DialogView {
             dialog_id: dialog_id.to_owned(),

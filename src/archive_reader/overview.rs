@@ -8,7 +8,7 @@ use super::{ArchiveReader, ReadError, ReadFault, Scope};
 use crate::access::Caller;
 use crate::audit::{self, AccountAudit, AuditReport};
 use crate::clock::Time;
-use crate::health::{AccountStatus, Finding, Severity, Snapshot, WorkCounts, derive_findings};
+use crate::health::{AccountStatus, Finding, IndexStatus, Severity, Snapshot, WorkCounts, derive_findings};
 use crate::status;
 
 /// Fields of an account that count the segments of all its channels. They are null for a role that
@@ -108,29 +108,12 @@ impl ArchiveReader {
     /// The visible part of the status. Sums over more than that, and findings from them, are left out.
     async fn visible_status(&self, scope: &Scope<'_>) -> Result<Snapshot, ReadError> {
         let settings = &self.settings;
-        let mut status =
-            status::gather(&self.db, settings, &settings.database.instance, None, self.clock.now()).await?;
+        let status = status::gather(&self.db, settings, &settings.database.instance, None, self.clock.now()).await?;
         if sees_everything(scope) {
             return Ok(status);
         }
         let is_visible = |sub: &str| scope.accounts().iter().any(|account| *account.id.sub == *sub);
-        status.accounts.retain(|account| is_visible(&account.sub_account_id));
-        status.backfills.retain(|backfill| is_visible(&backfill.sub_account_id));
-        // Their figures are sums over all accounts and channels.
-        status.sinks.clear();
-        for account in &mut status.accounts {
-            if !scope.shows_all_channels(&account.sub_account_id) {
-                hide_channel_sums(account);
-            }
-        }
-        // Derived again from what is visible: a finding may sum up several accounts. What a daemon
-        // has reported of one account cannot be derived.
-        let mut reported = std::mem::take(&mut status.findings);
-        reported.retain(|finding| finding.code.names_account());
-        status.findings = derive_findings(&status, reported);
-        status
-            .findings
-            .retain(|finding| !finding.accounts().is_empty() && finding.accounts().iter().all(|sub| is_visible(sub)));
+        let status = restrict_status(status, is_visible, |sub: &str| scope.shows_all_channels(sub));
         Ok(status)
     }
 
@@ -219,6 +202,32 @@ impl ArchiveReader {
         };
         self.run_heavy(audit).await
     }
+}
+
+/// The part of a status about the visible accounts. Sums over more than that, and findings from them,
+/// are left out.
+pub(crate) fn restrict_status(
+    mut status: Snapshot,
+    is_visible: impl Fn(&str) -> bool,
+    shows_all_channels: impl Fn(&str) -> bool,
+) -> Snapshot {
+    status.accounts.retain(|account| is_visible(&account.sub_account_id));
+    status.backfills.retain(|backfill| is_visible(&backfill.sub_account_id));
+    // Their figures are sums over all accounts and channels, as is that of the index.
+    status.sinks.clear();
+    status.search_index = IndexStatus::default();
+    for account in &mut status.accounts {
+        if !shows_all_channels(&account.sub_account_id) {
+            hide_channel_sums(account);
+        }
+    }
+    // Derived again from what is visible: a finding may sum up several accounts. What a daemon has
+    // reported of one account, or of itself, cannot be derived.
+    let mut reported = std::mem::take(&mut status.findings);
+    reported.retain(|finding| finding.code.names_account() || finding.code.concerns_every_account());
+    status.findings = derive_findings(&status, reported);
+    status.findings.retain(|finding| finding.is_visible_to(&is_visible));
+    status
 }
 
 /// Whether the caller sees all accounts and all channels.

@@ -9,7 +9,7 @@ use super::segment_filter::{Dimension, SegmentFilter};
 use super::{AccessAction, AccessSubject, ArchiveReader, PageRequest, ReadError, ReadFault, Scope};
 use crate::access::Caller;
 use crate::clock::Time;
-use crate::db::{AccountRow, Db, SegmentRow};
+use crate::db::{Db, SegmentRow};
 use crate::export::SegmentEntry;
 use crate::render::{Conversation, Metadata};
 use crate::search::score::{DocumentMatch, score_document};
@@ -103,15 +103,6 @@ pub(crate) struct SearchAnswer {
     pub(crate) index_is_current: bool,
 }
 
-/// Hits with their segments, and the accounts that the caller sees.
-#[derive(Debug)]
-pub(crate) struct FoundHits {
-    pub(crate) results: SearchResults,
-    pub(crate) accounts: Vec<AccountRow>,
-    /// Whether the search index contains everything of these accounts that is stored.
-    pub(crate) index_is_current: bool,
-}
-
 /// Where the next page begins.
 #[derive(Debug, Serialize, Deserialize)]
 struct SearchPosition {
@@ -164,29 +155,16 @@ impl ArchiveReader {
         Ok(SearchAnswer { total, total_is_exact, hits, facets, next, index_is_current })
     }
 
-    async fn is_index_current(&self, scope: &Scope<'_>) -> Result<bool, ReadError> {
+    /// Whether the search index contains everything of these accounts that is stored.
+    pub(super) async fn is_index_current(&self, scope: &Scope<'_>) -> Result<bool, ReadError> {
         let is_visible = |key| scope.accounts().iter().any(|account| account.key == key);
         let lags = self.db.index_lags().await?;
         let version = self.db.index_version().await?;
         Ok(version == Some(search::tokenizer::TOKENIZER_VERSION) && !lags.iter().any(|(key, ..)| is_visible(*key)))
     }
 
-    /// The first hits with their segments, for a page.
-    pub(crate) async fn find_hits(
-        &self,
-        caller: &Caller,
-        question: &SearchQuestion,
-        limit: usize,
-    ) -> Result<FoundHits, ReadError> {
-        let query = parse_query(&question.text)?;
-        let scope = self.scope(caller, &question.filter.accounts).await?;
-        let index_is_current = self.is_index_current(&scope).await?;
-        let results = self.run_heavy(self.find_visible(&scope, &query, question, limit)).await?;
-        self.record_search(caller, &scope, question, results.hits.len()).await?;
-        Ok(FoundHits { results, accounts: scope.accounts().to_vec(), index_is_current })
-    }
-
-    async fn record_search(
+    /// Records a search before its answer leaves.
+    pub(super) async fn record_search(
         &self,
         caller: &Caller,
         scope: &Scope<'_>,
@@ -199,7 +177,7 @@ impl ArchiveReader {
     }
 
     /// The first `limit` hits that the caller may see.
-    async fn find_visible(
+    pub(super) async fn find_visible(
         &self,
         scope: &Scope<'_>,
         query: &Query,
@@ -255,7 +233,7 @@ impl ArchiveReader {
     }
 }
 
-fn parse_query(text: &str) -> Result<Query, ReadError> {
+pub(super) fn parse_query(text: &str) -> Result<Query, ReadError> {
     search::parse(text)
         .map_err(|error| ReadError::new(ReadFault::Invalid, error.to_string()).with_hint(error.hint().to_owned()))
 }

@@ -1,7 +1,7 @@
 //! The filters of lists and counts, and which of them the metadata and texts decide. Pure.
 
 use crate::clock::Time;
-use crate::db::{ArtifactStatus, SegmentQuery};
+use crate::db::{ArtifactStatus, ExportRange, SegmentQuery, SegmentRow};
 use crate::export::SegmentEntry;
 use crate::model::{ArtifactSet, Certainty, Participants, Subject};
 use crate::render::Metadata;
@@ -42,12 +42,18 @@ impl SegmentFilter {
             dialog_id: self.dialog.clone(),
             stored: self.has,
             changed_since: self.changed_since,
+            newest_first: false,
         }
     }
 
     /// Whether any filter needs the texts of a segment.
     pub(super) fn needs_texts(&self) -> bool {
         self.agent.is_some() || self.contact.is_some()
+    }
+
+    /// Whether the end of a segment is in the range.
+    pub(super) fn is_in_range(&self, segment: &SegmentRow) -> bool {
+        ExportRange { from: self.from, to: self.to, account: None }.contains(segment)
     }
 
     /// Whether the metadata passes the filters that it decides alone.

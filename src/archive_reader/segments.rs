@@ -7,7 +7,9 @@ use super::segment_filter::SegmentFilter;
 use super::{AccessAction, AccessSubject, ArchiveReader, Page, PageRequest, ReadError, ReadFault, Scope};
 use crate::access::Caller;
 use crate::clock::Time;
-use crate::db::{AccountKey, ArtifactStatus, DeletionReason, SegmentPosition, SegmentQuery, SegmentRow};
+use crate::db::{
+    AccountKey, ArtifactStatus, ArtifactVersion, DeletionReason, SegmentPosition, SegmentQuery, SegmentRow,
+};
 use crate::export::SegmentEntry;
 use crate::model::{Artifact, ArtifactSet};
 
@@ -18,9 +20,17 @@ const MAX_EXAMINED: usize = 5_000;
 /// Bytes of texts in one page.
 const MAX_PAGE_BYTES: usize = 32_000_000;
 
+/// A version of an artifact.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct VersionView {
+    pub(crate) artifact: &'static str,
+    pub(crate) version: i64,
+    pub(crate) fetched_at: String,
+}
+
 /// Where the next page begins.
 #[derive(Debug, Serialize, Deserialize)]
-struct StoredPosition(Option<i64>, String, String);
+pub(super) struct StoredPosition(Option<i64>, String, String);
 
 impl From<StoredPosition> for SegmentPosition {
     fn from(StoredPosition(ended, sub, segment_id): StoredPosition) -> SegmentPosition {
@@ -141,10 +151,26 @@ impl ArchiveReader {
         segment_id: &str,
         account: Option<&str>,
     ) -> Result<SegmentEntry, ReadError> {
+        self.read_segment_version(caller, segment_id, account, None).await
+    }
+
+    /// The same with a version of an artifact in place of its newest one.
+    pub(crate) async fn read_segment_version(
+        &self,
+        caller: &Caller,
+        segment_id: &str,
+        account: Option<&str>,
+        version: Option<(Artifact, i64)>,
+    ) -> Result<SegmentEntry, ReadError> {
         let wanted: Vec<String> = account.map(str::to_owned).into_iter().collect();
         let scope = self.scope(caller, &wanted).await?;
         let segment = self.find_segment(&scope, segment_id).await?;
-        let Some(entry) = self.show_all(&scope, vec![segment]).await?.pop() else {
+        let mut slots = self.db.segment_artifacts(std::slice::from_ref(&segment)).await?;
+        let mut entry = slots.pop().map(|slots| SegmentEntry { segment, slots });
+        if let Some((artifact, version)) = version {
+            entry = self.with_version(entry, artifact, version).await?;
+        }
+        let Some(entry) = entry.and_then(|entry| scope.show(entry)) else {
             return Err(self.no_such_segment(&scope, segment_id).await?);
         };
         let subject = AccessSubject::Segment { sub: &entry.segment.account.sub, id: segment_id };
@@ -162,6 +188,35 @@ impl ArchiveReader {
                 .with_hint("add the parameter `account`"));
         }
         Ok(segment)
+    }
+
+    /// The entry with a version of an artifact in place of its newest one; `None` if it is not stored.
+    async fn with_version(
+        &self,
+        entry: Option<SegmentEntry>,
+        artifact: Artifact,
+        version: i64,
+    ) -> Result<Option<SegmentEntry>, ReadError> {
+        let Some(mut entry) = entry else { return Ok(None) };
+        let stored = self.db.artifact_version_body(entry.segment.key, artifact, version).await?;
+        let slot = Artifact::ALL.iter().zip(&mut entry.slots).find(|(known, _)| **known == artifact);
+        let (Some((fetched, body)), Some((_, slot))) = (stored, slot) else { return Ok(None) };
+        (slot.status, slot.fetched, slot.version) = (ArtifactStatus::Stored(body), Some(fetched), version);
+        Ok(Some(entry))
+    }
+
+    /// The versions of each text of a segment that the caller reads. Size and hash would tell about
+    /// redacted texts, so they are left out.
+    pub(crate) async fn versions(&self, entry: &SegmentEntry) -> Result<Vec<VersionView>, ReadError> {
+        let versions = self.db.artifact_versions(entry.segment.key).await?;
+        let view = |row: ArtifactVersion| VersionView {
+            artifact: row.artifact.name(),
+            version: row.version,
+            fetched_at: row.fetched.rfc3339(),
+        };
+        // A recording has one object, whatever its versions.
+        let texts = versions.into_iter().filter(|row| row.artifact != Artifact::Recording);
+        Ok(texts.map(view).collect())
     }
 
     /// A whole conversation over its segments.
@@ -192,7 +247,12 @@ impl ArchiveReader {
         self.show_all(&scope, segments).await
     }
 
-    async fn show_all(&self, scope: &Scope<'_>, segments: Vec<SegmentRow>) -> Result<Vec<SegmentEntry>, ReadError> {
+    /// Those of the segments that the caller sees, as it sees them.
+    pub(super) async fn show_all(
+        &self,
+        scope: &Scope<'_>,
+        segments: Vec<SegmentRow>,
+    ) -> Result<Vec<SegmentEntry>, ReadError> {
         let slots = self.db.segment_artifacts(&segments).await?;
         let entries = segments.into_iter().zip(slots).map(|(segment, slots)| SegmentEntry { segment, slots });
         Ok(entries.filter_map(|entry| scope.show(entry)).collect())

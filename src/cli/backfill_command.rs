@@ -165,10 +165,7 @@ async fn cancel_backfill(args: &BackfillCancelArgs, context: &CommandContext) ->
     let db = context.open_database(OpenMode::Existing).await?;
     let what = format!("cancel backfill {}", args.id);
     context.record_access(&db, AccessAction::Backfill, AccessSubject::Other { what: &what, sub: None }).await?;
-    let was_open = db.cancel_backfill(args.id, context.clock.now()).await?;
-    if was_open {
-        db.bump_change_version().await?;
-    }
+    let was_open = operator_actions::cancel_backfill(&db, args.id, context.clock.now()).await?;
     db.close().await;
     if !was_open {
         let error = UserError::failed(format!("no open backfill has the number {}", args.id));

@@ -6,7 +6,6 @@
 mod sink_table;
 mod sink_test;
 
-use anyhow::bail;
 use base64::Engine;
 use clap::Subcommand;
 use rand::Rng;
@@ -14,11 +13,10 @@ use rand::Rng;
 use super::human_format::format_count;
 use super::{CommandContext, terminal};
 use crate::access::{AccessAction, AccessSubject};
-use crate::config::SinkKind;
-use crate::db::{Db, OpenMode, ReplayRequest};
+use crate::db::{Db, OpenMode};
 use crate::error::UserError;
 use crate::model::TimeRange;
-use crate::operator_actions::{self, require_sink};
+use crate::operator_actions::{self, ReplayRange, require_sink};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeliverArgs {
@@ -145,19 +143,6 @@ fn describe_retry(events: u64, all: bool) -> String {
 async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandContext) -> anyhow::Result<()> {
     let settings = context.settings()?;
     require_sink(settings, &args.sink)?;
-    if settings.sinks.iter().any(|sink| sink.name == args.sink && matches!(sink.kind, SinkKind::Lake(_))) {
-        let error =
-            UserError::usage(format!("the sink {:?} has tables: they always hold what the archive holds", args.sink));
-        bail!(
-            error
-                .with_hint("there is nothing to send again; a file that is missing is written again at the next start")
-        );
-    }
-    let row = db.sinks().await?.into_iter().find(|row| row.name == args.sink);
-    let row = row.ok_or_else(|| {
-        UserError::usage(format!("no daemon has started the sink {:?} yet", args.sink))
-            .with_hint("`ringcx-extractor run` registers it; with start = \"beginning\" it receives everything")
-    })?;
     let (from, to) = context.parse_range(Some(&args.from), Some(&args.to))?;
     let empty = || UserError::usage("the range of --from and --to is empty");
     let stored = from.zip(to).and_then(|(from, to)| TimeRange::new(from, to)).ok_or_else(empty)?;
@@ -165,10 +150,9 @@ async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandCont
     let what = format!("replay to {} from {} to {}", args.sink, args.from, args.to);
     let sub = account.as_ref().map(|account| &*account.id.sub);
     context.record_access(db, AccessAction::Redeliver, AccessSubject::Other { what: &what, sub }).await?;
-    let account = account.map(|account| account.key);
-    let request = ReplayRequest { sink: row.key, account, stored, rate: args.rate };
-    let accounts = db.request_replay(&request, context.clock.now()).await?;
-    db.bump_change_version().await?;
+    let request = ReplayRange { account: account.map(|account| account.key), stored, rate: args.rate };
+    let now = context.clock.now();
+    let accounts = operator_actions::replay_deliveries(db, settings, &args.sink, request, now).await?;
     terminal::print_stdout(&format!(
         "queued a replay of the artifacts stored from {} to {} for sink {}: {}, at most {} per second\n`ringcx-extractor deliver status` shows the progress\n",
         stored.from.rfc3339_secs(),

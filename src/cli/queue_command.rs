@@ -171,14 +171,15 @@ async fn record_operation(
 /// Builds the filter of the selected items. A segment without such items is an error, because its
 /// id is probably mistyped; an empty state is not.
 async fn build_filter(selection: &ItemSelection, db: &Db, context: &CommandContext) -> anyhow::Result<QueueFilter> {
-    let account = context.find_account(db, selection.account.as_deref()).await?.map(|account| account.key);
+    let account = context.find_account(db, selection.account.as_deref()).await?;
+    let accounts = account.map(|account| vec![account.key]);
     let states = match (&selection.segment, selection.state) {
         (Some(_), _) => Vec::new(),
         (None, Some(state)) => vec![state],
         (None, None) => vec![ItemState::Unavailable, ItemState::Failed],
     };
     let (segment_id, artifact) = (selection.segment.clone(), selection.artifact);
-    let filter = QueueFilter { account, states, segment_id, artifact, limit: 0 };
+    let filter = QueueFilter { accounts, states, segment_id, artifact, ..QueueFilter::default() };
     if let Some(segment) = &selection.segment {
         require_items(db, &filter, segment).await?;
     }

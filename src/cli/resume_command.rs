@@ -5,8 +5,8 @@
 //! finds no wait.
 
 use super::{CommandContext, human_format, is_daemon_alive, terminal};
-use crate::account::{budget_name, metadata_budget_name};
 use crate::db::OpenMode;
+use crate::operator_actions;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ResumeArgs {
@@ -20,12 +20,7 @@ pub(crate) async fn run(args: ResumeArgs, context: &CommandContext) -> anyhow::R
     let db = context.open_database(OpenMode::Existing).await?;
     let now = context.clock.now();
     let accounts = context.find_accounts(&db, args.account.as_deref()).await?;
-    for account in &accounts {
-        let sub = &account.id.sub;
-        let budgets = [metadata_budget_name(sub), budget_name(&settings.limits, sub)];
-        db.request_resume(account.key, &budgets, now).await?;
-    }
-    db.bump_change_version().await?;
+    operator_actions::resume_accounts(&db, &accounts, settings, now).await?;
     let is_running = is_daemon_alive(&db, now).await?;
     db.close().await;
     let count = human_format::format_count(accounts.len() as u64, "account");

@@ -4,7 +4,6 @@
 //! contact, a dialog or a hold, the archive is read directly; else the index finds the candidates.
 
 mod candidate_search;
-mod conversation_list;
 mod hit_list;
 mod overview_list;
 
@@ -17,8 +16,9 @@ use crate::access::{AccessAction, AccessSubject};
 use crate::db::{Db, OpenMode};
 use crate::error::UserError;
 use crate::model::Artifact;
-use crate::search::{self, DocumentSource, Filters, Query, SearchHit, SortOrder, tokenizer};
-use conversation_list::{ConversationHit, group_by_conversation};
+use crate::search::{
+    self, ConversationHit, DocumentSource, Filters, Query, SearchHit, SortOrder, group_by_conversation, tokenizer,
+};
 
 /// The most conversations up to the end of a page; all hits are held in memory.
 const MAX_CONVERSATIONS: usize = 10_000;
@@ -219,7 +219,7 @@ async fn search_index(
     let mut limit = (page.wanted() * 2).min(MAX_DOCUMENTS);
     loop {
         let found = search::find(db, query, filters, order, limit).await?;
-        let conversations = conversation_list::count_conversations(&found.hits);
+        let conversations = search::count_conversations(&found.hits);
         if conversations < page.wanted() && found.has_more && limit < MAX_DOCUMENTS {
             limit = (limit * 2).min(MAX_DOCUMENTS);
             continue;

@@ -1,6 +1,6 @@
 //! `verify`: verifies the integrity of the archive and reports alterations.
 //!
-//! Reads the database, and writes only the files of `--manifests`.
+//! Reads the database, and writes only the files of `--manifests` and a note of the result.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -91,7 +91,9 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
         let bar = terminal::progress_bar(verify::count_steps(&db, &chains, request.account).await?, PROGRESS_TEMPLATE);
         let report = verify::verify_archive(&db, &chains, &request, &mut |read| bar.inc(read)).await;
         bar.finish_and_clear();
-        report?
+        let report = report?;
+        verify::record_result(&db, &request, &report).await;
+        report
     };
     db.close().await;
     let text = if args.json {

@@ -100,6 +100,18 @@ impl FindingCode {
         )
     }
 
+    /// Whether it concerns every account, and says nothing about any of them.
+    pub(crate) fn concerns_every_account(&self) -> bool {
+        matches!(
+            self,
+            FindingCode::DatabaseAway
+                | FindingCode::DiskFull
+                | FindingCode::LoginFailing
+                | FindingCode::LoginRefused
+                | FindingCode::NoDaemon
+        )
+    }
+
     /// Whether the subject of a reported finding is a sub-account.
     pub(crate) fn names_account(&self) -> bool {
         matches!(

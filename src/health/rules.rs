@@ -239,18 +239,3 @@ pub(crate) const STOPPED_SINK_HINT: &str =
 const REFUSED_EVENTS_HINT: &str = "`ringcx-extractor deliver status` shows why; `deliver retry` sends them again";
 const PAUSED_SINK_HINT: &str = "nothing to do if it passes: delivery is retried automatically and no event is lost; `ringcx-extractor \
                                 deliver retry` retries it now";
-
-impl SinkStatus {
-    /// The remedy, if there is one.
-    pub(crate) fn hint(&self) -> Option<&'static str> {
-        match self.state {
-            SinkState::Stopped => Some(STOPPED_SINK_HINT),
-            SinkState::Resting => Some(PAUSED_SINK_HINT),
-            SinkState::New => Some("no daemon has seen it yet"),
-            SinkState::NotInTheSettings => {
-                Some("its cursors are kept; add it to the settings again, and delivery continues from there")
-            }
-            SinkState::Active => (self.failed > 0).then_some(REFUSED_EVENTS_HINT),
-        }
-    }
-}

@@ -4,14 +4,16 @@
 //! parameters, the formats of the answers, and the rules for every request: who it comes from, how
 //! many there may be, and that an error is a problem (RFC 9457).
 
-mod actions;
+pub(super) mod account_actions;
+pub(super) mod actions;
 pub(super) mod answers;
+pub(super) mod delivery_actions;
 mod description_page;
 mod erasure_actions;
 mod feed_stream;
-mod idempotency;
+pub(super) mod idempotency;
 mod operations;
-mod parameters;
+pub(super) mod parameters;
 pub(super) mod problem;
 mod recording;
 pub(super) mod request_rules;
@@ -78,9 +80,12 @@ fn operations() -> OpenApiRouter<Arc<HttpState>> {
         .routes(routes!(operations::status))
         .routes(routes!(operations::access_log))
         .routes(routes!(actions::queue_backfill))
+        .routes(routes!(account_actions::cancel_backfill))
+        .routes(routes!(account_actions::resume))
         .routes(routes!(actions::retry_items))
         .routes(routes!(actions::discard_items))
         .routes(routes!(actions::retry_deliveries))
+        .routes(routes!(delivery_actions::replay_deliveries))
         .routes(routes!(erasure_actions::erase))
         .routes(routes!(erasure_actions::place_hold))
         .routes(routes!(erasure_actions::release_hold));

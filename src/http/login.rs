@@ -10,22 +10,23 @@ use std::time::Duration;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Extension, Form, Query, Request, State};
 use axum::handler::Handler as _;
-use axum::http::header::{ACCEPT, AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_SECURITY_POLICY, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use axum::http::uri::{PathAndQuery, Uri};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Router, http::Method};
 use serde::Deserialize;
+use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::connection::PeerAddress;
-use super::conversations::PageError;
 use super::state::HttpState;
 use super::templates::{self, LoginView};
 use crate::access::{
-    AccessAction, AccessSubject, AuthRefusal, Authenticator, Callback, Caller, LoginError, LoginFault, Permission,
+    AccessAction, AccessSubject, AuthRefusal, Authenticator, Callback, Caller, LoginError, LoginFault,
 };
 use crate::db::DbError;
 
@@ -34,16 +35,42 @@ const FORM_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a step of the login at the provider may take, with its requests to the provider.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(40);
 /// Where a person goes who asked for no page.
-const START_PAGE: &str = "/search";
+const START_PAGE: &str = "/";
 
-/// The routes of login and logout.
-pub(super) fn routes() -> Router<Arc<HttpState>> {
+/// The database did not answer.
+struct DatabaseAway;
+
+impl From<DbError> for DatabaseAway {
+    fn from(error: DbError) -> DatabaseAway {
+        tracing::warn!(%error, hint = error.hint(), "failed to read the database for a login");
+        DatabaseAway
+    }
+}
+
+impl IntoResponse for DatabaseAway {
+    fn into_response(self) -> Response {
+        let message = "failed to read the archive: the database did not answer\nhint: see /readyz for what to do";
+        (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
+    }
+}
+
+/// The routes of login and logout; empty where the settings let nobody in.
+pub(super) fn routes(state: &HttpState) -> Router<Arc<HttpState>> {
+    if state.authenticator.is_none() {
+        return Router::new();
+    }
     let timeout = |limit| TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, limit);
-    Router::new()
+    // The referrer policy lets browsers report to this site where a form comes from, so that forms
+    // of other sites can be refused.
+    let policies = [(CONTENT_SECURITY_POLICY, templates::login_policy()), (REFERRER_POLICY, "same-origin")];
+    let router = Router::new()
         .route("/login", get(login_form).post(log_in_with_token.layer(timeout(FORM_TIMEOUT))))
         .route("/auth/login", get(start_login.layer(timeout(PROVIDER_TIMEOUT))))
         .route("/auth/callback", get(complete_login.layer(timeout(PROVIDER_TIMEOUT))))
-        .route("/logout", post(log_out.layer(timeout(FORM_TIMEOUT))))
+        .route("/logout", post(log_out.layer(timeout(FORM_TIMEOUT))));
+    policies.into_iter().fold(router, |router, (name, value)| {
+        router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)))
+    })
 }
 
 /// The address of a request's connection.
@@ -51,28 +78,23 @@ pub(super) fn peer_of(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<PeerAddress>().map(|peer| peer.0)
 }
 
-/// Passes on requests of readers, with their [`Caller`]; answers others with the login page.
-pub(super) async fn require_reader(State(state): State<Arc<HttpState>>, mut request: Request, next: Next) -> Response {
+/// Answers a request that has no caller with the login page.
+pub(super) fn ask_to_log_in(state: &HttpState, request: &Request, refusal: AuthRefusal) -> Response {
     let Some(authenticator) = &state.authenticator else { return StatusCode::NOT_FOUND.into_response() };
-    let refusal = match authenticator.authenticate(request.headers(), peer_of(&request)).await {
-        Ok(caller) if caller.may(Permission::Read) => {
-            request.extensions_mut().insert(caller);
-            return next.run(request).await;
-        }
-        Ok(_) => {
-            let message = "your role does not permit reading conversations\nhint: ask for a role with may = [\"read\"]";
-            return PageError::new(StatusCode::FORBIDDEN, message).into_response();
-        }
-        Err(refusal) => refusal,
-    };
     state.app.metrics.count_refused_access(refusal.name());
     let next_path = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
     // With a provider alone there is nothing to choose.
     let is_missing = matches!(refusal, AuthRefusal::Missing);
-    if is_missing && !authenticator.has_token() && authenticator.has_provider() && is_page_view(&request) {
+    if is_missing && !authenticator.has_token() && authenticator.has_provider() && is_page_view(request) {
         return Redirect::to(&templates::provider_login_path(next_path)).into_response();
     }
     refuse(authenticator, refusal, next_path, false)
+}
+
+/// The path of the login page, which leads back to a page.
+pub(super) fn login_path(next_path: &str) -> String {
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("next", next_path).finish();
+    format!("/login?{query}")
 }
 
 /// Whether a browser wants to show the answer, rather than a program to read it.
@@ -84,7 +106,7 @@ fn is_page_view(request: &Request) -> bool {
 /// The answer to a request that has no reader; `was_submitted` if it answers a submitted token.
 fn refuse(authenticator: &Authenticator, refusal: AuthRefusal, next_path: &str, was_submitted: bool) -> Response {
     let (status, retry_after, failure) = match refusal {
-        AuthRefusal::Unavailable(error) => return PageError::from(error).into_response(),
+        AuthRefusal::Unavailable(error) => return DatabaseAway::from(error).into_response(),
         AuthRefusal::RateLimited(wait) => (StatusCode::TOO_MANY_REQUESTS, Some(wait.as_secs().max(1)), Some(refusal)),
         AuthRefusal::Expired { .. } => (StatusCode::UNAUTHORIZED, None, Some(refusal)),
         AuthRefusal::Missing | AuthRefusal::Wrong => {
@@ -167,7 +189,7 @@ async fn log_in_with_token(
             tracing::info!("login with http.token: a session for reading conversations is valid for 12 hours");
             (cookies, Redirect::to(own_page(&form.next))).into_response()
         }
-        Err(error) => PageError::from(error).into_response(),
+        Err(error) => DatabaseAway::from(error).into_response(),
     }
 }
 
@@ -207,7 +229,7 @@ async fn complete_login(
     match authenticator.complete_login(&headers, peer.map(|peer| peer.0.0), callback).await {
         Ok((cookies, caller, next)) => match record_session(&state, &caller, AccessAction::Login).await {
             Ok(()) => (cookies, Redirect::to(own_page(&next))).into_response(),
-            Err(error) => PageError::from(error).into_response(),
+            Err(error) => DatabaseAway::from(error).into_response(),
         },
         Err(error) => login_failed(&state, authenticator, &error, ""),
     }
@@ -234,20 +256,20 @@ async fn log_out(
     State(state): State<Arc<HttpState>>,
     peer: Option<Extension<PeerAddress>>,
     headers: HeaderMap,
-) -> Result<Response, PageError> {
+) -> Result<Response, DatabaseAway> {
     let Some(authenticator) = &state.authenticator else { return Ok(StatusCode::NOT_FOUND.into_response()) };
-    if let Ok(caller) = authenticator.authenticate_session(&headers, peer.map(|peer| peer.0.0)).await {
+    if let Ok((caller, _)) = authenticator.authenticate_session(&headers, peer.map(|peer| peer.0.0)).await {
         record_session(&state, &caller, AccessAction::Logout).await?;
     }
     Ok((authenticator.end_session(&headers).await?, Redirect::to("/")).into_response())
 }
 
 /// The page to go to after a login, if it is one of this server's; else the start page.
-fn own_page(path: &str) -> &str {
+pub(super) fn own_page(path: &str) -> &str {
     // Browsers read a backslash as a slash, and two slashes as another site.
     let is_own = |uri: &Uri| uri.authority().is_none() && uri.scheme().is_none();
     let is_path = path.starts_with('/') && !path.starts_with("//") && !path.contains('\\');
-    let is_login = path.starts_with("/auth/") || path.starts_with("/login");
+    let is_login = ["/auth/", "/login", "/actions/"].iter().any(|prefix| path.starts_with(prefix));
     if is_path && !is_login && path.parse().is_ok_and(|uri| is_own(&uri)) { path } else { START_PAGE }
 }
 
@@ -269,6 +291,7 @@ mod tests {
             "javascript:alert(1)",
             "search",
             "/auth/login",
+            "/actions/backfill",
             "/a b",
             "/a\r\nset-cookie: x=y",
         ] {

@@ -1,8 +1,8 @@
 //! Middleware for every request and response.
 //!
-//! Only GET and HEAD are allowed, since nothing here changes anything, and POST to log in and out
-//! where conversations can be read (see `login`). A form must come from this server's own
-//! pages, or from a client that is not a browser. No response may be framed, sniffed or stored, and
+//! Only GET and HEAD are allowed, and POST to log in and out and for the console's actions (see
+//! `login`, `console::action`). A form must come from this server's own
+//! pages, or from a client that is not a browser. No response may be framed or sniffed, none but scripts and styles stored, and
 //! no other site's page may read one (there are no CORS headers). A site that points its own name
 //! at this machine's loopback address (DNS rebinding) would count as the same origin. So while the
 //! server listens on loopback, it answers only to names that such a site cannot have: `localhost`,
@@ -27,6 +27,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use super::console::action;
 use super::mcp_endpoint;
 
 /// The paths that accept forms.
@@ -94,14 +95,16 @@ pub(super) fn apply_policy(router: Router, hosts: AllowedHosts) -> Router {
     let fixed_headers = [
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
-        (CACHE_CONTROL, "no-store"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ];
     // Pages set policies of their own: one allows their style and script, and with this referrer
     // policy browsers would not report where a form comes from.
-    let default_headers =
-        [(REFERRER_POLICY, "no-referrer"), (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'")];
+    let default_headers = [
+        (CACHE_CONTROL, "no-store"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    ];
     let mut router = router.layer(from_fn_with_state(Arc::new(hosts), check_host)).layer(from_fn(check_method));
     for (name, value) in fixed_headers {
         router = router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)));
@@ -115,7 +118,8 @@ pub(super) fn apply_policy(router: Router, hosts: AllowedHosts) -> Router {
 /// Refuses other methods, and forms of other sites.
 async fn check_method(request: Request, next: Next) -> Response {
     let (path, is_read) = (request.uri().path(), matches!(*request.method(), Method::GET | Method::HEAD));
-    let is_form = *request.method() == Method::POST && FORM_PATHS.contains(&path);
+    let is_form =
+        *request.method() == Method::POST && (FORM_PATHS.contains(&path) || path.starts_with(action::PATH_PREFIX));
     // The API and MCP know their methods themselves.
     let is_api_write = !is_read && (path.starts_with(API_PREFIX) || path == mcp_endpoint::PATH);
     if !is_form && !is_api_write && !is_read {

@@ -1,5 +1,5 @@
-//! The shared state of the HTTP handlers: the database ping, the status snapshot, and the
-//! dashboard's viewers.
+//! The shared state of the HTTP handlers: the database ping, the status snapshot, and the console's
+//! viewers.
 //!
 //! It only reads. Ping and snapshot are taken on demand, once for all callers (see
 //! `single_flight_cache`), and kept for a second or two. So neither probes nor viewers, however
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{AccessLog, Authenticator, LoginError};
-use crate::archive_reader::ArchiveReader;
+use crate::archive_reader::{ArchiveReader, restrict_status};
 use crate::clock::Time;
 use crate::config;
 use crate::daemon::app_context::AppContext;
@@ -23,13 +23,15 @@ use crate::ringcx::LoginState;
 
 use super::api::request_rules::RequestLimiter;
 use super::connection::LogThrottle;
-use super::health_summary::HealthSummary;
-use super::lag_history::{self, LagHistory, LagSample};
-use super::live_updates::LiveUpdates;
+use super::console::delivery::rates::DeliveryRates;
+use super::console::frame::{Frame, View};
+use super::console::history::{History, HistoryCache, HistoryRange};
+use super::console::live_updates::{Fingerprint, LiveUpdates};
+use super::console::viewer::Viewer;
 use super::readiness::{self, DATABASE_TIMEOUT, DatabaseProblem, Readiness};
 use super::single_flight_cache::SingleFlightCache;
 use super::status_snapshot::{self, StatusSnapshot};
-use super::templates::DashboardView;
+use crate::health::HealthLevel;
 
 /// The maximum age of the database ping.
 const MAX_PING_AGE: Duration = Duration::from_secs(1);
@@ -45,6 +47,7 @@ pub(super) struct HttpState {
     pub(super) app: Arc<AppContext>,
     pub(super) stop: CancellationToken,
     pub(super) live_updates: LiveUpdates,
+    pub(super) histories: HistoryCache,
     /// Guards the conversations; `None` if the settings let nobody in.
     pub(super) authenticator: Option<Authenticator>,
     pub(super) access_log: AccessLog,
@@ -56,11 +59,11 @@ pub(super) struct HttpState {
     /// Throttles the log of refused logins.
     pub(super) refused_logins: LogThrottle,
     pub(super) viewer_permits: Arc<Semaphore>,
+    pub(super) delivery_rates: DeliveryRates,
     database_ping: SingleFlightCache<Result<(), DatabaseProblem>>,
     snapshots: SingleFlightCache<Result<Arc<StatusSnapshot>, DatabaseProblem>>,
     /// The last successful snapshot.
     last_snapshot: Mutex<Option<Arc<StatusSnapshot>>>,
-    pub(super) history: LagHistory,
 }
 
 /// The current health, as far as it is known.
@@ -71,6 +74,16 @@ pub(super) struct HealthReport {
     pub(super) findings: Vec<Finding>,
     pub(super) readiness: Readiness,
     pub(super) snapshot: Option<Arc<StatusSnapshot>>,
+    pub(super) now: Time,
+}
+
+/// The part of the current health that a viewer sees.
+pub(super) struct VisibleReport {
+    /// The last successful snapshot, if there is one.
+    pub(super) status: Option<Snapshot>,
+    /// Worst first.
+    pub(super) findings: Vec<Finding>,
+    pub(super) is_database_up: bool,
     pub(super) now: Time,
 }
 
@@ -97,11 +110,12 @@ impl HttpState {
             app,
             stop,
             live_updates: LiveUpdates::new(),
+            histories: HistoryCache::default(),
             viewer_permits: Arc::new(Semaphore::new(MAX_VIEWERS)),
+            delivery_rates: DeliveryRates::default(),
             database_ping: SingleFlightCache::new(),
             snapshots: SingleFlightCache::new(),
             last_snapshot: Mutex::new(None),
-            history: LagHistory::default(),
         })
     }
 
@@ -110,13 +124,12 @@ impl HttpState {
         settings.http.token.is_some() || settings.access.oidc.is_some() || !settings.access.keys.is_empty()
     }
 
-    /// Serves the caches, updates viewers, and records the history, until the stop.
+    /// Serves the caches and updates viewers, until the stop.
     pub(super) async fn run(&self) {
         tokio::join!(
             self.database_ping.run(|| self.ping_database(), &self.stop),
             self.snapshots.run(|| self.take_snapshot(), &self.stop),
             self.stop.run_until_cancelled(self.publish_updates()),
-            self.stop.run_until_cancelled(self.record_history()),
         );
     }
 
@@ -127,10 +140,9 @@ impl HttpState {
     async fn take_snapshot(&self) -> Result<Arc<StatusSnapshot>, DatabaseProblem> {
         let snapshot = status_snapshot::take_snapshot(&self.app).await;
         let snapshot = Arc::new(snapshot.map_err(|error| DatabaseProblem::from(&error))?);
-        let accounts = &snapshot.status.accounts;
-        let worst_lag = accounts.iter().filter_map(|account| account.lag(snapshot.at)).max();
-        let backlog = accounts.iter().map(|account| account.work.unfinished()).sum();
-        self.history.record(LagSample { at: snapshot.at, lag: worst_lag.unwrap_or_default(), backlog });
+        for sink in &snapshot.status.sinks {
+            self.delivery_rates.record(&sink.name, snapshot.status.now, sink.delivered);
+        }
         *self.last_snapshot() = Some(snapshot.clone());
         Ok(snapshot)
     }
@@ -140,18 +152,17 @@ impl HttpState {
     }
 
     async fn publish_updates(&self) {
+        let mut published: Option<(Fingerprint, Time)> = None;
         loop {
             self.live_updates.wait_for_viewer().await;
             let report = self.health_report(UPDATE_INTERVAL).await;
-            self.live_updates.publish(&self.view(&report));
+            let status = report.snapshot.as_deref().map(|snapshot| &snapshot.status);
+            let current = Fingerprint::new(status, &report.findings);
+            if LiveUpdates::is_due(published.as_ref(), &current, report.now) {
+                self.live_updates.publish();
+                published = Some((current, report.now));
+            }
             tokio::time::sleep(UPDATE_INTERVAL).await;
-        }
-    }
-
-    async fn record_history(&self) {
-        loop {
-            let _ = self.snapshots.get(UPDATE_INTERVAL, DATABASE_TIMEOUT).await;
-            self.app.clock.sleep(lag_history::SAMPLE_INTERVAL).await;
         }
     }
 
@@ -182,15 +193,60 @@ impl HttpState {
         HealthReport { database, findings, readiness, snapshot, now }
     }
 
-    pub(super) fn view<'a>(&'a self, report: &'a HealthReport) -> DashboardView<'a> {
-        let snapshot = report.snapshot.as_deref();
-        DashboardView {
-            summary: HealthSummary::new(report.findings.clone(), snapshot, report.now),
-            snapshot,
-            samples: self.history.samples(),
-            now: report.now,
+    /// What a viewer sees of the current health.
+    pub(super) fn visible_report(&self, report: &HealthReport, viewer: &Viewer) -> VisibleReport {
+        let status = report.snapshot.as_deref().map(|snapshot| &snapshot.status);
+        if viewer.sees_everything() {
+            return VisibleReport {
+                status: status.cloned(),
+                findings: report.findings.clone(),
+                is_database_up: report.database.is_ok(),
+                now: report.now,
+            };
+        }
+        let status = status.map(|status| {
+            let (sees_account, sees_all_channels) =
+                (|sub: &str| viewer.sees_account(sub), |sub: &str| viewer.sees_all_channels(sub));
+            restrict_status(status.clone(), sees_account, sees_all_channels)
+        });
+        let mut own = self.app.findings.list();
+        own.retain(|finding| finding.is_visible_to(|sub| viewer.sees_account(sub)));
+        let known = status.as_ref().map(|status| status.findings.as_slice()).unwrap_or_default();
+        // Whether this replica owns an account depends on accounts that the viewer does not see.
+        let process = ProcessState { is_active: true, is_database_up: report.database.is_ok() };
+        let findings = health::current_findings(own, known, process, report.now);
+        VisibleReport { status, findings, is_database_up: report.database.is_ok(), now: report.now }
+    }
+
+    /// The current health as a viewer sees it.
+    pub(super) async fn viewer_report(&self, viewer: &Viewer) -> VisibleReport {
+        self.visible_report(&self.health_report(UPDATE_INTERVAL).await, viewer)
+    }
+
+    /// The history of what a viewer sees; `None` while the database does not answer.
+    pub(super) async fn history(&self, range: HistoryRange, viewer: &Viewer) -> Option<Arc<History>> {
+        let read = self.histories.get(&self.app.db, range, viewer, &self.app.clock);
+        match tokio::time::timeout(DATABASE_TIMEOUT, read).await {
+            Ok(Ok(history)) => Some(history),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "failed to read the history for a page");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// The frame of a page.
+    pub(super) async fn frame<'a>(&'a self, viewer: &'a Viewer, view: View) -> Frame<'a> {
+        let report = self.viewer_report(viewer).await;
+        Frame {
+            viewer,
+            view,
+            level: HealthLevel::worst(&report.findings),
             instance: &self.app.settings.database.instance,
-            has_search: self.authenticator.is_some(),
+            now: report.now,
+            visible_accounts: report.status.map_or(0, |status| status.accounts.len()),
+            is_live: view.is_live(),
         }
     }
 

@@ -1,9 +1,12 @@
 //! The server as a client sees it, on its own port, with a real database.
 
-mod browser;
+pub(in crate::http) mod browser;
+mod console_actions;
+mod console_views;
 mod conversation_access;
 mod malformed_requests;
 mod raw_client;
+mod view_actions;
 
 use std::time::Duration;
 
@@ -20,7 +23,7 @@ use crate::db::{Db, DbFault, OpenMode, PauseRow};
 use crate::fetch::batch_writer::{StorageProblem, StorageState};
 use crate::model::{AccountId, Endpoint};
 use crate::ringcx::rate_limit::Pacer;
-use raw_client::{RawResponse, event_stream, get, send_request};
+use raw_client::{RawResponse, event_stream, get, request, send_request};
 
 const NOW: Time = Time(1_800_000_000_000);
 
@@ -28,6 +31,7 @@ const NOW: Time = Time(1_800_000_000_000);
 struct Server {
     address: SocketAddr,
     app: Arc<AppContext>,
+    state: Arc<HttpState>,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<anyhow::Result<()>>,
     _folder: TempDir,
@@ -60,12 +64,12 @@ impl Server {
     }
 
     async fn with_settings(settings: &str) -> Server {
-        Server::prepared_with(settings, async |_, _| {}).await
+        Server::prepared_with(settings, async |_| {}).await
     }
 
-    /// Starts a server after `prepare` has filled its database and history.
+    /// Starts a server after `prepare` has filled its database.
     #[expect(clippy::disallowed_methods, reason = "a test's own task, joined by the test")]
-    async fn prepared_with(settings: &str, prepare: impl AsyncFnOnce(&AppContext, &lag_history::LagHistory)) -> Server {
+    async fn prepared_with(settings: &str, prepare: impl AsyncFnOnce(&AppContext)) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("local.toml");
         std::fs::write(&file, settings).unwrap();
@@ -75,10 +79,10 @@ impl Server {
         let listener = bind(&app.settings.http).await.unwrap().unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let state = Arc::new(HttpState::new(app.clone(), stop.clone()).unwrap());
-        prepare(&app, &state.history).await;
+        prepare(&app).await;
         let hosts = AllowedHosts::of(address, None, None);
-        let served = tokio::spawn(serve_until_stop(listener, state, hosts, stop.clone()));
-        Server { address, app, stop, served, _folder: folder }
+        let served = tokio::spawn(serve_until_stop(listener, state.clone(), hosts, stop.clone()));
+        Server { address, app, state, stop, served, _folder: folder }
     }
 
     /// Makes the daemon own both accounts.
@@ -192,7 +196,8 @@ async fn every_response_has_security_headers_and_no_secret() {
         let response = server.get(path).await;
         assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{path}");
         assert_eq!(response.header("x-frame-options"), Some("DENY"), "{path}");
-        assert_eq!(response.header("referrer-policy"), Some("no-referrer"), "{path}");
+        let referrer = if matches!(path, "/" | "/api/status") { "same-origin" } else { "no-referrer" };
+        assert_eq!(response.header("referrer-policy"), Some(referrer), "{path}");
         assert_eq!(response.header("access-control-allow-origin"), None, "{path}");
         assert!(response.header("content-security-policy").unwrap().starts_with("default-src 'none'"), "{path}");
         assert!(!response.body.contains("sentinel"), "{path}");
@@ -305,7 +310,7 @@ async fn the_stop_ends_event_streams_and_idle_connections() {
     server.own_both_accounts().await;
     let mut watching = event_stream(server.address, "/events").await;
     let first = watching.next_event().await.unwrap();
-    assert_eq!((first["full"].as_bool(), first["rows"].as_object().unwrap().len()), (Some(true), 2));
+    assert!(first.is_u64(), "a number alone, so that nobody sees more than the page shows: {first}");
     let idle = tokio::net::TcpStream::connect(server.address).await.unwrap();
     server.shut_down().await;
     assert_eq!(watching.next_event().await, None);

@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, html};
 
-use super::{HEADER, ReconciliationReport};
+use super::{DAY_COLUMNS, ReconciliationReport};
 use crate::render::clean_line;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1c2733}
@@ -35,7 +35,7 @@ pub(super) fn render(report: &ReconciliationReport) -> String {
                     p { "Late: " (account.describe_late()) }
                     @for problem in &account.problems { p class="bad" { (clean_line(&problem.what)) } }
                     table {
-                        thead { tr { @for name in HEADER { th { (name) } } } }
+                        thead { tr { @for name in DAY_COLUMNS { th { (name) } } } }
                         tbody {
                             @for row in account.rows() {
                                 tr { @for cell in &row { td class=[(cell == "NO").then_some("bad")] { (cell) } } }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use super::{HEADER, ReconciliationReport};
+use super::{DAY_COLUMNS, ReconciliationReport};
 use crate::render::clean_line;
 
 /// Renders the report.
@@ -22,7 +22,7 @@ pub(super) fn render(report: &ReconciliationReport) -> String {
             let _ = writeln!(text, "  problem   {}", clean_line(&problem.what));
         }
         let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(HEADER);
+        table.load_style(presets::NOTHING).set_header(DAY_COLUMNS);
         for row in account.rows() {
             let last = row.len() - 1;
             table.add_row(row.into_iter().enumerate().map(|(nth, cell)| {

@@ -147,6 +147,36 @@ pub fn score_document(document: &Document, query: &Query) -> Option<DocumentMatc
     })
 }
 
+/// Where the words and phrases of a query occur in each part of a document, as byte ranges of its text, in
+/// order and without overlaps. The document need not match the query as a whole.
+pub(crate) fn matches_in_parts(document: &Document, query: &Query) -> Vec<Vec<Range<usize>>> {
+    let words = DocumentWords::of(document);
+    let mut found: Vec<Vec<Range<usize>>> = vec![Vec::new(); document.parts.len()];
+    for term in query.required.iter().flatten() {
+        for at in words.positions_of(term) {
+            // A phrase may go on in the next turn of the same speaker.
+            for index in at..at + term.words.len() {
+                let word = words.list.get(index).and_then(|word| Some((word.part?, word.text.clone())));
+                let Some((part, text)) = word else { continue };
+                if let Some(ranges) = found.get_mut(part) {
+                    ranges.push(text);
+                }
+            }
+        }
+    }
+    for ranges in &mut found {
+        ranges.sort_by_key(|range| (range.start, range.end));
+        ranges.dedup_by(|next, last| {
+            let overlaps = next.start < last.end;
+            if overlaps {
+                last.end = last.end.max(next.end);
+            }
+            overlaps
+        });
+    }
+    found
+}
+
 impl DocumentWords {
     /// The range of a match in a part's text.
     fn match_range(&self, position: MatchPosition, part: usize) -> Range<usize> {
@@ -271,6 +301,18 @@ mod tests {
         assert!(score_document(&two, &parse("\"my money\"").unwrap()).is_none());
         let one = document(&[("A", "I want my"), ("A", "money")]);
         assert!(score_document(&one, &parse("\"my money\"").unwrap()).is_some());
+    }
+
+    #[test]
+    fn every_occurrence_is_found_in_its_part() {
+        let parts = [("A", "A refund, refunds and\nmoney"), ("A", "back"), ("B", "no Réfund")];
+        let (document, query) = (document(&parts), parse("refund* OR \"money back\" -no").unwrap());
+        let texts: Vec<Vec<&str>> = matches_in_parts(&document, &query)
+            .iter()
+            .zip(&parts)
+            .map(|(ranges, (_, text))| ranges.iter().map(|range| &text[range.clone()]).collect())
+            .collect();
+        assert_eq!(texts, [vec!["refund", "refunds", "money"], vec!["back"], vec!["Réfund"]]);
     }
 
     #[test]

@@ -18,12 +18,12 @@ crate::e2e! {
     a_repeated_action_changes_nothing_and_gets_the_same_answer,
 }
 
-const ADMIN: &str = "admin-key-that-nobody-guesses";
-const LIMITED: &str = "limited-key-that-nobody-guesses";
-const READER: &str = "reader-key-that-nobody-guesses";
-const VOICE: &str = "voice-key-that-nobody-guesses";
-const MASKED: &str = "masked-key-that-nobody-guesses";
-const OTHER_SUB: &str = "31630002";
+pub(crate) const ADMIN: &str = "admin-key-that-nobody-guesses";
+pub(crate) const LIMITED: &str = "limited-key-that-nobody-guesses";
+pub(crate) const READER: &str = "reader-key-that-nobody-guesses";
+pub(crate) const VOICE: &str = "voice-key-that-nobody-guesses";
+pub(crate) const MASKED: &str = "masked-key-that-nobody-guesses";
+pub(crate) const OTHER_SUB: &str = "31630002";
 
 fn key_hash(key: &str) -> String {
     let digest = Sha256::digest(key.as_bytes());
@@ -39,7 +39,7 @@ fn strings(texts: &[&str]) -> toml::Value {
 }
 
 /// Two accounts, and a key for each role.
-fn scenario() -> Scenario {
+pub(crate) fn scenario() -> Scenario {
     let ids = [AccountId::new("980634004", "99999999"), AccountId::new("980634004", OTHER_SUB)];
     let account = |id: &AccountId| {
         table(&[("rc_account_id", id.rc.to_string().into()), ("sub_account_id", id.sub.to_string().into())])
@@ -82,39 +82,44 @@ fn scenario() -> Scenario {
 }
 
 /// A client with one key.
-struct Client {
+pub(crate) struct Client {
     base: String,
     key: &'static str,
     http: reqwest::Client,
 }
 
 impl Client {
-    fn new(base: &str, key: &'static str) -> Client {
+    pub(crate) fn new(base: &str, key: &'static str) -> Client {
         ringcx_extractor::ringcx::install_tls();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Client { base: base.trim_end_matches('/').to_owned(), key, http }
     }
 
     /// A path of the API with parameters, encoded.
-    fn request(&self, method: reqwest::Method, path: &str, parameters: &[(&str, &str)]) -> reqwest::RequestBuilder {
+    pub(crate) fn request(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        parameters: &[(&str, &str)],
+    ) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base)).bearer_auth(self.key);
         if parameters.is_empty() { request } else { request.query(parameters) }
     }
 
-    async fn get_text(&self, path: &str, parameters: &[(&str, &str)], accept: &str) -> (u16, String) {
+    pub(crate) async fn get_text(&self, path: &str, parameters: &[(&str, &str)], accept: &str) -> (u16, String) {
         let request = self.request(reqwest::Method::GET, path, parameters).header("accept", accept);
         let response = request.send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
+    pub(crate) async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let (status, text) = self.get_text(path, parameters, "application/json").await;
         assert_eq!(status, 200, "{path} {parameters:?}: {text}");
         // Metadata is as the API sent it, with numbers that fit no float.
         ringcx_extractor::lenient_json::parse_value(&text).unwrap_or_else(|| panic!("{path}: {text}"))
     }
 
-    async fn post(&self, path: &str, body: &Value, idempotency_key: Option<&str>) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value, idempotency_key: Option<&str>) -> (u16, Value) {
         let mut request = self.request(reqwest::Method::POST, path, &[]).json(body);
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
@@ -124,7 +129,7 @@ impl Client {
     }
 
     /// All items of a list, page by page.
-    async fn pages(&self, path: &str, parameters: &[(&str, &str)], list: &str) -> Vec<Value> {
+    pub(crate) async fn pages(&self, path: &str, parameters: &[(&str, &str)], list: &str) -> Vec<Value> {
         let (mut items, mut cursor): (Vec<Value>, Option<String>) = (Vec::new(), None);
         loop {
             let mut asked = parameters.to_vec();
@@ -141,15 +146,18 @@ impl Client {
     }
 
     /// The answer of a tool over MCP, as text.
-    async fn call_tool(&self, name: &str, arguments: Value) -> String {
-        let body = json!({
-            "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": name, "arguments": arguments },
-        });
+    pub(crate) async fn call_tool(&self, name: &str, arguments: Value) -> String {
+        self.call_mcp("tools/call", json!({ "name": name, "arguments": arguments })).await
+    }
+
+    /// The answer of a method over MCP, as text.
+    pub(crate) async fn call_mcp(&self, method: &str, parameters: Value) -> String {
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": &parameters });
         let request = self.request(reqwest::Method::POST, "/mcp", &[]).json(&body);
         let request = request.header("accept", "application/json, text/event-stream");
         let response = request.header("mcp-protocol-version", "2025-06-18").send().await.unwrap();
         let (status, text) = (response.status(), response.text().await.unwrap());
-        assert!(status.is_success(), "{name}: {status} {text}");
+        assert!(status.is_success(), "{method} {parameters}: {status} {text}");
         text
     }
 }
@@ -164,13 +172,13 @@ fn words(text: &str) -> BTreeSet<String> {
 }
 
 /// The words and ids of one account's export.
-struct AccountContent {
-    segments: BTreeSet<String>,
-    dialogs: BTreeSet<String>,
+pub(crate) struct AccountContent {
+    pub(crate) segments: BTreeSet<String>,
+    pub(crate) dialogs: BTreeSet<String>,
     words: BTreeSet<String>,
 }
 
-async fn exported(env: &TestEnv, sub: &str) -> AccountContent {
+pub(crate) async fn exported(env: &TestEnv, sub: &str) -> AccountContent {
     let text = env.run_ok(&["export", "--account", sub]).await;
     let mut content = AccountContent { segments: BTreeSet::new(), dialogs: BTreeSet::new(), words: BTreeSet::new() };
     for line in text.lines() {
@@ -197,7 +205,7 @@ fn assert_hides(answer: &str, hidden: &[String], asked: &str) {
 }
 
 /// A segment of an account in which this is said.
-fn spoken(account: &AccountId, end: Time, text: &str) -> SegmentScript {
+pub(crate) fn spoken(account: &AccountId, end: Time, text: &str) -> SegmentScript {
     let phrase = json!({ "participantType": "contact", "timestamp": "1721651880000", "message": text });
     let body = json!({ "channelClass": "VOICE", "transcript": [phrase] }).to_string();
     SegmentScript { transcript: ArtifactScript::Body(end, body.into()), ..SegmentScript::new(account, end) }

@@ -29,6 +29,7 @@ mod read_only_storage;
 mod recipes;
 mod recording_access;
 mod recordings;
+mod role_isolation;
 mod search_pages;
 mod secret_leaks;
 mod sink_delivery;

@@ -24,8 +24,8 @@ async fn http_get_raw(address: &str, path: &str, header: &str) -> String {
     answer
 }
 
-/// A plain text from a transcript, with its account and segment.
-fn find_spoken_text(exported: &str) -> (String, String, String) {
+/// A plain text from a transcript, with its account, dialog and segment.
+fn find_spoken_text(exported: &str) -> (String, String, String, String) {
     let plain =
         |text: &&str| text.len() > 12 && text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == ' ');
     let of_line = |line: &str| {
@@ -42,10 +42,11 @@ fn find_spoken_text(exported: &str) -> (String, String, String) {
         let one = |key: &str| value[key].as_str().unwrap().to_owned();
         // An id that needs no escaping in a link.
         let plain_id = |id: &str| id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let dialog = value["dialog_id"].as_str().filter(|id| plain_id(id))?;
         if !plain_id(&one("segment_id")) {
             return None;
         }
-        Some((one("sub_account_id"), one("segment_id"), text.to_owned()))
+        Some((one("sub_account_id"), dialog.to_owned(), one("segment_id"), text.to_owned()))
     };
     exported.lines().find_map(of_line).unwrap()
 }
@@ -56,18 +57,23 @@ async fn what_was_said_is_found_and_read_with_the_token_and_not_without(database
     let mut env = TestEnv::with_daemon(database, scenario).await;
     env.expect_complete_archive().await;
     let exported = env.run_ok(&["export"]).await;
-    let (account, segment, text) = find_spoken_text(&exported);
+    let (account, dialog, segment, text) = find_spoken_text(&exported);
     let log = env.log();
     let address = log.split("the dashboard is at http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
     let bearer = format!("authorization: Bearer {TOKEN}\r\n");
     let search = format!("/search?q=%22{}%22&account={account}", text.replace(' ', "+"));
     let conversation = format!("/conversation?account={account}&segment={segment}");
-    let linked = conversation.replace('&', "&amp;");
+    let linked = format!("/dialogs/{dialog}?q=");
+    let whole = format!("/dialogs/{dialog}");
     env.wait_until("it is found", async || http_get_raw(address, &search, &bearer).await.contains(&linked)).await;
     let read = http_get_raw(address, &conversation, &bearer).await;
     assert!(read.starts_with("HTTP/1.1 200") && read.contains(&text), "{read}");
+    let read = http_get_raw(address, &format!("{whole}?q=%22{}%22", text.replace(' ', "+")), &bearer).await;
+    assert!(read.starts_with("HTTP/1.1 200") && read.contains("id=\"p1\"") && read.contains("id=\"hit1\""), "{read}");
+    let browsed = http_get_raw(address, "/conversations", &bearer).await;
+    assert!(browsed.contains(&whole) || browsed.contains("rel=\"next\""), "{browsed}");
     for header in ["", "authorization: Bearer wrong\r\n", "cookie: ringcx_session=9999999999999.x.y\r\n"] {
-        for path in [&search, &conversation] {
+        for path in [&search, &conversation, &whole] {
             let shut = http_get_raw(address, path, header).await;
             let (_, body) = shut.split_once("\r\n\r\n").unwrap();
             assert!(shut.starts_with("HTTP/1.1 401") && !body.contains(&text), "{shut}");

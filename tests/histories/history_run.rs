@@ -431,7 +431,7 @@ impl HistoryRun {
 
     async fn retry(&mut self) -> Result<(), InvariantViolation> {
         let states = vec![ItemState::Unavailable, ItemState::Failed];
-        let filter = QueueFilter { account: Some(self.ctx.account), states, ..QueueFilter::default() };
+        let filter = QueueFilter { accounts: Some(vec![self.ctx.account]), states, ..QueueFilter::default() };
         let revived = self.ctx.db().retry_items(&filter, self.ctx.clock.now()).await?;
         let expected = self.ctx.model.on_retry();
         ensure!(revived == expected, "{revived} items were revived, not {expected}");

@@ -63,6 +63,13 @@ impl Db {
         Ok(rows.into_iter().map(|(sub, records, first)| (sub, (count(records), first))).collect())
     }
 
+    /// The latency histogram of one account: kind, bucket, count; see [`Db::lateness_of_all`].
+    pub async fn lateness_of(&self, account: AccountKey) -> Result<Vec<(String, i64, u64)>, DbError> {
+        let stmt = sql("select kind, bucket, count from lateness where account = $1 order by kind, bucket");
+        let rows: Vec<(String, i64, i64)> = self.all(stmt.bind(account)).await?;
+        Ok(rows.into_iter().map(|(kind, bucket, many)| (kind, bucket, count(many))).collect())
+    }
+
     /// The latency histogram over all accounts: kind, bucket (binary logarithm of the seconds),
     /// count.
     pub async fn lateness_of_all(&self) -> Result<Vec<(String, i64, u64)>, DbError> {

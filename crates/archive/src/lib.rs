@@ -34,6 +34,7 @@ mod ingest;
 mod instance_lock;
 mod item;
 mod keys;
+mod measure_store;
 mod meta;
 mod permit_request;
 mod pooler_check;
@@ -102,7 +103,8 @@ pub use ingest::{IngestSummary, MetadataChunk};
 pub use instance_lock::InstanceLock;
 pub use item::{Item, PackedBody, unpack, unpack_text};
 pub use keys::{AccountKey, SinkKey};
-pub use queue_counts::QueueCounts;
+pub use measure_store::{MeasureCell, MeasureSample, MeasureSum, MeasureWidth};
+pub use queue_counts::{QueueCounts, QueueGroup};
 pub use recordings::{RecordingRow, UploadRow};
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
 pub use restore::{CarriedState, RestoreOutcome, RestoreSummary, RestoredCopy};
@@ -118,7 +120,7 @@ pub use segment_reader::{
 pub use sql::{Arg, DbRow, Stmt, Tx, sql};
 pub use suspension::UnusableReason;
 pub use throttle_state::SavedThrottle;
-pub use work_queue::{Claim, MaxDelays, QueueClass, QueueFilter, QueueRow, queue_classes};
+pub use work_queue::{Claim, MaxDelays, QueueClass, QueueFilter, QueuePosition, QueueRow, queue_classes};
 
 /// Maximum rows per statement: enough that the cost of the statement is small, and far below both
 /// databases' limits on arguments.

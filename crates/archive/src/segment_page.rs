@@ -34,6 +34,8 @@ pub struct SegmentQuery {
     pub stored: ArtifactSet,
     /// Segments whose metadata or artifacts changed at or after this.
     pub changed_since: Option<Time>,
+    /// The newest segments first, rather than the oldest.
+    pub newest_first: bool,
 }
 
 /// A place in the order of the pages: end time (unknown first), sub-account, segment id.
@@ -70,7 +72,8 @@ impl Condition {
 }
 
 impl Db {
-    /// The next page of segments, in order of end time (unknown first), sub-account and segment id.
+    /// The next page of segments, in order of end time (unknown first), sub-account and segment id, or
+    /// in the reverse order.
     pub async fn segments_page(
         &self,
         query: &SegmentQuery,
@@ -80,18 +83,26 @@ impl Db {
         let mut condition = Condition::default();
         let first = if query.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE };
         let after_ended = after.map(|after| after.ended.unwrap_or(Time::NONE));
-        // The index serves the bound on `ended`; the rest skips the segments of the last page.
-        condition.add("s.ended >= $n", query.from.unwrap_or(first).max(after_ended.unwrap_or(first)));
+        let (before, direction) = if query.newest_first { ("<", " desc") } else { (">", "") };
+        // One bound on each side, which the index serves; the rest skips the segments of the last page.
+        let (lowest, highest) = if query.newest_first { (None, after_ended) } else { (after_ended, None) };
+        let from = query.from.unwrap_or(first);
+        condition.add("s.ended >= $n", lowest.map_or(from, |lowest| lowest.max(from)));
+        match (highest, query.to) {
+            (Some(highest), to) if to.is_none_or(|to| highest < to) => condition.add("s.ended <= $n", highest),
+            (_, Some(to)) => condition.add("s.ended < $n", to),
+            _ => {}
+        }
         if let (Some(after), Some(ended)) = (after, after_ended) {
-            condition.add("(s.ended > $n", ended);
+            condition.add(&format!("(s.ended {before} $n"), ended);
             let number = condition.args.len();
-            let clause =
-                format!(" or (s.ended = ${number} and (a.sub, s.segment_id) > (${}, ${})))", number + 1, number + 2);
+            let clause = format!(
+                " or (s.ended = ${number} and (a.sub, s.segment_id) {before} (${}, ${})))",
+                number + 1,
+                number + 2
+            );
             condition.clause.push_str(&clause);
             condition.args.extend([Arg::from(&after.sub), Arg::from(&after.segment_id)]);
-        }
-        if let Some(to) = query.to {
-            condition.add("s.ended < $n", to);
         }
         match query.accounts.as_deref() {
             None => {}
@@ -123,7 +134,7 @@ impl Db {
         let (clause, number) = (condition.clause, condition.args.len() + 1);
         let stmt = Stmt::built(format!(
             "select {SEGMENT_COLUMNS} from segment s join account a on a.id = s.account
-             where 1 = 1{clause} order by s.ended, a.sub, s.segment_id limit ${number}"
+             where 1 = 1{clause} order by s.ended{direction}, a.sub{direction}, s.segment_id{direction} limit ${number}"
         ));
         self.all(condition.args.into_iter().fold(stmt, Stmt::bind).bind(limit)).await
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::sql::{CodedItem, EndTime, Flag, PackedMetadata, StateCode};
 use super::{AccountKey, Db, DbError, Item, Stmt, item, sql};
 use crate::clock::Time;
-use crate::model::{AccountId, Artifact, ItemState};
+use crate::model::{AccountId, Artifact, ArtifactSet, ItemState};
 
 /// A stored segment.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -323,6 +323,42 @@ impl Db {
         );
         let first = segment.saturating_mul(4);
         self.all(stmt.bind(first).bind(first + 4)).await
+    }
+
+    /// The body of one version of an artifact, with the time when it was fetched; `None` if there is no such
+    /// version, or it was empty.
+    pub async fn artifact_version_body(
+        &self,
+        segment: i64,
+        artifact: Artifact,
+        version: i64,
+    ) -> Result<Option<(Time, Vec<u8>)>, DbError> {
+        let stmt = sql("select fetched, codec, body from artifact where item = $1 and version = $2 and outcome = 0");
+        let row: Option<(Time, i64, Vec<u8>)> =
+            self.first(stmt.bind(Item::of(segment, artifact)).bind(version)).await?;
+        row.map(|(fetched, codec, body)| Ok((fetched, item::unpack_text(codec, body)?))).transpose()
+    }
+
+    /// The artifacts of these segments whose newest version is stored, by the segment's key.
+    pub async fn stored_artifacts(&self, segments: &[i64]) -> Result<BTreeMap<i64, ArtifactSet>, DbError> {
+        let items = segments.iter().flat_map(|key| Artifact::ALL.map(|artifact| Item::of(*key, artifact)));
+        let stmt = Stmt::list(
+            "select item, version, outcome from artifact where item in ",
+            Vec::new(),
+            items.collect::<Vec<_>>(),
+            " order by item, version",
+        );
+        // The last row of an item is its newest version.
+        let newest: BTreeMap<Item, i64> =
+            self.all::<(Item, i64, i64)>(stmt).await?.into_iter().map(|(item, _, outcome)| (item, outcome)).collect();
+        let mut stored: BTreeMap<i64, ArtifactSet> = BTreeMap::new();
+        for item in newest.into_iter().filter(|(_, outcome)| *outcome == 0).map(|(item, _)| item) {
+            if let Some(artifact) = item.artifact() {
+                let set = stored.entry(item.segment()).or_insert(ArtifactSet::NONE);
+                *set = set.with(artifact);
+            }
+        }
+        Ok(stored)
     }
 
     /// Unresolved quarantined records.

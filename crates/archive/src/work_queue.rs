@@ -123,16 +123,48 @@ pub struct MaxDelays {
 /// Selects items for the queue commands.
 #[derive(Debug, Clone, Default)]
 pub struct QueueFilter {
-    /// Only items of this account.
-    pub account: Option<AccountKey>,
+    /// Only items of these accounts; `None` for all.
+    pub accounts: Option<Vec<AccountKey>>,
     /// Only items in these states; all if empty.
     pub states: Vec<ItemState>,
     /// Only items of this segment.
     pub segment_id: Option<String>,
     /// Only this artifact.
     pub artifact: Option<Artifact>,
+    /// Only items whose last attempt failed for this reason.
+    pub reason: Option<String>,
     /// Maximum number of items; 0 for all.
     pub limit: u32,
+}
+
+impl QueueRow {
+    /// The name of the state, as in `status`.
+    pub fn state_name(&self, now: Time) -> &'static str {
+        match self.state {
+            ItemState::Open if self.due <= now => "ready",
+            ItemState::Open => "waiting",
+            ItemState::Unavailable => "unavailable",
+            ItemState::Failed => "failed",
+            ItemState::Discarded => "discarded",
+        }
+    }
+}
+
+/// A place in the order of the list: the state, the due time and the item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueuePosition {
+    /// The state's code.
+    pub state: i64,
+    /// The due time.
+    pub due: Time,
+    /// The work item.
+    pub item: Item,
+}
+
+impl From<&QueueRow> for QueuePosition {
+    fn from(row: &QueueRow) -> QueuePosition {
+        QueuePosition { state: i64::from(row.state.code()), due: row.due, item: row.item }
+    }
 }
 
 /// An unfinished item, for display.
@@ -281,7 +313,24 @@ impl Db {
 
     /// Unfinished items for display: given-up ones first, then by due time.
     pub async fn queue_rows(&self, filter: &QueueFilter) -> Result<Vec<QueueRow>, DbError> {
-        let (clause, args) = filter.clause();
+        self.queue_page(filter, None).await
+    }
+
+    /// The same after a place in their order.
+    pub async fn queue_page(
+        &self,
+        filter: &QueueFilter,
+        after: Option<QueuePosition>,
+    ) -> Result<Vec<QueueRow>, DbError> {
+        let (mut clause, mut args) = filter.clause();
+        if let Some(after) = after {
+            let [state, due, item] = [1, 2, 3].map(|nth| args.len() + nth);
+            let _ = write!(
+                clause,
+                " and (w.state < ${state} or (w.state = ${state} and (w.due > ${due} or (w.due = ${due} and w.item > ${item}))))"
+            );
+            args.extend([Arg::from(after.state), Arg::from(after.due), Arg::from(after.item)]);
+        }
         let number = args.len() + 1;
         let limit = if filter.limit == 0 { u32::MAX } else { filter.limit };
         let stmt = Stmt::built(format!(
@@ -330,14 +379,20 @@ impl QueueFilter {
             let _ = write!(clause, " and {condition} in ({})", names.join(","));
             args.extend(values);
         };
-        if let Some(account) = self.account {
-            add("w.account", vec![account.into()]);
+        match self.accounts.as_deref() {
+            None => {}
+            // No account has this key.
+            Some([]) => add("w.account", vec![AccountKey::ALL.into()]),
+            Some(accounts) => add("w.account", accounts.iter().map(|account| (*account).into()).collect()),
         }
         if let Some(segment) = &self.segment_id {
             add("s.segment_id", vec![segment.into()]);
         }
         if let Some(artifact) = self.artifact {
             add("w.artifact", vec![artifact.code().into()]);
+        }
+        if let Some(reason) = &self.reason {
+            add("w.reason", vec![reason.into()]);
         }
         if !self.states.is_empty() {
             add("w.state", self.states.iter().map(|state| state.code().into()).collect());

@@ -44,7 +44,8 @@ struct AttemptJson<'a> {
 }
 
 pub(super) async fn list_items(args: &QueueListArgs, db: &Db, context: &CommandContext) -> Result<()> {
-    let account = context.find_account(db, args.account.as_deref()).await?.map(|account| account.key);
+    let account = context.find_account(db, args.account.as_deref()).await?;
+    let accounts = account.map(|account| vec![account.key]);
     let states = match (args.all, args.state.as_slice()) {
         (true, _) => Vec::new(),
         (false, []) => vec![ItemState::Unavailable, ItemState::Failed, ItemState::Discarded],
@@ -52,7 +53,7 @@ pub(super) async fn list_items(args: &QueueListArgs, db: &Db, context: &CommandC
     };
     // One more than the limit shows whether there are more.
     let limit = if args.limit == 0 { 0 } else { args.limit.saturating_add(1) };
-    let filter = QueueFilter { account, states, segment_id: None, artifact: args.artifact, limit };
+    let filter = QueueFilter { accounts, states, artifact: args.artifact, limit, ..QueueFilter::default() };
     let mut items = db.queue_rows(&filter).await?;
     let more = args.limit > 0 && items.len() > args.limit as usize;
     items.truncate(if more { args.limit as usize } else { items.len() });
@@ -110,7 +111,7 @@ fn item_json<'a>(
         segment_id: &item.segment_id,
         segment_end: item.ended.known().map(Time::rfc3339),
         artifact: item.artifact,
-        state: state_name(item, now),
+        state: item.state_name(now),
         lane: item.lane,
         due: (item.state == ItemState::Open).then(|| item.due.rfc3339()),
         tries: item.tries,
@@ -119,17 +120,6 @@ fn item_json<'a>(
         reason: item.reason.as_deref(),
         attempts: attempts.map(|rows| rows.iter().map(attempt).collect()),
         last_body,
-    }
-}
-
-/// The name of the state, as in `status`.
-fn state_name(item: &QueueRow, now: Time) -> &'static str {
-    match item.state {
-        ItemState::Open if item.due <= now => "ready",
-        ItemState::Open => "waiting",
-        ItemState::Unavailable => "unavailable",
-        ItemState::Failed => "failed",
-        ItemState::Discarded => "discarded",
     }
 }
 
@@ -145,7 +135,7 @@ fn format_table(items: &[QueueRow], now: Time, width: usize) -> String {
             clean_line(&item.segment_id),
             format_end(item),
             item.artifact.to_string(),
-            state_name(item, now).to_owned(),
+            item.state_name(now).to_owned(),
             item.tries.to_string(),
             item.reason.as_deref().map(clean_line).unwrap_or_default(),
         ]
@@ -154,8 +144,7 @@ fn format_table(items: &[QueueRow], now: Time, width: usize) -> String {
 }
 
 fn format_item(item: &QueueRow, attempts: &[&AttemptRow], last_body: Option<&str>, now: Time) -> String {
-    let mut text =
-        format!("{} of segment {}: {}\n", item.artifact, clean_line(&item.segment_id), state_name(item, now));
+    let mut text = format!("{} of segment {}: {}\n", item.artifact, clean_line(&item.segment_id), item.state_name(now));
     text.push_str(&format!("  account {}, ended {}, lane {}\n", clean_line(&item.sub), format_end(item), item.lane));
     if item.state == ItemState::Open {
         text.push_str(&format!("  due {} ({})\n", item.due.rfc3339_secs(), format_relative(item.due, now)));

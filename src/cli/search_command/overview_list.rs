@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use super::Page;
-use super::conversation_list::ConversationKey;
 use crate::cli::filter_args::SelectedSegments;
 use crate::cli::human_format::format_duration;
 use crate::cli::terminal;
@@ -13,6 +12,7 @@ use crate::clock::Time;
 use crate::db::{Db, DbError, SegmentRow};
 use crate::export::{SegmentEntry, SegmentOverview};
 use crate::render::clean_line;
+use crate::search::ConversationKey;
 
 /// The number of segments that are read together.
 const SEGMENTS_PER_READ: usize = 200;

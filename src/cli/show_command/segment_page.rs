@@ -240,7 +240,7 @@ mod tests {
     ended          2026-11-20T09:00:00.000Z
                    (1h ago)
     channel        VOICE
-    agent's notes  badnote
+    agent notes    badnote
     lasted         1m 1s
     transcript     announced
 

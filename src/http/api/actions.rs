@@ -37,7 +37,7 @@ pub(super) fn refused(error: &UserError) -> Problem {
     }
 }
 
-fn failed(error: &anyhow::Error) -> Problem {
+pub(super) fn failed(error: &anyhow::Error) -> Problem {
     if let Some(error) = error.downcast_ref::<UserError>() {
         return refused(error);
     }
@@ -51,7 +51,7 @@ pub(super) fn journal_name(caller: &Caller) -> String {
 }
 
 /// The account that an action names, or all; where the caller may do this.
-pub(super) async fn permitted_accounts(
+pub(in crate::http) async fn permitted_accounts(
     state: &HttpState,
     caller: &Caller,
     permission: Permission,
@@ -75,33 +75,33 @@ pub(super) async fn permitted_accounts(
 /// A past range to read.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BackfillBody {
+pub(in crate::http) struct BackfillBody {
     /// Segments that ended at or after this time.
-    from: String,
+    pub(in crate::http) from: String,
     /// Segments that ended before this time.
-    to: String,
+    pub(in crate::http) to: String,
     /// Only this account, by sub-account id; otherwise all that the role covers.
-    account: Option<String>,
+    pub(in crate::http) account: Option<String>,
     /// Read the oldest windows first.
     #[serde(default)]
-    oldest_first: bool,
+    pub(in crate::http) oldest_first: bool,
     /// Confirms a range of more than 31 days, or one that takes more than a week to read.
     #[serde(default)]
-    confirm: bool,
+    pub(in crate::http) confirm: bool,
 }
 
 /// The queued backfills.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct QueuedBackfills {
-    backfills: Vec<QueuedBackfill>,
+pub(in crate::http) struct QueuedBackfills {
+    pub(in crate::http) backfills: Vec<QueuedBackfill>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct QueuedBackfill {
-    id: i64,
-    sub_account_id: String,
-    from: String,
-    to: String,
+pub(in crate::http) struct QueuedBackfill {
+    pub(in crate::http) id: i64,
+    pub(in crate::http) sub_account_id: String,
+    pub(in crate::http) from: String,
+    pub(in crate::http) to: String,
 }
 
 /// Queue a backfill of a past time range.
@@ -116,66 +116,76 @@ pub(super) async fn queue_backfill(
     ApiJson(body): ApiJson<BackfillBody>,
 ) -> ActionResult {
     once(state, caller, &headers, ("backfills", body), |state, caller, (_, body)| async move {
-        let (db, settings, now) = (&state.app.db, &state.app.settings, state.reader.now());
-        let accounts = permitted_accounts(&state, &caller, Permission::Operate, body.account.as_deref()).await?;
-        let time = |name, text: &String| parse_time(name, &Some(text.clone()), now);
-        let missing = || Problem::bad_request("from and to are required");
-        let from = time("from", &body.from)?.ok_or_else(missing)?;
-        let to = time("to", &body.to)?.ok_or_else(missing)?;
-        if from >= to {
-            return Err(Problem::bad_request("the range of from and to is empty"));
-        }
-        let offset = settings.discovery.offset;
-        let (range, _) = operator_actions::readable_range(from, to, now, offset).map_err(|error| refused(&error))?;
-        if !body.confirm && operator_actions::needs_confirmation(range, &accounts, settings).is_some() {
-            return Err(Problem::new(StatusCode::CONFLICT, "the range is wide, or takes more than a week to read")
-                .with_hint("send \"confirm\": true to queue it"));
-        }
-        for account in &accounts {
-            let subject = AccessSubject::Other { what: "backfill", sub: Some(&account.id.sub) };
-            state.access_log.record(&caller, AccessAction::Backfill, subject).await.map_err(unavailable)?;
-        }
-        let ids = operator_actions::queue_backfills(db, &accounts, range, !body.oldest_first, now).await;
-        let backfill = |(id, account): (i64, &AccountRow)| QueuedBackfill {
-            id,
-            sub_account_id: account.id.sub.to_string(),
-            from: range.from.rfc3339_secs(),
-            to: range.to.rfc3339_secs(),
-        };
-        let backfills = ids.map_err(unavailable)?.into_iter().zip(&accounts).map(backfill).collect();
-        Ok((StatusCode::ACCEPTED, QueuedBackfills { backfills }))
+        carry_out_backfill(&state, &caller, &body).await
     })
     .await
+}
+
+/// Queues a backfill for a caller who may.
+pub(in crate::http) async fn carry_out_backfill(
+    state: &HttpState,
+    caller: &Caller,
+    body: &BackfillBody,
+) -> Result<(StatusCode, QueuedBackfills), Problem> {
+    let (db, settings, now) = (&state.app.db, &state.app.settings, state.reader.now());
+    let accounts = permitted_accounts(state, caller, Permission::Operate, body.account.as_deref()).await?;
+    let time = |name, text: &String| parse_time(name, &Some(text.clone()), now);
+    let missing = || Problem::bad_request("from and to are required");
+    let from = time("from", &body.from)?.ok_or_else(missing)?;
+    let to = time("to", &body.to)?.ok_or_else(missing)?;
+    if from >= to {
+        return Err(Problem::bad_request("the range of from and to is empty"));
+    }
+    let offset = settings.discovery.offset;
+    let (range, _) = operator_actions::readable_range(from, to, now, offset).map_err(|error| refused(&error))?;
+    if !body.confirm && operator_actions::needs_confirmation(range, &accounts, settings).is_some() {
+        return Err(Problem::new(StatusCode::CONFLICT, "the range is wide, or takes more than a week to read")
+            .with_hint("send \"confirm\": true to queue it")
+            .unconfirmed());
+    }
+    for account in &accounts {
+        let subject = AccessSubject::Other { what: "backfill", sub: Some(&account.id.sub) };
+        state.access_log.record(caller, AccessAction::Backfill, subject).await.map_err(unavailable)?;
+    }
+    let ids = operator_actions::queue_backfills(db, &accounts, range, !body.oldest_first, now).await;
+    let backfill = |(id, account): (i64, &AccountRow)| QueuedBackfill {
+        id,
+        sub_account_id: account.id.sub.to_string(),
+        from: range.from.rfc3339_secs(),
+        to: range.to.rfc3339_secs(),
+    };
+    let backfills = ids.map_err(unavailable)?.into_iter().zip(&accounts).map(backfill).collect();
+    Ok((StatusCode::ACCEPTED, QueuedBackfills { backfills }))
 }
 
 /// The parameters of an item.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct ItemParameters {
+pub(in crate::http) struct ItemParameters {
     /// Only this artifact: `transcript`, `agent_summary` or `auto_summary`.
-    artifact: Option<String>,
+    pub(in crate::http) artifact: Option<String>,
     /// The account, by sub-account id, where several have a segment with this id.
-    account: Option<String>,
+    pub(in crate::http) account: Option<String>,
 }
 
 /// The parameters of a discard.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct DiscardParameters {
+pub(in crate::http) struct DiscardParameters {
     /// Only this artifact: `transcript`, `agent_summary` or `auto_summary`.
-    artifact: Option<String>,
+    pub(in crate::http) artifact: Option<String>,
     /// The account, by sub-account id, where several have a segment with this id.
-    account: Option<String>,
+    pub(in crate::http) account: Option<String>,
     /// Why.
-    reason: Option<String>,
+    pub(in crate::http) reason: Option<String>,
 }
 
 /// How many items were changed.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ChangedItems {
-    items: u64,
+pub(in crate::http) struct ChangedItems {
+    pub(in crate::http) items: u64,
 }
 
 /// The items of a segment that the caller may operate.
@@ -227,14 +237,24 @@ pub(super) async fn retry_items(
     ApiQuery(parameters): ApiQuery<ItemParameters>,
 ) -> ActionResult {
     once(state, caller, &headers, ("retry", item, parameters), |state, caller, (_, item, parameters)| async move {
-        let (artifact, account) = (parameters.artifact.as_deref(), parameters.account.as_deref());
-        let (filter, sub) = find_items(&state, &caller, &item, artifact, account).await?;
-        let subject = AccessSubject::Segment { sub: &sub, id: &item };
-        state.access_log.record(&caller, AccessAction::Retry, subject).await.map_err(unavailable)?;
-        let items = operator_actions::retry_items(&state.app.db, &filter, state.reader.now()).await;
-        Ok((StatusCode::OK, ChangedItems { items: items.map_err(unavailable)? }))
+        carry_out_retry(&state, &caller, &item, &parameters).await
     })
     .await
+}
+
+/// Retries the items of a segment for a caller who may.
+pub(in crate::http) async fn carry_out_retry(
+    state: &HttpState,
+    caller: &Caller,
+    item: &str,
+    parameters: &ItemParameters,
+) -> Result<(StatusCode, ChangedItems), Problem> {
+    let (artifact, account) = (parameters.artifact.as_deref(), parameters.account.as_deref());
+    let (filter, sub) = find_items(state, caller, item, artifact, account).await?;
+    let subject = AccessSubject::Segment { sub: &sub, id: item };
+    state.access_log.record(caller, AccessAction::Retry, subject).await.map_err(unavailable)?;
+    let items = operator_actions::retry_items(&state.app.db, &filter, state.reader.now()).await;
+    Ok((StatusCode::OK, ChangedItems { items: items.map_err(unavailable)? }))
 }
 
 /// Discard the unfinished items of a segment; a retry undoes this.
@@ -250,36 +270,46 @@ pub(super) async fn discard_items(
     ApiQuery(parameters): ApiQuery<DiscardParameters>,
 ) -> ActionResult {
     once(state, caller, &headers, ("discard", item, parameters), |state, caller, (_, item, parameters)| async move {
-        let (artifact, account) = (parameters.artifact.as_deref(), parameters.account.as_deref());
-        let (filter, sub) = find_items(&state, &caller, &item, artifact, account).await?;
-        let subject = AccessSubject::Segment { sub: &sub, id: &item };
-        state.access_log.record(&caller, AccessAction::Discard, subject).await.map_err(unavailable)?;
-        let reason = parameters.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
-        let reason = reason.map_or_else(|| format!("discarded by {}", journal_name(&caller)), str::to_owned);
-        let items = operator_actions::discard_items(&state.app.db, &filter, &reason, state.reader.now()).await;
-        Ok((StatusCode::OK, ChangedItems { items: items.map_err(unavailable)? }))
+        carry_out_discard(&state, &caller, &item, &parameters).await
     })
     .await
+}
+
+/// Discards the items of a segment for a caller who may.
+pub(in crate::http) async fn carry_out_discard(
+    state: &HttpState,
+    caller: &Caller,
+    item: &str,
+    parameters: &DiscardParameters,
+) -> Result<(StatusCode, ChangedItems), Problem> {
+    let (artifact, account) = (parameters.artifact.as_deref(), parameters.account.as_deref());
+    let (filter, sub) = find_items(state, caller, item, artifact, account).await?;
+    let subject = AccessSubject::Segment { sub: &sub, id: item };
+    state.access_log.record(caller, AccessAction::Discard, subject).await.map_err(unavailable)?;
+    let reason = parameters.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
+    let reason = reason.map_or_else(|| format!("discarded by {}", journal_name(caller)), str::to_owned);
+    let items = operator_actions::discard_items(&state.app.db, &filter, &reason, state.reader.now()).await;
+    Ok((StatusCode::OK, ChangedItems { items: items.map_err(unavailable)? }))
 }
 
 /// The parameters of a redelivery.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct DeliveryParameters {
+pub(in crate::http) struct DeliveryParameters {
     /// Also send events now that wait for an automatic retry.
     #[serde(default)]
     #[param(required = false)]
-    waiting: bool,
+    pub(in crate::http) waiting: bool,
 }
 
 /// What a redelivery has started.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct RetriedDeliveries {
+pub(in crate::http) struct RetriedDeliveries {
     /// Events that are sent again.
-    events: u64,
+    pub(in crate::http) events: u64,
     /// Stopped sinks that start again.
-    restarted: Vec<String>,
+    pub(in crate::http) restarted: Vec<String>,
 }
 
 /// Send the failed events of a sink again, and start the sink if it has stopped.
@@ -295,19 +325,29 @@ pub(super) async fn retry_deliveries(
     ApiQuery(parameters): ApiQuery<DeliveryParameters>,
 ) -> ActionResult {
     once(state, caller, &headers, ("deliveries", sink, parameters), |state, caller, (_, sink, parameters)| async move {
-        let (db, settings) = (&state.app.db, &state.app.settings);
-        // A sink has the events of all accounts.
-        if !caller.may_everywhere(Permission::Operate) {
-            return Err(forbidden(Permission::Operate).into());
-        }
-        operator_actions::require_sink(settings, &sink)
-            .map_err(|_| Problem::new(StatusCode::NOT_FOUND, "there is no sink with this name"))?;
-        let subject = AccessSubject::Other { what: &format!("sink {sink}"), sub: None };
-        state.access_log.record(&caller, AccessAction::Redeliver, subject).await.map_err(unavailable)?;
-        let now = state.reader.now();
-        let done = operator_actions::retry_deliveries(db, settings, Some(&sink), parameters.waiting, now).await;
-        let done = done.map_err(|error| failed(&error))?;
-        Ok((StatusCode::OK, RetriedDeliveries { events: done.events, restarted: done.restarted }))
+        carry_out_redelivery(&state, &caller, &sink, &parameters).await
     })
     .await
+}
+
+/// Has events of a sink sent again for a caller who may.
+pub(in crate::http) async fn carry_out_redelivery(
+    state: &HttpState,
+    caller: &Caller,
+    sink: &str,
+    parameters: &DeliveryParameters,
+) -> Result<(StatusCode, RetriedDeliveries), Problem> {
+    let (db, settings) = (&state.app.db, &state.app.settings);
+    // A sink has the events of all accounts.
+    if !caller.may_everywhere(Permission::Operate) {
+        return Err(forbidden(Permission::Operate).into());
+    }
+    operator_actions::require_sink(settings, sink)
+        .map_err(|_| Problem::new(StatusCode::NOT_FOUND, "there is no sink with this name"))?;
+    let subject = AccessSubject::Other { what: &format!("sink {sink}"), sub: None };
+    state.access_log.record(caller, AccessAction::Redeliver, subject).await.map_err(unavailable)?;
+    let now = state.reader.now();
+    let done = operator_actions::retry_deliveries(db, settings, Some(sink), parameters.waiting, now).await;
+    let done = done.map_err(|error| failed(&error))?;
+    Ok((StatusCode::OK, RetriedDeliveries { events: done.events, restarted: done.restarted }))
 }

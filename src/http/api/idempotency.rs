@@ -19,10 +19,17 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const MAX_KEY_CHARS: usize = 255;
 
-/// Carries out an action, or answers as before if the caller has sent it with the same key.
+/// What an action answered, maybe to an earlier request with the same key.
+pub(in crate::http) struct Answer {
+    status: u16,
+    /// JSON.
+    pub(in crate::http) body: String,
+    is_replayed: bool,
+}
+
+/// Carries out an action of the API, or answers as before if the caller has sent it with the same key.
 ///
-/// `request` identifies the request, and is passed on to `act`. The action is a task of its own: the
-/// server drops the handler of a client that disconnects.
+/// `request` identifies the request, and is passed on to `act`.
 pub(super) async fn once<R, T, F>(
     state: Arc<HttpState>,
     caller: Caller,
@@ -35,8 +42,37 @@ where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<(StatusCode, T), Problem>> + Send + 'static,
 {
-    let keys = idempotency_keys(&caller, headers, &request)?;
-    let action = act(state.clone(), caller, request);
+    let key = headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str().unwrap_or_default());
+    let keys = idempotency_keys(&caller, key, &request)?;
+    let answer = run_to_end(&state, keys, act(state.clone(), caller, request)).await?;
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let replayed = answer.is_replayed.then_some([(REPLAYED, HeaderValue::from_static("true"))]);
+    Ok((status, [(CONTENT_TYPE, "application/json")], replayed, answer.body).into_response())
+}
+
+/// The same for an action that is no request of the API, such as a form of the console.
+pub(in crate::http) async fn once_with_key<R, T, F>(
+    state: Arc<HttpState>,
+    caller: Caller,
+    key: &str,
+    request: R,
+    act: impl FnOnce(Arc<HttpState>, Caller, R) -> F,
+) -> Result<Answer, Problem>
+where
+    R: Serialize,
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<(StatusCode, T), Problem>> + Send + 'static,
+{
+    let keys = idempotency_keys(&caller, Some(key), &request)?;
+    run_to_end(&state, keys, act(state.clone(), caller, request)).await
+}
+
+/// The action is a task of its own: the server drops the handler of a client that disconnects.
+async fn run_to_end<T: Serialize + Send + 'static>(
+    state: &Arc<HttpState>,
+    keys: Option<(String, String)>,
+    action: impl Future<Output = Result<(StatusCode, T), Problem>> + Send + 'static,
+) -> Result<Answer, Problem> {
     let task = state.actions.spawn(carry_out(state.clone(), keys, action));
     task.await.unwrap_or_else(|error| {
         tracing::warn!(%error, "an action of the API was interrupted");
@@ -48,11 +84,11 @@ where
 /// The hashes of the key and of the request; `None` if the request has no key.
 fn idempotency_keys(
     caller: &Caller,
-    headers: &HeaderMap,
+    key: Option<&str>,
     request: &impl Serialize,
 ) -> Result<Option<(String, String)>, Problem> {
-    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = key.to_str().ok().map(str::trim).filter(|key| (1..=MAX_KEY_CHARS).contains(&key.len()));
+    let Some(key) = key.map(str::trim) else { return Ok(None) };
+    let key = Some(key).filter(|key| (1..=MAX_KEY_CHARS).contains(&key.len()));
     let key = key.ok_or_else(|| Problem::bad_request("Idempotency-Key must have 1 to 255 visible characters"))?;
     // Another caller's key is another key.
     let key = digest(&format!("{:?}\n{key}", caller.reader));
@@ -63,14 +99,15 @@ async fn carry_out<T: Serialize>(
     state: Arc<HttpState>,
     keys: Option<(String, String)>,
     act: impl Future<Output = Result<(StatusCode, T), Problem>>,
-) -> Result<Response, Problem> {
+) -> Result<Answer, Problem> {
+    let answer = |status: u16, body: String, is_replayed: bool| Answer { status, body, is_replayed };
     let Some((key, request)) = keys else {
-        let (status, answer) = act.await?;
-        return respond(status.as_u16(), &to_json(&answer)?, false);
+        let (status, body) = act.await?;
+        return Ok(answer(status.as_u16(), to_json(&body)?, false));
     };
     let db = &state.app.db;
     match db.begin_idempotent(&key, &request, state.reader.now()).await.map_err(unavailable)? {
-        IdempotentRequest::Done(answer) => return respond(answer.status, &answer.body, true),
+        IdempotentRequest::Done(kept) => return Ok(answer(kept.status, kept.body, true)),
         IdempotentRequest::New => {}
         IdempotentRequest::InProgress => {
             return Err(Problem::new(StatusCode::CONFLICT, "a request with this Idempotency-Key is being carried out")
@@ -85,11 +122,11 @@ async fn carry_out<T: Serialize>(
         }
     }
     match act.await {
-        Ok((status, answer)) => {
-            let body = to_json(&answer)?;
+        Ok((status, body)) => {
+            let body = to_json(&body)?;
             let kept = IdempotentAnswer { status: status.as_u16(), body: body.clone() };
             db.finish_idempotent(&key, &request, kept, state.reader.now()).await.map_err(unavailable)?;
-            respond(status.as_u16(), &body, false)
+            Ok(answer(status.as_u16(), body, false))
         }
         Err(problem) => {
             db.abandon_idempotent(&key).await.map_err(unavailable)?;
@@ -98,14 +135,8 @@ async fn carry_out<T: Serialize>(
     }
 }
 
-pub(super) fn unavailable(error: DbError) -> Problem {
+pub(in crate::http) fn unavailable(error: DbError) -> Problem {
     ReadError::from(error).into()
-}
-
-fn respond(status: u16, body: &str, is_replayed: bool) -> Result<Response, Problem> {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-    let replayed = is_replayed.then_some([(REPLAYED, HeaderValue::from_static("true"))]);
-    Ok((status, [(CONTENT_TYPE, "application/json")], replayed, body.to_owned()).into_response())
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, Problem> {

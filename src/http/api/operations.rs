@@ -97,8 +97,8 @@ pub(super) async fn get_segment(
 /// Get the transcript of a segment.
 ///
 /// `Accept` chooses the format: `application/json`, `text/plain`, `application/x-subrip` (SRT) or
-/// `text/vtt` (WebVTT). The captions of SRT and WebVTT are timed from the start of the segment, as its
-/// recording is.
+/// `text/vtt` (WebVTT); so does `format`, which answers with a file. The captions of SRT and WebVTT are
+/// timed from the start of the segment, as its recording is.
 #[utoipa::path(get, path = "/segments/{id}/transcript", tag = "conversations",
     params(("id" = String, Path, description = "The segment's id"), TranscriptParameters),
     responses(

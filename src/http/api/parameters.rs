@@ -326,7 +326,7 @@ pub(super) fn parse_artifacts(name: &str, text: &Option<String>) -> Result<Artif
     })
 }
 
-pub(super) fn parse_time(name: &str, text: &Option<String>, now: Time) -> Result<Option<Time>, Problem> {
+pub(in crate::http) fn parse_time(name: &str, text: &Option<String>, now: Time) -> Result<Option<Time>, Problem> {
     let parse = |text: &String| {
         config::parse_time(text, now).map_err(|why| Problem::bad_request(format!("{name} is not valid: {why}")))
     };

@@ -30,13 +30,24 @@ pub(in crate::http) struct Problem {
     /// Seconds until another attempt, for `Retry-After`.
     #[serde(skip)]
     retry_after: Option<u64>,
+    /// Whether a confirmation is all that is missing.
+    #[serde(skip)]
+    is_unconfirmed: bool,
 }
 
 impl Problem {
     pub(in crate::http) fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
         let title = status.canonical_reason().unwrap_or("Error");
         let status = status.as_u16();
-        Problem { kind: "about:blank", title, status, detail: detail.into(), hint: None, retry_after: None }
+        Problem {
+            kind: "about:blank",
+            title,
+            status,
+            detail: detail.into(),
+            hint: None,
+            retry_after: None,
+            is_unconfirmed: false,
+        }
     }
 
     pub(in crate::http) fn bad_request(detail: impl Into<String>) -> Problem {
@@ -49,6 +60,31 @@ impl Problem {
 
     pub(in crate::http) fn retry_after(self, seconds: u64) -> Problem {
         Problem { retry_after: Some(seconds.max(1)), ..self }
+    }
+
+    /// Marks that a confirmation is all that is missing.
+    pub(in crate::http) fn unconfirmed(self) -> Problem {
+        Problem { is_unconfirmed: true, ..self }
+    }
+
+    pub(in crate::http) fn is_unconfirmed(&self) -> bool {
+        self.is_unconfirmed
+    }
+
+    pub(in crate::http) fn title(&self) -> &'static str {
+        self.title
+    }
+
+    pub(in crate::http) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(in crate::http) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub(in crate::http) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 }
 

@@ -114,26 +114,28 @@ async fn authenticate(state: &HttpState, headers: &HeaderMap, peer: Option<IpAdd
     };
     authenticator.authenticate(headers, peer).await.map_err(|refusal| {
         state.app.metrics.count_refused_access(refusal.name());
-        refuse(&refusal)
+        Problem::from(&refusal)
     })
 }
 
-fn refuse(refusal: &AuthRefusal) -> Problem {
-    const HINT: &str = "send `Authorization: Bearer KEY` with a key of [[access.keys]] or http.token";
-    match refusal {
-        AuthRefusal::Missing => Problem::new(StatusCode::UNAUTHORIZED, "the request has no key").with_hint(HINT),
-        AuthRefusal::Wrong => Problem::new(StatusCode::UNAUTHORIZED, "the key is not valid").with_hint(HINT),
-        AuthRefusal::Expired { name, at } => {
-            Problem::new(StatusCode::UNAUTHORIZED, format!("the key {name:?} expired at {}", at.rfc3339_secs()))
-                .with_hint("`ringcx-extractor access new-key` makes a new one")
-        }
-        AuthRefusal::RateLimited(wait) => {
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong keys: none is checked for a while")
-                .retry_after(wait.as_secs())
-        }
-        AuthRefusal::Unavailable(error) => {
-            tracing::warn!(%error, hint = error.hint(), "failed to check a session");
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the database did not answer").retry_after(5)
+impl From<&AuthRefusal> for Problem {
+    fn from(refusal: &AuthRefusal) -> Problem {
+        const HINT: &str = "send `Authorization: Bearer KEY` with a key of [[access.keys]] or http.token";
+        match refusal {
+            AuthRefusal::Missing => Problem::new(StatusCode::UNAUTHORIZED, "the request has no key").with_hint(HINT),
+            AuthRefusal::Wrong => Problem::new(StatusCode::UNAUTHORIZED, "the key is not valid").with_hint(HINT),
+            AuthRefusal::Expired { name, at } => {
+                Problem::new(StatusCode::UNAUTHORIZED, format!("the key {name:?} expired at {}", at.rfc3339_secs()))
+                    .with_hint("`ringcx-extractor access new-key` makes a new one")
+            }
+            AuthRefusal::RateLimited(wait) => {
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong keys: none is checked for a while")
+                    .retry_after(wait.as_secs())
+            }
+            AuthRefusal::Unavailable(error) => {
+                tracing::warn!(%error, hint = error.hint(), "failed to check a session");
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the database did not answer").retry_after(5)
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 use super::super::fixtures::{NOW, account, snapshot};
 use super::*;
+use crate::health::Severity;
 
 fn finding(code: FindingCode, severity: Severity, accounts: &[&str]) -> Finding {
     let found = Finding::new(code.clone(), severity, NOW, format!("{code} it is"), "mend it");
@@ -8,7 +9,8 @@ fn finding(code: FindingCode, severity: Severity, accounts: &[&str]) -> Finding 
 
 #[test]
 fn a_healthy_summary_says_how_far_discovery_is() {
-    let summary = HealthSummary::new(Vec::new(), Some(&snapshot(vec![account("one"), account("two")])), NOW);
+    let status = snapshot(vec![account("one"), account("two")]).status;
+    let summary = HealthSummary::new(Vec::new(), Some(&status), NOW);
     assert_eq!(summary.level, HealthLevel::Healthy);
     assert_eq!(summary.headline, "every segment that ended up to 5 min ago was discovered, without a gap");
     let standby = finding(FindingCode::Standby, Severity::Info, &[]);
@@ -32,18 +34,4 @@ fn the_worst_finding_is_the_headline_and_each_account_has_the_level_of_its_worst
         account_levels,
         [HealthLevel::Behind, HealthLevel::Incomplete, HealthLevel::Trouble, HealthLevel::Healthy]
     );
-}
-
-#[test]
-fn a_sink_has_the_level_of_its_findings() {
-    let of = |code, severity, name: &str| finding(code, severity, &[]).about(name);
-    let findings = vec![
-        of(FindingCode::SinkResting, Severity::Warning, "lake"),
-        of(FindingCode::SinkEventsFailed, Severity::Warning, "hook"),
-        of(FindingCode::SinkStopped, Severity::Trouble, "gone"),
-        of(FindingCode::ClockSkew, Severity::Trouble, "fine"),
-    ];
-    let summary = HealthSummary::new(findings, None, NOW);
-    let levels = ["lake", "hook", "gone", "fine"].map(|sink| summary.sink_level(sink));
-    assert_eq!(levels, [HealthLevel::Behind, HealthLevel::Incomplete, HealthLevel::Trouble, HealthLevel::Healthy]);
 }

@@ -58,14 +58,18 @@ fn percent_encode(text: &str, raw: bool) -> String {
 
 #[tokio::test]
 async fn every_query_with_the_token_is_answered_and_never_echoed_as_markup() {
-    const FIELDS: [&str; 9] = ["q", "from", "to", "account", "agent", "channel", "newest", "segment", "other"];
+    const FIELDS: [&str; 12] =
+        ["q", "from", "to", "account", "agent", "channel", "sort", "segment", "has", "cursor", "state", "other"];
     let server = Server::start().await;
     server.own_both_accounts().await;
     let mut runner = TestRunner::default();
     let request_strategy =
         prop::collection::vec((prop::sample::select(&FIELDS[..]), field_text(), any::<bool>()), 0..5);
-    let request_strategy =
-        (prop::sample::select(vec!["/search", "/conversation", "/login"]), field_text(), request_strategy);
+    let request_strategy = (
+        prop::sample::select(vec!["/search", "/conversation", "/login", "/dialogs/x", "/queue", "/completeness"]),
+        field_text(),
+        request_strategy,
+    );
     let mut found = 0;
     for _ in 0..300 {
         let (path, words, fields) = request_strategy.new_tree(&mut runner).unwrap().current();

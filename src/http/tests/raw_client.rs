@@ -44,6 +44,21 @@ pub(crate) async fn send_request(address: SocketAddr, request: &[u8]) -> RawResp
     response
 }
 
+/// Sends a request with these headers, and a form if there is one.
+pub(crate) async fn request(address: SocketAddr, path: &str, headers: &[&str], form: Option<&str>) -> RawResponse {
+    let method = if form.is_some() { "POST" } else { "GET" };
+    let form = form.unwrap_or_default();
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    if method == "POST" {
+        text.push_str(&format!(
+            "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
+            form.len()
+        ));
+    }
+    headers.iter().for_each(|header| text.push_str(&format!("{header}\r\n")));
+    send_request(address, format!("{text}\r\n{form}").as_bytes()).await
+}
+
 async fn read_head(connection: &mut BufReader<TcpStream>) -> (u16, Vec<(String, String)>) {
     let mut lines = Vec::new();
     loop {

@@ -14,7 +14,22 @@ pub struct IntegrityReport {
     pub faults: Vec<String>,
 }
 
+/// Key in the table `meta`: what the last verification of the whole archive found, as JSON.
+const LAST_VERIFICATION_META: &str = "verify.last";
+
 impl Db {
+    /// What the last verification of the whole archive found, as it was recorded.
+    pub async fn last_verification(&self) -> Result<Option<String>, DbError> {
+        self.meta(LAST_VERIFICATION_META).await
+    }
+
+    /// Records what a verification found.
+    pub async fn record_verification(&self, note: &str) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        tx.put_meta(LAST_VERIFICATION_META, note).await?;
+        tx.commit().await
+    }
+
     /// Checks the database files: SQLite by `integrity_check`, Postgres by the extension `amcheck`
     /// if it is installed and permitted.
     ///

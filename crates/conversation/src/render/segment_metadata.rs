@@ -15,16 +15,16 @@ const DISPLAYED_FIELDS: [(&str, &str); 13] = [
     ("type", "segmentType"),
     ("channel", "channelClass"),
     ("", "channelType"),
-    ("begun by", "dialogOrigination"),
+    ("direction", "dialogOrigination"),
     ("call", "uii"),
     ("agent", "segmentParticipantId"),
     ("agent's name", "agentFullName"),
     ("agent group", "segmentAgentGroupId"),
     ("started", "segmentStartTimeMs"),
     ("ended by", "termParty"),
-    ("system says", "systemDisposition"),
-    ("agent says", "agentDisposition"),
-    ("agent's notes", "agentNotes"),
+    ("system disposition", "systemDisposition"),
+    ("agent disposition", "agentDisposition"),
+    ("agent notes", "agentNotes"),
 ];
 
 /// Documented names, each with its name in the newer form.
