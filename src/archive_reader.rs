@@ -36,7 +36,7 @@ use cursor::CursorCodec;
 pub(crate) use access_entries::AccessLogQuestion;
 pub(crate) use conversation_view::{DialogView, SegmentView, TranscriptView, format_offset};
 pub(crate) use feed::FeedAnswer;
-pub(crate) use overview::{AccountView, AuditQuestion, restrict_status};
+pub(crate) use overview::{AccountView, AuditQuestion, restrict_status, without_channel_sums};
 pub(crate) use read_error::{ReadError, ReadFault};
 pub(crate) use scope::{Scope, forbidden};
 pub(crate) use search::{FoundHits, SearchAnswer, SearchHitView, SearchQuestion};
