@@ -46,7 +46,7 @@ pub(crate) use completeness::{CompletenessView, HoldView};
 pub(crate) use conversation_view::{DialogPhraseView, DialogView, SegmentView, TranscriptView, format_offset};
 pub(crate) use conversations::{ConversationItem, ConversationList, ConversationQuestion};
 pub(crate) use feed::FeedAnswer;
-pub(crate) use overview::{AccountView, AuditQuestion, restrict_status};
+pub(crate) use overview::{AccountView, AuditQuestion, restrict_status, without_channel_sums};
 pub(crate) use queue::{ITEM_STATES, QueueItemView, QueueQuestion, QueueReasonView, QueueView};
 pub(crate) use read_error::{ReadError, ReadFault};
 pub(crate) use reading::ReadingView;

@@ -245,13 +245,14 @@ fn hide_channel_sums(account: &mut AccountStatus) {
 }
 
 /// The status of an account as JSON: what its role must not count is null, rather than zero.
-fn account_json(scope: &Scope<'_>, mut status: Value, sub: &str) -> Value {
-    if !scope.shows_all_channels(sub)
-        && let Some(fields) = status.as_object_mut()
-    {
-        for name in CHANNEL_SUMS {
-            fields.insert(name.to_owned(), Value::Null);
-        }
+fn account_json(scope: &Scope<'_>, status: Value, sub: &str) -> Value {
+    if scope.shows_all_channels(sub) { status } else { without_channel_sums(status) }
+}
+
+/// The status of an account as JSON for a role that shows some of its channels.
+pub(crate) fn without_channel_sums(mut status: Value) -> Value {
+    if let Some(fields) = status.as_object_mut() {
+        CHANNEL_SUMS.iter().for_each(|name| drop(fields.insert((*name).to_owned(), Value::Null)));
     }
     status
 }

@@ -11,6 +11,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::coverage_timeline::{self, CoverageTimeline};
 use super::frame::View;
@@ -18,7 +19,7 @@ use super::history::{History, HistoryRange};
 use super::incidents::{Incident, incidents};
 use super::view::{Format, respond};
 use super::viewer::Viewer;
-use crate::archive_reader::restrict_status;
+use crate::archive_reader::{restrict_status, without_channel_sums};
 use crate::clock::Time;
 use crate::coverage::estimate_backfill_duration;
 use crate::health::{AccountStatus, BackfillStatus, EndpointPause, HealthLevel, add_unknown, rfc3339};
@@ -38,9 +39,14 @@ pub(super) struct AccountPage {
     now: Time,
     level: HealthLevel,
     range: HistoryRange,
-    /// Null counts: the role hides channels.
+    /// Whether the role shows counts over all channels.
+    #[serde(skip)]
     shows_counts: bool,
+    #[serde(skip)]
     status: AccountStatus,
+    /// The status, with null for counts that the role does not show.
+    #[serde(rename = "status")]
+    visible_status: Value,
     incidents: Vec<Incident>,
     timeline: CoverageTimeline,
     /// The newest first.
@@ -118,12 +124,15 @@ async fn gather(state: &HttpState, viewer: &Viewer, sub: &str, range: HistoryRan
     let rechecks = &settings.discovery.rechecks;
     let duration_of =
         |ranges: Vec<TimeRange>| estimate_backfill_duration(&TimeRangeSet::from_unsorted(ranges), &rules, rechecks);
+    let shows_counts = viewer.sees_all_channels(sub);
+    let status_json = serde_json::to_value(&status).unwrap_or_default();
     let gaps = gaps(&status, history.as_deref(), duration_of);
     Ok(AccountPage {
         now: report.now,
         level: HealthLevel::worst(&report.findings),
         range,
-        shows_counts: viewer.sees_all_channels(sub),
+        shows_counts,
+        visible_status: if shows_counts { status_json } else { without_channel_sums(status_json) },
         incidents: incidents(&report),
         timeline: coverage_timeline::timeline(row.live_start, &coverage, requested, visible),
         more_gaps: gaps.len().saturating_sub(MAX_LISTED_GAPS),

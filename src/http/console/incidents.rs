@@ -213,6 +213,8 @@ impl Incident {
 
     /// A button or a link, where there is something to do here.
     fn remedy(&self, viewer: &Viewer) -> Markup {
+        let is_other = |sub: &&String| !viewer.path().starts_with(&super::account_path(sub));
+        let other_page = self.accounts.first().filter(|_| self.accounts.len() == 1).filter(is_other);
         let may_look = viewer.may(Permission::Read) || viewer.may(Permission::Operate);
         let operable: Vec<&str> =
             self.accounts.iter().map(String::as_str).filter(|sub| viewer.may_operate(sub)).collect();
@@ -222,7 +224,7 @@ impl Incident {
                 Remedy::Queue if may_look => a href="/queue" { "Show the queue" },
                 Remedy::Delivery if may_look => a href="/delivery" { "Show the delivery" },
                 Remedy::Backfills => a href="/system#backfills" { "Show the backfills" },
-                _ => @if let [sub] = self.accounts.as_slice() { a href=(super::account_path(sub)) { "Show the account" } },
+                _ => @if let Some(sub) = other_page { a href=(super::account_path(sub)) { "Show the account" } },
             }
         }
     }

@@ -137,7 +137,6 @@
       canvas,
     );
     canvas.append(readout);
-    box.classList.add("drawn");
     drawn.set(box.id, { plot, text, box });
   };
   const drawAll = () => document.querySelectorAll("[data-series]").forEach(draw);

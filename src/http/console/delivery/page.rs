@@ -6,7 +6,7 @@ use super::super::elements::utc_time;
 use super::actions::{ReplayDeliveries, RetryDeliveries};
 use super::{DeliveryPage, SinkLine};
 use crate::health::humanize::{format_count, format_number};
-use crate::health::{HealthLevel, SinkState};
+use crate::health::{HealthLevel, STOPPED_SINK_HINT, SinkState};
 use crate::http::console::action;
 use crate::http::console::viewer::Viewer;
 use crate::http::templates::with_code;
@@ -85,7 +85,7 @@ fn sink_section(line: &SinkLine, may_operate: bool, viewer: &Viewer) -> Markup {
                     }
                 }
             }
-            @if let Some(hint) = sink.hint() { p.todo { (with_code(hint)) } }
+            @if sink.state == SinkState::Stopped { p.todo { (with_code(STOPPED_SINK_HINT)) } }
             @if !line.details.failures.is_empty() { (failure_table(&line.details.failures)) }
             @for replay in &line.details.replays { (replay_note(replay)) }
             @if may_operate { (actions(line, viewer)) }

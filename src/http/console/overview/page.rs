@@ -12,7 +12,7 @@ use crate::http::console::viewer::Viewer;
 use crate::http::console::{account_path, charts, heat_map};
 
 /// Incidents that are open at first.
-const FIRST_INCIDENTS: usize = 5;
+const FIRST_INCIDENTS: usize = 3;
 
 pub(super) fn render(overview: &Overview, viewer: &Viewer) -> (String, Markup) {
     let content = html! {
@@ -127,7 +127,7 @@ fn level_choice(overview: &Overview, total: u64) -> Markup {
             a href={ (link(overview, &[("level", "")])) "#accounts" } aria-current=[chosen("")] { "All " (format_number(total)) }
             @for level in present {
                 a href={ (link(overview, &[("level", level.css_class())])) "#accounts" } aria-current=[chosen(level.css_class())] {
-                    span aria-hidden="true" { (level.symbol()) } " " (level.display_name()) " " (format_number(overview.levels[level as usize]))
+                    span aria-hidden="true" { (level.symbol()) } " " span.long { (level.display_name()) } " " (format_number(overview.levels[level as usize]))
                 }
             }
         }
