@@ -191,7 +191,7 @@ fn artifact_text(workload: &Workload, segment_id: &str, artifact: Artifact) -> B
     match artifact {
         Artifact::Transcript => workload.transcript(number).into(),
         Artifact::AgentSummary => workload.summary(number, 0).into(),
-        Artifact::AutoSummary => workload.summary(number, 1).into(),
+        Artifact::AutoSummary | Artifact::Recording => workload.summary(number, 1).into(),
     }
 }
 

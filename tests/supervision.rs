@@ -704,7 +704,6 @@ mod deferred_work {
             has_transcript: true,
             is_agent: true,
             has_recording: false,
-            has_recording: false,
             raw,
         }
     }

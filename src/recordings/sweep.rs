@@ -28,8 +28,10 @@ const USUAL_ORPHANS: u64 = 20;
 /// Why a sweep ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
+    /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database cannot be used.
     #[error(transparent)]
     Database(#[from] DbError),
 }

@@ -212,9 +212,8 @@ async fn a_crash_in_the_middle_leaves_nothing_behind_in_a_folder(database: TempD
     let audio = wav(&noise(7, 4_000_000));
     add_call(&env, 1, audio.clone());
     env.start();
-    let is_under_way = async || files(&env).iter().any(|name| name.starts_with(".uploads/"));
     for _ in 0..2 {
-        env.wait_until("it is under way", is_under_way).await;
+        env.wait_until("it is under way", async || files(&env).iter().any(|name| name.starts_with(".uploads/"))).await;
         env.kill().await;
         env.start();
     }

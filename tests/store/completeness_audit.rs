@@ -281,7 +281,7 @@ async fn what_gave_up_is_told_apart(test: TestDb) {
         let (state, status, reason) = match claim.artifact {
             Artifact::Transcript => (ItemState::Unavailable, 404, "still not there"),
             Artifact::AgentSummary => (ItemState::Failed, 400, "the request was refused"),
-            Artifact::AutoSummary => (ItemState::Open, 500, "the service failed"),
+            Artifact::AutoSummary | Artifact::Recording => (ItemState::Open, 500, "the service failed"),
         };
         let settlement = JobOutcome::Failed {
             state,

@@ -224,5 +224,6 @@ async fn handle(State(bucket): State<Arc<S3Bucket>>, request: Request) -> Respon
 }
 
 fn percent_decode(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+    let pairs = format!("key={}", text.replace('+', "%2B"));
+    form_urlencoded::parse(pairs.as_bytes()).next().map_or_else(String::new, |(_, value)| value.into_owned())
 }
