@@ -44,7 +44,10 @@ impl EventFilter {
         let links = settings.recording_url_expiry.filter(|_| recordings.has_links());
         if settings.recording_url_expiry.is_some() && links.is_none() {
             let sink = &settings.name;
-            tracing::warn!(sink, "recording_url_expiry has no effect: recordings.store is a folder, which has no links");
+            tracing::warn!(
+                sink,
+                "recording_url_expiry has no effect: recordings.store is a folder, which has no links"
+            );
         }
         EventFilter {
             artifacts: settings.artifacts,
