@@ -12,7 +12,6 @@ use ringcx_extractor::model::{AccountId, Artifact, ArtifactSet, encode_path_segm
 use ringcx_extractor::sim::{ArtifactScript, SegmentScript};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use support::test_env::scenario::strings;
 use support::test_env::{Scenario, TempDatabase, TestEnv};
 
 crate::e2e! {
