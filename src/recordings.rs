@@ -139,6 +139,11 @@ impl RecordingStore {
         }
     }
 
+    /// Whether there are links to its objects.
+    pub(crate) fn has_links(&self) -> bool {
+        matches!(self.place, Place::Bucket(_))
+    }
+
     /// A link with which anybody can read an object until it expires; `None` for a folder, which has none.
     ///
     /// # Errors

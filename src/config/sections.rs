@@ -65,9 +65,6 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     if let (Some(accounts), Some(database), Some(recordings)) = (&accounts, &database, &recordings) {
         recording_settings::warn_about_local_folder(accounts, database, recordings, checker);
     }
-    if let (Some((sinks, _)), Some(recordings)) = (&sinks, &recordings) {
-        recording_settings::check_recording_links(sinks, recordings, checker);
-    }
     if let (Some(accounts), Some((sinks, _))) = (&accounts, &sinks) {
         warn_about_unknown_accounts(accounts, sinks, checker);
     }

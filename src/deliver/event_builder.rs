@@ -45,6 +45,14 @@ struct ChannelMetadata {
 
 impl EventFilter {
     pub(super) fn new(settings: &Sink, recordings: &RecordingStore) -> EventFilter {
+        let links = settings.recording_url_expiry.filter(|_| recordings.has_links());
+        if settings.recording_url_expiry.is_some() && links.is_none() {
+            let sink = &settings.name;
+            tracing::warn!(
+                sink,
+                "recording_url_expiry has no effect: recordings.store is a folder, which has no links"
+            );
+        }
         EventFilter {
             artifacts: settings.artifacts,
             metadata: settings.metadata,
@@ -52,7 +60,7 @@ impl EventFilter {
             accounts: settings.accounts.clone(),
             channels: settings.channels.iter().map(|channel| channel.to_lowercase()).collect(),
             redactor: Redactor::new(&settings.redact),
-            recording_links: settings.recording_url_expiry.map(|expiry| (recordings.clone(), expiry)),
+            recording_links: links.map(|expiry| (recordings.clone(), expiry)),
         }
     }
 

@@ -471,7 +471,7 @@ fn an_erased_segment_is_a_row_of_its_ids() {
     let row = parquet_rows(Table::Dialogs, Vec::new(), erased).remove(0);
     assert_eq!(row["segment_ids"], serde_json::json!(["\"gone\""]));
     let csv = String::from_utf8(written(Table::Segments, ExportFormat::Csv, Vec::new(), erased)).unwrap();
-    assert!(csv.ends_with(",2026-11-20T09:00:00.000Z,erasure\r\n"), "{csv}");
+    assert!(csv.ends_with(",2026-11-20T09:00:00.000Z,erasure,,,,,\r\n"), "{csv}");
     let text = String::from_utf8(written(Table::Segments, ExportFormat::Text, Vec::new(), erased)).unwrap();
     assert!(text.starts_with("==== segment gone erased 2026-11-20T09:00:00Z (erasure)\n"), "{text}");
 }

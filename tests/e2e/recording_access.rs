@@ -12,7 +12,6 @@ use ringcx_extractor::model::{AccountId, Artifact, ArtifactSet, encode_path_segm
 use ringcx_extractor::sim::{ArtifactScript, SegmentScript};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use support::test_env::scenario::strings;
 use support::test_env::{Scenario, TempDatabase, TestEnv};
 
 crate::e2e! {
@@ -159,7 +158,7 @@ async fn a_recording_is_streamed_in_ranges_to_those_who_may_listen(database: Tem
         ("bytes=-5".to_owned(), last - 4, last),
         (format!("bytes=50-{}", u64::MAX), 50, last),
     ] {
-        let part = get(LISTENER, &[("range", &range), ("if-range", &tag)]).await;
+        let part = get(LISTENER, &[("range", range.as_str()), ("if-range", tag.as_str())]).await;
         assert_eq!((part.status().as_u16(), header(&part, "etag")), (206, tag.clone()), "{range}");
         assert_eq!(header(&part, "content-range"), format!("bytes {first}-{last}/{}", audio.len()), "{range}");
         assert_eq!(part.bytes().await.unwrap(), audio.slice(first..=last), "{range}");
@@ -169,7 +168,7 @@ async fn a_recording_is_streamed_in_ranges_to_those_who_may_listen(database: Tem
     assert_eq!(readers(&env, &segment).await, ["listener listen"]);
     let beyond = get(LISTENER, &[("range", "bytes=1000-")]).await;
     assert_eq!((beyond.status().as_u16(), header(&beyond, "content-range")), (416, format!("bytes */{}", audio.len())));
-    let known = get(LISTENER, &[("if-none-match", &tag)]).await;
+    let known = get(LISTENER, &[("if-none-match", tag.as_str())]).await;
     assert_eq!((known.status().as_u16(), known.bytes().await.unwrap().len()), (304, 0));
     let head = http.head(&url).bearer_auth(LISTENER).header("range", "bytes=1-2").send().await.unwrap();
     assert_eq!((head.status().as_u16(), header(&head, "etag")), (200, tag.clone()));
@@ -189,9 +188,10 @@ async fn a_recording_is_streamed_in_ranges_to_those_who_may_listen(database: Tem
     assert_eq!(readers(&env, &segment).await[4..], ["http.token listen"]);
 
     // The page has the player for those who may listen, and captions fit the audio.
+    let account = env.main_account();
     let page = async |key: &str| {
         let page = format!("{base}conversation");
-        let query = [("account", &*env.main_account().sub), ("segment", &segment)];
+        let query = [("account", &*account.sub), ("segment", segment.as_str())];
         http.get(page).query(&query).bearer_auth(key).send().await.unwrap()
     };
     let shown = page(LISTENER).await;

@@ -124,10 +124,12 @@ impl S3Bucket {
             }
             (&Method::POST, None) if query.contains_key("delete") => {
                 let text = String::from_utf8_lossy(&body).into_owned();
+                let mut deleted = String::new();
                 for name in text.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()) {
                     lock(&self.objects).remove(name);
+                    deleted += &format!("<Deleted><Key>{name}</Key></Deleted>");
                 }
-                Answer::xml("<DeleteResult></DeleteResult>".to_owned())
+                Answer::xml(format!("<DeleteResult>{deleted}</DeleteResult>"))
             }
             (&Method::PUT, None) => match copied {
                 Some(source) => {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::checker::Checker;
-use super::super::settings::{Accounts, Database, DatabaseUrl, RecordingPlace, RecordingSettings, Sink};
+use super::super::settings::{Accounts, Database, DatabaseUrl, RecordingPlace, RecordingSettings};
 use super::super::settings_document::{MAX_RECORDING_BYTES, RecordingsSection};
 use super::{sink_settings, url};
 use crate::model::Artifact;
@@ -51,18 +51,6 @@ pub(super) fn warn_about_local_folder(
     if wants && is_local && matches!(database.url, DatabaseUrl::Postgres(_)) {
         let what = "is a folder, and the database is Postgres: every replica and command needs this same folder";
         checker.warn(STORE, what);
-    }
-}
-
-/// Rejects links to recordings in a folder.
-pub(super) fn check_recording_links(sinks: &[Sink], recordings: &RecordingSettings, checker: &mut Checker<'_>) {
-    if matches!(recordings.store, RecordingPlace::Bucket(_)) {
-        return;
-    }
-    for (i, _) in sinks.iter().enumerate().filter(|(_, sink)| sink.recording_url_expiry.is_some()) {
-        let what = "is set, but recordings.store is a folder, which has no links";
-        let path = format!("sinks[{i}].recording_url_expiry");
-        checker.reject(&path, what, "set recordings.store to a bucket, or remove the setting");
     }
 }
 

@@ -10,6 +10,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use utoipa::ToSchema;
 
 use super::answers::file_name;
 use super::parameters::RecordingParameters;
@@ -21,6 +22,12 @@ use crate::http::state::HttpState;
 /// Lets a browser play the audio on a page of its own, which it makes for a link to it.
 const PLAYER_POLICY: &str = "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 
+/// The bytes of a recording.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "it is only a part of the description")]
+pub(super) struct Audio(Vec<u8>);
+
 /// Get the recording of a segment.
 ///
 /// It needs a role with `listen`. A single range (`Range: bytes=…`) is answered with 206, and `If-Range`
@@ -31,8 +38,8 @@ const PLAYER_POLICY: &str = "default-src 'none'; media-src 'self'; style-src 'un
         ("Range" = Option<String>, Header, description = "`bytes=first-last`, `bytes=first-` or `bytes=-length`"),
         ("If-Range" = Option<String>, Header, description = "The `ETag` of the parts before")),
     responses(
-        (status = 200, description = "The audio", content((Vec<u8> = "audio/wav"), (Vec<u8> = "audio/mpeg")), headers(("ETag" = String, description = "The SHA-256 of the audio"), ("Accept-Ranges" = String), ("Content-Disposition" = String))),
-        (status = 206, description = "A range of the audio", content((Vec<u8> = "audio/wav"), (Vec<u8> = "audio/mpeg")), headers(("Content-Range" = String))),
+        (status = 200, description = "The audio", content((Audio = "audio/wav"), (Audio = "audio/mpeg")), headers(("ETag" = String, description = "The SHA-256 of the audio"), ("Accept-Ranges" = String), ("Content-Disposition" = String))),
+        (status = 206, description = "A range of the audio", content((Audio = "audio/wav"), (Audio = "audio/mpeg")), headers(("Content-Range" = String))),
         (status = 304, description = "The client has this audio: `If-None-Match`"),
         (status = 409, body = Problem, content_type = "application/problem+json", description = "Several accounts have a segment with this id"),
         (status = 416, body = Problem, content_type = "application/problem+json", description = "The range begins after the end"),
