@@ -163,7 +163,7 @@ pub(in crate::http) async fn carry_out_backfill(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct ItemParameters {
-    /// Only this artifact: `transcript`, `agent_summary` or `auto_summary`.
+    /// Only this artifact: `transcript`, `agent_summary`, `auto_summary` or `recording`.
     pub(in crate::http) artifact: Option<String>,
     /// The account, by sub-account id, where several have a segment with this id.
     pub(in crate::http) account: Option<String>,
@@ -174,7 +174,7 @@ pub(in crate::http) struct ItemParameters {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct DiscardParameters {
-    /// Only this artifact: `transcript`, `agent_summary` or `auto_summary`.
+    /// Only this artifact: `transcript`, `agent_summary`, `auto_summary` or `recording`.
     pub(in crate::http) artifact: Option<String>,
     /// The account, by sub-account id, where several have a segment with this id.
     pub(in crate::http) account: Option<String>,
@@ -201,12 +201,9 @@ async fn find_items(
     segments.retain(|segment| accounts.iter().any(|account| account.key == segment.account_key));
     let artifact = match artifact {
         None => None,
-        Some(name) => Some(
-            Artifact::ALL
-                .into_iter()
-                .find(|artifact| artifact.name() == name)
-                .ok_or_else(|| Problem::bad_request("artifact must be transcript, agent_summary or auto_summary"))?,
-        ),
+        Some(name) => Some(Artifact::ALL.into_iter().find(|artifact| artifact.name() == name).ok_or_else(|| {
+            Problem::bad_request("artifact must be transcript, agent_summary, auto_summary or recording")
+        })?),
     };
     let segment = match segments.as_slice() {
         [] => return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such segment")),
