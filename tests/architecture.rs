@@ -61,7 +61,7 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
-    ("manifest_export", &["*", "-clock", "-db", "-error", "-export", "-ringcx::install_tls", "-verify"]),
+    ("manifest_export", &["*", "-clock", "-db", "-error", "-export", "-ringcx", "-verify"]),
     ("verify", &["*", "-clock", "-model", "-db", "-proof"]),
     ("archive_reader", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
     ("operator_actions", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
