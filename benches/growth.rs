@@ -32,7 +32,7 @@ use support::own_cpu_seconds;
 const SEGMENTS_PER_ROUND: u64 = 500;
 const ROWS_PER_INSERT: u64 = 200_000;
 const WANTS: ArtifactSelection =
-    ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
 
 fn main() {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(measure());
@@ -143,6 +143,7 @@ async fn measure_operations(
             end: Some(Time(500_000)),
             has_transcript: true,
             is_agent: true,
+            has_recording: false,
         };
         let records: Vec<SegmentRecord> = (first..first + SEGMENTS_PER_ROUND).map(record).collect();
         let now = clock.now();
@@ -190,7 +191,7 @@ fn artifact_text(workload: &Workload, segment_id: &str, artifact: Artifact) -> B
     match artifact {
         Artifact::Transcript => workload.transcript(number).into(),
         Artifact::AgentSummary => workload.summary(number, 0).into(),
-        Artifact::AutoSummary => workload.summary(number, 1).into(),
+        Artifact::AutoSummary | Artifact::Recording => workload.summary(number, 1).into(),
     }
 }
 

@@ -71,6 +71,7 @@ async fn store_transcripts(db: &Db, owned: &[Lease], transcripts: u64, workload:
                     end: Some(end),
                     has_transcript: true,
                     is_agent: true,
+                    has_recording: false,
                     raw: workload.record(n, "1", end, Some(true)),
                 }
             })

@@ -15,6 +15,7 @@ use crate::db::{Db, DbFault, Lease, PauseRow, SavedThrottle};
 use crate::health::{Finding, FindingCode, FindingRegistry, Severity};
 use crate::model::{AccountId, Endpoint, Lane};
 use crate::read_progress::ReadProgress;
+use crate::recordings::RecordingTarget;
 use crate::ringcx::rate_limit::{Pacer, ReservedQuota, SlidingWindowLimiter, ThrottleState};
 use crate::ringcx::{ApiClient, ApiError, Login};
 
@@ -43,6 +44,8 @@ pub(crate) struct Account {
     pub(crate) budget_name: String,
     /// The budget of metadata reads.
     pub(crate) metadata_budget: Arc<ReservedQuota>,
+    /// Where recordings are stored.
+    pub(crate) recordings: RecordingTarget,
     /// The clock.
     pub(crate) clock: Clock,
     /// Notified when items may have been queued.

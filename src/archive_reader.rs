@@ -6,13 +6,13 @@
 //! the access log.
 
 mod access_entries;
-pub(crate) mod caption;
 mod conversation_view;
 mod count;
 mod cursor;
 mod feed;
 mod overview;
 mod read_error;
+mod recordings;
 mod scope;
 mod search;
 mod segment_filter;
@@ -31,7 +31,9 @@ use crate::access::{AccessAction, AccessLog, AccessSubject, Caller};
 use crate::clock::{Clock, Time};
 use crate::config::Settings;
 use crate::db::Db;
+use crate::recordings::RecordingStore;
 use cursor::CursorCodec;
+use recordings::ListeningSeries;
 
 pub(crate) use access_entries::AccessLogQuestion;
 pub(crate) use conversation_view::{DialogView, SegmentView, TranscriptView, format_offset};
@@ -53,6 +55,8 @@ pub(crate) struct ArchiveReader {
     settings: Arc<Settings>,
     clock: Clock,
     log: AccessLog,
+    recordings: RecordingStore,
+    listening: ListeningSeries,
     cursors: OnceCell<CursorCodec>,
     heavy_reads: Semaphore,
 }
@@ -76,9 +80,15 @@ pub(crate) struct Page<T> {
 }
 
 impl ArchiveReader {
-    pub(crate) fn new(db: Db, settings: Arc<Settings>, clock: Clock, log: AccessLog) -> ArchiveReader {
-        let heavy_reads = Semaphore::new(MAX_HEAVY_READS);
-        ArchiveReader { db, settings, clock, log, cursors: OnceCell::new(), heavy_reads }
+    pub(crate) fn new(
+        db: Db,
+        settings: Arc<Settings>,
+        clock: Clock,
+        log: AccessLog,
+        recordings: RecordingStore,
+    ) -> ArchiveReader {
+        let (listening, heavy_reads) = (ListeningSeries::default(), Semaphore::new(MAX_HEAVY_READS));
+        ArchiveReader { db, settings, clock, log, recordings, listening, cursors: OnceCell::new(), heavy_reads }
     }
 
     /// The current time.

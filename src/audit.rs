@@ -62,7 +62,7 @@ struct AuditedAccountFacts {
     /// The number of segments, and of those with a transcript.
     segments: (u64, u64),
     /// One tally per artifact, in the order of [`Artifact::ALL`].
-    tallies: [ArtifactTally; 3],
+    tallies: [ArtifactTally; Artifact::ALL.len()],
     gone: DeletionTally,
     unfinished: Vec<UnfinishedItemsRow>,
     closed_items: Vec<ClosedItemRow>,
@@ -122,7 +122,10 @@ pub(crate) async fn find_discrepancies(db: &Db) -> Result<Vec<AuditProblem>, DbE
 }
 
 /// The tallies of an account in the order of [`Artifact::ALL`].
-fn tallies_of(tallies: &BTreeMap<(AccountKey, Artifact), ArtifactTally>, account: AccountKey) -> [ArtifactTally; 3] {
+fn tallies_of(
+    tallies: &BTreeMap<(AccountKey, Artifact), ArtifactTally>,
+    account: AccountKey,
+) -> [ArtifactTally; Artifact::ALL.len()] {
     Artifact::ALL.map(|artifact| tallies.get(&(account, artifact)).copied().unwrap_or_default())
 }
 

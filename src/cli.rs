@@ -23,6 +23,7 @@ mod man_pages_command;
 mod mcp_command;
 mod migrate_command;
 mod queue_command;
+mod recording_command;
 mod report_command;
 mod restore_command;
 mod resume_command;
@@ -95,6 +96,8 @@ pub(crate) enum Command {
     Search(search_command::SearchArgs),
     /// Show a segment: its conversation, summaries and history
     Show(show_command::ShowArgs),
+    /// Save the recording of a segment
+    Recording(recording_command::RecordingArgs),
     /// Export the archive in order of segment end time
     Export(export_command::ExportArgs),
     /// Check completeness: what was read, every gap, and the outcome of each segment
@@ -137,6 +140,7 @@ impl Command {
             Command::Status(_)
                 | Command::Search(_)
                 | Command::Show(_)
+                | Command::Recording(_)
                 | Command::Export(_)
                 | Command::Audit(_)
                 | Command::Verify(_)
@@ -164,6 +168,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Resume(args) => resume_command::run(args, &context).await,
         Command::Search(args) => search_command::run(args, &context).await,
         Command::Show(args) => show_command::run(args, &context).await,
+        Command::Recording(args) => recording_command::run(args, &context).await,
         Command::Export(args) => export_command::run(args, &context).await,
         Command::Audit(args) => audit_command::run(args, &context).await,
         Command::Report(args) => report_command::run(args, &context).await,

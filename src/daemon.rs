@@ -18,6 +18,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod indexing;
 pub(crate) mod manifest_exporter;
 pub mod manifest_writer;
+pub(crate) mod recording_sweep;
 pub(crate) mod replica_stats;
 pub(crate) mod report_writer;
 pub(crate) mod retention;
@@ -139,6 +140,9 @@ pub(crate) async fn run_with_reload(
     {
         return Err(error.into());
     }
+    if recording_sweep::wants_recordings(&context.settings.accounts) {
+        db.require_recording_support().await?;
+    }
     let mut tasks = JoinSet::new();
     if let Some(listener) = listener {
         let server = crate::http::serve(listener, context.clone(), stop.clone());
@@ -153,6 +157,8 @@ pub(crate) async fn run_with_reload(
     spawn_task(&mut tasks, "indexing", async move { indexing.await.context("indexing failed") });
     let retention = retention::run(context.clone(), stop.clone());
     spawn_task(&mut tasks, "retention", async move { retention.await.context("retention failed") });
+    let sweep = recording_sweep::run(context.clone(), stop.clone());
+    spawn_task(&mut tasks, "recording store", sweep);
     let manifests = manifest_writer::run(context.clone(), stop.clone());
     spawn_task(&mut tasks, "manifests", async move { manifests.await.context("the daily manifests failed") });
     spawn_task(&mut tasks, "consistency check", consistency_check::run(context.clone(), stop.clone()));

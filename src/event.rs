@@ -12,7 +12,7 @@ use crate::clock::Time;
 use crate::model::{AccountId, Artifact, encode_path_segment};
 use crate::render::{escape_line_separators, to_json_line};
 
-pub use artifact_payload::{ArtifactPayload, decode_summary};
+pub use artifact_payload::{ArtifactPayload, RecordingPayload, decode_summary};
 
 /// The namespace of event ids. It must never change: receivers would take every event for a new
 /// one.
@@ -92,7 +92,7 @@ pub struct Event {
     /// The segment's newest metadata, JSON; redacted if the sink requires it.
     pub metadata: String,
     /// The body as received: a transcript's JSON or a summary's bytes; redacted if the sink
-    /// requires it.
+    /// requires it. Of a recording the reference as JSON.
     pub body: Vec<u8>,
     /// Of a segment or a dialog, the events of its texts, in order of the segments.
     pub parts: Vec<Event>,
@@ -149,6 +149,8 @@ struct SegmentData<'a> {
     agent_summary: Option<ArtifactPayload>,
     #[serde(skip_serializing_if = "Option::is_none")]
     auto_summary: Option<ArtifactPayload>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recording: Option<RecordingPayload>,
 }
 
 impl Event {
@@ -168,6 +170,9 @@ impl Event {
     fn sample(kind: EventKind) -> Event {
         let body: &[u8] = match kind {
             EventKind::Artifact(Artifact::AgentSummary | Artifact::AutoSummary) => b"\"A \\\"test\\\" summary.\"",
+            EventKind::Artifact(Artifact::Recording) => {
+                br#"{"object":"te/test.wav","sha256":"test","bytes":44,"type":"audio/wav","duration_ms":0,"channels":1}"#
+            }
             _ => br#"{"channelClass":"VOICE","transcript":[{"participantType":"AGENT","message":"A \"test\" message.","timestamp":0}]}"#,
         };
         Event {
@@ -216,8 +221,9 @@ impl Event {
 
     /// The segment with its texts, which are among `parts`.
     fn segment_data<'a>(&'a self, parts: &'a [Event], is_reference: bool) -> SegmentData<'a> {
+        let part_of = |artifact: Artifact| parts.iter().find(|part| part.kind.artifact() == Some(artifact));
         let payload = |artifact: Artifact| {
-            let part = parts.iter().find(|part| part.kind.artifact() == Some(artifact))?;
+            let part = part_of(artifact)?;
             Some(match is_reference {
                 true => ArtifactPayload::without_content("stored", Some(part.stored)),
                 false => ArtifactPayload::from_body(artifact, Some(part.stored), &part.body),
@@ -234,6 +240,9 @@ impl Event {
             transcript: payload(Artifact::Transcript),
             agent_summary: payload(Artifact::AgentSummary),
             auto_summary: payload(Artifact::AutoSummary),
+            // It is a reference itself.
+            recording: part_of(Artifact::Recording)
+                .map(|part| RecordingPayload::new("stored", Some(part.stored), &part.body)),
         }
     }
 
@@ -369,6 +378,19 @@ mod tests {
         assert!(summary["data"].get("transcript").is_none());
         let broken = read(event(Artifact::Transcript, b"{oops"));
         assert_eq!(broken["data"]["transcript"]["body"], "{oops");
+    }
+
+    #[test]
+    fn a_recording_event_holds_a_reference() {
+        let body = br#"{"object":"ab/ab.wav","sha256":"ab","bytes":7,"type":"audio/wav","duration_ms":61000}"#;
+        let line: Value = serde_json::from_slice(&event(Artifact::Recording, body).cloud_event()).unwrap();
+        assert_eq!(line["type"], "com.ringcx.recording");
+        let expected = serde_json::json!({
+            "outcome": "stored", "fetched_at": "2027-01-15T08:00:00.123Z", "object": "ab/ab.wav", "sha256": "ab",
+            "bytes": 7, "type": "audio/wav", "duration_ms": 61_000,
+        });
+        assert_eq!(line["data"]["recording"], expected);
+        assert!(line["data"].get("transcript").is_none());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod phrase_columns;
 mod row_writer;
 mod segment_columns;
 mod table;
+mod table_file;
 mod target;
 mod text_export;
 mod unit_reader;
@@ -29,7 +30,7 @@ use crate::clock::Time;
 use crate::db::{
     AccountKey, ArtifactStatus, Db, ErasedSegment, ExportCursor, ExportRange, SegmentArtifact, SegmentRow,
 };
-use crate::model::Artifact;
+use crate::model::{Artifact, RecordingReference};
 use crate::parquet_writer::{ColumnSpec, ParquetWriter};
 use crate::redact::Redactor;
 use crate::render::{Conversation, Metadata};
@@ -40,9 +41,10 @@ use table::RowSource;
 use unit_reader::{Unit, UnitReader};
 
 pub(crate) use facts::SegmentOverview;
-pub(crate) use jsonl_export::artifact_payload;
 pub use jsonl_export::{ArtifactPayload, ExportLine};
+pub(crate) use jsonl_export::{artifact_payload, recording_payload};
 pub use table::Table;
+pub(crate) use table_file::{TableFile, table_columns};
 pub use target::Target;
 
 /// The number of segments whose bodies are held in memory together; transcripts may be large. A
@@ -111,7 +113,7 @@ pub(crate) struct SegmentEntry {
     /// The segment.
     pub(crate) segment: SegmentRow,
     /// Its artifacts.
-    pub(crate) slots: [SegmentArtifact; 3],
+    pub(crate) slots: [SegmentArtifact; Artifact::ALL.len()],
 }
 
 impl SegmentEntry {
@@ -136,6 +138,8 @@ impl SegmentEntry {
                 *body = match artifact {
                     Artifact::Transcript => redactor.transcript(body).into_owned(),
                     Artifact::AgentSummary | Artifact::AutoSummary => redactor.summary(body).into_owned(),
+                    // A reference holds nothing that was said.
+                    Artifact::Recording => continue,
                 };
             }
         }
@@ -318,6 +322,14 @@ pub(crate) fn outcome_name(outcome: &ArtifactStatus) -> &'static str {
 pub(crate) fn summary_text_of(slot: &SegmentArtifact) -> Option<String> {
     match &slot.status {
         ArtifactStatus::Stored(body) => Some(summary_text(body)),
+        _ => None,
+    }
+}
+
+/// The reference to a recording; `None` if none is stored.
+pub(crate) fn recording_of(slot: &SegmentArtifact) -> Option<RecordingReference> {
+    match &slot.status {
+        ArtifactStatus::Stored(body) => RecordingReference::from_json(body),
         _ => None,
     }
 }

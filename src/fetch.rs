@@ -6,6 +6,7 @@
 //! decides when an attempt is made.
 
 pub(crate) mod batch_writer;
+mod recording_fetch;
 
 use crate::account::Account;
 use crate::backoff::Fault;
@@ -34,6 +35,15 @@ async fn send_request(account: &Account, claim: &Claim, permit: Permit) -> Resul
             ErrorCause::Settings,
             "the segment's metadata names no dialog, so its transcript cannot be requested",
         )),
-        (which, _) => ringcx::fetch_summary(api, login, pacer, permit, id, &claim.segment_id, which).await,
+        (Artifact::Recording, Some(dialog)) => recording_fetch::fetch(account, claim, dialog, permit).await,
+        (Artifact::Recording, None) => Err(ApiError::new(
+            Fault::Permanent,
+            claim.artifact.into(),
+            ErrorCause::Settings,
+            "the segment's metadata names no dialog, so its recording cannot be requested",
+        )),
+        (which @ (Artifact::AgentSummary | Artifact::AutoSummary), _) => {
+            ringcx::fetch_summary(api, login, pacer, permit, id, &claim.segment_id, which).await
+        }
     }
 }

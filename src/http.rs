@@ -18,6 +18,7 @@
 //! `connection`). See `middleware` for the rules that every request must meet.
 
 mod api;
+mod byte_range;
 mod connection;
 mod conversations;
 mod coverage_timeline;

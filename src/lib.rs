@@ -26,6 +26,7 @@ pub mod event;
 pub(crate) mod folder_sync;
 pub(crate) mod parquet_writer;
 pub(crate) mod read_progress;
+pub mod recordings;
 pub mod redact;
 pub mod sink;
 

@@ -103,6 +103,7 @@ struct DayCounts {
     transcripts: OutcomeCounts,
     agent_summaries: OutcomeCounts,
     auto_summaries: OutcomeCounts,
+    recordings: OutcomeCounts,
 }
 
 /// The outcomes of an artifact.
@@ -144,8 +145,8 @@ impl From<ArtifactTally> for OutcomeCounts {
 }
 
 impl DayCounts {
-    fn artifacts(&self) -> [&OutcomeCounts; 3] {
-        [&self.transcripts, &self.agent_summaries, &self.auto_summaries]
+    fn artifacts(&self) -> [&OutcomeCounts; Artifact::ALL.len()] {
+        [&self.transcripts, &self.agent_summaries, &self.auto_summaries, &self.recordings]
     }
 
     fn artifact_mut(&mut self, artifact: Artifact) -> &mut OutcomeCounts {
@@ -153,6 +154,7 @@ impl DayCounts {
             Artifact::Transcript => &mut self.transcripts,
             Artifact::AgentSummary => &mut self.agent_summaries,
             Artifact::AutoSummary => &mut self.auto_summaries,
+            Artifact::Recording => &mut self.recordings,
         }
     }
 
@@ -165,6 +167,7 @@ impl DayCounts {
         self.transcripts.add(&other.transcripts);
         self.agent_summaries.add(&other.agent_summaries);
         self.auto_summaries.add(&other.auto_summaries);
+        self.recordings.add(&other.recordings);
     }
 
     /// The sum of an outcome over all artifacts.
@@ -188,7 +191,7 @@ pub(crate) async fn build_report(
     let account = request.account.as_ref().and_then(|sub| keys.get(sub)).copied();
     let mut days = read_days(db, ExportRange { from: request.from, to: request.to, account }).await?;
     let verified = if with_verification {
-        let request = VerifyRequest { account, now: request.now, recorded: Vec::new() };
+        let request = VerifyRequest { account, now: request.now, ..VerifyRequest::default() };
         let chains = verify::load_chains(db, account).await?;
         let report = verify::verify_archive(db, &chains, &request, &mut |_| {}).await?;
         Verification { intact: Some(report.intact), verdict: report.verdict, problems: report.problem_count }

@@ -9,9 +9,11 @@ mod access_check;
 mod chain_walk;
 mod manifest_check;
 mod record_check;
+mod recording_check;
 mod segment_check;
 mod verify_report;
 
+pub use recording_check::RecordingCheck;
 pub use verify_report::{AccountReport, IntegrityProblem, IntegrityProblemKind, VerifyReport};
 
 use crate::clock::Time;
@@ -29,6 +31,8 @@ pub struct VerifyRequest {
     pub now: Time,
     /// Manifest lines of an earlier export that must still hold.
     pub recorded: Vec<ExportedLine>,
+    /// How recordings are checked in their store; `None` checks only the database.
+    pub recordings: Option<RecordingCheck>,
 }
 
 /// Loads the chain and the manifests of every account, or of one account.
@@ -60,7 +64,8 @@ pub fn manifest_lines(chain: &AccountChain, now: Time) -> impl Iterator<Item = E
 pub async fn count_steps(db: &Db, chains: &[AccountChain], account: Option<AccountKey>) -> Result<u64, DbError> {
     let range = crate::db::ExportRange { account, ..crate::db::ExportRange::default() };
     let entries = chains.iter().map(|chain| u64::try_from(chain.feed).unwrap_or(0)).sum::<u64>();
-    Ok(entries.saturating_add(db.count_segments(range).await?))
+    let entries = entries.saturating_add(db.count_segments(range).await?);
+    Ok(entries.saturating_add(db.count_recordings(account).await?))
 }
 
 /// Verifies only the manifests: that they are consistent and agree with the earlier export. Reads
@@ -140,6 +145,7 @@ async fn check_archive(
     access_check::check(db, request, checked, problems).await?;
     manifest_check::check_accounts(chains, request, problems);
     segment_check::check(db, chains, request.account, accounts, problems, progress).await?;
+    checked.recordings = recording_check::check(db, chains, request, problems, progress).await?;
     if request.account.is_none() {
         let [unowned, misattached, orphaned] = db.count_orphans().await?;
         for (count, what) in [

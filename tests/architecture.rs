@@ -15,6 +15,7 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
     ("health", &["*", "-clock", "-model"]),
     ("redact", &["*", "-config", "-lenient_json", "-model"]),
     ("parquet_writer", &["*"]),
+    ("recordings", &["*", "-clock", "-config", "-db", "-folder_sync", "-model", "-ringcx", "-sink"]),
     ("erasure", &["*", "-clock", "-lenient_json", "-model", "-db"]),
     ("discover", &["fetch", "pipeline::fetch", "daemon", "cli", "http", "sim", "status"]),
     ("fetch", &["discover", "discovery", "coverage", "pipeline::discovery", "daemon", "cli", "http", "sim", "status"]),
@@ -54,15 +55,17 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
             "-config",
             "-db",
             "-event",
+            "-export",
             "-health",
             "-pipeline",
+            "-recordings",
             "-redact",
             "-sink",
         ],
     ),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
+    ("verify", &["*", "-clock", "-model", "-db", "-proof", "-recordings"]),
     ("manifest_export", &["*", "-clock", "-db", "-error", "-export", "-ringcx", "-verify"]),
-    ("verify", &["*", "-clock", "-model", "-db", "-proof"]),
     ("archive_reader", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
     ("operator_actions", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
     ("mcp", &["discover", "fetch", "deliver", "daemon", "cli", "http", "sim", "db"]),
@@ -126,7 +129,8 @@ fn no_arrow_points_against_the_flow() {
 }
 
 /// Variables that may be interpolated into a statement's text; they hold this program's own words. Constants are allowed too.
-const ALLOWED_INTERPOLATIONS: &[&str] = &["after", "clause", "column", "columns", "name", "number", "order"];
+const ALLOWED_INTERPOLATIONS: &[&str] =
+    &["after", "clause", "column", "columns", "name", "number", "order", "time_cast", "uuid_cast"];
 
 /// Files that may assert that a statement is safe: they build statements, or quote a path that cannot be bound.
 const SQL_ASSERTION_FILES: &[&str] = &[

@@ -697,7 +697,15 @@ mod deferred_work {
     fn record(id: &str) -> SegmentRecord {
         let raw = format!("{{\"segmentId\":\"{id}\"}}");
         let (segment_id, dialog_id) = (id.to_owned(), Some("d".to_owned()));
-        SegmentRecord { segment_id, dialog_id, end: Some(NOW - HOUR), has_transcript: true, is_agent: true, raw }
+        SegmentRecord {
+            segment_id,
+            dialog_id,
+            end: Some(NOW - HOUR),
+            has_transcript: true,
+            is_agent: true,
+            has_recording: false,
+            raw,
+        }
     }
 
     async fn what_a_clock_that_was_ahead_has_put_off_waits_as_if_it_had_been_right(test: TestDb) {

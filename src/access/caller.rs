@@ -139,6 +139,13 @@ impl Caller {
         self.sees(&segment.account.sub, &channels.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// Whether it may listen to the recording of a segment.
+    pub(crate) fn may_listen(&self, segment: &SegmentRow) -> bool {
+        let channels = Metadata::parse(&segment.metadata).channels();
+        let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
+        self.covers(Permission::Listen, &segment.account.sub, &channels)
+    }
+
     /// What is redacted of a segment for it.
     pub(crate) fn segment_redactor(&self, segment: &SegmentRow) -> Arc<Redactor> {
         let channels = Metadata::parse(&segment.metadata).channels();

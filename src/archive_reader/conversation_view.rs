@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 
 use crate::clock::Time;
 use crate::db::ArtifactStatus;
-use crate::event::ArtifactPayload;
-use crate::export::{SegmentEntry, artifact_payload, conversation_of, outcome_name};
+use crate::event::{ArtifactPayload, RecordingPayload};
+use crate::export::{SegmentEntry, artifact_payload, conversation_of, outcome_name, recording_payload};
 use crate::model::{Artifact, ArtifactSet};
+use crate::render::caption::{self, Caption};
 use crate::render::{Metadata, Phrase, clean_text, to_json_line};
 
 /// A segment: its metadata, and the outcome of each artifact.
@@ -32,12 +33,15 @@ pub(crate) struct SegmentView {
     pub(crate) transcript: ArtifactPayload,
     pub(crate) agent_summary: ArtifactPayload,
     pub(crate) auto_summary: ArtifactPayload,
+    /// Only where a recording was requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) recording: Option<RecordingPayload>,
 }
 
 impl SegmentView {
     /// With the contents of the artifacts in `expand`.
     pub(crate) fn of(entry: &SegmentEntry, expand: ArtifactSet) -> SegmentView {
-        let SegmentEntry { segment, slots: [transcript, agent, auto] } = entry;
+        let SegmentEntry { segment, slots: [transcript, agent, auto, recording] } = entry;
         let payload = |artifact: Artifact, slot| match expand.contains(artifact) {
             true => artifact_payload(artifact, slot),
             false => ArtifactPayload::without_content(outcome_name(&slot.status), slot.fetched),
@@ -54,6 +58,7 @@ impl SegmentView {
             transcript: payload(Artifact::Transcript, transcript),
             agent_summary: payload(Artifact::AgentSummary, agent),
             auto_summary: payload(Artifact::AutoSummary, auto),
+            recording: recording_payload(recording),
         }
     }
 }
@@ -104,14 +109,19 @@ pub(crate) struct TranscriptView {
     pub(crate) version: Option<i64>,
     pub(crate) fetched_at: Option<String>,
     pub(crate) phrases: Vec<PhraseView>,
+    /// The phrases with times that fit the recording.
+    #[serde(skip)]
+    pub(crate) captions: Vec<Caption>,
 }
 
 impl TranscriptView {
     pub(crate) fn of(entry: &SegmentEntry) -> TranscriptView {
         let SegmentEntry { segment, slots: [slot, ..] } = entry;
-        let conversation = conversation_of(slot, &Metadata::parse(&segment.metadata)).unwrap_or_default();
+        let metadata = Metadata::parse(&segment.metadata);
+        let conversation = conversation_of(slot, &metadata).unwrap_or_default();
         let start = conversation.start();
         TranscriptView {
+            captions: caption::captions(&conversation, metadata.recording_start(&conversation)),
             rc_account_id: segment.account.rc.to_string(),
             sub_account_id: segment.account.sub.to_string(),
             dialog_id: segment.dialog_id.clone(),

@@ -103,6 +103,7 @@ impl<'c> Scope<'c> {
         let body = match artifact {
             Artifact::Transcript => redactor.transcript(&body).into_owned(),
             Artifact::AgentSummary | Artifact::AutoSummary => redactor.summary(&body).into_owned(),
+            Artifact::Recording => body,
         };
         Some((redactor.metadata(&metadata).into_owned(), body))
     }

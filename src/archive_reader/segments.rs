@@ -143,15 +143,25 @@ impl ArchiveReader {
     ) -> Result<SegmentEntry, ReadError> {
         let wanted: Vec<String> = account.map(str::to_owned).into_iter().collect();
         let scope = self.scope(caller, &wanted).await?;
-        let mut shown = self.show_all(&scope, self.db.segments_by_id(segment_id).await?).await?;
-        let Some(entry) = shown.pop() else { return Err(self.no_such_segment(&scope, segment_id).await?) };
-        if !shown.is_empty() {
-            return Err(ReadError::new(ReadFault::Conflict, "several accounts have a segment with this id")
-                .with_hint("add the parameter `account`"));
-        }
+        let segment = self.find_segment(&scope, segment_id).await?;
+        let Some(entry) = self.show_all(&scope, vec![segment]).await?.pop() else {
+            return Err(self.no_such_segment(&scope, segment_id).await?);
+        };
         let subject = AccessSubject::Segment { sub: &entry.segment.account.sub, id: segment_id };
         self.record(caller, AccessAction::Read, subject).await?;
         Ok(entry)
+    }
+
+    /// The segment with this id that the caller sees, as it is stored; without an entry in the log.
+    pub(super) async fn find_segment(&self, scope: &Scope<'_>, segment_id: &str) -> Result<SegmentRow, ReadError> {
+        let mut segments = self.db.segments_by_id(segment_id).await?;
+        segments.retain(|segment| scope.shows(segment));
+        let Some(segment) = segments.pop() else { return Err(self.no_such_segment(scope, segment_id).await?) };
+        if !segments.is_empty() {
+            return Err(ReadError::new(ReadFault::Conflict, "several accounts have a segment with this id")
+                .with_hint("add the parameter `account`"));
+        }
+        Ok(segment)
     }
 
     /// A whole conversation over its segments.

@@ -59,7 +59,7 @@ fn facts() -> AuditedAccountFacts {
         reads: Vec::new(),
         backfills: Vec::new(),
         segments: (10, 8),
-        tallies: [tally; 3],
+        tallies: [tally, tally, tally, ArtifactTally::default()],
         gone: DeletionTally::default(),
         unfinished: Vec::new(),
         closed_items: Vec::new(),
@@ -95,7 +95,7 @@ fn an_archive_in_which_nothing_is_missing_is_complete() {
 
 #[test]
 fn what_is_gone_is_counted_and_keeps_nothing_from_being_complete() {
-    let gone = DeletionTally { erased: 2, expired: 1, requested: [3, 2, 2] };
+    let gone = DeletionTally { erased: 2, expired: 1, requested: [3, 2, 2, 0] };
     let audit = evaluate(&request(), vec![AuditedAccountFacts { gone, ..facts() }]);
     assert!(audit.complete, "{:?}", audit.problems);
     assert_eq!(

@@ -22,6 +22,7 @@ use crate::erasure::{self, Confirmation, ErasurePlan, ErasureRequest};
 use crate::error::UserError;
 use crate::model::Subject;
 use crate::operator_actions;
+use crate::recordings::{RecordingStore, sweep};
 use crate::render::clean_line;
 
 /// The number of segments that are listed individually.
@@ -208,10 +209,33 @@ async fn erase_subject(args: &EraseArgs, subject: Subject, db: &Db, context: &Co
         db.bump_change_version().await?;
         // Printed before another step can fail, because the erasure is final.
         terminal::print_stdout(&describe_erased(&erased))?;
+        delete_recordings(db, context).await?;
         operator_actions::purge_index(db).await?;
         wipe_free_pages(db, !args.quick, context).await?;
     }
     Ok(u8::from(found.is_incomplete()))
+}
+
+/// Deletes the erased recordings from their store. What it cannot delete, the daemon deletes later.
+async fn delete_recordings(db: &Db, context: &CommandContext) -> anyhow::Result<()> {
+    if db.count_objects_to_delete().await? == 0 {
+        return Ok(());
+    }
+    let store = RecordingStore::new(&context.settings()?.recordings)?;
+    match sweep::delete_unnamed_objects(db, &store, context.clock.now()).await {
+        Ok(deleted) => {
+            let count = human_format::format_count(deleted, "recording");
+            terminal::print_stdout(&format!("deleted {count} from {}\n", store.display_name()))?;
+        }
+        Err(error) => {
+            let left = human_format::format_count(db.count_objects_to_delete().await?, "recording");
+            let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+            terminal::print_stderr(&format!(
+                "warning: {left} could not be deleted from the store yet: {error}{hint}; the daemon deletes them"
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn find_segments(db: &Db, request: &ErasureRequest) -> anyhow::Result<ErasurePlan> {

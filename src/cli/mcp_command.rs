@@ -5,10 +5,13 @@
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use super::{CommandContext, system_caller, terminal};
 use crate::archive_reader::ArchiveReader;
 use crate::db::OpenMode;
 use crate::mcp::McpServer;
+use crate::recordings::RecordingStore;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct McpArgs {}
@@ -22,7 +25,9 @@ pub(crate) async fn run(_: McpArgs, context: &CommandContext) -> anyhow::Result<
              hint: assistants start this command themselves; docs/api.md shows how to configure them",
         );
     }
-    let reader = Arc::new(ArchiveReader::new(db.clone(), settings, context.clock.clone(), context.access_log(&db)));
+    let store = RecordingStore::new(&settings.recordings).context("failed to open the recording store")?;
+    let log = context.access_log(&db);
+    let reader = Arc::new(ArchiveReader::new(db.clone(), settings, context.clock.clone(), log, store));
     let served = McpServer::serve_stdio(reader, system_caller()).await;
     db.close().await;
     served.map(|()| 0)

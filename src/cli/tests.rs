@@ -48,6 +48,7 @@ fn the_help_lists_every_command_and_option() {
       resume       End waits and pauses after rejected requests, and retry now
       search       Find conversations by what was said or written
       show         Show a segment: its conversation, summaries and history
+      recording    Save the recording of a segment
       export       Export the archive in order of segment end time
       audit        Check completeness: what was read, every gap, and the outcome of each segment
       report       Write the reconciliation report: announced and held, by account and day

@@ -13,8 +13,9 @@ use crate::db::OpenMode;
 use crate::error::UserError;
 use crate::manifest_export::{self, SigningKey};
 use crate::proof::ExportedLine;
+use crate::recordings::RecordingStore;
 use crate::render::clean_line;
-use crate::verify::{self, AccountReport, IntegrityProblem, VerifyReport, VerifyRequest};
+use crate::verify::{self, AccountReport, IntegrityProblem, RecordingCheck, VerifyReport, VerifyRequest};
 
 /// The number of problems that the table shows; `--json` shows more.
 const MAX_PROBLEMS_SHOWN: usize = 50;
@@ -46,6 +47,9 @@ pub(crate) struct VerifyArgs {
     /// Compare with an earlier file of --manifests: the archive must still match its heads
     #[arg(long, value_name = "FILE")]
     pub(crate) against: Option<PathBuf>,
+    /// Read only this share of the recordings, in per cent; other ones each day. 0 reads none
+    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) sample: u8,
     /// Read only the manifests, not the archive, for a fast daily export
     #[arg(long, requires = "manifests")]
     pub(crate) manifests_only: bool,
@@ -64,7 +68,10 @@ pub(crate) async fn run(args: VerifyArgs, context: &CommandContext) -> anyhow::R
         Some(account) => recorded.into_iter().filter(|line| line.sub() == &*account.id.sub).collect(),
         None => recorded,
     };
-    let request = VerifyRequest { account: account.map(|account| account.key), now: context.clock.now(), recorded };
+    let store = RecordingStore::new(&context.settings()?.recordings)?;
+    let recordings = Some(RecordingCheck { store, sample_percent: args.sample });
+    let request =
+        VerifyRequest { account: account.map(|account| account.key), now: context.clock.now(), recorded, recordings };
     let chains = verify::load_chains(&db, request.account).await?;
     if let Some(path) = &args.manifests {
         let count = manifest_export::write_manifests(path, &chains, request.now)?;

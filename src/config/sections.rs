@@ -7,6 +7,7 @@
 mod access_settings;
 mod account_settings;
 mod auth_settings;
+mod recording_settings;
 mod sink_settings;
 mod url;
 mod webhook_settings;
@@ -58,6 +59,15 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     let manifests = build_manifests(document.manifests, checker);
     let access = access_settings::build_access(document.access, checker);
     let sinks = sink_settings::build_sinks(document.sinks, checker);
+    let recordings = database
+        .as_ref()
+        .and_then(|database| recording_settings::build_recordings(document.recordings, database, checker));
+    if let (Some(accounts), Some(database), Some(recordings)) = (&accounts, &database, &recordings) {
+        recording_settings::warn_about_local_folder(accounts, database, recordings, checker);
+    }
+    if let (Some((sinks, _)), Some(recordings)) = (&sinks, &recordings) {
+        recording_settings::check_recording_links(sinks, recordings, checker);
+    }
     if let (Some(accounts), Some((sinks, _))) = (&accounts, &sinks) {
         warn_about_unknown_accounts(accounts, sinks, checker);
     }
@@ -67,7 +77,9 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     if let (Some(Accounts::Listed(listed)), Some(access)) = (&accounts, &access) {
         access_settings::warn_about_unknown_accounts(listed, access, checker);
     }
-    let (sinks, unreadable_sinks) = sinks?;
+    let (mut sinks, unreadable_sinks) = sinks?;
+    let database = database?;
+    sink_settings::find_archive_catalogs(&mut sinks, &database.url);
     Some(Settings {
         api,
         auth,
@@ -75,11 +87,12 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
         discovery,
         limits,
         fetch,
-        database: database?,
+        database,
         http,
         access: access?,
         log,
         report,
+        recordings: recordings?,
         manifests,
         sinks,
         unreadable_sinks,

@@ -147,18 +147,18 @@ impl<'de> Deserialize<'de> for StoreOption {
     }
 }
 
-/// The artifacts of an account or a sink; all by default.
+/// The artifacts of an account; the texts by default.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[schemars(with = "Vec<String>", inline, extend("items" = { "type": "string", "enum": Artifact::ALL }))]
 pub(super) struct Artifacts(pub(super) List<Artifact>);
 
 impl Default for Artifacts {
     fn default() -> Artifacts {
-        Artifacts(List(ArtifactSet::ALL.iter().collect()))
+        Artifacts(List(ArtifactSet::TEXTS.iter().collect()))
     }
 }
 
-/// What a sink receives: artifacts, all by default, and metadata.
+/// What a sink receives: artifacts, the texts by default, and metadata.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[schemars(with = "Vec<String>", inline, extend("items" = { "type": "string", "enum": SinkContent::NAMES }))]
 pub(super) struct SinkContents(pub(super) List<SinkContent>);
@@ -173,7 +173,7 @@ pub(super) enum SinkContent {
 }
 
 impl SinkContent {
-    const NAMES: [&'static str; 4] = ["transcript", "agent_summary", "auto_summary", "metadata"];
+    const NAMES: [&'static str; 5] = ["transcript", "agent_summary", "auto_summary", "recording", "metadata"];
 
     /// The artifact, unless it is metadata.
     pub(super) fn artifact(self) -> Option<Artifact> {
@@ -186,7 +186,7 @@ impl SinkContent {
 
 impl Default for SinkContents {
     fn default() -> SinkContents {
-        SinkContents(List(ArtifactSet::ALL.iter().map(SinkContent::Artifact).collect()))
+        SinkContents(List(ArtifactSet::TEXTS.iter().map(SinkContent::Artifact).collect()))
     }
 }
 

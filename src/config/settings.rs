@@ -42,6 +42,7 @@ pub struct Settings {
     pub(crate) access: Access,
     pub(crate) log: Log,
     pub(crate) report: Option<DailyReport>,
+    pub(crate) recordings: RecordingSettings,
     pub(crate) manifests: Option<DailyManifests>,
     pub(crate) sinks: Vec<Sink>,
     /// The names of the sinks that are left out because their secrets cannot be read. Empty, unless the
@@ -457,6 +458,49 @@ pub(crate) struct DailyReport {
     pub(crate) with_verification: bool,
 }
 
+/// Where recordings are stored, and which are asked for.
+#[derive(Debug, Clone)]
+pub struct RecordingSettings {
+    /// The folder or the bucket.
+    pub store: RecordingPlace,
+    /// The options of a bucket; names in lower case.
+    pub options: BTreeMap<String, SecretString>,
+    /// The format to ask for.
+    pub format: RecordingFormat,
+    /// The largest recording in bytes.
+    pub max_bytes: u64,
+}
+
+/// The place of a recording store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordingPlace {
+    /// A folder; a relative path starts at the working directory.
+    Folder(PathBuf),
+    /// `s3://`, `gs://` or `az://`, with bucket and prefix.
+    Bucket(String),
+}
+
+/// The format of recordings that is asked for. The API may send another one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordingFormat {
+    /// WAV, as the API documents it.
+    #[default]
+    Wav,
+    /// MP3.
+    Mp3,
+}
+
+impl RecordingFormat {
+    /// The value of the `Accept` header.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            RecordingFormat::Wav => "audio/wav",
+            RecordingFormat::Mp3 => "audio/mpeg",
+        }
+    }
+}
+
 /// When and where the daemon exports the manifests every day.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DailyManifests {
@@ -501,6 +545,8 @@ pub struct Sink {
     pub redact: Vec<RedactionRule>,
     /// How long an event is retried before it counts as failed.
     pub give_up_after: Duration,
+    /// How long a link to a recording works that its events hold; `None` for no links.
+    pub recording_url_expiry: Option<Duration>,
     /// The type of the sink, with its own settings.
     pub kind: SinkKind,
 }
@@ -569,6 +615,71 @@ pub enum SinkKind {
         /// The options of the store; names in lower case.
         options: BTreeMap<String, SecretString>,
     },
+    /// Tables of Parquet files in a bucket or folder.
+    Lake(Box<LakeSettings>),
+}
+
+/// The settings of an object store with tables.
+#[derive(Debug, Clone)]
+pub struct LakeSettings {
+    /// `s3://`, `gs://`, `az://` or `file://`, with bucket and prefix.
+    pub url: String,
+    /// The options of the store; names in lower case.
+    pub options: BTreeMap<String, SecretString>,
+    /// The tables.
+    pub tables: Vec<LakeTable>,
+    /// How long a change waits for others, so that they share a file.
+    pub roll_after: Duration,
+    /// The size at which a file is full, in bytes.
+    pub roll_size: u64,
+    /// The DuckLake catalog that lists the files.
+    pub catalog: Option<LakeCatalog>,
+    /// How long the catalog keeps earlier snapshots.
+    pub expire_after: Duration,
+}
+
+/// Where the DuckLake catalog of tables is.
+#[derive(Debug, Clone)]
+pub enum LakeCatalog {
+    /// In the archive's database.
+    Archive,
+    /// In another database.
+    Other(DatabaseUrl),
+}
+
+/// A table in an object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LakeTable {
+    /// A segment is a row, as in `export`.
+    Segments,
+    /// A phrase of a transcript is a row, as in `export --table phrases`.
+    Phrases,
+    /// A version of a transcript or summary is a row.
+    Artifacts,
+}
+
+impl LakeTable {
+    /// All tables.
+    pub const ALL: [LakeTable; 3] = [LakeTable::Segments, LakeTable::Phrases, LakeTable::Artifacts];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            LakeTable::Segments => "segments",
+            LakeTable::Phrases => "phrases",
+            LakeTable::Artifacts => "artifacts",
+        }
+    }
+}
+
+/// How the files of tables are named.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LakeLayout {
+    /// `TABLE/account=SUB/day=DATE/`.
+    #[default]
+    Hive,
 }
 
 /// The settings of a webhook.

@@ -19,8 +19,8 @@ use super::setting_types::{
     Artifacts, Id, List, Retention, SPAN_HINT, SecretText, SinkContents, Span, StoreOption, Text,
 };
 use super::settings::{
-    ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, Permission, ReportFormat, SinkErasures, SinkStart,
-    WebhookMethod, WebhookUnit,
+    ApiSettings, Discovery, Fetch, LakeLayout, LakeTable, Limits, Log, ObjectFormat, Permission, RecordingFormat,
+    ReportFormat, SinkErasures, SinkStart, WebhookMethod, WebhookUnit,
 };
 use crate::model::SummariesFor;
 
@@ -41,6 +41,7 @@ pub(super) struct Document {
     pub(super) access: AccessSection,
     pub(super) log: Log,
     pub(super) report: ReportSection,
+    pub(super) recordings: RecordingsSection,
     pub(super) manifests: ManifestsSection,
     /// The systems that receive an event for each stored artifact.
     pub(super) sinks: Vec<Option<SinkSection>>,
@@ -157,6 +158,36 @@ impl Default for ReportSection {
             path: "reports".to_owned().into(),
             format: ReportFormat::Html,
             verify: true,
+        }
+    }
+}
+
+/// Where recordings are stored, if an account's artifacts name `recording`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct RecordingsSection {
+    /// A folder, such as "file:recordings", or a bucket, such as "s3://bucket/prefix"; default: the
+    /// folder `recordings` beside the SQLite file, or in the working directory.
+    pub(super) store: Text,
+    /// Options of the bucket, as of an object store sink.
+    pub(super) options: BTreeMap<String, StoreOption>,
+    /// The format to ask for: wav or mp3. The API decides what it sends.
+    pub(super) format: RecordingFormat,
+    /// The largest recording in bytes; a larger one is not stored.
+    #[schemars(range(min = 1, max = MAX_RECORDING_BYTES))]
+    pub(super) max_bytes: u64,
+}
+
+/// A provider copies at most 5 GB at a time.
+pub(super) const MAX_RECORDING_BYTES: u64 = 5_000_000_000;
+
+impl Default for RecordingsSection {
+    fn default() -> RecordingsSection {
+        RecordingsSection {
+            store: Text::default(),
+            options: BTreeMap::new(),
+            format: RecordingFormat::default(),
+            max_bytes: 4_000_000_000,
         }
     }
 }
@@ -295,6 +326,9 @@ pub(super) struct SinkSection {
     /// How long an event is retried before a webhook marks it failed; files and objects are retried
     /// without limit.
     pub(super) give_up_after: Span<604_800>,
+    /// Adds a presigned link to each event of a recording, which works for so long (at most 7d); needs
+    /// recordings.store in a bucket.
+    pub(super) recording_url_expiry: Option<Span>,
     /// jsonl: the folder of its files.
     pub(super) path: Text,
     /// jsonl: how long a file is written to.
@@ -336,7 +370,24 @@ pub(super) struct SinkSection {
     pub(super) format: ObjectFormat,
     /// object_store: options of the store.
     pub(super) options: BTreeMap<String, StoreOption>,
+    /// object_store: keeps these tables in place of events: segments, phrases, artifacts.
+    pub(super) tables: Option<List<LakeTable>>,
+    /// object_store with tables: names of the files; hive is TABLE/account=SUB/day=DATE/.
+    pub(super) layout: LakeLayout,
+    /// object_store with tables: how long a change waits for others, so that they share a file.
+    pub(super) roll_after: Span<900>,
+    /// object_store with tables: size in bytes at which a file is full.
+    #[schemars(extend("default" = DEFAULT_ROLL_SIZE))]
+    pub(super) roll_size: Option<u32>,
+    /// object_store with tables: DuckLake catalog, ducklake:sqlite:PATH or ducklake:postgres://….
+    pub(super) catalog: Option<SecretText>,
+    pub(super) catalog_file: Text,
+    /// object_store with a catalog: how long it keeps earlier snapshots.
+    pub(super) expire_after: Span<86_400>,
 }
+
+/// The size at which a file of a table is full.
+pub(super) const DEFAULT_ROLL_SIZE: u32 = 32 << 20;
 
 /// OAuth client credentials.
 #[derive(Default, Deserialize, JsonSchema)]

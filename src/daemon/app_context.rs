@@ -17,6 +17,7 @@ use crate::deliver::SinkPauses;
 use crate::fetch::batch_writer::StorageState;
 use crate::health::FindingRegistry;
 use crate::metrics::Metrics;
+use crate::recordings::RecordingTarget;
 use crate::ringcx::rate_limit::{ReservedQuota, SlidingWindowLimiter};
 use crate::ringcx::{ApiClient, ApiHosts, Credentials, Login};
 
@@ -32,6 +33,8 @@ pub(crate) struct AppContext {
     pub(crate) api: ApiClient,
     /// The login of all accounts.
     pub(crate) login: Login,
+    /// Where recordings are stored.
+    pub(crate) recordings: RecordingTarget,
     auth: watch::Sender<Auth>,
     /// The request metrics of the API client.
     pub(crate) metrics: Arc<Metrics>,
@@ -65,12 +68,15 @@ impl AppContext {
         api.set_observer(metrics.clone());
         let auth = watch::Sender::new(settings.login()?.clone());
         let login = build_login(&settings, auth.subscribe(), &api, &db, &clock);
+        let recordings = RecordingTarget::new(&settings.recordings, &settings.database.instance)
+            .context("failed to open the recording store")?;
         Ok(Arc::new(AppContext {
             settings,
             db,
             clock,
             api,
             login,
+            recordings,
             auth,
             metrics,
             accounts: RwLock::default(),

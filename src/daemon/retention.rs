@@ -464,6 +464,7 @@ instance = "host-1"
             pacer: Pacer::new(limits.requests_per_minute, clock.clone()),
             budget_name: budget_name(limits, "one"),
             metadata_budget: metadata_budget(limits, "one", &db, clock),
+            recordings: context.recordings.clone(),
             clock: clock.clone(),
             work_queued: tokio::sync::Notify::new(),
             reads_requested: tokio::sync::Notify::new(),

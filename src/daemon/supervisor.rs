@@ -476,6 +476,7 @@ impl Supervisor {
             api: api.clone(),
             login: login.clone(),
             pacer,
+            recordings: self.context.recordings.clone(),
             clock: clock.clone(),
             work_queued: Notify::new(),
             reads_requested: Notify::new(),
@@ -661,7 +662,7 @@ instance = "me"
 
     impl Supervisor {
         fn add_account(&mut self, account: i64) -> Arc<Account> {
-            let wants = ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+            let wants = ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
             let policy = AccountPolicy { wants, retention: None };
             let registered = RegisteredAccount { id: id(account), name: None, policy, retention_days: None };
             let acquired_at = self.context.clock.tick();

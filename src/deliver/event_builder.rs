@@ -2,16 +2,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::EventKey;
 use crate::config::{Sink, SinkErasures};
-use crate::db::{AccountKey, Db, DbError, DbFault, FeedEntry, FeedNotice, FeedRange, FeedRow, Item, NoticeKind};
+use crate::db::{
+    AccountKey, ArtifactStatus, Db, DbError, DbFault, FeedEntry, FeedNotice, FeedRange, FeedRow, Item, NoticeKind,
+    SegmentArtifact,
+};
 use crate::event::{ErasureReason, Event, EventKind, decode_summary};
+use crate::export::SegmentEntry;
 use crate::lenient_json;
-use crate::model::{Artifact, ArtifactSet};
+use crate::model::{Artifact, ArtifactSet, RecordingReference};
+use crate::recordings::RecordingStore;
 use crate::redact::Redactor;
 
 /// A sink's filters, and its redaction rules.
@@ -24,6 +30,8 @@ pub(super) struct EventFilter {
     /// Lower case.
     channels: BTreeSet<String>,
     redactor: Redactor,
+    /// Where the links to recordings lead, and how long they work.
+    recording_links: Option<(RecordingStore, Duration)>,
 }
 
 /// The two metadata fields that name the channel.
@@ -36,7 +44,7 @@ struct ChannelMetadata {
 }
 
 impl EventFilter {
-    pub(super) fn new(settings: &Sink) -> EventFilter {
+    pub(super) fn new(settings: &Sink, recordings: &RecordingStore) -> EventFilter {
         EventFilter {
             artifacts: settings.artifacts,
             metadata: settings.metadata,
@@ -44,6 +52,7 @@ impl EventFilter {
             accounts: settings.accounts.clone(),
             channels: settings.channels.iter().map(|channel| channel.to_lowercase()).collect(),
             redactor: Redactor::new(&settings.redact),
+            recording_links: settings.recording_url_expiry.map(|expiry| (recordings.clone(), expiry)),
         }
     }
 
@@ -58,6 +67,28 @@ impl EventFilter {
             None => head.stored && head.item.artifact().is_some_and(|artifact| self.artifacts.contains(artifact)),
             Some(kind) => self.wants_notice(kind),
         }
+    }
+
+    /// Whether the entry may change a row of a table.
+    pub(super) fn changes_table(&self, head: &FeedEntry) -> bool {
+        match head.notice {
+            None => head.item.artifact().is_some_and(|artifact| self.artifacts.contains(artifact)),
+            Some(NoticeKind::Metadata | NoticeKind::Erased | NoticeKind::Expired) => true,
+        }
+    }
+
+    /// The segment as a table shows it; `None` if the sink does not receive its channel.
+    pub(super) fn table_entry(&self, mut entry: SegmentEntry) -> Option<SegmentEntry> {
+        if !self.wants_channel(&entry.segment.metadata) {
+            return None;
+        }
+        for (artifact, slot) in Artifact::ALL.into_iter().zip(&mut entry.slots) {
+            if !self.artifacts.contains(artifact) {
+                let status = ArtifactStatus::NotRequested;
+                *slot = SegmentArtifact { status, fetched: None, version: 0, due: None, tries: 0, reason: None };
+            }
+        }
+        Some(entry.redact(&self.redactor))
     }
 
     fn wants_notice(&self, kind: NoticeKind) -> bool {
@@ -142,6 +173,22 @@ impl EventFilter {
         })
     }
 
+    /// Adds links to the events of recordings. Without a link an event still has the object's name.
+    async fn add_links(&self, events: &mut [Event]) {
+        let Some((store, expiry)) = &self.recording_links else { return };
+        for event in events.iter_mut().filter(|event| event.kind.artifact() == Some(Artifact::Recording)) {
+            let Some(mut reference) = RecordingReference::from_json(&event.body) else { continue };
+            match store.signed_url(&reference.object, *expiry).await {
+                Ok(url) => reference.url = url,
+                Err(error) => {
+                    tracing::warn!(%error, hint = error.hint, "failed to sign a link to a recording; the event has none");
+                    return;
+                }
+            }
+            event.body = reference.to_json();
+        }
+    }
+
     fn redact(&self, artifact: Artifact, metadata: String, body: Vec<u8>) -> (String, Vec<u8>) {
         if self.redactor.is_noop() {
             return (metadata, body);
@@ -152,6 +199,8 @@ impl EventFilter {
             Artifact::AgentSummary | Artifact::AutoSummary => {
                 serde_json::to_vec(&self.redactor.text(&decode_summary(&body))).unwrap_or_default()
             }
+            // A reference holds nothing that was said.
+            Artifact::Recording => body,
         };
         (self.redactor.metadata(&metadata).into_owned(), body)
     }
@@ -207,6 +256,7 @@ pub(super) async fn read_events(db: &Db, filter: &Arc<EventFilter>, keys: &[Even
     }
     let rows = db.feed_rows(keys).await?;
     let notices = if rows.len() < keys.len() { db.feed_notices(keys).await? } else { Vec::new() };
+    let linker = filter.clone();
     let filter = filter.clone();
     // Decompressing and redacting need CPU time.
     let built = tokio::task::spawn_blocking(move || {
@@ -227,5 +277,8 @@ pub(super) async fn read_events(db: &Db, filter: &Arc<EventFilter>, keys: &[Even
         }
         batch
     });
-    built.await.map_err(|error| DbError::new(DbFault::Broken, format!("failed to build events: {error}")))
+    let built = built.await.map_err(|error| DbError::new(DbFault::Broken, format!("failed to build events: {error}")));
+    let mut batch = built?;
+    linker.add_links(&mut batch.events).await;
+    Ok(batch)
 }

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::clock::Time;
-use crate::model::Artifact;
+use crate::model::{Artifact, RecordingReference};
 use crate::render::to_json_line;
 use crate::ringcx::summary_text;
 
@@ -41,6 +41,60 @@ impl ArtifactPayload {
             Artifact::AgentSummary | Artifact::AutoSummary => {
                 ArtifactPayload { text: Some(decode_summary(body)), ..empty }
             }
+            Artifact::Recording => empty,
+        }
+    }
+}
+
+/// A recording in an export line or an event: what is stored, and where its audio is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RecordingPayload {
+    /// As of a transcript.
+    outcome: &'static str,
+    /// When it was fetched, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetched_at: Option<String>,
+    /// The object in the recording store: a path below its root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<String>,
+    /// SHA-256 of the audio, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    /// The size of the audio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    /// The media type of the audio.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    media_type: Option<String>,
+    /// How long it plays, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u64>,
+    /// The number of channels, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<u64>,
+    /// A link to the audio that works for a limited time, if the sink asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+}
+
+impl RecordingPayload {
+    /// A recording with this outcome; `body` is its reference as JSON, if one is stored.
+    pub(crate) fn new(outcome: &'static str, fetched: Option<Time>, body: &[u8]) -> RecordingPayload {
+        let reference = RecordingReference::from_json(body);
+        let (object, url) = match &reference {
+            Some(known) => (Some(known.object.clone()), known.url.clone()),
+            None => (None, None),
+        };
+        RecordingPayload {
+            outcome,
+            fetched_at: fetched.map(Time::rfc3339),
+            object,
+            sha256: reference.as_ref().map(|known| known.sha256.clone()),
+            bytes: reference.as_ref().map(|known| known.bytes),
+            media_type: reference.as_ref().map(|known| known.media_type.clone()),
+            duration_ms: reference.as_ref().and_then(|known| known.duration_ms),
+            channels: reference.as_ref().and_then(|known| known.channels),
+            url,
         }
     }
 }

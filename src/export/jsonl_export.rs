@@ -8,6 +8,7 @@ use super::table::erased_reason;
 use super::{SegmentEntry, format_time, outcome_name};
 use crate::db::{ArtifactStatus, ErasedSegment, SegmentArtifact};
 pub use crate::event::ArtifactPayload;
+use crate::event::RecordingPayload;
 use crate::model::Artifact;
 use crate::render::{escape_line_separators, to_json_line};
 
@@ -23,6 +24,9 @@ pub struct ExportLine {
     transcript: ArtifactPayload,
     agent_summary: ArtifactPayload,
     auto_summary: ArtifactPayload,
+    /// Only where a recording was requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recording: Option<RecordingPayload>,
 }
 
 /// Appends the line of a segment.
@@ -65,7 +69,7 @@ pub(super) fn write_erased(erased: &ErasedSegment, out: &mut Vec<u8>) -> anyhow:
 impl ExportLine {
     /// The line of a segment.
     pub(crate) fn from_entry(entry: &SegmentEntry) -> ExportLine {
-        let SegmentEntry { segment, slots: [transcript, agent, auto] } = entry;
+        let SegmentEntry { segment, slots: [transcript, agent, auto, recording] } = entry;
         ExportLine {
             rc_account_id: segment.account.rc.to_string(),
             sub_account_id: segment.account.sub.to_string(),
@@ -76,7 +80,17 @@ impl ExportLine {
             transcript: artifact_payload(Artifact::Transcript, transcript),
             agent_summary: artifact_payload(Artifact::AgentSummary, agent),
             auto_summary: artifact_payload(Artifact::AutoSummary, auto),
+            recording: recording_payload(recording),
         }
+    }
+}
+
+/// The outcome of a recording, with its reference if one is stored; `None` if none was requested.
+pub(crate) fn recording_payload(slot: &SegmentArtifact) -> Option<RecordingPayload> {
+    match &slot.status {
+        ArtifactStatus::NotRequested => None,
+        ArtifactStatus::Stored(body) => Some(RecordingPayload::new("stored", slot.fetched, body)),
+        outcome => Some(RecordingPayload::new(outcome_name(outcome), slot.fetched, b"")),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::facts::SegmentFacts;
 use super::table::{Column, ERASED_AT, ERASED_REASON, count_cell, text_cell, time_cell};
-use super::{outcome_name, summary_text_of};
+use super::{outcome_name, recording_of, summary_text_of};
 use crate::db::{ArtifactStatus, SegmentArtifact};
+use crate::model::RecordingReference;
 use crate::parquet_writer::CellValue;
 use crate::parquet_writer::ParquetType::{self, Flag, Number, Text, Time, Word, WordList};
 use crate::render::to_json_line;
@@ -81,6 +82,23 @@ pub(super) const SEGMENT_COLUMNS: &[Column<SegmentCell>] = &[
     column("first_seen_at", Time, "when the API first announced it", |of| time_cell(Some(of.entry.segment.first_seen))),
     empty(ERASED_AT),
     empty(ERASED_REASON),
+    column("recording_outcome", Word, "outcome of the [recording](recordings.md)", |of| outcome(of, 3)),
+    column("recording_fetched_at", Time, "when it was answered", |of| time_cell(of.entry.slots[3].fetched)),
+    column("recording_object", Word, "its object in the recording store; null if none is stored", |of| {
+        recording_cell(of, |recording| CellValue::Text(recording.object.clone()))
+    }),
+    column("recording_sha256", Word, "SHA-256 of its audio, in hexadecimal", |of| {
+        recording_cell(of, |recording| CellValue::Text(recording.sha256.clone()))
+    }),
+    column("recording_bytes", Number, "the size of its audio", |of| {
+        recording_cell(of, |recording| count_cell(Some(recording.bytes)))
+    }),
+    column("recording_type", Word, "its media type, such as `audio/wav`", |of| {
+        recording_cell(of, |recording| CellValue::Text(recording.media_type.clone()))
+    }),
+    column("recording_duration_ms", Number, "how long it plays, in milliseconds, if that is known", |of| {
+        recording_cell(of, |recording| count_cell(recording.duration_ms))
+    }),
 ];
 
 /// The columns of the CSV: the name there, and the column of the table. CSV holds no JSON. New ones
@@ -118,6 +136,11 @@ pub(super) const CSV_SEGMENT_COLUMNS: &[(&str, &str)] = &[
     ("has_transcript", "has_transcript"),
     ("erased_at", "erased_at"),
     ("erased_reason", "erased_reason"),
+    ("recording_outcome", "recording_outcome"),
+    ("recording_bytes", "recording_bytes"),
+    ("recording_type", "recording_type"),
+    ("recording_duration_ms", "recording_duration_ms"),
+    ("recording_object", "recording_object"),
 ];
 
 /// An id as received.
@@ -135,6 +158,10 @@ pub(super) fn field(of: &SegmentFacts, name: &str) -> CellValue {
 
 fn outcome(of: &SegmentFacts, artifact: usize) -> CellValue {
     CellValue::Text(outcome_name(&of.entry.slots[artifact].status).to_owned())
+}
+
+fn recording_cell(of: &SegmentFacts, cell: fn(&RecordingReference) -> CellValue) -> CellValue {
+    recording_of(&of.entry.slots[3]).as_ref().map_or(CellValue::Empty, cell)
 }
 
 fn version(of: &SegmentFacts, artifact: usize) -> CellValue {

@@ -49,7 +49,7 @@ pub(super) struct Column<F> {
     pub(super) cell: F,
 }
 
-/// The columns that tell of an erasure, at the end of each table. In other rows they are empty.
+/// The columns that tell of an erasure, in each table. In other rows they are empty.
 pub(super) const ERASED_AT: (&str, ParquetType, &str) = (
     "erased_at",
     ParquetType::Time,

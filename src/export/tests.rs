@@ -16,7 +16,8 @@ fn stored(body: &[u8]) -> SegmentArtifact {
     slot(ArtifactStatus::Stored(body.to_vec()))
 }
 
-fn entry(metadata: &str, slots: [SegmentArtifact; 3]) -> SegmentEntry {
+fn entry(metadata: &str, [transcript, agent, auto]: [SegmentArtifact; 3]) -> SegmentEntry {
+    let slots = [transcript, agent, auto, slot(ArtifactStatus::NotRequested)];
     let segment = SegmentRow {
         key: 1,
         account: AccountId::new("980634004", "99999999"),
@@ -51,6 +52,32 @@ fn written(table: Table, format: ExportFormat, units: Vec<Vec<SegmentEntry>>, er
 
 fn rendered(entry: &SegmentEntry, format: ExportFormat) -> String {
     String::from_utf8(bytes(entry, format)).unwrap()
+}
+
+#[test]
+fn a_recording_is_a_reference_where_it_was_requested() {
+    let other = || slot(ArtifactStatus::NotPopulated);
+    let reference =
+        br#"{"object":"ab/ab.wav","sha256":"ab","bytes":7,"type":"audio/wav","duration_ms":61000,"channels":2}"#;
+    let mut entry = entry("{}", [other(), other(), other()]);
+    let json = |entry: &SegmentEntry| -> serde_json::Value {
+        serde_json::from_str(&rendered(entry, ExportFormat::Jsonl)).unwrap()
+    };
+    assert!(json(&entry).get("recording").is_none(), "as before where none was requested");
+    entry.slots[3] = slot(ArtifactStatus::Pending);
+    assert_eq!(json(&entry)["recording"], serde_json::json!({ "outcome": "pending" }));
+    entry.slots[3] = stored(reference);
+    let expected = serde_json::json!({
+        "outcome": "stored", "fetched_at": "2024-07-22T11:30:00.500Z", "object": "ab/ab.wav", "sha256": "ab",
+        "bytes": 7, "type": "audio/wav", "duration_ms": 61_000, "channels": 2,
+    });
+    let redacted = entry.clone().redact(&Redactor::new(&[crate::config::RedactionRule::Phone]));
+    assert_eq!((json(&entry)["recording"].clone(), json(&redacted)["recording"].clone()), (expected.clone(), expected));
+    let csv = rendered(&entry, ExportFormat::Csv);
+    assert!(
+        csv.contains("recording_outcome,recording_bytes,recording_type,recording_duration_ms,recording_object\r\n")
+    );
+    assert!(csv.ends_with(",stored,7,audio/wav,61000,ab/ab.wav\r\n"), "{csv}");
 }
 
 #[test]

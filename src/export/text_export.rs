@@ -8,7 +8,7 @@ use crate::render::{Metadata, clean_line, clean_text};
 
 /// Appends the text of a segment.
 pub(super) fn write_segment(entry: &SegmentEntry, out: &mut Vec<u8>) -> anyhow::Result<()> {
-    let SegmentEntry { segment, slots: [transcript, agent, auto] } = entry;
+    let SegmentEntry { segment, slots: [transcript, agent, auto, _] } = entry;
     let metadata = Metadata::parse(&segment.metadata);
     let ended = segment.ended.map_or_else(|| "at an unknown time".to_owned(), Time::rfc3339_secs);
     let mut text = format!("==== segment {} ended {ended}\n", clean_line(&segment.segment_id));

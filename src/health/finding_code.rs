@@ -36,6 +36,8 @@ pub enum FindingCode {
     NoDaemon,
     NoMetadataRead,
     RateLimited,
+    RecordingStoreFailed,
+    RecordingsMissing,
     RecordsSetAside,
     RetentionPaused,
     RetentionWaits,

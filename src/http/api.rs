@@ -5,7 +5,7 @@
 //! many there may be, and that an error is a problem (RFC 9457).
 
 mod actions;
-mod answers;
+pub(super) mod answers;
 mod description_page;
 mod erasure_actions;
 mod feed_stream;
@@ -13,6 +13,7 @@ mod idempotency;
 mod operations;
 mod parameters;
 pub(super) mod problem;
+mod recording;
 pub(super) mod request_rules;
 
 use std::sync::Arc;
@@ -68,6 +69,7 @@ fn operations() -> OpenApiRouter<Arc<HttpState>> {
         .routes(routes!(operations::list_segments))
         .routes(routes!(operations::get_segment))
         .routes(routes!(operations::get_transcript))
+        .routes(routes!(recording::get_recording))
         .routes(routes!(operations::get_dialog))
         .routes(routes!(operations::search))
         .routes(routes!(operations::feed))

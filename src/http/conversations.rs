@@ -2,7 +2,8 @@
 //!
 //! They write nothing but the access log, and an answer leaves only when its entry is stored. Where
 //! the settings let nobody in, these pages do not exist, and no other page mentions them. Nothing
-//! that a user searches for is in the program's log. The pages have no script.
+//! that a user searches for is in the program's log. The pages have no script, except for the player of
+//! a recording.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
         .layer(middleware::from_fn_with_state(state.clone(), login::require_reader))
         .merge(login::routes());
     policies.into_iter().fold(router, |router, (name, value)| {
-        router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)))
+        router.layer(SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value)))
     })
 }
 
@@ -160,7 +161,7 @@ async fn conversation_page(
     let too_slow = "failed to read the conversation: it takes too long\nhint: try again in a moment";
     let page = tokio::time::timeout(READ_TIMEOUT, page).await;
     match page.unwrap_or_else(|_| Err(PageError::new(StatusCode::SERVICE_UNAVAILABLE, too_slow))) {
-        Ok(page) => Html(page).into_response(),
+        Ok(page) => ([(CONTENT_SECURITY_POLICY, templates::player_policy())], Html(page)).into_response(),
         Err(PageError { status, message }) => (status, Html(templates::not_found_page(&message))).into_response(),
     }
 }
@@ -177,6 +178,7 @@ async fn render_conversation(state: &HttpState, caller: &Caller, query: &Segment
         segment: &segment,
         slots: &slots,
         dialog: &dialog.into_iter().map(|entry| entry.segment).collect::<Vec<_>>(),
+        may_listen: caller.may_listen(&segment),
         account: accounts.accounts().first().and_then(|account| account.name.as_deref()),
         now: state.app.clock.now(),
     }))

@@ -88,6 +88,7 @@ impl HttpState {
                 Arc::new(app.settings.clone()),
                 app.clock.clone(),
                 access_log.clone(),
+                app.recordings.store.clone(),
             )),
             access_log,
             request_limiter: RequestLimiter::new(),

@@ -33,6 +33,7 @@ pub(super) use dashboard_sections::{head, rest};
 
 const STYLE: &str = include_str!("templates/style.css");
 const SCRIPT: &str = include_str!("templates/script.js");
+const PLAYER_SCRIPT: &str = include_str!("templates/player.js");
 const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect y='1' \
                     width='16' height='6' rx='1' fill='%232f6fdb'/%3E%3Crect y='9' width='11' height='6' rx='1' \
                     fill='%235b9dff'/%3E%3C/svg%3E";
@@ -57,7 +58,17 @@ pub(super) fn dashboard_policy() -> &'static str {
     &POLICY
 }
 
-/// The Content-Security-Policy of the pages with conversations: no script, and forms that go to
+/// The Content-Security-Policy of the page of a conversation: the player's script, and audio of this
+/// server.
+pub(super) fn player_policy() -> &'static str {
+    static POLICY: LazyLock<String> = LazyLock::new(|| {
+        let script = csp_hash(PLAYER_SCRIPT);
+        page_policy(&format!("script-src '{script}'; media-src 'self'; form-action 'self'"))
+    });
+    &POLICY
+}
+
+/// The Content-Security-Policy of the other pages with conversations: no script, and forms that go to
 /// this server.
 pub(super) fn conversation_policy() -> &'static str {
     static POLICY: LazyLock<String> = LazyLock::new(|| page_policy("form-action 'self'"));

@@ -105,6 +105,7 @@ impl Server {
                     &app.db,
                     &app.clock,
                 ),
+                recordings: app.recordings.clone(),
                 clock: app.clock.clone(),
                 work_queued: tokio::sync::Notify::new(),
                 reads_requested: tokio::sync::Notify::new(),

@@ -10,7 +10,7 @@ use super::arguments::{
 use crate::access::Caller;
 use crate::archive_reader::{AccountView, ArchiveReader, DialogView, ReadError, SearchHitView, format_offset};
 use crate::clock::Time;
-use crate::export::{SegmentEntry, summary_text_of};
+use crate::export::{SegmentEntry, recording_of, summary_text_of};
 use crate::render::{Metadata, clean_text};
 
 /// Problems of an audit that are listed.
@@ -136,7 +136,7 @@ pub(super) async fn get_conversation(
 
 /// The metadata and the summaries of a segment.
 fn describe_segment(entry: &SegmentEntry) -> Value {
-    let SegmentEntry { segment, slots: [_, agent, auto] } = entry;
+    let SegmentEntry { segment, slots: [_, agent, auto, recording] } = entry;
     let metadata = Metadata::parse(&segment.metadata);
     let fields: Vec<String> = metadata
         .displayed_fields()
@@ -150,6 +150,8 @@ fn describe_segment(entry: &SegmentEntry) -> Value {
         "untrusted_metadata": fields,
         "untrusted_agent_summary": summary_text_of(agent),
         "untrusted_auto_summary": summary_text_of(auto),
+        "recording": recording_of(recording)
+            .map(|recording| json!({ "duration_ms": recording.duration_ms, "type": recording.media_type })),
     })
 }
 

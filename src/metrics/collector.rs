@@ -97,8 +97,8 @@ pub struct SinkMetrics {
 }
 
 /// The endpoints that have a circuit breaker.
-const PAUSABLE_ENDPOINTS: [Endpoint; 4] =
-    [Endpoint::Metadata, Endpoint::Transcript, Endpoint::AgentSummary, Endpoint::AutoSummary];
+const PAUSABLE_ENDPOINTS: [Endpoint; 5] =
+    [Endpoint::Metadata, Endpoint::Transcript, Endpoint::AgentSummary, Endpoint::AutoSummary, Endpoint::Recording];
 
 /// The largest power of two in the lateness histogram: about 12 days.
 const MAX_LATENESS_POWER: i64 = 20;

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::clock::Time;
 use crate::db::{AccountChain, AccountKey, EntryRow};
+use crate::model::Artifact;
 use crate::proof::hex;
 
 /// The number of problems that are listed; further ones are only counted.
@@ -129,6 +130,8 @@ pub enum IntegrityProblemKind {
     Coverage,
     /// The access log was altered.
     Access,
+    /// A recording does not match its stored hash, or is not in the recording store.
+    Recording,
     /// The integrity check of the database found damaged files.
     Database,
 }
@@ -195,6 +198,12 @@ impl IntegrityProblem {
         IntegrityProblem { day: Some(day), ..self }
     }
 
+    /// A version of the recording of a segment.
+    pub(super) fn recording(self, segment_id: Option<String>, version: i64) -> IntegrityProblem {
+        let artifact = Some(Artifact::Recording.name());
+        IntegrityProblem { segment_id, artifact, version: Some(version), ..self }
+    }
+
     pub(super) fn segment(self, segment_id: &str) -> IntegrityProblem {
         IntegrityProblem { segment_id: Some(segment_id.to_owned()), ..self }
     }
@@ -239,6 +248,19 @@ pub(super) struct CheckedScope {
     pub(crate) holds: u64,
     /// The number of entries of the access log.
     pub(crate) access_entries: i64,
+    /// The recordings.
+    pub(crate) recordings: CheckedRecordings,
+}
+
+/// Which recordings were read.
+#[derive(Debug, Default)]
+pub(super) struct CheckedRecordings {
+    /// The number of recordings.
+    pub(crate) total: u64,
+    /// Those that were read from the store.
+    pub(crate) read: u64,
+    /// The share that was to be read.
+    pub(crate) sample_percent: u8,
 }
 
 pub(super) fn build_report(
@@ -288,6 +310,20 @@ fn describe_scope(accounts: &[AccountReport], checked: &CheckedScope) -> (Vec<St
         match checked.database {
             Some(by) => covers.push(format!("the database files ({by})")),
             None => not_covered.push("the database files: install the extension amcheck to check them".to_owned()),
+        }
+        let recordings = &checked.recordings;
+        match (recordings.total, recordings.read) {
+            (0, _) => {}
+            (total, read) if total == read => covers.push(format!("{total} recordings")),
+            (total, 0) => not_covered.push(format!("the audio of {total} recordings: their store was not read")),
+            (total, read) => {
+                covers.push(format!("a sample of {read} recordings"));
+                not_covered.push(format!(
+                    "the other {} recordings: the sample is {} %",
+                    total - read,
+                    recordings.sample_percent
+                ));
+            }
         }
         not_covered.push("work items, attempts, records set aside, delivery state and the search index".to_owned());
         let sealed: Vec<&AccountReport> = accounts.iter().filter(|account| account.sealed_at_upgrade > 0).collect();

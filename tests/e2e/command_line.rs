@@ -57,6 +57,7 @@ async fn create_archive(folder: &Path, segments: i64) {
             end: Some(NOW.plus_millis(n)),
             has_transcript: true,
             is_agent: true,
+            has_recording: false,
             raw: format!(r#"{{"segmentId":"s{n:06}","agentNotes":"{}"}}"#, "x".repeat(200)),
         })
         .collect();
@@ -65,7 +66,7 @@ async fn create_archive(folder: &Path, segments: i64) {
         lane: Lane::Live,
         range: TimeRange { from: Time(0), to: NOW },
         now: NOW,
-        wants: ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
+        wants: ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed },
         already_read: &TimeRangeSet::default(),
         urgent_before: None,
         quarantine_retry_delay: Duration::from_secs(60),

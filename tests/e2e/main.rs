@@ -27,6 +27,8 @@ mod pipeline;
 mod process_lifecycle;
 mod read_only_storage;
 mod recipes;
+mod recording_access;
+mod recordings;
 mod search_pages;
 mod secret_leaks;
 mod sink_delivery;

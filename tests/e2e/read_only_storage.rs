@@ -182,7 +182,7 @@ async fn a_sink_whose_file_becomes_read_only_is_waited_for_and_nothing_is_lost()
         .collect();
     let distinct: std::collections::BTreeSet<&String> = ids.iter().collect();
     let segments = env.expected_segments();
-    let bodies = ringcx_extractor::model::Artifact::ALL.into_iter().flat_map(|artifact| {
+    let bodies = ringcx_extractor::model::Artifact::TEXTS.into_iter().flat_map(|artifact| {
         segments.iter().filter(move |entry| {
             entry.has_transcript
                 && matches!(entry.expected_artifact(artifact), ringcx_extractor::sim::ExpectedArtifact::Body(_))

@@ -68,7 +68,7 @@ impl DiscoveryDriver {
             rechecks: vec![RECHECK_DELAY],
             start: DiscoveryStart::Now,
             backoff: ctx.backoff,
-            wants: ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
+            wants: ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed },
             retention: None,
         };
         let (db, skew) = (ctx.db_with_clock().await?, ClockSkew::new());

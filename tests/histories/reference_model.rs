@@ -256,7 +256,7 @@ impl ReferenceModel {
         let slots = db.segment_artifacts(&segments).await?;
         for (segment, slots) in segments.iter().zip(&slots) {
             let transcribed = self.stored.get(&segment.segment_id).is_some_and(|(_, ever)| *ever);
-            for (artifact, slot) in Artifact::ALL.into_iter().zip(slots) {
+            for (artifact, slot) in Artifact::TEXTS.into_iter().zip(slots) {
                 self.check_slot(&(segment.segment_id.clone(), artifact), slot, transcribed)?;
             }
         }
@@ -356,7 +356,7 @@ impl ReferenceModel {
                 segment.id,
                 last.raw
             );
-            for artifact in Artifact::ALL.into_iter().filter(|_| last.has_transcript) {
+            for artifact in Artifact::TEXTS.into_iter().filter(|_| last.has_transcript) {
                 let item = self.items.get(&(segment.id.clone(), artifact)).cloned().unwrap_or_default();
                 let stored = !item.versions.is_empty();
                 ensure!(

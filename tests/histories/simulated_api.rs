@@ -111,7 +111,7 @@ impl SimulatedSegment {
         let edits =
             (0..rng.random_range(0..3)).map(|_| random_time_after(end, rng, 0..MAX_CHANGE_DELAY_SECONDS)).collect();
         let id = format!("s{number}");
-        let artifacts = Artifact::ALL.map(|artifact| ArtifactTimeline::new(&id, artifact, end, rng));
+        let artifacts = Artifact::TEXTS.map(|artifact| ArtifactTimeline::new(&id, artifact, end, rng));
         SimulatedSegment { id, end, announced_from, transcribed_from, readable_from, edits, artifacts }
     }
 
@@ -133,6 +133,7 @@ impl SimulatedSegment {
             end: Some(self.end),
             has_transcript,
             is_agent: true,
+            has_recording: false,
             raw: format!(r#"{{"segmentId":"{id}","hasTranscript":{has_transcript},"edits":{edits}}}"#),
         })
     }

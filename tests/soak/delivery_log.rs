@@ -20,6 +20,8 @@ pub struct DeliveryLog(Arc<Mutex<DeliveryLogState>>);
 struct DeliveryLogState {
     /// For each item, the hash of the content by event id.
     events: HashMap<ArtifactKey, BTreeMap<String, u64>>,
+    /// The segments whose erasure was announced.
+    erased: BTreeSet<String>,
     /// Received events, repeated ones included.
     received: u64,
     /// Repeated events with another content.
@@ -30,6 +32,10 @@ impl DeliveryLog {
     /// Records an event.
     pub fn record_event(&self, event: &Value) {
         let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
+        if event["type"] == "com.ringcx.segment.erased" {
+            self.0.lock().unwrap().erased.insert(text("subject"));
+            return;
+        }
         let artifact = text("type").trim_start_matches("com.ringcx.").to_owned();
         let sub = event["data"]["sub_account_id"].as_str().unwrap_or_default().to_owned();
         let part = &event["data"][&artifact];
@@ -71,7 +77,17 @@ impl DeliveryLog {
         transcripts.map(|(_, segment, _)| segment.clone()).collect()
     }
 
-    /// The number of received events, and how many of them were repeated.
+    /// The segments of which any text was received.
+    pub fn segments_with_text(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap().events.keys().map(|(_, segment, _)| segment.clone()).collect()
+    }
+
+    /// The segments whose erasure was announced.
+    pub fn erased_segments(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap().erased.clone()
+    }
+
+    /// The number of received texts, and how many of them were repeated.
     pub fn counts(&self) -> (u64, u64) {
         let state = self.0.lock().unwrap();
         let single: usize = state.events.values().map(BTreeMap::len).sum();
@@ -84,7 +100,7 @@ impl DeliveryLog {
         let mut wrong = state.violations.clone();
         let mut known = BTreeSet::new();
         for entry in ledger {
-            for artifact in Artifact::ALL {
+            for artifact in Artifact::TEXTS {
                 let key = (entry.account.sub.to_string(), entry.segment_id.clone(), artifact.name().to_owned());
                 let events = state.events.get(&key);
                 if let ExpectedArtifact::Body(body) = entry.expected_artifact(artifact)

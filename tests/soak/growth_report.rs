@@ -2,12 +2,15 @@
 
 use super::resource_sample::ResourceSample;
 
-/// Tables that grow by design, a few bytes for each erased segment or each day (docs/keeping.md, docs/proof.md).
+/// Tables that grow by design, a few bytes for each erased segment or each day (docs/keeping.md, docs/proof.md). Rows of
+/// `export_erasure` are deleted after 90 days.
 const TABLES_GROWING_BY_DESIGN: &[&str] = &[
     "tombstone",
     "erased_leaf",
     "erased_record",
     "erased",
+    "export_erasure",
+    "feed_notice",
     "journal",
     "manifest",
     "announced",
@@ -21,6 +24,9 @@ const TABLE_ROW_LIMITS: &[(&str, i64)] = &[("reading", 8_000), ("reservation", 8
 /// Bytes that an erased segment may leave: its tombstone and three leaves of its chain, with their indexes, and its share of the
 /// journal.
 const BYTES_LEFT_PER_ERASED_SEGMENT: f64 = 700.0;
+
+/// Of the sixty samples of a month, a few fail while the database is away.
+const MIN_SAMPLES: usize = 40;
 
 /// Prints a figure of the third and the fourth quarter, and records it if it keeps growing.
 fn check_growth(growing: &mut Vec<String>, what: &str, (third, fourth): (f64, f64), slack: f64) {
@@ -92,6 +98,9 @@ impl GrowthReport {
             (self.median_between(15.0, 22.5, figure), self.median_between(22.5, 31.0, figure))
         };
         let mut growing = Vec::new();
+        if self.samples.len() < MIN_SAMPLES {
+            growing.push(format!("only {} samples could be taken", self.samples.len()));
+        }
         println!("medians of the third and of the fourth quarter");
         check_growth(&mut growing, "memory, KB", quarters(&|sample| sample.memory_kb as f64), 4096.0);
         check_growth(&mut growing, "open files", quarters(&|sample| sample.open_files as f64), 6.0);
@@ -108,6 +117,13 @@ impl GrowthReport {
             (fourth - third) * 1024.0 / (after - before).max(1.0),
             after - before
         );
+        let sizes = self.samples.last().map(|(_, last)| &last.sizes_kb);
+        for name in sizes.into_iter().flat_map(|sizes| sizes.keys()) {
+            let (third, fourth) = quarters(&|sample| sample.sizes_kb.get(name).copied().unwrap_or(0) as f64);
+            if fourth > third {
+                println!("{:>24}: {third:>10.0} {fourth:>10.0} KB of {name}", "");
+            }
+        }
         if fourth > third * 1.1 + expected_growth {
             growing.push(format!(
                 "the database went from {third:.0} KB in use to {fourth:.0}, of which {expected_growth:.0} are expected"

@@ -244,8 +244,9 @@ impl MonthTrial {
                 }
                 None => {
                     assert!(self.env.is_running(), "the daemon ended by itself");
-                    if let Ok(sample) = resource_sample::take_sample(&mut self.env).await {
-                        report.add(at * f64::from(DAYS), sample);
+                    match resource_sample::take_sample(&mut self.env).await {
+                        Ok(sample) => report.add(at * f64::from(DAYS), sample),
+                        Err(error) => println!("no sample on day {:.1}: {error}", at * f64::from(DAYS)),
                     }
                 }
             }
@@ -399,9 +400,17 @@ impl MonthTrial {
              machine is enough for that; check the table `reading` and run the test alone"
         );
         let excused: BTreeSet<String> = self.erased.union(&late).cloned().collect();
-        let mut wrong = Vec::new();
-        for (name, log) in [("lake", &lake), ("hook", &self.hook)] {
-            let missing = log.differences(&world, &excused);
+        // An erasure, on request or by retention, also takes the text out of the JSON lines files, and tells the receiver.
+        let kept = exported_ids(&env.run_ok(&["export"]).await);
+        let gone = world.iter().map(|entry| &entry.segment_id).filter(|id| !kept.contains(*id)).cloned();
+        let gone: BTreeSet<String> = excused.iter().cloned().chain(gone).collect();
+        let left = lake.segments_with_text().into_iter().filter(|id| !kept.contains(id));
+        let mut wrong: Vec<String> = left.map(|id| format!("lake: a text of {id}, which was erased")).collect();
+        let told = self.hook.erased_segments();
+        let untold = self.hook.segments_with_text().into_iter().filter(|id| !kept.contains(id) && !told.contains(id));
+        wrong.extend(untold.map(|id| format!("hook: {id} was erased, and no event said so")));
+        for (name, log, excused) in [("lake", &lake, &gone), ("hook", &self.hook, &excused)] {
+            let missing = log.differences(&world, excused);
             self.print_histories(&missing, &world).await;
             wrong.extend(missing.into_iter().map(|one| format!("{name}: {one}")));
         }

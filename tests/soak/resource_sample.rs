@@ -23,6 +23,8 @@ pub struct ResourceSample {
     pub log_kb: u64,
     pub connections: u64,
     pub rows: BTreeMap<String, i64>,
+    /// On Postgres, the size of each table in kilobytes, with its indexes.
+    pub sizes_kb: BTreeMap<String, i64>,
 }
 
 /// The process's figures; zeros if it does not run.
@@ -72,7 +74,9 @@ async fn sample_database(sample: &mut ResourceSample, db: &Db, url: &str) -> Res
         sample.database_kb = kb(query_number(db, "select pg_database_size(current_database())").await?);
         db.run(sql("create schema if not exists trial")).await?;
         db.run(sql("create extension if not exists pg_freespacemap schema trial")).await?;
-        let free = "select cast(coalesce(sum(avail), 0) as bigint) from pg_class c, lateral trial.pg_freespace(c.oid)
+        // By block: the function for a whole relation calls this one without its schema.
+        let free = "select cast(coalesce(sum(trial.pg_freespace(c.oid, block)), 0) as bigint) from pg_class c, lateral
+                    generate_series(0, pg_relation_size(c.oid) / current_setting('block_size')::bigint - 1) block
                     where c.relkind in ('r', 't', 'i')";
         sample.used_kb = sample.database_kb.saturating_sub(kb(query_number(db, free).await?));
         sample.log_kb = kb(query_number(db, "select cast(sum(size) as bigint) from pg_ls_waldir()").await?);
@@ -80,6 +84,11 @@ async fn sample_database(sample: &mut ResourceSample, db: &Db, url: &str) -> Res
         sample.connections = u64::try_from(query_number(db, connections).await?).unwrap_or(0);
         "select cast(relname as text) from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
     };
+    let sizes = "select cast(relname as text), pg_total_relation_size(oid) / 1024 from pg_class
+                 where relkind = 'r' and relnamespace = 'public'::regnamespace";
+    if !url.starts_with("sqlite:") {
+        sample.sizes_kb = db.all::<(String, i64)>(sql(sizes)).await?.into_iter().collect();
+    }
     for name in db.values::<String>(sql(names)).await? {
         let rows = db.value(Stmt::built(format!("select count(*) from {name}"))).await?;
         sample.rows.insert(name, rows.unwrap_or(0));

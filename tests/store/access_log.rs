@@ -42,7 +42,7 @@ async fn all_entries(db: &Db) -> Vec<AccessLogRow> {
 
 async fn problems(db: &Db, recorded: Vec<ExportedLine>) -> Vec<(IntegrityProblemKind, String)> {
     let chains = verify::load_chains(db, None).await.unwrap();
-    let request = VerifyRequest { account: None, now: NOW, recorded };
+    let request = VerifyRequest { now: NOW, recorded, ..VerifyRequest::default() };
     let report = verify::verify_archive(db, &chains, &request, &mut |_| {}).await.unwrap();
     report.problems.into_iter().map(|problem| (problem.kind, problem.what)).collect()
 }

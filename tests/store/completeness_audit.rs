@@ -39,7 +39,7 @@ const DAY: i64 = 86_400_000;
 /// Noon, 20,000 days after 1970.
 const NOON: Time = Time(20_000 * DAY + DAY / 2);
 const ALL_ARTIFACTS: ArtifactSelection =
-    ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
 
 fn minutes_before_noon(minutes: i64) -> Time {
     NOON.plus_millis(-minutes * 60_000)
@@ -52,6 +52,7 @@ fn record(id: &str, end: Option<Time>, has_transcript: bool) -> SegmentRecord {
         end,
         has_transcript,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}","hasTranscript":{has_transcript}}}"#),
     }
 }
@@ -280,7 +281,7 @@ async fn what_gave_up_is_told_apart(test: TestDb) {
         let (state, status, reason) = match claim.artifact {
             Artifact::Transcript => (ItemState::Unavailable, 404, "still not there"),
             Artifact::AgentSummary => (ItemState::Failed, 400, "the request was refused"),
-            Artifact::AutoSummary => (ItemState::Open, 500, "the service failed"),
+            Artifact::AutoSummary | Artifact::Recording => (ItemState::Open, 500, "the service failed"),
         };
         let settlement = JobOutcome::Failed {
             state,

@@ -66,6 +66,7 @@ async fn ingest(db: &Db, owned: Lease, ids: &[String], note: &str) {
             end: Some(Time(1_700_000_000_000)),
             has_transcript: true,
             is_agent: true,
+            has_recording: false,
             raw: format!(r#"{{"segmentId":"{id}","agentNotes":"{note}"}}"#),
         })
         .collect();
@@ -74,7 +75,7 @@ async fn ingest(db: &Db, owned: Lease, ids: &[String], note: &str) {
         lane: Lane::Live,
         range: TimeRange { from: Time(0), to: NOW },
         now: NOW,
-        wants: ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
+        wants: ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed },
         already_read: &TimeRangeSet::default(),
         urgent_before: None,
         quarantine_retry_delay: 60 * SECOND,

@@ -4,14 +4,17 @@
 
 use crate::support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ringcx_extractor::clock::{Clock, Time};
-use ringcx_extractor::config::{ObjectFormat, Sink, SinkErasures, SinkKind, SinkStart, WebhookSettings, WebhookUnit};
+use ringcx_extractor::config::{
+    ObjectFormat, RecordingFormat, RecordingPlace, RecordingSettings, Sink, SinkErasures, SinkKind, SinkStart,
+    WebhookSettings, WebhookUnit,
+};
 use ringcx_extractor::db::{
     CompletedJob, CursorAdvance, Db, DbFault, DeliveryRound, Item, JobOutcome, Lease, MetadataChunk, ObjectBatch,
     ReplayProgress, ReplayRequest, SinkOverview, sql,
@@ -19,9 +22,11 @@ use ringcx_extractor::db::{
 use ringcx_extractor::deliver::{Deliverer, DeliveryContext, DeliveryProgress, SinkPauses};
 use ringcx_extractor::erasure::{Confirmation, ErasureRequest, execute_plan, plan_erasure};
 use ringcx_extractor::model::{
-    AccountId, Artifact, ArtifactSelection, ArtifactSet, Lane, SegmentRecord, Subject, SummariesFor, TimeRange,
-    TimeRangeSet,
+    AccountId, Artifact, ArtifactSelection, ArtifactSet, AudioType, Lane, RecordingFacts, SegmentRecord, Subject,
+    SummariesFor, TimeRange, TimeRangeSet,
 };
+use ringcx_extractor::recordings::RecordingStore;
+use secrecy::SecretString;
 use serde_json::Value;
 use support::TestDb;
 use support::webhook_receiver::{WebhookReceiver, WebhookReply};
@@ -44,6 +49,7 @@ crate::on_both! {
     a_dialog_is_one_event_once_it_is_settled,
     an_erasure_is_an_event_and_removes_the_lines,
     metadata_is_an_event_when_it_is_announced_and_when_it_changes,
+    a_recording_is_an_event_with_a_reference_and_a_link_if_the_sink_asks,
     what_is_damaged_in_the_archive_is_reported_and_passed_over,
     a_backlog_goes_out_once_each_and_in_order,
     what_gathers_within_a_minute_becomes_one_object,
@@ -51,62 +57,72 @@ crate::on_both! {
     what_an_object_leaves_out_as_damaged_is_reported_and_can_be_retried,
 }
 
-const NOW: Time = Time(1_800_000_000_000);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const NOW: Time = Time(1_800_000_000_000);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 /// A database with one account, and a manual clock.
-struct DeliveryEnv {
-    test: TestDb,
-    clock: Clock,
-    owned: Lease,
+pub(crate) struct DeliveryEnv {
+    pub(crate) test: TestDb,
+    pub(crate) clock: Clock,
+    pub(crate) owned: Lease,
     board: Arc<SinkPauses>,
 }
 
 impl DeliveryEnv {
-    async fn new(test: TestDb) -> DeliveryEnv {
+    pub(crate) async fn new(test: TestDb) -> DeliveryEnv {
         let owned = acquire_account(&test.db, "sub").await;
         DeliveryEnv { clock: Clock::manual(NOW), owned, test, board: Arc::default() }
     }
 
-    fn db(&self) -> &Db {
+    pub(crate) fn db(&self) -> &Db {
         &self.test.db
     }
 
     /// Ingests segments with these numbers and stores their transcripts.
-    async fn store_transcripts(&self, numbers: std::ops::Range<usize>) {
+    pub(crate) async fn store_transcripts(&self, numbers: std::ops::Range<usize>) {
         store_transcripts(self.db(), self.owned, numbers, self.clock.now()).await;
     }
 
-    fn deliverer(&self, settings: Sink) -> Deliverer {
+    pub(crate) fn deliverer(&self, settings: Sink) -> Deliverer {
         self.deliverer_for(settings, vec![self.owned])
     }
 
-    fn deliverer_for(&self, settings: Sink, mine: Vec<Lease>) -> Deliverer {
+    pub(crate) fn deliverer_for(&self, settings: Sink, mine: Vec<Lease>) -> Deliverer {
+        self.deliverer_with(
+            settings,
+            mine,
+            recording_store(RecordingPlace::Folder(self.test.folder.path().join("audio"))),
+        )
+    }
+
+    fn deliverer_with(&self, settings: Sink, mine: Vec<Lease>, recordings: RecordingStore) -> Deliverer {
         let means = DeliveryContext {
             db: self.db().clone(),
             clock: self.clock.clone(),
             owner: "test".to_owned(),
             leases: Arc::new(move || mine.clone()),
+            recordings,
+            account_names: Arc::default(),
             sink_pauses: self.board.clone(),
             stop: tokio_util::sync::CancellationToken::new(),
         };
         Deliverer::new(settings, means)
     }
 
-    async fn view(&self) -> SinkOverview {
+    pub(crate) async fn view(&self) -> SinkOverview {
         self.db().sink_overviews().await.unwrap().remove(0)
     }
 
     /// The sums over all accounts: behind, waiting, failed, delivered.
-    async fn totals(&self) -> (u64, u64, u64, u64) {
+    pub(crate) async fn totals(&self) -> (u64, u64, u64, u64) {
         let accounts = self.view().await.accounts;
         accounts.iter().fold((0, 0, 0, 0), |sum, of| {
             (sum.0 + of.behind, sum.1 + of.waiting, sum.2 + of.failed, sum.3 + of.delivered)
         })
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.test.folder.path().join("out")
     }
 
@@ -122,17 +138,27 @@ impl DeliveryEnv {
     }
 }
 
-fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
+/// A store of recordings, which no delivery contacts.
+fn recording_store(store: RecordingPlace) -> RecordingStore {
+    let options = [("aws_region", "eu-central-1"), ("aws_access_key_id", "id"), ("aws_secret_access_key", "secret")];
+    let options: BTreeMap<String, SecretString> =
+        options.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let format = RecordingFormat::Wav;
+    RecordingStore::new(&RecordingSettings { store, options, format, max_bytes: 1 }).unwrap()
+}
+
+pub(crate) fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
     Sink {
         name: "sink".to_owned(),
         start,
-        artifacts: ArtifactSet::ALL,
+        artifacts: ArtifactSet::TEXTS,
         metadata: false,
         erasures: SinkErasures::All,
         accounts: BTreeSet::new(),
         channels: BTreeSet::new(),
         redact: Vec::new(),
         give_up_after: WEEK,
+        recording_url_expiry: None,
         kind,
     }
 }
@@ -143,17 +169,17 @@ fn webhook_settings(receiver: &WebhookReceiver) -> Sink {
     sink_settings(SinkStart::Beginning, SinkKind::Webhook(Box::new(settings)))
 }
 
-async fn acquire_account(db: &Db, sub: &str) -> Lease {
+pub(crate) async fn acquire_account(db: &Db, sub: &str) -> Lease {
     let account = db.register_account(&AccountId::new("1", sub), None, NOW).await.unwrap();
     db.acquire_leases(&[account.key], "test", Duration::from_secs(10), NOW).await.unwrap().remove(0)
 }
 
-async fn store_transcripts(db: &Db, owned: Lease, numbers: std::ops::Range<usize>, at: Time) {
+pub(crate) async fn store_transcripts(db: &Db, owned: Lease, numbers: std::ops::Range<usize>, at: Time) {
     ingest_segments(db, owned, numbers, at, |number| format!(r#"{{"segmentId":"seg-{number}"}}"#)).await;
     answer_due_items(db, owned, at, "first", Some(at + MINUTE)).await;
 }
 
-async fn ingest_segments(
+pub(crate) async fn ingest_segments(
     db: &Db,
     owned: Lease,
     numbers: std::ops::Range<usize>,
@@ -161,7 +187,7 @@ async fn ingest_segments(
     raw: impl Fn(usize) -> String,
 ) {
     let wants = ArtifactSelection {
-        artifacts: ArtifactSet::NONE.with(Artifact::Transcript),
+        artifacts: ArtifactSet::NONE.with(Artifact::Transcript).with(Artifact::Recording),
         summaries_for: SummariesFor::Transcribed,
     };
     let records: Vec<SegmentRecord> = numbers
@@ -171,6 +197,7 @@ async fn ingest_segments(
             end: Some(at),
             has_transcript: true,
             is_agent: true,
+            has_recording: raw(number).contains("hasRecording"),
             raw: raw(number),
         })
         .collect();
@@ -190,7 +217,7 @@ async fn ingest_segments(
 }
 
 /// Stores this text for every due item.
-async fn answer_due_items(db: &Db, owned: Lease, at: Time, word: &str, revisit: Option<Time>) {
+pub(crate) async fn answer_due_items(db: &Db, owned: Lease, at: Time, word: &str, revisit: Option<Time>) {
     let claims = db.due_items(owned, ArtifactSet::ALL, at, 5000).await.unwrap();
     let settled: Vec<CompletedJob> = claims
         .into_iter()
@@ -203,7 +230,7 @@ async fn answer_due_items(db: &Db, owned: Lease, at: Time, word: &str, revisit: 
 }
 
 /// Steps until nothing is due now.
-async fn step_until_idle(deliverer: &mut Deliverer) {
+pub(crate) async fn step_until_idle(deliverer: &mut Deliverer) {
     while deliverer.step().await.unwrap() == DeliveryProgress::Worked {}
 }
 
@@ -226,6 +253,44 @@ async fn a_new_sink_costs_one_cursor_an_account_and_begins_where_it_is_told(test
     let mut both = env.deliverer_for(env.jsonl_settings(SinkStart::Now), vec![env.owned, other]);
     step_until_idle(&mut both).await;
     assert_eq!(env.delivered_lines().len(), 5);
+}
+
+async fn a_recording_is_an_event_with_a_reference_and_a_link_if_the_sink_asks(test: TestDb) {
+    let env = DeliveryEnv::new(test).await;
+    let ended = NOW - 16 * MINUTE;
+    let raw = |number| format!(r#"{{"segmentId":"seg-{number}","hasRecording":true}}"#);
+    ingest_segments(env.db(), env.owned, 0..1, ended, raw).await;
+    let only = ArtifactSet::NONE.with(Artifact::Recording);
+    let claims = env.db().due_items(env.owned, only, NOW, 10).await.unwrap();
+    let claim = claims.into_iter().next().unwrap();
+    let facts = RecordingFacts {
+        sha256: [0xab; 32],
+        // The audio is not read, however large it is.
+        size: 2_000_000_000,
+        audio: AudioType::Wav,
+        duration: Some(61 * (MINUTE / 60)),
+        channels: Some(2),
+    };
+    let job = CompletedJob { claim, at: NOW, outcome: JobOutcome::recorded(facts.clone()) };
+    assert_eq!(env.db().complete_jobs(&[job]).await.unwrap(), [true]);
+    let texts = Sink { name: "texts".to_owned(), ..env.jsonl_settings(SinkStart::Beginning) };
+    step_until_idle(&mut env.deliverer(texts)).await;
+    assert!(env.delivered_lines().is_empty(), "a sink receives no recordings by default");
+    let asks =
+        Sink { artifacts: only, recording_url_expiry: Some(60 * MINUTE), ..env.jsonl_settings(SinkStart::Beginning) };
+    let bucket = recording_store(RecordingPlace::Bucket("s3://calls/audio".to_owned()));
+    step_until_idle(&mut env.deliverer_with(asks, vec![env.owned], bucket)).await;
+    let lines = env.delivered_lines();
+    assert_eq!((lines.len(), &lines[0]["type"]), (1, &"com.ringcx.recording".into()));
+    let mut reference = lines[0]["data"]["recording"].clone();
+    let url = reference.as_object_mut().unwrap().remove("url").unwrap();
+    let url = url.as_str().unwrap();
+    assert!(url.contains(&facts.object_name()) && url.contains("X-Amz-Expires=3600"), "{url}");
+    let expected = serde_json::json!({
+        "outcome": "stored", "fetched_at": NOW.rfc3339(), "object": facts.object_name(), "sha256": "ab".repeat(32),
+        "bytes": 2_000_000_000, "type": "audio/wav", "duration_ms": 61_000, "channels": 2,
+    });
+    assert_eq!(reference, expected);
 }
 
 async fn only_the_owner_moves_a_cursor(test: TestDb) {
@@ -546,7 +611,7 @@ async fn a_dialog_is_one_event_once_it_is_settled(test: TestDb) {
     assert_eq!((receiver.request_count(), env.totals().await), (1, (0, 0, 0, 1)), "it is sent once");
 }
 
-async fn erase_segment(env: &DeliveryEnv, id: &str) {
+pub(crate) async fn erase_segment(env: &DeliveryEnv, id: &str) {
     let request = ErasureRequest {
         subject: Subject::Segment(id.to_owned()),
         account: None,

@@ -58,7 +58,7 @@ crate::on_both! {
 const DAY: i64 = 86_400_000;
 const NOW: Time = Time(20_000 * DAY + DAY / 2);
 const ALL_ARTIFACTS: ArtifactSelection =
-    ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
 
 fn minutes_ago(minutes: i64) -> Time {
     NOW.plus_millis(-minutes * 60_000)
@@ -71,6 +71,7 @@ fn record(id: &str, dialog: &str, end: Option<Time>, contact: &str) -> SegmentRe
         end,
         has_transcript: true,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}","dialogId":"{dialog}","contactEndpointAddress":"{contact}"}}"#),
     }
 }

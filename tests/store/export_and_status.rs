@@ -45,6 +45,7 @@ fn record(id: &str, ended: Option<i64>) -> SegmentRecord {
         end: ended.map(Time),
         has_transcript: true,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}"}}"#),
     }
 }
@@ -56,7 +57,7 @@ async fn acquire_account(db: &Db, sub: &str) -> Lease {
 
 async fn ingest(db: &Db, owned: Lease, now: Time, records: &[SegmentRecord]) -> IngestSummary {
     let known = TimeRangeSet::default();
-    let wants = ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    let wants = ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
     let stretch = TimeRange { from: Time(0), to: NOW };
     let repair = Duration::from_secs(60);
     let chunk = MetadataChunk {

@@ -70,6 +70,7 @@ fn record(id: &str, second: i64, metadata: serde_json::Value) -> SegmentRecord {
         end: Some(end_time(second)),
         has_transcript: true,
         is_agent: true,
+        has_recording: false,
         raw: raw.to_string(),
     }
 }
@@ -88,7 +89,7 @@ async fn ingest_at(db: &Db, owned: Lease, records: &[SegmentRecord], now: Time) 
         lane: Lane::Live,
         range: TimeRange { from: Time(0), to: now },
         now,
-        wants: ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
+        wants: ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed },
         already_read: &TimeRangeSet::default(),
         urgent_before: None,
         quarantine_retry_delay: Duration::from_secs(60),

@@ -90,7 +90,7 @@ async fn ingest_and_store(db: &Db, owned: Lease, all: &[GeneratedAnswer]) {
         lane: Lane::Live,
         range: TimeRange { from: NOW - Duration::from_secs(900), to: NOW },
         now: NOW,
-        wants: ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
+        wants: ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed },
         already_read: &TimeRangeSet::default(),
         urgent_before: None,
         quarantine_retry_delay: Duration::from_secs(60),

@@ -57,6 +57,7 @@ fn record(id: &str, ended: i64) -> SegmentRecord {
         end: Some(Time(ended)),
         has_transcript: true,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}","hasTranscript":true,"unknown":[1,null]}}"#),
     }
 }
@@ -72,7 +73,7 @@ async fn ingest(db: &Db, owned: Lease, records: &[SegmentRecord]) {
 
 async fn ingest_at(db: &Db, owned: Lease, records: &[SegmentRecord], now: Time) {
     let known = TimeRangeSet::default();
-    let wants = ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    let wants = ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
     let chunk = MetadataChunk {
         lease: owned,
         lane: Lane::Live,
@@ -118,7 +119,7 @@ async fn archive_with_manifest(db: &Db) -> Lease {
 }
 
 async fn verify_against(db: &Db, recorded: Vec<ExportedLine>) -> VerifyReport {
-    let question = VerifyRequest { account: None, now: NOW, recorded };
+    let question = VerifyRequest { now: NOW, recorded, ..VerifyRequest::default() };
     let chains = verify::load_chains(db, None).await.unwrap();
     let mut read = 0;
     let report = verify::verify_archive(db, &chains, &question, &mut |more| read += more).await.unwrap();

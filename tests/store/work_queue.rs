@@ -42,7 +42,7 @@ crate::on_both! {
 
 const NOW: Time = Time(1_800_000_000_000);
 const ALL_ARTIFACTS: ArtifactSelection =
-    ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
 
 fn record(id: &str, ended: i64, has_transcript: bool) -> SegmentRecord {
     SegmentRecord {
@@ -51,6 +51,7 @@ fn record(id: &str, ended: i64, has_transcript: bool) -> SegmentRecord {
         end: Some(Time(ended)),
         has_transcript,
         is_agent: true,
+        has_recording: false,
         raw: format!(r#"{{"segmentId":"{id}","hasTranscript":{has_transcript},"unknown":[1,null]}}"#),
     }
 }

@@ -6,6 +6,7 @@ pub mod delay_proxy;
 pub mod hostile_server;
 pub mod metric_catalog;
 pub mod postgres_cluster;
+pub mod s3_server;
 pub mod stub_api;
 pub mod stub_issuer;
 pub mod test_env;

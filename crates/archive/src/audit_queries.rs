@@ -217,14 +217,17 @@ impl Snapshot {
         // Segments without an end time are only in the unbounded range.
         let from = if whole.from.is_some() || whole.to.is_some() { from.max(NO_END_TIME_DAY + 1) } else { from };
         let stmt = sql("select account, kind, cast(sum(segments) as bigint), cast(sum(transcripts) as bigint),
-             cast(sum(agent_summaries) as bigint), cast(sum(auto_summaries) as bigint) from erased
+             cast(sum(agent_summaries) as bigint), cast(sum(auto_summaries) as bigint),
+             cast(sum(recordings) as bigint) from erased
              where ($1 = -1 or account = $1) and day >= $2 and day < $3 group by account, kind");
         let mut deletions: BTreeMap<AccountKey, DeletionTally> = BTreeMap::new();
         let stmt = stmt.bind(whole.account.unwrap_or(AccountKey::ALL)).bind(from).bind(to);
-        for (account, kind, segments, a, b, c) in self.0.all::<(AccountKey, i64, i64, i64, i64, i64)>(stmt).await? {
+        for (account, kind, segments, a, b, c, d) in
+            self.0.all::<(AccountKey, i64, i64, i64, i64, i64, i64)>(stmt).await?
+        {
             let tally = deletions.entry(account).or_default();
             *if kind == 0 { &mut tally.erased } else { &mut tally.expired } += count(segments);
-            for (sum, requested) in tally.requested.iter_mut().zip([a, b, c]) {
+            for (sum, requested) in tally.requested.iter_mut().zip([a, b, c, d]) {
                 *sum += count(requested);
             }
         }

@@ -19,7 +19,7 @@ use crate::charset::Charset;
 use crate::clock::Time;
 use crate::failpoint::{self, Failpoint};
 use crate::hash_chain::{FeedRecord, GENESIS_HASH, Hash, SALT_LEN, link, sha256};
-use crate::model::{Artifact, ItemState, Lane, Outcome};
+use crate::model::{Artifact, ItemState, Lane, Outcome, RecordingFacts};
 use crate::transaction_span::TransactionSpan;
 
 /// The result of one attempt.
@@ -37,6 +37,8 @@ pub enum JobOutcome {
         size: usize,
         /// When to refresh the artifact, if it may change.
         refresh_at: Option<Time>,
+        /// What is known about a recording. Its bytes are in the recording store.
+        recording: Option<Box<RecordingFacts>>,
     },
     /// It was not attempted, because artifacts of its kind or age are currently not found.
     Deferred {
@@ -112,6 +114,19 @@ impl JobOutcome {
             sha256: sha256(body),
             size: body.len(),
             refresh_at,
+            recording: None,
+        }
+    }
+
+    /// The API returned this recording, and its bytes are in the recording store.
+    pub fn recorded(facts: RecordingFacts) -> JobOutcome {
+        JobOutcome::Answered {
+            outcome: Outcome::Stored,
+            packed: item::pack_body(b"", None),
+            sha256: facts.sha256,
+            size: usize::try_from(facts.size).unwrap_or(usize::MAX),
+            refresh_at: None,
+            recording: Some(Box::new(facts)),
         }
     }
 
@@ -131,6 +146,7 @@ impl JobOutcome {
             sha256: sha256(b""),
             size: 0,
             refresh_at,
+            recording: None,
         }
     }
 }
@@ -258,6 +274,7 @@ impl Tx {
                 new_versions.push((job, version));
             }
         }
+        let recordings = new_versions.clone();
         let rows: Vec<Vec<Arg>> = new_versions
             .into_iter()
             .filter_map(|(job, version)| {
@@ -267,6 +284,7 @@ impl Tx {
         self.advance_feeds(&deltas, feed_states).await?;
         const HEAD: &str = "insert into artifact (item, version, account, feed, outcome, fetched, size, sha256, salt, codec, body) values ";
         self.run(Stmt::rows(HEAD, rows, "")).await?;
+        self.store_recordings(accepted, &recordings).await?;
         self.add_latencies(latencies).await
     }
 
@@ -382,6 +400,7 @@ fn latency_kinds(job: &CompletedJob) -> impl Iterator<Item = &'static str> {
         (_, Artifact::Transcript) => Some("fresh_transcript"),
         (_, Artifact::AgentSummary) => Some("fresh_agent_summary"),
         (_, Artifact::AutoSummary) => Some("fresh_auto_summary"),
+        (_, Artifact::Recording) => Some("fresh_recording"),
     };
     fetchable.into_iter().chain(freshness)
 }

@@ -215,14 +215,14 @@ impl Tx {
             return Ok(());
         }
         self.record_highest_segment_id().await?;
-        let items: Vec<Item> =
-            pending.iter().flat_map(|segment| (0..4).map(move |slot| Item(segment.key * 4 + slot))).collect();
+        let items: Vec<Item> = pending.iter().flat_map(|segment| Item::all_of(segment.key)).collect();
         self.remove_from_index(&items).await?;
         self.delete_failed_deliveries(&items).await?;
         self.keep_entry_leaves(account, &items).await?;
         let keys: Vec<i64> = pending.iter().map(|segment| segment.key).collect();
         self.keep_erased_leaves(&keys).await?;
         self.delete_metadata_notices(&keys).await?;
+        self.delete_recordings(&items).await?;
         for head in [
             "delete from artifact where item in ",
             "delete from attempt where item in ",
@@ -300,7 +300,7 @@ impl Tx {
         pending: &[PendingDeletion],
     ) -> Result<(), DbError> {
         let mut digest = DailyDigest::default();
-        let mut days: BTreeMap<i64, [i64; 4]> = BTreeMap::new();
+        let mut days: BTreeMap<i64, [i64; 5]> = BTreeMap::new();
         for segment in pending {
             digest.add(segment.ended, segment_id_digest(&segment.segment_id), -1);
             let day = days.entry(utc_day(segment.ended)).or_default();
@@ -366,7 +366,7 @@ impl Tx {
         &mut self,
         account: AccountKey,
         reason: DeletionReason,
-        days: BTreeMap<i64, [i64; 4]>,
+        days: BTreeMap<i64, [i64; 5]>,
     ) -> Result<(), DbError> {
         let rows: Vec<Vec<Arg>> = days
             .into_iter()
@@ -375,12 +375,13 @@ impl Tx {
             })
             .collect();
         self.run(Stmt::rows(
-            "insert into erased (account, day, kind, segments, transcripts, agent_summaries, auto_summaries) values ",
+            "insert into erased (account, day, kind, segments, transcripts, agent_summaries, auto_summaries, recordings) values ",
             rows,
             " on conflict (account, day, kind) do update set segments = erased.segments + excluded.segments,
              transcripts = erased.transcripts + excluded.transcripts,
              agent_summaries = erased.agent_summaries + excluded.agent_summaries,
-             auto_summaries = erased.auto_summaries + excluded.auto_summaries",
+             auto_summaries = erased.auto_summaries + excluded.auto_summaries,
+             recordings = erased.recordings + excluded.recordings",
         ))
         .await
         .map(drop)

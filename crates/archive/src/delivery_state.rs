@@ -7,6 +7,7 @@
 mod delivery_round;
 mod feed_notice;
 mod feed_reader;
+mod lake_state;
 mod sink_overview;
 mod sink_replays;
 mod unit_reader;
@@ -23,9 +24,15 @@ pub use delivery_round::{CursorAdvance, DeliveryRound, ReplayProgress};
 pub(super) use feed_notice::NewNotice;
 pub use feed_notice::NoticeKind;
 pub use feed_reader::{FeedEntry, FeedNotice, FeedRange, FeedRow};
+pub use lake_state::{LakeAccount, LakeChange, LakeCopies, LakeFile, LakeSlice, ObsoleteSlice, WrittenSlice};
 pub use sink_overview::{SinkAccountProgress, SinkFailure, SinkOverview};
 pub use sink_replays::{ReplayRequest, ReplayRow};
 pub use unit_reader::UnitState;
+
+/// The item of a row of `sink_event`. A program from before recordings gives a notice the number that a
+/// recording has; it may still run beside this one.
+const NOTICE_AWARE_ITEM: &str = "case when e.item > 0 and e.item % 4 = 3
+    and exists (select 1 from feed_notice n where n.account = e.account and n.feed = e.feed) then 2 - e.item else e.item end";
 
 /// A row of table `sink`.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -194,22 +201,24 @@ impl Db {
         now: Time,
         limit: usize,
     ) -> Result<Vec<FailedDelivery>, DbError> {
-        let stmt = sql(
-            "select e.account, e.feed, e.item, e.state, e.tries, e.waited, e.first_try, e.last_try, e.due, e.status, e.reason
-             from sink_event e join account a on a.id = e.account
-             where e.sink = $1 and e.state = 0 and e.due <= $2 and a.owner = $3 order by e.due limit $4",
-        );
+        let stmt = Stmt::built(format!(
+            "select e.account, e.feed, {NOTICE_AWARE_ITEM} as item, e.state, e.tries, e.waited, e.first_try, e.last_try, e.due,
+             e.status, e.reason from sink_event e join account a on a.id = e.account
+             where e.sink = $1 and e.state = 0 and e.due <= $2 and a.owner = $3 order by e.due limit $4"
+        ));
         self.all(stmt.bind(sink).bind(now).bind(owner).bind(limit)).await
     }
 
     /// The events of the owner's accounts that wait for a retry, and those after the cursor that were
     /// given up, in order of the feed.
     pub async fn known_failures(&self, sink: SinkKey, owner: &str) -> Result<Vec<KnownFailure>, DbError> {
-        let stmt = sql("select e.account, e.feed, e.item, e.state, e.due, e.tries from sink_event e
+        let stmt = Stmt::built(format!(
+            "select e.account, e.feed, {NOTICE_AWARE_ITEM} as item, e.state, e.due, e.tries from sink_event e
              join account a on a.id = e.account
              left join sink_cursor c on c.sink = e.sink and c.account = e.account
              where e.sink = $1 and a.owner = $2 and (e.state = 0 or e.feed > coalesce(c.feed, 0))
-             order by e.account, e.feed");
+             order by e.account, e.feed"
+        ));
         self.all(stmt.bind(sink).bind(owner)).await
     }
 
@@ -221,7 +230,7 @@ impl Db {
              where x.outcome = 0 and not exists
                (select 1 from sink_event e where e.sink = k.id and e.account = x.account and e.feed = x.feed)
              and x.item in ";
-        let items = segments.iter().flat_map(|segment| (0..4).map(move |slot| Item(segment * 4 + slot)));
+        let items = segments.iter().flat_map(|segment| Item::all_of(*segment));
         let parts: Vec<DeliveredCopies> =
             self.all(Stmt::list(head, Vec::new(), items, " group by k.name order by k.name")).await?;
         let mut sums: BTreeMap<String, DeliveredCopies> = BTreeMap::new();

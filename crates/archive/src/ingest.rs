@@ -26,6 +26,9 @@ use crate::transaction_span::TransactionSpan;
 
 pub(super) use daily_digest::{DailyDigest, LatencyHistogram, segment_id_digest, utc_day};
 
+/// How long after a segment's end its recording is first requested.
+const RECORDING_DELAY: Duration = Duration::from_mins(15);
+
 /// A part of a metadata response.
 #[derive(Debug)]
 pub struct MetadataChunk<'a> {
@@ -100,6 +103,8 @@ struct StoredSegment {
     has_transcript: bool,
     #[sqlx(try_from = "Flag")]
     is_agent: bool,
+    #[sqlx(try_from = "Flag")]
+    has_recording: bool,
     #[sqlx(try_from = "ArtifactBits")]
     asked: ArtifactSet,
     ended: Time,
@@ -229,7 +234,7 @@ impl Tx {
             sum.digest_high = sum.digest_high.wrapping_add(digest.0);
             sum.digest_low = sum.digest_low.wrapping_add(digest.1);
             let ended = record.end.unwrap_or(Time::NONE);
-            let wanted = chunk.wants.artifacts_for(record.has_transcript, record.is_agent);
+            let wanted = chunk.wants.artifacts_for(record.has_transcript, record.is_agent, record.has_recording);
             let Some(held) = stored.get(record.segment_id.as_str()) else {
                 if excluded.contains(&record.segment_id) {
                     continue;
@@ -243,7 +248,7 @@ impl Tx {
                 continue;
             };
             let hash = half_sha256(record.raw.as_bytes());
-            let before = chunk.wants.artifacts_for(held.has_transcript, held.is_agent);
+            let before = chunk.wants.artifacts_for(held.has_transcript, held.is_agent, held.has_recording);
             // A setting that requests more artifacts applies to segments found from then on;
             // `backfill` requests older ones.
             let eligible = if chunk.lane == Lane::Backfill { wanted } else { wanted.minus(before) };
@@ -314,7 +319,7 @@ impl Tx {
         part: &[&SegmentRecord],
     ) -> Result<HashMap<String, StoredSegment>, DbError> {
         let stmt = Stmt::list(
-            "select id as key, segment_id, has_transcript, is_agent, asked, ended, digest, dialog_id, since from segment
+            "select id as key, segment_id, has_transcript, is_agent, has_recording, asked, ended, digest, dialog_id, since from segment
              where account = $1 and segment_id in ",
             vec![account.into()],
             part.iter().map(|record| record.segment_id.as_str()),
@@ -347,6 +352,7 @@ impl Tx {
                 record.end.unwrap_or(Time::NONE).into(),
                 record.has_transcript.into(),
                 record.is_agent.into(),
+                record.has_recording.into(),
                 wanted.0.into(),
                 chunk.now.into(),
                 chunk.now.into(),
@@ -361,9 +367,9 @@ impl Tx {
             number.into_iter().chain(values).collect()
         });
         let head = if next.is_some() {
-            "insert into segment (id, account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata, record, since, salt, leaf) values "
+            "insert into segment (id, account, segment_id, dialog_id, ended, has_transcript, is_agent, has_recording, asked, first_seen, changed, digest, codec, metadata, record, since, salt, leaf) values "
         } else {
-            "insert into segment (account, segment_id, dialog_id, ended, has_transcript, is_agent, asked, first_seen, changed, digest, codec, metadata, record, since, salt, leaf) values "
+            "insert into segment (account, segment_id, dialog_id, ended, has_transcript, is_agent, has_recording, asked, first_seen, changed, digest, codec, metadata, record, since, salt, leaf) values "
         };
         let stmt = Stmt::rows(head, rows.collect(), " returning id, segment_id");
         self.save_record_chain(chain).await?;
@@ -431,6 +437,7 @@ impl Tx {
                 record.end.unwrap_or(Time::NONE).into(),
                 record.has_transcript.into(),
                 record.is_agent.into(),
+                record.has_recording.into(),
                 asked.0.into(),
                 chunk.now.into(),
                 hash.clone().into(),
@@ -443,10 +450,10 @@ impl Tx {
             ]
         });
         let stmt = Stmt::rows(
-            "with v (id, dialog_id, ended, has_transcript, is_agent, asked, changed, digest, codec, metadata, record, since, salt, leaf) as (values ",
+            "with v (id, dialog_id, ended, has_transcript, is_agent, has_recording, asked, changed, digest, codec, metadata, record, since, salt, leaf) as (values ",
             rows.collect(),
             ") update segment set dialog_id = coalesce(v.dialog_id, segment.dialog_id), ended = v.ended, has_transcript = v.has_transcript,
-             is_agent = v.is_agent, asked = v.asked, changed = v.changed, digest = v.digest, codec = v.codec, metadata = v.metadata,
+             is_agent = v.is_agent, has_recording = v.has_recording, asked = v.asked, changed = v.changed, digest = v.digest, codec = v.codec, metadata = v.metadata,
              record = coalesce(v.record, segment.record), since = v.since, salt = coalesce(v.salt, segment.salt), leaf = coalesce(v.leaf, segment.leaf)
              from v where segment.id = v.id",
         );
@@ -462,6 +469,10 @@ impl Tx {
         let rows = work.iter().map(|(segment, artifact, ended)| {
             // Due items are fetched in order of due time.
             let urgent = chunk.urgent_before.is_some_and(|before| *ended < before && *ended != Time::NONE);
+            let due = if urgent { *ended } else { chunk.now };
+            // The API has a recording some time after the segment's end (contract.md, Recordings).
+            let is_young = *artifact == Artifact::Recording && *ended != Time::NONE;
+            let due = if is_young { due.max(*ended + RECORDING_DELAY) } else { due };
             vec![
                 Item::of(*segment, *artifact).into(),
                 (*segment).into(),
@@ -469,7 +480,7 @@ impl Tx {
                 chunk.lease.account.into(),
                 chunk.lane.code().into(),
                 Arg::from(ItemState::Open.code()),
-                if urgent { *ended } else { chunk.now }.into(),
+                due.into(),
                 chunk.now.into(),
             ]
         });

@@ -14,7 +14,8 @@ use crate::charset::{Charset, decode_to_utf8};
 use crate::model::Artifact;
 
 /// One artifact of one segment: the segment's key times four, plus the artifact's code. Every table
-/// uses this number.
+/// uses this number. A notice about a segment has a negative number. In the full-text index, the
+/// fourth item of a segment is the agent's notes, as recordings have no text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct Item(pub i64);
@@ -25,13 +26,26 @@ impl Item {
         Item(segment.saturating_mul(4) + i64::from(artifact.code()))
     }
 
-    /// The segment's key.
-    pub fn segment(self) -> i64 {
-        self.0.div_euclid(4)
+    /// The item of the notices about a segment.
+    pub(crate) fn of_notice(segment: i64) -> Item {
+        Item(segment.saturating_mul(-4) - 1)
     }
 
-    /// The artifact; `None` for the code that no artifact has.
+    /// All items of a segment, that of its notices included.
+    pub(crate) fn all_of(segment: i64) -> impl Iterator<Item = Item> {
+        Artifact::ALL.into_iter().map(move |artifact| Item::of(segment, artifact)).chain([Item::of_notice(segment)])
+    }
+
+    /// The segment's key.
+    pub fn segment(self) -> i64 {
+        if self.0 < 0 { self.0.saturating_add(1) / -4 } else { self.0 / 4 }
+    }
+
+    /// The artifact; `None` for a notice.
     pub fn artifact(self) -> Option<Artifact> {
+        if self.0 < 0 {
+            return None;
+        }
         i16::try_from(self.0.rem_euclid(4)).ok().and_then(Artifact::from_code)
     }
 }
@@ -45,7 +59,7 @@ pub struct PackedBody {
     pub body: Bytes,
 }
 
-const CODEC_PLAIN: i64 = 0;
+pub(super) const CODEC_PLAIN: i64 = 0;
 const CODEC_ZSTD: i64 = 1;
 /// Metadata is small, and repeats little of itself: a higher level costs nothing more.
 const METADATA_LEVEL: i32 = 3;
@@ -167,7 +181,12 @@ mod tests {
             let item = Item::of(77, artifact);
             assert_eq!((item.segment(), item.artifact()), (77, Some(artifact)));
         }
-        assert_eq!(Item(7).artifact(), None);
+        for segment in [1, 77] {
+            let notice = Item::of_notice(segment);
+            assert_eq!((notice.segment(), notice.artifact(), notice.0 < 0), (segment, None, true));
+            // The migration turns the items of earlier notices into these.
+            assert_eq!(2 - Item::of(segment, Artifact::Recording).0, notice.0);
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod db_error;
 mod deletion;
 mod delivery_state;
 mod dialect;
+mod ducklake;
 mod export_cursor;
 mod export_erasure;
 mod file_lock;
@@ -38,6 +39,7 @@ mod permit_request;
 mod pooler_check;
 mod queue_counts;
 mod read_only_file;
+mod recordings;
 mod replica;
 mod reservation_store;
 mod restore;
@@ -87,9 +89,11 @@ pub use deletion::{
 };
 pub use delivery_state::{
     CursorAdvance, DeliveredCopies, DeliveryRound, FailedDelivery, FeedEntry, FeedNotice, FeedRange, FeedRow,
-    KnownFailure, LaggingFeed, NoticeKind, ObjectBatch, ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress,
-    SinkFailure, SinkOverview, SinkRow, UnitState,
+    KnownFailure, LaggingFeed, LakeAccount, LakeChange, LakeCopies, LakeFile, LakeSlice, NoticeKind, ObjectBatch,
+    ObsoleteSlice, ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress, SinkFailure, SinkOverview, SinkRow,
+    UnitState, WrittenSlice,
 };
+pub use ducklake::{CatalogColumn, CatalogLayout, CatalogTable, CatalogUpdate};
 pub use export_cursor::ExportCursor;
 pub use export_erasure::{EXPORT_ERASURE_RETENTION, ErasedSegment};
 pub use file_lock::FileLock;
@@ -99,6 +103,7 @@ pub use instance_lock::InstanceLock;
 pub use item::{Item, PackedBody, unpack, unpack_text};
 pub use keys::{AccountKey, SinkKey};
 pub use queue_counts::QueueCounts;
+pub use recordings::{RecordingRow, UploadRow};
 pub use replica::{ClusterState, OwnershipRow, ReplicaRow};
 pub use restore::{CarriedState, RestoreOutcome, RestoreSummary, RestoredCopy};
 pub use search_index::{

@@ -45,7 +45,7 @@ impl SegmentRow {
 /// The status of one artifact of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ArtifactStatus {
-    /// Stored: the body, decoded to UTF-8.
+    /// Stored: the body, decoded to UTF-8; of a recording its reference as JSON.
     Stored(Vec<u8>),
     /// The API reported that it is empty.
     NotPopulated,
@@ -247,7 +247,10 @@ impl Db {
     }
 
     /// The artifacts of these segments, each in the order of [`Artifact::ALL`].
-    pub async fn segment_artifacts(&self, segments: &[SegmentRow]) -> Result<Vec<[SegmentArtifact; 3]>, DbError> {
+    pub async fn segment_artifacts(
+        &self,
+        segments: &[SegmentRow],
+    ) -> Result<Vec<[SegmentArtifact; Artifact::ALL.len()]>, DbError> {
         let items: Vec<Item> =
             segments.iter().flat_map(|segment| Artifact::ALL.map(|artifact| Item::of(segment.key, artifact))).collect();
         let mut artifacts: BTreeMap<Item, SegmentArtifact> = BTreeMap::new();
@@ -272,6 +275,15 @@ impl Db {
             };
             let fetched = Some(fetched);
             artifacts.insert(item, SegmentArtifact { status, fetched, version, due: None, tries: 0, reason: None });
+        }
+        let recorded = artifacts.iter().filter(|(item, slot)| {
+            item.artifact() == Some(Artifact::Recording) && matches!(slot.status, ArtifactStatus::Stored(_))
+        });
+        let recorded: Vec<i64> = recorded.map(|(item, _)| item.segment()).collect();
+        for row in self.recordings_of(&recorded).await? {
+            if let Some(slot) = artifacts.get_mut(&row.item).filter(|slot| slot.version == row.version) {
+                slot.status = ArtifactStatus::Stored(row.reference().to_json());
+            }
         }
         let none = || SegmentArtifact {
             status: ArtifactStatus::NotRequested,

@@ -4,6 +4,7 @@
 //! and never an error. Text for a terminal passes through [`clean_text`], so that no message can
 //! move the cursor or hide another.
 
+pub mod caption;
 mod html;
 mod segment_metadata;
 mod transcript_parser;

@@ -8,6 +8,7 @@ pub mod lenient_json;
 pub mod lenient_time;
 mod participants;
 mod phone_number;
+mod recording;
 mod subject;
 mod time_range;
 
@@ -23,6 +24,7 @@ use crate::clock::Time;
 pub use folding::{fold_char, is_plain};
 pub use participants::{Participants, is_contact_field};
 pub use phone_number::PhoneNumber;
+pub use recording::{AudioType, RecordingFacts, RecordingReference};
 pub use subject::{Certainty, ContactMatch, Subject, contains_word};
 pub use time_range::{TimeRange, TimeRangeSet, Window};
 
@@ -57,7 +59,7 @@ pub fn encode_path_segment(id: &str) -> String {
     utf8_percent_encode(id, RESERVED).to_string()
 }
 
-/// A text that can be fetched for a segment.
+/// What can be fetched for a segment: its texts and its recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Artifact {
@@ -67,11 +69,17 @@ pub enum Artifact {
     AgentSummary = 1,
     /// The summary that RingCX wrote, as text.
     AutoSummary = 2,
+    /// The recording, as audio. Its bytes are in the recording store, not in the database.
+    Recording = 3,
 }
 
 impl Artifact {
     /// All artifacts, in the order of their codes.
-    pub const ALL: [Artifact; 3] = [Artifact::Transcript, Artifact::AgentSummary, Artifact::AutoSummary];
+    pub const ALL: [Artifact; 4] =
+        [Artifact::Transcript, Artifact::AgentSummary, Artifact::AutoSummary, Artifact::Recording];
+
+    /// The artifacts that are texts.
+    pub const TEXTS: [Artifact; 3] = [Artifact::Transcript, Artifact::AgentSummary, Artifact::AutoSummary];
 
     /// The name in settings, exports and events.
     pub const fn name(self) -> &'static str {
@@ -79,12 +87,21 @@ impl Artifact {
             Artifact::Transcript => "transcript",
             Artifact::AgentSummary => "agent_summary",
             Artifact::AutoSummary => "auto_summary",
+            Artifact::Recording => "recording",
         }
     }
 
     /// The code in the database.
     pub const fn code(self) -> i16 {
         self as i16
+    }
+
+    /// Whether its content is a text, which is stored in the database, searched and shown.
+    pub const fn is_text(self) -> bool {
+        match self {
+            Artifact::Transcript | Artifact::AgentSummary | Artifact::AutoSummary => true,
+            Artifact::Recording => false,
+        }
     }
 
     /// The artifact with this code.
@@ -107,7 +124,9 @@ impl ArtifactSet {
     /// The empty set.
     pub const NONE: ArtifactSet = ArtifactSet(0);
     /// The set of all artifacts.
-    pub const ALL: ArtifactSet = ArtifactSet(0b111);
+    pub const ALL: ArtifactSet = ArtifactSet(0b1111);
+    /// The artifacts that are texts: what is fetched and delivered unless the settings say otherwise.
+    pub const TEXTS: ArtifactSet = ArtifactSet(0b111);
 
     /// Creates the set from its stored bits; returns `None` if a bit stands for no artifact.
     pub fn from_code(code: i16) -> Option<ArtifactSet> {
@@ -181,9 +200,22 @@ pub enum Endpoint {
     AgentSummary,
     /// Auto summaries.
     AutoSummary,
+    /// Recordings.
+    Recording,
 }
 
 impl Endpoint {
+    /// All endpoints.
+    pub const ALL: [Endpoint; 7] = [
+        Endpoint::Login,
+        Endpoint::Accounts,
+        Endpoint::Metadata,
+        Endpoint::Transcript,
+        Endpoint::AgentSummary,
+        Endpoint::AutoSummary,
+        Endpoint::Recording,
+    ];
+
     /// The name in logs, metrics and the database.
     pub const fn name(self) -> &'static str {
         match self {
@@ -193,6 +225,7 @@ impl Endpoint {
             Endpoint::Transcript => "transcript",
             Endpoint::AgentSummary => "agent_summary",
             Endpoint::AutoSummary => "auto_summary",
+            Endpoint::Recording => "recording",
         }
     }
 }
@@ -203,6 +236,7 @@ impl From<Artifact> for Endpoint {
             Artifact::Transcript => Endpoint::Transcript,
             Artifact::AgentSummary => Endpoint::AgentSummary,
             Artifact::AutoSummary => Endpoint::AutoSummary,
+            Artifact::Recording => Endpoint::Recording,
         }
     }
 }
@@ -319,6 +353,8 @@ pub struct SegmentRecord {
     pub has_transcript: bool,
     /// Whether `segmentType` is `AGENT`.
     pub is_agent: bool,
+    /// `hasRecording`; missing and null count as false.
+    pub has_recording: bool,
     /// The element as received, byte for byte.
     pub raw: String,
 }
@@ -364,16 +400,19 @@ pub struct ArtifactSelection {
 }
 
 impl ArtifactSelection {
-    /// The artifacts to fetch for a segment. Without a transcript there are none, except summaries
-    /// of agent segments if the settings select them.
-    pub fn artifacts_for(self, has_transcript: bool, is_agent: bool) -> ArtifactSet {
-        if has_transcript {
-            self.artifacts
+    /// The artifacts to fetch for a segment. Without a transcript there are no texts, except summaries
+    /// of agent segments if the settings select them. The recording depends on `hasRecording` alone.
+    pub fn artifacts_for(self, has_transcript: bool, is_agent: bool, has_recording: bool) -> ArtifactSet {
+        let recording = ArtifactSet::NONE.with(Artifact::Recording);
+        let texts = self.artifacts.minus(recording);
+        let texts = if has_transcript {
+            texts
         } else if is_agent && self.summaries_for == SummariesFor::Agents {
-            self.artifacts.minus(ArtifactSet::NONE.with(Artifact::Transcript))
+            texts.minus(ArtifactSet::NONE.with(Artifact::Transcript))
         } else {
             ArtifactSet::NONE
-        }
+        };
+        if has_recording && self.artifacts.contains(Artifact::Recording) { texts.union(recording) } else { texts }
     }
 }
 

@@ -274,7 +274,7 @@ impl ApiResponse {
         Err(ApiError::too_large(self.endpoint, &why))
     }
 
-    async fn next_chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
+    pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         match tokio::time::timeout(self.idle_timeout, self.response.chunk()).await {
             Ok(chunk) => chunk.map_err(|error| ApiError::from_transport(self.endpoint, error)),
             Err(_) => Err(ApiError::timed_out(self.endpoint, "the answer stopped coming")),

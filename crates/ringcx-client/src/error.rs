@@ -79,6 +79,8 @@ pub enum ErrorCause {
     Outage,
     /// A transcript without content, although one was announced.
     Empty,
+    /// The recording store cannot be written to.
+    StoreFailed,
     /// The settings or an id do not allow the request.
     Settings,
     /// The app of the login lacks a scope.
@@ -107,6 +109,7 @@ fn purpose(endpoint: Endpoint) -> &'static str {
         Endpoint::Transcript => "fetch a transcript",
         Endpoint::AgentSummary => "fetch an agent summary",
         Endpoint::AutoSummary => "fetch an auto summary",
+        Endpoint::Recording => "fetch a recording",
     }
 }
 
@@ -233,6 +236,11 @@ impl ApiError {
     /// The answer exceeds its size limit.
     pub fn too_large(endpoint: Endpoint, why: &str) -> ApiError {
         ApiError::new(Fault::Transient, endpoint, ErrorCause::TooLarge, why)
+    }
+
+    /// The recording store cannot be written to: a fault of this process, not of the answer.
+    pub fn store_failed(endpoint: Endpoint, why: &str) -> ApiError {
+        ApiError::new(Fault::Transient, endpoint, ErrorCause::StoreFailed, why)
     }
 
     pub(crate) fn receiver_dropped(endpoint: Endpoint) -> ApiError {

@@ -1,4 +1,5 @@
-//! A client of the RingCX API: login, metadata, transcripts, summaries, and the errors of each.
+//! A client of the RingCX API: login, metadata, transcripts, summaries, recordings, and the errors of
+//! each.
 //!
 //! It connects only to RingCX and RingCentral, and knows no database. Every request is sent by one
 //! of the two HTTP clients built here. They follow no redirect and repeat nothing by themselves, so
@@ -21,7 +22,7 @@ use tracing::field::Empty;
 
 use crate::charset::Charset;
 use crate::clock::{Clock, Tick, Time};
-use crate::model::{Endpoint, encode_path_segment};
+use crate::model::{Endpoint, RecordingFacts, encode_path_segment};
 
 mod api_call;
 pub mod auth;
@@ -32,6 +33,7 @@ pub mod fuzz_checks;
 pub mod metadata;
 pub mod rate_limit;
 mod raw_fields;
+pub mod recording;
 pub mod sub_accounts;
 pub mod summary;
 #[cfg(test)]
@@ -42,6 +44,7 @@ pub use auth::{AccessToken, Credentials, ExpiryWarning, Login, LoginState, expir
 pub use clock_skew::{ApiTime, ClockSkew};
 pub use error::{ApiError, ErrorCause, is_certificate_error};
 pub use metadata::{ParsedRecord, ReadSummary, read_metadata};
+pub use recording::{AudioHeader, RecordingRequest, RecordingWriter, fetch_recording};
 pub use sub_accounts::{SubAccount, fetch_rc_account_id, list_sub_accounts};
 pub use summary::{fetch_summary, summary_text};
 pub use transcript::fetch_transcript;
@@ -76,6 +79,8 @@ pub enum FetchedArtifact {
     Body(ResponseBody),
     /// The API answered that the artifact is empty. Not a failure.
     Empty,
+    /// A recording, whose bytes are in the recording store.
+    Recording(RecordingFacts),
 }
 
 /// A body as received, after content decoding only.

@@ -18,8 +18,8 @@ use crate::backoff::Fault;
 /// Fetches one of a segment's two summaries (contract.md, Summaries).
 ///
 /// # Errors
-/// By [`ApiError::fault`]. A 200 with a JSON object that has an `errorCode` is [`Fault::NotYet`]. A
-/// transcript as `which` is [`Fault::Permanent`].
+/// By [`ApiError::fault`]. A 200 with a JSON object that has an `errorCode` is [`Fault::NotYet`]. Another
+/// artifact as `which` is [`Fault::Permanent`].
 pub async fn fetch_summary(
     api: &ApiClient,
     login: &Login,
@@ -33,8 +33,8 @@ pub async fn fetch_summary(
     let kind = match which {
         Artifact::AgentSummary => "agent",
         Artifact::AutoSummary => "auto",
-        Artifact::Transcript => {
-            return Err(ApiError::new(Fault::Permanent, endpoint, ErrorCause::Settings, "a transcript is no summary"));
+        Artifact::Transcript | Artifact::Recording => {
+            return Err(ApiError::new(Fault::Permanent, endpoint, ErrorCause::Settings, "it is no summary"));
         }
     };
     let url = format!(

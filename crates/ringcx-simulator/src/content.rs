@@ -428,7 +428,7 @@ fn write_flags(
     (version, begin): (RecordVersion, Time),
     traffic: &Traffic,
 ) {
-    let recorded = segment.channel_class == ChannelClass::Voice;
+    let recorded = segment.has_recording();
     out.raw("hasRecording", if recorded { "true" } else { "false" });
     let no = rng.random_below(4);
     let mut form = Rng::new(segment.seed, &[20]);

@@ -46,6 +46,8 @@ pub struct ExpectedSegment {
     pub has_transcript: bool,
     /// Whether `segmentType` is `AGENT`.
     pub is_agent: bool,
+    /// Whether `hasRecording` is true.
+    pub has_recording: bool,
     /// The newest version of its record.
     pub metadata: Value,
     /// When metadata first announced it.
@@ -56,6 +58,9 @@ pub struct ExpectedSegment {
     pub agent_summary: ExpectedArtifact,
     /// RingCX's summary; the client decides whether to request it.
     pub auto_summary: ExpectedArtifact,
+    /// Its recording, without its bytes ([`ExpectedArchive::recording`]); the client decides whether
+    /// to request it.
+    pub recording: ExpectedArtifact,
 }
 
 impl ExpectedSegment {
@@ -65,6 +70,7 @@ impl ExpectedSegment {
             Artifact::Transcript => &self.transcript,
             Artifact::AgentSummary => &self.agent_summary,
             Artifact::AutoSummary => &self.auto_summary,
+            Artifact::Recording => &self.recording,
         }
     }
 
@@ -157,6 +163,14 @@ impl ExpectedArchive {
         })
     }
 
+    /// The bytes of a recording, as of now.
+    pub fn recording(&self, account: &AccountId, segment_id: &str) -> Option<Bytes> {
+        let tenant = &self.0.tenant;
+        let segment = tenant.account(&account.sub).and_then(|account| tenant.segment_by_id(&account, segment_id))?;
+        let source = segment.plans.get(Artifact::Recording.code() as usize)?.source_at(self.0.now())?;
+        Some(segment.render_body(tenant, Artifact::Recording, source))
+    }
+
     /// When an artifact becomes available; `None` for never.
     pub fn available_at(&self, account: &AccountId, segment_id: &str, artifact: Artifact) -> Option<Time> {
         let tenant = &self.0.tenant;
@@ -201,11 +215,16 @@ fn expect_segment(
         end: segment.end,
         has_transcript,
         is_agent: segment.kind == SegmentKind::Agent,
+        has_recording: segment.has_recording(),
         metadata: parse_record(&record_text(state, segment, segment.version_at(by))),
         first_announced: announced.map(|announcement| announcement.first_at),
         transcript,
         agent_summary: expect_artifact(state, segment, Artifact::AgentSummary, by),
         auto_summary: expect_artifact(state, segment, Artifact::AutoSummary, by),
+        recording: match segment.has_recording() {
+            true => expect_artifact(state, segment, Artifact::Recording, by),
+            false => ExpectedArtifact::NotRequested,
+        },
     }
 }
 
@@ -237,6 +256,8 @@ fn expect_artifact(state: &SimulatorState, segment: &TenantSegment, artifact: Ar
         None => ExpectedArtifact::NeverAvailable,
         Some(BodySource::ErrorCode(_)) if plan.change.is_some() => ExpectedArtifact::NotYet,
         Some(BodySource::ErrorCode(_)) => ExpectedArtifact::NeverAvailable,
+        // Recordings of many segments would not fit into memory.
+        Some(_) if artifact == Artifact::Recording => ExpectedArtifact::Body(Bytes::new()),
         Some(source) => {
             let body = segment.render_body(&state.tenant, artifact, source);
             let empty = artifact != Artifact::Transcript && (body.is_empty() || &body[..] == b"\"\"");

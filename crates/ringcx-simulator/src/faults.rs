@@ -22,6 +22,11 @@ pub struct Faults {
     pub transcript: FaultRates,
     /// Both summaries.
     pub summary: FaultRates,
+    /// Recordings. `malformed` is a web page, or audio that is shorter than its header says;
+    /// `error_code` is JSON.
+    pub recording: FaultRates,
+    /// Share of recordings that stop in the middle without an end.
+    pub stalled_recordings: f64,
     /// Share of metadata answers in which one record is mangled; another read returns it intact.
     pub mangled_records: f64,
     /// Share of metadata answers with one additional element that is no record.
@@ -46,6 +51,8 @@ impl Faults {
             metadata: FaultRates { not_found: 0.0, ..rates },
             transcript: rates,
             summary: rates,
+            recording: rates,
+            stalled_recordings: 0.0,
             mangled_records: share,
             junk_records: share,
             forbidden: Vec::new(),
@@ -61,6 +68,7 @@ impl Faults {
             Endpoint::Metadata => &self.metadata,
             Endpoint::Transcript => &self.transcript,
             Endpoint::AgentSummary | Endpoint::AutoSummary => &self.summary,
+            Endpoint::Recording => &self.recording,
         }
     }
 

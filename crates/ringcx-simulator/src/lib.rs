@@ -14,6 +14,7 @@ mod export_comparison;
 mod faults;
 mod faulty_connection;
 mod options;
+mod recording_audio;
 mod request_handler;
 mod rng;
 mod script;

@@ -149,6 +149,10 @@ pub struct Traffic {
     pub canary_texts: f64,
     /// The smallest and the largest number of utterances of a conversation.
     pub utterances: (u32, u32),
+    /// How long recordings play, in seconds. A second has 32 kB.
+    pub recording_seconds: u32,
+    /// How long the simulator waits before each part of a recording.
+    pub recording_part_delay: Duration,
     /// Where conversations, summaries and notes take their words and names from, and conversations
     /// their lengths. Without it they are a few fixed sentences with difficult characters.
     pub workload: Option<Arc<Workload>>,
@@ -172,6 +176,8 @@ impl Default for Traffic {
             json_summaries: 0.5,
             canary_texts: 0.2,
             utterances: (2, 40),
+            recording_seconds: 2,
+            recording_part_delay: Duration::ZERO,
             workload: None,
         }
     }

@@ -95,6 +95,9 @@ impl IncomingRequest {
                 ["transcripts", "dialogs", dialog, "segments", segment] if get => {
                     self.handle_transcript(rc, sub, dialog, segment).await
                 }
+                ["recordings", "dialogs", dialog, "segments", segment] if get => {
+                    self.handle_recording(rc, sub, dialog, segment).await
+                }
                 _ => self.no_such_endpoint(),
             },
             ["voice", "api", "v1", "summary", "accounts", sub, "segments", segment, which] if get => match *which {

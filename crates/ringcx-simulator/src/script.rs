@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::rng::Rng;
 use super::simulated_tenant::{SegmentPosition, SimulatedAccount, SimulatedTenant};
-use super::tenant_segment::{ArtifactPlan, BodySource, RecordSource, SegmentKind, SegmentTiming, TenantSegment};
+use super::tenant_segment::{
+    ArtifactPlan, BodySource, ChannelClass, RecordSource, SegmentKind, SegmentTiming, TenantSegment,
+};
 use crate::clock::Time;
 use crate::model::AccountId;
 
@@ -73,6 +75,8 @@ pub struct SegmentScript {
     pub agent_summary: ArtifactScript,
     /// RingCX's summary.
     pub auto_summary: ArtifactScript,
+    /// The recording. Other than generated, the segment is a telephone call, and has one.
+    pub recording: ArtifactScript,
     /// A valid record that is served instead of the generated one. It must agree with the other
     /// fields.
     pub raw_record: Option<String>,
@@ -99,6 +103,7 @@ impl SegmentScript {
             transcript: ArtifactScript::Generated,
             agent_summary: ArtifactScript::Generated,
             auto_summary: ArtifactScript::Generated,
+            recording: ArtifactScript::Generated,
             raw_record: None,
             malformed_record: None,
         }
@@ -117,7 +122,9 @@ impl SegmentScript {
             position,
             SegmentTiming { rng, end: self.end, appears_at: self.appears },
         );
-        let [transcript, agent, auto] = generated.plans;
+        let [transcript, agent, auto, recording] = generated.plans;
+        let is_recorded = self.recording != ArtifactScript::Generated;
+        let channel_class = if is_recorded { ChannelClass::Voice } else { generated.channel_class };
         let at_once = |plan: ArtifactPlan| ArtifactPlan { available: Some(self.end), change: None, ..plan };
         TenantSegment {
             segment_id: self.segment_id.unwrap_or(generated.segment_id),
@@ -131,7 +138,9 @@ impl SegmentScript {
                 self.transcript.into_plan(at_once(transcript)),
                 self.agent_summary.into_plan(at_once(agent)),
                 self.auto_summary.into_plan(at_once(auto)),
+                self.recording.into_plan(recording),
             ],
+            channel_class,
             record_source: match (self.malformed_record, self.raw_record) {
                 (Some(text), _) => RecordSource::Malformed(text),
                 (None, Some(text)) => RecordSource::Raw(text),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::content;
+use super::recording_audio::RecordingAudio;
 use super::rng::Rng;
 use super::simulated_tenant::{SegmentPosition, SimulatedAccount, SimulatedTenant};
 use crate::clock::Time;
@@ -90,7 +91,7 @@ pub(super) struct TenantSegment {
     pub(super) edited_at: Option<Time>,
     pub(super) kind: SegmentKind,
     pub(super) channel_class: ChannelClass,
-    pub(super) plans: [ArtifactPlan; 3],
+    pub(super) plans: [ArtifactPlan; Artifact::ALL.len()],
     pub(super) record_source: RecordSource,
 }
 
@@ -147,7 +148,7 @@ impl TenantSegment {
             edited_at: edits.then(|| appears_at + edit_delay),
             kind,
             channel_class,
-            plans: generate_plans(tenant, &mut rng, end, transcribed_at),
+            plans: generate_plans(tenant, &mut rng, end, transcribed_at, channel_class == ChannelClass::Voice),
             record_source: RecordSource::Generated,
         }
     }
@@ -160,6 +161,11 @@ impl TenantSegment {
         let source = (index >> 32) as u32;
         let cell = if source == 0 { end.parse::<i64>().ok()?.div_euclid(60_000) } else { 0 };
         Some(SegmentPosition { account, source, cell, index: index as u32 })
+    }
+
+    /// `hasRecording`.
+    pub(super) fn has_recording(&self) -> bool {
+        self.channel_class == ChannelClass::Voice
     }
 
     /// The version of the record that is served at `now`.
@@ -175,6 +181,9 @@ impl TenantSegment {
     pub(super) fn render_body(&self, tenant: &SimulatedTenant, artifact: Artifact, source: &BodySource) -> Bytes {
         match (artifact, source) {
             (_, BodySource::Fixed(body) | BodySource::ErrorCode(body)) => body.clone(),
+            (Artifact::Recording, BodySource::Generated(seed) | BodySource::GeneratedJson(seed)) => {
+                RecordingAudio::generated(*seed, &tenant.traffic).read_all()
+            }
             (Artifact::Transcript, BodySource::Generated(seed) | BodySource::GeneratedJson(seed)) => {
                 content::generate_transcript(*seed, self, &tenant.traffic)
             }
@@ -191,7 +200,8 @@ fn generate_plans(
     rng: &mut Rng,
     end: Time,
     transcribed_at: Option<Time>,
-) -> [ArtifactPlan; 3] {
+    has_recording: bool,
+) -> [ArtifactPlan; Artifact::ALL.len()] {
     let times = &tenant.availability;
     let never = rng.random_bool(times.never_transcript);
     let available = (end + rng.random_duration(times.transcript_after)).max(transcribed_at.unwrap_or(end));
@@ -217,7 +227,12 @@ fn generate_plans(
     };
     let agent = summary(Artifact::AgentSummary);
     let auto = summary(Artifact::AutoSummary);
-    [transcript, agent, auto]
+    [transcript, agent, auto, recording_plan(has_recording, end, rng.clone().next_u64())]
+}
+
+/// A recording is available when the segment ends.
+fn recording_plan(has_recording: bool, end: Time, seed: u64) -> ArtifactPlan {
+    ArtifactPlan { available: has_recording.then_some(end), initial: BodySource::Generated(seed), change: None }
 }
 
 fn generate_summary_source(tenant: &SimulatedTenant, rng: &mut Rng) -> BodySource {

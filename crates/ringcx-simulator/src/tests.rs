@@ -4,6 +4,7 @@ mod authentication;
 mod connection_faults;
 mod enforced_limits;
 mod metadata_windows;
+mod recordings;
 mod served_data;
 
 use std::time::Duration;
@@ -145,9 +146,10 @@ impl SimTestEnv {
 
     fn artifact_request(&self, entry: &ExpectedSegment, artifact: Artifact) -> RequestBuilder {
         let id = encode(&entry.segment_id);
-        if artifact == Artifact::Transcript {
+        if matches!(artifact, Artifact::Transcript | Artifact::Recording) {
             let dialog = encode(entry.dialog_id.as_deref().unwrap());
-            let path = format!("{}/transcripts/dialogs/{dialog}/segments/{id}", self.account_path());
+            let kind = if artifact == Artifact::Transcript { "transcripts" } else { "recordings" };
+            let path = format!("{}/{kind}/dialogs/{dialog}/segments/{id}", self.account_path());
             return self.request(Method::GET, &path).bearer_auth(&self.token);
         }
         let which = if artifact == Artifact::AgentSummary { "agent" } else { "auto" };

@@ -9,12 +9,13 @@ use tokio::sync::mpsc;
 use super::{CheckEnv, CheckLine};
 use crate::account::metadata_budget_name;
 use crate::clock::{Clock, Time};
+use crate::config::RecordingFormat;
 use crate::daemon::app_context;
 use crate::db::{AccountKey, Db, DbError};
 use crate::error::{UserError, hint_of};
 use crate::model::{AccountId, Artifact, ArtifactSet, SegmentRecord, Window};
 use crate::ringcx::rate_limit::{Pacer, ReservedQuota};
-use crate::ringcx::{self, ApiError, ParsedRecord};
+use crate::ringcx::{self, ApiError, FetchedArtifact, ParsedRecord, RecordingRequest, RecordingWriter};
 
 /// The longest wait for room in a budget.
 const BUDGET_WAIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -226,11 +227,29 @@ async fn check_permission(
         Artifact::Transcript => {
             ringcx::fetch_transcript(api, login, pacer, permit, &account.id, dialog, segment_id).await
         }
-        summary => ringcx::fetch_summary(api, login, pacer, permit, &account.id, segment_id, summary).await,
+        Artifact::Recording => {
+            // The first bytes show the permission. It may have no recording: a 404 shows it, too.
+            let (accept, max_bytes) = (RecordingFormat::Wav.media_type(), 0);
+            let request = RecordingRequest { account: &account.id, dialog, segment: segment_id, accept, max_bytes };
+            let answer = ringcx::fetch_recording(api, login, pacer, permit, request, &mut Discarded).await;
+            answer.map(|_| FetchedArtifact::Empty)
+        }
+        summary @ (Artifact::AgentSummary | Artifact::AutoSummary) => {
+            ringcx::fetch_summary(api, login, pacer, permit, &account.id, segment_id, summary).await
+        }
     };
     // A temporary failure does not show a missing permission.
     let is_permanent = |error: &ApiError| error.is_refusal() || error.is_redirect();
     answer.err().filter(is_permanent).map(|error| CheckLine::from_error(&what, &error))
+}
+
+/// A recording of which only the permission is of interest.
+struct Discarded;
+
+impl RecordingWriter for Discarded {
+    async fn write(&mut self, _: bytes::Bytes) -> Result<(), ApiError> {
+        Ok(())
+    }
 }
 
 fn describe_window(announced: u64, transcribed: u64, aside: u64, window: Window) -> String {

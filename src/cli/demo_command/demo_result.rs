@@ -110,8 +110,8 @@ fn count_arrived(
     for entry in announced {
         let archived = lines.get(&(entry.account.sub.to_string(), entry.segment_id.clone()));
         result.archived += usize::from(archived.is_some());
-        let requested = selection.artifacts_for(entry.has_transcript, entry.is_agent);
-        for (index, _) in Artifact::ALL.iter().enumerate().filter(|(_, artifact)| requested.contains(**artifact)) {
+        let requested = selection.artifacts_for(entry.has_transcript, entry.is_agent, entry.has_recording);
+        for (index, _) in Artifact::TEXTS.iter().enumerate().filter(|(_, artifact)| requested.contains(**artifact)) {
             result.requested += 1;
             match archived.map(|outcomes| outcomes[index].as_str()) {
                 Some("stored") => result.texts += 1,
@@ -233,7 +233,7 @@ mod tests {
     use crate::sim::ExpectedArtifact;
 
     const SELECTION: ArtifactSelection =
-        ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+        ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
 
     fn entry(id: &str, has_transcript: bool) -> ExpectedSegment {
         ExpectedSegment {
@@ -243,11 +243,13 @@ mod tests {
             end: Some(Time(0)),
             has_transcript,
             is_agent: true,
+            has_recording: false,
             metadata: serde_json::Value::Null,
             first_announced: None,
             transcript: ExpectedArtifact::NotPopulated,
             agent_summary: ExpectedArtifact::NotPopulated,
             auto_summary: ExpectedArtifact::NotPopulated,
+            recording: ExpectedArtifact::NotRequested,
         }
     }
 

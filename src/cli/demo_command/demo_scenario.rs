@@ -11,7 +11,7 @@ use crate::sim::{Availability, DelayRange, FaultRates, Faults, Options, PartialD
 
 /// The artifacts to fetch, as in the settings below, which are the defaults.
 pub(super) const ARTIFACT_SELECTION: ArtifactSelection =
-    ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+    ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
 
 /// The name of the sink and of its folder.
 pub(super) const SINK_NAME: &str = "lake";

@@ -61,7 +61,7 @@ fn score_segment(
     query: &Query,
     segment: &SegmentRow,
     metadata: &Metadata,
-    slots: &[SegmentArtifact; 3],
+    slots: &[SegmentArtifact; Artifact::ALL.len()],
     sources: &[DocumentSource],
     hits: &mut Vec<SearchHit>,
 ) {
@@ -77,6 +77,7 @@ fn score_segment(
                         Document::from_conversation(&Conversation::read(&body, metadata).unwrap_or_default())
                     }
                     Artifact::AgentSummary | Artifact::AutoSummary => Document::parse(source, &body, false),
+                    Artifact::Recording => continue,
                 };
                 (document, slot.version)
             }

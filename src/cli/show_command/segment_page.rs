@@ -1,12 +1,14 @@
 //! Renders a segment for a terminal. All external text passes through `render::clean_text`.
 
+use std::time::Duration;
+
 use unicode_width::UnicodeWidthStr;
 
 use super::segment_history::SegmentHistory;
-use crate::cli::human_format::{format_count, format_duration, format_relative};
+use crate::cli::human_format::{format_bytes, format_count, format_duration, format_relative};
 use crate::clock::Time;
-use crate::db::{SegmentArtifact, SegmentRow};
-use crate::export::{SegmentEntry, conversation_of, outcome_name, summary_text_of};
+use crate::db::{ArtifactStatus, SegmentArtifact, SegmentRow};
+use crate::export::{SegmentEntry, conversation_of, outcome_name, recording_of, summary_text_of};
 use crate::model::Artifact;
 use crate::render::{Conversation, Metadata, clean_line, clean_text, wrap_text};
 
@@ -22,7 +24,7 @@ pub(super) fn render(entry: &SegmentEntry, history: &SegmentHistory, now: Time, 
     let mut page = Page { text: String::new(), width };
     let metadata = Metadata::parse(&entry.segment.metadata);
     add_header(entry, &metadata, now, &mut page);
-    let [transcript, agent, auto] = &entry.slots;
+    let [transcript, agent, auto, recording] = &entry.slots;
     page.heading("Conversation");
     match conversation_of(transcript, &metadata) {
         Some(conversation) => add_phrases(&conversation, &mut page),
@@ -35,8 +37,21 @@ pub(super) fn render(entry: &SegmentEntry, history: &SegmentHistory, now: Time, 
             &summary_text_of(slot).map_or_else(|| format_placeholder(slot, now), |text| clean_text(&text)),
         );
     }
+    if let Some(recording) = recording_of(recording) {
+        page.heading("Recording");
+        let lasts = recording.duration_ms.map(|millis| format_duration(Duration::from_millis(millis)));
+        let facts = [Some(recording.media_type), Some(format_bytes(recording.bytes))];
+        let facts: Vec<String> = lasts.into_iter().chain(facts.into_iter().flatten()).collect();
+        page.paragraph(
+            "",
+            &format!("{}; `recording {}` saves it", facts.join(", "), clean_line(&entry.segment.segment_id)),
+        );
+    }
     page.heading("History");
-    for (artifact, slot) in Artifact::ALL.into_iter().zip(&entry.slots) {
+    let is_shown = |(artifact, slot): &(Artifact, &SegmentArtifact)| {
+        artifact.is_text() || !matches!(slot.status, ArtifactStatus::NotRequested)
+    };
+    for (artifact, slot) in Artifact::ALL.into_iter().zip(&entry.slots).filter(is_shown) {
         page.labelled(artifact.name(), &format_status(slot, now));
     }
     page.text.push('\n');
@@ -161,7 +176,6 @@ fn format_status(slot: &SegmentArtifact, now: Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::ArtifactStatus;
     use crate::model::AccountId;
 
     fn slot(outcome: ArtifactStatus) -> SegmentArtifact {
@@ -189,11 +203,20 @@ mod tests {
         };
         SegmentEntry {
             segment,
-            slots: [slot(ArtifactStatus::Stored(transcript.into())), slot(ArtifactStatus::NotPopulated), waiting],
+            slots: [
+                slot(ArtifactStatus::Stored(transcript.into())),
+                slot(ArtifactStatus::NotPopulated),
+                waiting,
+                slot(ArtifactStatus::NotRequested),
+            ],
         }
     }
 
     fn page(transcript: &str) -> String {
+        page_of(&entry(transcript))
+    }
+
+    fn page_of(entry: &SegmentEntry) -> String {
         let history = SegmentHistory {
             first_seen: "2026-11-20T09:06:00.000Z".to_owned(),
             metadata_changes: Vec::new(),
@@ -201,7 +224,7 @@ mod tests {
             attempts: Vec::new(),
         };
         let now = Time::parse("2026-11-20T10:00:00Z").unwrap();
-        let text = render(&entry(transcript), &history, now, 40);
+        let text = render(entry, &history, now, 40);
         text.replace(BOLD, "").replace(DIM, "").replace(RESET, "")
     }
 
@@ -244,6 +267,18 @@ mod tests {
 
     2026-11-20T09:06:00.000Z  first seen
     "#);
+    }
+
+    #[test]
+    fn a_recording_is_mentioned_with_how_to_save_it() {
+        let mut entry = entry("{}");
+        let reference = br#"{"object":"a/a.wav","sha256":"a","bytes":2048,"type":"audio/wav","duration_ms":61000}"#;
+        entry.slots[3] = slot(ArtifactStatus::Stored(reference.to_vec()));
+        let page = page_of(&entry);
+        assert!(
+            page.contains("Recording\n1m 1s, audio/wav, 2.00 KiB;") && page.contains("recording      stored"),
+            "{page}"
+        );
     }
 
     #[test]

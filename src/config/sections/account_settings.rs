@@ -91,7 +91,8 @@ pub(super) fn build_artifacts(section: &str, artifacts: Artifacts, checker: &mut
     let path = format!("{section}.artifacts");
     let set: ArtifactSet = artifacts.0.0.into_iter().collect();
     if set.is_empty() && !checker.has_problem(&path) {
-        let hint = r#"name "transcript", "agent_summary" or "auto_summary", or leave it out for all"#;
+        let hint =
+            r#"name "transcript", "agent_summary", "auto_summary" or "recording", or leave it out for the three texts"#;
         checker.reject(&path, "is empty: nothing would be fetched", hint);
     }
     Some(set).filter(|set| !set.is_empty())

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use regex::Regex;
 use secrecy::{ExposeSecret, SecretString};
@@ -9,9 +10,12 @@ use secrecy::{ExposeSecret, SecretString};
 use super::super::checker::Checker;
 use super::super::config_error::quoted;
 use super::super::setting_types::{SecretText, SinkContent, SinkContents, StoreOption, Text};
-use super::super::settings::{RedactionRule, Sink, SinkKind};
-use super::super::settings_document::{RedactionEntry, SinkSection, SinkType};
-use super::{url, webhook_settings};
+use super::super::settings::{
+    DatabaseUrl, LakeCatalog, LakeLayout, LakeSettings, LakeTable, ObjectFormat, RedactionRule, Sink, SinkErasures,
+    SinkKind,
+};
+use super::super::settings_document::{DEFAULT_ROLL_SIZE, RedactionEntry, SinkSection, SinkType};
+use super::{parse_database_url, url, webhook_settings};
 
 /// The settings that only some types of sinks have.
 const JSONL_KEYS: &[&str] = &["path", "rotate"];
@@ -31,7 +35,15 @@ const WEBHOOK_KEYS: &[&str] = &[
     "settle_after",
     "max_body",
 ];
-const OBJECT_STORE_KEYS: &[&str] = &["url", "format", "options"];
+const OBJECT_STORE_KEYS: &[&str] =
+    &["url", "format", "options", "tables", "layout", "roll_after", "roll_size", "catalog", "expire_after"];
+/// Those that only object stores with tables have.
+const LAKE_KEYS: &[&str] = &["layout", "roll_after", "roll_size", "catalog", "catalog_file", "expire_after"];
+/// Files of less are too small for any reader, and the largest is held in memory.
+const ROLL_SIZE_BOUNDS: std::ops::RangeInclusive<u32> = 4_096..=268_435_456;
+
+/// The longest time that a presigned link works.
+const MAX_RECORDING_URL_EXPIRY: Duration = Duration::from_secs(7 * 86_400);
 
 /// Options of object stores whose own names end in `_file`. They are paths for the store, not files
 /// of secrets.
@@ -51,7 +63,7 @@ pub(super) fn build_sinks(
     checker: &mut Checker<'_>,
 ) -> Option<(Vec<Sink>, BTreeSet<String>)> {
     const HINT: &str = "give each sink its own value";
-    let (mut names, mut paths) = (BTreeMap::new(), BTreeMap::new());
+    let (mut names, mut paths, mut lake_urls) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
     let mut left_out = BTreeSet::new();
     let sinks = checker.each_section("sinks", sections, |section, at, checker| {
         let (name, unreadable) = (section.name.0.clone(), checker.unreadable.len());
@@ -64,6 +76,12 @@ pub(super) fn build_sinks(
         if let SinkKind::Jsonl { path, .. } = &sink.kind {
             let path = path.to_string_lossy().into_owned();
             checker.unique(&format!("{at}.path"), path, at, &mut paths, HINT)?;
+        }
+        if let SinkKind::Lake(lake) = &sink.kind
+            && !lake_urls.insert(lake.url.clone())
+        {
+            checker.reject(&format!("{at}.url"), "is that of another sink with tables", HINT);
+            return None;
         }
         checker.unique(&format!("{at}.name"), sink.name.clone(), at, &mut names, HINT)?;
         Some(sink)
@@ -78,6 +96,11 @@ fn build_sink(mut section: SinkSection, at: &str, checker: &mut Checker<'_>) -> 
     let accounts = checker.texts(&key("accounts"), std::mem::take(&mut section.accounts));
     let channels = checker.texts(&key("channels"), std::mem::take(&mut section.channels));
     let redact = build_redaction(&key("redact"), std::mem::take(&mut section.redact), checker);
+    let recording_url_expiry = section.recording_url_expiry.map(|expiry| expiry.0);
+    if recording_url_expiry.is_some_and(|expiry| expiry > MAX_RECORDING_URL_EXPIRY) {
+        let what = "is longer than the providers permit";
+        checker.reject(&key("recording_url_expiry"), what, "give at most \"7d\"");
+    }
     let kind = checker.require(&key("type"), section.r#type, r#"give "jsonl", "webhook" or "object_store""#)?;
     reject_foreign_keys(at, kind, checker);
     let kind = match kind {
@@ -94,7 +117,15 @@ fn build_sink(mut section: SinkSection, at: &str, checker: &mut Checker<'_>) -> 
             const HINT: &str = r#"give "s3://bucket/prefix", "gs://bucket/prefix", "az://container/prefix" or "file:///absolute/path""#;
             let url = build_url(&key("url"), &mut section, url::parse_object_store_url, HINT, checker);
             let options = build_secret_values(&key("options"), std::mem::take(&mut section.options), checker);
-            SinkKind::ObjectStore { url: url?, format: section.format, options }
+            match section.tables.take() {
+                None => {
+                    reject_lake_keys(at, checker);
+                    SinkKind::ObjectStore { url: url?, format: section.format, options }
+                }
+                Some(tables) => {
+                    SinkKind::Lake(Box::new(build_lake(at, &mut section, url?, tables.0, options, checker)?))
+                }
+            }
         }
     };
     let contents = contents?;
@@ -108,8 +139,99 @@ fn build_sink(mut section: SinkSection, at: &str, checker: &mut Checker<'_>) -> 
         channels,
         redact,
         give_up_after: section.give_up_after.0,
+        recording_url_expiry,
         kind,
     })
+}
+
+/// Builds an object store with tables.
+fn build_lake(
+    at: &str,
+    section: &mut SinkSection,
+    url: String,
+    mut tables: Vec<LakeTable>,
+    options: BTreeMap<String, SecretString>,
+    checker: &mut Checker<'_>,
+) -> Option<LakeSettings> {
+    let key = |name: &str| format!("{at}.{name}");
+    tables.sort_unstable();
+    tables.dedup();
+    let problems = checker.problems.len();
+    if tables.is_empty() && !checker.has_problem(&key("tables")) {
+        checker.reject(&key("tables"), "is empty", r#"name "segments", "phrases" or "artifacts", or leave it out"#);
+    }
+    if checker.is_set(&key("format")) && section.format != ObjectFormat::Parquet {
+        checker.reject(&key("format"), "must be parquet where there are tables", r#"leave it out, or give "parquet""#);
+    }
+    if section.erasures != SinkErasures::All {
+        let what = "has no effect on tables: they hold what the archive holds";
+        checker.reject(&key("erasures"), what, r#"leave it out, or use a sink without tables"#);
+    }
+    // There is no other layout yet.
+    let LakeLayout::Hive = section.layout;
+    let roll_size = section.roll_size.unwrap_or(DEFAULT_ROLL_SIZE);
+    if !ROLL_SIZE_BOUNDS.contains(&roll_size) {
+        let hint = format!("give a number of bytes from {} to {}", ROLL_SIZE_BOUNDS.start(), ROLL_SIZE_BOUNDS.end());
+        checker.reject(&key("roll_size"), format!("{roll_size} is not a usable size"), &hint);
+    }
+    let unreadable = checker.unreadable.len();
+    let given = checker.secret(&key("catalog"), section.catalog.take(), std::mem::take(&mut section.catalog_file));
+    let catalog = given.and_then(|given| {
+        let parsed = parse_catalog(given.value.expose_secret().trim());
+        checker.accept(&given.source(&key("catalog")), parsed, CATALOG_HINT)
+    });
+    if catalog.is_none()
+        && checker.is_set(&key("expire_after"))
+        && !checker.is_set(&key("catalog"))
+        && !checker.is_set(&key("catalog_file"))
+    {
+        checker.reject(&key("expire_after"), "has no effect without a catalog", CATALOG_HINT);
+    }
+    let is_valid = checker.problems.len() == problems && checker.unreadable.len() == unreadable;
+    is_valid.then(|| LakeSettings {
+        url,
+        options,
+        tables,
+        roll_after: section.roll_after.0,
+        roll_size: u64::from(roll_size),
+        catalog: catalog.map(LakeCatalog::Other),
+        expire_after: section.expire_after.0,
+    })
+}
+
+const CATALOG_HINT: &str = r#"give "ducklake:sqlite:/absolute/path" or "ducklake:postgres://user@host/database""#;
+
+fn parse_catalog(text: &str) -> Result<DatabaseUrl, String> {
+    let url = text.strip_prefix("ducklake:").ok_or_else(|| "does not begin with ducklake:".to_owned())?;
+    parse_database_url(url)
+}
+
+/// Finds the catalogs that are in the archive's database.
+pub(super) fn find_archive_catalogs(sinks: &mut [Sink], database: &DatabaseUrl) {
+    for sink in sinks {
+        if let SinkKind::Lake(lake) = &mut sink.kind {
+            let is_same = match (&lake.catalog, database) {
+                (Some(LakeCatalog::Other(DatabaseUrl::Sqlite(one))), DatabaseUrl::Sqlite(other)) => one == other,
+                (Some(LakeCatalog::Other(DatabaseUrl::Postgres(one))), DatabaseUrl::Postgres(other)) => {
+                    one.expose_secret() == other.expose_secret()
+                }
+                _ => false,
+            };
+            if is_same {
+                lake.catalog = Some(LakeCatalog::Archive);
+            }
+        }
+    }
+}
+
+/// Rejects settings of tables where there are none.
+fn reject_lake_keys(at: &str, checker: &mut Checker<'_>) {
+    for name in LAKE_KEYS {
+        let path = format!("{at}.{name}");
+        if checker.is_set(&path) {
+            checker.reject(&path, "has no effect without tables", r#"add tables, such as ["segments"]"#);
+        }
+    }
 }
 
 /// Checks the URL, which is secret.
@@ -126,7 +248,8 @@ pub(super) fn build_url(
 }
 
 fn build_contents(path: &str, contents: SinkContents, checker: &mut Checker<'_>) -> Option<Vec<SinkContent>> {
-    const HINT: &str = r#"name "transcript", "agent_summary", "auto_summary" or "metadata", or leave it out"#;
+    const HINT: &str =
+        r#"name "transcript", "agent_summary", "auto_summary", "recording" or "metadata", or leave it out"#;
     if contents.0.0.is_empty() && !checker.has_problem(path) {
         checker.reject(path, "is empty: nothing would be sent", HINT);
     }

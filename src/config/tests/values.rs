@@ -47,7 +47,7 @@ fn what_is_not_given_has_its_documented_default() {
     assert_eq!(settings.log, Log { format: LogFormat::Text, filter: "info".to_owned() });
     assert!(settings.sinks.is_empty());
     let Accounts::Listed(accounts) = &settings.accounts else { panic!("not listed") };
-    assert_eq!(accounts[0].policy.wants.artifacts, ArtifactSet::ALL);
+    assert_eq!(accounts[0].policy.wants.artifacts, ArtifactSet::TEXTS);
     assert_eq!(accounts[0].policy.wants.summaries_for, SummariesFor::Transcribed);
     assert_eq!((accounts[0].policy.retention, &accounts[0].name), (None, &None));
 }
@@ -59,7 +59,7 @@ fn a_sink_has_its_documented_defaults() {
                 [[sinks]]\nname = \"c\"\ntype = \"object_store\"\nurl = \"file:///out\"\n";
     let settings = settings(more, &[]);
     let sink = &settings.sinks[0];
-    assert_eq!((sink.name.as_str(), sink.start, sink.artifacts), ("a", SinkStart::Now, ArtifactSet::ALL));
+    assert_eq!((sink.name.as_str(), sink.start, sink.artifacts), ("a", SinkStart::Now, ArtifactSet::TEXTS));
     assert!(sink.accounts.is_empty() && sink.channels.is_empty() && sink.redact.is_empty());
     assert_eq!(sink.give_up_after, secs(7 * 86_400));
     assert!(

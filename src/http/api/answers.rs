@@ -29,6 +29,13 @@ pub(super) fn wants_lines(headers: &HeaderMap) -> Result<bool, Problem> {
     }
 }
 
+/// The name of a file about a segment: `segment-7f3c.wav`. Its id may hold any character.
+pub(in crate::http) fn file_name(segment_id: &str, extension: &str) -> String {
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '_' };
+    let id: String = segment_id.chars().take(80).map(plain).collect();
+    format!("segment-{id}.{extension}")
+}
+
 /// A stream of the items of all pages from a cursor on, one a line, or of `limit` items. `read_page`
 /// gets a cursor and a number of items. A page is read when the client has taken the one before. An
 /// error after the first page ends the connection.
@@ -67,4 +74,16 @@ fn to_lines(items: &[impl Serialize]) -> Result<Bytes, ReadError> {
         lines.push(b'\n');
     }
     Ok(lines.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_is_plain_whatever_the_id() {
+        assert_eq!(file_name("7f3c-1", "wav"), "segment-7f3c-1.wav");
+        assert_eq!(file_name("../a\"b\r\nc/ü", "srt"), "segment-.._a_b__c__.srt");
+        assert!(file_name(&"x".repeat(5_000), "wav").len() < 100);
+    }
 }

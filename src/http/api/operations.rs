@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, VARY};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::answers::{lines_of_pages, wants_lines};
+use super::answers::{file_name, lines_of_pages, wants_lines};
 use super::feed_stream;
 use super::parameters::{
     AccessLogParameters, AuditParameters, FeedParameters, NoParameters, SearchParameters, SegmentParameters,
@@ -17,9 +17,10 @@ use super::parameters::{
 use super::problem::{ApiPath, ApiQuery, Problem, Problems};
 use crate::access::{AccessEntry, Caller};
 use crate::archive_reader::{
-    AccountView, DialogView, FeedAnswer, Page, PageRequest, SearchAnswer, SegmentView, TranscriptView, caption,
+    AccountView, DialogView, FeedAnswer, Page, PageRequest, SearchAnswer, SegmentView, TranscriptView,
 };
 use crate::http::state::HttpState;
+use crate::render::caption;
 
 type ApiState = State<Arc<HttpState>>;
 type ApiResult<T> = Result<axum::Json<T>, Problem>;
@@ -96,7 +97,8 @@ pub(super) async fn get_segment(
 /// Get the transcript of a segment.
 ///
 /// `Accept` chooses the format: `application/json`, `text/plain`, `application/x-subrip` (SRT) or
-/// `text/vtt` (WebVTT).
+/// `text/vtt` (WebVTT). The captions of SRT and WebVTT are timed from the start of the segment, as its
+/// recording is.
 #[utoipa::path(get, path = "/segments/{id}/transcript", tag = "conversations",
     params(("id" = String, Path, description = "The segment's id"), TranscriptParameters),
     responses(
@@ -111,24 +113,47 @@ pub(super) async fn get_transcript(
     ApiPath(id): ApiPath,
     ApiQuery(parameters): ApiQuery<TranscriptParameters>,
 ) -> Result<Response, Problem> {
-    let Some(format) = negotiate(&headers, &[JSON, TEXT, SRT, WEBVTT]) else {
-        return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "a transcript has none of the accepted formats")
-            .with_hint(format!("accept {JSON}, {TEXT}, {SRT} or {WEBVTT}")));
-    };
+    let (format, extension) = transcript_format(&headers, parameters.format.as_deref())?;
     let transcript = state.reader.transcript(&caller, &id, parameters.account.as_deref()).await?;
+    let disposition = format!("attachment; filename=\"{}\"", file_name(&id, extension));
+    let disposition = parameters.format.map(|_| [(CONTENT_DISPOSITION, disposition)]);
     if format == JSON {
-        return Ok(([(VARY, "accept")], axum::Json(transcript)).into_response());
+        return Ok(([(VARY, "accept")], disposition, axum::Json(transcript)).into_response());
     }
     if !transcript.is_stored() {
         let why = format!("the transcript is not stored: {}", transcript.outcome.replace('_', " "));
         return Err(Problem::new(StatusCode::NOT_FOUND, why));
     }
     let text = match format {
-        SRT => caption::to_srt(&transcript.phrases),
-        WEBVTT => caption::to_webvtt(&transcript.phrases),
+        SRT => caption::to_srt(&transcript.captions),
+        WEBVTT => caption::to_webvtt(&transcript.captions),
         _ => transcript.to_text(),
     };
-    Ok(([(VARY, "accept".to_owned()), (CONTENT_TYPE, format!("{format}; charset=utf-8"))], text).into_response())
+    let headers = [(VARY, "accept".to_owned()), (CONTENT_TYPE, format!("{format}; charset=utf-8"))];
+    Ok((headers, disposition, text).into_response())
+}
+
+/// The format of a transcript with the extension of its file: as `format` says, else as `Accept` does.
+fn transcript_format(headers: &HeaderMap, asked: Option<&str>) -> Result<(&'static str, &'static str), Problem> {
+    const FORMATS: [(&str, &str, &str); 4] =
+        [("json", JSON, "json"), ("text", TEXT, "txt"), ("srt", SRT, "srt"), ("vtt", WEBVTT, "vtt")];
+    let found = match asked {
+        Some(asked) => Some(
+            FORMATS
+                .into_iter()
+                .find(|(name, ..)| *name == asked)
+                .ok_or_else(|| Problem::bad_request("format must be `json`, `text`, `srt` or `vtt`"))?,
+        ),
+        None => {
+            let media = negotiate(headers, &FORMATS.map(|(_, media, _)| media));
+            FORMATS.into_iter().find(|(_, known, _)| Some(*known) == media)
+        }
+    };
+    let none = || {
+        Problem::new(StatusCode::NOT_ACCEPTABLE, "a transcript has none of the accepted formats")
+            .with_hint(format!("accept {JSON}, {TEXT}, {SRT} or {WEBVTT}"))
+    };
+    found.map(|(_, media, extension)| (media, extension)).ok_or_else(none)
 }
 
 /// Get a whole conversation over its segments.

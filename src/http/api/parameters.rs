@@ -38,8 +38,8 @@ macro_rules! filter_parameters {
             disposition: Option<String>,
             /// Segments of this dialog.
             dialog: Option<String>,
-            /// Segments for which these are stored: `transcript`, `agent_summary`, `auto_summary`, separated by
-            /// commas.
+            /// Segments for which these are stored: `transcript`, `agent_summary`, `auto_summary`, `recording`,
+            /// separated by commas.
             has: Option<String>,
             /// Segments whose metadata or artifacts changed at or after this time.
             changed_since: Option<String>,
@@ -182,6 +182,18 @@ pub(super) struct SegmentParameters {
 pub(super) struct TranscriptParameters {
     /// The account, where several have a segment with this id.
     pub(super) account: Option<String>,
+    /// The format, in place of `Accept`: `json`, `text`, `srt` or `vtt`. The answer is a file.
+    #[param(pattern = "^(json|text|srt|vtt)$")]
+    pub(super) format: Option<String>,
+}
+
+/// The parameters of a recording.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RecordingParameters {
+    /// The account, where several have a segment with this id.
+    pub(super) account: Option<String>,
 }
 
 /// The parameters of an audit.
@@ -308,8 +320,8 @@ fn split_list(text: &Option<String>) -> Vec<String> {
 pub(super) fn parse_artifacts(name: &str, text: &Option<String>) -> Result<ArtifactSet, Problem> {
     split_list(text).iter().try_fold(ArtifactSet::NONE, |set, part| {
         let known = Artifact::ALL.into_iter().find(|artifact| artifact.name() == part);
-        let known = known
-            .ok_or_else(|| Problem::bad_request(format!("{name} may be transcript, agent_summary and auto_summary")))?;
+        let names = Artifact::ALL.map(Artifact::name).join(", ");
+        let known = known.ok_or_else(|| Problem::bad_request(format!("{name} may be {names}")))?;
         Ok(set.with(known))
     })
 }

@@ -138,9 +138,11 @@ fn refuse(refusal: &AuthRefusal) -> Problem {
     }
 }
 
-/// Adds a tag of its content to an answer; 304 if the client has that content. Streams have none.
+/// Adds a tag of its content to an answer that has none; 304 if the client has that content. Streams
+/// get none.
 async fn add_entity_tag(response: Response, known: Option<&HeaderValue>) -> Response {
-    if response.status() != StatusCode::OK || response.body().size_hint().exact().is_none() {
+    let has_tag = response.headers().contains_key(ETAG);
+    if has_tag || response.status() != StatusCode::OK || response.body().size_hint().exact().is_none() {
         return response;
     }
     let (mut parts, body) = response.into_parts();

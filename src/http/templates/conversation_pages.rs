@@ -4,17 +4,21 @@
 //! through `render::clean_text`, so that no control character reverses the direction of the text
 //! after it.
 
-use maud::{Markup, html};
+mod recording_section;
+
+use maud::{Markup, PreEscaped, html};
 use serde::Deserialize;
 
-use super::page_layout;
+use super::{PLAYER_SCRIPT, page_layout};
 use crate::access::{AuthRefusal, LoginError};
 use crate::clock::Time;
 use crate::db::{AccountRow, SegmentArtifact, SegmentRow};
 use crate::export::{conversation_of, outcome_name, summary_text_of};
 use crate::health::humanize::{format_count, format_duration};
+use crate::model::Artifact;
 use crate::render::{Conversation, Metadata, Phrase, clean_line, clean_text};
 use crate::search::{MAX_SCANNED_MATCHES, SearchHit, SearchResults};
+use recording_section::{Playback, download_links, recording_section};
 
 /// The most segments of a dialog that are listed.
 const MAX_DIALOG_SEGMENTS: usize = 100;
@@ -50,11 +54,13 @@ pub(in super::super) enum SearchOutcome<'a> {
 /// The data of a conversation page.
 pub(in super::super) struct ConversationView<'a> {
     pub(in super::super) segment: &'a SegmentRow,
-    pub(in super::super) slots: &'a [SegmentArtifact; 3],
+    pub(in super::super) slots: &'a [SegmentArtifact; Artifact::ALL.len()],
     /// All segments of its dialog, by time.
     pub(in super::super) dialog: &'a [SegmentRow],
     /// The account's display name.
     pub(in super::super) account: Option<&'a str>,
+    /// Whether the reader may listen to the recording.
+    pub(in super::super) may_listen: bool,
     pub(in super::super) now: Time,
 }
 
@@ -265,17 +271,22 @@ pub(in super::super) fn not_found_page(why: &str) -> String {
 
 /// The page of a segment's conversation.
 pub(in super::super) fn conversation_page(view: &ConversationView<'_>) -> String {
-    let [transcript, agent, auto] = view.slots;
+    let [transcript, agent, auto, recording] = view.slots;
     let metadata = Metadata::parse(&view.segment.metadata);
+    let conversation = conversation_of(transcript, &metadata);
+    let playback = Playback::new(view.segment, recording, &metadata, conversation.as_ref());
+    let playback = playback.filter(|_| view.may_listen);
     let content = html! {
         (facts_section(view, &metadata))
         @if view.dialog.len() > 1 { (dialog_nav(view)) }
+        @if view.may_listen { (recording_section(playback.as_ref(), recording, view.now)) }
         section.conversation {
             h2 { "Conversation" }
-            @match conversation_of(transcript, &metadata) {
-                Some(conversation) => (phrase_list(&conversation)),
+            @match &conversation {
+                Some(conversation) => (phrase_list(conversation, playback.as_ref())),
                 None => p.todo { (slot_status(transcript, view.now)) },
             }
+            (download_links(view.segment, conversation.is_some(), playback.as_ref()))
         }
         @for (name, slot) in [("Agent summary", agent), ("Auto summary", auto)] {
             section.summary {
@@ -286,6 +297,7 @@ pub(in super::super) fn conversation_page(view: &ConversationView<'_>) -> String
                 }
             }
         }
+        @if playback.is_some() { script { (PreEscaped(PLAYER_SCRIPT)) } }
     };
     conversations_layout("Conversation", true, &content)
 }
@@ -338,8 +350,8 @@ fn segment_label(segment: &SegmentRow) -> String {
 }
 
 /// The speaker's name stands once above consecutive phrases. The first phrase at an offset gets an
-/// anchor, which hits link to.
-fn phrase_list(conversation: &Conversation) -> Markup {
+/// anchor, which hits link to. With a recording, times are those of the recording, and links to it.
+fn phrase_list(conversation: &Conversation, playback: Option<&Playback>) -> Markup {
     let start = conversation.start();
     let place = |phrase: &Phrase| (Some(phrase.speaker()), phrase.offset(start));
     let places: Vec<_> = std::iter::once((None, None)).chain(conversation.phrases.iter().map(place)).collect();
@@ -350,7 +362,8 @@ fn phrase_list(conversation: &Conversation) -> Markup {
             div.phrase.agent[phrase.kind.as_deref() == Some("agent")] id=[anchor] {
                 @if let Some(name) = speaker.as_ref().filter(|_| *speaker != before.0) { h3 { (name) } }
                 p {
-                    time { (offset.as_deref().unwrap_or("–")) }
+                    @if let Some(link) = playback.and_then(|playback| playback.time_link(phrase)) { (link) }
+                    @else { time { (offset.as_deref().unwrap_or("–")) } }
                     span.text dir="auto" { (clean_text(&phrase.text)) }
                 }
             }

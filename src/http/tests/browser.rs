@@ -214,6 +214,62 @@ Team 1, Team 2, Team 3";
     assert_eq!(recorded, expected);
 }
 
+/// Plays the recording from a link and from a phrase, and moves in it. The frame that is being written
+/// delays the end of loading, and so the result, until everything was played.
+const PLAY_SCRIPT: &str = r##"<script>
+const [held, seen] = [document.createElement("iframe"), []];
+document.body.append(held);
+held.contentDocument.open();
+const audio = document.querySelector("audio");
+const said = () => document.querySelector("[aria-current] .text")?.textContent ?? "nothing";
+const note = (what) => seen.push(`${what}: ${said()} at ${Math.floor(audio.currentTime)} s, ${audio.paused ? "paused" : "playing"}`);
+const next = (name) => new Promise((done) => ["error", name].forEach((one) => audio.addEventListener(one, done, { once: true })));
+(async () => {
+  note("first");
+  document.querySelectorAll(".phrase a")[2].click();
+  await next("timeupdate"); await next("timeupdate");
+  note("link");
+  document.querySelectorAll(".phrase .text")[3].click();
+  await next("seeked"); await next("timeupdate");
+  note("phrase");
+  audio.pause(); audio.currentTime = 7;
+  await next("seeked");
+  note("moved");
+  const recorded = document.createElement("pre"); recorded.id = "recorded"; recorded.textContent = seen.join("\n"); document.body.append(recorded);
+  held.contentDocument.close();
+})();
+</script>"##;
+
+#[test]
+#[ignore = "needs Chromium"]
+fn phrases_and_audio_lead_to_each_other_in_a_real_browser() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, audio) = (folder.path().join("page.html"), folder.path().join("audio.wav"));
+    let sound = vec![128_u8; 61 * 8000];
+    let mut wav = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x40\x1f\0\0\x01\0\x08\0data".to_vec();
+    wav.extend((sound.len() as u32).to_le_bytes());
+    wav.extend(&sound);
+    let length = (wav.len() as u32 - 8).to_le_bytes();
+    wav[4..8].copy_from_slice(&length);
+    std::fs::write(audio, wav).unwrap();
+    let (page, [_, segment, _]) = recorded_call();
+    let url = format!("/api/v1/segments/{}/recording?account=40000000", segment.segment_id);
+    assert!(page.contains(&url), "{page}");
+    let page = page.replace(&url, "audio.wav").replace("</body>", &format!("{PLAY_SCRIPT}</body>"));
+    std::fs::write(&file, page).unwrap();
+    let mut chromium = chromium(folder.path());
+    chromium.args(["--timeout=20000", "--autoplay-policy=no-user-gesture-required", "--dump-dom"]);
+    let output = chromium.arg(format!("file://{}", file.display())).output().unwrap();
+    let page = String::from_utf8_lossy(&output.stdout);
+    let recorded =
+        page.split("<pre id=\"recorded\">").nth(1).and_then(|rest| rest.split("</pre>").next()).unwrap_or(&page);
+    let expected = "first: nothing at 0 s, paused
+link: Let me look. at 18 s, playing
+phrase: I see it; the refund was sent yesterday. at 40 s, playing
+moved: I was charged twice for one parcel, and nobody could tell me when I get the money back. at 7 s, paused";
+    assert_eq!(recorded, expected);
+}
+
 /// Takes a screenshot with Chromium.
 async fn take_screenshot(url: String, to: PathBuf, size: (u32, u32), dark: bool) {
     let shot = tokio::task::spawn_blocking(move || {
@@ -253,7 +309,8 @@ async fn screenshots_of_the_pages() {
     conversation_screenshots(&folder).await;
 }
 
-async fn conversation_screenshots(folder: &Path) {
+/// The page of a recorded call, and the segments of its dialog.
+fn recorded_call() -> (String, [SegmentRow; 3]) {
     let segment = |key: i64| {
         SegmentRow {
         key,
@@ -288,6 +345,9 @@ async fn conversation_screenshots(folder: &Path) {
         stored(&transcript.to_string()),
         stored("Charged twice; the refund is on its way."),
         slot(ArtifactStatus::NotPopulated),
+        stored(
+            r#"{"object":"a/a.wav","sha256":"a","bytes":976044,"type":"audio/wav","duration_ms":61000,"channels":2}"#,
+        ),
     ];
     let dialog = [segment(1), segment(2), segment(3)];
     let view = ConversationView {
@@ -295,10 +355,16 @@ async fn conversation_screenshots(folder: &Path) {
         slots: &slots,
         dialog: &dialog,
         account: Some("Support EMEA 1"),
+        may_listen: true,
         now: NOW,
     };
+    (templates::conversation_page(&view), dialog)
+}
+
+async fn conversation_screenshots(folder: &Path) {
+    let (page, dialog) = recorded_call();
     let file = tempfile::Builder::new().suffix(".html").tempfile().unwrap();
-    std::fs::write(file.path(), templates::conversation_page(&view)).unwrap();
+    std::fs::write(file.path(), page).unwrap();
     let url = format!("file://{}", file.path().display());
     take_screenshot(url.clone(), folder.join("conversation-light.png"), (1000, 900), false).await;
     take_screenshot(url, folder.join("conversation-phone-dark.png"), PHONE, true).await;

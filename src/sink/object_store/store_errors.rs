@@ -42,13 +42,13 @@ pub(super) fn options_error(error: &object_store::Error, options: &BTreeMap<Stri
 }
 
 /// A folder that cannot be written to.
-pub(super) fn folder_error(error: &io::Error, folder: &str) -> SinkError {
+pub(crate) fn folder_error(error: &io::Error, folder: &str) -> SinkError {
     let (why, hint) = describe_disk_error(error);
     SinkError::unavailable(format!("failed to write below {folder}: {why}")).with_hint(hint)
 }
 
 /// A bucket that did not accept an object.
-pub(super) fn store_error(error: &object_store::Error, bucket: &str) -> SinkError {
+pub(crate) fn store_error(error: &object_store::Error, bucket: &str) -> SinkError {
     let details = ErrorDetails::of(error);
     let (why, hint) = details.describe();
     let failed = SinkError::unavailable(format!("failed to write to {bucket}: {why}")).with_hint(hint);

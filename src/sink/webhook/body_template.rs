@@ -76,6 +76,7 @@ fn plain_text(event: &Event) -> String {
             Conversation::parse(&event.body).map(|conversation| conversation.to_plain_text()).unwrap_or_default()
         }
         Some(Artifact::AgentSummary | Artifact::AutoSummary) => decode_summary(&event.body),
+        Some(Artifact::Recording) => String::new(),
         None => {
             let texts: Vec<String> = event.parts.iter().map(plain_text).filter(|text| !text.is_empty()).collect();
             texts.join("\n\n")

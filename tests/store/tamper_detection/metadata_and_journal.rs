@@ -42,6 +42,7 @@ fn call_record(id: &str, number: &str, agent: &str) -> SegmentRecord {
         end: Some(Time(1_700_000_000_000)),
         has_transcript: true,
         is_agent: true,
+        has_recording: false,
         raw: format!(
             r#"{{"segmentId":"{id}","dialogId":"d-{id}","hasTranscript":true,"segmentType":"AGENT","segmentEndTimeMs":1700000000000,"contactEndpointAddress":"{number}","agentName":"{agent}"}}"#
         ),

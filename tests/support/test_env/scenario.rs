@@ -41,7 +41,7 @@ impl Scenario {
             limits: SimLimits::unlimited(),
             ..Options::default()
         };
-        let wants = ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+        let wants = ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
         let scenario = Scenario { sim, settings: BTreeMap::new(), wants };
         scenario.with_login().with_account().scaled_down()
     }

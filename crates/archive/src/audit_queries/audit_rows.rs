@@ -120,7 +120,7 @@ pub struct DeletionTally {
     /// Deleted by retention.
     pub expired: u64,
     /// For how many of both each artifact had been requested, in the order of [`Artifact::ALL`].
-    pub requested: [u64; 3],
+    pub requested: [u64; Artifact::ALL.len()],
 }
 
 /// A group of unfinished items with the same artifact, state and last response.

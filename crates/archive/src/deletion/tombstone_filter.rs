@@ -165,7 +165,7 @@ impl Tx {
         let Some(key) = &filter.key else { return Ok(excluded) };
         let hashes: HashMap<Vec<u8>, &SegmentRecord> =
             records.iter().map(|record| (key.hash_segment_id(&record.segment_id), *record)).collect();
-        let mut days: BTreeMap<i64, [i64; 4]> = BTreeMap::new();
+        let mut days: BTreeMap<i64, [i64; 5]> = BTreeMap::new();
         let mut uncounted = Vec::new();
         for (hash, counted) in self.find_tombstones(filter.account, hashes.keys().cloned()).await? {
             let Some(record) = hashes.get(&hash) else { continue };

@@ -25,7 +25,7 @@ pub struct FeedEntry {
     pub account: AccountKey,
     /// Its sequence number in the feed.
     pub feed: i64,
-    /// The artifact; of a notice, the fourth item of the segment.
+    /// The artifact; of a notice, the item of the notices about the segment.
     pub item: Item,
     /// What the entry tells, if it is no artifact.
     #[sqlx(try_from = "NoticeCode")]
@@ -35,7 +35,7 @@ pub struct FeedEntry {
     pub stored: bool,
     /// When it was stored.
     pub fetched: Time,
-    /// The body's size as received, in bytes.
+    /// The body's size as received, in bytes; 0 for a recording, of which only the reference is read.
     #[sqlx(try_from = "i64")]
     pub size: u64,
 }
@@ -61,7 +61,7 @@ pub struct FeedNotice {
     pub account_key: AccountKey,
     /// Its sequence number in the feed.
     pub feed: i64,
-    /// The fourth item of the segment.
+    /// The item of the notices about the segment.
     pub item: Item,
     /// What it tells.
     #[sqlx(try_from = "i64")]
@@ -141,7 +141,8 @@ impl FeedRow {
         self.item.artifact()
     }
 
-    /// Unpacks metadata and body, decoded to UTF-8. It takes time for large ones.
+    /// Unpacks metadata and body, decoded to UTF-8; of a recording the reference as JSON. It takes time
+    /// for large ones.
     ///
     /// # Errors
     /// If the stored bytes are damaged.
@@ -160,9 +161,10 @@ impl Db {
         self.all(Stmt::rows(
             "with v (account, lo, hi) as (values ",
             rows.collect(),
-            ") select x.account, x.feed, x.item, cast(-1 as bigint) as notice, 1 - x.outcome as stored, x.fetched, x.size
+            ") select x.account, x.feed, x.item, cast(-1 as bigint) as notice, 1 - x.outcome as stored, x.fetched,
+             case when x.item % 4 = 3 then 0 else x.size end as size
              from v cross join artifact x where x.account = v.account and x.feed > v.lo and x.feed <= v.hi
-             union all select n.account, n.feed, n.segment * 4 + 3, n.kind, cast(1 as bigint), n.at, cast(0 as bigint)
+             union all select n.account, n.feed, n.segment * -4 - 1, n.kind, cast(1 as bigint), n.at, cast(0 as bigint)
              from v cross join feed_notice n where n.account = v.account and n.feed > v.lo and n.feed <= v.hi
              order by 1, 2",
         ))
@@ -173,15 +175,24 @@ impl Db {
     /// event needs. Deleted ones are left out.
     pub async fn feed_rows(&self, keys: &[(AccountKey, i64)]) -> Result<Vec<FeedRow>, DbError> {
         let rows = keys.iter().map(|(account, feed)| vec![Arg::from(*account), (*feed).into()]);
-        self.all(Stmt::rows(
+        let stmt = Stmt::rows(
             "with v (account, feed) as (values ",
             rows.collect(),
             ") select x.account as account_key, x.feed, x.item, x.version, x.fetched, a.rc, a.sub, s.segment_id, s.dialog_id, s.ended,
              x.codec as body_codec, x.body, s.codec as metadata_codec, s.metadata
              from v cross join artifact x join segment s on s.id = x.item / 4 join account a on a.id = x.account
              where x.account = v.account and x.feed = v.feed and x.outcome = 0 order by x.account, x.feed",
-        ))
-        .await
+        );
+        let mut found: Vec<FeedRow> = self.all(stmt).await?;
+        let recorded = found.iter().filter(|row| row.artifact() == Some(Artifact::Recording));
+        let recorded: Vec<(Item, i64)> = recorded.map(|row| (row.item, row.version)).collect();
+        for recording in self.recording_versions(&recorded).await? {
+            let is_its = |row: &&mut FeedRow| (row.item, row.version) == (recording.item, recording.version);
+            if let Some(row) = found.iter_mut().find(is_its) {
+                (row.body_codec, row.body) = (item::CODEC_PLAIN, recording.reference().to_json());
+            }
+        }
+        Ok(found)
     }
 
     /// The notices with these keys (account, sequence number), with everything that an event needs.
@@ -190,7 +201,7 @@ impl Db {
         self.all(Stmt::rows(
             "with v (account, feed) as (values ",
             rows.collect(),
-            ") select n.account as account_key, n.feed, n.segment * 4 + 3 as item, n.kind, n.version, n.at, a.rc, a.sub,
+            ") select n.account as account_key, n.feed, n.segment * -4 - 1 as item, n.kind, n.version, n.at, a.rc, a.sub,
              coalesce(n.segment_id, s.segment_id) as segment_id, s.dialog_id, s.ended, s.codec as metadata_codec, s.metadata
              from v cross join feed_notice n join account a on a.id = n.account left join segment s on s.id = n.segment
              where n.account = v.account and n.feed = v.feed order by n.account, n.feed",

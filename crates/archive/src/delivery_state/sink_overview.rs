@@ -109,4 +109,4 @@ const SELECT_PROGRESS: &str =
 const SELECT_FAILURES: &str = "select f.sink, f.state, f.status, f.reason, f.events, s.segment_id as example from
     (select sink, state, status, reason, count(*) as events, min(item) as item from sink_event
       group by sink, state, status, reason) f
-    left join segment s on s.id = f.item / 4 order by f.sink, f.state desc, f.events desc, f.reason";
+    left join segment s on s.id = case when f.item < 0 then (f.item + 1) / -4 else f.item / 4 end order by f.sink, f.state desc, f.events desc, f.reason";

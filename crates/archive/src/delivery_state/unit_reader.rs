@@ -2,6 +2,7 @@
 //! all of it has arrived, and the newest texts.
 
 use super::super::{AccountKey, Db, DbError, Item, SinkKey, Stmt, sql};
+use crate::model::Artifact;
 
 /// Whether a segment or a dialog can be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +40,11 @@ impl Db {
         Ok(!later.is_empty())
     }
 
-    /// What these segments still wait for.
+    /// What these segments still wait for. Their recordings, which come later, hold nothing up.
     pub async fn unit_state(&self, sink: SinkKey, account: AccountKey, segments: &[i64]) -> Result<UnitState, DbError> {
         let head = "select item from work where state = 0 and visit = 0 and item in ";
-        let open: Vec<Item> = self.values(Stmt::list(head, Vec::new(), items(segments), "")).await?;
+        let texts = segments.iter().flat_map(|segment| Artifact::TEXTS.map(|artifact| Item::of(*segment, artifact)));
+        let open: Vec<Item> = self.values(Stmt::list(head, Vec::new(), texts, "")).await?;
         let head = "select x.feed from artifact x left join sink_cursor c on c.sink = $1 and c.account = $2
              where x.account = $2 and x.outcome = 0 and x.feed > coalesce(c.feed, 0) and x.item in ";
         let args = vec![sink.into(), account.into()];
@@ -60,5 +62,5 @@ impl Db {
 
 /// The items of these segments.
 fn items(segments: &[i64]) -> impl Iterator<Item = Item> + '_ {
-    segments.iter().flat_map(|segment| (0..4).map(move |slot| Item(segment * 4 + slot)))
+    segments.iter().flat_map(|segment| Item::all_of(*segment))
 }

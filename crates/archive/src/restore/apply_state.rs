@@ -48,6 +48,7 @@ impl Db {
         now: Time,
     ) -> Result<RestoreSummary, DbError> {
         let has_access_log = self.has_access_log().await?;
+        let has_lake = self.has_table("lake_slice").await?;
         let mut tx = self.begin().await?;
         tx.advisory_lock("keeping").await?;
         let summary = match state {
@@ -62,6 +63,9 @@ impl Db {
         let next = known.map_or(last.saturating_add(EXPORT_NUMBER_GAP), |known| known.max(last));
         if next > last {
             tx.put_meta("export", &next.to_string()).await?;
+        }
+        if has_lake {
+            tx.restart_lakes(now).await?;
         }
         tx.put_restore_mark(next, now).await?;
         tx.run(sql("update account set owner = $1, epoch = epoch + 1").bind(instance)).await?;
@@ -182,15 +186,21 @@ impl Tx {
         let mut rows: Vec<Vec<Arg>> = Vec::new();
         for count in &state.deletion_counts {
             let account = account_of(accounts, &count.sub)?;
-            let numbers =
-                [count.day, count.kind, count.segments, count.transcripts, count.agent_summaries, count.auto_summaries];
+            let numbers = [
+                count.day,
+                count.kind,
+                count.segments,
+                count.transcripts,
+                count.agent_summaries,
+                count.auto_summaries,
+                count.recordings.unwrap_or(0),
+            ];
             rows.push(std::iter::once(account.0).chain(numbers).map(Arg::from).collect());
         }
-        let head =
-            "insert into erased (account, day, kind, segments, transcripts, agent_summaries, auto_summaries) values ";
+        let head = "insert into erased (account, day, kind, segments, transcripts, agent_summaries, auto_summaries, recordings) values ";
         let tail = " on conflict (account, day, kind) do update set segments = excluded.segments,
              transcripts = excluded.transcripts, agent_summaries = excluded.agent_summaries,
-             auto_summaries = excluded.auto_summaries";
+             auto_summaries = excluded.auto_summaries, recordings = excluded.recordings";
         self.run(Stmt::rows(head, rows, tail)).await.map(drop)
     }
 

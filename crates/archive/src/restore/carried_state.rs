@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 use serde::{Deserialize, Serialize};
 
 use super::super::hash_chain::{hex, unhex};
-use super::super::{Db, DbError, DbFault, Tx, sql};
+use super::super::{Db, DbError, DbFault, Stmt, Tx, sql};
 use crate::clock::Time;
 
 /// Version of the file's format.
@@ -78,7 +78,7 @@ carried_rows! {
     /// A row of table `tombstone`.
     CarriedTombstone { sub: String, hash: HexBytes, at: i64, kind: i64, day: i64, counted: i64 }
     /// A row of table `erased`.
-    CarriedDeletionCount { sub: String, day: i64, kind: i64, segments: i64, transcripts: i64, agent_summaries: i64, auto_summaries: i64 }
+    CarriedDeletionCount { sub: String, day: i64, kind: i64, segments: i64, transcripts: i64, agent_summaries: i64, auto_summaries: i64, recordings: Option<i64> }
     /// A row of table `hold`; without `sub` it covers all accounts.
     CarriedHold { id: i64, sub: Option<String>, kind: String, value: String, reason: Option<String>, placed: i64, who: String }
     /// A row of table `journal`.
@@ -140,6 +140,7 @@ impl Db {
     pub async fn carried_state(&self, now: Time) -> Result<CarriedState, DbError> {
         let has_access_log = self.has_access_log().await?;
         let has_export_erasures = self.has_table("export_erasure").await?;
+        let recordings = if self.has_table("recording").await? { "e.recordings" } else { "cast(null as bigint)" };
         let mut snapshot = self.snapshot().await?;
         let tx = &mut snapshot.0;
         let key_text = tx.archive_key_text().await?;
@@ -168,8 +169,10 @@ impl Db {
                      order by t.account, t.record"))
                 .await?,
             deletion_counts: tx
-                .all(sql("select a.sub, e.day, e.kind, e.segments, e.transcripts, e.agent_summaries, e.auto_summaries
-                     from erased e join account a on a.id = e.account"))
+                .all(Stmt::built(format!(
+                    "select a.sub, e.day, e.kind, e.segments, e.transcripts, e.agent_summaries, e.auto_summaries,
+                     {recordings} as recordings from erased e join account a on a.id = e.account"
+                )))
                 .await?,
             holds: tx
                 .all(sql("select h.id, a.sub, h.kind, h.value, h.reason, h.placed, h.who from hold h

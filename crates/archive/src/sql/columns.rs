@@ -184,17 +184,8 @@ codes! {
     StateCode(i64): small(ItemState::from_code) => ItemState,
     ArtifactBits(i64): small(ArtifactSet::from_code) => ArtifactSet,
     DeletionCode(i64): small(DeletionReason::from_code) => DeletionReason,
-    EndpointName(String): |name: String| ENDPOINTS.into_iter().find(|endpoint| endpoint.name() == name) => Endpoint,
+    EndpointName(String): |name: String| Endpoint::ALL.into_iter().find(|endpoint| endpoint.name() == name) => Endpoint,
 }
-
-const ENDPOINTS: [Endpoint; 6] = [
-    Endpoint::Login,
-    Endpoint::Accounts,
-    Endpoint::Metadata,
-    Endpoint::Transcript,
-    Endpoint::AgentSummary,
-    Endpoint::AutoSummary,
-];
 
 /// The subject of a hold. An unknown kind is an error: nothing is erased until a person has
 /// resolved it.

@@ -133,7 +133,7 @@ mod tests {
         };
         let second = Duration::from_secs(1);
         let backoff = Backoff::new(second, second, second).unwrap();
-        let wants = ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed };
+        let wants = ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed };
         DiscoveryPolicy { rules, rechecks: Vec::new(), start: DiscoveryStart::Now, backoff, wants, retention: None }
     }
 

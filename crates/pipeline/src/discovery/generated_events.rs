@@ -84,7 +84,7 @@ fn new_machine(at: &ClockReadings) -> DiscoveryMachine {
         rechecks: vec![RECHECK_DELAY],
         start: DiscoveryStart::Now,
         backoff: Backoff::new(initial, max, max).unwrap(),
-        wants: ArtifactSelection { artifacts: ArtifactSet::ALL, summaries_for: SummariesFor::Transcribed },
+        wants: ArtifactSelection { artifacts: ArtifactSet::TEXTS, summaries_for: SummariesFor::Transcribed },
         retention: None,
     };
     DiscoveryMachine::new(Lease { account: crate::db::AccountKey(1), epoch: 1 }, policy, true, at)

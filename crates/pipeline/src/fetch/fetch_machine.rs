@@ -124,6 +124,8 @@ pub struct FetchMachine {
     refill: Refill,
     /// The number of requests under way.
     requests: usize,
+    /// How many of these are for recordings.
+    recordings: usize,
     is_storable: bool,
     actions: Vec<FetchAction>,
 }
@@ -146,6 +148,7 @@ impl FetchMachine {
             artifacts: Default::default(),
             refill: Refill::default(),
             requests: 0,
+            recordings: 0,
             is_storable: false,
             actions: Vec::new(),
         }
@@ -181,7 +184,7 @@ impl FetchMachine {
             FetchEvent::PermitGranted(permit) => self.dispatch(permit, now, rng),
             FetchEvent::Answered(claim, answer) => self.handle_answer(claim, answer, now, rng),
             FetchEvent::Panicked(claim) => {
-                self.requests = self.requests.saturating_sub(1);
+                self.end_request(claim.artifact);
                 let wait = self.retry_policy.backoff.initial_delay();
                 let breaker = &mut self.state_of(claim.artifact).breaker;
                 breaker.postpone_probe(&claim.segment_id, now.local, wait);
@@ -198,7 +201,7 @@ impl FetchMachine {
     pub fn wants_permit(&self, now: Time) -> bool {
         self.is_storable
             && self.requests < self.concurrency
-            && self.schedule.has_claims_for(self.allowed_artifacts(now))
+            && self.schedule.has_claims_for(self.sendable_artifacts(now))
     }
 
     /// When to send the next [`FetchEvent::Tick`]. After a tick, this is in the future.
@@ -218,6 +221,22 @@ impl FetchMachine {
             .collect()
     }
 
+    /// The artifacts for which a request may be sent. A recording can take minutes, so recordings get
+    /// half of the concurrent requests.
+    fn sendable_artifacts(&self, now: Time) -> ArtifactSet {
+        let allowed = self.allowed_artifacts(now);
+        if self.recordings < self.concurrency.div_ceil(2) {
+            allowed
+        } else {
+            allowed.minus(ArtifactSet::NONE.with(Artifact::Recording))
+        }
+    }
+
+    fn end_request(&mut self, artifact: Artifact) {
+        self.requests = self.requests.saturating_sub(1);
+        self.recordings = self.recordings.saturating_sub(usize::from(artifact == Artifact::Recording));
+    }
+
     /// Ends all pauses.
     fn retry_now(&mut self, now: Time) {
         self.artifacts.iter_mut().for_each(|state| state.breaker.retry_now(now));
@@ -228,7 +247,7 @@ impl FetchMachine {
     /// determined anew for each claim, since a probe blocks all further requests of its circuit.
     fn dispatch(&mut self, permit: Permit, now: Now, rng: &mut impl Rng) {
         while self.wants_permit(now.local) {
-            let Some(claim) = self.schedule.pop(self.allowed_artifacts(now.local)) else { return };
+            let Some(claim) = self.schedule.pop(self.sendable_artifacts(now.local)) else { return };
             if let Some(due) = self.earliest_attempt(&claim, now) {
                 let first_try = claim.first_try;
                 self.complete(claim, JobOutcome::Deferred { due, first_try }, now.local, FetchAction::Complete);
@@ -244,6 +263,7 @@ impl FetchMachine {
             state.breaker.try_acquire(&claim.segment_id, now.local);
             self.schedule.on_dispatched(&claim);
             self.requests += 1;
+            self.recordings += usize::from(claim.artifact == Artifact::Recording);
             self.actions.push(FetchAction::Request(claim, permit));
             return;
         }

@@ -30,6 +30,7 @@ impl RetryPolicy {
             FetchedArtifact::Body(body) => {
                 JobOutcome::stored_with_charset(&body.bytes, body.charset, refresh_at(Outcome::Stored))
             }
+            FetchedArtifact::Recording(facts) => JobOutcome::recorded(facts.clone()),
             FetchedArtifact::Empty => JobOutcome::not_populated(refresh_at(Outcome::NotPopulated)),
         }
     }
@@ -94,7 +95,7 @@ impl RetryPolicy {
     /// not.
     fn next_refresh(&self, claim: &Claim, outcome: Outcome, now: Time) -> Option<Time> {
         let may_change = match claim.artifact {
-            Artifact::Transcript => false,
+            Artifact::Transcript | Artifact::Recording => false,
             Artifact::AgentSummary => true,
             Artifact::AutoSummary => outcome == Outcome::NotPopulated,
         };

@@ -15,6 +15,9 @@ pub(super) fn hint(fault: Fault, endpoint: Endpoint, cause: ErrorCause) -> Optio
         ),
         ErrorCause::Unreachable => Some("check the URLs in [api], and DNS, proxy and firewall"),
         ErrorCause::ReservationFailed => Some("check the database"),
+        ErrorCause::StoreFailed => {
+            Some("check recordings.store; recordings are requested again once it can be written to")
+        }
         ErrorCause::Outage => Some(
             "nothing to do: the vendor has an outage, and the login itself is valid. It is retried automatically. If it lasts, \
              see RingCentral's status page or ask its support",
@@ -49,7 +52,7 @@ pub(super) const fn redirect_hint(endpoint: Endpoint) -> &'static str {
         Endpoint::AgentSummary | Endpoint::AutoSummary => {
             "if that host is RingCentral's, set api.summary_url to it (https:// and the host) and restart"
         }
-        Endpoint::Metadata | Endpoint::Transcript | Endpoint::Accounts => {
+        Endpoint::Metadata | Endpoint::Transcript | Endpoint::Recording | Endpoint::Accounts => {
             "if that host is RingCentral's, set api.ringcx_url to it (https:// and the host) and restart"
         }
         Endpoint::Login => {
@@ -64,7 +67,7 @@ const fn hint_for_unauthorised(endpoint: Endpoint) -> &'static str {
         Endpoint::AgentSummary | Endpoint::AutoSummary => {
             "check that api.summary_url belongs to the same region as api.ringcx_url, and that the user may see summaries"
         }
-        Endpoint::Metadata | Endpoint::Transcript | Endpoint::Accounts => {
+        Endpoint::Metadata | Endpoint::Transcript | Endpoint::Recording | Endpoint::Accounts => {
             "check that api.ringcx_url belongs to the account's region, and that the login's user is active in the RingCX \
              admin portal, under Users"
         }
@@ -100,6 +103,10 @@ const fn hint_for_forbidden(endpoint: Endpoint) -> &'static str {
             "have automatic summaries enabled: in the RingCX admin portal tick \"Enable AI Summaries\" in the queue's AI Tools, \
              and give the login's user a role that may read summaries; or take \"auto_summary\" out of artifacts"
         }
+        Endpoint::Recording => {
+            "give the login's user the permission READ on Account: in the RingCX admin portal under Users, the user's role; have \
+             RingCentral's customer success manager switch on recordings; or take \"recording\" out of artifacts"
+        }
     }
 }
 
@@ -107,14 +114,7 @@ const fn hint_for_forbidden(endpoint: Endpoint) -> &'static str {
 mod tests {
     use super::*;
 
-    const ALL: [Endpoint; 6] = [
-        Endpoint::Login,
-        Endpoint::Accounts,
-        Endpoint::Metadata,
-        Endpoint::Transcript,
-        Endpoint::AgentSummary,
-        Endpoint::AutoSummary,
-    ];
+    const ALL: [Endpoint; 7] = Endpoint::ALL;
 
     #[test]
     fn each_refusal_hints_at_what_to_do_and_where() {

@@ -77,6 +77,7 @@ fn build_segment(fields: &RawFields<'_>, is_whole: bool) -> Result<SegmentRecord
         end: parse_end(field(fields, "segmentEndTimeMs")),
         has_transcript,
         is_agent,
+        has_recording: parse_flag(field(fields, "hasRecording")),
         raw: String::new(),
     })
 }

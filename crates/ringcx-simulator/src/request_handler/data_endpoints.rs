@@ -1,6 +1,7 @@
 //! The data endpoints: metadata, transcripts, summaries, and the list of sub-accounts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use serde::Deserialize;
@@ -12,15 +13,18 @@ use crate::content;
 use crate::faults::InjectedFault;
 use crate::model::{Artifact, Endpoint};
 use crate::options::TokenSettings;
+use crate::recording_audio::RecordingAudio;
 use crate::rng::Rng;
 use crate::simulated_tenant::{SegmentPosition, SimulatedAccount};
 use crate::simulator_state::{Announcement, SimulatorState};
-use crate::tenant_segment::{RecordSource, RecordVersion, TenantSegment};
+use crate::tenant_segment::{BodySource, RecordSource, RecordVersion, TenantSegment};
 
 /// Answers with at most this many records are sent with their length.
 const MAX_RECORDS_WITH_LENGTH: usize = 500;
 /// The size of the chunks of a longer answer.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// A recording is there some 15 minutes after its segment's end (contract.md, Recordings). Clocks may differ.
+const EARLIEST_RECORDING: Duration = Duration::from_secs(14 * 60);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -123,6 +127,48 @@ impl IncomingRequest {
         let json = segment.seed.is_multiple_of(2) || body.starts_with(b"\"");
         let reply = if json { SimulatedReply::json } else { SimulatedReply::text };
         Ok(reply(Some(endpoint), 200, body).apply_fault(fault, &mut rng))
+    }
+
+    pub(super) async fn handle_recording(&self, rc: &str, sub: &str, dialog: &str, id: &str) -> HandlerResult {
+        let endpoint = Endpoint::Recording;
+        let account = self.admit_to_account(endpoint, Some(rc), sub)?;
+        let segment = self.state.tenant.segment_by_id(&account, id);
+        let (fault, mut rng) = self.draw_artifact_fault(endpoint, &account, segment.as_deref(), Artifact::Recording);
+        self.inject_fault(endpoint, fault, &mut rng).await?;
+        self.check_bearer(endpoint)?;
+        self.check_permission(endpoint, &account, Some(id))?;
+        let segment = self.require_announced(endpoint, segment, id)?;
+        if segment.dialog_id.as_deref() != Some(dialog) {
+            self.record_violation(format!("recording: segment {id} is not of dialog {dialog}"));
+            return Err(self.not_found_reply(endpoint));
+        }
+        if !matches!(self.header("accept"), Some("audio/wav" | "audio/mpeg")) {
+            self.record_violation(format!("recording: Accept \"{}\"", self.header("accept").unwrap_or("")));
+        }
+        let now = self.state.now();
+        if !segment.has_recording() {
+            self.record_violation(format!("recording: segment {id} has none"));
+            return Err(self.not_found_reply(endpoint));
+        }
+        if now.since(segment.indexed_end) < EARLIEST_RECORDING {
+            self.record_violation(format!("recording: segment {id} ended less than {EARLIEST_RECORDING:?} ago"));
+        }
+        let plan = &segment.plans[Artifact::Recording.code() as usize];
+        let audio = match plan.source_at(now).ok_or_else(|| self.not_found_reply(endpoint))? {
+            BodySource::Generated(seed) | BodySource::GeneratedJson(seed) => {
+                RecordingAudio::generated(*seed, &self.state.tenant.traffic)
+            }
+            BodySource::Fixed(body) | BodySource::ErrorCode(body) => RecordingAudio::fixed(body.clone()),
+        };
+        if fault == InjectedFault::ErrorCode {
+            let code = r#"{"errorCode":"recording.not.ready","generalMessage":"try again"}"#;
+            let body = if rng.random_bool(0.5) { code } else { r#"{"generalMessage":"try again"}"# };
+            return Ok(SimulatedReply::json(Some(endpoint), 200, body));
+        }
+        let stalls = rng.random_bool(self.state.faults().stalled_recordings);
+        let fault = if stalls && fault == InjectedFault::None { InjectedFault::Slow(Duration::MAX) } else { fault };
+        self.record_served(&segment, Artifact::Recording, fault);
+        Ok(SimulatedReply::audio(audio, stalls).apply_fault(fault, &mut rng))
     }
 
     fn draw_artifact_fault(

@@ -14,6 +14,7 @@ use super::data_endpoints::RecordStream;
 use crate::faults::InjectedFault;
 use crate::faulty_connection::ConnectionControl;
 use crate::model::Endpoint;
+use crate::recording_audio::RecordingAudio;
 use crate::rng::Rng;
 use crate::simulator_state::SimulatorState;
 
@@ -30,6 +31,11 @@ pub(super) struct SimulatedReply {
 enum ReplyBody {
     Whole(Bytes),
     Streamed(Box<RecordStream>),
+    /// Audio, which may stop in the middle without an end.
+    Audio {
+        audio: RecordingAudio,
+        stalls: bool,
+    },
 }
 
 /// How a reply ends.
@@ -45,6 +51,8 @@ enum ReplyEnd {
 }
 
 const JSON: &str = "application/json";
+/// The size of the parts of a recording.
+const AUDIO_PART_BYTES: u64 = 64 * 1024;
 
 impl SimulatedReply {
     fn new(endpoint: Option<Endpoint>, status: u16, media: &'static str, body: ReplyBody) -> SimulatedReply {
@@ -78,6 +86,11 @@ impl SimulatedReply {
         SimulatedReply::new(Some(Endpoint::Metadata), 200, JSON, ReplyBody::Streamed(Box::new(records)))
     }
 
+    /// A recording.
+    pub(super) fn audio(audio: RecordingAudio, stalls: bool) -> SimulatedReply {
+        SimulatedReply::new(Some(Endpoint::Recording), 200, "audio/wav", ReplyBody::Audio { audio, stalls })
+    }
+
     /// No reply, or only its first bytes.
     pub(super) fn reset(endpoint: Option<Endpoint>, after: u64) -> SimulatedReply {
         SimulatedReply { end: ReplyEnd::Reset(after), ..SimulatedReply::text(endpoint, 200, "") }
@@ -96,6 +109,13 @@ impl SimulatedReply {
                     records.suppress_announcement();
                 }
                 self.end = ReplyEnd::Truncated { chunked: rng.random_bool(0.5) };
+            }
+            (InjectedFault::Malformed, ReplyBody::Audio { audio, .. }) => {
+                if rng.random_bool(0.5) {
+                    return SimulatedReply::html(self.endpoint, 200, "<html><body>Please log in</body></html>");
+                }
+                // The header still has the whole length.
+                audio.cut_in_half();
             }
             (InjectedFault::Malformed, ReplyBody::Whole(body)) => {
                 if rng.random_bool(0.5) {
@@ -125,6 +145,9 @@ impl SimulatedReply {
             ReplyBody::Whole(body) => Ok(body),
             ReplyBody::Streamed(mut records) if records.is_short() => Ok(records.read_all(state)),
             ReplyBody::Streamed(records) => Err(records),
+            ReplyBody::Audio { audio, stalls } => {
+                return audio_response(self.status, self.media, audio, stalls, self.end, state);
+            }
         };
         let (body, length) = match (whole, self.end) {
             (Ok(body), ReplyEnd::Truncated { chunked }) => {
@@ -153,6 +176,54 @@ impl SimulatedReply {
         }
         response
     }
+}
+
+/// A recording, sent in parts. A truncated one ends in an error after its first half.
+fn audio_response(
+    status: u16,
+    media: &'static str,
+    audio: RecordingAudio,
+    stalls: bool,
+    end: ReplyEnd,
+    state: &Arc<SimulatorState>,
+) -> Response {
+    let size = audio.size();
+    let (is_cut, chunked) = match end {
+        ReplyEnd::Truncated { chunked } => (true, chunked),
+        ReplyEnd::Complete | ReplyEnd::Reset(_) => (false, false),
+    };
+    let upto = if is_cut || stalls { size / 2 } else { size };
+    let pause = state.tenant.traffic.recording_part_delay;
+    let (clock, stop) = (state.clock.clone(), state.clone());
+    let parts = stream::unfold((audio, 0), move |(audio, at)| {
+        let (clock, _alive) = (clock.clone(), stop.clone());
+        async move {
+            if !pause.is_zero() {
+                clock.sleep(pause).await;
+            }
+            if at >= upto {
+                if stalls {
+                    std::future::pending::<()>().await;
+                }
+                // Lets the parts be sent before the error.
+                tokio::task::yield_now().await;
+                let error = io::Error::from(io::ErrorKind::BrokenPipe);
+                return (is_cut && at != u64::MAX).then(|| (Err(error), (audio, u64::MAX)));
+            }
+            let part = audio.read(at, upto.min(at + AUDIO_PART_BYTES));
+            let next = at + part.len() as u64;
+            Some((Ok(part), (audio, next)))
+        }
+    });
+    let mut response = Response::new(Body::from_stream(parts));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(DATE, state.date_header());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    if !chunked {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+    }
+    response
 }
 
 /// A body that ends in an error, so that the server closes the connection.

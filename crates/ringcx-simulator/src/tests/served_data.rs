@@ -9,7 +9,7 @@ use ringcx_conversation::render::Conversation;
 
 async fn fetch_all(env: &SimTestEnv, entries: &[ExpectedSegment]) {
     for entry in entries {
-        for artifact in Artifact::ALL {
+        for artifact in Artifact::TEXTS {
             let answer = env.fetch_artifact(entry, artifact).await;
             match entry.expected_artifact(artifact) {
                 ExpectedArtifact::Body(body) => {

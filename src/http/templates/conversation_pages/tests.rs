@@ -48,13 +48,45 @@ fn own_style() -> String {
 }
 
 fn render(transcript: &str, dialog: &[SegmentRow]) -> String {
+    render_with(transcript, dialog, ArtifactStatus::NotRequested, true)
+}
+
+fn render_with(transcript: &str, dialog: &[SegmentRow], recording: ArtifactStatus, may_listen: bool) -> String {
     let slots = [
         slot(ArtifactStatus::Stored(transcript.into())),
         slot(ArtifactStatus::Stored(HOSTILE.into())),
         slot(ArtifactStatus::Failed),
+        slot(recording),
     ];
     let segment = segment(2, HOSTILE);
-    conversation_page(&ConversationView { segment: &segment, slots: &slots, dialog, account: Some(HOSTILE), now: NOW })
+    let view =
+        ConversationView { segment: &segment, slots: &slots, dialog, account: Some(HOSTILE), may_listen, now: NOW };
+    conversation_page(&view)
+}
+
+#[test]
+fn only_who_may_listen_gets_the_player_and_its_links_fit_the_audio() {
+    let transcript = serde_json::json!({ "transcript": [
+        { "participantType": "agent", "timestamp": NOW.0, "message": "Hello" },
+        { "participantType": "contact", "timestamp": NOW.0 + 61_250, "message": HOSTILE },
+    ]});
+    let reference = serde_json::json!({
+        "object": HOSTILE, "sha256": HOSTILE, "bytes": 7, "type": HOSTILE, "duration_ms": 61_000, "channels": 2,
+    });
+    let stored = || ArtifactStatus::Stored(reference.to_string().into_bytes());
+    let page = render_with(&transcript.to_string(), &[], stored(), true);
+    let id = crate::model::encode_path_segment(HOSTILE);
+    assert!(page.contains("<audio controls preload=\"none\" src=\"/api/v1/segments/"), "{page}");
+    assert!(page.contains(&format!("{id}/recording?account=")) && page.contains("#t=61.250\" data-start=\"61250\""));
+    assert!(page.contains("61 s") && page.contains("format=srt"), "{page}");
+    let own_script = format!("<script>{}</script>", super::super::PLAYER_SCRIPT);
+    assert!(page.contains(&own_script), "the script is the one that the policy allows");
+    assert_harmless(&page.replace(&own_script, ""));
+    let page = render_with(&transcript.to_string(), &[], stored(), false);
+    assert_harmless(&page);
+    assert!(!page.contains("<audio") && !page.contains("/recording?") && page.contains("format=srt"), "{page}");
+    let page = render_with("{}", &[], ArtifactStatus::Unavailable, true);
+    assert!(page.contains("unavailable") && !page.contains("<audio"), "{page}");
 }
 
 #[test]

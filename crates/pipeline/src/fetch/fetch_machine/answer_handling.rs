@@ -23,13 +23,18 @@ fn live_age(claim: &Claim, now: Now) -> Option<Duration> {
 
 impl FetchMachine {
     pub(super) fn handle_answer(&mut self, claim: Claim, answer: Answer, now: Now, rng: &mut impl Rng) {
-        self.requests = self.requests.saturating_sub(1);
+        self.end_request(claim.artifact);
         let (artifact, first_pause) = (claim.artifact, self.retry_policy.backoff.initial_delay());
         let breaker = &mut self.state_of(artifact).breaker;
         let event = match &answer {
             Ok(_) => breaker.record_success(),
             Err(error) if error.endpoint == Endpoint::Login && !error.is_refusal() => {
                 breaker.trip_until(now.local, now.local + error.retry_in.unwrap_or_default().max(MIN_LOGIN_PAUSE));
+                BreakerEvent::EndpointFault
+            }
+            // A fault of this process: it would meet every recording.
+            Err(error) if error.cause == ErrorCause::StoreFailed => {
+                breaker.trip_until(now.local, now.local + first_pause);
                 BreakerEvent::EndpointFault
             }
             Err(error) => breaker.record_failure(error.fault, &claim.segment_id, now.local, first_pause, rng.random()),

@@ -1,0 +1,214 @@
+//! A bucket as the recording store: S3, Google Cloud Storage or Azure.
+//!
+//! A short recording is one request under its final name. A longer one is uploaded in parts under a
+//! temporary name, because its hash is known only at the end, and then copied by the provider.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{BoxStream, StreamExt as _};
+use object_store::multipart::PartId;
+use object_store::path::Path;
+use object_store::{
+    Attribute, Attributes, GetOptions, GetRange, ObjectMeta, ObjectStoreExt as _, PutMultipartOptions, PutOptions,
+    PutPayload,
+};
+use rand::Rng as _;
+use reqwest::Method;
+use secrecy::SecretString;
+
+use super::folder::UNFINISHED;
+use super::{AudioStream, PartialUpload, StoreError, StoredObject};
+use crate::model::AudioType;
+use crate::sink::object_store::{BucketClient, OpenedStore, open_store};
+
+/// The size of a part. Providers require at least 5 MiB, and S3 permits 10,000 parts.
+const PART_BYTES: usize = 8 * 1024 * 1024;
+
+#[derive(Clone)]
+pub(super) struct Bucket {
+    client: Arc<dyn BucketClient>,
+    prefix: Path,
+    pub(super) display_name: String,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Bucket").field(&self.display_name).finish()
+    }
+}
+
+impl Bucket {
+    pub(super) fn new(url: &str, options: &BTreeMap<String, SecretString>) -> Result<Bucket, StoreError> {
+        match open_store(url, options).map_err(|error| StoreError::from_sink("write", &error))? {
+            OpenedStore::Bucket { client, prefix, display_name } => Ok(Bucket { client, prefix, display_name }),
+            OpenedStore::Folder(_) => Err(StoreError::invalid_name("a folder")),
+        }
+    }
+
+    pub(super) async fn read(&self, name: &str, range: Option<Range<u64>>) -> Result<AudioStream, StoreError> {
+        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
+        let found = self.client.get_opts(&self.location(name)?, options).await;
+        let stream = found.map_err(|error| self.error("read", &error))?.into_stream();
+        let bucket = self.clone();
+        Ok(stream.map(move |chunk| chunk.map_err(|error| bucket.error("read", &error))).boxed())
+    }
+
+    pub(super) async fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        match self.client.head(&self.location(name)?).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.error("read", &error)),
+        }
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        match self.client.delete(&self.location(name)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.error("delete", &error)),
+        }
+    }
+
+    pub(super) fn list(&self) -> BoxStream<'static, Result<StoredObject, StoreError>> {
+        let bucket = self.clone();
+        let objects = self.client.list(Some(&self.prefix));
+        let described = objects.map(move |found| found.map_err(|error| bucket.error("list", &error)));
+        let prefix = self.prefix.clone();
+        let named = described.filter_map(move |found| {
+            let object = found.map(|found| stored_object(&prefix, &found)).transpose();
+            async move { object.filter(|one| one.as_ref().is_err() || is_finished(one)) }
+        });
+        named.boxed()
+    }
+
+    /// A link with which anybody can read an object until it expires.
+    pub(super) async fn signed_url(&self, name: &str, expires_in: Duration) -> Result<String, StoreError> {
+        let signed = self.client.signed_url(Method::GET, &self.location(name)?, expires_in).await;
+        signed.map(String::from).map_err(|error| self.error("sign a link", &error))
+    }
+
+    /// The objects of uploads that did not end, or have not ended yet.
+    pub(super) async fn list_unfinished(&self) -> Result<Vec<StoredObject>, StoreError> {
+        let folder = self.prefix.clone().join(UNFINISHED);
+        let mut objects = self.client.list(Some(&folder));
+        let mut unfinished = Vec::new();
+        while let Some(found) = objects.next().await {
+            let found = found.map_err(|error| self.error("list", &error))?;
+            unfinished.extend(stored_object(&self.prefix, &found));
+        }
+        Ok(unfinished)
+    }
+
+    /// Discards the parts of an upload, and its temporary object. What does not exist counts as
+    /// discarded.
+    pub(super) async fn discard(&self, partial: &PartialUpload) -> Result<(), StoreError> {
+        let location = self.location(&partial.name)?;
+        match self.client.abort_multipart(&location, &partial.upload_id).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            // Of an upload that is complete, only the object is left.
+            Err(error) => {
+                let error = self.error("delete", &error);
+                tracing::debug!(%error, "failed to abort an upload");
+            }
+        }
+        self.delete(&partial.name).await
+    }
+
+    fn location(&self, name: &str) -> Result<Path, StoreError> {
+        let relative = Path::parse(name).map_err(|_| StoreError::invalid_name(name))?;
+        Ok(self.prefix.parts().chain(relative.parts()).collect())
+    }
+
+    fn error(&self, doing: &str, error: &object_store::Error) -> StoreError {
+        StoreError::from_bucket(doing, error, &self.display_name)
+    }
+}
+
+fn stored_object(prefix: &Path, found: &ObjectMeta) -> Option<StoredObject> {
+    let name: Path = found.location.prefix_match(prefix)?.collect();
+    Some(StoredObject { name: name.to_string(), size: found.size, modified: found.last_modified.into() })
+}
+
+fn is_finished(object: &Result<StoredObject, StoreError>) -> bool {
+    object.as_ref().is_ok_and(|object| !object.name.starts_with(UNFINISHED))
+}
+
+/// A recording on its way into a bucket.
+#[derive(Debug)]
+pub(super) struct BucketUpload {
+    bucket: Bucket,
+    /// What is not a part yet. Less than one part.
+    buffer: BytesMut,
+    partial: Option<PartialUpload>,
+    parts: Vec<PartId>,
+}
+
+impl BucketUpload {
+    pub(super) fn begin(bucket: &Bucket) -> BucketUpload {
+        BucketUpload { bucket: bucket.clone(), buffer: BytesMut::new(), partial: None, parts: Vec::new() }
+    }
+
+    /// Returns the upload where this chunk begins one. No part is sent before the next chunk.
+    pub(super) async fn write(&mut self, chunk: &[u8]) -> Result<Option<PartialUpload>, StoreError> {
+        self.buffer.extend_from_slice(chunk);
+        if self.buffer.len() < PART_BYTES {
+            return Ok(None);
+        }
+        if self.partial.is_none() {
+            let name = format!("{UNFINISHED}/{:032x}", rand::rng().random::<u128>());
+            let location = self.bucket.location(&name)?;
+            let created = self.bucket.client.create_multipart_opts(&location, PutMultipartOptions::default()).await;
+            let upload_id = created.map_err(|error| self.bucket.error("write", &error))?;
+            self.partial = Some(PartialUpload { name, upload_id });
+            return Ok(self.partial.clone());
+        }
+        while self.buffer.len() >= PART_BYTES {
+            let part = self.buffer.split_to(PART_BYTES).freeze();
+            self.put_part(part).await?;
+        }
+        Ok(None)
+    }
+
+    async fn put_part(&mut self, part: Bytes) -> Result<(), StoreError> {
+        let Some(partial) = &self.partial else { return Ok(()) };
+        let location = self.bucket.location(&partial.name)?;
+        let payload = PutPayload::from_bytes(part);
+        let sent = self.bucket.client.put_part(&location, &partial.upload_id, self.parts.len(), payload).await;
+        self.parts.push(sent.map_err(|error| self.bucket.error("write", &error))?);
+        Ok(())
+    }
+
+    pub(super) async fn finish(&mut self, name: &str, audio: AudioType) -> Result<(), StoreError> {
+        let target = self.bucket.location(name)?;
+        let Some(partial) = self.partial.clone() else {
+            let rest = std::mem::take(&mut self.buffer).freeze();
+            let mut attributes = Attributes::new();
+            attributes.insert(Attribute::ContentType, audio.media_type().into());
+            let options = PutOptions { attributes, ..PutOptions::default() };
+            let written = self.bucket.client.put_opts(&target, PutPayload::from_bytes(rest), options).await;
+            return written.map(drop).map_err(|error| self.bucket.error("write", &error));
+        };
+        while !self.buffer.is_empty() {
+            let part = self.buffer.split_to(PART_BYTES.min(self.buffer.len())).freeze();
+            self.put_part(part).await?;
+        }
+        let (client, location) = (&self.bucket.client, self.bucket.location(&partial.name)?);
+        let finish = async {
+            client.complete_multipart(&location, &partial.upload_id, std::mem::take(&mut self.parts)).await?;
+            client.copy(&location, &target).await?;
+            client.delete(&location).await
+        };
+        finish.await.map_err(|error| self.bucket.error("write", &error))
+    }
+
+    pub(super) async fn discard(&self) -> Result<(), StoreError> {
+        match &self.partial {
+            Some(partial) => self.bucket.discard(partial).await,
+            None => Ok(()),
+        }
+    }
+}
