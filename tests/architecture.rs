@@ -65,7 +65,7 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
     ),
     ("status", &["discover", "fetch", "daemon", "cli", "http", "sim"]),
     ("verify", &["*", "-clock", "-model", "-db", "-proof", "-recordings"]),
-    ("manifest_export", &["*", "-clock", "-db", "-error", "-export", "-ringcx::install_tls", "-verify"]),
+    ("manifest_export", &["*", "-clock", "-db", "-error", "-export", "-ringcx", "-verify"]),
     ("archive_reader", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
     ("operator_actions", &["discover", "fetch", "deliver", "daemon", "cli", "http", "mcp", "sim"]),
     ("mcp", &["discover", "fetch", "deliver", "daemon", "cli", "http", "sim", "db"]),
