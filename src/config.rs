@@ -39,8 +39,8 @@ pub(crate) use settings::{
     LimitScope, Log, LogFormat, Oidc, Permission, ReportFormat, RoleSettings,
 };
 pub use settings::{
-    Database, DatabaseUrl, Limits, OauthSettings, ObjectFormat, RedactionRule, Settings, Sink, SinkErasures, SinkKind,
-    SinkStart, WebhookMethod, WebhookSettings, WebhookUnit,
+    Database, DatabaseUrl, LakeCatalog, LakeSettings, LakeTable, Limits, OauthSettings, ObjectFormat, RedactionRule,
+    Settings, Sink, SinkErasures, SinkKind, SinkStart, WebhookMethod, WebhookSettings, WebhookUnit,
 };
 #[cfg(test)]
 use settings::{Discovery, Fetch};

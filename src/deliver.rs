@@ -11,6 +11,9 @@ mod batch_delivery;
 mod delivery_records;
 mod event_builder;
 mod fair_share;
+mod lake_catalog;
+mod lake_delivery;
+mod lake_writer;
 mod object_delivery;
 mod replay_delivery;
 mod sink_client;
@@ -68,6 +71,8 @@ pub struct DeliveryContext {
     pub owner: String,
     /// Returns the leases that this replica holds now.
     pub leases: Arc<dyn Fn() -> Vec<Lease> + Send + Sync>,
+    /// The names of accounts in the settings, by sub-account id.
+    pub account_names: Arc<BTreeMap<String, String>>,
     /// Where pauses are published.
     pub sink_pauses: Arc<SinkPauses>,
     /// Cancelled at shutdown: requests in flight finish, and no new ones are sent.
@@ -162,6 +167,7 @@ impl Deliverer {
         let progress = match &mut client {
             SinkClient::Batch(client) => self.step_batch(client, sink, now).await,
             SinkClient::Webhook(delivery) => self.step_webhook(delivery, sink).await,
+            SinkClient::Lake(delivery) => self.step_lake(delivery, sink).await,
         };
         // A stopped sink starts anew: requests that are in flight must not stop it again.
         self.client = (!self.stopped).then_some(client);
@@ -208,8 +214,10 @@ impl Deliverer {
         if let Some(pause) = &mut self.pause {
             pause.until = Tick::default();
         }
-        if let Some(SinkClient::Webhook(delivery)) = &mut self.client {
-            delivery.retry_now(self.context.clock.tick());
+        match &mut self.client {
+            Some(SinkClient::Webhook(delivery)) => delivery.retry_now(self.context.clock.tick()),
+            Some(SinkClient::Lake(delivery)) => delivery.retry_now(),
+            Some(SinkClient::Batch(_)) | None => {}
         }
     }
 
@@ -225,13 +233,18 @@ impl Deliverer {
         if let Some(key) = self.sink_key.filter(|_| now < self.next_row_refresh) {
             return Ok(key);
         }
+        if let (Some(key), SinkKind::Lake(_)) = (self.sink_key, &self.settings.kind) {
+            // A store is never stopped. During a change of settings, another replica may still have
+            // the old ones, and the tables would begin anew each time.
+            return Ok(key);
+        }
         let from_beginning = self.settings.start == SinkStart::Beginning;
         let destination = destination_digest(&self.settings.kind);
-        let row = self
-            .context
-            .db
-            .ensure_sink(&self.settings.name, from_beginning, &destination, self.context.clock.now())
-            .await?;
+        let (db, name, started) = (&self.context.db, &self.settings.name, self.context.clock.now());
+        let row = match &self.settings.kind {
+            SinkKind::Lake(_) => db.ensure_lake_sink(name, from_beginning, &destination, started).await?,
+            _ => db.ensure_sink(name, from_beginning, &destination, started).await?,
+        };
         if std::mem::replace(&mut self.stopped, row.stopped.is_some()) && !self.stopped {
             tracing::info!(sink = self.settings.name, "delivery to the stopped sink is enabled again");
         } else if self.stopped && self.sink_key.is_none() {
@@ -374,6 +387,10 @@ fn destination_digest(kind: &SinkKind) -> String {
         SinkKind::Jsonl { path, .. } => format!("jsonl {}", path.display()),
         SinkKind::Webhook(settings) => format!("webhook {}", settings.url.expose_secret()),
         SinkKind::ObjectStore { url, .. } => format!("object_store {url}"),
+        SinkKind::Lake(lake) => {
+            let tables: Vec<&str> = lake.tables.iter().map(|table| table.name()).collect();
+            format!("lake {} {}", lake.url, tables.join(","))
+        }
     };
     Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -12,6 +12,7 @@ mod phrase_columns;
 mod row_writer;
 mod segment_columns;
 mod table;
+mod table_file;
 mod target;
 mod text_export;
 mod unit_reader;
@@ -43,6 +44,7 @@ pub(crate) use facts::SegmentOverview;
 pub(crate) use jsonl_export::artifact_payload;
 pub use jsonl_export::{ArtifactPayload, ExportLine};
 pub use table::Table;
+pub(crate) use table_file::{TableFile, table_columns};
 pub use target::Target;
 
 /// The number of segments whose bodies are held in memory together; transcripts may be large. A

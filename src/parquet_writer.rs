@@ -24,6 +24,9 @@ const MAX_GROUP_BYTES: usize = 32 << 20;
 /// The number of rows between two checks of the page size; small, because bodies are large.
 const WRITE_BATCH_ROWS: usize = 64;
 
+/// How many times smaller texts are in the file.
+const COMPRESSION_ESTIMATE: usize = 4;
+
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ParquetType {
@@ -39,6 +42,19 @@ pub(crate) enum ParquetType {
     Flag,
     /// A list of short texts, such as ids and names.
     WordList,
+}
+
+impl ParquetType {
+    /// The type's name in a DuckLake catalog; a list holds texts.
+    pub(crate) const fn ducklake_name(self) -> &'static str {
+        match self {
+            ParquetType::Word | ParquetType::Text => "varchar",
+            ParquetType::Time => "timestamptz",
+            ParquetType::Number => "int64",
+            ParquetType::Flag => "boolean",
+            ParquetType::WordList => "list",
+        }
+    }
 }
 
 /// The name and type of a column.
@@ -100,19 +116,26 @@ enum ColumnData {
 }
 
 impl<W: Write + Send> ParquetWriter<W> {
-    /// Starts a file with these columns; `name` is the name of the schema.
+    /// Starts a file with these columns; `name` is the name of the schema. The field ids count the
+    /// columns from 1; the element of a list counts, too.
     ///
     /// # Errors
     /// Returns an error if `out` cannot be written.
     pub(crate) fn new(out: W, name: &str, columns: &[ColumnSpec]) -> io::Result<ParquetWriter<W>> {
-        let lines = columns.iter().map(|(name, kind)| match kind {
-            ParquetType::Word | ParquetType::Text => format!("optional binary {name} (STRING);"),
-            ParquetType::Time => format!("optional int64 {name} (TIMESTAMP(MILLIS,true));"),
-            ParquetType::Number => format!("optional int64 {name};"),
-            ParquetType::Flag => format!("optional boolean {name};"),
-            ParquetType::WordList => format!(
-                "optional group {name} (LIST) {{ repeated group list {{ required binary element (STRING); }} }}"
-            ),
+        let mut field_ids = 1..;
+        let lines = columns.iter().map(|(name, kind)| {
+            let mut next_id = || field_ids.next().unwrap_or(0);
+            let id = next_id();
+            match kind {
+                ParquetType::Word | ParquetType::Text => format!("optional binary {name} (STRING) = {id};"),
+                ParquetType::Time => format!("optional int64 {name} (TIMESTAMP(MILLIS,true)) = {id};"),
+                ParquetType::Number => format!("optional int64 {name} = {id};"),
+                ParquetType::Flag => format!("optional boolean {name} = {id};"),
+                ParquetType::WordList => format!(
+                    "optional group {name} (LIST) = {id} {{ repeated group list {{ required binary element (STRING) = {}; }} }}",
+                    next_id()
+                ),
+            }
         });
         let message = format!("message {name} {{ {} }}", lines.collect::<Vec<_>>().join(" "));
         let schema = parse_message_type(&message).map_err(into_io_error)?;
@@ -144,6 +167,20 @@ impl<W: Write + Send> ParquetWriter<W> {
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.write_group()?;
         self.writer.finish().map(drop).map_err(into_io_error)
+    }
+
+    /// Writes the last row group and the footer, and returns what was written to.
+    ///
+    /// # Errors
+    /// As [`ParquetWriter::finish`].
+    pub(crate) fn into_inner(mut self) -> io::Result<W> {
+        self.write_group()?;
+        self.writer.into_inner().map_err(into_io_error)
+    }
+
+    /// The size of what was written so far, and an estimate of what is buffered.
+    pub(crate) fn approximate_size(&self) -> u64 {
+        self.writer.bytes_written() as u64 + (self.bytes / COMPRESSION_ESTIMATE) as u64
     }
 
     fn write_group(&mut self) -> io::Result<()> {

@@ -77,6 +77,8 @@ impl SinkError {
 pub(crate) enum ErasureCapability {
     /// The daemon rewrites its files without the segment.
     Rewrite,
+    /// The daemon rewrites the objects that hold the segment.
+    RewriteObjects,
     /// The receiver is told, and has to erase it.
     Tombstone,
     /// The event is written beside the copies, which stay.
@@ -89,6 +91,7 @@ pub(crate) fn erasure_capability(kind: &SinkKind) -> ErasureCapability {
         SinkKind::Jsonl { .. } => ErasureCapability::Rewrite,
         SinkKind::Webhook(_) => ErasureCapability::Tombstone,
         SinkKind::ObjectStore { .. } => ErasureCapability::None,
+        SinkKind::Lake(_) => ErasureCapability::RewriteObjects,
     }
 }
 

@@ -54,6 +54,7 @@ const MODULE_RULES: &[(&str, &[&str])] = &[
             "-config",
             "-db",
             "-event",
+            "-export",
             "-health",
             "-pipeline",
             "-redact",

@@ -65,7 +65,9 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
     if let (Some(Accounts::Listed(listed)), Some(access)) = (&accounts, &access) {
         access_settings::warn_about_unknown_accounts(listed, access, checker);
     }
-    let (sinks, unreadable_sinks) = sinks?;
+    let (mut sinks, unreadable_sinks) = sinks?;
+    let database = database?;
+    sink_settings::find_archive_catalogs(&mut sinks, &database.url);
     Some(Settings {
         api,
         auth,
@@ -73,7 +75,7 @@ pub(super) fn build_settings(document: Document, checker: &mut Checker<'_>) -> O
         discovery,
         limits,
         fetch,
-        database: database?,
+        database,
         http,
         access: access?,
         log,

@@ -555,6 +555,70 @@ pub enum SinkKind {
         /// The options of the store; names in lower case.
         options: BTreeMap<String, SecretString>,
     },
+    /// Tables of Parquet files in a bucket or folder.
+    Lake(Box<LakeSettings>),
+}
+
+/// The settings of an object store with tables.
+#[derive(Debug, Clone)]
+pub struct LakeSettings {
+    /// `s3://`, `gs://`, `az://` or `file://`, with bucket and prefix.
+    pub url: String,
+    /// The options of the store; names in lower case.
+    pub options: BTreeMap<String, SecretString>,
+    /// The tables.
+    pub tables: Vec<LakeTable>,
+    /// How long a change waits for others, so that they share a file.
+    pub roll_after: Duration,
+    /// The size at which a file is full, in bytes.
+    pub roll_size: u64,
+    /// The DuckLake catalog that lists the files.
+    pub catalog: Option<LakeCatalog>,
+    /// How long the catalog keeps earlier snapshots.
+    pub expire_after: Duration,
+}
+
+/// Where the DuckLake catalog of tables is.
+#[derive(Debug, Clone)]
+pub enum LakeCatalog {
+    /// In the archive's database.
+    Archive,
+    /// In another database.
+    Other(DatabaseUrl),
+}
+
+/// A table in an object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LakeTable {
+    /// A segment is a row, as in `export`.
+    Segments,
+    /// A phrase of a transcript is a row, as in `export --table phrases`.
+    Phrases,
+    /// A version of a transcript or summary is a row.
+    Artifacts,
+}
+
+impl LakeTable {
+    /// All tables.
+    pub const ALL: [LakeTable; 3] = [LakeTable::Segments, LakeTable::Phrases, LakeTable::Artifacts];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            LakeTable::Segments => "segments",
+            LakeTable::Phrases => "phrases",
+            LakeTable::Artifacts => "artifacts",
+        }
+    }
+}
+
+/// How the files of tables are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LakeLayout {
+    /// `TABLE/account=SUB/day=DATE/`.
+    Hive,
 }
 
 /// The settings of a webhook.

@@ -19,8 +19,8 @@ use super::setting_types::{
     Artifacts, Id, List, Retention, SPAN_HINT, SecretText, SinkContents, Span, StoreOption, Text,
 };
 use super::settings::{
-    ApiSettings, Discovery, Fetch, Limits, Log, ObjectFormat, Permission, ReportFormat, SinkErasures, SinkStart,
-    WebhookMethod, WebhookUnit,
+    ApiSettings, Discovery, Fetch, LakeLayout, LakeTable, Limits, Log, ObjectFormat, Permission, ReportFormat,
+    SinkErasures, SinkStart, WebhookMethod, WebhookUnit,
 };
 use crate::model::SummariesFor;
 
@@ -310,7 +310,24 @@ pub(super) struct SinkSection {
     pub(super) format: ObjectFormat,
     /// object_store: options of the store.
     pub(super) options: BTreeMap<String, StoreOption>,
+    /// object_store: keeps these tables in place of events: segments, phrases, artifacts.
+    pub(super) tables: Option<List<LakeTable>>,
+    /// object_store with tables: names of the files; hive is TABLE/account=SUB/day=DATE/.
+    pub(super) layout: Option<LakeLayout>,
+    /// object_store with tables: how long a change waits for others, so that they share a file.
+    pub(super) roll_after: Span<900>,
+    /// object_store with tables: size in bytes at which a file is full.
+    #[schemars(extend("default" = DEFAULT_ROLL_SIZE))]
+    pub(super) roll_size: Option<u32>,
+    /// object_store with tables: DuckLake catalog, ducklake:sqlite:PATH or ducklake:postgres://….
+    pub(super) catalog: Option<SecretText>,
+    pub(super) catalog_file: Text,
+    /// object_store with a catalog: how long it keeps earlier snapshots.
+    pub(super) expire_after: Span<86_400>,
 }
+
+/// The size at which a file of a table is full.
+pub(super) const DEFAULT_ROLL_SIZE: u32 = 32 << 20;
 
 /// OAuth client credentials.
 #[derive(Default, Deserialize, JsonSchema)]

@@ -2,6 +2,7 @@
 
 mod access;
 mod environment;
+mod lake;
 mod lookup;
 mod mistakes;
 mod sample;

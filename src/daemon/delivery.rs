@@ -1,5 +1,6 @@
 //! Runs delivery: one task per sink, so that no sink delays another.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::DATABASE_RETRY_INTERVAL;
 use super::app_context::AppContext;
-use crate::config::{Sink, SinkKind};
+use crate::config::{AccountSettings, Accounts, Settings, Sink, SinkKind};
 use crate::db::{DbError, DbFault};
 use crate::deliver::{Deliverer, DeliveryContext, DeliveryProgress};
 
@@ -55,7 +56,12 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
 
 /// Has metadata announced in the feeds if a sink asks for it.
 pub(super) async fn announce_wanted_metadata(context: &AppContext) -> Result<(), DbError> {
-    context.db.announce_metadata(context.settings.sinks.iter().any(|sink| sink.metadata)).await
+    context.db.announce_metadata(context.settings.sinks.iter().any(wants_metadata)).await
+}
+
+/// Whether the sink is told about announced and changed metadata. Tables have a row for each segment.
+fn wants_metadata(sink: &Sink) -> bool {
+    sink.metadata || matches!(sink.kind, SinkKind::Lake(_))
 }
 
 /// Removes the ids of erased segments once every sink was told about the erasure.
@@ -81,7 +87,7 @@ async fn maintain_feed(context: Arc<AppContext>, stop: CancellationToken) {
 /// Delivers to one sink: a step, then a wait for its time, a new result, or a command.
 async fn deliver_to_sink(context: Arc<AppContext>, sink: Sink, stop: CancellationToken) {
     let batch_delay = match sink.kind {
-        SinkKind::ObjectStore { .. } => OBJECT_BATCH_DELAY,
+        SinkKind::ObjectStore { .. } | SinkKind::Lake(_) => OBJECT_BATCH_DELAY,
         SinkKind::Jsonl { .. } | SinkKind::Webhook(_) => BATCH_DELAY,
     };
     let (mut stored, mut changes) = (context.subscribe_stored(), context.subscribe_changes());
@@ -118,7 +124,19 @@ fn delivery_context(context: &Arc<AppContext>, stop: &CancellationToken) -> Deli
         clock: context.clock.clone(),
         owner: context.settings.database.instance.clone(),
         leases: Arc::new(move || accounts.accounts().iter().map(|account| account.lease).collect()),
+        account_names: Arc::new(configured_names(&context.settings)),
         sink_pauses: context.sinks.clone(),
         stop: stop.clone(),
+    }
+}
+
+/// The names of accounts in the settings, by sub-account id.
+fn configured_names(settings: &Settings) -> BTreeMap<String, String> {
+    match &settings.accounts {
+        Accounts::Listed(listed) => {
+            let name = |account: &AccountSettings| Some((account.id.sub.to_string(), account.name.clone()?));
+            listed.iter().filter_map(name).collect()
+        }
+        Accounts::Discovered(_) => BTreeMap::new(),
     }
 }

@@ -8,8 +8,12 @@ use serde_json::Value;
 
 use super::EventKey;
 use crate::config::{Sink, SinkErasures};
-use crate::db::{AccountKey, Db, DbError, DbFault, FeedEntry, FeedNotice, FeedRange, FeedRow, Item, NoticeKind};
+use crate::db::{
+    AccountKey, ArtifactStatus, Db, DbError, DbFault, FeedEntry, FeedNotice, FeedRange, FeedRow, Item, NoticeKind,
+    SegmentArtifact,
+};
 use crate::event::{ErasureReason, Event, EventKind, decode_summary};
+use crate::export::SegmentEntry;
 use crate::lenient_json;
 use crate::model::{Artifact, ArtifactSet};
 use crate::redact::Redactor;
@@ -58,6 +62,28 @@ impl EventFilter {
             None => head.stored && head.item.artifact().is_some_and(|artifact| self.artifacts.contains(artifact)),
             Some(kind) => self.wants_notice(kind),
         }
+    }
+
+    /// Whether the entry may change a row of a table.
+    pub(super) fn changes_table(&self, head: &FeedEntry) -> bool {
+        match head.notice {
+            None => head.item.artifact().is_some_and(|artifact| self.artifacts.contains(artifact)),
+            Some(NoticeKind::Metadata | NoticeKind::Erased | NoticeKind::Expired) => true,
+        }
+    }
+
+    /// The segment as a table shows it; `None` if the sink does not receive its channel.
+    pub(super) fn table_entry(&self, mut entry: SegmentEntry) -> Option<SegmentEntry> {
+        if !self.wants_channel(&entry.segment.metadata) {
+            return None;
+        }
+        for (artifact, slot) in Artifact::ALL.into_iter().zip(&mut entry.slots) {
+            if !self.artifacts.contains(artifact) {
+                let status = ArtifactStatus::NotRequested;
+                *slot = SegmentArtifact { status, fetched: None, version: 0, due: None, tries: 0, reason: None };
+            }
+        }
+        Some(entry.redact(&self.redactor))
     }
 
     fn wants_notice(&self, kind: NoticeKind) -> bool {

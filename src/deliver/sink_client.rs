@@ -1,8 +1,10 @@
-//! The client of a sink: one that accepts batches as a whole, or one that gets a request an event.
+//! The client of a sink: one that accepts batches as a whole, one that gets a request an event, or one
+//! that keeps tables.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::lake_delivery::LakeDelivery;
 use super::object_delivery::write_by_hour;
 use super::unit_builder::UnitRule;
 use super::webhook_delivery::WebhookDelivery;
@@ -18,6 +20,7 @@ use crate::sink::webhook::WebhookSink;
 pub(super) enum SinkClient {
     Batch(BatchClient),
     Webhook(Box<WebhookDelivery>),
+    Lake(Box<LakeDelivery>),
 }
 
 /// The client of a sink that accepts a batch as a whole.
@@ -41,6 +44,7 @@ impl SinkClient {
             SinkKind::ObjectStore { url, format, options } => {
                 SinkClient::Batch(BatchClient::ObjectStore(Arc::new(ObjectStoreSink::new(url, *format, options)?)))
             }
+            SinkKind::Lake(settings) => SinkClient::Lake(Box::new(LakeDelivery::new(settings)?)),
         })
     }
 }

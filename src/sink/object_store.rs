@@ -17,16 +17,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreScheme, PutOptions, PutPayload,
-    RetryConfig,
+    Attribute, Attributes, BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt as _, ObjectStoreScheme,
+    PutOptions, PutPayload, RetryConfig,
 };
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
+
+pub(crate) use parquet_rows::EventFile;
 
 use super::SinkError;
 use crate::clock::Time;
@@ -36,6 +39,7 @@ use crate::file_descriptors;
 
 /// How long writing one object may take, unless the option `timeout` is set.
 const DEFAULT_WRITE_TIMEOUT: &str = "5m";
+const PARQUET_MEDIA_TYPE: &str = "application/vnd.apache.parquet";
 /// How many bytes of lines are built before other tasks get a turn.
 const YIELD_AFTER_BYTES: usize = 1 << 20;
 
@@ -62,7 +66,7 @@ pub fn object_name(sub: &str, stored: Time, first: i64, last: i64) -> String {
 }
 
 /// Percent-encodes a name so that it is one path component everywhere.
-fn escape_path_part(name: &str) -> String {
+pub(crate) fn escape_path_part(name: &str) -> String {
     let only_dots = name.bytes().all(|byte| byte == b'.');
     let keeps = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte) || byte == b'.' && !only_dots;
     name.bytes().map(|byte| if keeps(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
@@ -123,29 +127,92 @@ impl ObjectStoreSink {
     pub async fn put(&self, name: &str, events: &[Event]) -> Result<(), SinkError> {
         let (extension, media_type) = match self.format {
             ObjectFormat::Jsonl => ("jsonl", "application/x-ndjson"),
-            ObjectFormat::Parquet => ("parquet", "application/vnd.apache.parquet"),
+            ObjectFormat::Parquet => ("parquet", PARQUET_MEDIA_TYPE),
         };
-        let relative_path = Path::parse(format!("{name}.{extension}"))
-            .map_err(|_| SinkError::unavailable(format!("failed to write an object: {name} is not a valid name")))?;
         let content = match self.format {
             ObjectFormat::Jsonl => build_json_lines(events).await,
             ObjectFormat::Parquet => parquet_rows::write_parquet(events).await?,
         };
+        self.put_content(&format!("{name}.{extension}"), content, media_type).await
+    }
+
+    /// Writes a Parquet file under `name`, a path below the prefix.
+    ///
+    /// # Errors
+    /// As [`ObjectStoreSink::put`].
+    pub(crate) async fn put_parquet(&self, name: &str, file: Bytes) -> Result<(), SinkError> {
+        self.put_content(name, vec![file], PARQUET_MEDIA_TYPE).await
+    }
+
+    async fn put_content(&self, name: &str, content: Vec<Bytes>, media_type: &'static str) -> Result<(), SinkError> {
+        let relative_path = parse_name(name)?;
         let _place = file_descriptors::acquire_delivery_slot().await;
         match &self.destination {
             Destination::Folder(root) => folder::write_object(root.clone(), relative_path.to_string(), content)
                 .await
                 .map_err(|error| store_errors::folder_error(&error, &self.display_name)),
             Destination::Bucket { store, prefix } => {
-                let location: Path = prefix.parts().chain(relative_path.parts()).collect();
                 let mut attributes = Attributes::new();
                 attributes.insert(Attribute::ContentType, media_type.into());
                 let options = PutOptions { attributes, ..PutOptions::default() };
+                let location = below(prefix, &relative_path);
                 let written = store.put_opts(&location, PutPayload::from_iter(content), options).await;
                 written.map(drop).map_err(|error| store_errors::store_error(&error, &self.display_name))
             }
         }
     }
+
+    /// Deletes an object, if it exists.
+    ///
+    /// # Errors
+    /// As [`ObjectStoreSink::put`].
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), SinkError> {
+        let relative_path = parse_name(name)?;
+        let _place = file_descriptors::acquire_delivery_slot().await;
+        match &self.destination {
+            Destination::Folder(root) => folder::delete_object(root.clone(), relative_path.to_string())
+                .await
+                .map_err(|error| store_errors::folder_error(&error, &self.display_name)),
+            Destination::Bucket { store, prefix } => match store.delete(&below(prefix, &relative_path)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(store_errors::store_error(&error, &self.display_name)),
+            },
+        }
+    }
+
+    /// The names of the objects below a path, with that path.
+    ///
+    /// # Errors
+    /// As [`ObjectStoreSink::put`].
+    pub(crate) async fn list(&self, path: &str) -> Result<Vec<String>, SinkError> {
+        let relative_path = parse_name(path)?;
+        let _place = file_descriptors::acquire_delivery_slot().await;
+        match &self.destination {
+            Destination::Folder(root) => folder::list_objects(root.clone(), relative_path.to_string())
+                .await
+                .map_err(|error| store_errors::folder_error(&error, &self.display_name)),
+            Destination::Bucket { store, prefix } => {
+                let mut objects = store.list(Some(&below(prefix, &relative_path)));
+                let mut names = Vec::new();
+                while let Some(object) = objects.next().await {
+                    let object = object.map_err(|error| store_errors::store_error(&error, &self.display_name))?;
+                    let parts: Option<Vec<_>> = object.location.prefix_match(prefix).map(Iterator::collect);
+                    names.extend(parts.map(|parts| parts.into_iter().collect::<Path>().to_string()));
+                }
+                Ok(names)
+            }
+        }
+    }
+}
+
+/// The location of an object in the bucket.
+fn below(prefix: &Path, relative_path: &Path) -> Path {
+    prefix.parts().chain(relative_path.parts()).collect()
+}
+
+fn parse_name(name: &str) -> Result<Path, SinkError> {
+    Path::parse(name)
+        .map_err(|_| SinkError::unavailable(format!("failed to write an object: {name} is not a valid name")))
 }
 
 const URL_HINT: &str = r#"give "s3://bucket/prefix", or the same with gs or az, or "file:///absolute/path""#;

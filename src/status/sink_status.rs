@@ -96,6 +96,6 @@ fn type_name(kind: &SinkKind) -> &'static str {
     match kind {
         SinkKind::Jsonl { .. } => "jsonl",
         SinkKind::Webhook(_) => "webhook",
-        SinkKind::ObjectStore { .. } => "object_store",
+        SinkKind::ObjectStore { .. } | SinkKind::Lake(_) => "object_store",
     }
 }

@@ -51,62 +51,63 @@ crate::on_both! {
     what_an_object_leaves_out_as_damaged_is_reported_and_can_be_retried,
 }
 
-const NOW: Time = Time(1_800_000_000_000);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const NOW: Time = Time(1_800_000_000_000);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 /// A database with one account, and a manual clock.
-struct DeliveryEnv {
-    test: TestDb,
-    clock: Clock,
-    owned: Lease,
+pub(crate) struct DeliveryEnv {
+    pub(crate) test: TestDb,
+    pub(crate) clock: Clock,
+    pub(crate) owned: Lease,
     board: Arc<SinkPauses>,
 }
 
 impl DeliveryEnv {
-    async fn new(test: TestDb) -> DeliveryEnv {
+    pub(crate) async fn new(test: TestDb) -> DeliveryEnv {
         let owned = acquire_account(&test.db, "sub").await;
         DeliveryEnv { clock: Clock::manual(NOW), owned, test, board: Arc::default() }
     }
 
-    fn db(&self) -> &Db {
+    pub(crate) fn db(&self) -> &Db {
         &self.test.db
     }
 
     /// Ingests segments with these numbers and stores their transcripts.
-    async fn store_transcripts(&self, numbers: std::ops::Range<usize>) {
+    pub(crate) async fn store_transcripts(&self, numbers: std::ops::Range<usize>) {
         store_transcripts(self.db(), self.owned, numbers, self.clock.now()).await;
     }
 
-    fn deliverer(&self, settings: Sink) -> Deliverer {
+    pub(crate) fn deliverer(&self, settings: Sink) -> Deliverer {
         self.deliverer_for(settings, vec![self.owned])
     }
 
-    fn deliverer_for(&self, settings: Sink, mine: Vec<Lease>) -> Deliverer {
+    pub(crate) fn deliverer_for(&self, settings: Sink, mine: Vec<Lease>) -> Deliverer {
         let means = DeliveryContext {
             db: self.db().clone(),
             clock: self.clock.clone(),
             owner: "test".to_owned(),
             leases: Arc::new(move || mine.clone()),
+            account_names: Arc::default(),
             sink_pauses: self.board.clone(),
             stop: tokio_util::sync::CancellationToken::new(),
         };
         Deliverer::new(settings, means)
     }
 
-    async fn view(&self) -> SinkOverview {
+    pub(crate) async fn view(&self) -> SinkOverview {
         self.db().sink_overviews().await.unwrap().remove(0)
     }
 
     /// The sums over all accounts: behind, waiting, failed, delivered.
-    async fn totals(&self) -> (u64, u64, u64, u64) {
+    pub(crate) async fn totals(&self) -> (u64, u64, u64, u64) {
         let accounts = self.view().await.accounts;
         accounts.iter().fold((0, 0, 0, 0), |sum, of| {
             (sum.0 + of.behind, sum.1 + of.waiting, sum.2 + of.failed, sum.3 + of.delivered)
         })
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.test.folder.path().join("out")
     }
 
@@ -122,7 +123,7 @@ impl DeliveryEnv {
     }
 }
 
-fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
+pub(crate) fn sink_settings(start: SinkStart, kind: SinkKind) -> Sink {
     Sink {
         name: "sink".to_owned(),
         start,
@@ -143,17 +144,17 @@ fn webhook_settings(receiver: &WebhookReceiver) -> Sink {
     sink_settings(SinkStart::Beginning, SinkKind::Webhook(Box::new(settings)))
 }
 
-async fn acquire_account(db: &Db, sub: &str) -> Lease {
+pub(crate) async fn acquire_account(db: &Db, sub: &str) -> Lease {
     let account = db.register_account(&AccountId::new("1", sub), None, NOW).await.unwrap();
     db.acquire_leases(&[account.key], "test", Duration::from_secs(10), NOW).await.unwrap().remove(0)
 }
 
-async fn store_transcripts(db: &Db, owned: Lease, numbers: std::ops::Range<usize>, at: Time) {
+pub(crate) async fn store_transcripts(db: &Db, owned: Lease, numbers: std::ops::Range<usize>, at: Time) {
     ingest_segments(db, owned, numbers, at, |number| format!(r#"{{"segmentId":"seg-{number}"}}"#)).await;
     answer_due_items(db, owned, at, "first", Some(at + MINUTE)).await;
 }
 
-async fn ingest_segments(
+pub(crate) async fn ingest_segments(
     db: &Db,
     owned: Lease,
     numbers: std::ops::Range<usize>,
@@ -190,7 +191,7 @@ async fn ingest_segments(
 }
 
 /// Stores this text for every due item.
-async fn answer_due_items(db: &Db, owned: Lease, at: Time, word: &str, revisit: Option<Time>) {
+pub(crate) async fn answer_due_items(db: &Db, owned: Lease, at: Time, word: &str, revisit: Option<Time>) {
     let claims = db.due_items(owned, ArtifactSet::ALL, at, 5000).await.unwrap();
     let settled: Vec<CompletedJob> = claims
         .into_iter()
@@ -203,7 +204,7 @@ async fn answer_due_items(db: &Db, owned: Lease, at: Time, word: &str, revisit: 
 }
 
 /// Steps until nothing is due now.
-async fn step_until_idle(deliverer: &mut Deliverer) {
+pub(crate) async fn step_until_idle(deliverer: &mut Deliverer) {
     while deliverer.step().await.unwrap() == DeliveryProgress::Worked {}
 }
 
@@ -546,7 +547,7 @@ async fn a_dialog_is_one_event_once_it_is_settled(test: TestDb) {
     assert_eq!((receiver.request_count(), env.totals().await), (1, (0, 0, 0, 1)), "it is sent once");
 }
 
-async fn erase_segment(env: &DeliveryEnv, id: &str) {
+pub(crate) async fn erase_segment(env: &DeliveryEnv, id: &str) {
     let request = ErasureRequest {
         subject: Subject::Segment(id.to_owned()),
         account: None,

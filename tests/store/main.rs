@@ -12,5 +12,6 @@ mod erasure_and_retention;
 mod export_and_status;
 mod full_text_search;
 mod generated_answers;
+mod lake_tables;
 mod tamper_detection;
 mod work_queue;

@@ -7,6 +7,7 @@
 mod delivery_round;
 mod feed_notice;
 mod feed_reader;
+mod lake_state;
 mod sink_overview;
 mod sink_replays;
 mod unit_reader;
@@ -23,6 +24,7 @@ pub use delivery_round::{CursorAdvance, DeliveryRound, ReplayProgress};
 pub(super) use feed_notice::NewNotice;
 pub use feed_notice::NoticeKind;
 pub use feed_reader::{FeedEntry, FeedNotice, FeedRange, FeedRow};
+pub use lake_state::{LakeAccount, LakeChange, LakeCopies, LakeFile, LakeSlice, ObsoleteSlice, WrittenSlice};
 pub use sink_overview::{SinkAccountProgress, SinkFailure, SinkOverview};
 pub use sink_replays::{ReplayRequest, ReplayRow};
 pub use unit_reader::UnitState;

@@ -207,4 +207,14 @@ impl Tx {
              and cast(value as integer) > (select coalesce(max(id), 0) from segment)");
         self.value(stmt).await
     }
+
+    /// A bound text as a time, for a column that has such a type on Postgres only.
+    pub(super) fn time_cast(&self, argument: usize) -> String {
+        if self.is_postgres() { format!("cast(${argument} as timestamptz)") } else { format!("${argument}") }
+    }
+
+    /// A bound text as a UUID, likewise.
+    pub(super) fn uuid_cast(&self, argument: usize) -> String {
+        if self.is_postgres() { format!("cast(${argument} as uuid)") } else { format!("${argument}") }
+    }
 }

@@ -25,6 +25,7 @@ mod db_error;
 mod deletion;
 mod delivery_state;
 mod dialect;
+mod ducklake;
 mod export_cursor;
 mod export_erasure;
 mod file_lock;
@@ -87,9 +88,11 @@ pub use deletion::{
 };
 pub use delivery_state::{
     CursorAdvance, DeliveredCopies, DeliveryRound, FailedDelivery, FeedEntry, FeedNotice, FeedRange, FeedRow,
-    KnownFailure, LaggingFeed, NoticeKind, ObjectBatch, ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress,
-    SinkFailure, SinkOverview, SinkRow, UnitState,
+    KnownFailure, LaggingFeed, LakeAccount, LakeChange, LakeCopies, LakeFile, LakeSlice, NoticeKind, ObjectBatch,
+    ObsoleteSlice, ReplayProgress, ReplayRequest, ReplayRow, SinkAccountProgress, SinkFailure, SinkOverview, SinkRow,
+    UnitState, WrittenSlice,
 };
+pub use ducklake::{CatalogColumn, CatalogLayout, CatalogTable, CatalogUpdate};
 pub use export_cursor::ExportCursor;
 pub use export_erasure::{EXPORT_ERASURE_RETENTION, ErasedSegment};
 pub use file_lock::FileLock;

@@ -5,6 +5,7 @@ mod answer_window;
 mod concurrency_limit;
 mod delivery_events;
 pub mod delivery_machine;
+pub mod lake_plan;
 
 #[cfg(test)]
 mod generated_events;

@@ -6,7 +6,8 @@ use rustix::fs::{Access, access};
 
 use super::CheckLine;
 use crate::clock::Clock;
-use crate::config::{Sink, SinkKind};
+use crate::config::{ObjectFormat, Sink, SinkKind};
+use crate::sink::SinkError;
 use crate::sink::object_store::ObjectStoreSink;
 use crate::sink::webhook::WebhookSink;
 
@@ -23,13 +24,22 @@ fn check_sink(what: &str, kind: &SinkKind, clock: &Clock) -> CheckLine {
             Ok(_) => CheckLine::ok(what, &format!("webhook: the settings are valid; {NOT_SENT}")),
             Err(error) => CheckLine::failed(what, &format!("webhook: {error}")).with_hint(error.hint.as_deref()),
         },
-        SinkKind::ObjectStore { url, format, options } => match ObjectStoreSink::new(url, *format, options) {
-            Ok(store) => match store.folder() {
-                Some(folder) => check_folder(what, "object store", folder, "url"),
-                None => CheckLine::ok(what, &format!("object store: the settings are valid; {NOT_SENT}")),
-            },
-            Err(error) => CheckLine::failed(what, &format!("object store: {error}")).with_hint(error.hint.as_deref()),
+        SinkKind::ObjectStore { url, format, options } => {
+            check_store(what, ObjectStoreSink::new(url, *format, options), NOT_SENT)
+        }
+        SinkKind::Lake(lake) => {
+            check_store(what, ObjectStoreSink::new(&lake.url, ObjectFormat::Parquet, &lake.options), NOT_SENT)
+        }
+    }
+}
+
+fn check_store(what: &str, store: Result<ObjectStoreSink, SinkError>, not_sent: &str) -> CheckLine {
+    match store {
+        Ok(store) => match store.folder() {
+            Some(folder) => check_folder(what, "object store", folder, "url"),
+            None => CheckLine::ok(what, &format!("object store: the settings are valid; {not_sent}")),
         },
+        Err(error) => CheckLine::failed(what, &format!("object store: {error}")).with_hint(error.hint.as_deref()),
     }
 }
 

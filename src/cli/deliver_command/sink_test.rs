@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cli::terminal;
 use crate::clock::Clock;
-use crate::config::{Settings, SinkKind};
+use crate::config::{ObjectFormat, Settings, SinkKind};
 use crate::error::UserError;
 use crate::event::Event;
 use crate::render::{clean_line, decode_utf8};
@@ -26,13 +26,12 @@ pub(super) async fn send_test_event(name: &str, settings: &Settings, clock: &Clo
             Ok(webhook) => send_request(&webhook, &event, clock).await?,
             Err(error) => Err(error),
         },
-        SinkKind::ObjectStore { url, format, options } => match ObjectStoreSink::new(url, *format, options) {
-            Ok(store) => {
-                let name = format!("test/{}", event.id());
-                store.put(&name, std::slice::from_ref(&event)).await.map(|()| format!("wrote the object {name}"))
-            }
-            Err(error) => Err(error),
-        },
+        SinkKind::ObjectStore { url, format, options } => {
+            put_object(ObjectStoreSink::new(url, *format, options), &event).await
+        }
+        SinkKind::Lake(lake) => {
+            put_object(ObjectStoreSink::new(&lake.url, ObjectFormat::Parquet, &lake.options), &event).await
+        }
     };
     match result {
         Ok(done) => {
@@ -48,6 +47,12 @@ pub(super) async fn send_test_event(name: &str, settings: &Settings, clock: &Clo
             .into())
         }
     }
+}
+
+/// Writes it as an object.
+async fn put_object(store: Result<ObjectStoreSink, SinkError>, event: &Event) -> Result<String, SinkError> {
+    let name = format!("test/{}", event.id());
+    store?.put(&name, std::slice::from_ref(event)).await.map(|()| format!("wrote the object {name}"))
 }
 
 /// Sends it, and prints the answer.

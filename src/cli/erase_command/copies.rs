@@ -2,15 +2,33 @@
 
 use crate::cli::human_format::format_count;
 use crate::config::Settings;
-use crate::db::{Db, DbError, DeliveredCopies, SegmentRef};
+use crate::db::{Db, DbError, DeliveredCopies, LakeCopies, SegmentRef};
 use crate::render::clean_line;
 use crate::sink::{ErasureCapability, erasure_capability};
+
+const REWRITES_OBJECTS: &str = "the daemon writes the objects that hold them again without them, and deletes the earlier ones; \
+     versions that the bucket keeps, and copies that others made, must be erased by hand";
 
 /// Describes the copies, one line a sink.
 pub(super) async fn describe_copies(db: &Db, settings: &Settings, segments: &[SegmentRef]) -> Result<String, DbError> {
     let keys: Vec<i64> = segments.iter().map(|segment| segment.key).collect();
-    let copies = db.delivered_copies(&keys).await?;
-    Ok(copies.iter().map(|copies| describe_sink(settings, copies)).collect())
+    let (copies, tables) = (db.delivered_copies(&keys).await?, db.lake_copies(&keys).await?);
+    let has_tables = |name: &str| tables.iter().any(|held| held.sink == name);
+    let events = copies.iter().filter(|copies| !has_tables(&copies.sink));
+    Ok(events
+        .map(|copies| describe_sink(settings, copies))
+        .chain(tables.iter().map(|held| describe_tables(settings, held)))
+        .collect())
+}
+
+fn describe_tables(settings: &Settings, held: &LakeCopies) -> String {
+    let sink = settings.sinks.iter().find(|sink| sink.name == held.sink);
+    let action = match sink.map(|sink| erasure_capability(&sink.kind)) {
+        Some(ErasureCapability::RewriteObjects) => REWRITES_OBJECTS,
+        _ => "the sink has no tables in the settings any more; its objects must be deleted by hand",
+    };
+    let (name, segments) = (clean_line(&held.sink), format_count(held.segments, "segment"));
+    format!("copies: the tables of sink {name} hold {segments}: {action}\n")
 }
 
 fn describe_sink(settings: &Settings, copies: &DeliveredCopies) -> String {
@@ -20,6 +38,7 @@ fn describe_sink(settings: &Settings, copies: &DeliveredCopies) -> String {
             "the daemon removes them from the files that it wrote in its folder; files of another replica or of an earlier \
              instance name, and files that were moved elsewhere, must be erased by hand"
         }
+        Some(ErasureCapability::RewriteObjects) => REWRITES_OBJECTS,
         Some(ErasureCapability::Tombstone) => {
             "the daemon sends it com.ringcx.segment.erased; the receiver must erase its copies"
         }

@@ -9,9 +9,12 @@ use secrecy::{ExposeSecret, SecretString};
 use super::super::checker::Checker;
 use super::super::config_error::quoted;
 use super::super::setting_types::{SecretText, SinkContent, SinkContents, StoreOption, Text};
-use super::super::settings::{RedactionRule, Sink, SinkKind};
-use super::super::settings_document::{RedactionEntry, SinkSection, SinkType};
-use super::{url, webhook_settings};
+use super::super::settings::{
+    DatabaseUrl, LakeCatalog, LakeLayout, LakeSettings, LakeTable, ObjectFormat, RedactionRule, Sink, SinkErasures,
+    SinkKind,
+};
+use super::super::settings_document::{DEFAULT_ROLL_SIZE, RedactionEntry, SinkSection, SinkType};
+use super::{parse_database_url, url, webhook_settings};
 
 /// The settings that only some types of sinks have.
 const JSONL_KEYS: &[&str] = &["path", "rotate"];
@@ -31,7 +34,12 @@ const WEBHOOK_KEYS: &[&str] = &[
     "settle_after",
     "max_body",
 ];
-const OBJECT_STORE_KEYS: &[&str] = &["url", "format", "options"];
+const OBJECT_STORE_KEYS: &[&str] =
+    &["url", "format", "options", "tables", "layout", "roll_after", "roll_size", "catalog", "expire_after"];
+/// Those that only object stores with tables have.
+const LAKE_KEYS: &[&str] = &["layout", "roll_after", "roll_size", "catalog", "catalog_file", "expire_after"];
+/// Files of less are too small for any reader, and the largest is held in memory.
+const ROLL_SIZE_BOUNDS: std::ops::RangeInclusive<u32> = 4_096..=268_435_456;
 
 /// Options of object stores whose own names end in `_file`. They are paths for the store, not files
 /// of secrets.
@@ -51,7 +59,7 @@ pub(super) fn build_sinks(
     checker: &mut Checker<'_>,
 ) -> Option<(Vec<Sink>, BTreeSet<String>)> {
     const HINT: &str = "give each sink its own value";
-    let (mut names, mut paths) = (BTreeMap::new(), BTreeMap::new());
+    let (mut names, mut paths, mut lake_urls) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
     let mut left_out = BTreeSet::new();
     let sinks = checker.each_section("sinks", sections, |section, at, checker| {
         let (name, unreadable) = (section.name.0.clone(), checker.unreadable.len());
@@ -64,6 +72,12 @@ pub(super) fn build_sinks(
         if let SinkKind::Jsonl { path, .. } = &sink.kind {
             let path = path.to_string_lossy().into_owned();
             checker.unique(&format!("{at}.path"), path, at, &mut paths, HINT)?;
+        }
+        if let SinkKind::Lake(lake) = &sink.kind
+            && !lake_urls.insert(lake.url.clone())
+        {
+            checker.reject(&format!("{at}.url"), "is that of another sink with tables", HINT);
+            return None;
         }
         checker.unique(&format!("{at}.name"), sink.name.clone(), at, &mut names, HINT)?;
         Some(sink)
@@ -94,7 +108,15 @@ fn build_sink(mut section: SinkSection, at: &str, checker: &mut Checker<'_>) -> 
             const HINT: &str = r#"give "s3://bucket/prefix", "gs://bucket/prefix", "az://container/prefix" or "file:///absolute/path""#;
             let url = build_url(&key("url"), &mut section, url::parse_object_store_url, HINT, checker);
             let options = build_secret_values(&key("options"), std::mem::take(&mut section.options), checker);
-            SinkKind::ObjectStore { url: url?, format: section.format, options }
+            match section.tables.take() {
+                None => {
+                    reject_lake_keys(at, checker);
+                    SinkKind::ObjectStore { url: url?, format: section.format, options }
+                }
+                Some(tables) => {
+                    SinkKind::Lake(Box::new(build_lake(at, &mut section, url?, tables.0, options, checker)?))
+                }
+            }
         }
     };
     let contents = contents?;
@@ -110,6 +132,58 @@ fn build_sink(mut section: SinkSection, at: &str, checker: &mut Checker<'_>) -> 
         give_up_after: section.give_up_after.0,
         kind,
     })
+}
+
+/// Builds an object store with tables.
+fn build_lake(
+    at: &str,
+    section: &mut SinkSection,
+    url: String,
+    mut tables: Vec<LakeTable>,
+    options: BTreeMap<String, SecretString>,
+    checker: &mut Checker<'_>,
+) -> Option<LakeSettings> {
+    let key = |name: &str| format!("{at}.{name}");
+    tables.sort_unstable();
+    tables.dedup();
+    let problems = checker.problems.len();
+    if tables.is_empty() && !checker.has_problem(&key("tables")) {
+        checker.reject(&key("tables"), "is empty", r#"name "segments", "phrases" or "artifacts", or leave it out"#);
+    }
+    if checker.is_set(&key("format")) && section.format != ObjectFormat::Parquet {
+        checker.reject(&key("format"), "must be parquet where there are tables", r#"leave it out, or give "parquet""#);
+    }
+    if section.erasures != SinkErasures::All {
+        let what = "has no effect on tables: they hold what the archive holds";
+        checker.reject(&key("erasures"), what, r#"leave it out, or use a sink without tables"#);
+    }
+    // There is no other layout yet.
+    match section.layout {
+        None | Some(LakeLayout::Hive) => {}
+    }
+    let roll_size = section.roll_size.unwrap_or(DEFAULT_ROLL_SIZE);
+    if !ROLL_SIZE_BOUNDS.contains(&roll_size) {
+        let hint = format!("give a number of bytes from {} to {}", ROLL_SIZE_BOUNDS.start(), ROLL_SIZE_BOUNDS.end());
+        checker.reject(&key("roll_size"), format!("{roll_size} is not a usable size"), &hint);
+    }
+    let roll_after = section.roll_after.0;
+    (checker.problems.len() == problems).then(|| LakeSettings {
+        url,
+        options,
+        tables,
+        roll_after,
+        roll_size: u64::from(roll_size),
+    })
+}
+
+/// Rejects settings of tables where there are none.
+fn reject_lake_keys(at: &str, checker: &mut Checker<'_>) {
+    for name in LAKE_KEYS {
+        let path = format!("{at}.{name}");
+        if checker.is_set(&path) {
+            checker.reject(&path, "has no effect without tables", r#"add tables, such as ["segments"]"#);
+        }
+    }
 }
 
 /// Checks the URL, which is secret.

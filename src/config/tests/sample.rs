@@ -61,7 +61,7 @@ fn the_sample_as_it_is_lacks_only_what_has_to_be_filled_in() {
 #[test]
 fn the_sample_with_everything_that_goes_together_is_legal() {
     let loaded = load_text(&complete(), &[]).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(loaded.settings.sinks.len(), 3);
+    assert_eq!(loaded.settings.sinks.len(), 4);
     assert_eq!(loaded.warnings, Vec::<String>::new());
 }
 
@@ -70,6 +70,7 @@ fn the_sample_with_its_alternatives_is_legal() {
     let file = TestFile::new("");
     let secret = file.write_sibling("secret", "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0\n");
     let url = file.write_sibling("url", "sqlite:a.db\n");
+    let catalog = file.write_sibling("catalog", "ducklake:sqlite:lake.db\n");
     let mut section = "";
     let mut text = String::new();
     let sample = uncommented();
@@ -90,13 +91,14 @@ fn the_sample_with_its_alternatives_is_legal() {
     let text = text
         .replace("username = \"\"", "username = \"u\"")
         .replace("platform_id = \"\"", "platform_id = \"p\"")
+        .replace("/run/secrets/lake_catalog", &catalog)
         .replace("/run/secrets/database_url", &url);
     let text = with_secrets_at(&secret, &text);
     let loaded = load_text(&text, &[]).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert!(matches!(loaded.settings.accounts, Accounts::Discovered(_)));
     assert!(matches!(loaded.settings.auth, Some(Auth::Engage { .. })));
     assert!(loaded.settings.http.token.is_some());
-    assert_eq!(loaded.settings.sinks.len(), 3);
+    assert_eq!(loaded.settings.sinks.len(), 4);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Writes an object as a file: to a private temporary file next to its target, which is renamed
-//! once it is on disk.
+//! Keeps objects as files. A file is written to a private temporary file next to its target, which is
+//! renamed once it is on disk.
 
 use std::fs::DirBuilder;
 use std::io::{self, Write};
@@ -39,4 +39,54 @@ fn write_blocking(root: &Path, path: &Path, content: &[Bytes]) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+/// Deletes `name`, a path below `root`, if it exists, and the folders that are empty then.
+///
+/// # Errors
+/// If the file cannot be deleted.
+pub(super) async fn delete_object(root: PathBuf, name: String) -> io::Result<()> {
+    let delete = move || {
+        let path = root.join(name);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let parents = path.ancestors().skip(1).take_while(|folder| *folder != root && folder.starts_with(&root));
+        let left = parents.skip_while(|folder| std::fs::remove_dir(folder).is_ok()).next();
+        sync_folder(left.unwrap_or(&root))
+    };
+    tokio::task::spawn_blocking(delete).await.map_err(io::Error::other)?
+}
+
+/// The names of the files below `path`, with that path. Temporary files are left out.
+///
+/// # Errors
+/// If a folder cannot be read.
+pub(super) async fn list_objects(root: PathBuf, path: String) -> io::Result<Vec<String>> {
+    let list = move || {
+        let (mut names, mut folders) = (Vec::new(), vec![root.join(path)]);
+        while let Some(folder) = folders.pop() {
+            let entries = match std::fs::read_dir(folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let path = entry.path();
+                let is_folder = entry.file_type()?.is_dir();
+                let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+                let name = path.strip_prefix(&root).ok().and_then(Path::to_str).map(str::to_owned);
+                match (is_folder, name) {
+                    (true, _) => folders.push(path),
+                    (false, Some(name)) if !is_hidden => names.push(name),
+                    _ => {}
+                }
+            }
+        }
+        Ok(names)
+    };
+    tokio::task::spawn_blocking(list).await.map_err(io::Error::other)?
 }

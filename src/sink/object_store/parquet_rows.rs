@@ -38,6 +38,54 @@ pub(super) async fn write_parquet(events: &[Event]) -> Result<Vec<Bytes>, SinkEr
     }
 }
 
+/// A file of events that is built in memory, for the table `artifacts`.
+pub(crate) struct EventFile {
+    writer: ParquetWriter<Vec<u8>>,
+    rows: u64,
+}
+
+impl EventFile {
+    /// The names of the columns, and their types in a DuckLake catalog.
+    pub(crate) fn columns() -> Vec<(&'static str, &'static str)> {
+        COLUMNS.iter().map(|(name, kind)| (*name, kind.ducklake_name())).collect()
+    }
+
+    /// Starts a file.
+    ///
+    /// # Errors
+    /// None is expected: the file is built in memory.
+    pub(crate) fn new() -> io::Result<EventFile> {
+        Ok(EventFile { writer: ParquetWriter::new(Vec::new(), "artifact", &COLUMNS)?, rows: 0 })
+    }
+
+    /// Adds the row of an event.
+    ///
+    /// # Errors
+    /// As [`EventFile::new`].
+    pub(crate) fn push(&mut self, event: &Event) -> io::Result<()> {
+        self.rows += 1;
+        self.writer.push(event_row(event))
+    }
+
+    /// The approximate size of the file so far.
+    pub(crate) fn size(&self) -> u64 {
+        self.writer.approximate_size()
+    }
+
+    /// The number of rows.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// As [`EventFile::new`].
+    pub(crate) fn finish(self) -> io::Result<Vec<u8>> {
+        self.writer.into_inner()
+    }
+}
+
 fn encode_table(rows: Vec<[CellValue; 11]>) -> io::Result<Vec<u8>> {
     let mut file = Vec::new();
     let mut table = ParquetWriter::new(&mut file, "event", &COLUMNS)?;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::{AccountKey, Arg, Db, DbError, Item, Lease, SinkKey, Stmt, Tx, sql};
-use super::FailedDelivery;
+use super::{FailedDelivery, LakeChange};
 use crate::clock::{Time, millis};
 use crate::transaction_span::TransactionSpan;
 
@@ -58,6 +58,8 @@ pub struct DeliveryRound {
     pub object_batches_written: bool,
     /// The replay that advanced. It is ignored if the account has another owner now.
     pub replay_progress: Option<ReplayProgress>,
+    /// What changed in the sink's tables. It is ignored if the account has another owner now.
+    pub lake_change: Option<LakeChange>,
     /// Why the sink refuses further events, if it does.
     pub stopped: Option<String>,
 }
@@ -72,7 +74,9 @@ impl Db {
         let _span = TransactionSpan::start("record_delivery_round", round.advances.len());
         let mut tx = self.begin().await?;
         let replay_lease = round.replay_progress.map(|progress| progress.lease);
-        let held = tx.held_leases(round.advances.iter().map(|advance| advance.lease).chain(replay_lease)).await?;
+        let lake_lease = round.lake_change.as_ref().map(|change| change.lease);
+        let leases = round.advances.iter().map(|advance| advance.lease).chain(replay_lease).chain(lake_lease);
+        let held = tx.held_leases(leases).await?;
         tx.advance_cursors(round, &held).await?;
         tx.delete_cleared(round, &held).await?;
         tx.save_failed_deliveries(round, &held).await?;
@@ -87,6 +91,9 @@ impl Db {
         tx.run(stmt).await?;
         if let Some(progress) = round.replay_progress.filter(|progress| held.contains(&progress.lease.account)) {
             tx.advance_replay(progress, round.at).await?;
+        }
+        if let Some(change) = round.lake_change.as_ref().filter(|change| held.contains(&change.lease.account)) {
+            tx.record_lake_change(round, change).await?;
         }
         if let Some(why) = &round.stopped {
             let stmt = sql("update sink set stopped = $2, reason = $3 where id = $1 and stopped is null");

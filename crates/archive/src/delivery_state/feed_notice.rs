@@ -56,7 +56,7 @@ pub(crate) struct NewNotice<'a> {
 }
 
 /// Key of `meta`: whether metadata is announced in the feeds.
-const ANNOUNCES_METADATA: &str = "feed.metadata";
+pub(super) const ANNOUNCES_METADATA: &str = "feed.metadata";
 
 /// Key of `meta`: when a program last read the feed over HTTP, in milliseconds since 1970.
 const FEED_READ_META: &str = "reader.feed_read";

@@ -48,6 +48,7 @@ impl Db {
         now: Time,
     ) -> Result<RestoreSummary, DbError> {
         let has_access_log = self.has_access_log().await?;
+        let has_lake = self.has_table("lake_slice").await?;
         let mut tx = self.begin().await?;
         tx.advisory_lock("keeping").await?;
         let summary = match state {
@@ -62,6 +63,9 @@ impl Db {
         let next = known.map_or(last.saturating_add(EXPORT_NUMBER_GAP), |known| known.max(last));
         if next > last {
             tx.put_meta("export", &next.to_string()).await?;
+        }
+        if has_lake {
+            tx.restart_lakes(now).await?;
         }
         tx.put_restore_mark(next, now).await?;
         tx.run(sql("update account set owner = $1, epoch = epoch + 1").bind(instance)).await?;
