@@ -6,6 +6,7 @@
 mod sink_table;
 mod sink_test;
 
+use anyhow::bail;
 use base64::Engine;
 use clap::Subcommand;
 use rand::Rng;
@@ -13,6 +14,7 @@ use rand::Rng;
 use super::human_format::format_count;
 use super::{CommandContext, terminal};
 use crate::access::{AccessAction, AccessSubject};
+use crate::config::SinkKind;
 use crate::db::{Db, OpenMode, ReplayRequest};
 use crate::error::UserError;
 use crate::model::TimeRange;
@@ -141,7 +143,16 @@ fn describe_retry(events: u64, all: bool) -> String {
 }
 
 async fn request_replay(args: &DeliverReplayArgs, db: &Db, context: &CommandContext) -> anyhow::Result<()> {
-    require_sink(context.settings()?, &args.sink)?;
+    let settings = context.settings()?;
+    require_sink(settings, &args.sink)?;
+    if settings.sinks.iter().any(|sink| sink.name == args.sink && matches!(sink.kind, SinkKind::Lake(_))) {
+        let error =
+            UserError::usage(format!("the sink {:?} has tables: they always hold what the archive holds", args.sink));
+        bail!(
+            error
+                .with_hint("there is nothing to send again; a file that is missing is written again at the next start")
+        );
+    }
     let row = db.sinks().await?.into_iter().find(|row| row.name == args.sink);
     let row = row.ok_or_else(|| {
         UserError::usage(format!("no daemon has started the sink {:?} yet", args.sink))

@@ -5,12 +5,12 @@
 //! leaves the objects of planned or replaced slices, which the next start deletes. So a reader may
 //! see a row twice between the write and the deletion, and none is missing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::lake_catalog::CatalogClient;
-use super::lake_writer::{LakeError, SliceWriter, account_folder, day_of, is_slice_object, slice_object_name};
+use super::lake_writer::{LakeError, SliceWriter, account_folder, day_of, slice_object_name, slice_of_object};
 use super::{Deliverer, DeliveryProgress, IDLE_POLL_INTERVAL};
 use crate::clock::Tick;
 use crate::config::{LakeSettings, LakeTable, ObjectFormat};
@@ -74,8 +74,10 @@ enum AccountStep {
 /// What a rewrite takes over.
 struct Rewrite {
     changed: Vec<i64>,
-    /// Slices to merge.
-    merged: Vec<i64>,
+    /// Slices that are written again as they are.
+    rewritten: Vec<i64>,
+    /// Whether they become one slice a day, however large.
+    is_merge: bool,
     upto: i64,
     entries: u64,
     scanned: Option<Option<i64>>,
@@ -84,7 +86,7 @@ struct Rewrite {
 
 impl Rewrite {
     fn of(changed: Vec<i64>) -> Rewrite {
-        Rewrite { changed, merged: Vec::new(), upto: 0, entries: 0, scanned: None, outcomes: None }
+        Rewrite { changed, rewritten: Vec::new(), is_merge: false, upto: 0, entries: 0, scanned: None, outcomes: None }
     }
 }
 
@@ -177,10 +179,22 @@ impl Deliverer {
             if let Some(catalog) = &mut lake.catalog {
                 catalog.synchronize(&self.context.db, sink, key, &account.id.sub, now).await?;
             }
-            self.delete_leftovers(lake, sink, account, true).await?;
+            self.delete_leftovers(lake, sink, account).await?;
+            let missing = self.compare_with_store(lake, sink, account).await?;
             lake.clean.insert((key, account.lease.epoch));
+            if !missing.is_empty() {
+                let (sink_name, slices) = (&self.settings.name, missing.len());
+                tracing::warn!(
+                    sink = sink_name,
+                    slices,
+                    "objects of tables are missing in the store; they are written again"
+                );
+                return self
+                    .rewrite(lake, sink, account, Rewrite { rewritten: missing, ..Rewrite::of(Vec::new()) })
+                    .await;
+            }
         } else if lake.retained_due.remove(&key) {
-            self.delete_leftovers(lake, sink, account, false).await?;
+            self.delete_leftovers(lake, sink, account).await?;
         }
         let mut schedule = lake.schedules.get(&key).copied().unwrap_or_default();
         if account.feed > account.cursor && (tick >= schedule.roll_at || account.feed != schedule.seen_feed) {
@@ -229,7 +243,14 @@ impl Deliverer {
                 .collect();
             let merged = plan_merge(&sizes, now, lake.roll_after, lake.roll_size);
             if !merged.is_empty() {
-                return self.rewrite(lake, sink, account, Rewrite { merged, ..Rewrite::of(Vec::new()) }).await;
+                return self
+                    .rewrite(
+                        lake,
+                        sink,
+                        account,
+                        Rewrite { rewritten: merged, is_merge: true, ..Rewrite::of(Vec::new()) },
+                    )
+                    .await;
             }
             schedule.merge_at = tick + lake.roll_after;
             lake.schedules.insert(key, schedule);
@@ -267,7 +288,7 @@ impl Deliverer {
                 return Ok(Err(until));
             }
         }
-        let changed: std::collections::BTreeSet<i64> = changes.iter().map(|entry| entry.item.segment()).collect();
+        let changed: BTreeSet<i64> = changes.iter().map(|entry| entry.item.segment()).collect();
         let entries = changes.len() as u64;
         Ok(Ok(Rewrite { upto: end, entries, ..Rewrite::of(changed.into_iter().collect()) }))
     }
@@ -294,7 +315,7 @@ impl Deliverer {
             sub: &account.id.sub,
             account_name: name.map(|name| Arc::from(name.as_str())),
             // Merged slices fit: a merge that splits again would be repeated for ever.
-            max_size: if rewrite.merged.is_empty() { lake.roll_size } else { u64::MAX },
+            max_size: if rewrite.is_merge { u64::MAX } else { lake.roll_size },
             written: Vec::new(),
             skipped: Vec::new(),
         };
@@ -325,7 +346,7 @@ impl Deliverer {
                 let now = self.context.clock.now();
                 catalog.synchronize(&self.context.db, sink, key, &account.id.sub, now).await?;
             }
-            self.delete_leftovers(lake, sink, account, false).await?;
+            self.delete_leftovers(lake, sink, account).await?;
             lake.clean.extend(is_clean.then_some((key, account.lease.epoch)));
         }
         Ok(AccountStep::Worked { accepted })
@@ -333,9 +354,9 @@ impl Deliverer {
 
     async fn plan_lake_rewrite(&self, sink: SinkKey, rewrite: &Rewrite) -> Result<RewritePlan, DbError> {
         let db = &self.context.db;
-        let contents = match rewrite.merged.is_empty() {
+        let contents = match rewrite.rewritten.is_empty() {
             true => db.slices_holding(sink, &rewrite.changed).await?,
-            false => db.slice_contents(rewrite.merged.clone()).await?,
+            false => db.slice_contents(rewrite.rewritten.clone()).await?,
         };
         let mut held: BTreeMap<i64, HeldSlice> = BTreeMap::new();
         for (slice, day, segment) in contents {
@@ -357,14 +378,12 @@ impl Deliverer {
         Ok(plan_rewrite(&changes, &held))
     }
 
-    /// Deletes the objects of slices that are planned or replaced; with `with_unknown` also objects
-    /// that no slice knows, such as those of a time that a restored copy does not remember.
+    /// Deletes the objects of slices that are planned or replaced, unless an earlier snapshot shows them.
     async fn delete_leftovers(
         &self,
         lake: &mut LakeDelivery,
         sink: SinkKey,
         account: &LakeAccount,
-        with_unknown: bool,
     ) -> Result<(), LakeError> {
         let (db, key, sub) = (&self.context.db, account.lease.account, &account.id.sub);
         let mut after = 0;
@@ -389,22 +408,32 @@ impl Deliverer {
             }
             db.forget_slices(&deleted).await?;
         }
-        if !with_unknown {
-            return Ok(());
-        }
-        let known = db.current_files(sink, key).await?;
-        let mut unknown = Vec::new();
+        Ok(())
+    }
+
+    /// Deletes objects that no slice knows, such as those of a time that a restored copy does not
+    /// remember. Returns the slices of which an object is missing.
+    async fn compare_with_store(
+        &self,
+        lake: &mut LakeDelivery,
+        sink: SinkKey,
+        account: &LakeAccount,
+    ) -> Result<Vec<i64>, LakeError> {
+        let known = self.context.db.current_files(sink, account.lease.account).await?;
+        let mut listed = HashSet::new();
         for table in LakeTable::ALL {
-            let names = lake.store.list(&account_folder(table, sub)).await?;
-            unknown.extend(names.into_iter().filter(|name| is_slice_object(name) && !known.contains(name)));
+            listed.extend(lake.store.list(&account_folder(table, &account.id.sub)).await?);
         }
+        let unknown: Vec<String> =
+            listed.difference(&known).filter(|name| slice_of_object(name).is_some()).cloned().collect();
         let kept = self.kept_by_snapshots(lake, &unknown).await?;
         for name in unknown.iter().filter(|name| !kept.contains(*name)) {
             if self.still_owns(account.lease) {
                 lake.store.delete(name).await?;
             }
         }
-        Ok(())
+        let missing: BTreeSet<i64> = known.difference(&listed).filter_map(|name| slice_of_object(name)).collect();
+        Ok(missing.into_iter().collect())
     }
 
     /// Those of these objects that an earlier snapshot of the catalog shows.

@@ -50,11 +50,12 @@ pub(super) fn slice_object_name(table: LakeTable, sub: &str, day: i64, slice: i6
     format!("{}/day={day}/part-{slice:016x}.parquet", account_folder(table, sub))
 }
 
-/// Whether an object has a name that this program gives.
-pub(super) fn is_slice_object(name: &str) -> bool {
-    let file = name.rsplit('/').next().unwrap_or_default();
-    let number = file.strip_prefix("part-").and_then(|rest| rest.strip_suffix(".parquet"));
-    number.is_some_and(|number| number.len() == 16 && number.bytes().all(|digit| digit.is_ascii_hexdigit()))
+/// The slice of an object; `None` if this program gives no such name.
+pub(super) fn slice_of_object(name: &str) -> Option<i64> {
+    let file = name.rsplit('/').next()?;
+    let number = file.strip_prefix("part-")?.strip_suffix(".parquet")?;
+    let is_number = number.len() == 16 && number.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_number.then(|| i64::from_str_radix(number, 16).ok()).flatten()
 }
 
 /// Why a slice could not be written.
@@ -303,12 +304,12 @@ mod tests {
     fn objects_are_named_after_table_account_day_and_slice() {
         let name = slice_object_name(LakeTable::Phrases, "9/9", 20_423, 26);
         assert_eq!(name, "phrases/account=9%2F9/day=2025-12-01/part-000000000000001a.parquet");
-        assert!(is_slice_object(&name));
+        assert_eq!(slice_of_object(&name), Some(26));
         let unknown = slice_object_name(LakeTable::Segments, "1", day_of(None), 1);
         assert!(unknown.contains("/day=__HIVE_DEFAULT_PARTITION__/"), "{unknown}");
         for other in ["segments/a.parquet", "part-1.parquet", "part-000000000000001g.parquet", "part-000000000000001a"]
         {
-            assert!(!is_slice_object(other), "{other}");
+            assert_eq!(slice_of_object(other), None, "{other}");
         }
         assert_eq!((day_of(Some(Time(-5))), day_of(Some(Time(DAY_MS)))), (0, 1));
     }

@@ -171,6 +171,11 @@ async fn what_a_crash_left_is_removed(test: TestDb) {
     std::fs::remove_file(foreign).unwrap();
     assert_eq!(files(&env.folder()), held);
     assert_tables_equal_the_export(&env).await;
+    // An object that someone deleted is written again.
+    std::fs::remove_file(&held[0]).unwrap();
+    step_until_idle(&mut env.deliverer(settings())).await;
+    assert_eq!(files(&env.folder()).len(), held.len());
+    assert_tables_equal_the_export(&env).await;
 }
 
 async fn a_store_that_fails_changes_nothing(test: TestDb) {

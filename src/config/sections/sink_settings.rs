@@ -166,14 +166,54 @@ fn build_lake(
         let hint = format!("give a number of bytes from {} to {}", ROLL_SIZE_BOUNDS.start(), ROLL_SIZE_BOUNDS.end());
         checker.reject(&key("roll_size"), format!("{roll_size} is not a usable size"), &hint);
     }
-    let roll_after = section.roll_after.0;
-    (checker.problems.len() == problems).then(|| LakeSettings {
+    let unreadable = checker.unreadable.len();
+    let given = checker.secret(&key("catalog"), section.catalog.take(), std::mem::take(&mut section.catalog_file));
+    let catalog = given.and_then(|given| {
+        let parsed = parse_catalog(given.value.expose_secret().trim());
+        checker.accept(&given.source(&key("catalog")), parsed, CATALOG_HINT)
+    });
+    if catalog.is_none()
+        && checker.is_set(&key("expire_after"))
+        && !checker.is_set(&key("catalog"))
+        && !checker.is_set(&key("catalog_file"))
+    {
+        checker.reject(&key("expire_after"), "has no effect without a catalog", CATALOG_HINT);
+    }
+    let is_valid = checker.problems.len() == problems && checker.unreadable.len() == unreadable;
+    is_valid.then(|| LakeSettings {
         url,
         options,
         tables,
-        roll_after,
+        roll_after: section.roll_after.0,
         roll_size: u64::from(roll_size),
+        catalog: catalog.map(LakeCatalog::Other),
+        expire_after: section.expire_after.0,
     })
+}
+
+const CATALOG_HINT: &str = r#"give "ducklake:sqlite:/absolute/path" or "ducklake:postgres://user@host/database""#;
+
+fn parse_catalog(text: &str) -> Result<DatabaseUrl, String> {
+    let url = text.strip_prefix("ducklake:").ok_or_else(|| "does not begin with ducklake:".to_owned())?;
+    parse_database_url(url)
+}
+
+/// Finds the catalogs that are in the archive's database.
+pub(super) fn find_archive_catalogs(sinks: &mut [Sink], database: &DatabaseUrl) {
+    for sink in sinks {
+        if let SinkKind::Lake(lake) = &mut sink.kind {
+            let is_same = match (&lake.catalog, database) {
+                (Some(LakeCatalog::Other(DatabaseUrl::Sqlite(one))), DatabaseUrl::Sqlite(other)) => one == other,
+                (Some(LakeCatalog::Other(DatabaseUrl::Postgres(one))), DatabaseUrl::Postgres(other)) => {
+                    one.expose_secret() == other.expose_secret()
+                }
+                _ => false,
+            };
+            if is_same {
+                lake.catalog = Some(LakeCatalog::Archive);
+            }
+        }
+    }
 }
 
 /// Rejects settings of tables where there are none.
