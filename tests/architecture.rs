@@ -126,7 +126,8 @@ fn no_arrow_points_against_the_flow() {
 }
 
 /// Variables that may be interpolated into a statement's text; they hold this program's own words. Constants are allowed too.
-const ALLOWED_INTERPOLATIONS: &[&str] = &["after", "clause", "column", "columns", "name", "number", "order"];
+const ALLOWED_INTERPOLATIONS: &[&str] =
+    &["after", "clause", "column", "columns", "name", "number", "order", "time_cast", "uuid_cast"];
 
 /// Files that may assert that a statement is safe: they build statements, or quote a path that cannot be bound.
 const SQL_ASSERTION_FILES: &[&str] = &[

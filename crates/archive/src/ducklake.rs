@@ -149,10 +149,10 @@ impl Db {
         let mut tx = self.begin().await?;
         tx.advisory_lock(WRITE_LOCK).await?;
         // A snapshot expires when the next one is old enough: until that one, it was the newest.
-        let time = tx.time_cast(1);
+        let time_cast = tx.time_cast(1);
         let stmt = Stmt::built(format!(
             "delete from ducklake_snapshot where snapshot_id <
-             (select max(snapshot_id) from ducklake_snapshot where snapshot_time < {time})"
+             (select max(snapshot_id) from ducklake_snapshot where snapshot_time < {time_cast})"
         ));
         if tx.run(stmt.bind(catalog_time(before))).await? == 0 {
             return tx.commit().await;
@@ -328,10 +328,10 @@ impl Tx {
     }
 
     async fn insert_snapshot(&mut self, snapshot: SnapshotRow, changes: &str, now: Time) -> Result<(), DbError> {
-        let time = self.time_cast(2);
+        let time_cast = self.time_cast(2);
         let stmt = Stmt::built(format!(
             "insert into ducklake_snapshot (snapshot_id, snapshot_time, schema_version, next_catalog_id, next_file_id)
-             values ($1, {time}, $3, $4, $5)"
+             values ($1, {time_cast}, $3, $4, $5)"
         ));
         let stmt = stmt.bind(snapshot.snapshot_id).bind(catalog_time(now)).bind(snapshot.schema_version);
         self.run(stmt.bind(snapshot.next_catalog_id).bind(snapshot.next_file_id)).await?;

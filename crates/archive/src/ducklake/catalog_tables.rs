@@ -41,10 +41,10 @@ impl Tx {
         }
         let first = SnapshotRow { snapshot_id: 0, schema_version: 0, next_catalog_id: 1, next_file_id: 0 };
         self.insert_snapshot(first, "created_schema:\"main\"", now).await?;
-        let uuid = self.uuid_cast(1);
+        let uuid_cast = self.uuid_cast(1);
         let stmt = Stmt::built(format!(
             "insert into ducklake_schema (schema_id, schema_uuid, begin_snapshot, schema_name, path, path_is_relative)
-             values (0, {uuid}, 0, 'main', 'main/', true)"
+             values (0, {uuid_cast}, 0, 'main', 'main/', true)"
         ));
         self.run(stmt.bind(new_uuid())).await.map(drop)
     }
@@ -68,10 +68,10 @@ impl Tx {
         let wanted = column_rows(&table.columns);
         let Some(id) = self.table_id(table.name).await? else {
             let id = new.next_catalog_id;
-            let uuid = self.uuid_cast(2);
+            let uuid_cast = self.uuid_cast(2);
             let stmt = Stmt::built(format!(
                 "insert into ducklake_table (table_id, table_uuid, begin_snapshot, schema_id, table_name, path, path_is_relative)
-                 select $1, {uuid}, $3, schema_id, $4, $5, false from ducklake_schema
+                 select $1, {uuid_cast}, $3, schema_id, $4, $5, false from ducklake_schema
                  where schema_name = 'main' and end_snapshot is null"
             ));
             let stmt = stmt.bind(id).bind(new_uuid()).bind(new.snapshot_id).bind(table.name);
