@@ -77,6 +77,7 @@ impl Tx {
             let stmt = stmt.bind(id).bind(new_uuid()).bind(new.snapshot_id).bind(table.name);
             self.run(stmt.bind(format!("{}{}/", layout.base, table.name))).await?;
             self.add_columns(id, &wanted, new).await?;
+            self.create_delete_table(id).await?;
             let change = format!("created_table:\"main\".\"{}\"", table.name);
             let new = SnapshotRow { next_catalog_id: id + 1, ..new };
             return self.insert_snapshot(new, &change, now).await;
@@ -97,6 +98,15 @@ impl Tx {
         }
         self.add_columns(id, added, new).await?;
         self.insert_snapshot(new, &format!("altered_table:{id}"), now).await
+    }
+
+    /// Creates the table for rows that a reader deletes one by one. DuckDB looks for it in each query. In
+    /// a SQLite file with virtual tables that it does not know, it fails if there is none.
+    async fn create_delete_table(&mut self, number: i64) -> Result<(), DbError> {
+        let stmt = Stmt::built(format!(
+            "create table if not exists ducklake_inlined_delete_{number} (file_id bigint, row_id bigint, begin_snapshot bigint)"
+        ));
+        self.run(stmt).await.map(drop)
     }
 
     async fn add_columns(&mut self, table: i64, columns: &[ColumnRow], snapshot: SnapshotRow) -> Result<(), DbError> {
