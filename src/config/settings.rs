@@ -614,10 +614,11 @@ impl LakeTable {
 }
 
 /// How the files of tables are named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LakeLayout {
     /// `TABLE/account=SUB/day=DATE/`.
+    #[default]
     Hive,
 }
 

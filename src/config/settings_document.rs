@@ -313,7 +313,7 @@ pub(super) struct SinkSection {
     /// object_store: keeps these tables in place of events: segments, phrases, artifacts.
     pub(super) tables: Option<List<LakeTable>>,
     /// object_store with tables: names of the files; hive is TABLE/account=SUB/day=DATE/.
-    pub(super) layout: Option<LakeLayout>,
+    pub(super) layout: LakeLayout,
     /// object_store with tables: how long a change waits for others, so that they share a file.
     pub(super) roll_after: Span<900>,
     /// object_store with tables: size in bytes at which a file is full.

@@ -21,10 +21,8 @@ use crate::sink::object_store::{EventFile, ObjectStoreSink, escape_path_part};
 const SEGMENTS_PER_BODY_BATCH: usize = 50;
 /// The milliseconds of a day.
 const DAY_MS: i64 = 86_400_000;
-/// The day of segments whose end is unknown.
+/// The day of segments whose end is unknown. Their partition is that of 1970-01-01.
 const UNKNOWN_DAY: i64 = -1;
-/// The value of a Hive partition that stands for null.
-const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// The day of a segment's rows.
 pub(super) fn day_of(ended: Option<Time>) -> i64 {
@@ -43,10 +41,8 @@ pub(super) fn account_folder(table: LakeTable, sub: &str) -> String {
 
 /// The name of a slice's object in a table.
 pub(super) fn slice_object_name(table: LakeTable, sub: &str, day: i64, slice: i64) -> String {
-    let day = match day {
-        UNKNOWN_DAY => NULL_PARTITION.to_owned(),
-        day => Time(day.saturating_mul(DAY_MS)).timestamp().strftime("%Y-%m-%d").to_string(),
-    };
+    // Not the name that stands for null in Hive: pandas cannot read it beside dates.
+    let day = Time(day.max(0).saturating_mul(DAY_MS)).timestamp().strftime("%Y-%m-%d");
     format!("{}/day={day}/part-{slice:016x}.parquet", account_folder(table, sub))
 }
 
@@ -306,7 +302,7 @@ mod tests {
         assert_eq!(name, "phrases/account=9%2F9/day=2025-12-01/part-000000000000001a.parquet");
         assert_eq!(slice_of_object(&name), Some(26));
         let unknown = slice_object_name(LakeTable::Segments, "1", day_of(None), 1);
-        assert!(unknown.contains("/day=__HIVE_DEFAULT_PARTITION__/"), "{unknown}");
+        assert!(unknown.contains("/day=1970-01-01/"), "{unknown}");
         for other in ["segments/a.parquet", "part-1.parquet", "part-000000000000001g.parquet", "part-000000000000001a"]
         {
             assert_eq!(slice_of_object(other), None, "{other}");

@@ -158,9 +158,7 @@ fn build_lake(
         checker.reject(&key("erasures"), what, r#"leave it out, or use a sink without tables"#);
     }
     // There is no other layout yet.
-    match section.layout {
-        None | Some(LakeLayout::Hive) => {}
-    }
+    let LakeLayout::Hive = section.layout;
     let roll_size = section.roll_size.unwrap_or(DEFAULT_ROLL_SIZE);
     if !ROLL_SIZE_BOUNDS.contains(&roll_size) {
         let hint = format!("give a number of bytes from {} to {}", ROLL_SIZE_BOUNDS.start(), ROLL_SIZE_BOUNDS.end());
