@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::lake_catalog::CatalogClient;
 use super::lake_writer::{LakeError, SliceWriter, account_folder, day_of, slice_object_name, slice_of_object};
 use super::{Deliverer, DeliveryProgress, IDLE_POLL_INTERVAL};
-use crate::clock::Tick;
+use crate::clock::{Tick, Time};
 use crate::config::{LakeSettings, LakeTable, ObjectFormat};
 use crate::db::{
     AccountKey, CursorAdvance, DbError, DeliveryRound, FeedEntry, FeedRange, LakeAccount, LakeChange, Lease,
@@ -81,7 +81,7 @@ struct Rewrite {
     upto: i64,
     entries: u64,
     scanned: Option<Option<i64>>,
-    outcomes: Option<crate::clock::Time>,
+    outcomes: Option<Time>,
 }
 
 impl Rewrite {
@@ -266,11 +266,7 @@ impl Deliverer {
     }
 
     /// The changes of the feed that are due, or when they are.
-    async fn next_roll(
-        &self,
-        lake: &LakeDelivery,
-        account: &LakeAccount,
-    ) -> Result<Result<Rewrite, crate::clock::Time>, DbError> {
+    async fn next_roll(&self, lake: &LakeDelivery, account: &LakeAccount) -> Result<Result<Rewrite, Time>, DbError> {
         let end = account.feed.min(account.cursor + MAX_ENTRIES_PER_ROLL);
         let window = FeedRange { account: account.lease.account, after: account.cursor, upto: end };
         let entries = self.context.db.feed_entries(&[window]).await?;

@@ -17,6 +17,8 @@ use crate::clock::Time;
 
 /// Tables of the full-text index and its progress. They are not copied.
 const INDEX_TABLE_PREFIX: &str = "search_";
+/// Tables of a DuckLake catalog. They are not copied: the daemon creates the catalog again.
+const CATALOG_TABLE_PREFIX: &str = "ducklake_";
 /// Rows are sent to Postgres in buffers of about this size.
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
 /// Header and trailer of the binary `COPY` format.
@@ -255,7 +257,9 @@ impl Tx {
         let stmt = sql("select s.name from sqlite_master s join pragma_table_list l on l.name = s.name
              where l.schema = 'main' and l.type = 'table' and s.type = 'table' order by s.rowid");
         let mut names: Vec<String> = self.values(stmt).await?;
-        names.retain(|name| !["sqlite_", "_sqlx", INDEX_TABLE_PREFIX].iter().any(|other| name.starts_with(other)));
+        names.retain(|name| {
+            !["sqlite_", "_sqlx", CATALOG_TABLE_PREFIX, INDEX_TABLE_PREFIX].iter().any(|other| name.starts_with(other))
+        });
         Ok(names)
     }
 
