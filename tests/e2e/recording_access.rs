@@ -198,7 +198,10 @@ async fn a_recording_is_streamed_in_ranges_to_those_who_may_listen(database: Tem
     let policy = header(&shown, "content-security-policy");
     assert!(policy.contains("media-src 'self'") && policy.contains("script-src 'self'"), "{policy}");
     let shown = shown.text().await.unwrap();
-    assert!(shown.contains("<audio controls") && shown.contains("data-start") && shown.contains("/player.js"), "{shown}");
+    assert!(
+        shown.contains("<audio controls") && shown.contains("data-start") && shown.contains("/player.js"),
+        "{shown}"
+    );
     let silent = page(READER).await.text().await.unwrap();
     assert!(!silent.contains("<audio") && !silent.contains("player.js") && silent.contains("Good morning"), "{silent}");
     let transcript = format!("{base}api/v1/segments/{}/transcript", encode_path_segment(&segment));

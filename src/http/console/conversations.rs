@@ -23,7 +23,7 @@ use super::view::{Format, respond};
 use super::viewer::{self, Viewer};
 use crate::access::Caller;
 use crate::archive_reader::{
-    DialogPhraseView, ConversationQuestion, PageRequest, ReadError, ReadingView, SegmentFilter, format_offset,
+    ConversationQuestion, DialogPhraseView, PageRequest, ReadError, ReadingView, SegmentFilter, format_offset,
 };
 use crate::clock::Time;
 use crate::http::api::problem::Problem;
@@ -195,7 +195,10 @@ async fn read_dialog(
     let id = format.strip(&id).to_owned();
     let reading = within_time(open_dialog(&state, &caller, &id, &parameters)).await;
     respond(&state, &viewer, (View::Conversations, format), reading, |reading| {
-        ("Conversation".to_owned(), reading_page::render(reading, &parameters, &[], &|segment| caller.may_listen(segment)))
+        (
+            "Conversation".to_owned(),
+            reading_page::render(reading, &parameters, &[], &|segment| caller.may_listen(segment)),
+        )
     })
     .await
 }
@@ -233,7 +236,10 @@ async fn read_segment(
     };
     let reading = within_time(reading).await;
     respond(&state, &viewer, (View::Conversations, format), reading, |reading| {
-        ("Conversation".to_owned(), reading_page::render(reading, &parameters, &siblings, &|segment| caller.may_listen(segment)))
+        (
+            "Conversation".to_owned(),
+            reading_page::render(reading, &parameters, &siblings, &|segment| caller.may_listen(segment)),
+        )
     })
     .await
 }
@@ -251,8 +257,8 @@ fn parse_version(parameters: &ReadingParameters) -> Result<Option<(Artifact, i64
         return Ok(None);
     }
     // A recording has one object, whatever its versions.
-    let texts = Artifact::ALL.into_iter().filter(|artifact| *artifact != Artifact::Recording);
-    let artifact = texts.into_iter().find(|artifact| artifact.name() == parameters.artifact);
+    let mut texts = Artifact::ALL.into_iter().filter(|artifact| *artifact != Artifact::Recording);
+    let artifact = texts.find(|artifact| artifact.name() == parameters.artifact);
     let version = artifact.zip(parameters.version.parse().ok());
     version.map(Some).ok_or_else(|| ReadError::not_found("there is no such version"))
 }

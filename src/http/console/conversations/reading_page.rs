@@ -9,7 +9,6 @@ use maud::{Markup, html};
 
 use super::super::elements::{display_value, local_time, path_with, time_of};
 use super::ReadingParameters;
-use recording_section::{Playback, api_path, recording_section};
 use crate::archive_reader::{DialogPhraseView, ReadingView, VersionView, format_offset};
 use crate::clock::Time;
 use crate::db::{ArtifactStatus, SegmentArtifact, SegmentRow};
@@ -18,6 +17,7 @@ use crate::health::humanize::format_duration;
 use crate::http::console::assets;
 use crate::model::Artifact;
 use crate::render::{Metadata, clean_line, clean_text};
+use recording_section::{Playback, api_path, recording_section};
 
 /// The most segments of a dialog that are listed.
 const MAX_LISTED_SEGMENTS: usize = 100;

@@ -54,10 +54,7 @@ fn entry_with(key: i64, id: &str, transcript: &str, recording: ArtifactStatus) -
 fn assert_harmless(page: &str) {
     let own = "<script src=\"/assets/";
     assert_eq!(page.matches("<script").count(), page.matches(own).count(), "{page}");
-    assert!(
-        !page.contains("<img") && !page.contains("\" autofocus onfocus") && !page.contains(" style="),
-        "{page}"
-    );
+    assert!(!page.contains("<img") && !page.contains("\" autofocus onfocus") && !page.contains(" style="), "{page}");
 }
 
 #[test]
@@ -119,7 +116,8 @@ fn only_who_may_listen_gets_the_player_and_its_links_fit_the_audio() {
     let page = page_of(vec![entry_with(1, HOSTILE, "{}", ArtifactStatus::Unavailable)], true);
     assert!(page.contains("unavailable") && !page.contains("<audio"), "{page}");
     // Each part of a dialog has its own recording, on its own page.
-    let dialog = |may_listen| page_of(vec![stored(1, "first"), entry(2, "second", &transcript.to_string())], may_listen);
+    let dialog =
+        |may_listen| page_of(vec![stored(1, "first"), entry(2, "second", &transcript.to_string())], may_listen);
     let whole = dialog(true);
     assert_harmless(&whole);
     assert_eq!((whole.matches("#recording\">Listen</a>").count(), whole.matches("<audio").count()), (1, 0), "{whole}");
@@ -171,7 +169,8 @@ fn phrases_and_audio_lead_to_each_other_in_a_real_browser() {
         phrase("agent", 19_000, "Let me look."),
         phrase("agent", 41_000, "I see it; the refund was sent yesterday."),
     ]});
-    let reference = r#"{"object":"a/a.wav","sha256":"a","bytes":976044,"type":"audio/wav","duration_ms":61000,"channels":2}"#;
+    let reference =
+        r#"{"object":"a/a.wav","sha256":"a","bytes":976044,"type":"audio/wav","duration_ms":61000,"channels":2}"#;
     let recorded = entry_with(1, "p-v-93bd", &transcript.to_string(), ArtifactStatus::Stored(reference.into()));
     let url = recording_section::api_path(&recorded.segment, "recording", "");
     let page = page_of(vec![recorded], true);
