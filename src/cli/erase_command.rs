@@ -223,6 +223,8 @@ async fn delete_recordings(db: &Db, context: &CommandContext) -> anyhow::Result<
     }
     let store = RecordingStore::new(&context.settings()?.recordings)?;
     match sweep::delete_unnamed_objects(db, &store, context.clock.now()).await {
+        // The daemon was quicker.
+        Ok(0) => {}
         Ok(deleted) => {
             let count = human_format::format_count(deleted, "recording");
             terminal::print_stdout(&format!("deleted {count} from {}\n", store.display_name()))?;

@@ -114,6 +114,7 @@ fn artifacts() -> impl TypedValueParser<Value = Artifact> {
         ("transcript", "The transcript", Artifact::Transcript),
         ("agent_summary", "The summary that the agent kept or edited", Artifact::AgentSummary),
         ("auto_summary", "The summary that RingCX wrote", Artifact::AutoSummary),
+        ("recording", "The recording", Artifact::Recording),
     ])
 }
 

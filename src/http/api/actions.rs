@@ -153,7 +153,7 @@ pub(super) async fn queue_backfill(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ItemParameters {
-    /// Only this artifact: `transcript`, `agent_summary` or `auto_summary`.
+    /// Only this artifact: `transcript`, `agent_summary`, `auto_summary` or `recording`.
     artifact: Option<String>,
     /// The account, by sub-account id, where several have a segment with this id.
     account: Option<String>,
@@ -164,7 +164,7 @@ pub(super) struct ItemParameters {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DiscardParameters {
-    /// Only this artifact: `transcript`, `agent_summary` or `auto_summary`.
+    /// Only this artifact: `transcript`, `agent_summary`, `auto_summary` or `recording`.
     artifact: Option<String>,
     /// The account, by sub-account id, where several have a segment with this id.
     account: Option<String>,
@@ -191,12 +191,9 @@ async fn find_items(
     segments.retain(|segment| accounts.iter().any(|account| account.key == segment.account_key));
     let artifact = match artifact {
         None => None,
-        Some(name) => Some(
-            Artifact::ALL
-                .into_iter()
-                .find(|artifact| artifact.name() == name)
-                .ok_or_else(|| Problem::bad_request("artifact must be transcript, agent_summary or auto_summary"))?,
-        ),
+        Some(name) => Some(Artifact::ALL.into_iter().find(|artifact| artifact.name() == name).ok_or_else(|| {
+            Problem::bad_request("artifact must be transcript, agent_summary, auto_summary or recording")
+        })?),
     };
     let segment = match segments.as_slice() {
         [] => return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such segment")),

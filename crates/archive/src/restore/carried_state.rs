@@ -140,7 +140,7 @@ impl Db {
     pub async fn carried_state(&self, now: Time) -> Result<CarriedState, DbError> {
         let has_access_log = self.has_access_log().await?;
         let has_export_erasures = self.has_table("export_erasure").await?;
-        let recordings = if self.has_table("recording").await? { "e.recordings" } else { "cast(null as bigint)" };
+        let column = if self.has_table("recording").await? { "e.recordings" } else { "cast(null as bigint)" };
         let mut snapshot = self.snapshot().await?;
         let tx = &mut snapshot.0;
         let key_text = tx.archive_key_text().await?;
@@ -171,7 +171,7 @@ impl Db {
             deletion_counts: tx
                 .all(Stmt::built(format!(
                     "select a.sub, e.day, e.kind, e.segments, e.transcripts, e.agent_summaries, e.auto_summaries,
-                     {recordings} as recordings from erased e join account a on a.id = e.account"
+                     {column} as recordings from erased e join account a on a.id = e.account"
                 )))
                 .await?,
             holds: tx
