@@ -24,7 +24,7 @@ const TABLE_ROW_LIMITS: &[(&str, i64)] = &[("reading", 8_000), ("reservation", 8
 /// Bytes that an erased segment may leave: its tombstone, the leaves of its chains, what tells sinks and exports of the erasure,
 /// with their indexes, and its share of the journal. A row of Postgres is twice as large.
 const BYTES_LEFT_PER_ERASED_SEGMENT: f64 = 700.0;
-const BYTES_LEFT_PER_ERASED_SEGMENT_ON_POSTGRES: f64 = 1_400.0;
+const BYTES_LEFT_PER_ERASED_SEGMENT_ON_POSTGRES: f64 = 1_600.0;
 
 /// Of the sixty samples of a month, a few fail while the database is away.
 const MIN_SAMPLES: usize = 40;
