@@ -36,6 +36,8 @@ pub struct AuditRequest {
     pub from: Option<Time>,
     /// Only segments that ended before this time; default: the end of the newest read.
     pub to: Option<Time>,
+    /// Whether an account whose first read began later than `from` is audited from there only.
+    pub starts_with_first_read: bool,
     /// Only the account with this sub-account id.
     pub account: Option<String>,
     /// The current time.
@@ -145,7 +147,7 @@ impl AuditRequest {
             Accounts::Discovered(_) => Vec::new(),
         };
         let (offset, interval) = (settings.discovery.offset, settings.discovery.interval);
-        AuditRequest { from, to, account, now, offset, interval, configured }
+        AuditRequest { from, to, starts_with_first_read: false, account, now, offset, interval, configured }
     }
 
     fn includes(&self, account: &AccountId) -> bool {

@@ -102,6 +102,8 @@ pub(crate) struct AuditQuestion {
     pub(crate) to: Option<Time>,
     /// By id or name; empty for all.
     pub(crate) accounts: Vec<String>,
+    /// Whether an account whose first read began later than `from` is audited from there only.
+    pub(crate) starts_with_first_read: bool,
 }
 
 impl ArchiveReader {
@@ -187,15 +189,19 @@ impl ArchiveReader {
 
     async fn run_audit_report(&self, scope: &Scope<'_>, question: &AuditQuestion) -> Result<AuditReport, ReadError> {
         let (from, to, now) = (question.from, question.to, self.clock.now());
+        let request_of = |sub| audit::AuditRequest {
+            starts_with_first_read: question.starts_with_first_read,
+            ..audit::AuditRequest::new(&self.settings, from, to, sub, now)
+        };
         let audit = async {
             if scope.is_unlimited() {
-                let request = audit::AuditRequest::new(&self.settings, from, to, None, now);
+                let request = request_of(None);
                 return Ok(audit::run_audit(&self.db, &request).await?);
             }
             let mut reports = Vec::with_capacity(scope.accounts().len());
             for account in scope.accounts() {
                 let sub = Some(account.id.sub.to_string());
-                let request = audit::AuditRequest::new(&self.settings, from, to, sub, now);
+                let request = request_of(sub);
                 reports.push(audit::run_audit(&self.db, &request).await?);
             }
             Ok(AuditReport::combine(reports, now))

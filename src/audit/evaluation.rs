@@ -137,7 +137,11 @@ fn required_range(
     let logged = facts.reads.iter().filter(|read| read.lane == LIVE_PURPOSE).map(|read| read.range.to);
     let covered = live.as_slice().last().map(|newest| newest.to);
     let edge = covered.into_iter().chain(logged).max().filter(|edge| *edge > live_start);
-    let from = request.from.unwrap_or(live_start);
+    let from = match request.from {
+        Some(from) if request.starts_with_first_read => from.max(live_start),
+        Some(from) => from,
+        None => live_start,
+    };
     let due = edge.is_none_or(|edge| horizon > edge + request.interval * MAX_LATE_INTERVALS);
     let readable = edge.map_or(horizon, |edge| if due { edge.max(horizon) } else { edge });
     let to = match request.to {

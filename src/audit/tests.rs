@@ -32,6 +32,7 @@ fn request() -> AuditRequest {
     AuditRequest {
         from: None,
         to: None,
+        starts_with_first_read: false,
         account: None,
         now: NOW,
         offset: Duration::from_secs(300),

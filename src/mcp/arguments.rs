@@ -240,7 +240,7 @@ impl CompletenessArguments {
 
     pub(super) fn question(&self, now: Time) -> Result<AuditQuestion, ReadError> {
         let (from, to) = parse_range(&self.from, &self.to, now)?;
-        Ok(AuditQuestion { from, to, accounts: given(&self.account).into_iter().collect() })
+        Ok(AuditQuestion { from, to, accounts: given(&self.account).into_iter().collect(), ..AuditQuestion::default() })
     }
 }
 

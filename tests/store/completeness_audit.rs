@@ -131,6 +131,7 @@ fn question() -> AuditRequest {
     AuditRequest {
         from: None,
         to: None,
+        starts_with_first_read: false,
         account: None,
         now: NOON,
         offset: Duration::from_secs(300),

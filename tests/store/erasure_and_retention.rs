@@ -203,6 +203,7 @@ async fn run_audit(db: &Db) -> AuditReport {
         now: NOW,
         offset: Duration::from_secs(300),
         interval: Duration::from_secs(300),
+        starts_with_first_read: false,
         configured: Vec::new(),
     };
     audit::run_audit(db, &question).await.unwrap()

@@ -212,7 +212,7 @@ pub(super) struct AuditParameters {
 impl AuditParameters {
     pub(super) fn question(&self, now: Time) -> Result<AuditQuestion, Problem> {
         let (from, to) = parse_range(&self.from, &self.to, now)?;
-        Ok(AuditQuestion { from, to, accounts: split_list(&self.account) })
+        Ok(AuditQuestion { from, to, accounts: split_list(&self.account), ..AuditQuestion::default() })
     }
 }
 

@@ -70,7 +70,10 @@ impl CompletenessParameters {
             return Err(Problem::bad_request("the range of from and to is empty"));
         }
         let account = Some(self.account.trim()).filter(|account| !account.is_empty());
-        Ok(AuditQuestion { from, to, accounts: account.map(str::to_owned).into_iter().collect() })
+        // The month may begin before an account was read at all.
+        let starts_with_first_read = self.from.trim().is_empty();
+        let accounts = account.map(str::to_owned).into_iter().collect();
+        Ok(AuditQuestion { from, to, accounts, starts_with_first_read })
     }
 }
 

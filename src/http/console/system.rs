@@ -115,8 +115,10 @@ async fn gather(state: &HttpState, viewer: &Viewer) -> System {
             problems: problems.map(|finding| finding.sentence.clone()).collect(),
         }
     });
-    // They name hosts, paths and people: nothing for an unknown viewer.
-    let sees_settings = viewer.caller().is_some() && viewer.sees_everything();
+    // They name hosts, paths, people and what is redacted: nothing for an unknown viewer, or one for whom
+    // something is.
+    let is_plain_reader = viewer.caller().is_some_and(|caller| !caller.has_redaction());
+    let sees_settings = is_plain_reader && viewer.sees_everything();
     System {
         now: report.now,
         version: env!("CARGO_PKG_VERSION"),

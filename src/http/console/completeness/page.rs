@@ -9,6 +9,7 @@ use crate::archive_reader::{CompletenessView, HoldView};
 use crate::audit::{AccountAudit, AuditReport, UnfinishedItem};
 use crate::health::HealthLevel;
 use crate::health::humanize::{format_count, format_number};
+use crate::http::templates::with_code;
 use crate::render::clean_line;
 use crate::report::{DAY_COLUMNS, ReconciliationReport};
 use crate::verify::LastVerification;
@@ -28,7 +29,7 @@ pub(super) fn render(view: &CompletenessView, parameters: &CompletenessParameter
                             span.level.incomplete title="Incomplete" { (HealthLevel::Incomplete.symbol()) } " "
                             "account " (problem.sub_account_id) ": " (clean_line(&problem.what))
                         }
-                        p.todo { (clean_line(&problem.hint)) }
+                        p.todo { (with_code(&clean_line(&problem.hint))) }
                     }
                 }
                 @for account in &report.accounts { (account_section(account, audit)) }
