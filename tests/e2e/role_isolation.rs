@@ -86,6 +86,7 @@ const OPERATIONS: &[(&str, Kind)] = &[
     ("/api/v1/segments", Kind::Reading),
     ("/api/v1/segments/{id}", Kind::Reading),
     ("/api/v1/segments/{id}/transcript", Kind::Reading),
+    ("/api/v1/segments/{id}/recording", Kind::Reading),
     ("/api/v1/dialogs/{id}", Kind::Reading),
     ("/api/v1/search", Kind::Reading),
     ("/api/v1/feed", Kind::Feed),

@@ -33,7 +33,7 @@ enum ReplyBody {
     Streamed(Box<RecordStream>),
     /// Audio, which may stop in the middle without an end.
     Audio {
-        audio: RecordingAudio,
+        audio: Box<RecordingAudio>,
         stalls: bool,
     },
 }
@@ -88,7 +88,8 @@ impl SimulatedReply {
 
     /// A recording.
     pub(super) fn audio(audio: RecordingAudio, stalls: bool) -> SimulatedReply {
-        SimulatedReply::new(Some(Endpoint::Recording), 200, "audio/wav", ReplyBody::Audio { audio, stalls })
+        let body = ReplyBody::Audio { audio: Box::new(audio), stalls };
+        SimulatedReply::new(Some(Endpoint::Recording), 200, "audio/wav", body)
     }
 
     /// No reply, or only its first bytes.
@@ -146,7 +147,7 @@ impl SimulatedReply {
             ReplyBody::Streamed(mut records) if records.is_short() => Ok(records.read_all(state)),
             ReplyBody::Streamed(records) => Err(records),
             ReplyBody::Audio { audio, stalls } => {
-                return audio_response(self.status, self.media, audio, stalls, self.end, state);
+                return audio_response(self.status, self.media, *audio, stalls, self.end, state);
             }
         };
         let (body, length) = match (whole, self.end) {
