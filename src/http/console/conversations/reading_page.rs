@@ -421,6 +421,6 @@ mod tests {
         );
         let part = page(entries.into_iter().take(1).collect(), &siblings);
         assert_harmless(&part);
-        assert!(part.contains("Part 1 of 2") && part.contains("segment=a%26b%2F..%2Fc%3Fd"), "{part}");
+        assert!(part.contains("Part 1 of 2") && part.contains("/segments/a%26b%2F..%2Fc%3Fd/transcript?"), "{part}");
     }
 }
