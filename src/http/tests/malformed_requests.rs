@@ -66,7 +66,16 @@ async fn every_query_with_the_token_is_answered_and_never_echoed_as_markup() {
     let request_strategy =
         prop::collection::vec((prop::sample::select(&FIELDS[..]), field_text(), any::<bool>()), 0..5);
     let request_strategy = (
-        prop::sample::select(vec!["/search", "/conversation", "/login", "/dialogs/x", "/queue", "/completeness"]),
+        prop::sample::select(vec![
+            "/search",
+            "/search",
+            "/search",
+            "/conversation",
+            "/login",
+            "/dialogs/x",
+            "/queue",
+            "/completeness",
+        ]),
         field_text(),
         request_strategy,
     );
