@@ -83,7 +83,11 @@ impl Db {
         let mut condition = Condition::default();
         let first = if query.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE };
         let after_ended = after.map(|after| after.ended.unwrap_or(Time::NONE));
-        let (before, direction) = if query.newest_first { ("<", " desc") } else { (">", "") };
+        let (before, order) = if query.newest_first {
+            ("<", "s.ended desc, a.sub desc, s.segment_id desc")
+        } else {
+            (">", "s.ended, a.sub, s.segment_id")
+        };
         // One bound on each side, which the index serves; the rest skips the segments of the last page.
         let (lowest, highest) = if query.newest_first { (None, after_ended) } else { (after_ended, None) };
         let from = query.from.unwrap_or(first);
@@ -134,7 +138,7 @@ impl Db {
         let (clause, number) = (condition.clause, condition.args.len() + 1);
         let stmt = Stmt::built(format!(
             "select {SEGMENT_COLUMNS} from segment s join account a on a.id = s.account
-             where 1 = 1{clause} order by s.ended{direction}, a.sub{direction}, s.segment_id{direction} limit ${number}"
+             where 1 = 1{clause} order by {order} limit ${number}"
         ));
         self.all(condition.args.into_iter().fold(stmt, Stmt::bind).bind(limit)).await
     }
