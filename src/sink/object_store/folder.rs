@@ -53,8 +53,8 @@ pub(super) async fn delete_object(root: PathBuf, name: String) -> io::Result<()>
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         }
-        let parents = path.ancestors().skip(1).take_while(|folder| *folder != root && folder.starts_with(&root));
-        let left = parents.skip_while(|folder| std::fs::remove_dir(folder).is_ok()).next();
+        let mut parents = path.ancestors().skip(1).take_while(|folder| *folder != root && folder.starts_with(&root));
+        let left = parents.find(|folder| std::fs::remove_dir(folder).is_err());
         sync_folder(left.unwrap_or(&root))
     };
     tokio::task::spawn_blocking(delete).await.map_err(io::Error::other)?
