@@ -416,6 +416,10 @@ async fn no_route_shows_what_a_role_does_not_show(database: TempDatabase) {
     readings += call_every_tool(&limited, &known, &foreign_texts).await;
     assert_eq!(entries_of(&env, "limited").await.len(), readings, "each reading is one entry, and nothing else is one");
 
+    // The figures know accounts and channels, and few filters: the next roles ask each of them once.
+    let requests: Vec<Request> =
+        requests.into_iter().filter(|request| request.kind != Kind::Figures || request.parameters.is_empty()).collect();
+
     // A role that shows one channel of all accounts.
     let names_voice = |segment: &Value| {
         let channel = |name: &str| segment["metadata"][name].as_str().unwrap_or_default().eq_ignore_ascii_case("voice");
@@ -447,7 +451,8 @@ async fn no_route_shows_what_a_role_does_not_show(database: TempDatabase) {
     for request in requests.iter().filter(|request| request.kind != Kind::Open && request.parameters.len() < 2).take(40)
     {
         let (status, answer) = stranger.get_text(&request.path, &[], "*/*").await;
-        assert!([401, 404].contains(&status), "{}: {status}", request.path);
+        // After some wrong keys none is checked for a while.
+        assert!([401, 404, 429].contains(&status), "{}: {status}", request.path);
         assert!(!answer.contains("shipment") && !answer.contains(OWN_SUB), "{}: {answer}", request.path);
     }
     env.stop().await;
