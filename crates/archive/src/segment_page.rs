@@ -83,9 +83,10 @@ impl Db {
         let mut condition = Condition::default();
         let first = if query.to.is_some() { Time(i64::MIN + 1) } else { Time::NONE };
         let after_ended = after.map(|after| after.ended.unwrap_or(Time::NONE));
-        let (before, order) = match query.newest_first {
-            true => ("<", "s.ended desc, a.sub desc, s.segment_id desc"),
-            false => (">", "s.ended, a.sub, s.segment_id"),
+        let (before, order) = if query.newest_first {
+            ("<", "s.ended desc, a.sub desc, s.segment_id desc")
+        } else {
+            (">", "s.ended, a.sub, s.segment_id")
         };
         // One bound on each side, which the index serves; the rest skips the segments of the last page.
         let (lowest, highest) = if query.newest_first { (None, after_ended) } else { (after_ended, None) };
