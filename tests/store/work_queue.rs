@@ -132,7 +132,9 @@ async fn an_answer_is_archived_once_and_ends_its_work(test: TestDb) {
     assert_eq!((account.done, account.feed), (3, 3));
     let segments = test.db.segments_after(ExportRange::default(), None, 10).await.unwrap();
     let slots = test.db.segment_artifacts(&segments).await.unwrap();
-    assert!(slots[0].iter().all(|slot| slot.status == ArtifactStatus::Stored(br#"{"transcript":[]}"#.to_vec())));
+    let [texts @ .., recording] = &slots[0];
+    assert!(texts.iter().all(|slot| slot.status == ArtifactStatus::Stored(br#"{"transcript":[]}"#.to_vec())));
+    assert_eq!(recording.status, ArtifactStatus::NotRequested);
     // Read again in a backfill, nothing is fetched twice.
     assert_eq!(ingest(&test.db, owned, Lane::Backfill, &[record("one", 5, true)]).await.queued, 0);
 }
