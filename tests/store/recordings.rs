@@ -8,7 +8,7 @@ use crate::support;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -267,7 +267,7 @@ async fn audio_that_is_stored_again_while_it_is_deleted_is_requested_again(test:
 /// Makes a file in the store two days old.
 fn age(env: &RecordingEnv, name: &str) {
     let file = File::options().write(true).open(env.root().join(name)).unwrap();
-    file.set_modified(SystemTime::now() - 2 * DAY).unwrap();
+    file.set_modified(file.metadata().unwrap().modified().unwrap() - 2 * DAY).unwrap();
 }
 
 async fn the_sweep_finds_orphans_on_both_sides_and_touches_no_other_file(test: TestDb) {
