@@ -186,9 +186,7 @@ pub(crate) async fn exported(env: &TestEnv, sub: &str) -> AccountContent {
         content.segments.insert(value["segment_id"].as_str().unwrap().to_owned());
         content.dialogs.extend(value["dialog_id"].as_str().map(str::to_owned));
         for phrase in value["transcript"]["body"]["transcript"].as_array().into_iter().flatten() {
-            // Of a page (e-mail), nobody searches the style sheet.
-            let text = phrase["message"].as_str().filter(|text| !text.contains("<style>"));
-            content.words.extend(words(text.unwrap_or_default()));
+            content.words.extend(words(phrase["message"].as_str().unwrap_or_default()));
         }
         for summary in ["agent_summary", "auto_summary"] {
             content.words.extend(words(value[summary]["text"].as_str().unwrap_or_default()));
@@ -227,10 +225,12 @@ async fn a_role_sees_nothing_of_other_accounts_by_any_way_in(database: TempDatab
     })
     .await;
 
-    // Words that only the other account has, and one that both have.
-    let foreign: Vec<&str> = other.words.difference(&own.words).take(4).map(String::as_str).collect();
+    // Words that only the other account has, and one that both have. Of texts that the simulator makes, a test cannot tell what the
+    // index takes for a word: style sheets, accents.
+    let foreign = ["periwinkle", "zanzibar"];
     let common = "shipment";
-    assert!(foreign.contains(&"periwinkle") && own.words.contains(common), "the searches would show nothing");
+    let is_foreign = |word: &str| other.words.contains(word) && !own.words.contains(word);
+    assert!(foreign.into_iter().all(is_foreign) && own.words.contains(common), "the searches would show nothing");
     let mut hidden: Vec<String> = other.segments.difference(&own.segments).cloned().collect();
     hidden.extend(other.dialogs.difference(&own.dialogs).cloned());
     hidden.push(OTHER_SUB.to_owned());
