@@ -23,7 +23,8 @@ const COMPARISON_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Runs until `stop`.
 pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> anyhow::Result<()> {
     let started = context.clock.now();
-    let mut task = RecordingSweep { context, started, last_uploads: None, last_comparison: None };
+    let mut task =
+        RecordingSweep { context, started, last_uploads: None, last_comparison: None, most_were_missing: false };
     tokio::select! {
         () = stop.cancelled() => {}
         () = task.repeat() => {}
@@ -36,6 +37,8 @@ struct RecordingSweep {
     started: Time,
     last_uploads: Option<Tick>,
     last_comparison: Option<Tick>,
+    /// Whether the last comparison found that most objects were missing.
+    most_were_missing: bool,
 }
 
 impl RecordingSweep {
@@ -85,16 +88,19 @@ impl RecordingSweep {
             self.last_uploads = Some(tick);
         }
         if is_due(self.last_comparison, COMPARISON_INTERVAL) {
-            self.report_comparison(sweep::compare(db, store, now).await?);
+            let summary = sweep::compare(db, store, now, self.most_were_missing).await?;
+            self.report_comparison(summary);
+            self.most_were_missing = summary.postponed > 0;
             self.last_comparison = Some(tick);
         }
         Ok(())
     }
 
     fn report_comparison(&self, summary: SweepSummary) {
-        let SweepSummary { orphans, kept_orphans, missing, requested } = summary;
+        let SweepSummary { orphans, kept_orphans, missing, postponed, requested } = summary;
         if summary != SweepSummary::default() {
-            tracing::info!(orphans, kept_orphans, missing, requested, "compared the recording store with the archive");
+            let what = "compared the recording store with the archive";
+            tracing::info!(orphans, kept_orphans, missing, postponed, requested, "{what}");
         }
         if kept_orphans > 0 {
             let store = self.context.recordings.store.display_name();
@@ -107,6 +113,13 @@ impl RecordingSweep {
         }
         if missing == 0 {
             self.context.findings.clear(FindingCode::RecordingsMissing, None);
+            return;
+        }
+        if postponed > 0 {
+            let sentence = format!("most recordings ({missing}) are not in the recording store");
+            let hint = "check that recordings.store is the right place, mounted, and shared by all replicas, then \
+                        restart the daemon; otherwise it requests these recordings again in a day";
+            self.finding(FindingCode::RecordingsMissing, Severity::Trouble, sentence, hint);
             return;
         }
         let sentence = format!("{missing} recordings are not in the recording store; they are requested again");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{BoxStream, StreamExt as _};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{
@@ -51,11 +51,18 @@ impl Bucket {
     }
 
     pub(super) async fn read(&self, name: &str, range: Option<Range<u64>>) -> Result<AudioStream, StoreError> {
+        let location = self.location(name)?;
+        let (body, rest) = self.get(&location, range).await?;
+        let reading = ObjectReading { bucket: self.clone(), location, body, rest, has_progress: false };
+        Ok(stream::try_unfold(reading, ObjectReading::next_chunk).boxed())
+    }
+
+    /// Requests an object, or a range of it. Returns which bytes come, too.
+    async fn get(&self, location: &Path, range: Option<Range<u64>>) -> Result<(ObjectBody, Range<u64>), StoreError> {
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        let found = self.client.get_opts(&self.location(name)?, options).await;
-        let stream = found.map_err(|error| self.error("read", &error))?.into_stream();
-        let bucket = self.clone();
-        Ok(stream.map(move |chunk| chunk.map_err(|error| bucket.error("read", &error))).boxed())
+        let found = self.client.get_opts(location, options).await.map_err(|error| self.error("read", &error))?;
+        let range = found.range.clone();
+        Ok((found.into_stream(), range))
     }
 
     pub(super) async fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
@@ -107,15 +114,13 @@ impl Bucket {
     /// discarded.
     pub(super) async fn discard(&self, partial: &PartialUpload) -> Result<(), StoreError> {
         let location = self.location(&partial.name)?;
-        match self.client.abort_multipart(&location, &partial.upload_id).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-            // Of an upload that is complete, only the object is left.
-            Err(error) => {
-                let error = self.error("delete", &error);
-                tracing::debug!(%error, "failed to abort an upload");
-            }
-        }
-        self.delete(&partial.name).await
+        // Of an upload that is complete, only the object is left.
+        let aborted = match self.client.abort_multipart(&location, &partial.upload_id).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            // Its parts hold audio: it must not be forgotten.
+            Err(error) => Err(self.error("delete", &error)),
+        };
+        self.delete(&partial.name).await.and(aborted)
     }
 
     fn location(&self, name: &str) -> Result<Path, StoreError> {
@@ -125,6 +130,39 @@ impl Bucket {
 
     fn error(&self, doing: &str, error: &object_store::Error) -> StoreError {
         StoreError::from_bucket(doing, error, &self.display_name)
+    }
+}
+
+type ObjectBody = BoxStream<'static, object_store::Result<Bytes>>;
+
+/// An object that is being read. A response has a time limit, which a listener exceeds who takes the
+/// audio as it plays: what is left is requested again, as long as each response brings something.
+struct ObjectReading {
+    bucket: Bucket,
+    location: Path,
+    body: ObjectBody,
+    rest: Range<u64>,
+    has_progress: bool,
+}
+
+impl ObjectReading {
+    async fn next_chunk(mut self) -> Result<Option<(Bytes, ObjectReading)>, StoreError> {
+        loop {
+            match self.body.next().await {
+                None => return Ok(None),
+                Some(Ok(chunk)) => {
+                    self.rest.start += chunk.len() as u64;
+                    self.has_progress = true;
+                    return Ok(Some((chunk, self)));
+                }
+                Some(Err(_)) if self.has_progress && !self.rest.is_empty() => {
+                    let rest = Some(self.rest.clone());
+                    (self.body, self.rest) = self.bucket.get(&self.location, rest).await?;
+                    self.has_progress = false;
+                }
+                Some(Err(error)) => return Err(self.bucket.error("read", &error)),
+            }
+        }
     }
 }
 

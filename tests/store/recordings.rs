@@ -8,6 +8,7 @@ use crate::support;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,10 +33,14 @@ crate::on_both! {
     the_same_audio_is_stored_once_and_goes_with_its_last_recording,
     audio_that_is_stored_again_while_it_is_deleted_is_requested_again,
     the_sweep_finds_orphans_on_both_sides_and_touches_no_other_file,
+    audio_of_a_segment_that_was_erased_meanwhile_is_deleted,
     the_sweep_keeps_what_may_belong_to_another_archive,
+    a_store_that_seems_to_be_a_wrong_one_is_not_filled_anew_at_once,
+    an_earlier_version_that_was_lost_is_not_requested_again,
     verify_finds_audio_that_was_altered_exchanged_or_lost,
     uploads_that_never_ended_are_discarded,
     earlier_programs_are_shut_out_once_recordings_are_requested,
+    a_notice_with_the_item_of_a_recording_gets_its_own,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -283,16 +288,16 @@ async fn the_sweep_finds_orphans_on_both_sides_and_touches_no_other_file(test: T
     age(&env, "music/song.mp3");
     env.store.delete(&facts[0].object_name()).await.unwrap();
     let db = &env.test.db;
-    let found = sweep::compare(db, &env.store, env.now).await.unwrap();
+    let found = sweep::compare(db, &env.store, env.now, false).await.unwrap();
     assert_eq!((found.orphans, found.missing, found.requested), (1, 1, 1));
     let objects = env.objects().await;
     assert!(!objects.contains(&orphan) && objects.contains(&young) && objects.contains(&"music/song.mp3".to_owned()));
-    assert_eq!(sweep::compare(db, &env.store, env.now).await.unwrap().requested, 0, "it is requested already");
+    assert_eq!(sweep::compare(db, &env.store, env.now, false).await.unwrap().requested, 0, "it is requested already");
     let report = env.verify(100).await;
     assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
     env.record(&[b"one"]).await;
     assert!(env.verify(100).await.intact);
-    let found = sweep::compare(db, &env.store, env.now).await.unwrap();
+    let found = sweep::compare(db, &env.store, env.now, false).await.unwrap();
     assert_eq!((found.orphans, found.missing, found.requested), (0, 0, 0));
 }
 
@@ -302,9 +307,50 @@ async fn the_sweep_keeps_what_may_belong_to_another_archive(test: TestDb) {
         let name = env.put(format!("of another archive {number}").as_bytes()).await.object_name();
         age(&env, &name);
     }
-    let found = sweep::compare(&env.test.db, &env.store, env.now).await.unwrap();
+    let found = sweep::compare(&env.test.db, &env.store, env.now, false).await.unwrap();
     assert_eq!((found.orphans, found.kept_orphans), (0, 30));
     assert_eq!(env.objects().await.len(), 30);
+}
+
+async fn audio_of_a_segment_that_was_erased_meanwhile_is_deleted(test: TestDb) {
+    let env = RecordingEnv::new(test).await;
+    let keys = env.announce(&["a"]).await;
+    let db = &env.test.db;
+    let only = ArtifactSet::NONE.with(Artifact::Recording);
+    let claim = db.due_items(env.owned, only, env.now, 10).await.unwrap().remove(0);
+    let facts = env.put(b"one").await;
+    env.erase(&keys).await;
+    let job = CompletedJob { claim, at: env.now, outcome: JobOutcome::recorded(facts) };
+    assert_eq!(db.complete_jobs(&[job]).await.unwrap(), [false]);
+    assert_eq!(sweep::delete_unnamed_objects(db, &env.store, env.now).await.unwrap(), 1);
+    assert_eq!(env.objects().await, Vec::<String>::new());
+}
+
+async fn a_store_that_seems_to_be_a_wrong_one_is_not_filled_anew_at_once(test: TestDb) {
+    let env = RecordingEnv::new(test).await;
+    let ids: Vec<String> = (0..25).map(|number| format!("s{number}")).collect();
+    env.announce(&ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let audio: Vec<[u8; 1]> = (0..25).map(|number| [number]).collect();
+    env.record(&audio.iter().map(|one| &one[..]).collect::<Vec<_>>()).await;
+    // As if its volume were not mounted.
+    std::fs::rename(env.root(), env.root().with_extension("volume")).unwrap();
+    let db = &env.test.db;
+    let found = sweep::compare(db, &env.store, env.now, false).await.unwrap();
+    assert_eq!((found.missing, found.postponed, found.requested), (25, 25, 0));
+    let found = sweep::compare(db, &env.store, env.now, true).await.unwrap();
+    assert_eq!((found.missing, found.postponed, found.requested), (25, 0, 25));
+}
+
+async fn an_earlier_version_that_was_lost_is_not_requested_again(test: TestDb) {
+    let env = RecordingEnv::new(test).await;
+    env.announce(&["a"]).await;
+    let first = env.record(&[b"one"]).await;
+    env.store.delete(&first[0].object_name()).await.unwrap();
+    let db = &env.test.db;
+    assert_eq!(sweep::compare(db, &env.store, env.now, false).await.unwrap().requested, 1);
+    env.record(&[b"two"]).await;
+    let found = sweep::compare(db, &env.store, env.now, false).await.unwrap();
+    assert_eq!((found.missing, found.requested), (1, 0));
 }
 
 async fn verify_finds_audio_that_was_altered_exchanged_or_lost(test: TestDb) {
@@ -388,6 +434,20 @@ async fn earlier_programs_are_shut_out_once_recordings_are_requested(test: TestD
     assert_eq!(oldest().await.as_deref(), Some("35"));
 }
 
+async fn a_notice_with_the_item_of_a_recording_gets_its_own(test: TestDb) {
+    let db = &test.db;
+    // Two failed deliveries about segment 5, as a program from before recordings and this one record them.
+    let notice = sql("insert into feed_notice (account, feed, kind, segment, version, at) values (1, 7, 0, 5, 1, 0)");
+    db.run(notice).await.unwrap();
+    let failed = sql("insert into sink_event
+             (sink, account, feed, item, state, tries, waited, first_try, last_try, due, reason)
+             values (1, 1, 7, 23, 0, 1, 0, 0, 0, 0, 'x'), (1, 1, 8, 23, 0, 1, 0, 0, 0, 0, 'x')");
+    db.run(failed).await.unwrap();
+    db.require_recording_support().await.unwrap();
+    let items: Vec<i64> = db.values(sql("select item from sink_event order by feed")).await.unwrap();
+    assert_eq!(items, [-21, 23], "the second is a recording");
+}
+
 #[tokio::test]
 async fn a_bucket_holds_short_and_long_recordings_under_their_hash_and_reads_ranges() {
     let server = S3Server::start().await;
@@ -410,6 +470,18 @@ async fn a_bucket_holds_short_and_long_recordings_under_their_hash_and_reads_ran
     upload.write(&Bytes::from(long)).await.unwrap();
     upload.discard().await.unwrap();
     assert_eq!(server.bucket.open_uploads(), 0);
+}
+
+#[tokio::test]
+async fn a_read_from_a_bucket_goes_on_where_its_response_broke_off() {
+    let server = S3Server::start().await;
+    let store = store_at(RecordingPlace::Bucket("s3://bucket/some/prefix".to_owned()), server.options());
+    let audio: Vec<u8> = (0..100_000_u32).map(|number| (number >> 4) as u8).collect();
+    let name = put(&store, &audio).await.object_name();
+    // More often than the client of the bucket itself goes on.
+    server.bucket.cut_after.store(10_000, Ordering::Relaxed);
+    assert!(read(&store, &name, None).await == audio);
+    assert!(read(&store, &name, Some(5..90_000)).await == audio[5..90_000]);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! An S3 server in memory, with what the recording store uses: objects, ranges, uploads in parts, copies, lists and deletes.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +9,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{Method, Response, StatusCode, Uri};
+use futures_util::stream::{self, StreamExt as _};
 use tokio::task::JoinSet;
 
 /// The running server. It stops when it is dropped.
@@ -27,6 +29,8 @@ pub struct S3Bucket {
     pub is_down: AtomicBool,
     /// Keeps only the sizes of parts, so that a recording may be longer than memory.
     pub keeps_no_parts: AtomicBool,
+    /// Every response with more of an object breaks off after so many bytes; 0 for never.
+    pub cut_after: AtomicUsize,
 }
 
 impl S3Server {
@@ -218,11 +222,26 @@ async fn handle(State(bucket): State<Arc<S3Bucket>>, request: Request) -> Respon
         true => Answer::status(503),
         false => bucket.answer(&parts.method, &parts.uri, header("x-amz-copy-source"), header("range"), body),
     };
+    let is_object = parts.method == Method::GET && answer.headers.iter().any(|(name, _)| *name == "content-length");
+    let cut_after = bucket.cut_after.load(Ordering::Relaxed);
+    let is_cut = is_object && cut_after > 0 && answer.body.len() > cut_after;
     let mut response = Response::builder().status(StatusCode::from_u16(answer.status).expect("a status"));
     for (name, value) in answer.headers {
         response = response.header(name, value);
     }
-    response.body(Body::from(answer.body)).expect("a response")
+    let body = if is_cut { cut_off(answer.body.slice(..cut_after)) } else { Body::from(answer.body) };
+    response.body(body).expect("a response")
+}
+
+/// A body that breaks off after this part.
+fn cut_off(part: Bytes) -> Body {
+    let part = stream::once(async move { Ok::<Bytes, io::Error>(part) });
+    let error = stream::once(async {
+        // Lets the part be sent before the error.
+        tokio::task::yield_now().await;
+        Err::<Bytes, io::Error>(io::ErrorKind::BrokenPipe.into())
+    });
+    Body::from_stream(part.chain(error))
 }
 
 fn percent_decode(text: &str) -> String {

@@ -204,6 +204,8 @@ impl Db {
             .collect();
         tx.store_artifacts(&accepted, &mut feed_states).await?;
         tx.schedule_refreshes(&accepted).await?;
+        let refused: Vec<&CompletedJob> = batch.iter().filter(|job| !removed.contains(&job.claim.item)).collect();
+        tx.delete_refused_recordings(&refused).await?;
         let updated = tx.reschedule(&failed).await?;
         // An item that was erased in the meantime has no work row, and must not get attempt rows
         // either.

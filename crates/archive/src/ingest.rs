@@ -472,7 +472,8 @@ impl Tx {
             let due = if urgent { *ended } else { chunk.now };
             // The API has a recording some time after the segment's end (contract.md, Recordings).
             let is_young = *artifact == Artifact::Recording && *ended != Time::NONE;
-            let due = if is_young { due.max(*ended + RECORDING_DELAY) } else { due };
+            // An end in the future is a mistake of the metadata: it must not delay the recording.
+            let due = if is_young { due.max((*ended).min(chunk.now) + RECORDING_DELAY) } else { due };
             vec![
                 Item::of(*segment, *artifact).into(),
                 (*segment).into(),

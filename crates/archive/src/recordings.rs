@@ -5,12 +5,12 @@
 //! complete before its row exists, and it is deleted after its last row is gone. So an interruption
 //! leaves an object without a row, never a row without an object; the sweep finds both.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::completion::{CompletedJob, JobOutcome};
 use super::{AccountKey, Arg, Db, DbError, Item, Stmt, Tx, sql};
 use crate::clock::{Time, millis};
-use crate::model::{Artifact, AudioType, ItemState, Lane, RecordingReference};
+use crate::model::{Artifact, AudioType, ItemState, Lane, RecordingFacts, RecordingReference};
 
 /// A version of a recording.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -86,15 +86,18 @@ const COLUMNS: &str =
 const RECORDINGS_MIGRATION: i64 = 35;
 
 impl Db {
-    /// Shuts out programs from before recordings, which cannot read the rows of these. Call it before
-    /// recordings are requested.
+    /// Shuts out programs from before recordings, which cannot read the rows of these. Notices that
+    /// such a program gave the item of a recording since the migration get an item of their own. Call
+    /// it before recordings are requested.
     pub async fn require_recording_support(&self) -> Result<(), DbError> {
         let oldest = self.meta("schema.oldest_writer").await?.and_then(|text| text.parse::<i64>().ok());
-        if oldest.is_some_and(|oldest| oldest >= RECORDINGS_MIGRATION) {
-            return Ok(());
-        }
         let mut tx = self.begin().await?;
-        tx.put_meta("schema.oldest_writer", &RECORDINGS_MIGRATION.to_string()).await?;
+        if oldest.is_none_or(|oldest| oldest < RECORDINGS_MIGRATION) {
+            tx.put_meta("schema.oldest_writer", &RECORDINGS_MIGRATION.to_string()).await?;
+        }
+        let renumber = sql("update sink_event set item = 2 - item where item > 0 and item % 4 = 3 and exists
+             (select 1 from feed_notice n where n.account = sink_event.account and n.feed = sink_event.feed)");
+        tx.run(renumber).await?;
         tx.commit().await
     }
 
@@ -179,7 +182,9 @@ impl Db {
 
     /// Number of objects that are to be deleted from the store.
     pub async fn count_objects_to_delete(&self) -> Result<u64, DbError> {
-        self.count(sql("select count(*) from recording_deletion")).await
+        let stmt = sql("select count(*) from recording_deletion d
+             where not exists (select 1 from recording r where r.object = d.object)");
+        self.count(stmt).await
     }
 
     /// Records that an object was deleted. If the same audio was stored for another segment meanwhile,
@@ -229,19 +234,15 @@ impl Tx {
         accepted: &[&CompletedJob],
         new_versions: &[(&CompletedJob, i64)],
     ) -> Result<(), DbError> {
-        let facts = |job: &CompletedJob| match &job.outcome {
-            JobOutcome::Answered { recording: Some(facts), .. } => Some(facts.clone()),
-            _ => None,
-        };
         let objects: BTreeSet<String> =
-            accepted.iter().filter_map(|job| facts(job)).map(|facts| facts.object_name()).collect();
+            accepted.iter().filter_map(|job| facts_of(job)).map(RecordingFacts::object_name).collect();
         if objects.is_empty() {
             return Ok(());
         }
         let head = "delete from recording_deletion where object in ";
         self.run(Stmt::list(head, Vec::new(), objects, "")).await?;
         let row = |(job, version): &(&CompletedJob, i64)| {
-            let facts = facts(job)?;
+            let facts = facts_of(job)?;
             Some(vec![
                 Arg::from(job.claim.item),
                 (*version).into(),
@@ -266,11 +267,27 @@ impl Tx {
         let head = "delete from recording where item in ";
         let stmt = Stmt::list(head, Vec::new(), items.iter().copied(), " returning object");
         let objects: BTreeSet<String> = self.values(stmt).await?.into_iter().collect();
-        let head = "select object from recording where object in ";
-        let named: Vec<String> = self.values(Stmt::list(head, Vec::new(), objects.iter(), "")).await?;
-        let unnamed = objects.into_iter().filter(|object| !named.contains(object)).map(|object| vec![object.into()]);
+        self.add_deletions(objects).await
+    }
+
+    /// Deletes from the store, after the commit, the objects of refused jobs that nobody will fetch
+    /// again: the segment was erased, or the item discarded, while the recording was under way.
+    pub(super) async fn delete_refused_recordings(&mut self, refused: &[&CompletedJob]) -> Result<(), DbError> {
+        let recorded = refused.iter().filter_map(|job| Some((job.claim.item, facts_of(job)?.object_name())));
+        let mut objects: BTreeMap<Item, String> = recorded.collect();
+        // Another owner of the account fetches these, and may be about to name the same object.
+        let head = "select item from work where state = 0 and item in ";
+        let open: Vec<Item> = self.values(Stmt::list(head, Vec::new(), objects.keys().copied(), "")).await?;
+        objects.retain(|item, _| !open.contains(item));
+        self.add_deletions(objects.into_values().collect()).await
+    }
+
+    /// Whether another recording names an object is decided when it is deleted: a transaction that
+    /// runs at the same time may remove or add one.
+    async fn add_deletions(&mut self, objects: BTreeSet<String>) -> Result<(), DbError> {
+        let rows = objects.into_iter().map(|object| vec![object.into()]).collect();
         let head = "insert into recording_deletion (object) values ";
-        self.run(Stmt::rows(head, unnamed.collect(), " on conflict (object) do nothing")).await.map(drop)
+        self.run(Stmt::rows(head, rows, " on conflict (object) do nothing")).await.map(drop)
     }
 
     async fn request_recordings_again(&mut self, items: &[Item], now: Time) -> Result<u64, DbError> {
@@ -293,5 +310,12 @@ impl Tx {
         });
         let head = "insert into work (item, segment, artifact, account, lane, state, due, created, visit) values ";
         self.run(Stmt::rows(head, rows.collect(), " on conflict (item) do nothing")).await
+    }
+}
+
+fn facts_of(job: &CompletedJob) -> Option<&RecordingFacts> {
+    match &job.outcome {
+        JobOutcome::Answered { recording, .. } => recording.as_deref(),
+        _ => None,
     }
 }

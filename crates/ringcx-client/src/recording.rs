@@ -1,10 +1,12 @@
 //! Recordings: audio of any length, streamed to a writer and checked on the way.
 //!
-//! Memory does not grow with the recording. The time is not limited as long as bytes keep arriving.
+//! Memory does not grow with the recording, but the permitted time does.
 
 mod audio_check;
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::StatusCode;
@@ -21,6 +23,13 @@ use super::{ApiClient, Login, checked_path_segment};
 use audio_check::AudioCheck;
 
 pub use audio_check::AudioHeader;
+
+/// A recording may take as long as a telephone call of its size plays...
+const MIN_BYTES_PER_SECOND: u64 = 8_000;
+/// ...and this time more...
+const MIN_TIME: Duration = Duration::from_secs(60);
+/// ...but not longer than this. Uploads that are a day old count as dead (`recordings::sweep`).
+const MAX_TIME: Duration = Duration::from_secs(12 * 3600);
 
 /// Which recording is requested, and how.
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +57,8 @@ pub trait RecordingWriter: Send {
 ///
 /// # Errors
 /// By [`ApiError::fault`]. A body that is no audio, is cut off, or is shorter or longer than its
-/// headers say is undecodable or incomplete, and holds the start of the body. A 200 without content
-/// is [`Fault::NotYet`].
+/// headers say is undecodable or incomplete, and holds the start of the body. One that keeps
+/// arriving too slowly is a time-out. A 200 without content is [`Fault::NotYet`].
 pub async fn fetch_recording(
     api: &ApiClient,
     login: &Login,
@@ -78,8 +87,14 @@ pub async fn fetch_recording(
     }
     answer.check_content_encoding()?;
     let status = answer.status();
+    let declared = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let limit = longest_time(declared.unwrap_or(request.max_bytes));
     let mut start = Vec::new();
-    let streamed = stream_body(answer, request.max_bytes, writer, &mut start).await;
+    let streaming = stream_body(answer, declared, request.max_bytes, writer, &mut start);
+    let streamed = match tokio::time::timeout(limit, streaming).await {
+        Ok(streamed) => streamed,
+        Err(_) => Err(ApiError::timed_out(endpoint, "the recording came too slowly")),
+    };
     streamed.map_err(|error| match error.cause {
         // An error code in a 200 means that there is no recording yet.
         ErrorCause::Undecodable => error_in_json(&start).unwrap_or(error.with_status(status)).with_body_start(&start),
@@ -88,15 +103,23 @@ pub async fn fetch_recording(
     })
 }
 
+/// How long a body of this size may take.
+fn longest_time(bytes: u64) -> Duration {
+    (MIN_TIME + Duration::from_secs(bytes / MIN_BYTES_PER_SECOND)).min(MAX_TIME)
+}
+
 async fn stream_body(
     mut answer: ApiResponse,
+    declared: Option<u64>,
     max_bytes: u64,
     writer: &mut impl RecordingWriter,
     start: &mut Vec<u8>,
 ) -> Result<AudioHeader, ApiError> {
     let endpoint = Endpoint::Recording;
-    let declared = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let too_large = || ApiError::too_large(endpoint, &format!("the recording is larger than {max_bytes} bytes"));
+    let too_large = || {
+        let why = format!("the recording has more than the {max_bytes} bytes of recordings.max_bytes");
+        ApiError::too_large(endpoint, &why)
+    };
     if declared.is_some_and(|length| length > max_bytes) {
         return Err(too_large());
     }

@@ -80,13 +80,16 @@ impl Db {
         tx.advance_cursors(round, &held).await?;
         tx.delete_cleared(round, &held).await?;
         tx.save_failed_deliveries(round, &held).await?;
+        // A notice of a program from before recordings may have the item of a recording: it stays.
         let superseding = round.superseding.iter();
         let superseding = superseding.map(|(item, feed)| vec![round.sink.into(), (*item).into(), (*feed).into()]);
         let stmt = Stmt::rows(
             "with v (sink, item, feed) as (values ",
             superseding.collect(),
             ") delete from sink_event where (sink, account, feed) in (select e.sink, e.account, e.feed
-             from v cross join sink_event e where e.sink = v.sink and e.item = v.item and e.feed < v.feed)",
+             from v cross join sink_event e where e.sink = v.sink and e.item = v.item and e.feed < v.feed
+             and (v.item < 0 or not exists
+               (select 1 from feed_notice n where n.account = e.account and n.feed = e.feed)))",
         );
         tx.run(stmt).await?;
         if let Some(progress) = round.replay_progress.filter(|progress| held.contains(&progress.lease.account)) {

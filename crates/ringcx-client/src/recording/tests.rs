@@ -121,3 +121,10 @@ async fn a_store_that_cannot_be_written_to_is_no_fault_of_the_answer() {
     assert_eq!((error.cause, error.status, error.broken_kind()), (ErrorCause::StoreFailed, None, None));
     assert!(error.to_string().contains("failed to fetch a recording: the disk is full"), "{error}");
 }
+
+#[test]
+fn the_permitted_time_grows_with_the_recording_up_to_twelve_hours() {
+    let seconds = |bytes| longest_time(bytes).as_secs();
+    assert_eq!((seconds(0), seconds(8_000_000)), (60, 1060));
+    assert_eq!((seconds(5_000_000_000), seconds(u64::MAX)), (12 * 3600, 12 * 3600));
+}
