@@ -31,9 +31,10 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Tick, Time};
-use crate::config::{Sink, SinkKind, SinkStart};
+use crate::config::{RedactionRule, Sink, SinkKind, SinkStart};
 use crate::db::{AccountKey, Db, DbError, DeliveryRound, LaggingFeed, Lease, SinkKey};
 use crate::health::STOPPED_SINK_HINT;
+use crate::model::Artifact;
 use crate::pipeline::delivery::pause_delay;
 use crate::recordings::RecordingStore;
 use crate::sink::SinkError;
@@ -242,7 +243,7 @@ impl Deliverer {
             return Ok(key);
         }
         let from_beginning = self.settings.start == SinkStart::Beginning;
-        let destination = destination_digest(&self.settings.kind);
+        let destination = destination_digest(&self.settings);
         let (db, name, started) = (&self.context.db, &self.settings.name, self.context.clock.now());
         let row = match &self.settings.kind {
             SinkKind::Lake(_) => db.ensure_lake_sink(name, from_beginning, &destination, started).await?,
@@ -384,15 +385,24 @@ impl Deliverer {
     }
 }
 
-/// A digest of the sink's destination, which does not reveal it.
-fn destination_digest(kind: &SinkKind) -> String {
-    let text = match kind {
+/// A digest of the sink's destination, which does not reveal it. That of tables also covers which rows
+/// they have and what these show: nothing else would write the existing rows again.
+fn destination_digest(settings: &Sink) -> String {
+    let text = match &settings.kind {
         SinkKind::Jsonl { path, .. } => format!("jsonl {}", path.display()),
         SinkKind::Webhook(settings) => format!("webhook {}", settings.url.expose_secret()),
         SinkKind::ObjectStore { url, .. } => format!("object_store {url}"),
         SinkKind::Lake(lake) => {
             let tables: Vec<&str> = lake.tables.iter().map(|table| table.name()).collect();
-            format!("lake {} {}", lake.url, tables.join(","))
+            let artifacts: Vec<&str> = settings.artifacts.iter().map(Artifact::name).collect();
+            let redact = settings.redact.iter().map(|rule| match rule {
+                RedactionRule::Card => "card".to_owned(),
+                RedactionRule::Email => "email".to_owned(),
+                RedactionRule::Phone => "phone".to_owned(),
+                RedactionRule::Pattern { name, pattern } => format!("{name}={pattern}"),
+            });
+            let (accounts, channels, redact) = (&settings.accounts, &settings.channels, redact.collect::<Vec<_>>());
+            format!("lake {} {tables:?} {artifacts:?} {accounts:?} {channels:?} {redact:?}", lake.url)
         }
     };
     Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()

@@ -35,9 +35,11 @@ impl CatalogClient {
             None => settings.url.clone(),
         };
         let tables = settings.tables.iter().map(|table| catalog_table(*table)).collect();
+        let unused = LakeTable::ALL.into_iter().filter(|table| !settings.tables.contains(table));
+        let unused = unused.map(LakeTable::name).collect();
         Some(CatalogClient {
             place: settings.catalog.clone()?,
-            layout: CatalogLayout { base: format!("{}/", base.trim_end_matches('/')), tables },
+            layout: CatalogLayout { base: format!("{}/", base.trim_end_matches('/')), tables, unused },
             expire_after: settings.expire_after,
             db: None,
             expire_at: Tick::default(),
@@ -122,9 +124,11 @@ fn catalog_table(table: LakeTable) -> CatalogTable {
 }
 
 fn catalog_error(error: &DbError) -> SinkError {
-    let failed = SinkError::unavailable(format!("failed to update the DuckLake catalog: {error}"));
+    // The errors of a database name the archive's setting.
+    let named = |text: &str| text.replace("database.url", "the sink's catalog");
+    let failed = SinkError::unavailable(named(&format!("failed to update the DuckLake catalog: {error}")));
     match error.hint() {
-        Some(hint) => failed.with_hint(hint),
+        Some(hint) => failed.with_hint(named(hint)),
         None => failed,
     }
 }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lake_catalog::CatalogClient;
-use super::lake_writer::{LakeError, SliceWriter, account_folder, day_of, slice_object_name, slice_of_object};
-use super::{Deliverer, DeliveryProgress, IDLE_POLL_INTERVAL};
+use super::lake_writer::{
+    LakeError, SliceWriter, account_folder, day_of, is_unfinished_file, slice_object_name, slice_of_object,
+};
+use super::{Deliverer, DeliveryProgress, IDLE_POLL_INTERVAL, destination_digest};
 use crate::clock::{Tick, Time};
 use crate::config::{LakeSettings, LakeTable, ObjectFormat};
 use crate::db::{
@@ -28,6 +30,11 @@ use crate::sink::object_store::ObjectStoreSink;
 const MAX_ENTRIES_PER_ROLL: i64 = 2_000;
 /// The most segments of the archive that one step takes over.
 const MAX_SEGMENTS_PER_SCAN: usize = 5_000;
+/// The most slices with missing objects that one step writes again.
+const MAX_MISSING_SLICES_PER_STEP: usize = 100;
+/// How often an account's objects are compared with the store. A write that was under way when the
+/// account got its owner may end after the first comparison.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(6 * 3_600);
 /// How often a scan that found nothing more is looked at again, until it may end.
 const SCAN_END_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -42,8 +49,9 @@ pub(super) struct LakeDelivery {
     retaining: HashSet<AccountKey>,
     /// Those of them whose objects may be deleted now, because snapshots expired.
     retained_due: HashSet<AccountKey>,
-    /// The accounts without leftover objects, as far as this process knows: key and epoch of the lease.
-    clean: HashSet<(AccountKey, i64)>,
+    /// The accounts without leftover objects, as far as this process knows, and when they are compared
+    /// with the store again: key and epoch of the lease.
+    clean: HashMap<(AccountKey, i64), Tick>,
     schedules: HashMap<AccountKey, Schedule>,
 }
 
@@ -101,7 +109,7 @@ impl LakeDelivery {
             tables: settings.tables.clone(),
             roll_after: settings.roll_after,
             roll_size: settings.roll_size,
-            clean: HashSet::new(),
+            clean: HashMap::new(),
             schedules: HashMap::new(),
         })
     }
@@ -168,20 +176,20 @@ impl Deliverer {
         account: &LakeAccount,
     ) -> Result<AccountStep, LakeError> {
         let (key, tick, now) = (account.lease.account, self.context.clock.tick(), self.context.clock.now());
-        if !self.filter.wants_account(&account.id.sub) {
-            if account.cursor >= account.feed && account.scanned.is_none() {
-                return Ok(AccountStep::Idle(tick + IDLE_POLL_INTERVAL));
-            }
-            let skip = Rewrite { upto: account.feed, scanned: Some(None), ..Rewrite::of(Vec::new()) };
-            return self.rewrite(lake, sink, account, skip).await;
-        }
-        if !lake.clean.contains(&(key, account.lease.epoch)) {
+        let is_wanted = self.filter.wants_account(&account.id.sub);
+        let lease = (key, account.lease.epoch);
+        if lake.clean.get(&lease).is_none_or(|until| tick >= *until) {
             if let Some(catalog) = &mut lake.catalog {
                 catalog.synchronize(&self.context.db, sink, key, &account.id.sub, now).await?;
             }
             self.delete_leftovers(lake, sink, account).await?;
-            let missing = self.compare_with_store(lake, sink, account).await?;
-            lake.clean.insert((key, account.lease.epoch));
+            let mut missing = match is_wanted {
+                true => self.compare_with_store(lake, sink, account).await?,
+                false => Vec::new(),
+            };
+            if missing.len() <= MAX_MISSING_SLICES_PER_STEP {
+                lake.clean.insert(lease, tick + COMPARE_INTERVAL);
+            }
             if !missing.is_empty() {
                 let (sink_name, slices) = (&self.settings.name, missing.len());
                 tracing::warn!(
@@ -189,12 +197,20 @@ impl Deliverer {
                     slices,
                     "objects of tables are missing in the store; they are written again"
                 );
+                missing.truncate(MAX_MISSING_SLICES_PER_STEP);
                 return self
                     .rewrite(lake, sink, account, Rewrite { rewritten: missing, ..Rewrite::of(Vec::new()) })
                     .await;
             }
         } else if lake.retained_due.remove(&key) {
             self.delete_leftovers(lake, sink, account).await?;
+        }
+        if !is_wanted {
+            if account.cursor >= account.feed && account.scanned.is_none() {
+                return Ok(AccountStep::Idle(tick + IDLE_POLL_INTERVAL));
+            }
+            let skip = Rewrite { upto: account.feed, scanned: Some(None), ..Rewrite::of(Vec::new()) };
+            return self.rewrite(lake, sink, account, skip).await;
         }
         let mut schedule = lake.schedules.get(&key).copied().unwrap_or_default();
         if account.feed > account.cursor && (tick >= schedule.roll_at || account.feed != schedule.seen_feed) {
@@ -224,15 +240,22 @@ impl Deliverer {
             lake.schedules.insert(key, schedule);
         }
         if tick >= schedule.outcomes_at {
+            let given_up = match account.outcomes {
+                None => Some((Vec::new(), now)),
+                Some(seen) => self.context.db.given_up_since(key, seen).await?,
+            };
+            let done = match given_up {
+                None => None,
+                Some((segments, newest)) => {
+                    let given_up = Rewrite { outcomes: Some(newest), ..Rewrite::of(segments) };
+                    Some(self.rewrite(lake, sink, account, given_up).await?)
+                }
+            };
+            // Only now: what failed is tried again after the pause.
             schedule.outcomes_at = tick + lake.roll_after;
             lake.schedules.insert(key, schedule);
-            let Some(seen) = account.outcomes else {
-                let begin = Rewrite { outcomes: Some(now), ..Rewrite::of(Vec::new()) };
-                return self.rewrite(lake, sink, account, begin).await;
-            };
-            if let Some((segments, newest)) = self.context.db.given_up_since(key, seen).await? {
-                let given_up = Rewrite { outcomes: Some(newest), ..Rewrite::of(segments) };
-                return self.rewrite(lake, sink, account, given_up).await;
+            if let Some(done) = done {
+                return Ok(done);
             }
         }
         if tick >= schedule.merge_at {
@@ -316,13 +339,21 @@ impl Deliverer {
             skipped: Vec::new(),
         };
         for (day, segments) in &plan.days {
+            if self.context.stop.is_cancelled() {
+                // What was written belongs to planned slices, whose objects the next start deletes.
+                lake.clean.remove(&(key, account.lease.epoch));
+                return Ok(AccountStep::Idle(self.context.clock.tick()));
+            }
             let segments: Vec<i64> = segments.iter().copied().collect();
             writer.write_day(*day, &segments).await?;
         }
         let (written, skipped) = (writer.written, writer.skipped);
         let (accepted, has_replaced) = (!written.is_empty(), !plan.replaced.is_empty());
+        let objects = written.iter().flat_map(|slice| &slice.files).map(|file| file.name.clone());
+        let objects: Vec<String> = objects.collect();
         let change = LakeChange {
             lease: account.lease,
+            target: destination_digest(&self.settings),
             written,
             replaced: plan.replaced,
             dropped: plan.dropped.into_iter().chain(skipped).collect(),
@@ -335,7 +366,12 @@ impl Deliverer {
         round.advances.push(CursorAdvance { lease: account.lease, upto: rewrite.upto, delivered: rewrite.entries });
         round.lake_change = Some(change);
         let held = self.record_round(round).await?;
-        if held.contains(&key) && (accepted || has_replaced) {
+        if !held.contains(&key) {
+            // The next owner may have looked for leftovers before these were written.
+            for name in &objects {
+                lake.store.delete(name).await?;
+            }
+        } else if accepted || has_replaced {
             // If this fails, the next step does it.
             let is_clean = lake.clean.remove(&(key, account.lease.epoch));
             if let Some(catalog) = lake.catalog.as_mut().filter(|_| !is_in_archive) {
@@ -343,7 +379,7 @@ impl Deliverer {
                 catalog.synchronize(&self.context.db, sink, key, &account.id.sub, now).await?;
             }
             self.delete_leftovers(lake, sink, account).await?;
-            lake.clean.extend(is_clean.then_some((key, account.lease.epoch)));
+            lake.clean.extend(is_clean.map(|until| ((key, account.lease.epoch), until)));
         }
         Ok(AccountStep::Worked { accepted })
     }
@@ -384,7 +420,7 @@ impl Deliverer {
         let (db, key, sub) = (&self.context.db, account.lease.account, &account.id.sub);
         let mut after = 0;
         loop {
-            let obsolete = db.obsolete_slices(sink, key, after).await?;
+            let obsolete = db.obsolete_slices(sink, account.lease, after).await?;
             let Some(last) = obsolete.last() else { break };
             after = last.id;
             let names =
@@ -408,20 +444,25 @@ impl Deliverer {
     }
 
     /// Deletes objects that no slice knows, such as those of a time that a restored copy does not
-    /// remember. Returns the slices of which an object is missing.
+    /// remember, and the temporary files that a crash left. Returns the slices of which an object is
+    /// missing.
     async fn compare_with_store(
         &self,
         lake: &mut LakeDelivery,
         sink: SinkKey,
         account: &LakeAccount,
     ) -> Result<Vec<i64>, LakeError> {
-        let known = self.context.db.current_files(sink, account.lease.account).await?;
         let mut listed = HashSet::new();
         for table in LakeTable::ALL {
             listed.extend(lake.store.list(&account_folder(table, &account.id.sub)).await?);
         }
-        let unknown: Vec<String> =
-            listed.difference(&known).filter(|name| slice_of_object(name).is_some()).cloned().collect();
+        let known = self.context.db.current_files(sink, account.lease.account).await?;
+        if !self.context.db.holds_lease(account.lease).await? {
+            // What was listed may be the next owner's.
+            return Ok(Vec::new());
+        }
+        let is_own = |name: &str| slice_of_object(name).is_some() || is_unfinished_file(name);
+        let unknown: Vec<String> = listed.difference(&known).filter(|name| is_own(name)).cloned().collect();
         let kept = self.kept_by_snapshots(lake, &unknown).await?;
         for name in unknown.iter().filter(|name| !kept.contains(*name)) {
             if self.still_owns(account.lease) {

@@ -54,6 +54,12 @@ pub(super) fn slice_of_object(name: &str) -> Option<i64> {
     is_number.then(|| i64::from_str_radix(number, 16).ok()).flatten()
 }
 
+/// Whether it is the temporary file of an object that was being written when a program ended.
+pub(super) fn is_unfinished_file(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or_default();
+    file.starts_with('.') && file.ends_with(".part")
+}
+
 /// Why a slice could not be written.
 pub(super) enum LakeError {
     Store(SinkError),
@@ -308,5 +314,7 @@ mod tests {
             assert_eq!(slice_of_object(other), None, "{other}");
         }
         assert_eq!((day_of(Some(Time(-5))), day_of(Some(Time(DAY_MS)))), (0, 1));
+        assert!(is_unfinished_file("segments/account=1/day=2025-12-01/.aB3.part"));
+        assert!(!is_unfinished_file("segments/.hidden/a.part") && !is_unfinished_file("segments/.a.parquet"));
     }
 }

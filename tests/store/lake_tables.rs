@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot unwrap has failed")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -164,6 +164,8 @@ async fn what_a_crash_left_is_removed(test: TestDb) {
     }
     // A restored copy of the archive does not know an object.
     std::fs::copy(&held[0], held[0].with_file_name("part-00000000000000ff.parquet")).unwrap();
+    // An object was being written when the process was killed.
+    std::fs::write(held[0].with_file_name(".aB3xYz.part"), "half").unwrap();
     let foreign = held[0].with_file_name("someone-elses.parquet");
     std::fs::copy(&held[0], &foreign).unwrap();
     step_until_idle(&mut env.deliverer(settings())).await;
@@ -231,6 +233,12 @@ async fn a_new_owner_goes_on_and_the_old_one_changes_nothing(test: TestDb) {
     step_until_idle(&mut new).await;
     assert_eq!(table_rows(&env, "segments").len(), 1);
     assert_tables_equal_the_export(&env).await;
+    // The old owner must not delete what the new one is writing.
+    let sink = env.view().await.row.key;
+    let id = env.db().plan_slice(sink, lease.account, 0, NOW).await.unwrap();
+    assert_eq!(env.db().obsolete_slices(sink, env.owned, 0).await.unwrap(), []);
+    assert_eq!(env.db().obsolete_slices(sink, lease, 0).await.unwrap()[0].id, id);
+    assert!(env.db().holds_lease(lease).await.unwrap() && !env.db().holds_lease(env.owned).await.unwrap());
 }
 
 async fn a_new_place_begins_anew(test: TestDb) {
@@ -247,6 +255,16 @@ async fn a_new_place_begins_anew(test: TestDb) {
     let mut deliverer = env.deliverer(lake_settings(&env, SinkStart::Now));
     step_until_idle(&mut deliverer).await;
     assert_tables_equal_the_export(&env).await;
+    // What the sink does not receive any more is in no object: an erasure would not reach it there.
+    let mut settings = lake_settings(&env, SinkStart::Now);
+    settings.accounts = BTreeSet::from(["other".to_owned()]);
+    step_until_idle(&mut env.deliverer(settings)).await;
+    assert_eq!(files(&env.folder()), Vec::<PathBuf>::new());
+    // A replica with the earlier settings adds nothing.
+    announce(&env, 2..3).await;
+    env.clock.advance(ROLL_AFTER);
+    assert!(deliverer.step().await.is_err());
+    assert_eq!(env.db().count(sql("select count(*) from lake_segment")).await.unwrap(), 0);
 }
 
 fn catalog_settings(env: &DeliveryEnv, catalog: LakeCatalog) -> Sink {
@@ -298,6 +316,17 @@ async fn a_catalog_in_the_archive_lists_the_files_until_they_expire(test: TestDb
     assert_eq!(env.db().count(sql("select count(*) from ducklake_data_file")).await.unwrap(), listed.len() as u64);
     assert_eq!(count_snapshots(env.db()).await, 1);
     assert_tables_equal_the_export(&env).await;
+    // Tables that are no longer in the settings list nothing, and keep no object.
+    let mut settings = catalog_settings(&env, LakeCatalog::Archive);
+    if let SinkKind::Lake(lake) = &mut settings.kind {
+        lake.tables = vec![LakeTable::Segments];
+    }
+    let mut deliverer = env.deliverer(settings);
+    step_until_idle(&mut deliverer).await;
+    env.clock.advance(2 * DAY);
+    step_until_idle(&mut deliverer).await;
+    assert_eq!((listed_files(env.db()).await, table_rows(&env, "segments").len()), (files(&env.folder()), 2));
+    assert!(files(&env.folder()).iter().all(|path| path.starts_with(env.folder().join("segments"))));
 }
 
 async fn a_catalog_in_another_database_catches_up(test: TestDb) {

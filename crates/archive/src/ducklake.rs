@@ -50,6 +50,8 @@ pub struct CatalogLayout {
     pub base: String,
     /// The tables.
     pub tables: Vec<CatalogTable>,
+    /// The names of tables that the sink does not have, or not any more: they list no files.
+    pub unused: Vec<&'static str>,
 }
 
 /// The files of one account that a catalog is to list.
@@ -108,10 +110,10 @@ impl Db {
     /// # Errors
     /// If the catalog is of another version.
     pub async fn prepare_catalog(&self, layout: &CatalogLayout, now: Time) -> Result<(), DbError> {
-        let exists = self.has_table("ducklake_metadata").await?;
         let mut tx = self.begin().await?;
         tx.advisory_lock(WRITE_LOCK).await?;
-        if !exists {
+        // Looked for under the lock: two replicas may start at the same time.
+        if !self.has_table("ducklake_metadata").await? {
             tx.create_catalog(&layout.base, now).await?;
         }
         let version: Option<String> =
@@ -125,6 +127,7 @@ impl Db {
         for table in &layout.tables {
             tx.prepare_table(layout, table, now).await?;
         }
+        tx.end_outdated_files(layout, now).await?;
         tx.commit().await
     }
 
@@ -137,8 +140,11 @@ impl Db {
         update: &CatalogUpdate,
         now: Time,
     ) -> Result<(), DbError> {
-        let files = archive.all(current_table_files(sink, account)).await?;
         let mut tx = self.begin().await?;
+        // Read under the lock: the files that a former owner of the account read must not be listed after
+        // those of the next one.
+        tx.advisory_lock(WRITE_LOCK).await?;
+        let files = archive.all(current_table_files(sink, account)).await?;
         tx.list_files(update, files, now).await?;
         tx.commit().await
     }
@@ -238,6 +244,31 @@ impl Tx {
             if !ended.is_empty() || !added.is_empty() {
                 self.count_files(id, &added, &ended).await?;
             }
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.insert_snapshot(SnapshotRow { snapshot_id: new, ..snapshot }, &changes.join(","), now).await
+    }
+
+    /// Ends the files that no synchronisation ends, as nothing rewrites them any more: those of unused
+    /// tables, and those below an earlier URL.
+    async fn end_outdated_files(&mut self, layout: &CatalogLayout, now: Time) -> Result<(), DbError> {
+        let snapshot = self.newest_snapshot().await?;
+        let new = snapshot.snapshot_id + 1;
+        let used = layout.tables.iter().map(|table| (table.name, Some(layout.base.as_str())));
+        let tables: Vec<(&str, Option<&str>)> = used.chain(layout.unused.iter().map(|name| (*name, None))).collect();
+        let mut changes = Vec::new();
+        for (name, base) in tables {
+            let Some(id) = self.table_id(name).await? else { continue };
+            let mut files = self.listed_files(id, "").await?;
+            files.retain(|file| base.is_none_or(|base| !file.path.starts_with(base)));
+            if files.is_empty() {
+                continue;
+            }
+            self.end_files(&files, new).await?;
+            self.count_files(id, &[], &files).await?;
+            changes.push(format!("deleted_from_table:{id}"));
         }
         if changes.is_empty() {
             return Ok(());

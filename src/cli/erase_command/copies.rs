@@ -6,8 +6,8 @@ use crate::db::{Db, DbError, DeliveredCopies, LakeCopies, SegmentRef};
 use crate::render::clean_line;
 use crate::sink::{ErasureCapability, erasure_capability};
 
-const REWRITES_OBJECTS: &str = "the daemon writes the objects that hold them again without them, and deletes the earlier ones; \
-     versions that the bucket keeps, and copies that others made, must be erased by hand";
+const REWRITES_OBJECTS: &str = "the daemon writes the objects that hold them again without them, and deletes the earlier ones, \
+     with a catalog once their snapshots have expired; versions that the bucket keeps, and copies that others made, must be erased by hand";
 
 /// Describes the copies, one line a sink.
 pub(super) async fn describe_copies(db: &Db, settings: &Settings, segments: &[SegmentRef]) -> Result<String, DbError> {

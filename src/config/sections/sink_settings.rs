@@ -63,7 +63,8 @@ pub(super) fn build_sinks(
     checker: &mut Checker<'_>,
 ) -> Option<(Vec<Sink>, BTreeSet<String>)> {
     const HINT: &str = "give each sink its own value";
-    let (mut names, mut paths, mut lake_urls) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    let (mut names, mut paths) = (BTreeMap::new(), BTreeMap::new());
+    let (mut lake_urls, mut catalogs) = (BTreeSet::new(), BTreeSet::new());
     let mut left_out = BTreeSet::new();
     let sinks = checker.each_section("sinks", sections, |section, at, checker| {
         let (name, unreadable) = (section.name.0.clone(), checker.unreadable.len());
@@ -78,9 +79,17 @@ pub(super) fn build_sinks(
             checker.unique(&format!("{at}.path"), path, at, &mut paths, HINT)?;
         }
         if let SinkKind::Lake(lake) = &sink.kind
-            && !lake_urls.insert(lake.url.clone())
+            && !lake_urls.insert(lake.url.trim_end_matches('/').to_owned())
         {
             checker.reject(&format!("{at}.url"), "is that of another sink with tables", HINT);
+            return None;
+        }
+        // Each would end the files that the other lists.
+        if let SinkKind::Lake(lake) = &sink.kind
+            && let Some(LakeCatalog::Other(place)) = &lake.catalog
+            && !catalogs.insert(catalog_text(place))
+        {
+            checker.reject(&format!("{at}.catalog"), "is that of another sink with tables", HINT);
             return None;
         }
         checker.unique(&format!("{at}.name"), sink.name.clone(), at, &mut names, HINT)?;
@@ -167,6 +176,10 @@ fn build_lake(
         let what = "has no effect on tables: they hold what the archive holds";
         checker.reject(&key("erasures"), what, r#"leave it out, or use a sink without tables"#);
     }
+    if section.recording_url_expiry.is_some() {
+        let what = "has no effect on tables: their files outlast the links";
+        checker.reject(&key("recording_url_expiry"), what, "leave it out, or use a sink without tables");
+    }
     // There is no other layout yet.
     let LakeLayout::Hive = section.layout;
     let roll_size = section.roll_size.unwrap_or(DEFAULT_ROLL_SIZE);
@@ -204,6 +217,13 @@ const CATALOG_HINT: &str = r#"give "ducklake:sqlite:/absolute/path" or "ducklake
 fn parse_catalog(text: &str) -> Result<DatabaseUrl, String> {
     let url = text.strip_prefix("ducklake:").ok_or_else(|| "does not begin with ducklake:".to_owned())?;
     parse_database_url(url)
+}
+
+fn catalog_text(place: &DatabaseUrl) -> String {
+    match place {
+        DatabaseUrl::Sqlite(path) => path.display().to_string(),
+        DatabaseUrl::Postgres(url) => url.expose_secret().to_owned(),
+    }
 }
 
 /// Finds the catalogs that are in the archive's database.

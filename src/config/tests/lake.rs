@@ -49,6 +49,12 @@ fn what_cannot_work_is_refused() {
 #[test]
 fn two_sinks_with_tables_cannot_share_a_place() {
     let second = SINK.replace("\"lake\"", "\"other\"");
-    let errors = load_lake(&format!("tables = [\"segments\"]\n{second}tables = [\"phrases\"]")).unwrap_err();
-    assert!(errors.contains("sinks[1].url"), "{errors}");
+    for second in [second.clone(), second.replace("/srv/lake", "/srv/lake/")] {
+        let errors = load_lake(&format!("tables = [\"segments\"]\n{second}tables = [\"phrases\"]")).unwrap_err();
+        assert!(errors.contains("sinks[1].url"), "{errors}");
+    }
+    let tables = "tables = [\"segments\"]\ncatalog = \"ducklake:sqlite:/srv/lake.ducklake\"\n";
+    let second = second.replace("/srv/lake", "/srv/other");
+    let errors = load_lake(&format!("{tables}{second}{tables}")).unwrap_err();
+    assert!(errors.contains("sinks[1].catalog"), "{errors}");
 }

@@ -60,7 +60,8 @@ pub(super) async fn delete_object(root: PathBuf, name: String) -> io::Result<()>
     tokio::task::spawn_blocking(delete).await.map_err(io::Error::other)?
 }
 
-/// The names of the files below `path`, with that path. Temporary files are left out.
+/// The names of the files below `path`, with that path. The temporary files that a crash left are among
+/// them.
 ///
 /// # Errors
 /// If a folder cannot be read.
@@ -77,12 +78,11 @@ pub(super) async fn list_objects(root: PathBuf, path: String) -> io::Result<Vec<
                 let entry = entry?;
                 let path = entry.path();
                 let is_folder = entry.file_type()?.is_dir();
-                let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
                 let name = path.strip_prefix(&root).ok().and_then(Path::to_str).map(str::to_owned);
                 match (is_folder, name) {
                     (true, _) => folders.push(path),
-                    (false, Some(name)) if !is_hidden => names.push(name),
-                    _ => {}
+                    (false, Some(name)) => names.push(name),
+                    (false, None) => {}
                 }
             }
         }

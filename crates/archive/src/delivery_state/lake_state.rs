@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::super::ducklake::CatalogUpdate;
 use super::super::sql::EndTime;
-use super::super::{AccountKey, Arg, Db, DbError, Lease, SinkKey, Stmt, Tx, sql};
+use super::super::{AccountKey, Arg, Db, DbError, Item, Lease, SinkKey, Stmt, Tx, sql};
 use super::feed_notice::ANNOUNCES_METADATA;
 use super::{DeliveryRound, SinkRow};
 use crate::clock::Time;
@@ -108,6 +108,8 @@ pub struct WrittenSlice {
 pub struct LakeChange {
     /// The lease under which the objects were written.
     pub lease: Lease,
+    /// The target of the sink under which they were written, as [`Db::ensure_lake_sink`] was given it.
+    pub target: String,
     /// The new slices.
     pub written: Vec<WrittenSlice>,
     /// The slices that they replace.
@@ -254,7 +256,7 @@ impl Db {
     /// Account and sequence number of each stored version of these segments' artifacts.
     pub async fn stored_versions(&self, segments: &[i64]) -> Result<Vec<(AccountKey, i64)>, DbError> {
         let head = "select account, feed from artifact where outcome = 0 and item in ";
-        let items = segments.iter().flat_map(|segment| (0..4).map(move |slot| segment * 4 + slot));
+        let items = segments.iter().flat_map(|segment| Item::all_of(*segment));
         self.all(Stmt::list(head, Vec::new(), items, "")).await
     }
 
@@ -265,16 +267,25 @@ impl Db {
     }
 
     /// The next of the account's slices whose objects are to be deleted, after the slice `after`: replaced
-    /// ones, and those that were planned and never became current. Only the account's owner calls it, while it writes none.
+    /// ones, and those that were planned and never became current. Only the account's owner calls it,
+    /// while it writes none. Empty if the lease was lost: the next owner may be writing a planned one.
     pub async fn obsolete_slices(
         &self,
         sink: SinkKey,
-        account: AccountKey,
+        lease: Lease,
         after: i64,
     ) -> Result<Vec<ObsoleteSlice>, DbError> {
-        let stmt = sql("select id, day from lake_slice where sink = $1 and account = $2 and state in ($3, $4)
-             and id > $5 order by id limit 100");
-        self.all(stmt.bind(sink).bind(account).bind(PLANNED).bind(REPLACED).bind(after)).await
+        let stmt = sql("select s.id, s.day from lake_slice s join account a on a.id = s.account
+             where s.sink = $1 and s.account = $2 and a.epoch = $3 and s.state in ($4, $5) and s.id > $6
+             order by s.id limit 100");
+        let stmt = stmt.bind(sink).bind(lease.account).bind(lease.epoch);
+        self.all(stmt.bind(PLANNED).bind(REPLACED).bind(after)).await
+    }
+
+    /// Whether nobody else acquired the account since this lease.
+    pub async fn holds_lease(&self, lease: Lease) -> Result<bool, DbError> {
+        let stmt = sql("select count(*) from account where id = $1 and epoch = $2");
+        Ok(self.count(stmt.bind(lease.account).bind(lease.epoch)).await? > 0)
     }
 
     /// The names of the account's objects that are part of a table.
@@ -343,6 +354,19 @@ impl Tx {
         Ok(())
     }
 
+    /// Checks that the sink's target did not change, and keeps it until the transaction ends: what was
+    /// written under earlier settings must not become part of the tables that began anew.
+    async fn require_target(&mut self, sink: SinkKey, target: &str) -> Result<(), DbError> {
+        let stmt = Stmt::built(format!("select id from sink where id = $1 and place = $2{}", self.for_share_clause()));
+        if self.value::<SinkKey>(stmt.bind(sink).bind(target)).await?.is_some() {
+            return Ok(());
+        }
+        Err(DbError::broken(
+            "another replica has other settings for the tables of this sink",
+            "restart this replica with the same settings",
+        ))
+    }
+
     /// Records what changes in the tables. Repeating it changes nothing.
     pub(super) async fn record_lake_change(
         &mut self,
@@ -350,11 +374,14 @@ impl Tx {
         change: &LakeChange,
     ) -> Result<(), DbError> {
         let (sink, account) = (round.sink, change.lease.account);
+        self.require_target(sink, &change.target).await?;
         for slice in &change.written {
             let size = slice.files.iter().map(|file| file.size).max().unwrap_or(0);
             let (first, last) = slice.ends.unzip();
             let stmt = sql("update lake_slice set state = $2, size = $3, first_end = $4, last_end = $5 where id = $1");
-            self.run(stmt.bind(slice.id).bind(CURRENT).bind(size).bind(first).bind(last)).await?;
+            if self.run(stmt.bind(slice.id).bind(CURRENT).bind(size).bind(first).bind(last)).await? == 0 {
+                return Err(DbError::missing_row("lake_slice", slice.id));
+            }
         }
         let files = change.written.iter().flat_map(|slice| slice.files.iter().map(move |file| (slice.id, file)));
         let rows = files.map(|(slice, file)| {

@@ -117,7 +117,8 @@ pub fn plan_merge(slices: &[SliceSize], now: Time, roll_after: Duration, roll_si
     }
     let is_ready = |small: &[SliceSize]| {
         let newest = small.iter().map(|slice| slice.at).max().unwrap_or_default();
-        let is_quiet = now >= newest + roll_after * QUIET_ROLLS || newest > now + roll_after * QUIET_ROLLS;
+        let quiet_time = roll_after.saturating_mul(QUIET_ROLLS);
+        let is_quiet = now >= newest + quiet_time || newest > now + quiet_time;
         small.len() >= SLICES_PER_MERGE || (small.len() >= 2 && is_quiet)
     };
     let Some(mut small) = days.into_values().find(|small| is_ready(small)) else { return Vec::new() };
