@@ -74,14 +74,14 @@ impl ArchiveReader {
         }
         let slots = self.db.segment_artifacts(std::slice::from_ref(&segment)).await?;
         let slot = slots.into_iter().next().map(|[.., recording]| recording);
-        let why = slot.as_ref().map_or("not_requested", |slot| outcome_name(&slot.status));
-        match slot.as_ref().and_then(recording_of) {
-            Some(reference) => Ok(FoundRecording { segment, reference }),
-            None => {
-                let why = why.replace('_', " ");
-                Err(ReadError::not_found(format!("the recording is not stored: {why}")))
-            }
+        if let Some(reference) = slot.as_ref().and_then(recording_of) {
+            return Ok(FoundRecording { segment, reference });
         }
+        // Why there is none is a fact of the segment, as for a transcript.
+        let subject = AccessSubject::Segment { sub: &segment.account.sub, id: &segment.segment_id };
+        self.record(caller, AccessAction::Read, subject).await?;
+        let why = slot.as_ref().map_or("not_requested", |slot| outcome_name(&slot.status)).replace('_', " ");
+        Err(ReadError::not_found(format!("the recording is not stored: {why}")))
     }
 
     /// The audio, or a range of it. The entry in the access log is stored when this returns.

@@ -1,6 +1,5 @@
 //! `recording`: writes the recording of a segment to a file, or to standard output.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use crate::db::{Db, OpenMode, SegmentRow};
 use crate::error::UserError;
 use crate::export::{Target, outcome_name, recording_of};
 use crate::model::RecordingReference;
+use crate::proof::hex;
 use crate::recordings::{RecordingStore, StoreError};
 
 #[derive(Debug, clap::Args)]
@@ -111,11 +111,7 @@ async fn write_audio(store: &RecordingStore, reference: &RecordingReference, mut
         digest.update(&chunk);
         target.write_all(&chunk)?;
     }
-    let mut found = String::new();
-    for byte in digest.finalize() {
-        let _ = write!(found, "{byte:02x}");
-    }
-    if found != reference.sha256 {
+    if hex(&digest.finalize()) != reference.sha256 {
         let error = UserError::failed("the audio in the recording store is not what was stored there");
         bail!(error.with_hint("someone changed or cut it: run `ringcx-extractor verify`"));
     }

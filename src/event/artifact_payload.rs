@@ -80,21 +80,27 @@ pub struct RecordingPayload {
 impl RecordingPayload {
     /// A recording with this outcome; `body` is its reference as JSON, if one is stored.
     pub(crate) fn new(outcome: &'static str, fetched: Option<Time>, body: &[u8]) -> RecordingPayload {
-        let reference = RecordingReference::from_json(body);
-        let (object, url) = match &reference {
-            Some(known) => (Some(known.object.clone()), known.url.clone()),
-            None => (None, None),
-        };
-        RecordingPayload {
+        let empty = RecordingPayload {
             outcome,
             fetched_at: fetched.map(Time::rfc3339),
-            object,
-            sha256: reference.as_ref().map(|known| known.sha256.clone()),
-            bytes: reference.as_ref().map(|known| known.bytes),
-            media_type: reference.as_ref().map(|known| known.media_type.clone()),
-            duration_ms: reference.as_ref().and_then(|known| known.duration_ms),
-            channels: reference.as_ref().and_then(|known| known.channels),
-            url,
+            object: None,
+            sha256: None,
+            bytes: None,
+            media_type: None,
+            duration_ms: None,
+            channels: None,
+            url: None,
+        };
+        let Some(known) = RecordingReference::from_json(body) else { return empty };
+        RecordingPayload {
+            object: Some(known.object),
+            sha256: Some(known.sha256),
+            bytes: Some(known.bytes),
+            media_type: Some(known.media_type),
+            duration_ms: known.duration_ms,
+            channels: known.channels,
+            url: known.url,
+            ..empty
         }
     }
 }

@@ -88,7 +88,7 @@ impl Target {
         if !error.chain().any(full) {
             return error;
         }
-        let hint = "free space or name a file on another disk, and export again; the incomplete file was removed, and an existing file was not changed";
+        let hint = "free space or name a file on another disk, and try again; the incomplete file was removed, and an existing file was not changed";
         let error = UserError::failed(format!("failed to write {}: the disk is full", path.display()));
         error.with_hint(hint).into()
     }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use axum::http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, Method};
 
 /// What to answer with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,13 +22,15 @@ pub(super) enum RequestedBytes {
 }
 
 /// What a request asks for of a representation with this size and this strong entity tag.
-pub(super) fn requested_bytes(headers: &HeaderMap, size: u64, tag: &str) -> RequestedBytes {
+pub(super) fn requested_bytes(method: &Method, headers: &HeaderMap, size: u64, tag: &str) -> RequestedBytes {
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let is_known = |known: &str| known == "*" || known.trim_start_matches("W/") == tag;
-    if text(&IF_NONE_MATCH).is_some_and(|known| known.split(',').map(str::trim).any(is_known)) {
+    let mut known_tags = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    if known_tags.any(|tags| tags.split(',').map(str::trim).any(is_known)) {
         return RequestedBytes::NotModified;
     }
-    let Some(range) = text(&RANGE) else { return RequestedBytes::Whole };
+    // A range is defined for GET only.
+    let Some(range) = text(&RANGE).filter(|_| *method == Method::GET) else { return RequestedBytes::Whole };
     // The range holds for what the client has a part of. A weak tag or a date cannot tell that.
     if headers.contains_key(IF_RANGE) && text(&IF_RANGE) != Some(tag) {
         return RequestedBytes::Whole;
@@ -73,7 +75,7 @@ mod tests {
     fn ask(size: u64, headers: &[(HeaderName, &str)]) -> RequestedBytes {
         let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap();
         let headers = headers.iter().map(|(name, text)| (name.clone(), value(text)));
-        requested_bytes(&headers.collect(), size, TAG)
+        requested_bytes(&Method::GET, &headers.collect(), size, TAG)
     }
 
     #[test]
@@ -118,6 +120,17 @@ mod tests {
         ] {
             assert_eq!(ask(10, &[(RANGE, "bytes=1-"), (name.clone(), value)]), expected, "{name}: {value}");
         }
+    }
+
+    #[test]
+    fn a_range_holds_for_get_only_and_tags_on_several_lines_are_one_list() {
+        for range in ["bytes=1-2", "bytes=99-"] {
+            let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static(range))]);
+            assert_eq!(requested_bytes(&Method::HEAD, &headers, 10, TAG), RequestedBytes::Whole, "{range}");
+        }
+        let mut headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static("\"x\""))]);
+        headers.append(IF_NONE_MATCH, HeaderValue::from_static(TAG));
+        assert_eq!(requested_bytes(&Method::GET, &headers, 10, TAG), RequestedBytes::NotModified);
     }
 
     proptest! {

@@ -22,6 +22,7 @@ crate::e2e! {
 const LISTENER: &str = "listener-key-that-nobody-guesses";
 const READER: &str = "reader-key-that-nobody-guesses";
 const FOREIGN: &str = "foreign-key-that-nobody-guesses";
+const DIGITAL: &str = "digital-key-that-nobody-guesses";
 const TOKEN: &str = "token-that-nobody-guesses";
 const OTHER_SUB: &str = "31630002";
 
@@ -68,9 +69,13 @@ fn scenario() -> Scenario {
                 role("listener", &["read", "listen"], &["99999999"]),
                 role("reader", &["read"], &[]),
                 role("foreign", &["read", "listen"], &[OTHER_SUB]),
+                table(json!({ "name": "digital", "may": ["read", "listen"], "channels": ["DIGITAL"] })),
             ],
         )
-        .set("access.keys", vec![key("listener", LISTENER), key("reader", READER), key("foreign", FOREIGN)]);
+        .set(
+            "access.keys",
+            vec![key("listener", LISTENER), key("reader", READER), key("foreign", FOREIGN), key("digital", DIGITAL)],
+        );
     scenario.wants.artifacts = ArtifactSet::NONE.with(Artifact::Transcript).with(Artifact::Recording);
     scenario
 }
@@ -170,22 +175,24 @@ async fn a_recording_is_streamed_in_ranges_to_those_who_may_listen(database: Tem
     assert_eq!((beyond.status().as_u16(), header(&beyond, "content-range")), (416, format!("bytes */{}", audio.len())));
     let known = get(LISTENER, &[("if-none-match", tag.as_str())]).await;
     assert_eq!((known.status().as_u16(), known.bytes().await.unwrap().len()), (304, 0));
-    let head = http.head(&url).bearer_auth(LISTENER).header("range", "bytes=1-2").send().await.unwrap();
-    assert_eq!((head.status().as_u16(), header(&head, "etag")), (200, tag.clone()));
-    assert_eq!(header(&head, "content-length"), audio.len().to_string());
-    assert_eq!(readers(&env, &segment).await[1..], ["listener read"; 3]);
+    for range in ["bytes=1-2", "bytes=1000-"] {
+        let head = http.head(&url).bearer_auth(LISTENER).header("range", range).send().await.unwrap();
+        assert_eq!((head.status().as_u16(), header(&head, "etag")), (200, tag.clone()), "{range}");
+        assert_eq!(header(&head, "content-length"), audio.len().to_string(), "{range}");
+    }
+    assert_eq!(readers(&env, &segment).await[1..], ["listener read"; 4]);
 
     // Whoever sees the segment and may not listen is told so; for others it does not exist.
-    for (key, status) in [(READER, 403), (FOREIGN, 404), ("wrong", 401)] {
+    for (key, status) in [(READER, 403), (FOREIGN, 404), (DIGITAL, 404), ("wrong", 401)] {
         let refused = get(key, &[("range", "bytes=0-1")]).await;
         assert_eq!(refused.status().as_u16(), status, "{key}");
         let text = refused.text().await.unwrap();
         assert!(!text.contains("what was said") && !text.contains(&hex(&audio)), "{text}");
         assert_eq!(text.contains("listen"), status == 403, "{text}");
     }
-    assert_eq!(readers(&env, &segment).await.len(), 4, "who got nothing has no entry");
+    assert_eq!(readers(&env, &segment).await.len(), 5, "who got nothing has no entry");
     assert_eq!(get(TOKEN, &[]).await.bytes().await.unwrap(), audio);
-    assert_eq!(readers(&env, &segment).await[4..], ["http.token listen"]);
+    assert_eq!(readers(&env, &segment).await[5..], ["http.token listen"]);
 
     // The page has the player for those who may listen, and captions fit the audio.
     let account = env.main_account();
@@ -297,4 +304,12 @@ async fn a_recording_leaves_as_a_reference(database: TempDatabase) {
     let listed = ringcx_extractor::lenient_json::parse_value(&listed.text().await.unwrap()).unwrap();
     let items = listed["items"].as_array().unwrap();
     assert_eq!((items.len(), &items[0]["recording"]["bytes"]), (1, &audio.len().into()));
+
+    // Why there is no recording is a fact of the segment, so the answer has its entry.
+    let url = format!("{base}api/v1/segments/{}/recording", encode_path_segment(&other));
+    let none = http.get(url).bearer_auth(FOREIGN).send().await.unwrap();
+    assert_eq!(none.status().as_u16(), 404);
+    let text = none.text().await.unwrap();
+    assert!(text.contains("the recording is not stored: not requested"), "{text}");
+    assert_eq!(readers(&env, &other).await, ["foreign read"]);
 }

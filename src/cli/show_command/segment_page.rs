@@ -40,12 +40,10 @@ pub(super) fn render(entry: &SegmentEntry, history: &SegmentHistory, now: Time, 
     if let Some(recording) = recording_of(recording) {
         page.heading("Recording");
         let lasts = recording.duration_ms.map(|millis| format_duration(Duration::from_millis(millis)));
-        let facts = [Some(recording.media_type), Some(format_bytes(recording.bytes))];
-        let facts: Vec<String> = lasts.into_iter().chain(facts.into_iter().flatten()).collect();
-        page.paragraph(
-            "",
-            &format!("{}; `recording {}` saves it", facts.join(", "), clean_line(&entry.segment.segment_id)),
-        );
+        let facts: Vec<String> =
+            lasts.into_iter().chain([recording.media_type, format_bytes(recording.bytes)]).collect();
+        let id = clean_line(&entry.segment.segment_id);
+        page.paragraph("", &format!("{}; `recording {id} -o FILE` saves it", facts.join(", ")));
     }
     page.heading("History");
     let is_shown = |(artifact, slot): &(Artifact, &SegmentArtifact)| {

@@ -55,7 +55,7 @@ pub(super) async fn get_recording(
     let found = state.reader.find_recording(&caller, &id, parameters.account.as_deref()).await?;
     let reference = &found.reference;
     let (size, tag) = (reference.bytes, format!("\"{}\"", reference.sha256));
-    let wanted = requested_bytes(&headers, size, &tag);
+    let wanted = requested_bytes(&method, &headers, size, &tag);
     let range = match wanted {
         RequestedBytes::NotModified | RequestedBytes::Unsatisfiable => {
             state.reader.record_facts_of_recording(&caller, &found).await?;
@@ -70,9 +70,8 @@ pub(super) async fn get_recording(
             set(response.headers_mut(), ETAG, &tag);
             return Ok(response);
         }
-        // A range is defined for GET only.
-        RequestedBytes::Part(range) if method == Method::GET => Some(range),
-        RequestedBytes::Part(_) | RequestedBytes::Whole => None,
+        RequestedBytes::Part(range) => Some(range),
+        RequestedBytes::Whole => None,
     };
     let body = if method == Method::HEAD {
         state.reader.record_facts_of_recording(&caller, &found).await?;
