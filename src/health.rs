@@ -26,7 +26,7 @@ use crate::clock::Time;
 
 pub(crate) use finding_code::FindingCategory;
 pub use finding_code::FindingCode;
-pub(crate) use health_level::{HealthLevel, account_levels};
+pub(crate) use health_level::{AccountLevels, HealthLevel};
 pub(crate) use rules::{STOPPED_SINK_HINT, derive_findings};
 pub(crate) use snapshot::{
     AccountFacts, BrokenAnswerStats, EndpointPause, IndexStatus, MetadataStall, SinkState, SinkStatus, rfc3339,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::app_context::AppContext;
 use super::replica_stats;
 use crate::db::{AccountKey, DbError, MeasureSample};
-use crate::health::{HealthLevel, Snapshot, account_levels};
+use crate::health::{AccountLevels, Snapshot};
 use crate::status;
 
 /// The time between two samples: two in the shortest period.
@@ -72,16 +72,15 @@ fn own_samples(
     keys: &HashMap<&str, AccountKey>,
     before: &DoneCounts,
 ) -> (Vec<MeasureSample>, DoneCounts) {
-    let levels = account_levels(&status.findings);
+    let levels = AccountLevels::new(&status.findings);
     let mut counted = DoneCounts::new();
     let own = status.accounts.iter().filter(|account| account.owner.as_deref() == Some(&status.instance));
     let samples = own.filter_map(|account| {
         let key = *keys.get(account.sub_account_id.as_str())?;
         counted.insert(key, account.work.done);
-        let level = levels.get(&account.sub_account_id).copied().unwrap_or(HealthLevel::Healthy);
         Some(MeasureSample {
             account: key,
-            level: level as i64,
+            level: levels.of(&account.sub_account_id) as i64,
             lag: account.lag(status.now),
             unfinished: account.work.unfinished(),
             // The first sample of a process has nothing to compare with.
@@ -96,7 +95,7 @@ fn own_samples(
 mod tests {
     use super::*;
     use crate::clock::Time;
-    use crate::health::{AccountStatus, Finding, FindingCode, Severity, WorkCounts};
+    use crate::health::{AccountStatus, Finding, FindingCode, HealthLevel, Severity, WorkCounts};
 
     #[test]
     fn a_replica_samples_its_own_accounts_and_counts_what_they_completed_since() {

@@ -181,11 +181,20 @@ impl<'a> Rules<'a> {
     }
 
     pub(super) fn unread_accounts(&self) -> Option<Finding> {
-        // Includes accounts that the settings leave out: an audit reports them as well.
+        // An audit without an account fails, too: nothing shows that anything was read.
+        if self.snapshot.accounts.is_empty() {
+            let hint = "start the daemon with `ringcx-extractor run`, or check which sub-accounts the login sees";
+            let sentence = "no account is known yet";
+            return Some(Finding::new(FindingCode::AccountUnread, Severity::Warning, self.now, sentence, hint));
+        }
+        // Includes accounts that the settings leave out: an audit reports them as well, and no other
+        // finding explains them.
+        let has_other_finding = |account: &AccountStatus| {
+            !account.facts.is_left_out && (account.facts.stalled.is_some() || self.is_explained(account))
+        };
         let unread: Vec<_> = self
             .accounts()
-            .filter(|account| account.watermark.is_none() && account.facts.stalled.is_none())
-            .filter(|account| account.gaps.is_empty() && !self.is_explained(account))
+            .filter(|account| account.watermark.is_none() && account.gaps.is_empty() && !has_other_finding(account))
             .collect();
         let sentence = format!("no metadata has been read yet for {}", account_count(unread.len()));
         let hint = "nothing to do at first: a running daemon reads the first window at once";

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{Finding, FindingCode, Severity};
+use super::{Finding, FindingCategory, FindingCode, Severity};
 
-/// Health levels, best first.
+/// Health levels, best first. The table `measure` holds their positions, which must stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum HealthLevel {
@@ -64,14 +64,36 @@ impl HealthLevel {
     }
 }
 
-/// The level of each account that a finding concerns; the others are healthy.
-pub(crate) fn account_levels(findings: &[Finding]) -> HashMap<String, HealthLevel> {
-    let mut levels: HashMap<String, HealthLevel> = HashMap::new();
-    for finding in findings {
-        for account in finding.accounts() {
-            let level = levels.entry(account.clone()).or_insert(HealthLevel::Healthy);
-            *level = HealthLevel::of_finding(finding).max(*level);
+/// The level of each account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AccountLevels {
+    /// The least that every account has: while nobody can log in, or nothing can be stored, none is
+    /// healthy, although no finding names it.
+    of_every: HealthLevel,
+    of_named: HashMap<String, HealthLevel>,
+}
+
+impl AccountLevels {
+    pub(crate) fn new(findings: &[Finding]) -> AccountLevels {
+        let mut levels = AccountLevels { of_every: HealthLevel::Healthy, of_named: HashMap::new() };
+        for finding in findings {
+            let level = HealthLevel::of_finding(finding);
+            if matches!(
+                finding.code.category(),
+                FindingCategory::Database | FindingCategory::Disk | FindingCategory::Login
+            ) {
+                levels.of_every = level.max(levels.of_every);
+            }
+            for account in finding.accounts() {
+                let known = levels.of_named.entry(account.clone()).or_insert(HealthLevel::Healthy);
+                *known = level.max(*known);
+            }
         }
+        levels
     }
-    levels
+
+    /// The level of an account, by its sub-account id.
+    pub(crate) fn of(&self, sub: &str) -> HealthLevel {
+        self.of_named.get(sub).copied().unwrap_or(HealthLevel::Healthy).max(self.of_every)
+    }
 }

@@ -332,8 +332,14 @@ fn an_account_left_out_of_the_settings_is_neither_late_nor_missing() {
     // Findings of an audit are reported nevertheless.
     out.work.failed = 1;
     assert_eq!(
-        codes(&findings_of(vec![out])),
+        codes(&findings_of(vec![out.clone()])),
         [(FindingCode::ItemsFailed, Severity::Trouble), (FindingCode::AccountLeftOut, Severity::Info)]
+    );
+    out.work.failed = 0;
+    out.watermark = None;
+    assert_eq!(
+        codes(&findings_of(vec![out])),
+        [(FindingCode::AccountUnread, Severity::Warning), (FindingCode::AccountLeftOut, Severity::Info)]
     );
 }
 
@@ -353,7 +359,7 @@ fn failed_events_count_from_the_first_of_them() {
         resting_until: None,
         reason: None,
     };
-    let found = derive_findings(&Snapshot { sinks: vec![sink], ..snapshot(Vec::new()) }, Vec::new());
+    let found = derive_findings(&Snapshot { sinks: vec![sink], ..snapshot(vec![account("1")]) }, Vec::new());
     assert_eq!(codes(&found), [(FindingCode::SinkEventsFailed, Severity::Warning)]);
     assert_eq!(found[0].since, ago(60 * MINUTE));
 }

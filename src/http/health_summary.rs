@@ -1,11 +1,9 @@
 //! The findings as the console shows them: one headline, and the health level of each account.
 //! Pure.
 
-use std::collections::HashMap;
-
 use crate::clock::Time;
 use crate::health::humanize::format_duration;
-use crate::health::{Finding, FindingCode, HealthLevel, Snapshot, account_levels};
+use crate::health::{AccountLevels, Finding, FindingCode, HealthLevel, Snapshot};
 
 /// The summary of the daemon's health.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,14 +13,14 @@ pub(super) struct HealthSummary {
     pub(super) headline: String,
     /// Worst first.
     pub(super) findings: Vec<Finding>,
-    levels: HashMap<String, HealthLevel>,
+    levels: AccountLevels,
 }
 
 impl HealthSummary {
     /// Builds the summary from the findings.
     pub(super) fn new(mut findings: Vec<Finding>, status: Option<&Snapshot>, now: Time) -> HealthSummary {
         findings.sort_by_key(|finding| std::cmp::Reverse(HealthLevel::of_finding(finding)));
-        let levels = account_levels(&findings);
+        let levels = AccountLevels::new(&findings);
         let worst = findings.first().filter(|worst| HealthLevel::of_finding(worst) > HealthLevel::Healthy);
         let level = worst.map_or(HealthLevel::Healthy, HealthLevel::of_finding);
         let headline = worst.map_or_else(|| healthy_headline(&findings, status, now), |worst| worst.sentence.clone());
@@ -31,7 +29,7 @@ impl HealthSummary {
 
     /// The level of an account.
     pub(super) fn account_level(&self, sub: &str) -> HealthLevel {
-        self.levels.get(sub).copied().unwrap_or(HealthLevel::Healthy)
+        self.levels.of(sub)
     }
 }
 

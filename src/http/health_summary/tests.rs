@@ -35,3 +35,13 @@ fn the_worst_finding_is_the_headline_and_each_account_has_the_level_of_its_worst
         [HealthLevel::Behind, HealthLevel::Incomplete, HealthLevel::Trouble, HealthLevel::Healthy]
     );
 }
+
+#[test]
+fn no_account_is_healthy_while_nobody_can_log_in_or_nothing_can_be_stored() {
+    for code in [FindingCode::LoginRefused, FindingCode::DatabaseAway, FindingCode::DiskFull] {
+        let general = Finding::new(code, Severity::Trouble, NOW, "it is", "mend it");
+        let findings = vec![general, finding(FindingCode::Lagging, Severity::Warning, &["one"])];
+        let summary = HealthSummary::new(findings, None, NOW);
+        assert_eq!(["one", "two"].map(|account| summary.account_level(account)), [HealthLevel::Trouble; 2]);
+    }
+}
