@@ -134,7 +134,7 @@ impl ArchiveReader {
             accounts.iter().map(|account| (&*account.id.sub, account)).collect();
         let items = rows.into_iter().map(|row| item_view(caller, account_of.get(row.sub.as_str()).copied(), row, now));
         let items = items.collect();
-        let groups = self.db.queue_groups().await?;
+        let groups = self.run_heavy(async { Ok(self.db.queue_groups().await?) }).await?;
         let counted: BTreeMap<AccountKey, &AccountRow> = accounts
             .iter()
             .filter(|account| sees_all_items(caller, &account.id.sub))

@@ -226,7 +226,9 @@ impl ArchiveReader {
 
     /// The segments of a dialog as the caller sees them, with their entry in the access log.
     pub(crate) async fn read_dialog(&self, caller: &Caller, dialog_id: &str) -> Result<Vec<SegmentEntry>, ReadError> {
-        let entries = self.dialog_entries(caller, dialog_id).await?;
+        let scope = self.scope(caller, &[]).await?;
+        let segments = self.db.segments_of_dialog(dialog_id).await?;
+        let entries = self.show_all(&scope, segments).await?;
         if entries.is_empty() {
             return Err(ReadError::not_found("there is no such dialog"));
         }
@@ -235,16 +237,13 @@ impl ArchiveReader {
         Ok(entries)
     }
 
-    /// The other segments of a dialog that the caller sees, for links to them; without an entry in the
-    /// log, so no text of them may be shown.
-    pub(crate) async fn dialog_entries(
-        &self,
-        caller: &Caller,
-        dialog_id: &str,
-    ) -> Result<Vec<SegmentEntry>, ReadError> {
+    /// The segments of a dialog that the caller sees, for links to them; without an entry in the log, so
+    /// nothing of them but ids and times may be shown.
+    pub(crate) async fn dialog_segments(&self, caller: &Caller, dialog_id: &str) -> Result<Vec<SegmentRow>, ReadError> {
         let scope = self.scope(caller, &[]).await?;
-        let segments = self.db.segments_of_dialog(dialog_id).await?;
-        self.show_all(&scope, segments).await
+        let mut segments = self.db.segments_of_dialog(dialog_id).await?;
+        segments.retain(|segment| scope.shows(segment));
+        Ok(segments)
     }
 
     /// Those of the segments that the caller sees, as it sees them.

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::idempotency::{once, unavailable};
+use super::idempotency::{Answer, once, unavailable};
 use super::parameters::{NoParameters, parse_time};
 use super::problem::{ApiJson, ApiPath, ApiQuery, BodyProblems, Problem, Problems};
 use crate::access::{AccessAction, AccessSubject, Caller, Permission};
@@ -22,7 +21,7 @@ use crate::model::Artifact;
 use crate::operator_actions;
 
 pub(super) type ApiState = State<Arc<HttpState>>;
-pub(super) type ActionResult = Result<Response, Problem>;
+pub(super) type ActionResult = Result<Answer, Problem>;
 
 /// The problem of an action that failed.
 pub(super) fn refused(error: &UserError) -> Problem {

@@ -27,34 +27,39 @@ pub(in crate::http) struct Answer {
     is_replayed: bool,
 }
 
-/// Carries out an action of the API, or answers as before if the caller has sent it with the same key.
-///
-/// `request` identifies the request, and is passed on to `act`.
-pub(super) async fn once<R, T, F>(
-    state: Arc<HttpState>,
-    caller: Caller,
-    headers: &HeaderMap,
-    request: R,
-    act: impl FnOnce(Arc<HttpState>, Caller, R) -> F,
-) -> Result<Response, Problem>
-where
-    R: Serialize,
-    T: Serialize + Send + 'static,
-    F: Future<Output = Result<(StatusCode, T), Problem>> + Send + 'static,
-{
-    let key = headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str().unwrap_or_default());
-    let keys = idempotency_keys(&caller, key, &request)?;
-    let answer = run_to_end(&state, keys, act(state.clone(), caller, request)).await?;
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-    let replayed = answer.is_replayed.then_some([(REPLAYED, HeaderValue::from_static("true"))]);
-    Ok((status, [(CONTENT_TYPE, "application/json")], replayed, answer.body).into_response())
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
+        let replayed = self.is_replayed.then_some([(REPLAYED, HeaderValue::from_static("true"))]);
+        (status, [(CONTENT_TYPE, "application/json")], replayed, self.body).into_response()
+    }
 }
 
-/// The same for an action that is no request of the API, such as a form of the console.
-pub(in crate::http) async fn once_with_key<R, T, F>(
+/// What holds the key of a request: the headers of the API's, or the key of a form of the console.
+pub(in crate::http) trait KeySource {
+    /// The key; `None` if the request has none.
+    fn idempotency_key(&self) -> Option<&str>;
+}
+
+impl KeySource for HeaderMap {
+    fn idempotency_key(&self) -> Option<&str> {
+        self.get(IDEMPOTENCY_KEY).map(|key| key.to_str().unwrap_or_default())
+    }
+}
+
+impl KeySource for str {
+    fn idempotency_key(&self) -> Option<&str> {
+        Some(self)
+    }
+}
+
+/// Carries out an action, or answers as before if the caller has sent it with the same key.
+///
+/// `request` identifies the request, and is passed on to `act`.
+pub(in crate::http) async fn once<R, T, F>(
     state: Arc<HttpState>,
     caller: Caller,
-    key: &str,
+    source: &(impl KeySource + ?Sized),
     request: R,
     act: impl FnOnce(Arc<HttpState>, Caller, R) -> F,
 ) -> Result<Answer, Problem>
@@ -63,7 +68,7 @@ where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<(StatusCode, T), Problem>> + Send + 'static,
 {
-    let keys = idempotency_keys(&caller, Some(key), &request)?;
+    let keys = idempotency_keys(&caller, source.idempotency_key(), &request)?;
     run_to_end(&state, keys, act(state.clone(), caller, request)).await
 }
 

@@ -127,6 +127,7 @@ async fn gather(state: &HttpState, viewer: &Viewer, sub: &str, range: HistoryRan
     let shows_counts = viewer.sees_all_channels(sub);
     let status_json = serde_json::to_value(&status).unwrap_or_default();
     let gaps = gaps(&status, history.as_deref(), duration_of);
+    let more_gaps = status.gaps.len() - gaps.len();
     Ok(AccountPage {
         now: report.now,
         level: HealthLevel::worst(&report.findings),
@@ -135,8 +136,8 @@ async fn gather(state: &HttpState, viewer: &Viewer, sub: &str, range: HistoryRan
         visible_status: if shows_counts { status_json } else { without_channel_sums(status_json) },
         incidents: incidents(&report),
         timeline: coverage_timeline::timeline(row.live_start, &coverage, requested, visible),
-        more_gaps: gaps.len().saturating_sub(MAX_LISTED_GAPS),
-        gaps: gaps.into_iter().take(MAX_LISTED_GAPS).collect(),
+        gaps,
+        more_gaps,
         backfills: own_backfills(&report, sub),
         lateness: lateness_lines(&lateness),
         status,
@@ -159,7 +160,7 @@ fn own_backfills(report: &VisibleReport, sub: &str) -> Vec<BackfillStatus> {
     all.filter(|backfill| backfill.sub_account_id == sub).cloned().collect()
 }
 
-/// The gaps, the newest first: they are read in this order.
+/// The newest gaps, the newest first: they are read in this order.
 fn gaps(
     status: &AccountStatus,
     history: Option<&History>,
@@ -167,7 +168,7 @@ fn gaps(
 ) -> Vec<Gap> {
     let is_blocked = status.owner.is_none() || metadata_pause(status).is_some();
     let mut newer: Vec<TimeRange> = Vec::new();
-    let gaps = status.gaps.iter().rev().map(|gap| {
+    let gaps = status.gaps.iter().rev().take(MAX_LISTED_GAPS).map(|gap| {
         newer.push(TimeRange { from: gap.from, to: gap.to });
         Gap {
             from: gap.from,

@@ -22,7 +22,7 @@ use super::frame::View;
 use super::view::problem_page;
 use super::viewer::{self, NOTICE_PARAMETERS, Viewer};
 use crate::access::{AuthRefusal, Caller};
-use crate::http::api::idempotency::{once_with_key, unavailable};
+use crate::http::api::idempotency::{once, unavailable};
 use crate::http::api::problem::Problem;
 use crate::http::login;
 use crate::http::state::HttpState;
@@ -159,7 +159,7 @@ async fn try_submit<A: ConsoleAction>(
     // A page holds several forms with one token: each may be sent once.
     let content = serde_json::to_vec(&request).unwrap_or_default();
     let key = format!("{} {:x}", form.token, Sha256::digest(&content));
-    let answer = once_with_key(state.clone(), caller.clone(), &key, request, |state, caller, _| async move {
+    let answer = once(state.clone(), caller.clone(), key.as_str(), request, |state, caller, _| async move {
         Ok((StatusCode::OK, action.carry_out(state, caller, is_confirmed).await?))
     });
     let notice: String = serde_json::from_str(&answer.await?.body).unwrap_or_default();

@@ -6,7 +6,7 @@ mod page;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -15,7 +15,7 @@ use axum::{Router, middleware};
 use serde::Deserialize;
 
 use super::frame::View;
-use super::view::{Format, respond};
+use super::view::{self, Format, respond};
 use super::viewer::{self, Viewer};
 use crate::access::Caller;
 use crate::archive_reader::{AuditQuestion, CompletenessView};
@@ -51,10 +51,6 @@ pub(super) struct CompletenessParameters {
 }
 
 impl CompletenessParameters {
-    pub(super) fn of(uri: &Uri) -> CompletenessParameters {
-        Query::try_from_uri(uri).map_or_else(|_| CompletenessParameters::default(), |Query(given)| given)
-    }
-
     fn question(&self, now: Time) -> Result<AuditQuestion, Problem> {
         let time = |text: &str| match text.trim() {
             "" | "all" => Ok(None),
@@ -84,8 +80,11 @@ async fn show(
     format: Format,
     uri: Uri,
 ) -> Response {
-    let parameters = CompletenessParameters::of(&uri);
-    let found = read(&state, &caller, &parameters).await;
+    let (parameters, valid): (CompletenessParameters, _) = view::parameters(&uri);
+    let found = match valid {
+        Ok(()) => read(&state, &caller, &parameters).await,
+        Err(problem) => Err(problem),
+    };
     respond(&state, &viewer, (View::Completeness, format), found, |view| {
         ("Completeness".to_owned(), page::render(view, &parameters))
     })
@@ -115,7 +114,9 @@ async fn download_report(
     ];
     let missing = || Problem::new(StatusCode::NOT_FOUND, "there is no such file");
     let (_, format, media) = formats.into_iter().find(|(name, ..)| *name == file).ok_or_else(missing)?;
-    let view = read(&state, &caller, &CompletenessParameters::of(&uri)).await?;
+    let (parameters, valid) = view::parameters(&uri);
+    valid?;
+    let view = read(&state, &caller, &parameters).await?;
     let report = view.report.ok_or_else(|| {
         Problem::new(StatusCode::FORBIDDEN, "a report counts all channels, and your role shows only some")
     })?;

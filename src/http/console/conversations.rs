@@ -10,16 +10,16 @@ mod reading_page;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::frame::View;
-use super::view::{Format, respond};
+use super::view::{self, Format, respond};
 use super::viewer::{self, Viewer};
 use crate::access::Caller;
 use crate::archive_reader::{
@@ -53,7 +53,7 @@ pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
 }
 
 /// The parameters of the list: the words, the filters, and the place.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ListParameters {
     pub(super) q: String,
@@ -89,8 +89,8 @@ impl ListParameters {
 
     fn question(&self, now: Time) -> Result<(ConversationQuestion, PageRequest), Problem> {
         let text = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-        let has = self.has.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let has = has.clone().try_fold(ArtifactSet::NONE, |set, name| {
+        let mut names = self.has.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let has = names.try_fold(ArtifactSet::NONE, |set, name| {
             let known = Artifact::ALL.into_iter().find(|artifact| artifact.name() == name);
             known.map(|artifact| set.with(artifact)).ok_or_else(|| Problem::bad_request("has names no artifact"))
         })?;
@@ -107,12 +107,8 @@ impl ListParameters {
         };
         let order = if self.sort == "newest" { SortOrder::Newest } else { SortOrder::Best };
         let question = ConversationQuestion { text: text(&self.q), filter, order };
-        let asked = ListParameters { cursor: String::new(), ..self.clone() };
-        let page = PageRequest {
-            limit: PAGE_SIZE,
-            cursor: text(&self.cursor),
-            question: serde_json::to_string(&asked).unwrap_or_default(),
-        };
+        let asked = serde_json::to_string(&self.pairs()).unwrap_or_default();
+        let page = PageRequest { limit: PAGE_SIZE, cursor: text(&self.cursor), question: asked };
         Ok((question, page))
     }
 }
@@ -137,9 +133,9 @@ async fn list(
     format: Format,
     uri: Uri,
 ) -> Response {
-    // An invalid query string counts as an empty one.
-    let parameters = Query::try_from_uri(&uri).map_or_else(|_| ListParameters::default(), |Query(given)| given);
+    let (parameters, valid): (ListParameters, _) = view::parameters(&uri);
     let found = async {
+        valid?;
         let (question, page) = parameters.question(state.app.clock.now())?;
         Ok::<_, Problem>(state.reader.conversations(&caller, &question, &page).await?)
     };
@@ -187,7 +183,10 @@ async fn read_dialog(
     Path(id): Path<String>,
     uri: Uri,
 ) -> Response {
-    let parameters = reading_parameters(&uri);
+    let (parameters, valid): (ReadingParameters, _) = view::parameters(&uri);
+    if let Err(problem) = valid {
+        return problem.into_response();
+    }
     if let Some((id, media)) = caption_format(&id) {
         let reading = within_time(open_dialog(&state, &caller, id, &parameters)).await;
         return reading.map_or_else(Problem::into_response, |reading| download(&reading, media));
@@ -220,15 +219,17 @@ async fn read_segment(
     format: Format,
     uri: Uri,
 ) -> Response {
-    let parameters = reading_parameters(&uri);
+    let (parameters, valid): (ReadingParameters, _) = view::parameters(&uri);
+    if let Err(problem) = valid {
+        return problem.into_response();
+    }
     let mut siblings = Vec::new();
     let reading = async {
         let account = Some(parameters.account.as_str()).filter(|account| !account.is_empty());
         let version = parse_version(&parameters)?;
         let entry = state.reader.read_segment_version(&caller, &parameters.segment, account, version).await?;
         if let Some(dialog) = &entry.segment.dialog_id {
-            let dialog = state.reader.dialog_entries(&caller, dialog).await?;
-            siblings = dialog.into_iter().map(|entry| entry.segment).collect();
+            siblings = state.reader.dialog_segments(&caller, dialog).await?;
         }
         let versions = state.reader.versions(&entry).await?;
         let dialog = entry.segment.dialog_id.clone();
@@ -242,10 +243,6 @@ async fn read_segment(
         )
     })
     .await
-}
-
-fn reading_parameters(uri: &Uri) -> ReadingParameters {
-    Query::try_from_uri(uri).map_or_else(|_| ReadingParameters::default(), |Query(given)| given)
 }
 
 fn words(parameters: &ReadingParameters) -> Option<&str> {
@@ -276,11 +273,14 @@ fn download(reading: &ReadingView, media: &'static str) -> Response {
     let text = match media {
         "application/x-subrip" => caption::to_srt(&reading.captions()),
         "text/vtt" => caption::to_webvtt(&reading.captions()),
-        _ => reading.phrases.iter().fold(String::new(), |text, DialogPhraseView { phrase, .. }| {
-            let offset = phrase.offset_ms.map(|millis| format!("{} ", format_offset(millis))).unwrap_or_default();
-            let line = phrase.text.split_whitespace().collect::<Vec<_>>().join(" ");
-            format!("{text}{offset}{}: {line}\n", phrase.speaker)
-        }),
+        _ => {
+            let line = |DialogPhraseView { phrase, .. }: &DialogPhraseView| {
+                let offset = phrase.offset_ms.map(|millis| format!("{} ", format_offset(millis))).unwrap_or_default();
+                let text = phrase.text.split_whitespace().collect::<Vec<_>>().join(" ");
+                format!("{offset}{}: {text}\n", phrase.speaker)
+            };
+            reading.phrases.iter().map(line).collect()
+        }
     };
     let headers = [(CONTENT_TYPE, format!("{media}; charset=utf-8")), (CONTENT_DISPOSITION, "attachment".to_owned())];
     (headers, text).into_response()

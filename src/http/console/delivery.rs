@@ -18,6 +18,7 @@ use super::frame::View;
 use super::view::{Format, respond};
 use super::viewer::{self, Viewer};
 use crate::access::Caller;
+use crate::config::SinkKind;
 use crate::http::state::HttpState;
 use crate::status::SinkDetails;
 
@@ -51,6 +52,8 @@ struct SinkLine {
     circuit: &'static str,
     /// Events delivered in a minute, over the last minutes; null while it is not known.
     rate_per_minute: Option<f64>,
+    /// Whether a past range can be sent again: tables always hold what the archive holds.
+    can_replay: bool,
 }
 
 async fn show(
@@ -61,9 +64,13 @@ async fn show(
 ) -> Response {
     let found = async {
         let delivery = state.reader.delivery(&caller).await?;
+        let sinks = &state.app.settings.sinks;
+        let has_tables =
+            |name: &str| sinks.iter().any(|sink| sink.name == name && matches!(sink.kind, SinkKind::Lake(_)));
         let line = |details: SinkDetails| SinkLine {
             circuit: page::circuit(details.status.state),
             rate_per_minute: state.delivery_rates.rate_per_minute(&details.status.name),
+            can_replay: !has_tables(&details.status.name),
             details,
         };
         let sinks = delivery.sinks.map(|sinks| sinks.into_iter().map(line).collect());

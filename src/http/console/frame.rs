@@ -68,6 +68,11 @@ impl View {
         matches!(self, View::Overview | View::Account | View::Queue | View::Delivery | View::System)
     }
 
+    /// Whether people fill in forms or mark items there, which a reload without scripts would empty.
+    const fn has_forms(self) -> bool {
+        !matches!(self, View::Overview | View::System)
+    }
+
     /// Whether the viewer can use it.
     fn is_offered(self, viewer: &Viewer) -> bool {
         match self {
@@ -92,7 +97,7 @@ pub(in crate::http) struct Frame<'a> {
     pub(in crate::http) level: HealthLevel,
     pub(in crate::http) instance: &'a str,
     pub(in crate::http) now: Time,
-    /// The visible accounts and all accounts: the latter is not shown.
+    /// The number of accounts that the viewer sees.
     pub(in crate::http) visible_accounts: usize,
     pub(in crate::http) is_live: bool,
 }
@@ -119,7 +124,7 @@ impl<'a> Frame<'a> {
                     link rel="stylesheet" href=(assets::VIEWS_STYLE.url());
                     link rel="stylesheet" href=(assets::UPLOT_STYLE.url());
                     @if self.is_live {
-                        noscript { meta http-equiv="refresh" content="30"; }
+                        @if !self.view.has_forms() { noscript { meta http-equiv="refresh" content="30"; } }
                         script src=(assets::IDIOMORPH.url()) defer {}
                         script src=(assets::UPLOT.url()) defer {}
                         script src=(assets::CONSOLE_SCRIPT.url()) defer {}

@@ -13,7 +13,7 @@ use crate::clock::{Clock, Tick, Time};
 use crate::db::{AccountKey, Db, DbError, MeasureSum, MeasureWidth};
 use crate::health::HealthLevel;
 
-/// How long a history serves all viewers who see everything.
+/// How long a history serves all viewers with the same roles.
 const MAX_HISTORY_AGE: Duration = Duration::from_secs(60);
 
 /// The range that a page shows.
@@ -140,7 +140,7 @@ impl History {
             let Some(sub) = subs.get(&cell.account) else { continue };
             let row = cells.entry(sub.clone()).or_insert_with(|| vec![None; range.cell_count()]);
             if let Some(place) = usize::try_from(cell.period).ok().and_then(|period| row.get_mut(period)) {
-                *place = HealthLevel::ALL.get(usize::try_from(cell.level).unwrap_or_default()).copied();
+                *place = usize::try_from(cell.level).ok().and_then(|level| HealthLevel::ALL.get(level).copied());
             }
         }
         Ok(History { range, since, width: width.width(), now, sums, cells, first_cell })
@@ -153,9 +153,12 @@ impl History {
     }
 }
 
-/// The last histories of those who see everything.
+/// A range, and the roles of a viewer who sees a part; no role for those who see everything.
+type HistoryKey = (HistoryRange, Vec<String>);
+
+/// The last histories, by what is visible: many open pages cost no more than one.
 #[derive(Default)]
-pub(in crate::http) struct HistoryCache(Mutex<HashMap<HistoryRange, (Tick, Arc<History>)>>);
+pub(in crate::http) struct HistoryCache(Mutex<HashMap<HistoryKey, (Tick, Arc<History>)>>);
 
 impl HistoryCache {
     /// The history of what a viewer sees, at most a minute old.
@@ -169,20 +172,19 @@ impl HistoryCache {
         viewer: &Viewer,
         clock: &Clock,
     ) -> Result<Arc<History>, DbError> {
-        if !viewer.sees_everything() {
-            // Its sums are over all channels.
-            let sees = |sub: &str| viewer.sees_account(sub) && viewer.sees_all_channels(sub);
-            return Ok(Arc::new(History::read(db, range, Some(&sees), clock.now()).await?));
-        }
+        // Its sums are over all channels.
+        let sees = |sub: &str| viewer.sees_account(sub) && viewer.sees_all_channels(sub);
+        let sees: Option<&(dyn Fn(&str) -> bool + Sync)> = if viewer.sees_everything() { None } else { Some(&sees) };
+        let roles = viewer.caller().filter(|_| sees.is_some()).map(|caller| caller.role_names().map(str::to_owned));
+        let key: HistoryKey = (range, roles.into_iter().flatten().collect());
         // Held while the history is read: others wait for the same one.
         let mut histories = self.0.lock().await;
-        if let Some((read, history)) = histories.get(&range)
-            && clock.tick().since(*read) < MAX_HISTORY_AGE
-        {
+        histories.retain(|_, (read, _)| clock.tick().since(*read) < MAX_HISTORY_AGE);
+        if let Some((_, history)) = histories.get(&key) {
             return Ok(history.clone());
         }
-        let history = Arc::new(History::read(db, range, None, clock.now()).await?);
-        histories.insert(range, (clock.tick(), history.clone()));
+        let history = Arc::new(History::read(db, range, sees, clock.now()).await?);
+        histories.insert(key, (clock.tick(), history.clone()));
         Ok(history)
     }
 }

@@ -1,18 +1,19 @@
-//! Says to open pages that something has changed, for all viewers together. Each page then asks for
-//! itself again, so that it never holds more than its viewer may see.
+//! Says to open pages that something has changed which their viewer sees. Each page then asks for
+//! itself again, so that it never holds more than that.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt as _, stream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
+use super::viewer::Viewer;
 use crate::clock::Time;
 use crate::health::{Finding, Snapshot};
 use crate::http::state::HttpState;
@@ -39,10 +40,16 @@ impl Fingerprint {
         if let Some(status) = &mut status {
             status.now = Time(0);
             status.findings.clear();
-            status.accounts.iter_mut().for_each(|account| account.lag_seconds = None);
+            status.search_index.lag_seconds = 0;
+            for account in &mut status.accounts {
+                (account.lag_seconds, account.oldest_unfinished_seconds) = (None, None);
+            }
             status.replicas.iter_mut().for_each(|replica| replica.heartbeat = Time(0));
         }
-        Fingerprint { status, findings: findings.to_vec() }
+        let mut findings = findings.to_vec();
+        // Some began now, in each snapshot again.
+        findings.iter_mut().for_each(|finding| finding.since = Time(0));
+        Fingerprint { status, findings }
     }
 }
 
@@ -77,27 +84,58 @@ impl LiveUpdates {
     }
 }
 
+/// The changes of what one viewer sees.
+struct ViewerChanges {
+    state: Arc<HttpState>,
+    viewer: Viewer,
+    changes: watch::Receiver<u64>,
+    /// What this viewer was told of last.
+    published: Option<(Fingerprint, Time)>,
+    number: u64,
+    /// Released when the stream is dropped.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl ViewerChanges {
+    /// Waits for the next change. A change of something else tells nothing, not even that it happened.
+    async fn next(mut self) -> Option<(u64, ViewerChanges)> {
+        loop {
+            self.changes.changed().await.ok()?;
+            if !self.viewer.sees_everything() {
+                let report = self.state.viewer_report(&self.viewer).await;
+                let current = Fingerprint::new(report.status.as_ref(), &report.findings);
+                if !LiveUpdates::is_due(self.published.as_ref(), &current, report.now) {
+                    continue;
+                }
+                self.published = Some((current, report.now));
+            }
+            self.number += 1;
+            return Some((self.number, self));
+        }
+    }
+}
+
 /// The stream of changes: numbers without any content.
-pub(in crate::http) async fn events(State(state): State<Arc<HttpState>>) -> Response {
+pub(in crate::http) async fn events(
+    State(state): State<Arc<HttpState>>,
+    Extension(viewer): Extension<Viewer>,
+) -> Response {
     let Ok(permit) = state.viewer_permits.clone().try_acquire_owned() else {
         let why = "too many viewers; close another page of the console, or reload this one later\n";
         return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "10")], why).into_response();
     };
     let stop = state.stop.clone();
-    let numbers = state.live_updates.subscribe();
-    // The permit is released when the stream is dropped.
-    let changes = stream::unfold((numbers, permit), |(mut numbers, permit)| async move {
-        numbers.changed().await.ok()?;
-        let number = *numbers.borrow_and_update();
-        Some((number, (numbers, permit)))
-    });
-    let events = changes.map(|number| Ok::<_, Infallible>(Event::default().data(number.to_string())));
+    let changes = state.live_updates.subscribe();
+    let changes = ViewerChanges { state, viewer, changes, published: None, number: 0, _permit: permit };
+    let events = stream::unfold(changes, ViewerChanges::next)
+        .map(|number| Ok::<_, Infallible>(Event::default().data(number.to_string())));
     Sse::new(events.take_until(stop.cancelled_owned())).keep_alive(KeepAlive::default()).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::{FindingCode, Severity};
     use crate::http::fixtures::{NOW, account, snapshot};
 
     #[test]
@@ -105,9 +143,12 @@ mod tests {
         let state = |sub: &str, lag: u64| {
             let mut account = account(sub);
             account.lag_seconds = Some(lag);
+            account.oldest_unfinished_seconds = Some(lag);
             let mut status = snapshot(vec![account]).status;
             status.now = NOW + Duration::from_secs(lag);
-            Fingerprint::new(Some(&status), &[])
+            status.search_index.lag_seconds = lag;
+            let unread = Finding::new(FindingCode::AccountUnread, Severity::Warning, status.now, "unread", "wait");
+            Fingerprint::new(Some(&status), &[unread])
         };
         let published = (state("one", 300), NOW);
         let soon = NOW + Duration::from_secs(2);

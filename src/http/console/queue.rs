@@ -6,16 +6,16 @@ mod page;
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, Query, State};
+use axum::extract::{Extension, State};
 use axum::http::Uri;
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Router, middleware};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::action;
 use super::frame::View;
-use super::view::{Format, respond};
+use super::view::{self, Format, respond};
 use super::viewer::{self, Viewer};
 use crate::access::Caller;
 use crate::archive_reader::{ITEM_STATES, PageRequest, QueueQuestion};
@@ -40,7 +40,7 @@ pub(super) fn routes(state: &Arc<HttpState>) -> Router<Arc<HttpState>> {
 }
 
 /// The filters of the list.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct QueueParameters {
     pub(super) account: String,
@@ -86,12 +86,8 @@ impl QueueParameters {
             reason: text(&self.reason),
             segment: text(&self.segment),
         };
-        let asked = QueueParameters { cursor: String::new(), ..self.clone() };
-        let page = PageRequest {
-            limit: PAGE_SIZE,
-            cursor: text(&self.cursor),
-            question: serde_json::to_string(&asked).unwrap_or_default(),
-        };
+        let asked = serde_json::to_string(&self.pairs()).unwrap_or_default();
+        let page = PageRequest { limit: PAGE_SIZE, cursor: text(&self.cursor), question: asked };
         Ok((question, page))
     }
 }
@@ -111,8 +107,9 @@ async fn show(
     format: Format,
     uri: Uri,
 ) -> Response {
-    let parameters = Query::try_from_uri(&uri).map_or_else(|_| QueueParameters::default(), |Query(given)| given);
+    let (parameters, valid): (QueueParameters, _) = view::parameters(&uri);
     let found = async {
+        valid?;
         let (question, page) = parameters.question()?;
         Ok(state.reader.queue(&caller, &question, &page).await?)
     };

@@ -16,7 +16,7 @@ use super::view::{Format, respond};
 use super::viewer::Viewer;
 use crate::access::Permission;
 use crate::clock::Time;
-use crate::config::Settings;
+use crate::config::{Settings, SinkKind};
 use crate::health::{BackfillStatus, FindingCategory, FindingCode, ReplicaStatus, rfc3339};
 use crate::http::state::HttpState;
 use crate::ringcx::LoginState;
@@ -154,9 +154,23 @@ fn database_use(sqlite: Option<&Path>, log_bytes: Option<u64>) -> DatabaseUse {
     DatabaseUse { kind: "SQLite", file_bytes, log_bytes, free_bytes: free }
 }
 
-/// The settings in effect. Secrets are hidden: the types of the settings never print one.
+/// The settings in effect. Secrets are hidden: their types never print one. Templates, which may hold
+/// one, and the hashes of keys, from which a short key can be guessed, are hidden here.
 fn sections(settings: &Settings) -> Vec<Section> {
-    let section = |name, text: String| Section { name, text };
+    let mut settings = settings.clone();
+    for sink in &mut settings.sinks {
+        if let SinkKind::Webhook(webhook) = &mut sink.kind
+            && let Some(template) = &mut webhook.template
+        {
+            *template = "(hidden)".to_owned();
+        }
+    }
+    let keys = std::mem::take(&mut settings.access.keys);
+    let keys = keys.iter().map(|key| {
+        let expires = key.expires.map_or_else(|| "never".to_owned(), Time::rfc3339_secs);
+        format!("{} = {{ role = {:?}, expires = {expires:?} }}\n", key.name, key.role)
+    });
+    let section = |name, text: String| Section { name, text: text.replace("SecretBox<str>([REDACTED])", "(hidden)") };
     vec![
         section("api", format!("{:#?}", settings.api)),
         section("auth", format!("{:#?}", settings.auth)),
@@ -167,8 +181,10 @@ fn sections(settings: &Settings) -> Vec<Section> {
         section("database", format!("{:#?}", settings.database)),
         section("http", format!("{:#?}", settings.http)),
         section("access", format!("{:#?}", settings.access)),
+        section("access.keys", keys.collect()),
         section("log", format!("{:#?}", settings.log)),
         section("report", format!("{:#?}", settings.report)),
+        section("recordings", format!("{:#?}", settings.recordings)),
         section("sinks", format!("{:#?}", settings.sinks)),
     ]
 }

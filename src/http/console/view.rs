@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::FromRequestParts;
-use axum::http::StatusCode;
+use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
+use axum::http::{StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{Markup, html};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::frame::View;
 use super::viewer::Viewer;
@@ -42,6 +43,15 @@ impl<S: Sync> FromRequestParts<S> for Format {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Format, Self::Rejection> {
         Ok(Format::of_path(parts.uri.path()))
+    }
+}
+
+/// The parameters of a view's address; the default ones, and the problem, if they cannot be read. A filter
+/// that is given twice must not count as none.
+pub(in crate::http) fn parameters<T: Default + DeserializeOwned>(uri: &Uri) -> (T, Result<(), Problem>) {
+    match Query::try_from_uri(uri) {
+        Ok(Query(given)) => (given, Ok(())),
+        Err(_) => (T::default(), Err(Problem::bad_request("a parameter is not valid, or is given twice"))),
     }
 }
 

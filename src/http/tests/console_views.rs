@@ -1,6 +1,7 @@
 //! What each viewer sees of the console: pages and their JSON.
 
 use super::*;
+use crate::db::MeasureSample;
 
 /// Keys of programs: their roles are those that people have.
 fn settings_with_roles() -> String {
@@ -40,6 +41,9 @@ async fn without_limited_roles_everyone_sees_the_figures_but_no_settings() {
     let page = server.get("/").await.body;
     assert!(page.contains("href=\"/accounts/one\"") && page.contains("href=\"/login?next=%2F\""), "{page}");
     assert!(!page.contains("<form method=\"post\""), "nobody may do anything: {page}");
+    assert!(page.contains("http-equiv=\"refresh\""), "it stays current without scripts: {page}");
+    let account = server.get("/accounts/one").await.body;
+    assert!(!account.contains("http-equiv"), "a reload would empty its form: {account}");
     assert_eq!(server.get("/system.json").await.json()["settings"], serde_json::json!([]));
     assert_eq!(server.get("/accounts/three").await.status, 404);
     assert_eq!(server.get("/accounts/three.json").await.json()["status"], 404);
@@ -91,11 +95,31 @@ async fn a_role_sees_its_accounts_and_no_trace_of_others() {
     assert_eq!(get_as(&server, "/search", "key-operator").await.status, 403);
     assert_eq!(get_as(&server, "/system/access-log", "key-operator").await.status, 200);
     assert_eq!(get_as(&server, "/system/access-log", "key-one").await.status, 403);
+    let settings = get_as(&server, "/system.json", "key-operator").await.body;
+    assert!(settings.contains("of-voice") && !settings.contains("hash:"), "no hash of a key: {settings}");
+    assert!(settings.contains("(hidden)") && !settings.contains("SecretBox"), "{settings}");
     // Counts of all channels are not for a role that shows some.
     let voice = get_as(&server, "/accounts/one.json", "key-voice").await.json();
     assert!(voice["status"]["work"].is_null() && voice["status"]["requests_per_minute"].is_u64(), "{voice}");
     let voice = get_as(&server, "/overview.json", "key-voice").await.json();
     assert!(voice["accounts"][0]["unfinished"].is_null(), "{voice}");
+    server.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn charts_sum_up_what_the_role_shows_also_from_the_cache() {
+    let server = Server::with_settings(&settings_with_roles()).await;
+    server.own_both_accounts().await;
+    let accounts = server.app.db.accounts().await.unwrap();
+    let sample = |account| MeasureSample { account, level: 0, lag: None, unfinished: 5, done: 0, requests: 0 };
+    let samples: Vec<MeasureSample> = accounts.iter().map(|account| sample(account.key)).collect();
+    server.app.db.record_measures(&samples, NOW).await.unwrap();
+    let unfinished = [("key-operator", Some(10)), ("key-one", Some(5)), ("key-voice", None::<u64>)];
+    for (key, expected) in unfinished.iter().chain(&unfinished) {
+        let overview = get_as(&server, "/overview.json", key).await.json();
+        let values = overview["charts"][1]["series"][1].as_array().unwrap();
+        assert_eq!(values.last(), Some(&serde_json::json!(expected)), "{key}: {overview}");
+    }
     server.shut_down().await;
 }
 

@@ -15,6 +15,8 @@ fn gaps_are_read_newest_first_and_wait_for_the_newer_ones() {
     let shown = gaps(&status, None, |ranges| Duration::from_secs(60 * ranges.len() as u64));
     let etas: Vec<_> = shown.iter().map(|gap| (gap.seconds, gap.eta_seconds)).collect();
     assert_eq!(etas, [(3600, Some(60)), (7200, Some(120))]);
+    status.gaps = vec![gap(10, 1); MAX_LISTED_GAPS + 9];
+    assert_eq!(gaps(&status, None, |_| Duration::ZERO).len(), MAX_LISTED_GAPS);
 }
 
 #[test]

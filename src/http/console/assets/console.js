@@ -34,10 +34,13 @@
     [busy, wanted] = [true, false];
     await new Promise((done) => setTimeout(done, Math.max(0, last + MIN_PAUSE_MS - Date.now())));
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
+      // A redirect may lead to the identity provider, whose site a script must not ask.
+      const answer = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store", redirect: "manual" });
       // The session has ended: the login page explains it.
-      if (answer.status === 401 || answer.redirected) location.reload();
+      if (answer.status === 401 || answer.type === "opaqueredirect") location.reload();
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      // A proxy's or an overloaded server's answer is no page: the old one stays, and must not count as live.
+      if (!page.querySelector("#main")) throw new Error(`answer ${answer.status}`);
       for (const part of ["#top", "#main", "#footer"]) {
         const [before, after] = [document.querySelector(part), page.querySelector(part)];
         if (before && after) Idiomorph.morph(before, after, settings);

@@ -124,7 +124,7 @@ fn facets_nav(parameters: &ListParameters, list: &ConversationList) -> Markup {
                         summary { (label) }
                         @if !selected.is_empty() {
                             p.selected {
-                                strong { (display_value(selected)) } " "
+                                strong { (facet_label(name, selected, list)) } " "
                                 a href=(link(parameters, &[(name, ""), ("cursor", "")])) { "remove" }
                             }
                         } @else {
@@ -144,14 +144,10 @@ fn facets_nav(parameters: &ListParameters, list: &ConversationList) -> Markup {
 }
 
 fn facet_value(parameters: &ListParameters, name: &str, facet: &FacetValue, list: &ConversationList) -> Markup {
-    let label = |value: &str| match name {
-        "account" => account_label(value, list),
-        _ => display_value(&clean_line(value)).replace('_', " "),
-    };
     html! {
         li {
             @match &facet.value {
-                Some(value) => a href=(link(parameters, &[(name, value), ("cursor", "")])) { (label(value)) },
+                Some(value) => a href=(link(parameters, &[(name, value), ("cursor", "")])) { (facet_label(name, value, list)) },
                 None => span.todo { "none" },
             }
             " " span.count { (format_number(facet.count)) }
@@ -159,9 +155,14 @@ fn facet_value(parameters: &ListParameters, name: &str, facet: &FacetValue, list
     }
 }
 
-fn account_label(sub: &str, list: &ConversationList) -> String {
-    let item = list.items.iter().find(|item| item.sub_account_id == sub);
-    item.and_then(|item| item.account_name.clone()).unwrap_or_else(|| sub.to_owned())
+/// A value of a facet as people read it. The accounts on the page are known by name.
+fn facet_label(name: &str, value: &str, list: &ConversationList) -> String {
+    let named = list.items.iter().find(|item| name == "account" && item.sub_account_id == value);
+    match named.and_then(|item| item.account_name.as_deref()) {
+        Some(account) => clean_line(account),
+        None if name == "account" => clean_line(value),
+        None => display_value(&clean_line(value)).replace('_', " "),
+    }
 }
 
 /// The address of a conversation: of the dialog, or of the segment without one.

@@ -88,7 +88,7 @@ fn sink_section(line: &SinkLine, may_operate: bool, viewer: &Viewer) -> Markup {
             @if sink.state == SinkState::Stopped { p.todo { (with_code(STOPPED_SINK_HINT)) } }
             @if !line.details.failures.is_empty() { (failure_table(&line.details.failures)) }
             @for replay in &line.details.replays { (replay_note(replay)) }
-            @if may_operate { (actions(line, viewer)) }
+            @if may_operate && viewer.form_token().is_some() { (actions(line, viewer)) }
             @if line.details.accounts.len() > 1 { (account_table(line)) }
         }
     }
@@ -144,9 +144,11 @@ fn actions(line: &SinkLine, viewer: &Viewer) -> Markup {
             @if sink.waiting > 0 || sink.state == SinkState::Resting {
                 (action::button::<RetryDeliveries>(viewer, &[("sink", name), ("waiting", "yes")], "Try now"))
             }
-            details {
-                summary { "Replay a past range" }
-                (action::form::<ReplayDeliveries>(viewer, &[("sink", name)], &range, "Replay …"))
+            @if line.can_replay {
+                details {
+                    summary { "Replay a past range" }
+                    (action::form::<ReplayDeliveries>(viewer, &[("sink", name)], &range, "Replay …"))
+                }
             }
         }
     }

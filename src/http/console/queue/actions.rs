@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::{QueueParameters, parse_artifact};
+use super::QueueParameters;
 use crate::access::{AccessAction, AccessSubject, Caller, Permission};
 use crate::db::QueueFilter;
 use crate::health::humanize::format_count;
 use crate::http::api::actions::{
-    DiscardParameters, ItemParameters, carry_out_discard, carry_out_retry, permitted_accounts,
+    ChangedItems, DiscardParameters, ItemParameters, carry_out_discard, carry_out_retry, permitted_accounts,
 };
 use crate::http::api::idempotency::unavailable;
 use crate::http::api::problem::Problem;
@@ -81,18 +82,14 @@ impl Selection {
 
     /// The filter in words, for the question and the access log.
     fn describe(&self) -> String {
-        let parameters = QueueParameters { state: self.shown_state(), ..QueueParameters::default() };
-        let filters = [("state", parameters.state.as_str()), ("artifact", &self.artifact), ("account", &self.account)];
+        let state = if self.state.is_empty() { "failed,unavailable" } else { self.state.as_str() };
+        let filters = [("state", state), ("artifact", &self.artifact), ("account", &self.account)];
         let given = filters.into_iter().filter(|(_, value)| !value.is_empty());
         let mut text = given.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
         if !self.reason.is_empty() {
             text.push_str(" with one reason");
         }
         text
-    }
-
-    fn shown_state(&self) -> String {
-        if self.state.is_empty() { "failed,unavailable".to_owned() } else { self.state.clone() }
     }
 
     /// The items that match, in each account that the caller operates.
@@ -103,7 +100,6 @@ impl Selection {
         action: AccessAction,
     ) -> Result<Vec<QueueFilter>, Problem> {
         let (question, _) = QueueParameters {
-            account: String::new(),
             artifact: self.artifact.clone(),
             state: self.state.clone(),
             reason: self.reason.clone(),
@@ -120,12 +116,42 @@ impl Selection {
             filters.push(QueueFilter {
                 accounts: Some(vec![account.key]),
                 states: question.states.clone(),
-                artifact: parse_artifact(&self.artifact)?,
+                artifact: question.artifact,
                 reason: question.reason.clone(),
                 ..QueueFilter::default()
             });
         }
         Ok(filters)
+    }
+}
+
+/// The answers for several items. One that is gone, because it was fetched or erased since the page was
+/// made, does not keep the others from being changed.
+#[derive(Default)]
+struct ItemAnswers {
+    changed: u64,
+    missing: Option<Problem>,
+}
+
+impl ItemAnswers {
+    fn add(&mut self, answer: Result<(StatusCode, ChangedItems), Problem>) -> Result<(), Problem> {
+        match answer {
+            Ok((_, done)) => self.changed += done.items,
+            Err(problem) if problem.status() == StatusCode::NOT_FOUND.as_u16() => self.missing = Some(problem),
+            Err(problem) => return Err(problem),
+        }
+        Ok(())
+    }
+
+    /// The number of changed items.
+    ///
+    /// # Errors
+    /// If none was changed, and one was gone.
+    fn changed(self) -> Result<u64, Problem> {
+        match self.missing {
+            Some(problem) if self.changed == 0 => Err(problem),
+            _ => Ok(self.changed),
+        }
     }
 }
 
@@ -146,11 +172,13 @@ impl ConsoleAction for RetryItems {
                 items += changed.map_err(unavailable)?;
             }
         } else {
+            let mut answers = ItemAnswers::default();
             for item in selection.picked()? {
                 let parameters =
                     ItemParameters { artifact: Some(item.artifact.to_owned()), account: Some(item.sub.to_owned()) };
-                items += carry_out_retry(&state, &caller, item.segment_id, &parameters).await?.1.items;
+                answers.add(carry_out_retry(&state, &caller, item.segment_id, &parameters).await)?;
             }
+            items = answers.changed()?;
         }
         Ok(format!("{} will be fetched again now.", format_count(items, "item", "items")))
     }
@@ -189,14 +217,16 @@ impl ConsoleAction for DiscardItems {
                 items += changed.map_err(unavailable)?;
             }
         } else {
+            let mut answers = ItemAnswers::default();
             for item in selection.picked()? {
                 let parameters = DiscardParameters {
                     artifact: Some(item.artifact.to_owned()),
                     account: Some(item.sub.to_owned()),
                     reason: None,
                 };
-                items += carry_out_discard(&state, &caller, item.segment_id, &parameters).await?.1.items;
+                answers.add(carry_out_discard(&state, &caller, item.segment_id, &parameters).await)?;
             }
+            items = answers.changed()?;
         }
         Ok(format!("{} discarded.", format_count(items, "item was", "items were")))
     }
@@ -227,5 +257,19 @@ mod tests {
                 .contains("state=failed")
         );
         assert!(Selection::default().picked().is_err());
+    }
+
+    #[test]
+    fn an_item_that_is_gone_does_not_keep_the_others_from_being_changed() {
+        let gone = || Err(Problem::new(StatusCode::NOT_FOUND, "the segment has no such unfinished item"));
+        let mut answers = ItemAnswers::default();
+        answers.add(gone()).unwrap();
+        answers.add(Ok((StatusCode::OK, ChangedItems { items: 1 }))).unwrap();
+        answers.add(gone()).unwrap();
+        assert_eq!(answers.changed().unwrap(), 1);
+        let mut none = ItemAnswers::default();
+        none.add(gone()).unwrap();
+        assert_eq!(none.changed().unwrap_err().status(), 404);
+        assert!(ItemAnswers::default().add(Err(Problem::bad_request("x"))).is_err());
     }
 }

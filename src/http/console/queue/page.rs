@@ -99,6 +99,10 @@ fn filter_form(queue: &QueueView, parameters: &QueueParameters) -> Markup {
     for count in &queue.counts {
         accounts.insert(&count.sub_account_id, count.account_name.as_deref().unwrap_or(&count.sub_account_id));
     }
+    // The chosen one stays chosen, also if it has no counts.
+    if !parameters.account.is_empty() {
+        accounts.entry(&parameters.account).or_insert(&parameters.account);
+    }
     let accounts: Vec<(&str, &str)> = accounts.into_iter().collect();
     let artifacts = Artifact::ALL.map(|artifact| (artifact.name(), artifact.name()));
     let states: Vec<(&str, &str)> = ITEM_STATES.iter().map(|(name, _)| (*name, *name)).collect();
@@ -142,12 +146,12 @@ fn item_table(queue: &QueueView, with_actions: bool) -> Markup {
                 @for column in COLUMNS { th scope="col" { (column) } }
                 @if with_actions { th { "" } }
             } }
-            tbody { @for (number, item) in (0..).zip(&queue.items) { (item_row(number, item, with_actions)) } }
+            tbody { @for item in &queue.items { (item_row(item, with_actions)) } }
         }
     }
 }
 
-fn item_row(number: usize, item: &QueueItemView, with_actions: bool) -> Markup {
+fn item_row(item: &QueueItemView, with_actions: bool) -> Markup {
     let value = item_value(item.artifact, &item.sub_account_id, &item.segment_id);
     let path = path_with("/conversation", [("account", item.sub_account_id.as_str()), ("segment", &item.segment_id)]);
     html! {
@@ -155,7 +159,8 @@ fn item_row(number: usize, item: &QueueItemView, with_actions: bool) -> Markup {
             @if with_actions {
                 td.mark {
                     @if item.may_operate {
-                        input type="checkbox" id={ "mark-" (value) } data-keep name={ (PICK_PREFIX) (number) } value=(value)
+                        // Named by its item, not by its row: a live update keeps it where the rows have changed.
+                        input type="checkbox" id={ "mark-" (value) } data-keep name={ (PICK_PREFIX) (value) } value=(value)
                             aria-label={ "Mark " (item.artifact) " of segment " (item.segment_id) };
                     }
                 }
