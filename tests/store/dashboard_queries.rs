@@ -6,15 +6,11 @@ use std::time::Duration;
 use crate::support;
 
 use ringcx_extractor::clock::Time;
-use ringcx_extractor::db::{
-    AccountKey, Arg, CoverageRow, Db, FailureRow, MeasureCell, MeasureSample, MeasureSum, MeasureWidth, sql,
-};
-use ringcx_extractor::model::{AccountId, Artifact, TimeRange};
+use ringcx_extractor::db::{AccountKey, Arg, Db, MeasureCell, MeasureSample, MeasureSum, MeasureWidth, sql};
+use ringcx_extractor::model::AccountId;
 use support::TestDb;
 
 crate::on_both! {
-    coverage_of_all_accounts_is_what_ends_after_a_moment,
-    failures_are_counted_by_artifact_and_reason,
     lateness_adds_up_over_accounts,
     the_course_of_an_account_is_kept_in_bounded_periods,
     records_set_aside_are_counted_until_a_read_settles_them,
@@ -22,50 +18,6 @@ crate::on_both! {
 
 async fn register_account(db: &Db, sub: &str) -> AccountKey {
     db.register_account(&AccountId::new("1", sub), None, Time(0)).await.unwrap().key
-}
-
-async fn coverage_of_all_accounts_is_what_ends_after_a_moment(test: TestDb) {
-    let (one, two) = (register_account(&test.db, "one").await, register_account(&test.db, "two").await);
-    for (account, pass, from, to) in [(one, "live", 0, 50), (one, "live", 60, 90), (two, "recheck:3600", 10, 51)] {
-        let stmt = sql(
-            "insert into coverage (account, pass, from_ms, to_ms, reads, first_read, last_read) values ($1, $2, $3, $4, 1, 0, 0)",
-        );
-        test.db.run(stmt.bind(account).bind(pass).bind(Time(from)).bind(Time(to))).await.unwrap();
-    }
-    let row = |account, pass: &str, from, to| CoverageRow {
-        account,
-        purpose: pass.to_owned(),
-        range: TimeRange { from: Time(from), to: Time(to) },
-    };
-    let expected = [row(one, "live", 60, 90), row(two, "recheck:3600", 10, 51)];
-    assert_eq!(test.db.coverage_since(Time(50)).await.unwrap(), expected);
-}
-
-async fn failures_are_counted_by_artifact_and_reason(test: TestDb) {
-    let (one, two) = (register_account(&test.db, "one").await, register_account(&test.db, "two").await);
-    let work = [
-        (1, one, 2, "400"),
-        (2, one, 2, "400"),
-        (3, two, 2, "400"),
-        (4, two, 2, "410"),
-        (5, two, 1, "404"),
-        (6, one, 0, "500"),
-    ];
-    for (segment, account, state, reason) in work {
-        let stmt = sql("insert into work (item, segment, artifact, account, lane, state, due, created, reason)
-             values ($1, $2, 0, $3, 0, $4, 0, 0, $5)");
-        let stmt = stmt.bind(segment * 4_i64).bind(segment).bind(account).bind(state as i64);
-        test.db.run(stmt.bind(reason)).await.unwrap();
-    }
-    let row = |reason: &str, account, accounts, items| FailureRow {
-        artifact: Artifact::Transcript,
-        reason: Some(reason.to_owned()),
-        account,
-        accounts,
-        items,
-    };
-    assert_eq!(test.db.failures(9).await.unwrap(), [row("400", one.min(two), 2, 3), row("410", two, 1, 1)]);
-    assert_eq!(test.db.failures(1).await.unwrap().len(), 1);
 }
 
 async fn lateness_adds_up_over_accounts(test: TestDb) {

@@ -82,7 +82,6 @@ pub use chain_store::{
 pub use completion::{BrokenAnswer, CompletedJob, JobOutcome};
 pub use copy_to_postgres::{CopiedTable, CopySummary, PostgresCopy};
 pub use coverage_store::{BackfillRequest, StoredCoverage, WindowRead};
-pub use dashboard_queries::{CoverageRow, FailureRow};
 pub use db_error::{DbError, DbFault};
 pub use deletion::{
     DeletionBatch, DeletionCounts, DeletionReason, Hold, JournalAction, JournalEntry, JournalRow, QuarantinedText,
