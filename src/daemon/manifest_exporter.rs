@@ -1,7 +1,8 @@
 //! Exports the manifests into a folder once a day, signed and dated, if the settings ask for it.
 //!
 //! An export that exists is never written again. What is missing beside it, such as the time stamp
-//! while the authority cannot be reached, is tried again, also after a restart on the same day.
+//! while the authority cannot be reached, is tried again, also after a restart on the same day. Once
+//! an export is complete, the folder is not read again that day: the auditors may move the files away.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,14 +34,16 @@ pub(crate) async fn run(context: Arc<AppContext>, stop: CancellationToken) -> an
         return Ok(());
     };
     let work = async {
+        let mut exported: Option<Time> = None;
         loop {
             context.clock.sleep(CHECK_INTERVAL).await;
             let Some((day, _)) = due_day(context.clock.now(), settings.at) else { continue };
-            if !context.is_active() {
+            if exported == Some(day) || !context.is_active() {
                 continue;
             }
             match export_missing(&context, &settings, day).await {
                 Ok(()) => {
+                    exported = Some(day);
                     context.findings.clear(FindingCode::ManifestsNotExported, None);
                 }
                 Err(error) => {
