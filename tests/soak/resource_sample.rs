@@ -23,7 +23,7 @@ pub struct ResourceSample {
     pub log_kb: u64,
     pub connections: u64,
     pub rows: BTreeMap<String, i64>,
-    /// On Postgres, the size of each table in kilobytes, with its indexes.
+    /// On Postgres, what is used of each table in kilobytes, with its indexes: as in `used_kb`, without free space.
     pub sizes_kb: BTreeMap<String, i64>,
 }
 
@@ -84,8 +84,12 @@ async fn sample_database(sample: &mut ResourceSample, db: &Db, url: &str) -> Res
         sample.connections = u64::try_from(query_number(db, connections).await?).unwrap_or(0);
         "select cast(relname as text) from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
     };
-    let sizes = "select cast(relname as text), pg_total_relation_size(oid) / 1024 from pg_class
-                 where relkind = 'r' and relnamespace = 'public'::regnamespace";
+    let sizes = "select cast(t.relname as text), (pg_total_relation_size(t.oid) - coalesce((
+                     select cast(sum(trial.pg_freespace(c.oid, block)) as bigint) from pg_class c, lateral
+                     generate_series(0, pg_relation_size(c.oid) / current_setting('block_size')::bigint - 1) block
+                     where c.oid in (t.oid, t.reltoastrelid)
+                     or c.oid in (select indexrelid from pg_index where indrelid in (t.oid, t.reltoastrelid))), 0)) / 1024
+                 from pg_class t where t.relkind = 'r' and t.relnamespace = 'public'::regnamespace";
     if !url.starts_with("sqlite:") {
         sample.sizes_kb = db.all::<(String, i64)>(sql(sizes)).await?.into_iter().collect();
     }
